@@ -1,0 +1,503 @@
+"""Codec pipelines under neutral names: their HDF5 and Zarr spellings, and encoding and decoding.
+
+A pipeline is a tuple of `CodecSpec` steps from bytes to bytes, applied first to last when a chunk
+is written. Everything here works on one whole chunk in memory, holds no lock of HDF5 and may run
+in many threads at once; the codecs' C code releases Python's lock.
+
+=============  ====================  ========================  ====================================
+neutral name   HDF5 filter           Zarr v3 codec             options
+=============  ====================  ========================  ====================================
+``blosc``      32001                 ``blosc``                 cname clevel shuffle typesize
+                                                               blocksize
+``zstd``       32015                 ``zstd``                  level, checksum
+``deflate``    1 (a zlib stream)     ``numcodecs.zlib``        level
+``shuffle``    2                     ``numcodecs.shuffle``     elementsize
+``gzip``                             ``gzip``                  level
+``crc32c``                           ``crc32c``
+``fletcher32`` 3                     ``numcodecs.fletcher32``
+=============  ====================  ========================  ====================================
+
+References
+----------
+HDF5 filter numbers: https://github.com/HDFGroup/hdf5_plugins/blob/master/docs/RegisteredFilterPlugins.md
+Zarr codecs: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/index.html
+Blosc chunk format: https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import google_crc32c
+import numcodecs
+import numpy as np
+from isal import isal_zlib
+from numcodecs.blosc import compress as _blosc_compress
+
+from fmristore_stores.errors import CodecError, CorruptDataError, InvalidInputError
+from fmristore_stores.protocol import AnyArray, Buffer
+from fmristore_stores.spec import CodecSpec
+
+__all__ = [
+    "PRESETS",
+    "decode",
+    "decode_part",
+    "encode",
+    "from_hdf5_filters",
+    "from_zarr_codecs",
+    "hdf5_filters",
+    "preset",
+    "supported",
+    "zarr_codecs",
+]
+
+Pipeline = tuple[CodecSpec, ...]
+
+_DAMAGE: tuple[Any, ...] = (RuntimeError, ValueError, EOFError, zlib.error, isal_zlib.IsalError)
+"""What the codecs raise on damaged bytes."""
+
+_BLOSC_FILTER, _ZSTD_FILTER, _DEFLATE_FILTER, _SHUFFLE_FILTER, _FLETCHER_FILTER = (
+    32001,
+    32015,
+    1,
+    2,
+    3,
+)
+_BLOSC_SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
+_BLOSC_COMPRESSORS = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")
+_BLOSC_HEADER = struct.Struct("<BBBBiii")
+_BLOSC_MEMCPYED = 0x02
+
+
+# Presets -------------------------------------------------------------------------------------
+
+
+def _blosc(cname: str, clevel: int, dtype: np.dtype[Any]) -> CodecSpec:
+    shuffle = "bitshuffle" if dtype.itemsize > 1 or dtype.kind in "iu" else "noshuffle"
+    return CodecSpec.of(
+        "blosc",
+        cname=cname,
+        clevel=clevel,
+        shuffle=shuffle,
+        typesize=_typesize(dtype),
+        blocksize=0,
+    )
+
+
+def _portable(dtype: np.dtype[Any]) -> Pipeline:
+    deflate = CodecSpec.of("deflate", level=4)
+    if dtype.itemsize == 1:
+        return (deflate,)
+    return (CodecSpec.of("shuffle", elementsize=_typesize(dtype)), deflate)
+
+
+def _typesize(dtype: np.dtype[Any]) -> int:
+    """Bytes that belong together: a complex number is two floats."""
+    return dtype.itemsize // 2 if dtype.kind == "c" else dtype.itemsize
+
+
+PRESETS: Mapping[str, Callable[[np.dtype[Any]], Pipeline]] = {
+    "portable": _portable,
+    "dual": lambda dtype: (_blosc("zstd", 5, dtype),),
+    "fast": lambda dtype: (_blosc("lz4", 5, dtype),),
+    "small": lambda dtype: (_blosc("zstd", 9, dtype),),
+    "none": lambda _: (),
+}
+"""Named pipelines, as functions of the array's dtype."""
+
+
+def preset(name: str, dtype: np.dtype[Any]) -> Pipeline:
+    """Pipeline of a named preset for numbers of `dtype`.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no preset of that name.
+    """
+    if name not in PRESETS:
+        msg = f"unknown codec preset {name!r}; there are {', '.join(PRESETS)}"
+        raise InvalidInputError(msg)
+    return PRESETS[name](dtype)
+
+
+# Encoding and decoding one chunk -------------------------------------------------------------
+
+
+def _shuffle(data: Buffer, width: int) -> bytes:
+    """Byte transposition of HDF5's shuffle filter; a tail shorter than an element stays."""
+    flat = np.frombuffer(data, np.uint8)
+    body = len(flat) // width * width
+    planes: bytes = flat[:body].reshape(-1, width).T.tobytes()
+    return planes + flat[body:].tobytes()
+
+
+def _unshuffle(data: Buffer, width: int) -> Buffer:
+    flat = np.frombuffer(data, np.uint8)
+    count = len(flat) // width
+    out = np.empty(len(flat), np.uint8)
+    elements = out[: count * width].reshape(count, width)
+    planes = flat[: count * width].reshape(width, count)
+    for byte in range(width):
+        elements[:, byte] = planes[byte]
+    out[count * width :] = flat[count * width :]
+    return out.data
+
+
+def _inflate(data: Buffer, limit: int, wbits: int) -> bytes:
+    """Decompress a zlib or gzip stream that must not yield more than `limit` bytes."""
+    engine = isal_zlib.decompressobj(wbits=wbits)
+    out: bytes = engine.decompress(data, limit + 1)
+    if not engine.eof and len(out) <= limit:
+        raise CorruptDataError("the compressed stream of a chunk is truncated")
+    return out
+
+
+def _blosc_decode(data: Buffer, limit: int) -> Buffer:
+    size = _blosc_header(data)[4]
+    if size > limit:
+        msg = f"a blosc chunk claims {size} bytes where at most {limit} are possible"
+        raise CorruptDataError(msg)
+    out = np.empty(size, np.uint8)
+    numcodecs.blosc.decompress(data, out)
+    return out.data
+
+
+def _blosc_header(data: Buffer) -> tuple[int, ...]:
+    view = memoryview(data)
+    if view.nbytes < _BLOSC_HEADER.size:
+        raise CorruptDataError("a blosc chunk is shorter than its header")
+    header = _BLOSC_HEADER.unpack_from(view)
+    if header[6] != view.nbytes or header[4] < 0 or header[5] < 0:
+        msg = f"a blosc chunk of {view.nbytes} bytes claims to have {header[6]}"
+        raise CorruptDataError(msg)
+    return header
+
+
+def _checked(data: Buffer, width: int, checksum: Callable[[Buffer], bytes], name: str) -> Buffer:
+    view = memoryview(data)
+    if view.nbytes < width or checksum(view[:-width]) != bytes(view[-width:]):
+        msg = f"the {name} checksum of a chunk does not match: its bytes are damaged"
+        raise CorruptDataError(msg)
+    return view[:-width]
+
+
+def _crc32c(data: Buffer) -> bytes:
+    return int(google_crc32c.value(bytes(data))).to_bytes(4, "little")
+
+
+def _fletcher32(data: Buffer) -> bytes:
+    return bytes(numcodecs.Fletcher32().encode(bytes(data)))[-4:]
+
+
+def _encode_step(step: CodecSpec, data: Buffer) -> Buffer:
+    match step.name:
+        case "blosc":
+            shuffle = _BLOSC_SHUFFLES.index(step.get("shuffle", "shuffle"))
+            return _blosc_compress(  # type: ignore[no-any-return]
+                np.frombuffer(data, np.dtype(f"V{step.get('typesize', 1)}")),
+                step.get("cname", "zstd").encode(),
+                step.get("clevel", 5),
+                shuffle,
+                step.get("blocksize", 0),
+            )
+        case "zstd":
+            return numcodecs.Zstd(step.get("level", 3), step.get("checksum", False)).encode(data)  # type: ignore[no-any-return]
+        case "deflate":
+            return zlib.compress(data, step.get("level", 4))
+        case "gzip":
+            engine = zlib.compressobj(step.get("level", 4), wbits=31)
+            return engine.compress(data) + engine.flush()
+        case "shuffle":
+            return _shuffle(data, step.get("elementsize", 1))
+        case "crc32c":
+            return bytes(data) + _crc32c(data)
+        case "fletcher32":
+            return bytes(data) + _fletcher32(data)
+    msg = f"codec {step} cannot be encoded here"
+    raise CodecError(msg)
+
+
+def _decode_step(step: CodecSpec, data: Buffer, limit: int) -> Buffer:
+    match step.name:
+        case "blosc":
+            return _blosc_decode(data, limit)
+        case "zstd":
+            return numcodecs.Zstd().decode(data, np.empty(limit, np.uint8)).data  # type: ignore[no-any-return]
+        case "deflate":
+            return _inflate(data, limit, zlib.MAX_WBITS)
+        case "gzip":
+            return _inflate(data, limit, 31)
+        case "shuffle":
+            return _unshuffle(data, step.get("elementsize", 1))
+        case "crc32c":
+            return _checked(data, 4, _crc32c, "crc32c")
+        case "fletcher32":
+            return _checked(data, 4, _fletcher32, "fletcher32")
+    msg = f"codec {step} is not known; is its plugin installed?"
+    raise CodecError(msg)
+
+
+_KNOWN = frozenset({"blosc", "zstd", "deflate", "gzip", "shuffle", "crc32c", "fletcher32"})
+_SAME_SIZE = frozenset({"shuffle"})
+_CHECKSUM = frozenset({"crc32c", "fletcher32"})
+
+
+def supported(codecs: Pipeline) -> bool:
+    """Whether every step can be encoded and decoded here."""
+    return all(step.name in _KNOWN for step in codecs)
+
+
+def encode(codecs: Pipeline, values: AnyArray) -> Buffer:
+    """Encode one whole chunk.
+
+    Parameters
+    ----------
+    codecs : tuple of CodecSpec
+        The pipeline.
+    values : ndarray
+        The chunk, C-contiguous and little-endian, axes in the order of its bytes.
+
+    Returns
+    -------
+    bytes-like
+        What is to be stored.
+    """
+    data: Buffer = values.reshape(-1).view(np.uint8).data
+    for step in codecs:
+        data = _encode_step(step, data)
+    return data
+
+
+def decode(codecs: Pipeline, data: Buffer, nbytes: int, *, skip: int = 0) -> Buffer:
+    """Decode one whole chunk.
+
+    Parameters
+    ----------
+    codecs : tuple of CodecSpec
+        The pipeline, in the order in which it was applied.
+    data : bytes-like
+        The encoded chunk.
+    nbytes : int
+        Size of the decoded chunk. Nothing much larger is ever allocated, whatever `data` claims.
+    skip : int
+        Bit k set: step k was not applied (the filter mask of HDF5).
+
+    Returns
+    -------
+    bytes-like
+        Exactly `nbytes` bytes.
+
+    Raises
+    ------
+    CorruptDataError
+        If the bytes are damaged or do not decode to `nbytes` bytes.
+    CodecError
+        If a step is not known.
+    """
+    steps = [step for number, step in enumerate(codecs) if not skip >> number & 1]
+    limits = _limits(steps, nbytes)
+    for step, limit in zip(reversed(steps), limits, strict=True):
+        try:
+            data = _decode_step(step, data, limit)
+        except _DAMAGE as error:
+            if isinstance(error, CorruptDataError | InvalidInputError):
+                raise
+            msg = f"{step.name} cannot decode a chunk: its bytes are damaged ({error})"
+            raise CorruptDataError(msg) from error
+    size = memoryview(data).nbytes
+    if size != nbytes:
+        msg = f"a chunk decodes to {size} bytes where {nbytes} were expected"
+        raise CorruptDataError(msg)
+    return data
+
+
+def _limits(steps: Sequence[CodecSpec], nbytes: int) -> list[int]:
+    """Most bytes that each step may yield when decoding, in decoding order (last step first)."""
+    limits = []
+    limit = nbytes
+    for step in steps:
+        limits.append(limit)
+        if step.name in _CHECKSUM:
+            limit += 4
+        elif step.name not in _SAME_SIZE:
+            limit += limit // 8 + 4096
+    return limits[::-1]
+
+
+def decode_part(
+    codecs: Pipeline, data: Buffer, nbytes: int, start: int, stop: int
+) -> tuple[Buffer, int] | None:
+    """Decode only the part of a chunk that holds the bytes from `start` to `stop`.
+
+    Works for a single blosc step whose chunk has several blocks: a smaller frame made of the
+    wanted blocks alone is handed to blosc.
+
+    Returns
+    -------
+    part, offset : bytes-like, int
+        Decoded bytes, and the position of their first one in the whole chunk; None where the
+        whole chunk has to be decoded.
+    """
+    if len(codecs) != 1 or codecs[0].name != "blosc":
+        return None
+    version, compressor, flags, width, size, blocksize, total = _blosc_header(data)
+    if flags & _BLOSC_MEMCPYED or not 0 < blocksize <= size or size != nbytes:
+        return None
+    first, last, count = start // blocksize, -(-stop // blocksize), -(-size // blocksize)
+    if last - first >= count or 16 + 4 * count > total:
+        return None
+    if last == count and first == last - 1 and size % blocksize:
+        first -= 1  # blosc refuses a frame that is shorter than its block size
+    view = memoryview(data).cast("B")
+    table = np.frombuffer(view, "<i4", count, 16)
+    bounds = np.append(np.sort(table), total)
+    begins = table[first:last].tolist()
+    ends = bounds[np.searchsorted(bounds, table[first:last], side="right")].tolist()
+    if bounds[0] < 16 + 4 * count or bounds[-2] > total:
+        raise CorruptDataError("the table of blocks of a blosc chunk is damaged")
+    blocks = [view[begin:end] for begin, end in zip(begins, ends, strict=True)]
+    head = 16 + 4 * (last - first)
+    starts = np.cumsum([head, *(len(block) for block in blocks)], dtype="<i4")
+    wanted = min(last * blocksize, size) - first * blocksize
+    header = _BLOSC_HEADER.pack(
+        version, compressor, flags, width, wanted, blocksize, int(starts[-1])
+    )
+    frame = b"".join((header, starts[:-1].tobytes(), *blocks))
+    out = np.empty(wanted, np.uint8)
+    try:
+        numcodecs.blosc.decompress(frame, out)
+    except RuntimeError as error:
+        msg = f"blosc cannot decode a chunk: its bytes are damaged ({error})"
+        raise CorruptDataError(msg) from error
+    return out.data, first * blocksize
+
+
+# Spelling in HDF5 ----------------------------------------------------------------------------
+
+
+def hdf5_filters(
+    codecs: Pipeline, dtype: np.dtype[Any], chunk_nbytes: int
+) -> list[tuple[int, tuple[int, ...]]]:
+    """HDF5 filter numbers and parameters of a pipeline, in the order of application.
+
+    Raises
+    ------
+    CodecError
+        If a step has no HDF5 filter.
+    """
+    filters: list[tuple[int, tuple[int, ...]]] = []
+    for step in codecs:
+        match step.name:
+            case "blosc":
+                parameters = (
+                    2,
+                    2,
+                    step.get("typesize", dtype.itemsize),
+                    chunk_nbytes,
+                    step.get("clevel", 5),
+                    _BLOSC_SHUFFLES.index(step.get("shuffle", "shuffle")),
+                    _BLOSC_COMPRESSORS.index(step.get("cname", "zstd")),
+                )
+                filters.append((_BLOSC_FILTER, parameters))
+            case "zstd":
+                filters.append((_ZSTD_FILTER, (step.get("level", 3),)))
+            case "deflate":
+                filters.append((_DEFLATE_FILTER, (step.get("level", 4),)))
+            case "shuffle":
+                filters.append((_SHUFFLE_FILTER, ()))
+            case "fletcher32":
+                filters.append((_FLETCHER_FILTER, ()))
+            case _:
+                msg = f"codec {step} has no HDF5 filter"
+                raise CodecError(msg)
+    return filters
+
+
+def from_hdf5_filters(
+    filters: Sequence[tuple[int, tuple[int, ...]]], dtype: np.dtype[Any]
+) -> Pipeline:
+    """Pipeline of HDF5 filters; a filter that is not known becomes ``hdf5:<number>``."""
+    return tuple(_from_hdf5(number, values, dtype) for number, values in filters)
+
+
+def _from_hdf5(number: int, values: tuple[int, ...], dtype: np.dtype[Any]) -> CodecSpec:
+    def value(index: int, default: int) -> int:
+        return values[index] if len(values) > index else default
+
+    if number == _BLOSC_FILTER:
+        shuffle, compressor = value(5, 1), value(6, 0)
+        if shuffle < len(_BLOSC_SHUFFLES) and compressor < len(_BLOSC_COMPRESSORS):
+            return CodecSpec.of(
+                "blosc",
+                cname=_BLOSC_COMPRESSORS[compressor],
+                clevel=value(4, 5),
+                shuffle=_BLOSC_SHUFFLES[shuffle],
+                typesize=value(2, dtype.itemsize),
+                blocksize=0,
+            )
+    elif number == _ZSTD_FILTER:
+        return CodecSpec.of("zstd", level=value(0, 3), checksum=False)
+    elif number == _DEFLATE_FILTER:
+        return CodecSpec.of("deflate", level=value(0, 4))
+    elif number == _SHUFFLE_FILTER:
+        return CodecSpec.of("shuffle", elementsize=value(0, dtype.itemsize))
+    elif number == _FLETCHER_FILTER:
+        return CodecSpec.of("fletcher32")
+    return CodecSpec(f"hdf5:{number}", (("parameters", values),))
+
+
+# Spelling in Zarr ----------------------------------------------------------------------------
+
+_ZARR_NAMES = {
+    "blosc": "blosc",
+    "zstd": "zstd",
+    "gzip": "gzip",
+    "crc32c": "crc32c",
+    "deflate": "numcodecs.zlib",
+    "shuffle": "numcodecs.shuffle",
+    "fletcher32": "numcodecs.fletcher32",
+}
+_FROM_ZARR = {zarr: neutral for neutral, zarr in _ZARR_NAMES.items()}
+ZARR_CORE = frozenset({"blosc", "zstd", "gzip", "crc32c"})
+"""Neutral names of the steps that every Zarr reader knows."""
+
+
+def zarr_codecs(codecs: Pipeline) -> list[dict[str, Any]]:
+    """Zarr v3 metadata of the bytes-to-bytes codecs of a pipeline.
+
+    Raises
+    ------
+    CodecError
+        If a step has no Zarr codec.
+    """
+    written = []
+    for step in codecs:
+        if step.name not in _ZARR_NAMES:
+            msg = f"codec {step} has no Zarr codec"
+            raise CodecError(msg)
+        entry: dict[str, Any] = {"name": _ZARR_NAMES[step.name]}
+        if step.options:
+            entry["configuration"] = dict(step.options)
+        written.append(entry)
+    return written
+
+
+def from_zarr_codecs(codecs: Sequence[Mapping[str, Any]]) -> Pipeline:
+    """Pipeline of Zarr codecs; one that is not known becomes ``zarr:<name>``."""
+    steps = []
+    for entry in codecs:
+        name = str(entry.get("name"))
+        configuration = dict(entry.get("configuration") or {})
+        if name in _FROM_ZARR and all(
+            isinstance(v, str | int | bool | None) for v in configuration.values()
+        ):
+            configuration.pop("id", None)
+            steps.append(CodecSpec.of(_FROM_ZARR[name], **configuration))
+        else:
+            text = json.dumps(configuration, sort_keys=True)
+            steps.append(CodecSpec.of(f"zarr:{name}", configuration=text))
+    return tuple(steps)

@@ -1,0 +1,128 @@
+"""Arithmetic on chunk grids: which chunks a region touches, and where each one lands.
+
+Everything here is a pure function of shapes; nothing reads or writes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from fmristore_stores.errors import SelectionError
+
+__all__ = [
+    "ChunkKey",
+    "Overlap",
+    "Region",
+    "chunk_region",
+    "grid_shape",
+    "overlaps",
+    "parse_region",
+    "region_shape",
+]
+
+Region = tuple[slice, ...]
+"""One slice per axis with ``0 <= start <= stop <= length`` and ``step >= 1``."""
+
+ChunkKey = tuple[int, ...]
+"""Position of a chunk in its grid, one integer per axis."""
+
+
+class Overlap(NamedTuple):
+    """The part of a region that lies in one chunk."""
+
+    key: ChunkKey
+    source: Region
+    """Within the chunk, relative to its first element."""
+    target: Region
+    """Within the result of the region."""
+
+
+def grid_shape(shape: tuple[int, ...], chunks: tuple[int, ...]) -> tuple[int, ...]:
+    """Number of chunks along each axis, partial edge chunks included."""
+    return tuple(math.ceil(n / c) for n, c in zip(shape, chunks, strict=True))
+
+
+def chunk_region(key: ChunkKey, shape: tuple[int, ...], chunks: tuple[int, ...]) -> Region:
+    """Region of the array that chunk `key` covers, clipped at the array's edge."""
+    return tuple(
+        slice(k * c, min((k + 1) * c, n)) for k, c, n in zip(key, chunks, shape, strict=True)
+    )
+
+
+def region_shape(region: Region) -> tuple[int, ...]:
+    """Shape of the array that `region` selects."""
+    return tuple(len(range(s.start, s.stop, s.step or 1)) for s in region)
+
+
+def parse_region(region: Region | None, shape: tuple[int, ...]) -> Region:
+    """Check a region against a shape; ``None`` means everything.
+
+    Raises
+    ------
+    SelectionError
+        If the rank differs, a bound is outside the array or a step is not positive.
+    """
+    if region is None:
+        return tuple(slice(0, n, 1) for n in shape)
+    if len(region) != len(shape):
+        msg = f"a region of {len(region)} slices does not fit an array of shape {shape}"
+        raise SelectionError(msg)
+    parsed = []
+    for item, length in zip(region, shape, strict=True):
+        start = 0 if item.start is None else item.start
+        stop = length if item.stop is None else item.stop
+        step = 1 if item.step is None else item.step
+        if step < 1 or not 0 <= start <= stop <= length:
+            msg = f"slice({start}, {stop}, {step}) does not fit an axis of length {length}"
+            raise SelectionError(msg)
+        parsed.append(slice(start, stop, step))
+    return tuple(parsed)
+
+
+def _axis_overlaps(item: slice, chunk: int) -> list[tuple[int, slice, slice]]:
+    """Overlaps along one axis: (chunk number, slice within chunk, slice within result)."""
+    start, stop, step = item.start, item.stop, item.step or 1
+    found = []
+    done = 0
+    position = start
+    while position < stop:
+        number = position // chunk
+        end = min((number + 1) * chunk, stop)
+        count = len(range(position, end, step))
+        found.append(
+            (
+                number,
+                slice(position - number * chunk, end - number * chunk, step),
+                slice(done, done + count),
+            )
+        )
+        done += count
+        position += count * step
+    return found
+
+
+def overlaps(region: Region, chunks: tuple[int, ...]) -> Iterator[Overlap]:
+    """Walk the chunks that `region` touches, last axis fastest.
+
+    Parameters
+    ----------
+    region : Region
+        Already checked by `parse_region`.
+    chunks : tuple of int
+        Shape of a chunk.
+
+    Yields
+    ------
+    Overlap
+        A chunk that holds none of the selected elements (a step may jump over it) is left out.
+    """
+    axes = [_axis_overlaps(item, chunk) for item, chunk in zip(region, chunks, strict=True)]
+    for combination in itertools.product(*axes):
+        yield Overlap(
+            tuple(part[0] for part in combination),
+            tuple(part[1] for part in combination),
+            tuple(part[2] for part in combination),
+        )

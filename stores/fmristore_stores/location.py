@@ -1,0 +1,205 @@
+"""From a URL to a filesystem and a path, and from a name or its first bytes to a kind of store."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from fmristore_stores.errors import (
+    DependencyError,
+    InvalidInputError,
+    NotFoundError,
+    UnknownFormatError,
+)
+from fmristore_stores.sources import storage_error
+
+__all__ = [
+    "HDF5_SUFFIXES",
+    "ZARR_SUFFIXES",
+    "Kind",
+    "content_token",
+    "detect_kind",
+    "exists",
+    "filesystem",
+    "is_local",
+    "kind_of_name",
+    "normalise",
+]
+
+Kind = Literal["hdf5", "zarr"]
+
+HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".nc")
+ZARR_SUFFIXES = (".zarr",)
+
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_USER_BLOCKS = (0, 512, 1024, 2048, 4096)
+_ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+(?:::|://)")
+_EXTRAS = {
+    "s3": "s3",
+    "s3a": "s3",
+    "gs": "gcs",
+    "gcs": "gcs",
+    "az": "azure",
+    "abfs": "azure",
+    "abfss": "azure",
+    "http": "http",
+    "https": "http",
+}
+
+Options = Mapping[str, Any]
+
+
+def normalise(url: str | os.PathLike[str]) -> str:
+    """Bring a path or URL into its one form: an absolute path for local files, else the URL.
+
+    ``~`` is expanded and ``file://`` removed; a single letter before a colon is a Windows drive,
+    not a scheme. A trailing slash is dropped.
+
+    Raises
+    ------
+    InvalidInputError
+        If `url` is empty or not text.
+    """
+    text = os.fspath(url)
+    if not isinstance(text, str) or not text or "\x00" in text:
+        raise InvalidInputError(f"{url!r} is not a path or URL")
+    if _SCHEME.match(text) and not text.startswith("file://"):
+        return text.rstrip("/") if not text.endswith("://") else text
+    path = text.removeprefix("file://")
+    return str(Path(path).expanduser().absolute())
+
+
+def is_local(url: str) -> bool:
+    """Whether a normalised URL is a path on this machine."""
+    return not _SCHEME.match(url)
+
+
+def filesystem(url: str, options: Options | None = None) -> tuple[Any, str]:
+    """Fsspec filesystem of a URL, and the path within it.
+
+    Raises
+    ------
+    DependencyError
+        If the protocol needs a package that is not installed.
+    InvalidInputError
+        If nobody knows the protocol.
+    """
+    import fsspec
+
+    scheme = re.split(r"::|://", url, maxsplit=1)[0].lower()
+    if scheme in ("s3", "s3a"):
+        options = {"max_concurrency": 1, "config_kwargs": {"max_pool_connections": 64}} | dict(
+            options or {}
+        )
+    try:
+        fs, path = fsspec.core.url_to_fs(url, **(options or {}))
+    except ImportError as error:
+        extra = _EXTRAS.get(scheme)
+        hint = f'pip install "fmristore[{extra}]"' if extra else str(error)
+        raise DependencyError(f"{scheme}:// needs another package: {hint}", url=url) from error
+    except ValueError as error:
+        raise InvalidInputError(f"unknown protocol or options: {error}", url=url) from error
+    return fs, path
+
+
+def kind_of_name(url: str) -> Kind | None:
+    """Kind of store that the name of a new file or directory asks for, None if it does not."""
+    name = url.lower().rstrip("/")
+    if name.endswith(HDF5_SUFFIXES):
+        return "hdf5"
+    if name.endswith(ZARR_SUFFIXES):
+        return "zarr"
+    return None
+
+
+def exists(url: str, options: Options | None = None) -> bool:
+    """Whether anything at all lies at a normalised URL."""
+    if is_local(url):
+        return os.path.lexists(url)
+    fs, path = filesystem(url, options)
+    try:
+        return bool(fs.exists(path))
+    except Exception as error:
+        raise storage_error(error, url) from error
+
+
+def detect_kind(url: str, options: Options | None = None) -> Kind:
+    """Kind of an existing store, by its signature, never by its name alone.
+
+    Costs one small read for a file, or a look for ``zarr.json`` in a directory or prefix.
+
+    Raises
+    ------
+    NotFoundError
+        If there is nothing.
+    UnknownFormatError
+        If it is neither HDF5 nor Zarr.
+    """
+    kind = _detect_local(url) if is_local(url) else _detect_remote(url, options)
+    if kind is None:
+        raise UnknownFormatError(
+            "neither an HDF5 file nor a Zarr store: no HDF5 signature and no zarr.json", url=url
+        )
+    return kind
+
+
+def _detect_local(url: str) -> Kind | None:
+    try:
+        if Path(url).is_dir():
+            return "zarr" if any(Path(url, m).exists() for m in _ZARR_MARKERS) else None
+        with Path(url).open("rb") as file:
+            for offset in _USER_BLOCKS:
+                file.seek(offset)
+                if file.read(8) == _HDF5_SIGNATURE:
+                    return "hdf5"
+    except OSError as error:
+        raise storage_error(error, url) from error
+    return None
+
+
+def _detect_remote(url: str, options: Options | None) -> Kind | None:
+    fs, path = filesystem(url, options)
+    named = kind_of_name(url)
+    try:
+        if named != "zarr" and fs.isfile(path):
+            head = fs.cat_file(path, start=0, end=_USER_BLOCKS[-1] + 8)
+            return "hdf5" if any(head[o : o + 8] == _HDF5_SIGNATURE for o in _USER_BLOCKS) else None
+        if any(fs.exists(f"{path.rstrip('/')}/{marker}") for marker in _ZARR_MARKERS):
+            return "zarr"
+        found = fs.exists(path)
+    except Exception as error:
+        raise storage_error(error, url) from error
+    if not found:
+        raise NotFoundError("there is no such file, object or prefix", url=url)
+    return None
+
+
+def content_token(url: str, kind: Kind, options: Options | None = None) -> str:
+    """Text that changes when the store at `url` is replaced.
+
+    Locally the inode, size and modification time of the HDF5 file or of the Zarr root's metadata;
+    remotely what the filesystem offers as a version of that object (etag, size, time).
+    """
+    if is_local(url):
+        path = url if kind == "hdf5" else os.path.join(url, "zarr.json")  # noqa: PTH118 - hot path
+        try:
+            status = os.stat(path)  # noqa: PTH116 - hot path
+        except OSError:
+            return ""
+        return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
+    fs, path = filesystem(url, options)
+    target = path if kind == "hdf5" else f"{path}/zarr.json"
+    try:
+        facts = fs.info(target)
+    except FileNotFoundError:
+        return ""
+    except Exception as error:
+        raise storage_error(error, url) from error
+    for name in ("ETag", "etag", "md5Hash", "generation", "LastModified", "mtime", "created"):
+        if facts.get(name):
+            return f"{facts[name]}-{facts.get('size')}"
+    return str(facts.get("size", ""))

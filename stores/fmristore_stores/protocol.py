@@ -1,0 +1,237 @@
+"""The chunked-store interface: what a store, a group and an array can do.
+
+A store is a tree of groups and arrays with attributes, opened from a URL. The seam is the array
+region, because HDF5 has no keys. An array that can say where its encoded chunks lie carries the
+flag `Capability.CHUNK_REFS` and then also has the methods of `ChunkRefs`; likewise `RAW_WRITE` and
+`RawWrite`. Flags are facts that a caller may rely on; nobody probes with ``hasattr`` or
+``isinstance``, or compares names of stores.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, Self
+
+import numpy as np
+from fmristore_stores.grid import ChunkKey, Region
+from fmristore_stores.spec import ArraySpec, Attributes
+
+__all__ = [
+    "AnyArray",
+    "Array",
+    "Buffer",
+    "ByteRange",
+    "Capability",
+    "Child",
+    "ChunkRef",
+    "ChunkRefs",
+    "FetchPolicy",
+    "Group",
+    "RawWrite",
+    "Store",
+]
+
+
+AnyArray = np.ndarray[Any, np.dtype[Any]]
+"""A numpy array of any shape and dtype."""
+
+Buffer = bytes | memoryview
+"""Bytes that need not be copied to be used."""
+
+
+class Capability(enum.Flag):
+    """Positive facts about a store (what its arrays may have) or an array (what it has)."""
+
+    NONE = 0
+    WRITE = enum.auto()
+    """Opened for writing."""
+    CHUNK_REFS = enum.auto()
+    """Encoded chunks can be located and fetched: see `ChunkRefs`."""
+    RAW_WRITE = enum.auto()
+    """Encoded chunks can be written: see `RawWrite`."""
+    SHARDS = enum.auto()
+    """``layout.shards`` is honoured."""
+    CHUNK_ORDER = enum.auto()
+    """``layout.order`` is honoured; without it a caller permutes the axes of the array instead."""
+    HARD_LINKS = enum.auto()
+    """`Group.link` works."""
+
+
+class Child(NamedTuple):
+    """An entry of a group."""
+
+    kind: Literal["group", "array", "link"]
+    target: str = ""
+    """For a link, the absolute path of what it leads to, without a leading slash."""
+
+
+class ByteRange(NamedTuple):
+    """A run of bytes in a file or object."""
+
+    source: str
+    """Path or URL, meaningful to the array that handed it out."""
+    offset: int
+    length: int
+
+
+class ChunkRef(NamedTuple):
+    """Where the encoded bytes of one chunk lie."""
+
+    range: ByteRange
+    skip: int = 0
+    """Bit k set: step k of the array's codecs was not applied to this chunk."""
+
+
+class FetchPolicy(NamedTuple):
+    """How to ask for many byte ranges of one array."""
+
+    gap: int
+    """Merge neighbouring ranges that are at most this many bytes apart; -1 never merges."""
+    block: int
+    """Never merge into a range longer than this many bytes."""
+    concurrent: bool
+    """True where one `fetch` of many ranges runs them concurrently by itself (object storage);
+    False where `fetch` is a plain call that worker threads may make in parallel (local disk)."""
+
+
+class Array(Protocol):
+    """An N-dimensional array of numbers or text."""
+
+    @property
+    def path(self) -> str:
+        """Absolute path in the store, without a leading slash."""
+
+    @property
+    def spec(self) -> ArraySpec:
+        """Shape, dtype, axis names, layout and codecs."""
+
+    @property
+    def capabilities(self) -> Capability:
+        """What this very array can do."""
+
+    def read_attributes(self) -> Attributes:
+        """All attributes, as plain JSON values."""
+
+    def write_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Replace all attributes by these."""
+
+    def read(self, region: Region | None = None, out: AnyArray | None = None) -> AnyArray:
+        """Read a region through the underlying library, ``None`` for everything.
+
+        `out`, if given, has the region's shape and the array's dtype, and is returned.
+        """
+
+    def write(self, region: Region | None, values: Any) -> None:
+        """Write values (broadcastable to the region's shape) through the underlying library."""
+
+
+class ChunkRefs(Array, Protocol):
+    """An array whose encoded chunks can be located and fetched."""
+
+    @property
+    def policy(self) -> FetchPolicy:
+        """How its byte ranges are best asked for."""
+
+    def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
+        """Locate chunks; ``None`` for one that was never written (it reads as the fill value)."""
+
+    def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
+        """Bytes of each range, in order; every result has exactly the length asked for.
+
+        Raises
+        ------
+        CorruptDataError
+            If a range lies beyond the end of its file, or the server returned another length.
+        StorageError
+            If the disk or the service failed.
+        """
+
+
+class RawWrite(Array, Protocol):
+    """An array that accepts encoded chunks."""
+
+    def write_encoded(self, unit: ChunkKey, chunks: Sequence[Buffer | None]) -> None:
+        """Write one whole unit (a shard, or a chunk where there are no shards).
+
+        Parameters
+        ----------
+        unit : ChunkKey
+            Position in the grid of ``spec.layout.units``.
+        chunks : sequence of bytes or None
+            Encoded chunks of the unit, last axis fastest: one where there are no shards. A shard
+            at the array's edge has entries for all of its chunks; those outside the array, and
+            those that shall read as the fill value, are ``None``.
+        """
+
+
+class Group(Protocol):
+    """A node with children and attributes."""
+
+    @property
+    def path(self) -> str:
+        """Absolute path in the store, without a leading slash; empty for the root."""
+
+    def read_attributes(self) -> Attributes:
+        """All attributes, as plain JSON values."""
+
+    def write_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Replace all attributes by these."""
+
+    def children(self) -> dict[str, Child]:
+        """Names and kinds of the direct children, sorted by name."""
+
+    def group(self, path: str) -> Group:
+        """Open a group below this one; `path` may have several segments."""
+
+    def array(self, path: str) -> Array:
+        """Open an array below this one; `path` may have several segments."""
+
+    def create_group(self, name: str, attributes: Mapping[str, Any] | None = None) -> Group:
+        """Make a direct child group."""
+
+    def create_array(
+        self, name: str, spec: ArraySpec, attributes: Mapping[str, Any] | None = None
+    ) -> Array:
+        """Make a direct child array of exactly this spec, or refuse it.
+
+        Raises
+        ------
+        LayoutNotSupportedError
+            If the store cannot hold the spec as it stands.
+        AlreadyExistsError
+            If there is a child of that name.
+        """
+
+    def remove(self, name: str) -> None:
+        """Delete a direct child with everything below it."""
+
+    def link(self, name: str, target: str) -> None:
+        """Make `name` a second name of the node at absolute path `target`."""
+
+
+class Store(Protocol):
+    """An opened store."""
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+
+    @property
+    def capabilities(self) -> Capability:
+        """What arrays of this store may be able to do."""
+
+    @property
+    def root(self) -> Group:
+        """The group at the top of the tree."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+
+    def close(self) -> None:
+        """Flush and release everything; harmless when repeated."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...

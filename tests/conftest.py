@@ -1,0 +1,70 @@
+"""Fixtures that every test may ask for."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("default", deadline=None, max_examples=40)
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with real images and files of the R package; required in CI, optional elsewhere."""
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("FMRISTORE_SHARED_DATA", beside))
+    if not (folder / "data" / "real").is_dir():
+        message = f"no shared test data in {folder}: set FMRISTORE_SHARED_DATA to its folder"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A bucket on a local S3 server, and how s3fs reaches it."""
+
+    bucket: str
+    options: dict[str, Any]
+
+    def url(self, key: str) -> str:
+        """URL of a key in the bucket."""
+        return f"s3://{self.bucket}/{key}"
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """An S3 server on loopback, empty at the start of the session."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_endpoint: str) -> S3Server:
+    """A fresh bucket on the local S3 server."""
+    import s3fs
+
+    options = {
+        "key": "test",
+        "secret": "test",
+        "endpoint_url": s3_endpoint,
+        "client_kwargs": {"region_name": "us-east-1"},
+    }
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    s3fs.S3FileSystem(**options).mkdir(bucket)
+    return S3Server(bucket, options)
