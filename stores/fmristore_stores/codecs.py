@@ -83,7 +83,7 @@ def _blosc(cname: str, clevel: int, dtype: np.dtype[Any]) -> CodecSpec:
         cname=cname,
         clevel=clevel,
         shuffle=shuffle,
-        typesize=_typesize(dtype),
+        typesize=dtype.itemsize,
         blocksize=0,
     )
 
@@ -92,12 +92,7 @@ def _portable(dtype: np.dtype[Any]) -> Pipeline:
     deflate = CodecSpec.of("deflate", level=4)
     if dtype.itemsize == 1:
         return (deflate,)
-    return (CodecSpec.of("shuffle", elementsize=_typesize(dtype)), deflate)
-
-
-def _typesize(dtype: np.dtype[Any]) -> int:
-    """Bytes that belong together: a complex number is two floats."""
-    return dtype.itemsize // 2 if dtype.kind == "c" else dtype.itemsize
+    return (CodecSpec.of("shuffle", elementsize=dtype.itemsize), deflate)
 
 
 PRESETS: Mapping[str, Callable[[np.dtype[Any]], Pipeline]] = {

@@ -1,0 +1,401 @@
+"""Measure codecs and in-chunk orders on real runs: size, and speed of one thread.
+
+Run as ``python -m benchmarks.measure_codecs [--data FOLDER] [--quick]``; Markdown goes to stdout.
+Numbers are encoded as they are stored (not scaled). Every figure of speed is a median over
+repetitions in which the candidates take turns, in MB (10^6 bytes) of decoded data per second.
+Ratios count the padding of edge chunks: stored logical bytes / encoded bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numcodecs.blosc
+import numpy as np
+
+from fmristore_stores.codecs import decode, decode_part, encode
+from fmristore_stores.grid import chunk_region, grid_shape
+from fmristore_stores.protocol import AnyArray, Buffer
+from fmristore_stores.spec import CodecSpec
+
+__all__ = [
+    "ORDERS",
+    "Run",
+    "blosc",
+    "chunk",
+    "data_folder",
+    "load_runs",
+    "parser",
+    "portable",
+    "split_to",
+    "table",
+]
+
+Pipeline = tuple[CodecSpec, ...]
+
+RUNS = {
+    "one-back": "bold/sub-02_task-oneback_run-1_bold.nii.gz",
+    "pcasl": "bold/sub-prisma_run-1_acq-pcasl2d.nii.gz",
+    "pasl": "bold/sub-prisma_run-2_acq-pasl2d.nii.gz",
+    "feat": "odd/nifti_filtered_func_data.nii.gz",
+}
+"""Runs of stored int16; the float run is made from the first one, see `load_runs`."""
+
+ORDERS = {"t fastest": (1, 2, 3, 0), "x fastest": (0, 1, 2, 3)}
+"""Axes of (t, z, y, x) from the slowest to the fastest inside a chunk."""
+
+KIB = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run in memory.
+
+    Parameters
+    ----------
+    name : str
+        Short name for the tables.
+    values : ndarray (T, Z, Y, X)
+        Stored numbers, little-endian.
+    gz_bytes : int
+        Size of the ``.nii.gz`` file, or 0 where there is none.
+    """
+
+    name: str
+    values: AnyArray
+    gz_bytes: int
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one candidate took."""
+
+    encoded: int
+    encode_seconds: list[float]
+    decode_seconds: list[float]
+
+
+def data_folder(given: str | None = None) -> Path:
+    """Folder of the real data: `given`, or below ``FMRISTORE_SHARED_DATA``, or beside the project."""
+    if given:
+        return Path(given)
+    shared = os.environ.get("FMRISTORE_SHARED_DATA")
+    base = Path(shared) if shared else Path(__file__).resolve().parents[2] / "shared"
+    return base / "data" / "real"
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Command line that all measuring scripts share."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--data", help="folder of the real data")
+    made.add_argument("--quick", action="store_true", help="one run, few chunks, one repetition")
+    made.add_argument("--only", help="comma-separated names of the tables to make")
+    return made
+
+
+def _load(path: Path) -> AnyArray:
+    proxy: Any = nib.load(path).dataobj  # type: ignore[attr-defined]
+    stored = np.asarray(proxy.get_unscaled())
+    little = stored.astype(stored.dtype.newbyteorder("<"), copy=False)
+    return np.ascontiguousarray(little.T)
+
+
+def load_runs(folder: Path, *, quick: bool) -> list[Run]:
+    """Real runs; the last one is the one-back run as float32 after detrending.
+
+    No large run of genuine float32 can be shipped, so the first run is made into one by what
+    a preprocessing pipeline does: scale, regress a line out of every voxel, add the mean back.
+    """
+    runs = []
+    for name, path in RUNS.items():
+        runs.append(Run(name, _load(folder / path), (folder / path).stat().st_size))
+        if quick:
+            return runs
+    first = runs[0].values
+    times = np.linspace(-1, 1, len(first), dtype=np.float32)
+    slope = np.tensordot(times, first.astype(np.float32), 1) / (times @ times)
+    scaled = (first - times[:, None, None, None] * slope) * np.float32(0.755384)
+    return [*runs, Run("float32", scaled.astype("<f4"), 0)]
+
+
+# Candidates ----------------------------------------------------------------------------------
+
+
+def blosc(cname: str, clevel: int, width: int, blocksize: int = 0) -> Pipeline:
+    """A blosc step with bitshuffle for numbers of `width` bytes."""
+    return (
+        CodecSpec.of(
+            "blosc",
+            cname=cname,
+            clevel=clevel,
+            shuffle="bitshuffle",
+            typesize=width,
+            blocksize=blocksize,
+        ),
+    )
+
+
+def portable(level: int, width: int) -> Pipeline:
+    """The byte shuffle and deflate of every HDF5 library."""
+    return (
+        CodecSpec.of("shuffle", elementsize=width),
+        CodecSpec.of("deflate", level=level),
+    )
+
+
+def _candidates(width: int) -> dict[str, Pipeline]:
+    shuffle = CodecSpec.of("shuffle", elementsize=width)
+    return {
+        "deflate 4, no shuffle": (CodecSpec.of("deflate", level=4),),
+        **{f"shuffle + deflate {level}": portable(level, width) for level in (1, 4, 6)},
+        "shuffle + zstd 3": (shuffle, CodecSpec.of("zstd", level=3, checksum=False)),
+        **{f"blosc zstd {level}": blosc("zstd", level, width) for level in (1, 3, 5, 7, 9)},
+        **{f"blosc lz4 {level}": blosc("lz4", level, width) for level in (1, 5, 9)},
+    }
+
+
+def _small_candidates(width: int) -> dict[str, Pipeline]:
+    shuffle = CodecSpec.of("shuffle", elementsize=width)
+    large = 1024 * KIB
+    return {
+        "blosc zstd 5": blosc("zstd", 5, width),
+        "blosc zstd 5, 1 MiB blocks": blosc("zstd", 5, width, large),
+        "blosc zstd 7, 1 MiB blocks": blosc("zstd", 7, width, large),
+        "blosc zstd 9": blosc("zstd", 9, width),
+        "blosc zlib 9": blosc("zlib", 9, width),
+        "shuffle + zstd 9": (shuffle, CodecSpec.of("zstd", level=9, checksum=False)),
+        "shuffle + zstd 19": (shuffle, CodecSpec.of("zstd", level=19, checksum=False)),
+        "zstd 19": (CodecSpec.of("zstd", level=19, checksum=False),),
+        "shuffle + deflate 9": portable(9, width),
+    }
+
+
+# Chunks --------------------------------------------------------------------------------------
+
+
+def split_to(lengths: Sequence[int], most: int) -> tuple[int, ...]:
+    """Cut the longest side into one part more until a chunk has at most `most` elements."""
+    parts = [1] * len(lengths)
+    chunks = list(lengths)
+    while math.prod(chunks) > most and max(chunks) > 1:
+        axis = chunks.index(max(chunks))
+        parts[axis] += 1
+        chunks[axis] = math.ceil(lengths[axis] / parts[axis])
+    return tuple(chunks)
+
+
+def shapes(values: AnyArray) -> dict[str, tuple[int, ...]]:
+    """Chunk shapes (t, z, y, x) that the tables of codecs use."""
+    steps, *space = values.shape
+    budget = 256 * KIB // values.itemsize
+    return {
+        "time": (steps, *split_to(space, budget // steps)),
+        "balanced": (min(steps, 16), *split_to(space, budget // min(steps, 16))),
+        "volume": (1, *space),
+    }
+
+
+def chunk(
+    values: AnyArray, key: tuple[int, ...], shape: tuple[int, ...], order: Sequence[int]
+) -> AnyArray:
+    """One chunk, padded with zeros to its full shape, contiguous in the given order."""
+    part = values[chunk_region(key, values.shape, shape)]
+    if part.shape != shape:
+        part = np.pad(part, [(0, c - n) for n, c in zip(part.shape, shape, strict=True)])
+    return np.ascontiguousarray(part.transpose(order))
+
+
+def _sample(values: AnyArray, shape: tuple[int, ...], nbytes: int) -> tuple[list[Any], int]:
+    """Keys of randomly drawn chunks of about `nbytes`, and their logical size in bytes."""
+    keys = list(np.ndindex(*grid_shape(values.shape, shape)))
+    count = max(1, min(len(keys), nbytes // (math.prod(shape) * values.itemsize)))
+    drawn = np.random.default_rng(1).permutation(len(keys))[:count]
+    picked = [keys[number] for number in sorted(drawn)]
+    size = sum(values[chunk_region(key, values.shape, shape)].nbytes for key in picked)
+    return picked, size
+
+
+# Measuring -----------------------------------------------------------------------------------
+
+
+def _timed(call: Callable[[AnyArray], Any], items: Sequence[Any]) -> tuple[float, list[Any]]:
+    begin = time.perf_counter()
+    results = [call(item) for item in items]
+    return time.perf_counter() - begin, results
+
+
+def _measure(
+    candidates: Mapping[str, tuple[Pipeline, list[AnyArray]]], repetitions: int
+) -> dict[str, Tally]:
+    """Encode and decode every candidate's chunks, the candidates taking turns."""
+    tallies = {name: Tally(0, [], []) for name in candidates}
+    for _ in range(repetitions):
+        for name, (codecs, chunks) in candidates.items():
+            tally = tallies[name]
+            nbytes = chunks[0].nbytes
+            seconds, encoded = _timed(lambda item, c=codecs: encode(c, item), chunks)  # type: ignore[misc]
+            tally.encode_seconds.append(seconds)
+            seconds, decoded = _timed(lambda item, c=codecs, n=nbytes: decode(c, item, n), encoded)  # type: ignore[misc]
+            tally.decode_seconds.append(seconds)
+            if bytes(decoded[-1]) != chunks[-1].tobytes():
+                msg = f"{name} does not give back what it was given"
+                raise AssertionError(msg)
+            tally.encoded = sum(memoryview(item).nbytes for item in encoded)
+    return tallies
+
+
+def _rates(tally: Tally, raw: int) -> tuple[str, str]:
+    return (
+        f"{raw / 1e6 / statistics.median(tally.encode_seconds):.0f}",
+        f"{raw / 1e6 / statistics.median(tally.decode_seconds):.0f}",
+    )
+
+
+def table(header: Sequence[str], rows: Iterator[Sequence[str]] | list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def order_table(run: Run, access: str, nbytes: int, repetitions: int) -> str:
+    """Codecs against the two in-chunk orders, for the chunks of one access pattern."""
+    shape = shapes(run.values)[access]
+    keys, raw = _sample(run.values, shape, nbytes)
+    orders = ORDERS if shape[0] > 1 else {"x fastest": ORDERS["x fastest"]}
+    candidates = {}
+    for label, order in orders.items():
+        chunks = [chunk(run.values, key, shape, order) for key in keys]
+        for name, codecs in _candidates(run.values.itemsize).items():
+            candidates[f"{name}|{label}"] = (codecs, chunks)
+    tallies = _measure(candidates, repetitions)
+    rows = []
+    for name in _candidates(run.values.itemsize):
+        row = [name]
+        for label in orders:
+            tally = tallies[f"{name}|{label}"]
+            ratio = raw / tally.encoded
+            against = ratio * run.gz_bytes / run.values.nbytes
+            row += [f"{ratio:.2f}", f"{against:.2f}" if against else "", *_rates(tally, raw)]
+        rows.append(row)
+    names = ["ratio", ".nii.gz / this", "encode", "decode"]
+    header = ["codec", *(f"{label}: {name}" for label in orders for name in names)]
+    title = f"### {run.name} {run.values.dtype}, {access} chunks {shape} (t, z, y, x)\n\n"
+    return title + table(header, rows)
+
+
+def delta(values: AnyArray, axis: int) -> AnyArray:
+    """Differences along one axis, modulo the range of an integer of that width; same shape."""
+    whole = values.view(f"<u{values.itemsize}")
+    zero = np.zeros((), whole.dtype)
+    return np.diff(whole, axis=axis, prepend=np.expand_dims(np.take(whole * 0 + zero, 0, axis), axis))
+
+
+def small_table(run: Run, access: str, nbytes: int, repetitions: int) -> str:
+    """Candidates for the smallest files, and what differences along time would add."""
+    shape = shapes(run.values)[access]
+    keys, raw = _sample(run.values, shape, nbytes)
+    order = ORDERS["t fastest" if shape[0] > 1 else "x fastest"]
+    chunks = [chunk(run.values, key, shape, order) for key in keys]
+    candidates = {
+        name: (codecs, chunks) for name, codecs in _small_candidates(run.values.itemsize).items()
+    }
+    if shape[0] > 1:
+        changes = [delta(item, 3) for item in chunks]
+        for name in ("blosc zstd 5", "blosc zstd 9"):
+            candidates[f"differences along t, {name}"] = (candidates[name][0], changes)
+    tallies = _measure(candidates, repetitions)
+    reference = tallies["blosc zstd 5"].encoded
+    rows = [
+        [name, f"{raw / tally.encoded:.3f}", f"{tally.encoded / reference:.3f}", *_rates(tally, raw)]
+        for name, tally in tallies.items()
+    ]
+    title = f"### {run.name}, {access} chunks {shape}\n\n"
+    return title + table(["codec", "ratio", "size / dual", "encode", "decode"], rows)
+
+
+def block_table(run: Run, budget: int, cname: str, repetitions: int) -> str:
+    """Size of blosc's blocks against the time to decode one voxel's series from a time chunk."""
+    steps, *space = run.values.shape
+    width = run.values.itemsize
+    shape = (steps, *split_to(space, budget // width // steps))
+    keys, raw = _sample(run.values, shape, 8 << 20)
+    chunks = [chunk(run.values, key, shape, ORDERS["t fastest"]) for key in keys]
+    nbytes, series = chunks[0].nbytes, steps * width
+    starts = np.random.default_rng(2).integers(0, nbytes // series, len(chunks)) * series
+    rows = []
+    encoded = {
+        kib: [encode(blosc(cname, 5, width, kib * KIB), item) for item in chunks]
+        for kib in (0, 16, 32, 64, 128, 256, 512)
+    }
+    whole: dict[int, list[float]] = {kib: [] for kib in encoded}
+    part: dict[int, list[float]] = {kib: [] for kib in encoded}
+    for _ in range(repetitions):
+        for kib, items in encoded.items():
+            codecs = blosc(cname, 5, width, kib * KIB)
+            pairs = list(zip(items, starts.tolist(), strict=True))
+            seconds, _unused = _timed(lambda item, c=codecs: decode(c, item, nbytes), items)  # type: ignore[misc]
+            whole[kib].append(seconds)
+            seconds, _unused = _timed(
+                lambda pair, c=codecs: _voxel(c, pair[0], nbytes, pair[1], series),  # type: ignore[misc]
+                pairs,
+            )
+            part[kib].append(seconds)
+    base = sum(memoryview(item).nbytes for item in encoded[0])
+    for kib, items in encoded.items():
+        size = sum(memoryview(item).nbytes for item in items)
+        rows.append(
+            [
+                "automatic" if not kib else f"{kib} KiB",
+                f"{raw / size:.3f}",
+                f"{size / base:.3f}",
+                f"{statistics.median(whole[kib]) / len(items) * 1e6:.0f}",
+                f"{statistics.median(part[kib]) / len(items) * 1e6:.0f}",
+            ]
+        )
+    title = f"### {run.name}, blosc {cname} 5, time chunks {shape}, {nbytes // KIB} KiB\n\n"
+    header = ["block", "ratio", "size / automatic", "whole chunk µs", "one voxel µs"]
+    return title + table(header, rows)
+
+
+def _voxel(codecs: Pipeline, data: Buffer, nbytes: int, start: int, size: int) -> Buffer:
+    found = decode_part(codecs, data, nbytes, start, start + size)
+    return decode(codecs, data, nbytes) if found is None else found[0]
+
+
+def main() -> None:
+    """Write the tables to stdout."""
+    arguments = parser(__doc__).parse_args()
+    numcodecs.blosc.use_threads = False
+    quick = arguments.quick
+    repetitions = 1 if quick else 3
+    nbytes = (4 if quick else 12) << 20
+    wanted = set((arguments.only or "order,small,block").split(","))
+    runs = load_runs(data_folder(arguments.data), quick=quick)
+    if "order" in wanted:
+        print("## In-chunk order and codec\n")
+        for run in runs:
+            for access in shapes(run.values):
+                print(order_table(run, access, nbytes, repetitions), flush=True)
+    if "small" in wanted:
+        print("## Smallest files\n")
+        for run in (run for run in runs if run.name in {"one-back", "pcasl", "float32"}):
+            for access in ("time", "volume"):
+                print(small_table(run, access, nbytes // 2, 1), flush=True)
+    if "block" in wanted:
+        print("## Size of blosc's blocks\n")
+        for cname in ("zstd", "lz4"):
+            for budget in (128, 256, 1024):
+                print(block_table(runs[0], budget * KIB, cname, 3 * repetitions), flush=True)
+
+
+if __name__ == "__main__":
+    main()

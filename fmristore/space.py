@@ -1,0 +1,482 @@
+"""Where the voxels of an image lie: shape, affine, spacing, repetition time, units."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+from fmristore_stores.errors import InvalidInputError, LayoutNotSupportedError, MetadataError
+
+__all__ = ["FoldedShape", "HeaderWarning", "NeuroSpace", "fold_shape"]
+
+FloatArray = npt.NDArray[np.float64]
+
+IMPLAUSIBLE_TR_S = 100.0
+"""A repetition time above this, in an unknown unit, was most likely meant as milliseconds."""
+
+_NIFTI1_MAX_LENGTH = 32767
+_FREESURFER_SURFACE = (27307, 1, 6)
+"""NIfTI-1 readers take this shape for a surface with 163842 vertices."""
+
+_SPACE_UNITS = {0: ("unknown", 1.0), 1: ("mm", 1e3), 2: ("mm", 1.0), 3: ("mm", 1e-3)}
+_TIME_UNITS = {0: ("unknown", 1.0), 8: ("s", 1.0), 16: ("s", 1e-3), 24: ("s", 1e-6)}
+_OTHER_UNITS = {32: "hz", 40: "ppm", 48: "rads"}
+_TIME_CODES = {"s": 8, "hz": 32, "ppm": 40, "rads": 48, "unknown": 0}
+
+
+class HeaderWarning(UserWarning):
+    """A header says something that is possible but most likely wrong."""
+
+
+class FoldedShape(NamedTuple):
+    """A NIfTI shape of one to seven dimensions, read as a volume or a run."""
+
+    spatial: tuple[int, int, int]
+    """Lengths along x, y, z."""
+    time_points: int | None
+    """Number of volumes, None for a single volume that has no fourth dimension."""
+    volume_axis: int | None
+    """Dimension (counted from 0) that numbers the volumes: 3 is time, 4 to 6 something else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class NeuroSpace:
+    """The grid of an image in the world, and its sampling in time.
+
+    Two spaces are equal if all their fields are; to compare grids whose affines went through
+    different software, use `same_grid`.
+
+    Parameters
+    ----------
+    spatial_shape : tuple of int, (X, Y, Z)
+        Number of voxels along each axis, at least 1.
+    affine : array_like, (4, 4), float64
+        Takes voxel indices (0-based i, j, k, 1) to world coordinates in mm, RAS+.
+        The space keeps a read-only copy.
+    time_points : int, optional
+        Number of volumes; None for a single volume without a time axis.
+    tr : float, optional
+        Repetition time in seconds; None if unknown or if the volumes are not a time series.
+    space_name : str, optional
+        Name of the template or reference space, such as ``"MNI152NLin2009cAsym"``.
+    space_unit : str, optional
+        ``"mm"``, or ``"unknown"`` if the source did not say (the numbers are taken as mm).
+    time_unit : str, optional
+        ``"s"``, ``"unknown"`` if the source did not say (taken as seconds), or ``"hz"``,
+        ``"ppm"``, ``"rads"`` for volumes that do not follow each other in time.
+
+    Raises
+    ------
+    InvalidInputError
+        If a length is below 1, the affine is not an invertible 4 x 4 matrix of finite numbers
+        with last row 0 0 0 1, or `tr` is not positive or given for a single volume.
+    """
+
+    spatial_shape: tuple[int, int, int]
+    affine: FloatArray
+    time_points: int | None = None
+    tr: float | None = None
+    space_name: str | None = None
+    space_unit: str = "mm"
+    time_unit: str = "s"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "spatial_shape", _checked_shape(self.spatial_shape))
+        affine = np.array(self.affine, dtype=np.float64)
+        problem = _affine_problem(affine)
+        if problem:
+            raise InvalidInputError(f"affine {problem}")
+        affine += 0.0  # turns -0.0 into 0.0, so that equal affines have equal bytes
+        affine.flags.writeable = False
+        object.__setattr__(self, "affine", affine)
+        if self.time_points is not None:
+            object.__setattr__(self, "time_points", int(self.time_points))
+        if self.time_points is not None and self.time_points < 1:
+            raise InvalidInputError(f"{self.time_points} time points: expected at least 1")
+        if self.tr is not None:
+            object.__setattr__(self, "tr", float(self.tr))
+            if self.time_points is None or not math.isfinite(self.tr) or self.tr <= 0:
+                msg = f"TR {self.tr} s: expected a positive number, and only with time points"
+                raise InvalidInputError(msg)
+
+    # The default would bring the affine back writable.
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = (
+            self.spatial_shape,
+            np.array(self.affine),
+            self.time_points,
+            self.tr,
+            self.space_name,
+            self.space_unit,
+            self.time_unit,
+        )
+        return _rebuild, (type(self), fields)
+
+    def _key(self) -> tuple[Any, ...]:
+        return (
+            self.spatial_shape,
+            self.affine.tobytes(),
+            self.time_points,
+            self.tr,
+            self.space_name,
+            self.space_unit,
+            self.time_unit,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, NeuroSpace) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        facts = [
+            " x ".join(map(str, self.shape)),
+            " x ".join(f"{length:.4g}" for length in self.spacing) + " mm",
+            self.orientation,
+            f"origin ({', '.join(f'{x:.4g}' for x in self.origin)}) mm",
+        ]
+        if self.tr is not None:
+            facts.insert(2, f"TR {self.tr:.6g} s")
+        if self.space_name:
+            facts.append(self.space_name)
+        return f"NeuroSpace({', '.join(facts)})"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths along x, y, z and, where there is one, the time axis."""
+        return self.spatial_shape + (() if self.time_points is None else (self.time_points,))
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxels along i, j, k, in mm."""
+        x, y, z = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0)).tolist()
+        return x, y, z
+
+    @property
+    def origin(self) -> tuple[float, float, float]:
+        """World coordinates of the centre of voxel (0, 0, 0), in mm."""
+        x, y, z = self.affine[:3, 3].tolist()
+        return x, y, z
+
+    @property
+    def orientation(self) -> str:
+        """Directions in which i, j, k grow, such as ``"RAS"`` or ``"LPI"``."""
+        import nibabel
+
+        codes: Sequence[str | None] = nibabel.orientations.aff2axcodes(self.affine)
+        return "".join(code or "?" for code in codes)
+
+    def without_time(self) -> Self:
+        """The space of one volume."""
+        return replace(self, time_points=None, tr=None)
+
+    def with_time(self, time_points: int, *, tr: float | None = None) -> Self:
+        """The space of `time_points` volumes on this grid, `tr` seconds apart.
+
+        Raises
+        ------
+        InvalidInputError
+            If `time_points` is below 1 or `tr` is not positive.
+        """
+        return replace(self, time_points=time_points, tr=tr)
+
+    def voxel_to_world(self, ijk: npt.ArrayLike) -> FloatArray:
+        """World coordinates of voxels.
+
+        Parameters
+        ----------
+        ijk : array_like, (..., 3)
+            Voxel indices, 0-based; fractions and positions outside the grid are fine.
+
+        Returns
+        -------
+        ndarray, (..., 3), float64
+            Coordinates in mm, RAS+.
+
+        Raises
+        ------
+        InvalidInputError
+            If the last axis does not have length 3.
+        """
+        points = _points(ijk)
+        return np.asarray(points @ self.affine[:3, :3].T + self.affine[:3, 3])
+
+    def world_to_voxel(self, xyz: npt.ArrayLike) -> FloatArray:
+        """Voxel coordinates of places in the world, not rounded.
+
+        Parameters
+        ----------
+        xyz : array_like, (..., 3)
+            Coordinates in mm, RAS+.
+
+        Returns
+        -------
+        ndarray, (..., 3), float64
+            Voxel coordinates, 0-based.
+
+        Raises
+        ------
+        InvalidInputError
+            If the last axis does not have length 3.
+        """
+        inverse = np.linalg.inv(self.affine)
+        return np.asarray(_points(xyz) @ inverse[:3, :3].T + inverse[:3, 3])
+
+    def grid_distance(self, other: NeuroSpace) -> float:
+        """Largest distance in mm between equal voxels of two grids; infinite if shapes differ."""
+        if self.spatial_shape != other.spatial_shape:
+            return math.inf
+        # The difference of two affine maps is affine, so it is largest at a corner.
+        corners = np.stack(
+            np.meshgrid(*[(0, length - 1) for length in self.spatial_shape], indexing="ij"), axis=-1
+        )
+        shift = self.voxel_to_world(corners) - other.voxel_to_world(corners)
+        return float(np.sqrt((shift**2).sum(axis=-1)).max())
+
+    def same_grid(self, other: NeuroSpace, *, tolerance_mm: float = 0.01) -> bool:
+        """Whether voxels of both spaces lie at the same places; time does not matter.
+
+        Parameters
+        ----------
+        other : NeuroSpace
+            The space to compare with.
+        tolerance_mm : float, optional
+            How far apart equal voxels may lie. The default allows for affines that were stored
+            as float32 or as a quaternion.
+        """
+        return self.grid_distance(other) <= tolerance_mm
+
+    @classmethod
+    def from_nibabel(cls, source: Any, *, space_name: str | None = None) -> Self:
+        """Space of a nibabel image or header.
+
+        The affine is chosen as nibabel does: the sform if its code is set, else the qform if its
+        code is set, else one made from the voxel sizes; a choice that is not an invertible matrix
+        of finite numbers is passed over with a `HeaderWarning`. Lengths become mm and times
+        seconds, by the units the header names.
+
+        Parameters
+        ----------
+        source : nibabel image or header
+            An image's own affine comes before that of its header.
+        space_name : str, optional
+            Name of the template, if known.
+
+        Raises
+        ------
+        MetadataError
+            If a length is below 1 or no usable affine is found.
+        LayoutNotSupportedError
+            If more than one dimension beyond the third is longer than 1.
+        """
+        header = getattr(source, "header", source)
+        shape: tuple[int, ...]
+        shape = source.shape if header is not source else header.get_data_shape()
+        folded = fold_shape(shape)
+        raw_units = int(header["xyzt_units"]) if _is_nifti(header) else 2
+        space_unit, to_mm = _SPACE_UNITS.get(raw_units & 0x07, ("unknown", 1.0))
+        affine = _best_affine(header, getattr(source, "affine", None))
+        affine[:3] *= to_mm
+        tr, time_unit = _repetition_time(header, folded, raw_units & 0x38)
+        return cls(
+            spatial_shape=folded.spatial,
+            affine=affine,
+            time_points=folded.time_points,
+            tr=tr,
+            space_name=space_name,
+            space_unit=space_unit,
+            time_unit=time_unit,
+        )
+
+    def to_header(self, dtype: npt.DTypeLike = np.float32) -> Any:
+        """Make a nibabel header for this space.
+
+        Parameters
+        ----------
+        dtype : dtype_like, optional
+            Type of the numbers.
+
+        Returns
+        -------
+        nibabel.Nifti1Header or nibabel.Nifti2Header
+            NIfTI-2 only if a length does not fit NIfTI-1. Both sform and qform are set; NIfTI-1
+            holds them as float32, and a qform holds no shear. An unknown TR is stored as 0.
+
+        Raises
+        ------
+        InvalidInputError
+            If NIfTI has no such type.
+        """
+        import nibabel
+        from nibabel.spatialimages import HeaderDataError
+
+        too_long = max(self.shape) > _NIFTI1_MAX_LENGTH or self.spatial_shape == _FREESURFER_SURFACE
+        header: Any = nibabel.Nifti2Header() if too_long else nibabel.Nifti1Header()
+        try:
+            header.set_data_dtype(np.dtype(dtype))
+        except HeaderDataError as error:
+            raise InvalidInputError(f"NIfTI cannot hold numbers of type {dtype}") from error
+        header.set_data_shape(self.shape)
+        header.set_zooms(self.spacing + (() if self.time_points is None else (self.tr or 0.0,)))
+        code = _transform_code(self.space_name)
+        header.set_sform(self.affine, code)
+        header.set_qform(self.affine, code)
+        units = (2 if self.space_unit == "mm" else 0) + _TIME_CODES.get(self.time_unit, 0)
+        header["xyzt_units"] = units
+        return header
+
+
+def fold_shape(shape: Sequence[int]) -> FoldedShape:
+    """Read a shape of one to seven dimensions as a volume or a run of volumes.
+
+    Missing spatial dimensions have length 1. Of dimensions 4 to 7 at most one may be longer than
+    1, and it numbers the volumes; if none is, the fourth does.
+
+    Raises
+    ------
+    MetadataError
+        If there are no or more than seven dimensions, or one has a length below 1.
+    LayoutNotSupportedError
+        If several dimensions beyond the third are longer than 1.
+
+    Examples
+    --------
+    >>> fold_shape((4, 5, 6, 1, 2))
+    FoldedShape(spatial=(4, 5, 6), time_points=2, volume_axis=4)
+    """
+    lengths = [int(length) for length in shape]
+    if not 1 <= len(lengths) <= 7 or min(lengths) < 1:
+        msg = f"shape {tuple(lengths)}: expected one to seven dimensions of length 1 or more"
+        raise MetadataError(msg)
+    x, y, z = (lengths + [1, 1])[:3]
+    extra = lengths[3:]
+    if not extra:
+        return FoldedShape((x, y, z), None, None)
+    longer = [axis for axis, length in enumerate(extra) if length > 1]
+    if len(longer) > 1:
+        msg = (
+            f"shape {tuple(lengths)}: dimensions {', '.join(str(axis + 4) for axis in longer)} are "
+            "all longer than 1; a run has one dimension beyond space. Split the image, or merge "
+            "those dimensions into one, first"
+        )
+        raise LayoutNotSupportedError(msg)
+    axis = longer[0] if longer else 0
+    return FoldedShape((x, y, z), extra[axis], axis + 3)
+
+
+def _rebuild(cls: type[NeuroSpace], fields: tuple[Any, ...]) -> NeuroSpace:
+    return cls(**dict(zip(cls.__slots__, fields, strict=True)))
+
+
+def _checked_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    lengths = tuple(int(length) for length in shape)
+    if len(lengths) != 3 or min(lengths) < 1:
+        raise InvalidInputError(f"spatial shape {lengths}: expected three lengths of 1 or more")
+    x, y, z = lengths
+    return x, y, z
+
+
+def _points(values: npt.ArrayLike) -> FloatArray:
+    points = np.asarray(values, dtype=np.float64)
+    if points.ndim == 0 or points.shape[-1] != 3:
+        msg = f"coordinates of shape {points.shape}: expected (..., 3)"
+        raise InvalidInputError(msg)
+    return points
+
+
+def _affine_problem(affine: FloatArray) -> str | None:
+    """Say why a matrix cannot be an affine, None if it can."""
+    if affine.shape != (4, 4):
+        return f"has shape {affine.shape}: expected (4, 4)"
+    if not np.isfinite(affine).all():
+        return "has entries that are not finite"
+    if (affine[3] != (0, 0, 0, 1)).any():
+        return f"has last row {affine[3].tolist()}: expected 0 0 0 1"
+    with np.errstate(over="ignore", under="ignore"):
+        lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    if not (np.isfinite(lengths) & (lengths > 0)).all():
+        return f"has columns of length {lengths.tolist()}"
+    if abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6:
+        return "cannot be inverted: its columns lie in a plane"
+    return None
+
+
+def _is_nifti(header: Any) -> bool:
+    import nibabel
+
+    return isinstance(header, nibabel.Nifti1Header)
+
+
+def _best_affine(header: Any, of_image: FloatArray | None) -> FloatArray:
+    """Nibabel's choice of affine, or the next one that can be inverted."""
+    from nibabel.spatialimages import HeaderDataError
+
+    choices: list[tuple[str, Any]] = []
+    if of_image is not None:
+        choices.append(("the image's affine", lambda: of_image))
+    if _is_nifti(header):
+        if int(header["sform_code"]) > 0:
+            choices.append(("the sform", header.get_sform))
+        if int(header["qform_code"]) > 0:
+            choices.append(("the qform", header.get_qform))
+        choices.append(("the affine made from voxel sizes", header.get_base_affine))
+    else:
+        choices.append(("the header's affine", header.get_best_affine))
+    problems = []
+    for name, choice in choices:
+        try:
+            affine = np.array(choice(), dtype=np.float64)
+        except (HeaderDataError, ValueError) as error:
+            problems.append(f"{name} cannot be made ({error})")
+            continue
+        problem = _affine_problem(affine)
+        if problem is None:
+            if problems:
+                warnings.warn(
+                    f"{'; '.join(problems)}; using {name} instead", HeaderWarning, stacklevel=3
+                )
+            return affine
+        problems.append(f"{name} {problem}")
+    raise MetadataError("; ".join(problems))
+
+
+def _repetition_time(
+    header: Any, folded: FoldedShape, time_code: int
+) -> tuple[float | None, str]:
+    """Seconds between volumes if the header knows them, and the unit of the volume axis."""
+    if folded.volume_axis is None:
+        return None, "s"
+    if folded.volume_axis != 3 or not _is_nifti(header):
+        return None, "unknown"
+    if time_code in _OTHER_UNITS:
+        return None, _OTHER_UNITS[time_code]
+    unit, to_seconds = _TIME_UNITS.get(time_code, ("unknown", 1.0))
+    stored = float(header["pixdim"][4])
+    if not math.isfinite(stored) or stored <= 0:
+        return None, unit
+    # The shortest decimal that the header's float stands for: 0.8 s, not 0.800000011920929.
+    tr = float(str(header["pixdim"][4])) * to_seconds
+    if unit == "unknown" and tr > IMPLAUSIBLE_TR_S:
+        warnings.warn(
+            f"the time between volumes is {tr:g} in an unknown unit, taken as seconds; "
+            "milliseconds are more likely. Correct xyzt_units or pixdim[4] of the header",
+            HeaderWarning,
+            stacklevel=3,
+        )
+    return tr, unit
+
+
+def _transform_code(space_name: str | None) -> int:
+    """NIfTI's code for what a space is aligned to."""
+    if space_name is None:
+        return 2
+    name = space_name.lower()
+    if name.startswith("mni"):
+        return 4
+    return 3 if name.startswith("talairach") else 5

@@ -1,0 +1,61 @@
+"""Decoded chunks, kept within a limit of bytes."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+from fmristore_stores.grid import ChunkKey
+from fmristore_stores.protocol import AnyArray
+
+__all__ = ["CHUNK_CACHE", "ChunkCache"]
+
+
+class ChunkCache:
+    """Decoded chunks of all readers of the process, least recently used dropped first.
+
+    Parameters
+    ----------
+    limit : int
+        Most bytes of decoded chunks to keep; 0 keeps none.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._chunks: OrderedDict[tuple[int, ChunkKey], AnyArray] = OrderedDict()
+        self._nbytes = 0
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes kept now."""
+        return self._nbytes
+
+    def get(self, owner: int, key: ChunkKey) -> AnyArray | None:
+        """Chunk of an owner, None if it is not here."""
+        with self._lock:
+            found = self._chunks.get((owner, key))
+            if found is not None:
+                self._chunks.move_to_end((owner, key))
+            return found
+
+    def put(self, owner: int, key: ChunkKey, chunk: AnyArray) -> None:
+        """Keep a chunk, dropping others to stay within the limit."""
+        if chunk.nbytes > self.limit:
+            return
+        with self._lock:
+            old = self._chunks.pop((owner, key), None)
+            self._nbytes += chunk.nbytes - (0 if old is None else old.nbytes)
+            self._chunks[owner, key] = chunk
+            while self._nbytes > self.limit:
+                self._nbytes -= self._chunks.popitem(last=False)[1].nbytes
+
+    def clear(self, owner: int | None = None) -> None:
+        """Drop the chunks of one owner, or all."""
+        with self._lock:
+            for name in [n for n in self._chunks if owner is None or n[0] == owner]:
+                self._nbytes -= self._chunks.pop(name).nbytes
+
+
+CHUNK_CACHE = ChunkCache(128 * 1024 * 1024)
+"""The cache that readers share; set its ``limit`` to change the memory it may take."""

@@ -1,0 +1,247 @@
+"""Opening stores by URL: locators that travel, and the handles that stay in their process.
+
+What user-facing objects hold is a `Handle`. It pickles and copies as its `Locator` alone and finds
+the opened store in a table of this process, opening it when needed: so it survives pickling,
+deepcopy, fork and any scheduler.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fmristore_stores.errors import ChangedError, ClosedError, NotFoundError
+from fmristore_stores.location import (
+    Kind,
+    content_token,
+    detect_kind,
+    filesystem,
+    is_local,
+    normalise,
+)
+from fmristore_stores.protocol import Store
+from fmristore_stores.sources import FsspecSource, storage_error
+
+__all__ = ["Handle", "Locator", "locate", "open_store"]
+
+_IDLE_STORES = 32
+"""Stores without users that stay open, in case they are wanted again."""
+_METADATA_BLOCK = 512 * 1024
+"""Block size of the cache through which HDF5 reads the metadata of a remote file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Locator:
+    """Where a store is and which version of it is meant; picklable.
+
+    Parameters
+    ----------
+    url : str
+        Normalised URL or absolute path.
+    kind : {"hdf5", "zarr"}
+        Which library opens it.
+    token : str
+        Changes when the store is replaced; empty if the filesystem offers nothing to tell by.
+    options : mapping
+        fsspec's storage options.
+    """
+
+    url: str
+    kind: Kind
+    token: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+def locate(
+    url: str | os.PathLike[str],
+    *,
+    kind: Kind | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Locator:
+    """Find an existing store and what kind it is.
+
+    Raises
+    ------
+    NotFoundError
+        If there is nothing at `url`.
+    UnknownFormatError
+        If it is neither HDF5 nor Zarr.
+    """
+    options = dict(storage_options or {})
+    normal = normalise(url)
+    kind = kind or detect_kind(normal, options)
+    token = content_token(normal, kind, options)
+    return Locator(url=normal, kind=kind, token=token, options=options)
+
+
+def open_store(
+    url: str | os.PathLike[str],
+    mode: Literal["r", "r+"] = "r",
+    *,
+    kind: Kind | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Store:
+    """Open an existing store by path or URL.
+
+    Parameters
+    ----------
+    url : str or path
+        Local path or any URL that fsspec knows.
+    mode : {"r", "r+"}
+        Reading, or reading and writing in place.
+    kind : {"hdf5", "zarr"}, optional
+        Insist on a kind; found out by the first bytes otherwise.
+    storage_options : mapping, optional
+        Passed to fsspec.
+
+    Returns
+    -------
+    Store
+        To be closed by the caller.
+
+    Raises
+    ------
+    NotFoundError
+        If there is nothing at `url`.
+    UnknownFormatError
+        If it is neither HDF5 nor Zarr.
+    """
+    return _open(locate(url, kind=kind, storage_options=storage_options), mode)
+
+
+def _open(locator: Locator, mode: Literal["r", "r+"] = "r") -> Store:
+    if locator.kind == "zarr":
+        from fmristore_stores.zarr import ZarrStore
+
+        if is_local(locator.url):
+            return ZarrStore(locator.url, mode=mode)
+        fs, path = filesystem(locator.url, locator.options)
+        return ZarrStore(path, mode=mode, url=locator.url, fs=fs)
+
+    from fmristore_stores.hdf5 import HDF5Store
+
+    if is_local(locator.url):
+        return HDF5Store(locator.url, mode=mode)
+    fs, path = filesystem(locator.url, locator.options)
+    try:
+        file = fs.open(path, "rb", block_size=_METADATA_BLOCK, cache_type="blockcache")
+    except Exception as error:  # every service raises its own classes
+        raise storage_error(error, locator.url) from error
+    return HDF5Store(path, mode=mode, url=locator.url, source=FsspecSource(fs), file=file)
+
+
+class _OpenStores:
+    """Stores that this process has open for reading, with the number of their users."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._stores: OrderedDict[Locator, Store] = OrderedDict()
+        self._users: Counter[Locator] = Counter()
+        self._inherited: list[Store] = []
+
+    def join(self, locator: Locator) -> Store:
+        """Become a user of a store, opening it if nobody has yet."""
+        with self._lock:
+            store = self.get(locator)
+            self._users[locator] += 1
+            return store
+
+    def get(self, locator: Locator) -> Store:
+        """Return the opened store, opening it again if this process does not have it."""
+        with self._lock:
+            self._after_fork()
+            store = self._stores.get(locator)
+            if store is None or store.closed:
+                now = content_token(locator.url, locator.kind, locator.options)
+                if now != locator.token:
+                    gone = locator.token and not now
+                    error = NotFoundError if gone else ChangedError
+                    raise error(
+                        "the store was removed or replaced since it was opened; open it again",
+                        url=locator.url,
+                    )
+                store = self._stores[locator] = _open(locator)
+                self._drop_idle()
+            self._stores.move_to_end(locator)
+            return store
+
+    def leave(self, locator: Locator) -> None:
+        """Stop being a user; the last one closes the store."""
+        with self._lock:
+            self._users[locator] -= 1
+            if self._users[locator] <= 0:
+                del self._users[locator]
+                store = self._stores.pop(locator, None)
+                if store is not None:
+                    store.close()
+
+    def _drop_idle(self) -> None:
+        idle = [known for known in self._stores if not self._users[known]]
+        for known in idle[: max(0, len(idle) - _IDLE_STORES)]:
+            self._stores.pop(known).close()
+
+    def _after_fork(self) -> None:
+        """Forget the parent's handles without closing them: they are the parent's."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._inherited.extend(self._stores.values())
+            self._stores.clear()
+
+
+_open_stores = _OpenStores()
+
+
+class Handle:
+    """A user's hold on an opened store: pickles, copies and survives forks as its locator.
+
+    Parameters
+    ----------
+    locator : Locator
+        Which store.
+    """
+
+    def __init__(self, locator: Locator) -> None:
+        self.locator = locator
+        self._closed = False
+        self._joined = os.getpid()
+        _open_stores.join(locator)
+
+    @property
+    def store(self) -> Store:
+        """The opened store of this process.
+
+        Raises
+        ------
+        ClosedError
+            After `close`.
+        ChangedError
+            If the store was replaced and has to be opened again.
+        """
+        if self._closed:
+            raise ClosedError("this object was closed; open it again", url=self.locator.url)
+        return _open_stores.get(self.locator)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def close(self) -> None:
+        """Give the store up; harmless when repeated."""
+        if not self._closed:
+            self._closed = True
+            if self._joined == os.getpid():
+                _open_stores.leave(self.locator)
+
+    def __reduce__(self) -> tuple[type[Handle], tuple[Locator]]:
+        if self._closed:
+            raise ClosedError("a closed object cannot be pickled", url=self.locator.url)
+        return Handle, (self.locator,)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Handle:
+        return Handle(self.locator)

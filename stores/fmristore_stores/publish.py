@@ -1,0 +1,302 @@
+"""Creating stores and files so that they become visible whole, or not at all.
+
+Locally everything is written beside its destination under a hidden name, flushed to disk, and
+renamed. On object storage, where nothing can be renamed, an HDF5 file is built locally and
+uploaded when complete, and the root metadata of a Zarr store, which makes it recognisable, is
+written last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fmristore_stores.errors import (
+    AlreadyExistsError,
+    FmristoreError,
+    InvalidInputError,
+    NotFoundError,
+    ReadOnlyError,
+)
+from fmristore_stores.location import (
+    HDF5_SUFFIXES,
+    ZARR_SUFFIXES,
+    Kind,
+    exists,
+    filesystem,
+    is_local,
+    kind_of_name,
+    normalise,
+)
+from fmristore_stores.protocol import Store
+from fmristore_stores.sources import storage_error
+
+__all__ = ["create_store", "publish_file"]
+
+_RENAME_ATTEMPTS = 6
+"""Windows refuses a rename while a virus scanner holds the file; it lets go within a second."""
+_ZARR_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
+
+
+@contextlib.contextmanager
+def create_store(
+    url: str | os.PathLike[str],
+    *,
+    kind: Kind | None = None,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Iterator[Store]:
+    """Make a new store that appears at `url` when the block ends without an error.
+
+    Parameters
+    ----------
+    url : str or path
+        Local path or any URL that fsspec can write to.
+    kind : {"hdf5", "zarr"}, optional
+        By the ending of the name otherwise.
+    overwrite : bool
+        Replace what is there; until the new store is complete the old one stays as it is.
+    storage_options : mapping, optional
+        Passed to fsspec.
+
+    Yields
+    ------
+    Store
+        Empty and writable; closed when the block ends.
+
+    Raises
+    ------
+    AlreadyExistsError
+        If there is something and `overwrite` is false, or it is not a store.
+    NotFoundError
+        If the folder that it shall lie in does not exist.
+    ReadOnlyError
+        If the protocol cannot write.
+    InvalidInputError
+        If neither `kind` nor the name tells which kind of store is wanted.
+    """
+    target = normalise(url)
+    chosen = kind or kind_of_name(target)
+    if chosen is None:
+        endings = " or ".join((*HDF5_SUFFIXES[:2], *ZARR_SUFFIXES))
+        raise InvalidInputError(f"the name of a new store must end in {endings}", url=target)
+    if chosen == "hdf5":
+        from fmristore_stores.hdf5 import HDF5Store
+
+        with (
+            publish_file(target, overwrite=overwrite, storage_options=storage_options) as path,
+            contextlib.closing(HDF5Store(path, mode="w", url=target)) as store,
+        ):
+            yield store
+    elif is_local(target):
+        with (
+            _publish_directory(target, overwrite=overwrite) as path,
+            _new_zarr(path, target) as store,
+        ):
+            yield store
+    else:
+        with _publish_prefix(target, overwrite=overwrite, options=storage_options) as store:
+            yield store
+
+
+@contextlib.contextmanager
+def publish_file(
+    url: str,
+    *,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Iterator[str]:
+    """Write one file that appears at a normalised `url` when the block ends without an error.
+
+    Yields
+    ------
+    str
+        Local path to write to; on the same file system as a local destination.
+
+    Raises
+    ------
+    AlreadyExistsError
+        If there is something and `overwrite` is false, or it is a directory.
+    NotFoundError
+        If the folder that it shall lie in does not exist.
+    ReadOnlyError
+        If the protocol cannot write.
+    """
+    if is_local(url):
+        target = os.path.realpath(url)
+        _check_free(target, overwrite=overwrite, directory=False)
+        with _staging(target) as staged:
+            yield staged
+            _sync(staged)
+            _check_free(target, overwrite=overwrite, directory=False)
+            _rename(staged, target)
+            _sync(os.path.dirname(target))  # noqa: PTH120 - one string, no Path needed
+        return
+    fs, path = filesystem(url, storage_options)
+    _check_writable(url)
+    _check_absent(url, storage_options, overwrite=overwrite)
+    with tempfile.TemporaryDirectory(prefix="fmristore-") as folder:
+        staged = str(Path(folder, "new"))
+        yield staged
+        try:
+            _check_absent(url, storage_options, overwrite=overwrite)
+            fs.put_file(staged, path)
+        except Exception as error:
+            raise storage_error(error, url) from error
+
+
+@contextlib.contextmanager
+def _publish_directory(url: str, *, overwrite: bool) -> Iterator[str]:
+    target = os.path.realpath(url)
+    _check_free(target, overwrite=overwrite, directory=True)
+    with _staging(target) as staged:
+        yield staged
+        _sync_tree(staged)
+        _check_free(target, overwrite=overwrite, directory=True)
+        if not os.path.lexists(target):
+            _rename(staged, target)
+        else:
+            old = _sibling(target, "old")
+            _rename(target, old)
+            try:
+                _rename(staged, target)
+            except BaseException:
+                _rename(old, target)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+        _sync(os.path.dirname(target))  # noqa: PTH120 - one string, no Path needed
+
+
+@contextlib.contextmanager
+def _publish_prefix(
+    url: str, *, overwrite: bool, options: Mapping[str, Any] | None
+) -> Iterator[Store]:
+    """Write a Zarr store to object storage: everything else first, root metadata last.
+
+    With `overwrite` the new store is written under a name of its own and copied over when it is
+    complete; the old one is gone from then on, and incomplete only while the service copies.
+    """
+    _check_writable(url)
+    fs, path = filesystem(url, options)
+    replace = _check_absent(url, options, overwrite=overwrite)
+    place = f"{path}.{uuid.uuid4().hex[:8]}.partial" if replace else path
+    try:
+        with _new_zarr(place, url, fs=fs) as store:
+            yield store
+        if replace:
+            fs.rm(path, recursive=True)
+            names = sorted(fs.find(place), key=lambda name: name == f"{place}/zarr.json")
+            for name in names:
+                fs.copy(name, path + name.removeprefix(place))
+            fs.rm(place, recursive=True)
+    except BaseException as error:
+        with contextlib.suppress(Exception):
+            fs.rm(place, recursive=True)
+        if isinstance(error, FmristoreError) or not isinstance(error, Exception):
+            raise
+        raise storage_error(error, url) from error
+
+
+@contextlib.contextmanager
+def _new_zarr(path: str, url: str, fs: Any = None) -> Iterator[Store]:
+    from fmristore_stores.zarr import ZarrStore
+
+    with contextlib.closing(ZarrStore(path, mode="w", url=url, fs=fs)) as store:
+        yield store
+        store.consolidate()
+
+
+# Local files ---------------------------------------------------------------------------------
+
+
+def _sibling(target: str, purpose: str) -> str:
+    folder, name = os.path.split(target)
+    return os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.{purpose}")  # noqa: PTH118
+
+
+@contextlib.contextmanager
+def _staging(target: str) -> Iterator[str]:
+    """Hidden path beside `target`; whatever is left there in the end is removed."""
+    staged = _sibling(target, "partial")
+    try:
+        yield staged
+    except OSError as error:
+        raise storage_error(error, target) from error
+    finally:
+        if os.path.isdir(staged):  # noqa: PTH112
+            shutil.rmtree(staged, ignore_errors=True)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(staged)  # noqa: PTH108
+
+
+def _check_free(target: str, *, overwrite: bool, directory: bool) -> None:
+    """Check that `target` may be created, or replaced by something of the same kind."""
+    path = Path(target)
+    if not path.parent.is_dir():
+        raise NotFoundError(f"the folder {path.parent} does not exist", url=target)
+    if not os.path.lexists(target):
+        return
+    if not overwrite:
+        raise AlreadyExistsError("exists already; pass overwrite=True to replace it", url=target)
+    if directory:
+        stored = path.is_dir() and (
+            any((path / name).exists() for name in _ZARR_FILES) or not any(path.iterdir())
+        )
+        if not stored:
+            raise AlreadyExistsError("exists and is not a Zarr store: not replaced", url=target)
+    elif not path.is_file():
+        raise AlreadyExistsError("exists and is not a file: not replaced", url=target)
+
+
+def _rename(source: str, target: str) -> None:
+    for attempt in range(_RENAME_ATTEMPTS):
+        try:
+            os.replace(source, target)  # noqa: PTH105
+        except PermissionError:
+            if os.name != "nt" or attempt == _RENAME_ATTEMPTS - 1:
+                raise
+            time.sleep(0.05 * 2**attempt)
+        else:
+            return
+
+
+def _sync(path: str) -> None:
+    """Make a file, or the names in a directory, survive a power cut."""
+    if os.name == "nt" and os.path.isdir(path):  # noqa: PTH112 - Windows cannot open directories
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_tree(folder: str) -> None:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            _sync(os.path.join(parent, name))  # noqa: PTH118
+        _sync(parent)
+
+
+# Object storage ------------------------------------------------------------------------------
+
+
+def _check_writable(url: str) -> None:
+    if url.startswith(("http://", "https://")):
+        raise ReadOnlyError("nothing can be written over http", url=url)
+
+
+def _check_absent(url: str, options: Mapping[str, Any] | None, *, overwrite: bool) -> bool:
+    """Whether something lies at `url`, which is an error unless it may be overwritten."""
+    found = exists(url, options)
+    if found and not overwrite:
+        raise AlreadyExistsError("exists already; pass overwrite=True to replace it", url=url)
+    return found

@@ -1,0 +1,110 @@
+"""Byte ranges: which ones to fetch together, and what a read of them costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fmristore_stores.protocol import ByteRange
+
+__all__ = ["ReadCost", "batches", "merge_ranges", "span_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadCost:
+    """What a read takes when nothing is cached.
+
+    Parameters
+    ----------
+    chunks : int
+        Chunks touched that are stored.
+    missing : int
+        Chunks touched that were never written.
+    requests : int or None
+        Byte ranges asked for, after merging neighbours; None where a library does the reading.
+    encoded_bytes : int or None
+        Size of the touched chunks as stored.
+    fetched_bytes : int or None
+        Bytes transferred: `encoded_bytes`, and the gaps inside merged ranges.
+    decoded_bytes : int
+        Size of the touched chunks decoded. A codec that decodes parts of chunks (blosc) may get
+        away with less.
+    returned_bytes : int
+        Size of the result in the stored dtype.
+    """
+
+    chunks: int
+    missing: int
+    requests: int | None
+    encoded_bytes: int | None
+    fetched_bytes: int | None
+    decoded_bytes: int
+    returned_bytes: int
+
+    @property
+    def amplification(self) -> float:
+        """Bytes decoded for each byte returned."""
+        return self.decoded_bytes / self.returned_bytes if self.returned_bytes else 0.0
+
+
+def merge_ranges(ranges: Sequence[ByteRange], gap: int, block: int) -> list[list[int]]:
+    """Group byte ranges that are better fetched as one.
+
+    Parameters
+    ----------
+    ranges : sequence of ByteRange
+        In any order.
+    gap : int
+        Largest number of unwanted bytes between neighbours; negative merges nothing.
+    block : int
+        Largest span of a group of more than one.
+
+    Returns
+    -------
+    list of list of int
+        Indices into `ranges`, each group sorted by offset.
+    """
+    order = sorted(range(len(ranges)), key=lambda i: ranges[i])
+    if gap < 0:
+        return [[i] for i in order]
+    groups: list[list[int]] = []
+    end = 0
+    for i in order:
+        source, offset, length = ranges[i]
+        if groups:
+            first = ranges[groups[-1][0]]
+            if (
+                first.source == source
+                and offset - end <= gap
+                and max(end, offset + length) - first.offset <= block
+            ):
+                groups[-1].append(i)
+                end = max(end, offset + length)
+                continue
+        groups.append([i])
+        end = offset + length
+    return groups
+
+
+def span_of(ranges: Sequence[ByteRange], group: Sequence[int]) -> ByteRange:
+    """One range that holds all ranges of a group of the same source."""
+    first = ranges[group[0]]
+    end = max(ranges[i].offset + ranges[i].length for i in group)
+    return ByteRange(first.source, first.offset, end - first.offset)
+
+
+def batches(
+    ranges: Sequence[ByteRange], groups: list[list[int]], limit: int
+) -> Iterator[list[list[int]]]:
+    """Cut groups of ranges into rounds of at most `limit` bytes (or one group)."""
+    batch: list[list[int]] = []
+    size = 0
+    for group in groups:
+        length = span_of(ranges, group).length
+        if batch and size + length > limit:
+            yield batch
+            batch, size = [], 0
+        batch.append(group)
+        size += length
+    if batch:
+        yield batch

@@ -1,0 +1,437 @@
+"""The parallel chunk reader: regions and scattered points of an array, through chunk references.
+
+One reader serves one array of any store. It locates the chunks, takes those that were decoded
+before from a cache, fetches the rest (each with its own read on a local disk, as few merged
+ranges on object storage), decodes them on worker threads outside the libraries' locks, and copies
+what was asked for into one result. Arrays without chunk references are read through their store.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+
+from fmristore_stores import codecs
+from fmristore_stores.cache import CHUNK_CACHE, ChunkCache
+from fmristore_stores.errors import CorruptDataError, FmristoreError, SelectionError
+from fmristore_stores.grid import ChunkKey, Overlap, Region, overlaps, parse_region, region_shape
+from fmristore_stores.parallel import for_each
+from fmristore_stores.protocol import (
+    AnyArray,
+    Array,
+    Buffer,
+    Capability,
+    ChunkRef,
+    ChunkRefs,
+)
+from fmristore_stores.ranges import ReadCost, batches, merge_ranges, span_of
+
+__all__ = ["ChunkReader"]
+
+_BATCH_BYTES = 64 * 1024 * 1024
+"""Encoded bytes of one round of concurrent requests."""
+_INLINE_BYTES = 128 * 1024
+"""Decoded bytes below which handing work to another thread costs more than it saves."""
+
+
+class _Loaded(NamedTuple):
+    """Elements of one chunk: at least those that were needed."""
+
+    values: AnyArray
+    origin: tuple[int, ...]
+    """Position within the chunk of the first element of `values`."""
+
+
+class _Piece(NamedTuple):
+    """One chunk's part in a read."""
+
+    key: ChunkKey
+    box: Region
+    """Smallest box of the chunk that holds all that is needed of it."""
+    place: Callable[[_Loaded | None], None]
+    """Copies into the result; None stands for a chunk that was never written."""
+
+
+class ChunkReader:
+    """Reads regions and points of one array.
+
+    Parameters
+    ----------
+    array : Array
+        Of any store. Read directly through chunk references where it has them.
+    cache : ChunkCache, optional
+        Where decoded chunks are kept; the process-wide one by default.
+    missing : {"fill", "error"}
+        What a chunk that was never written means: the fill value, or damage.
+    """
+
+    _numbers = itertools.count()
+
+    def __init__(
+        self,
+        array: Array,
+        *,
+        cache: ChunkCache | None = None,
+        missing: Literal["fill", "error"] = "fill",
+    ) -> None:
+        self.array = array
+        self.spec = array.spec
+        self._cache = CHUNK_CACHE if cache is None else cache
+        self._missing = missing
+        self._owner = next(self._numbers)
+        self._seen: set[ChunkKey] = set()
+        self._direct = Capability.CHUNK_REFS in array.capabilities
+        self._memory_chunks = self.spec.memory.layout.chunks
+        self._axes = self.spec.layout.axes
+        self._inverse = tuple(int(i) for i in np.argsort(self._axes))
+
+    # Whole regions --------------------------------------------------------------------------
+
+    def read(self, region: Region | None = None, out: AnyArray | None = None) -> AnyArray:
+        """Read a region.
+
+        Parameters
+        ----------
+        region : tuple of slice, optional
+            One slice per axis with a positive step; everything by default.
+        out : ndarray, optional
+            Of the region's shape and the array's dtype.
+
+        Returns
+        -------
+        ndarray
+            `out`, or a new C-contiguous array.
+
+        Raises
+        ------
+        SelectionError
+            If the region does not fit the array.
+        CorruptDataError
+            If a chunk is damaged, or missing and `missing` is ``"error"``.
+        """
+        region = parse_region(region, self.spec.shape)
+        shape = region_shape(region)
+        if out is not None and (out.shape != shape or out.dtype != self.spec.dtype):
+            raise SelectionError(
+                f"out has shape {out.shape} and dtype {out.dtype}; "
+                f"the region has {shape} and {self.spec.dtype}"
+            )
+        if not self._direct:
+            return self.array.read(region, out)
+        result = np.empty(shape, self.spec.dtype) if out is None else out
+        pieces = [
+            self._region_piece(overlap, result)
+            for overlap in overlaps(region, self.spec.layout.chunks)
+        ]
+        self._run(pieces)
+        return result
+
+    def cost(self, region: Region | None = None) -> ReadCost:
+        """What `read` of a region takes, without reading any data.
+
+        Locating the chunks may read an index (once per array or shard, then remembered).
+        """
+        region = parse_region(region, self.spec.shape)
+        keys = [overlap.key for overlap in overlaps(region, self.spec.layout.chunks)]
+        returned = math.prod(region_shape(region)) * self.spec.dtype.itemsize
+        return self._cost(keys, returned)
+
+    def _region_piece(self, overlap: Overlap, result: AnyArray) -> _Piece:
+        def place(loaded: _Loaded | None) -> None:
+            if loaded is None:
+                result[overlap.target] = self.spec.fill
+                return
+            part = tuple(
+                slice(s.start - o, s.stop - o, s.step)
+                for s, o in zip(overlap.source, loaded.origin, strict=True)
+            )
+            result[overlap.target] = loaded.values[part]
+
+        return _Piece(overlap.key, overlap.source, place)
+
+    # Scattered points -----------------------------------------------------------------------
+
+    def read_points(
+        self, axes: Sequence[int], points: AnyArray, region: Region | None = None
+    ) -> AnyArray:
+        """Read many positions along some axes, with a region of the other axes at each of them.
+
+        Every chunk is fetched and decoded once, however many points lie in it.
+
+        Parameters
+        ----------
+        axes : sequence of int
+            The k axes that points are given along.
+        points : ndarray of int, shape (n, k)
+            Non-negative positions.
+        region : tuple of slice, optional
+            One slice for every other axis, in the array's order; everything by default.
+
+        Returns
+        -------
+        ndarray, shape (n, ...)
+            One row per point, the other axes in the array's order.
+
+        Raises
+        ------
+        SelectionError
+            If a point lies outside the array.
+        """
+        axes = tuple(axes)
+        others, region = self._other_axes(axes, region)
+        points = np.asarray(points, np.int64).reshape(-1, len(axes))
+        lengths = [self.spec.shape[a] for a in axes]
+        if (points < 0).any() or (points >= lengths).any():
+            raise SelectionError(f"a point lies outside the axes of lengths {lengths}")
+        result = np.empty((len(points), *region_shape(region)), self.spec.dtype)
+        if not len(points):
+            return result
+        if not self._direct:
+            return self._read_points_plainly(axes, points, region, result)
+        pieces = [
+            self._points_piece(axes, others, points[rows], rows, overlap, result)
+            for rows in self._rows_by_chunk(axes, points)
+            for overlap in overlaps(region, tuple(self.spec.layout.chunks[a] for a in others))
+        ]
+        self._run(pieces)
+        return result
+
+    def cost_points(
+        self, axes: Sequence[int], points: AnyArray, region: Region | None = None
+    ) -> ReadCost:
+        """What `read_points` takes, without reading any data."""
+        axes = tuple(axes)
+        others, region = self._other_axes(axes, region)
+        points = np.asarray(points, np.int64).reshape(-1, len(axes))
+        sizes = [self.spec.layout.chunks[a] for a in axes]
+        keys = [
+            self._key(axes, tuple(points[rows[0]] // sizes), others, overlap.key)
+            for rows in (self._rows_by_chunk(axes, points) if len(points) else ())
+            for overlap in overlaps(region, tuple(self.spec.layout.chunks[a] for a in others))
+        ]
+        count = len(points) * math.prod(region_shape(region))
+        return self._cost(keys, count * self.spec.dtype.itemsize)
+
+    def _other_axes(
+        self, axes: tuple[int, ...], region: Region | None
+    ) -> tuple[tuple[int, ...], Region]:
+        others = tuple(a for a in range(len(self.spec.shape)) if a not in axes)
+        return others, parse_region(region, tuple(self.spec.shape[a] for a in others))
+
+    def _rows_by_chunk(self, axes: tuple[int, ...], points: AnyArray) -> list[AnyArray]:
+        """Row numbers of the points, grouped by the chunk they lie in."""
+        sizes = [self.spec.layout.chunks[a] for a in axes]
+        grid = [-(-self.spec.shape[a] // c) for a, c in zip(axes, sizes, strict=True)]
+        numbers = np.ravel_multi_index(tuple((points // sizes).T), grid)
+        order = np.argsort(numbers, kind="stable")
+        return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
+
+    @staticmethod
+    def _key(
+        axes: tuple[int, ...], at: tuple[int, ...], others: tuple[int, ...], rest: ChunkKey
+    ) -> ChunkKey:
+        key = dict(zip(axes, at, strict=True)) | dict(zip(others, rest, strict=True))
+        return tuple(int(key[a]) for a in sorted(key))
+
+    def _points_piece(
+        self,
+        axes: tuple[int, ...],
+        others: tuple[int, ...],
+        points: AnyArray,
+        rows: AnyArray,
+        overlap: Overlap,
+        result: AnyArray,
+    ) -> _Piece:
+        sizes = np.array([self.spec.layout.chunks[a] for a in axes])
+        inside = points % sizes
+        low, high = inside.min(axis=0), inside.max(axis=0) + 1
+        box: dict[int, slice] = dict(zip(others, overlap.source, strict=True))
+        box |= {a: slice(int(b), int(e), 1) for a, b, e in zip(axes, low, high, strict=True)}
+
+        def place(loaded: _Loaded | None) -> None:
+            if loaded is None:
+                result[_index(rows, *overlap.target)] = self.spec.fill
+                return
+            origin = loaded.origin
+            at = tuple(inside[:, i] - origin[a] for i, a in enumerate(axes))
+            rest = tuple(
+                slice(s.start - origin[a], s.stop - origin[a], s.step)
+                for a, s in zip(others, overlap.source, strict=True)
+            )
+            values = loaded.values.transpose(axes + others)
+            result[_index(rows, *overlap.target)] = values[at + rest]
+
+        key = self._key(axes, tuple(points[0] // sizes), others, overlap.key)
+        return _Piece(key, tuple(box[a] for a in sorted(box)), place)
+
+    def _read_points_plainly(
+        self, axes: tuple[int, ...], points: AnyArray, region: Region, result: AnyArray
+    ) -> AnyArray:
+        """Read points through the store itself: the box around the points of each chunk."""
+        others = tuple(a for a in range(len(self.spec.shape)) if a not in axes)
+        for rows in self._rows_by_chunk(axes, points):
+            low, high = points[rows].min(axis=0), points[rows].max(axis=0) + 1
+            box: dict[int, slice] = dict(zip(others, region, strict=True))
+            box |= {a: slice(int(b), int(e), 1) for a, b, e in zip(axes, low, high, strict=True)}
+            values = self.array.read(tuple(box[a] for a in sorted(box))).transpose(axes + others)
+            result[rows] = values[tuple((points[rows] - low).T)]
+        return result
+
+    # Fetching and decoding ------------------------------------------------------------------
+
+    def _refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
+        return cast("ChunkRefs", self.array).refs(keys)
+
+    def _cost(self, keys: list[ChunkKey], returned: int) -> ReadCost:
+        if not self._direct:
+            return ReadCost(
+                chunks=len(keys),
+                missing=0,
+                requests=None,
+                encoded_bytes=None,
+                fetched_bytes=None,
+                decoded_bytes=len(keys) * self.spec.chunk_nbytes,
+                returned_bytes=returned,
+            )
+        ranges = [ref.range for ref in self._refs(keys) if ref is not None]
+        policy = cast("ChunkRefs", self.array).policy
+        groups = merge_ranges(ranges, policy.gap, policy.block)
+        return ReadCost(
+            chunks=len(ranges),
+            missing=len(keys) - len(ranges),
+            requests=len(groups),
+            encoded_bytes=sum(r.length for r in ranges),
+            fetched_bytes=sum(span_of(ranges, group).length for group in groups),
+            decoded_bytes=len(ranges) * self.spec.chunk_nbytes,
+            returned_bytes=returned,
+        )
+
+    def _run(self, pieces: list[_Piece]) -> None:
+        """Place every piece: cached chunks first, the others as they are fetched and decoded."""
+        wanted = []
+        for piece in pieces:
+            chunk = self._cache.get(self._owner, piece.key)
+            if chunk is None:
+                wanted.append(piece)
+            else:
+                piece.place(_Loaded(chunk, (0,) * chunk.ndim))
+        if not wanted:
+            return
+        keep = len(wanted) * self.spec.chunk_nbytes <= self._cache.limit
+        found: list[tuple[_Piece, ChunkRef]] = []
+        for piece, ref in zip(wanted, self._refs([p.key for p in wanted]), strict=True):
+            if ref is not None:
+                found.append((piece, ref))
+            elif self._missing == "fill":
+                piece.place(None)
+            else:
+                raise self._error(piece.key, "is missing: the data are damaged")
+        if not cast("ChunkRefs", self.array).policy.concurrent:
+            self._run_local(found, keep=keep)
+        else:
+            self._run_remote(found, keep=keep)
+
+    def _run_local(self, found: list[tuple[_Piece, ChunkRef]], *, keep: bool) -> None:
+        array = cast("ChunkRefs", self.array)
+
+        def work(item: tuple[_Piece, ChunkRef]) -> None:
+            piece, ref = item
+            (data,) = array.fetch([ref.range])
+            self._place(piece, ref, data, keep=keep)
+
+        small = len(found) * self.spec.chunk_nbytes <= _INLINE_BYTES
+        for_each(work, found, workers=1 if small else None)
+
+    def _run_remote(self, found: list[tuple[_Piece, ChunkRef]], *, keep: bool) -> None:
+        array = cast("ChunkRefs", self.array)
+        ranges = [ref.range for _, ref in found]
+
+        def work(item: tuple[int, Buffer]) -> None:
+            piece, ref = found[item[0]]
+            self._place(piece, ref, item[1], keep=keep)
+
+        for batch in batches(ranges, merge_ranges(ranges, *array.policy[:2]), _BATCH_BYTES):
+            spans = [span_of(ranges, group) for group in batch]
+            arrived = array.fetch(spans)
+            cut = [
+                (i, memoryview(data)[start : start + ranges[i].length])
+                for group, span, data in zip(batch, spans, arrived, strict=True)
+                for i in group
+                for start in (ranges[i].offset - span.offset,)
+            ]
+            for_each(work, cut)
+
+    def _place(self, piece: _Piece, ref: ChunkRef, data: Buffer, *, keep: bool) -> None:
+        try:
+            piece.place(self._decode(piece, ref, data, keep=keep))
+        except CorruptDataError as error:
+            raise self._error(piece.key, f"cannot be read: {error.message}") from error
+
+    def _decode(self, piece: _Piece, ref: ChunkRef, data: Buffer, *, keep: bool) -> _Loaded:
+        """Decode a chunk, or just the part that is needed when it is needed for the first time."""
+        spec = self.spec
+        if not ref.skip and piece.key not in self._seen:
+            part = self._decode_part(piece, data)
+            if part is not None:
+                self._seen.add(piece.key)
+                return part
+        decoded = codecs.decode(spec.codecs, data, spec.chunk_nbytes, skip=ref.skip)
+        values = np.frombuffer(decoded, spec.dtype).reshape(self._memory_chunks)
+        chunk = values.transpose(self._inverse)
+        if keep:
+            self._cache.put(self._owner, piece.key, chunk)
+        return _Loaded(chunk, (0,) * chunk.ndim)
+
+    def _decode_part(self, piece: _Piece, data: Buffer) -> _Loaded | None:
+        """Decode one run of elements that is contiguous in the chunk and holds the piece's box."""
+        box = [piece.box[a] for a in self._axes]
+        start, shape, origin = _contiguous(box, self._memory_chunks)
+        count = math.prod(shape)
+        width = self.spec.dtype.itemsize
+        if 2 * count > math.prod(self._memory_chunks):
+            return None
+        begin, end = start * width, (start + count) * width
+        found = codecs.decode_part(self.spec.codecs, data, self.spec.chunk_nbytes, begin, end)
+        if found is None:
+            return None
+        part, offset = found
+        values = np.frombuffer(part, self.spec.dtype, count, begin - offset).reshape(shape)
+        return _Loaded(values.transpose(self._inverse), tuple(origin[i] for i in self._inverse))
+
+    def _error(self, key: ChunkKey, text: str) -> FmristoreError:
+        return CorruptDataError(f"chunk {key} {text}", node=self.array.path)
+
+
+def _index(*parts: Any) -> Any:
+    """Make one index of arrays and slices, a mixture that numpy's types cannot express."""
+    return parts
+
+
+def _contiguous(
+    box: Sequence[slice], shape: Sequence[int]
+) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """Smallest run of consecutive elements of a C-ordered array that holds a box.
+
+    Returns
+    -------
+    start, run, origin : int, tuple of int, tuple of int
+        Number of the run's first element, the run's shape, and its position in the array.
+    """
+    start = 0
+    run: list[int] = []
+    origin: list[int] = []
+    for axis, part in enumerate(box):
+        stride = math.prod(shape[axis + 1 :])
+        length = part.stop - part.start
+        start += part.start * stride
+        run.append(length)
+        origin.append(part.start)
+        if length > 1:
+            run.extend(shape[axis + 1 :])
+            origin.extend([0] * (len(shape) - axis - 1))
+            break
+    return start, tuple(run), tuple(origin)
