@@ -9,12 +9,14 @@ Ratios count the padding of edge chunks: stored logical bytes / encoded bytes.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,11 @@ __all__ = [
     "Run",
     "blosc",
     "chunk",
+    "compact_shape",
     "data_folder",
     "load_runs",
     "parser",
     "portable",
-    "split_to",
     "table",
 ]
 
@@ -47,8 +49,10 @@ RUNS = {
     "pcasl": "bold/sub-prisma_run-1_acq-pcasl2d.nii.gz",
     "pasl": "bold/sub-prisma_run-2_acq-pasl2d.nii.gz",
     "feat": "odd/nifti_filtered_func_data.nii.gz",
+    "roi": "bold/pyhrf_subj0/bold.nii.gz",
+    "map": "maps/neurovault_motor_lips.nii.gz",
 }
-"""Runs of stored int16; the float run is made from the first one, see `load_runs`."""
+"""Runs of stored int16, a float32 run that is zero outside two regions, and a float32 map."""
 
 ORDERS = {"t fastest": (1, 2, 3, 0), "x fastest": (0, 1, 2, 3)}
 """Axes of (t, z, y, x) from the slowest to the fastest inside a chunk."""
@@ -85,7 +89,7 @@ class Tally:
 
 
 def data_folder(given: str | None = None) -> Path:
-    """Folder of the real data: `given`, or below ``FMRISTORE_SHARED_DATA``, or beside the project."""
+    """Folder of the data: `given`, or below ``FMRISTORE_SHARED_DATA``, or beside the project."""
     if given:
         return Path(given)
     shared = os.environ.get("FMRISTORE_SHARED_DATA")
@@ -105,15 +109,15 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 def _load(path: Path) -> AnyArray:
     proxy: Any = nib.load(path).dataobj  # type: ignore[attr-defined]
     stored = np.asarray(proxy.get_unscaled())
-    little = stored.astype(stored.dtype.newbyteorder("<"), copy=False)
-    return np.ascontiguousarray(little.T)
+    little = stored.astype(stored.dtype.newbyteorder("<"), copy=False).T
+    return np.ascontiguousarray(little if little.ndim == 4 else little[None])
 
 
 def load_runs(folder: Path, *, quick: bool) -> list[Run]:
     """Real runs; the last one is the one-back run as float32 after detrending.
 
-    No large run of genuine float32 can be shipped, so the first run is made into one by what
-    a preprocessing pipeline does: scale, regress a line out of every voxel, add the mean back.
+    No large run of genuine float32 is at hand, so the first run is made into one by what a
+    preprocessing pipeline does: take a line out of every voxel's series and scale.
     """
     runs = []
     for name, path in RUNS.items():
@@ -130,14 +134,16 @@ def load_runs(folder: Path, *, quick: bool) -> list[Run]:
 # Candidates ----------------------------------------------------------------------------------
 
 
-def blosc(cname: str, clevel: int, width: int, blocksize: int = 0) -> Pipeline:
-    """A blosc step with bitshuffle for numbers of `width` bytes."""
+def blosc(
+    cname: str, clevel: int, width: int, blocksize: int = 0, shuffle: str = "bitshuffle"
+) -> Pipeline:
+    """A blosc step for numbers of `width` bytes."""
     return (
         CodecSpec.of(
             "blosc",
             cname=cname,
             clevel=clevel,
-            shuffle="bitshuffle",
+            shuffle=shuffle,
             typesize=width,
             blocksize=blocksize,
         ),
@@ -158,8 +164,10 @@ def _candidates(width: int) -> dict[str, Pipeline]:
         "deflate 4, no shuffle": (CodecSpec.of("deflate", level=4),),
         **{f"shuffle + deflate {level}": portable(level, width) for level in (1, 4, 6)},
         "shuffle + zstd 3": (shuffle, CodecSpec.of("zstd", level=3, checksum=False)),
-        **{f"blosc zstd {level}": blosc("zstd", level, width) for level in (1, 3, 5, 7, 9)},
-        **{f"blosc lz4 {level}": blosc("lz4", level, width) for level in (1, 5, 9)},
+        **{f"blosc zstd {level}": blosc("zstd", level, width) for level in (1, 3, 5, 6, 7)},
+        "blosc zstd 5, bytes": blosc("zstd", 5, width, 0, "shuffle"),
+        **{f"blosc lz4 {level}": blosc("lz4", level, width) for level in (1, 3, 5, 7, 9)},
+        "blosc lz4 5, bytes": blosc("lz4", 5, width, 0, "shuffle"),
     }
 
 
@@ -171,6 +179,10 @@ def _small_candidates(width: int) -> dict[str, Pipeline]:
         "blosc zstd 5, 1 MiB blocks": blosc("zstd", 5, width, large),
         "blosc zstd 7, 1 MiB blocks": blosc("zstd", 7, width, large),
         "blosc zstd 9": blosc("zstd", 9, width),
+        "blosc zstd 8": blosc("zstd", 8, width),
+        "blosc zstd 5, bytes": blosc("zstd", 5, width, 0, "shuffle"),
+        "blosc zstd 8, bytes": blosc("zstd", 8, width, 0, "shuffle"),
+        "blosc zstd 9, bytes": blosc("zstd", 9, width, 0, "shuffle"),
         "blosc zlib 9": blosc("zlib", 9, width),
         "shuffle + zstd 9": (shuffle, CodecSpec.of("zstd", level=9, checksum=False)),
         "shuffle + zstd 19": (shuffle, CodecSpec.of("zstd", level=19, checksum=False)),
@@ -182,24 +194,40 @@ def _small_candidates(width: int) -> dict[str, Pipeline]:
 # Chunks --------------------------------------------------------------------------------------
 
 
-def split_to(lengths: Sequence[int], most: int) -> tuple[int, ...]:
-    """Cut the longest side into one part more until a chunk has at most `most` elements."""
-    parts = [1] * len(lengths)
-    chunks = list(lengths)
-    while math.prod(chunks) > most and max(chunks) > 1:
-        axis = chunks.index(max(chunks))
-        parts[axis] += 1
-        chunks[axis] = math.ceil(lengths[axis] / parts[axis])
-    return tuple(chunks)
+def compact_shape(lengths: Sequence[int], most: int, multiple: int = 1) -> tuple[int, ...]:
+    """Shape of at most `most` elements, near a cube, that divides the axes with little padding.
+
+    Only even cuts ``ceil(n / k)`` are looked at. Of the shapes that fill at least half of `most`
+    the one is taken that minimises padded size times elongation (surface against a cube's), if
+    possible among those whose size is a multiple of `multiple`.
+    """
+    whole = math.prod(lengths)
+    if whole <= most:
+        return tuple(lengths)
+    cuts = [sorted({math.ceil(n / k) for k in range(1, n + 1)}) for n in lengths]
+    best, found = (True, math.inf), (1,) * len(lengths)
+    for shape in itertools.product(*cuts):
+        size = math.prod(shape)
+        if not most < 2 * size <= 2 * most:
+            continue
+        padded = math.prod(math.ceil(n / c) * c for n, c in zip(lengths, shape, strict=True))
+        edge = size ** (1 / len(shape))
+        score = padded / whole * sum(edge / c for c in shape) * (most / size) ** 0.15
+        if (size % multiple > 0, score) < best:
+            best, found = (size % multiple > 0, score), shape
+    return found
 
 
 def shapes(values: AnyArray) -> dict[str, tuple[int, ...]]:
     """Chunk shapes (t, z, y, x) that the tables of codecs use."""
     steps, *space = values.shape
     budget = 256 * KIB // values.itemsize
+    if steps == 1:
+        return {"volume": (1, *space)}
+    span = min(steps, 16)
     return {
-        "time": (steps, *split_to(space, budget // steps)),
-        "balanced": (min(steps, 16), *split_to(space, budget // min(steps, 16))),
+        "time": (steps, *compact_shape(space, budget // steps, 8 // math.gcd(steps, 8))),
+        "balanced": (span, *compact_shape(space, budget // span, 8 // math.gcd(span, 8))),
         "volume": (1, *space),
     }
 
@@ -214,14 +242,21 @@ def chunk(
     return np.ascontiguousarray(part.transpose(order))
 
 
-def _sample(values: AnyArray, shape: tuple[int, ...], nbytes: int) -> tuple[list[Any], int]:
-    """Keys of randomly drawn chunks of about `nbytes`, and their logical size in bytes."""
+def sample(values: AnyArray, shape: tuple[int, ...], nbytes: int) -> tuple[list[Any], int]:
+    """Keys of about `nbytes` of chunks that stand for all, and their logical size in bytes.
+
+    The chunks are sorted by their size under a quick codec and taken at even distances, so that
+    air and brain have their true shares and the ratio is that of the whole run.
+    """
     keys = list(np.ndindex(*grid_shape(values.shape, shape)))
     count = max(1, min(len(keys), nbytes // (math.prod(shape) * values.itemsize)))
-    drawn = np.random.default_rng(1).permutation(len(keys))[:count]
-    picked = [keys[number] for number in sorted(drawn)]
-    size = sum(values[chunk_region(key, values.shape, shape)].nbytes for key in picked)
-    return picked, size
+    if count < len(keys):
+        quick = blosc("lz4", 1, values.itemsize)
+        sizes = [len(encode(quick, chunk(values, key, shape, (1, 2, 3, 0)))) for key in keys]
+        ranks = np.argsort(sizes, kind="stable")
+        keys = [keys[ranks[int((i + 0.5) * len(keys) / count)]] for i in range(count)]
+    size = sum(values[chunk_region(key, values.shape, shape)].nbytes for key in keys)
+    return keys, size
 
 
 # Measuring -----------------------------------------------------------------------------------
@@ -242,9 +277,9 @@ def _measure(
         for name, (codecs, chunks) in candidates.items():
             tally = tallies[name]
             nbytes = chunks[0].nbytes
-            seconds, encoded = _timed(lambda item, c=codecs: encode(c, item), chunks)  # type: ignore[misc]
+            seconds, encoded = _timed(partial(encode, codecs), chunks)
             tally.encode_seconds.append(seconds)
-            seconds, decoded = _timed(lambda item, c=codecs, n=nbytes: decode(c, item, n), encoded)  # type: ignore[misc]
+            seconds, decoded = _timed(partial(_decode, codecs, nbytes), encoded)
             tally.decode_seconds.append(seconds)
             if bytes(decoded[-1]) != chunks[-1].tobytes():
                 msg = f"{name} does not give back what it was given"
@@ -269,7 +304,7 @@ def table(header: Sequence[str], rows: Iterator[Sequence[str]] | list[list[str]]
 def order_table(run: Run, access: str, nbytes: int, repetitions: int) -> str:
     """Codecs against the two in-chunk orders, for the chunks of one access pattern."""
     shape = shapes(run.values)[access]
-    keys, raw = _sample(run.values, shape, nbytes)
+    keys, raw = sample(run.values, shape, nbytes)
     orders = ORDERS if shape[0] > 1 else {"x fastest": ORDERS["x fastest"]}
     candidates = {}
     for label, order in orders.items():
@@ -292,17 +327,39 @@ def order_table(run: Run, access: str, nbytes: int, repetitions: int) -> str:
     return title + table(header, rows)
 
 
+def eight_table(run: Run) -> str:
+    """Bitshuffle when the number of elements of a chunk is and is not a multiple of eight."""
+    steps, width = len(run.values), run.values.itemsize
+    rows = []
+    for space in ((10, 9, 9), (10, 10, 10), (9, 9, 12), (10, 11, 11), (10, 10, 12)):
+        shape = (steps, *space)
+        keys, raw = sample(run.values, shape, 12 << 20)
+        chunks = [chunk(run.values, key, shape, ORDERS["t fastest"]) for key in keys]
+        row = ["x".join(map(str, shape)), str(math.prod(shape) % 8)]
+        for cname in ("zstd", "lz4"):
+            for shuffle in ("bitshuffle", "shuffle", "noshuffle"):
+                codecs = blosc(cname, 5, width, 0, shuffle)
+                size = sum(memoryview(encode(codecs, item)).nbytes for item in chunks)
+                row.append(f"{raw / size:.2f}")
+        rows.append(row)
+    names = [f"{c}, {s}" for c in ("zstd", "lz4") for s in ("bits", "bytes", "none")]
+    title = f"### {run.name}, blosc level 5, ratios\n\n"
+    return title + table(["chunk t,z,y,x", "elements mod 8", *names], rows)
+
+
 def delta(values: AnyArray, axis: int) -> AnyArray:
     """Differences along one axis, modulo the range of an integer of that width; same shape."""
     whole = values.view(f"<u{values.itemsize}")
     zero = np.zeros((), whole.dtype)
-    return np.diff(whole, axis=axis, prepend=np.expand_dims(np.take(whole * 0 + zero, 0, axis), axis))
+    return np.diff(
+        whole, axis=axis, prepend=np.expand_dims(np.take(whole * 0 + zero, 0, axis), axis)
+    )
 
 
 def small_table(run: Run, access: str, nbytes: int, repetitions: int) -> str:
     """Candidates for the smallest files, and what differences along time would add."""
     shape = shapes(run.values)[access]
-    keys, raw = _sample(run.values, shape, nbytes)
+    keys, raw = sample(run.values, shape, nbytes)
     order = ORDERS["t fastest" if shape[0] > 1 else "x fastest"]
     chunks = [chunk(run.values, key, shape, order) for key in keys]
     candidates = {
@@ -315,7 +372,12 @@ def small_table(run: Run, access: str, nbytes: int, repetitions: int) -> str:
     tallies = _measure(candidates, repetitions)
     reference = tallies["blosc zstd 5"].encoded
     rows = [
-        [name, f"{raw / tally.encoded:.3f}", f"{tally.encoded / reference:.3f}", *_rates(tally, raw)]
+        [
+            name,
+            f"{raw / tally.encoded:.3f}",
+            f"{tally.encoded / reference:.3f}",
+            *_rates(tally, raw),
+        ]
         for name, tally in tallies.items()
     ]
     title = f"### {run.name}, {access} chunks {shape}\n\n"
@@ -326,8 +388,8 @@ def block_table(run: Run, budget: int, cname: str, repetitions: int) -> str:
     """Size of blosc's blocks against the time to decode one voxel's series from a time chunk."""
     steps, *space = run.values.shape
     width = run.values.itemsize
-    shape = (steps, *split_to(space, budget // width // steps))
-    keys, raw = _sample(run.values, shape, 8 << 20)
+    shape = (steps, *compact_shape(space, budget // width // steps, 8 // math.gcd(steps, 8)))
+    keys, raw = sample(run.values, shape, 8 << 20)
     chunks = [chunk(run.values, key, shape, ORDERS["t fastest"]) for key in keys]
     nbytes, series = chunks[0].nbytes, steps * width
     starts = np.random.default_rng(2).integers(0, nbytes // series, len(chunks)) * series
@@ -342,13 +404,8 @@ def block_table(run: Run, budget: int, cname: str, repetitions: int) -> str:
         for kib, items in encoded.items():
             codecs = blosc(cname, 5, width, kib * KIB)
             pairs = list(zip(items, starts.tolist(), strict=True))
-            seconds, _unused = _timed(lambda item, c=codecs: decode(c, item, nbytes), items)  # type: ignore[misc]
-            whole[kib].append(seconds)
-            seconds, _unused = _timed(
-                lambda pair, c=codecs: _voxel(c, pair[0], nbytes, pair[1], series),  # type: ignore[misc]
-                pairs,
-            )
-            part[kib].append(seconds)
+            whole[kib].append(_timed(partial(_decode, codecs, nbytes), items)[0])
+            part[kib].append(_timed(partial(_voxel, codecs, nbytes, series), pairs)[0])
     base = sum(memoryview(item).nbytes for item in encoded[0])
     for kib, items in encoded.items():
         size = sum(memoryview(item).nbytes for item in items)
@@ -366,8 +423,13 @@ def block_table(run: Run, budget: int, cname: str, repetitions: int) -> str:
     return title + table(header, rows)
 
 
-def _voxel(codecs: Pipeline, data: Buffer, nbytes: int, start: int, size: int) -> Buffer:
-    found = decode_part(codecs, data, nbytes, start, start + size)
+def _decode(codecs: Pipeline, nbytes: int, data: Buffer) -> Buffer:
+    return decode(codecs, data, nbytes)
+
+
+def _voxel(codecs: Pipeline, nbytes: int, series: int, item: tuple[Buffer, int]) -> Buffer:
+    data, start = item
+    found = decode_part(codecs, data, nbytes, start, start + series)
     return decode(codecs, data, nbytes) if found is None else found[0]
 
 
@@ -378,7 +440,7 @@ def main() -> None:
     quick = arguments.quick
     repetitions = 1 if quick else 3
     nbytes = (4 if quick else 12) << 20
-    wanted = set((arguments.only or "order,small,block").split(","))
+    wanted = set((arguments.only or "order,small,eight,block").split(","))
     runs = load_runs(data_folder(arguments.data), quick=quick)
     if "order" in wanted:
         print("## In-chunk order and codec\n")
@@ -390,6 +452,10 @@ def main() -> None:
         for run in (run for run in runs if run.name in {"one-back", "pcasl", "float32"}):
             for access in ("time", "volume"):
                 print(small_table(run, access, nbytes // 2, 1), flush=True)
+    if "eight" in wanted:
+        print("## Bitshuffle and multiples of eight\n")
+        for run in runs[:3]:
+            print(eight_table(run), flush=True)
     if "block" in wanted:
         print("## Size of blosc's blocks\n")
         for cname in ("zstd", "lz4"):

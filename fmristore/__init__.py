@@ -1,0 +1,63 @@
+"""fMRI in HDF5 and Zarr: read the voxel, region or volume you need without touching the rest.
+
+Examples
+--------
+>>> import fmristore as fs
+>>> fs.convert("sub-01_task-rest_bold.nii.gz", "sub-01_task-rest_bold.h5")     # doctest: +SKIP
+>>> bold = fs.open("sub-01_task-rest_bold.h5")                                 # doctest: +SKIP
+>>> bold[32, 40, 20]                                                           # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fmristore_stores import errors
+from fmristore_stores._version import __version__
+
+if TYPE_CHECKING:
+    from fmristore.api import convert, open  # noqa: A004
+    from fmristore.formats.neurovec import NeuroVec
+    from fmristore.formats.neurovol import NeuroVol
+    from fmristore.layout import plan_layout
+    from fmristore.space import NeuroSpace
+    from fmristore.transcode import transcode
+    from fmristore.verify import verify
+
+__all__ = [
+    "NeuroSpace",
+    "NeuroVec",
+    "NeuroVol",
+    "__version__",
+    "convert",
+    "errors",
+    "open",
+    "plan_layout",
+    "transcode",
+    "verify",
+]
+
+_HOME = {
+    "NeuroSpace": "fmristore.space",
+    "NeuroVec": "fmristore.formats.neurovec",
+    "NeuroVol": "fmristore.formats.neurovol",
+    "convert": "fmristore.api",
+    "open": "fmristore.api",
+    "plan_layout": "fmristore.layout",
+    "transcode": "fmristore.transcode",
+    "verify": "fmristore.verify",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that ``import fmristore`` costs next to nothing."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'fmristore' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
+
 from fmristore_stores.errors import InvalidInputError, LayoutNotSupportedError, MetadataError
 
-__all__ = ["FoldedShape", "HeaderWarning", "NeuroSpace", "fold_shape"]
+__all__ = ["FoldedShape", "HeaderWarning", "NeuroSpace", "fold_shape", "read_space"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -167,9 +168,10 @@ class NeuroSpace:
     @property
     def orientation(self) -> str:
         """Directions in which i, j, k grow, such as ``"RAS"`` or ``"LPI"``."""
-        import nibabel
+        from nibabel import orientations
 
-        codes: Sequence[str | None] = nibabel.orientations.aff2axcodes(self.affine)
+        library: Any = orientations
+        codes: Sequence[str | None] = library.aff2axcodes(self.affine)
         return "".join(code or "?" for code in codes)
 
     def without_time(self) -> Self:
@@ -253,7 +255,7 @@ class NeuroSpace:
         return self.grid_distance(other) <= tolerance_mm
 
     @classmethod
-    def from_nibabel(cls, source: Any, *, space_name: str | None = None) -> Self:
+    def from_nibabel(cls, source: Any, *, space_name: str | None = None) -> NeuroSpace:
         """Space of a nibabel image or header.
 
         The affine is chosen as nibabel does: the sform if its code is set, else the qform if its
@@ -275,24 +277,10 @@ class NeuroSpace:
         LayoutNotSupportedError
             If more than one dimension beyond the third is longer than 1.
         """
-        header = getattr(source, "header", source)
-        shape: tuple[int, ...]
-        shape = source.shape if header is not source else header.get_data_shape()
-        folded = fold_shape(shape)
-        raw_units = int(header["xyzt_units"]) if _is_nifti(header) else 2
-        space_unit, to_mm = _SPACE_UNITS.get(raw_units & 0x07, ("unknown", 1.0))
-        affine = _best_affine(header, getattr(source, "affine", None))
-        affine[:3] *= to_mm
-        tr, time_unit = _repetition_time(header, folded, raw_units & 0x38)
-        return cls(
-            spatial_shape=folded.spatial,
-            affine=affine,
-            time_points=folded.time_points,
-            tr=tr,
-            space_name=space_name,
-            space_unit=space_unit,
-            time_unit=time_unit,
-        )
+        space, doubts = read_space(source)
+        for doubt in doubts:
+            warnings.warn(doubt, HeaderWarning, stacklevel=2)
+        return replace(space, space_name=space_name)
 
     def to_header(self, dtype: npt.DTypeLike = np.float32) -> Any:
         """Make a nibabel header for this space.
@@ -313,11 +301,13 @@ class NeuroSpace:
         InvalidInputError
             If NIfTI has no such type.
         """
-        import nibabel
+        from nibabel import nifti1, nifti2
         from nibabel.spatialimages import HeaderDataError
 
+        small: Any = nifti1.Nifti1Header
+        large: Any = nifti2.Nifti2Header
         too_long = max(self.shape) > _NIFTI1_MAX_LENGTH or self.spatial_shape == _FREESURFER_SURFACE
-        header: Any = nibabel.Nifti2Header() if too_long else nibabel.Nifti1Header()
+        header: Any = (large if too_long else small)()
         try:
             header.set_data_dtype(np.dtype(dtype))
         except HeaderDataError as error:
@@ -354,7 +344,7 @@ def fold_shape(shape: Sequence[int]) -> FoldedShape:
     if not 1 <= len(lengths) <= 7 or min(lengths) < 1:
         msg = f"shape {tuple(lengths)}: expected one to seven dimensions of length 1 or more"
         raise MetadataError(msg)
-    x, y, z = (lengths + [1, 1])[:3]
+    x, y, z = [*lengths, 1, 1][:3]
     extra = lengths[3:]
     if not extra:
         return FoldedShape((x, y, z), None, None)
@@ -368,6 +358,41 @@ def fold_shape(shape: Sequence[int]) -> FoldedShape:
         raise LayoutNotSupportedError(msg)
     axis = longer[0] if longer else 0
     return FoldedShape((x, y, z), extra[axis], axis + 3)
+
+
+def read_space(source: Any) -> tuple[NeuroSpace, tuple[str, ...]]:
+    """Space of a nibabel image or header, and what is doubtful about it.
+
+    As `NeuroSpace.from_nibabel`, which turns the doubts into warnings.
+    """
+    from nibabel.spatialimages import HeaderDataError
+
+    header = getattr(source, "header", source)
+    try:
+        shape = source.shape if header is not source else header.get_data_shape()
+    except HeaderDataError as error:
+        raise MetadataError(f"the dimensions are not valid: {error}") from error
+    folded = fold_shape(shape)
+    raw_units = int(header["xyzt_units"]) if _is_nifti(header) else 2
+    space_unit, to_mm = _SPACE_UNITS.get(raw_units & 0x07, ("unknown", 1.0))
+    doubts: list[str] = []
+    affine = _best_affine(header, getattr(source, "affine", None), doubts)
+    affine[:3] *= to_mm
+    tr, time_unit = _repetition_time(header, folded, raw_units & 0x38)
+    if tr is not None and time_unit == "unknown" and tr > IMPLAUSIBLE_TR_S:
+        doubts.append(
+            f"the time between volumes is {tr:g} in an unknown unit, taken as seconds; "
+            "milliseconds are more likely. Correct xyzt_units or pixdim[4] of the header"
+        )
+    space = NeuroSpace(
+        spatial_shape=folded.spatial,
+        affine=affine,
+        time_points=folded.time_points,
+        tr=tr,
+        space_unit=space_unit,
+        time_unit=time_unit,
+    )
+    return space, tuple(doubts)
 
 
 def _rebuild(cls: type[NeuroSpace], fields: tuple[Any, ...]) -> NeuroSpace:
@@ -413,8 +438,8 @@ def _is_nifti(header: Any) -> bool:
     return isinstance(header, nibabel.Nifti1Header)
 
 
-def _best_affine(header: Any, of_image: FloatArray | None) -> FloatArray:
-    """Nibabel's choice of affine, or the next one that can be inverted."""
+def _best_affine(header: Any, of_image: FloatArray | None, doubts: list[str]) -> FloatArray:
+    """Nibabel's choice of affine, or the next one that can be inverted; then `doubts` grows."""
     from nibabel.spatialimages import HeaderDataError
 
     choices: list[tuple[str, Any]] = []
@@ -438,17 +463,13 @@ def _best_affine(header: Any, of_image: FloatArray | None) -> FloatArray:
         problem = _affine_problem(affine)
         if problem is None:
             if problems:
-                warnings.warn(
-                    f"{'; '.join(problems)}; using {name} instead", HeaderWarning, stacklevel=3
-                )
+                doubts.append(f"{'; '.join(problems)}; using {name} instead")
             return affine
         problems.append(f"{name} {problem}")
     raise MetadataError("; ".join(problems))
 
 
-def _repetition_time(
-    header: Any, folded: FoldedShape, time_code: int
-) -> tuple[float | None, str]:
+def _repetition_time(header: Any, folded: FoldedShape, time_code: int) -> tuple[float | None, str]:
     """Seconds between volumes if the header knows them, and the unit of the volume axis."""
     if folded.volume_axis is None:
         return None, "s"
@@ -461,15 +482,7 @@ def _repetition_time(
     if not math.isfinite(stored) or stored <= 0:
         return None, unit
     # The shortest decimal that the header's float stands for: 0.8 s, not 0.800000011920929.
-    tr = float(str(header["pixdim"][4])) * to_seconds
-    if unit == "unknown" and tr > IMPLAUSIBLE_TR_S:
-        warnings.warn(
-            f"the time between volumes is {tr:g} in an unknown unit, taken as seconds; "
-            "milliseconds are more likely. Correct xyzt_units or pixdim[4] of the header",
-            HeaderWarning,
-            stacklevel=3,
-        )
-    return tr, unit
+    return float(str(header["pixdim"][4])) * to_seconds, unit
 
 
 def _transform_code(space_name: str | None) -> int:

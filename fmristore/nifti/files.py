@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from fmristore_stores.errors import (
     CorruptDataError,
@@ -23,18 +23,22 @@ from fmristore_stores.sources import storage_error
 
 __all__ = [
     "NIFTI_SUFFIXES",
+    "ImageName",
     "NiftiFiles",
     "file_size",
     "is_nifti_name",
     "locate",
     "open_decoded",
+    "require_suffix",
     "split_name",
     "translated",
 ]
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
 
-_SUFFIX = re.compile(r"\.(nii|hdr|img)(\.gz)?$", re.IGNORECASE)
+_SUFFIX = re.compile(r"(\.(?:nii|hdr|img))(\.gz)?(?=$|::|\?)", re.IGNORECASE)
+"""Ends a path; in a URL the rest of a chain (``zip://a.nii::b.zip``) or a query may follow."""
+
 _READ_BUFFER = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -68,12 +72,24 @@ def is_nifti_name(url: str | os.PathLike[str]) -> bool:
     return _SUFFIX.search(os.fspath(url)) is not None
 
 
-def split_name(url: str) -> tuple[str, str, bool] | None:
-    """Split a name into stem, suffix without ``.gz`` as written, and whether ``.gz`` follows."""
+class ImageName(NamedTuple):
+    """The parts of a file's name; joined they are the name."""
+
+    stem: str
+    suffix: str
+    """``.nii``, ``.hdr`` or ``.img``, in upper or lower case as it is written."""
+    compressed: str
+    """``.gz`` as it is written, or nothing."""
+    tail: str
+    """What follows the path in a URL."""
+
+
+def split_name(url: str) -> ImageName | None:
+    """Split the name of an image, None if it does not end like one."""
     match = _SUFFIX.search(url)
     if match is None:
         return None
-    return url[: match.start()], f".{match[1]}", match[2] is not None
+    return ImageName(url[: match.start()], match[1], match[2] or "", url[match.end() :])
 
 
 def locate(
@@ -94,16 +110,16 @@ def locate(
     if is_local(named) and os.path.isdir(named):  # noqa: PTH112 - a string is what we have
         raise UnknownFormatError("a folder: expected a NIfTI file", url=named)
     parts = split_name(named)
-    if parts is None or parts[1].lower() == ".nii":
+    if parts is None or parts.suffix.lower() == ".nii":
         return NiftiFiles(named, named, storage_options)
-    stem, suffix, compressed = parts
+    stem, suffix, compressed, tail = parts
     other = ".img" if suffix.lower() == ".hdr" else ".hdr"
     spellings = dict.fromkeys(
         (other.upper() if suffix.isupper() else other, other, other.upper(), other.capitalize())
     )
     candidates = [
-        f"{stem}{spelling}{ending}"
-        for ending in ((".gz", "") if compressed else ("", ".gz"))
+        f"{stem}{spelling}{ending}{tail}"
+        for ending in ((compressed, ".gz", ".GZ", "") if compressed else ("", ".gz", ".GZ"))
         for spelling in spellings
     ]
     for candidate in candidates:
@@ -130,14 +146,20 @@ def translated(url: str) -> Iterator[None]:
     """Turn what reading or writing a file raises into errors of our own tree."""
     from isal import isal_zlib
 
+    damage: Any = isal_zlib.IsalError
     try:
         yield
     except FmristoreError:
         raise
-    except (EOFError, gzip.BadGzipFile, isal_zlib.IsalError) as error:
+    except (EOFError, gzip.BadGzipFile, damage) as error:
         msg = f"damaged or truncated gzip data: {error}"
         raise CorruptDataError(msg, url=url) from error
     except OSError as error:
+        raise storage_error(error, url) from error
+    except Exception as error:
+        if is_local(url):
+            raise
+        # The clients of storage services raise classes of their own.
         raise storage_error(error, url) from error
 
 
@@ -162,26 +184,35 @@ def open_decoded(
     CorruptDataError
         If the compressed data are damaged or end too early.
     """
-    with translated(url), _open_raw(url, storage_options) as raw:
+    from isal import igzip
+
+    gzip_file: Any = igzip.IGzipFile
+    with (
+        translated(url),
+        _open_raw(url, storage_options) as raw,
         # One buffer for all sources: it gives `peek`, and large reads pass through it.
-        with io.BufferedReader(raw, _READ_BUFFER) as buffered:
-            if buffered.peek(2)[:2] != _GZIP_MAGIC:
-                yield buffered, False
-                return
-            from isal import igzip
+        io.BufferedReader(raw, _READ_BUFFER) as buffered,
+    ):
+        if buffered.peek(2)[:2] != _GZIP_MAGIC:
+            yield buffered, False
+            return
+        with gzip_file(fileobj=buffered, mode="rb") as decoded:
+            yield decoded, True
 
-            with igzip.IGzipFile(fileobj=buffered, mode="rb") as decoded:
-                yield decoded, True
 
-
-def _open_raw(url: str, storage_options: Mapping[str, Any] | None) -> Any:
+@contextmanager
+def _open_raw(url: str, storage_options: Mapping[str, Any] | None) -> Iterator[Any]:
+    """Open the bytes as stored; a file system that holds its own descriptor stays alive."""
     if is_local(url):
-        return io.FileIO(url, "rb")
-    fs, path = filesystem(url, storage_options)
-    return fs.open(path, "rb")
+        with io.FileIO(url, "rb") as file:
+            yield file
+    else:
+        fs, path = filesystem(url, storage_options)
+        with fs.open(path, "rb") as file:
+            yield file
 
 
-def require_suffix(url: str) -> tuple[str, str, bool]:
+def require_suffix(url: str) -> ImageName:
     """Split the name of an image to be written.
 
     Raises

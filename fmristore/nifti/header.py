@@ -2,63 +2,42 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import math
 import os
-import struct
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+
+from fmristore.nifti.fields import (
+    COLORS,
+    HEADER_SIZE,
+    MAX_HEADER_BYTES,
+    PORTABLE_DTYPES,
+    read_extensions,
+    read_fields,
+)
+from fmristore.nifti.files import NiftiFiles, file_size, locate, open_decoded
+from fmristore.space import HeaderWarning, NeuroSpace, fold_shape, read_space
 from fmristore_stores.errors import (
     CorruptDataError,
     FmristoreError,
     InvalidInputError,
-    LayoutNotSupportedError,
     MetadataError,
     UnknownFormatError,
 )
-
-from fmristore.nifti.files import NiftiFiles, file_size, locate, open_decoded
-from fmristore.space import NeuroSpace, fold_shape
 
 __all__ = ["MAX_TRAILER_BYTES", "NiftiHeader", "make_header", "parse_header", "read_header"]
 
 MAX_TRAILER_BYTES = 1 << 20
 """Bytes that may follow the numbers of an image; more are taken for a wrong header."""
 
-MAX_HEADER_BYTES = 64 << 20
-"""Bytes that a header with its extensions may have."""
-
 _DEFLATE_MAX_RATIO = 1032
 """A deflate stream cannot hold more bytes per byte than this."""
-
-_HEADER_SIZE = {1: 348, 2: 540}
-_SINGLE_MIN_OFFSET = {1: 352, 2: 544}
-_DTYPES = {
-    2: "u1",
-    4: "i2",
-    8: "i4",
-    16: "f4",
-    32: "c8",
-    64: "f8",
-    256: "i1",
-    512: "u2",
-    768: "u4",
-    1024: "i8",
-    1280: "u8",
-    1792: "c16",
-}
-_COLORS = {128: 3, 2304: 4}
-_REFUSED = {
-    1: "binary data (1 bit per voxel) are not supported; convert them to uint8",
-    1536: "float128 has no portable stored form; convert the image to float64",
-    2048: "complex256 has no portable stored form; convert the image to complex128",
-}
-_SILENT = logging.Logger("fmristore.nifti", level=logging.CRITICAL + 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +73,8 @@ class NiftiHeader:
         Bytes before the numbers in the file that holds them.
     intent_code : int
         NIfTI's code for what the numbers mean.
+    doubts : tuple of str
+        What is possible but most likely wrong; `read_header` warns of it.
     files : NiftiFiles or None
         Where the image was read from; None for bytes that came without a file.
     """
@@ -111,6 +92,7 @@ class NiftiHeader:
     space: NeuroSpace
     data_offset: int
     intent_code: int
+    doubts: tuple[str, ...] = ()
     files: NiftiFiles | None = None
 
     @property
@@ -121,7 +103,7 @@ class NiftiHeader:
     @property
     def disk_dtype(self) -> np.dtype[Any]:
         """Type of the numbers as they lie in the file, with their byte order."""
-        return self.dtype.newbyteorder(self.endianness)
+        return self.dtype.newbyteorder(">" if self.endianness == ">" else "<")
 
     @property
     def tr(self) -> float | None:
@@ -165,15 +147,9 @@ class NiftiHeader:
         MetadataError
             If nibabel cannot read the extensions.
         """
-        from nibabel.spatialimages import HeaderDataError
-
-        header_class = _nibabel_class(self.version, single=self.single)
-        try:
-            header = header_class.from_fileobj(io.BytesIO(self.raw), check=False)
-        except HeaderDataError as error:
-            raise MetadataError(f"the extensions cannot be read: {error}") from error
-        header.check_fix(logger=_SILENT)
-        return header
+        fields = read_fields(self.raw)
+        fields.header.extensions = read_extensions(self.raw, fields)
+        return fields.header
 
 
 def read_header(
@@ -206,6 +182,11 @@ def read_header(
         If the file is truncated or its compression damaged.
     StorageError
         If it cannot be read.
+
+    Warns
+    -----
+    HeaderWarning
+        If the affine or the TR is most likely wrong.
     """
     files = locate(url, storage_options)
     with (
@@ -218,6 +199,8 @@ def read_header(
         with open_decoded(files.data_url, storage_options) as (_, compressed):
             pass
     _check_size(header, files, compressed=compressed)
+    for doubt in header.doubts:
+        warnings.warn(f"{files.header_url}: {doubt}", HeaderWarning, stacklevel=2)
     return header
 
 
@@ -242,45 +225,44 @@ def parse_header(raw: bytes, *, files: NiftiFiles | None = None) -> NiftiHeader:
     CorruptDataError
         If bytes are missing.
     """
-    version, single = _identify(raw)
-    if files is not None and files.is_pair == single:
+    fields = read_fields(raw)
+    if files is not None and files.is_pair == fields.single:
         forms = ("two files (.hdr and .img)", "one file (.nii)")
-        msg = f"the header's magic is that of {forms[single]}, the name that of {forms[not single]}"
-        raise MetadataError(msg)
-    fields = _structure(raw, version, single=single)
-    data_offset = _data_offset(float(fields["vox_offset"]), version, single=single)
-    if single and len(raw) != data_offset:
-        msg = f"{len(raw)} bytes before the numbers: the header says {data_offset}"
+        told, named = forms[fields.single], forms[not fields.single]
+        raise MetadataError(f"the header's magic is that of {told}, the name that of {named}")
+    if fields.single and len(raw) != fields.data_offset:
+        msg = f"{len(raw)} bytes before the numbers: the header says {fields.data_offset}"
         raise CorruptDataError(msg)
-    intent_code = int(fields["intent_code"])
-    if 3000 <= intent_code <= 3099:
+    if 3000 <= fields.intent_code <= 3099:
         msg = (
-            f"a CIFTI file (intent code {intent_code}), not an image of voxels; "
+            f"a CIFTI file (intent code {fields.intent_code}), not an image of voxels; "
             "extract its volume part first, for example with wb_command -cifti-separate"
         )
         raise UnknownFormatError(msg)
-    dtype, colors = _data_type(int(fields["datatype"]))
-    shape = _shape(fields)
-    space = NeuroSpace.from_nibabel(fields)
-    slope, inter = (None, None) if colors else _scaling(fields)
+    dtype, colors = fields.data_type
+    space, doubts = read_space(fields.header)
+    slope, inter = (None, None) if colors else fields.scaling
     header = NiftiHeader(
         raw=bytes(raw),
-        version=version,
-        single=single,
-        endianness=str(fields.endianness),
+        version=fields.version,
+        single=fields.single,
+        endianness=fields.endianness,
         dtype=dtype,
         colors=colors,
-        stored_shape=shape,
-        volume_axis=fold_shape(shape).volume_axis,
+        stored_shape=fields.shape,
+        volume_axis=fold_shape(fields.shape).volume_axis,
         slope=slope,
         inter=inter,
         space=space,
-        data_offset=data_offset,
-        intent_code=intent_code,
+        data_offset=fields.data_offset,
+        intent_code=fields.intent_code,
+        doubts=doubts,
         files=files,
     )
     if header.data_offset + header.data_nbytes >= 2**63:
-        msg = f"shape {shape} of {dtype} makes {header.data_nbytes} bytes: no file is so large"
+        msg = (
+            f"shape {fields.shape} of {dtype} makes {header.data_nbytes} bytes: no file is so large"
+        )
         raise MetadataError(msg)
     return header
 
@@ -323,139 +305,50 @@ def make_header(
     if stored == np.bool_:
         stored = np.dtype("u1")
     if colors:
-        if stored != np.dtype("u1") or colors not in _COLORS.values():
+        if stored != np.dtype("u1") or colors not in COLORS.values():
             raise InvalidInputError(f"{colors} colours of type {stored}: expected 3 or 4 of uint8")
         stored = np.dtype([(name, "u1") for name in "RGBA"[:colors]])
+    elif stored.str[1:] not in PORTABLE_DTYPES.values():
+        raise InvalidInputError(f"numbers of type {stored} have no portable form in NIfTI")
     header = space.to_header(stored)
     if header.endianness != "<":
         header = header.as_byteswapped("<")
     slope, inter = (1.0 if slope is None else slope), (0.0 if inter is None else inter)
-    if not (math.isfinite(slope) and math.isfinite(inter)) or slope == 0:
-        raise InvalidInputError(f"slope {slope} and intercept {inter}: expected finite, slope not 0")
-    header.set_slope_inter(slope, inter)
+    limit = float(np.finfo(header["scl_slope"].dtype).max)
+    if not (0 < abs(slope) <= limit and abs(inter) <= limit):
+        msg = f"slope {slope} and intercept {inter}: expected finite numbers, slope not 0"
+        raise InvalidInputError(msg)
+    header["scl_slope"], header["scl_inter"] = slope, inter
     header["descrip"] = description.encode("utf-8", "replace")[:79]
     header["vox_offset"] = header.single_vox_offset
     return bytes(header.binaryblock) + bytes(4)
 
 
-class _naming:
-    """Adds the name of the file to errors that were raised without one."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, FmristoreError) and error.url is None:
-            error.url = self._url
+@contextmanager
+def _naming(url: str) -> Iterator[None]:
+    """Add the name of the file to errors that were raised without one."""
+    try:
+        yield
+    except FmristoreError as error:
+        error.url = error.url or url
+        raise
 
 
 def _read_raw(file: BinaryIO) -> bytes:
     """Read everything before the numbers, or the whole header file of a pair."""
-    head = file.read(_HEADER_SIZE[2])
-    version, single = _identify(head)
-    if not single:
+    head = file.read(HEADER_SIZE[2])
+    fields = read_fields(head)
+    if not fields.single:
         rest = file.read(MAX_HEADER_BYTES + 1)
         if len(rest) > MAX_HEADER_BYTES:
             raise MetadataError(f"the header file has more than {MAX_HEADER_BYTES} bytes")
         return head + rest
-    fields = _structure(head, version, single=single)
-    offset = _data_offset(float(fields["vox_offset"]), version, single=single)
+    offset = fields.data_offset
     raw = head[:offset] + file.read(max(offset - len(head), 0))
     if len(raw) < offset:
         msg = f"the file ends after {len(raw)} bytes, before the numbers begin at byte {offset}"
         raise CorruptDataError(msg)
     return raw
-
-
-def _identify(head: bytes) -> tuple[int, bool]:
-    """Find NIfTI version, and whether header and data share a file, from the first 540 bytes."""
-    if not head:
-        raise UnknownFormatError("the file is empty: expected a NIfTI image")
-    size = {struct.unpack(order, head[:4])[0] for order in ("<i", ">i") if len(head) >= 4}
-    if 540 in size and head[4:8] in (b"n+2\0", b"ni2\0"):
-        version, magic = 2, head[4:8]
-    elif head[344:348] in (b"n+1\0", b"ni1\0"):
-        version, magic = 1, head[344:348]
-    elif 348 in size and len(head) >= 348:
-        msg = "an ANALYZE or SPM header without the NIfTI magic; convert the image to NIfTI first"
-        raise UnknownFormatError(msg)
-    else:
-        msg = "not a NIfTI image: neither the magic of NIfTI-1 nor that of NIfTI-2 was found"
-        raise UnknownFormatError(msg)
-    if len(head) < _HEADER_SIZE[version]:
-        msg = f"the header ends after {len(head)} of {_HEADER_SIZE[version]} bytes"
-        raise CorruptDataError(msg)
-    return version, magic.startswith(b"n+")
-
-
-def _nibabel_class(version: int, *, single: bool) -> Any:
-    from nibabel import nifti1, nifti2
-
-    if version == 1:
-        return nifti1.Nifti1Header if single else nifti1.Nifti1PairHeader
-    return nifti2.Nifti2Header if single else nifti2.Nifti2PairHeader
-
-
-def _structure(raw: bytes, version: int, *, single: bool) -> Any:
-    """Nibabel header of the fixed part, small mistakes mended as nibabel does."""
-    from nibabel.spatialimages import HeaderDataError
-
-    header = _nibabel_class(version, single=single)(raw[: _HEADER_SIZE[version]], check=False)
-    _data_offset(float(header["vox_offset"]), version, single=single)
-    code = int(header["datatype"])
-    if code in _REFUSED:
-        raise LayoutNotSupportedError(_REFUSED[code])
-    try:
-        header.check_fix(logger=_SILENT, error_level=40)
-    except HeaderDataError as error:
-        raise MetadataError(f"the header is not valid: {error}") from error
-    return header
-
-
-def _data_offset(stored: float, version: int, *, single: bool) -> int:
-    """Check where the header says that the numbers begin."""
-    least = _SINGLE_MIN_OFFSET[version] if single else 0
-    if not (math.isfinite(stored) and stored == int(stored) and stored >= least):
-        msg = f"vox_offset is {stored:g}: expected a whole number of at least {least}"
-        raise MetadataError(msg)
-    if stored > MAX_HEADER_BYTES:
-        msg = f"vox_offset is {stored:.0f}: headers above {MAX_HEADER_BYTES} bytes are not read"
-        raise MetadataError(msg)
-    return int(stored)
-
-
-def _shape(fields: Any) -> tuple[int, ...]:
-    from nibabel.spatialimages import HeaderDataError
-
-    rank = int(fields["dim"][0])
-    if not 1 <= rank <= 7:
-        raise MetadataError(f"dim[0] is {rank}: expected 1 to 7 dimensions")
-    try:
-        return tuple(int(length) for length in fields.get_data_shape())
-    except HeaderDataError as error:
-        raise MetadataError(f"the dimensions are not valid: {error}") from error
-
-
-def _data_type(code: int) -> tuple[np.dtype[Any], int]:
-    """Little-endian type of a stream, and its number of colours."""
-    if code in _COLORS:
-        return np.dtype("u1"), _COLORS[code]
-    if code not in _DTYPES:
-        raise MetadataError(f"datatype code {code} is not one of NIfTI's")
-    return np.dtype(_DTYPES[code]).newbyteorder("<"), 0
-
-
-def _scaling(fields: Any) -> tuple[float | None, float | None]:
-    from nibabel.spatialimages import HeaderDataError
-
-    try:
-        slope, inter = fields.get_slope_inter()
-    except HeaderDataError as error:
-        raise MetadataError(f"the scaling is not valid: {error}") from error
-    return slope, inter
 
 
 def _check_size(header: NiftiHeader, files: NiftiFiles, *, compressed: bool) -> None:

@@ -9,6 +9,9 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 import numpy as np
+
+from fmristore.nifti.files import NiftiFiles, open_decoded, translated
+from fmristore.nifti.header import MAX_TRAILER_BYTES, NiftiHeader
 from fmristore_stores.errors import (
     ChangedError,
     CorruptDataError,
@@ -17,9 +20,6 @@ from fmristore_stores.errors import (
     MetadataError,
 )
 from fmristore_stores.protocol import AnyArray
-
-from fmristore.nifti.files import NiftiFiles, open_decoded, translated
-from fmristore.nifti.header import MAX_TRAILER_BYTES, NiftiHeader
 
 __all__ = ["VolumeBlock", "VolumeStream", "stream_volumes"]
 
@@ -171,9 +171,7 @@ def _blocks(
                 return reader.trailer()
 
 
-def _places(
-    header: NiftiHeader, max_bytes: int
-) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+def _places(header: NiftiHeader, max_bytes: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
     """First volume, first plane and shape of each block."""
     volumes, planes, *plane = header.stream_shape
     many = max_bytes // header.volume_nbytes
@@ -216,7 +214,7 @@ class _Reader:
     def block(self, t0: int, z0: int, shape: tuple[int, ...]) -> VolumeBlock:
         """Read the next block."""
         values: AnyArray = np.empty(shape, self._header.disk_dtype)
-        target = memoryview(values.reshape(-1).view(np.uint8))
+        target = values.reshape(-1).view(np.uint8).data
         with translated(self._files.data_url):
             while target:
                 count = self._file.readinto(target)  # type: ignore[attr-defined]
@@ -224,7 +222,7 @@ class _Reader:
                     self._truncated()
                 self._position += count
                 target = target[count:]
-        if not values.dtype.isnative or values.dtype.byteorder == ">":
+        if values.dtype != self._header.dtype:
             values = values.byteswap(inplace=True).view(self._header.dtype)
         return VolumeBlock(t0, z0, values)
 

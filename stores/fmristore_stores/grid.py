@@ -6,7 +6,6 @@ Everything here is a pure function of shapes; nothing reads or writes.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -42,7 +41,7 @@ class Overlap(NamedTuple):
 
 def grid_shape(shape: tuple[int, ...], chunks: tuple[int, ...]) -> tuple[int, ...]:
     """Number of chunks along each axis, partial edge chunks included."""
-    return tuple(math.ceil(n / c) for n, c in zip(shape, chunks, strict=True))
+    return tuple(-(-n // c) for n, c in zip(shape, chunks, strict=True))
 
 
 def chunk_region(key: ChunkKey, shape: tuple[int, ...], chunks: tuple[int, ...]) -> Region:

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ from fmristore_stores.location import (
 from fmristore_stores.protocol import Store
 from fmristore_stores.sources import storage_error
 
+Check = Callable[[Store], None]
+
 __all__ = ["create_store", "publish_file"]
 
 _RENAME_ATTEMPTS = 6
@@ -52,6 +54,7 @@ def create_store(
     kind: Kind | None = None,
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
+    check: Check | None = None,
 ) -> Iterator[Store]:
     """Make a new store that appears at `url` when the block ends without an error.
 
@@ -65,6 +68,9 @@ def create_store(
         Replace what is there; until the new store is complete the old one stays as it is.
     storage_options : mapping, optional
         Passed to fsspec.
+    check : callable, optional
+        Called with the complete store, opened anew for reading, before it becomes visible; what
+        it raises stops the publication.
 
     Yields
     ------
@@ -88,22 +94,43 @@ def create_store(
         endings = " or ".join((*HDF5_SUFFIXES[:2], *ZARR_SUFFIXES))
         raise InvalidInputError(f"the name of a new store must end in {endings}", url=target)
     if chosen == "hdf5":
-        from fmristore_stores.hdf5 import HDF5Store
-
         with (
             publish_file(target, overwrite=overwrite, storage_options=storage_options) as path,
-            contextlib.closing(HDF5Store(path, mode="w", url=target)) as store,
+            _new_hdf5(path, target, check) as store,
         ):
             yield store
     elif is_local(target):
         with (
             _publish_directory(target, overwrite=overwrite) as path,
-            _new_zarr(path, target) as store,
+            _new_zarr(path, target, check) as store,
         ):
             yield store
     else:
-        with _publish_prefix(target, overwrite=overwrite, options=storage_options) as store:
+        with _publish_prefix(target, storage_options, check, overwrite=overwrite) as store:
             yield store
+
+
+@contextlib.contextmanager
+def _new_hdf5(path: str, url: str, check: Check | None) -> Iterator[Store]:
+    from fmristore_stores.hdf5 import HDF5Store
+
+    with HDF5Store(path, mode="w", url=url) as store:
+        yield store
+    if check is not None:
+        with HDF5Store(path, mode="r", url=url) as store:
+            check(store)
+
+
+@contextlib.contextmanager
+def _new_zarr(path: str, url: str, check: Check | None, fs: Any = None) -> Iterator[Store]:
+    from fmristore_stores.zarr import ZarrStore
+
+    with ZarrStore(path, mode="w", url=url, fs=fs, root_last=fs is not None) as store:
+        yield store
+        store.consolidate()
+    if check is not None:
+        with ZarrStore(path, mode="r", url=url, fs=fs) as store:
+            check(store)
 
 
 @contextlib.contextmanager
@@ -176,7 +203,7 @@ def _publish_directory(url: str, *, overwrite: bool) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _publish_prefix(
-    url: str, *, overwrite: bool, options: Mapping[str, Any] | None
+    url: str, options: Mapping[str, Any] | None, check: Check | None, *, overwrite: bool
 ) -> Iterator[Store]:
     """Write a Zarr store to object storage: everything else first, root metadata last.
 
@@ -188,7 +215,7 @@ def _publish_prefix(
     replace = _check_absent(url, options, overwrite=overwrite)
     place = f"{path}.{uuid.uuid4().hex[:8]}.partial" if replace else path
     try:
-        with _new_zarr(place, url, fs=fs) as store:
+        with _new_zarr(place, url, check, fs) as store:
             yield store
         if replace:
             fs.rm(path, recursive=True)
@@ -202,15 +229,6 @@ def _publish_prefix(
         if isinstance(error, FmristoreError) or not isinstance(error, Exception):
             raise
         raise storage_error(error, url) from error
-
-
-@contextlib.contextmanager
-def _new_zarr(path: str, url: str, fs: Any = None) -> Iterator[Store]:
-    from fmristore_stores.zarr import ZarrStore
-
-    with contextlib.closing(ZarrStore(path, mode="w", url=url, fs=fs)) as store:
-        yield store
-        store.consolidate()
 
 
 # Local files ---------------------------------------------------------------------------------

@@ -237,6 +237,7 @@ def parse_dtype(dtype: Any) -> np.dtype[Any]:
 
 _RESERVED = frozenset({"", ".", "..", "zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"})
 _FORBIDDEN = re.compile(r"[/\\\x00-\x1f\x7f]|[\ud800-\udfff]")
+_FORBIDDEN_IN_ATTRIBUTE = re.compile(r"[/\x00]|[\ud800-\udfff]")
 
 
 def check_name(name: str) -> str:
@@ -273,10 +274,10 @@ def check_attributes(attributes: Mapping[str, Any]) -> Attributes:
     """
     checked: Attributes = {}
     for name, value in attributes.items():
-        if not isinstance(name, str) or not name or "\x00" in name or "/" in name:
+        if not isinstance(name, str) or not name or _FORBIDDEN_IN_ATTRIBUTE.search(name):
             msg = f"{name!r} cannot be the name of an attribute"
             raise InvalidInputError(msg)
-        if len(name.encode("utf-8", "replace")) > MAX_NAME_BYTES:
+        if len(name.encode()) > MAX_NAME_BYTES:
             msg = f"attribute name {name[:40]!r}... is longer than {MAX_NAME_BYTES} bytes"
             raise InvalidInputError(msg)
         plain = _plain(value, name)
@@ -317,6 +318,6 @@ def _plain(value: Any, name: str) -> Any:
         if not all(isinstance(key, str) for key in value):
             msg = f"attribute {name!r}: keys of a nested value must be text"
             raise InvalidInputError(msg)
-        return {key: _plain(item, name) for key, item in value.items()}
+        return {_plain(key, name): _plain(item, name) for key, item in value.items()}
     msg = f"attribute {name!r}: a {type(value).__name__} is not JSON-able"
     raise InvalidInputError(msg)

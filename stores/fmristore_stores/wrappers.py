@@ -138,6 +138,7 @@ class _Group:
     def create_array(
         self, name: str, spec: ArraySpec, attributes: Mapping[str, Any] | None = None
     ) -> Array:
+        self._owner.before_change(self.path)
         return self._owner.array_type(self._owner, self._inner.create_array(name, spec, attributes))
 
     def remove(self, name: str) -> None:

@@ -1,0 +1,126 @@
+"""What users call: open, convert, transcode, export, verify."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from fmristore.formats.create import create_image, image_options
+from fmristore.formats.registry import find_format
+from fmristore.imagesource import image_source
+from fmristore.layout import Access, Order
+from fmristore.progress import Progress
+from fmristore_stores.location import Kind
+from fmristore_stores.opening import Handle, locate
+
+__all__ = ["convert", "open"]
+
+
+def open(  # noqa: A001 - fs.open is what users expect it to be called
+    url: str | os.PathLike[str],
+    *,
+    format: str | None = None,  # noqa: A002
+    kind: Kind | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Any:
+    """Open a store and find out what it holds.
+
+    Parameters
+    ----------
+    url : str or path
+        HDF5 file or Zarr store, local or on any filesystem that fsspec knows.
+    format : str, optional
+        Insist on a format, such as ``"neurovec"``.
+    kind : {"hdf5", "zarr"}, optional
+        Insist on a container; found out by its first bytes otherwise.
+    storage_options : mapping, optional
+        Passed to fsspec: credentials, endpoint, ``anon=True``.
+
+    Returns
+    -------
+    NeuroVol, NeuroVec or another registered format class
+        Reads when it is indexed; close it, or use it in a ``with`` statement.
+
+    Raises
+    ------
+    NotFoundError
+        If there is nothing at `url`.
+    UnknownFormatError
+        If it is no store, or holds no format that is known here.
+    UnsupportedVersionError
+        If it was written by a newer fmristore.
+
+    Examples
+    --------
+    >>> import fmristore as fs
+    >>> with fs.open("sub-01_task-rest_bold.h5") as bold:                     # doctest: +SKIP
+    ...     series = bold[32, 40, 20]
+    """
+    handle = Handle(locate(url, kind=kind, storage_options=storage_options))
+    try:
+        attributes = handle.store.root.read_attributes()
+        cls = find_format(attributes, url=handle.locator.url, insist=format)
+        return cls(handle)
+    except BaseException:
+        handle.close()
+        raise
+
+
+def convert(  # noqa: PLR0913
+    source: Any,
+    url: str | os.PathLike[str],
+    *,
+    access: Access = "time",
+    codec: str | None = None,
+    order: Order | None = None,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    max_memory: int = 1 << 30,
+    progress: Progress | None = None,
+) -> None:
+    """Turn a NIfTI image into a store that can be read in parts.
+
+    Parameters
+    ----------
+    source : path, URL or nibabel image
+        ``.nii``, ``.nii.gz``, either file of an ``.hdr``/``.img`` pair; read once, front to back.
+    url : str or path
+        New store: ``.h5`` for HDF5, ``.zarr`` (best ``.ome.zarr``) for Zarr.
+    access : {"time", "volume", "balanced"}
+        What is read most: time series, whole volumes, or some of both.
+    codec : str, optional
+        Preset: ``"portable"`` (default for HDF5: any HDF5 reader), ``"dual"`` (default for Zarr:
+        the same bytes in both stores), ``"fast"``, ``"small"`` or ``"none"``.
+    order : {"auto", "canonical"}, optional
+        Order inside chunks; ``"canonical"`` (x fastest) by default for ``"portable"``.
+    overwrite : bool
+        Replace what is there, once the new store is complete.
+    storage_options : mapping, optional
+        Passed to fsspec, for both URLs.
+    max_memory : int
+        Bytes that the conversion may take.
+    progress : callable, optional
+        Called with the bytes done and in all.
+
+    Raises
+    ------
+    NotFoundError
+        If the source or the folder of the destination does not exist.
+    AlreadyExistsError
+        If there is something at `url` and `overwrite` is false.
+    FormatError
+        If the source is not NIfTI, is damaged, or is not an image.
+
+    Notes
+    -----
+    `fmristore.open` gives the image back; `NeuroVec.to_nifti` gives the file back, byte for byte.
+    """
+    create_image(
+        url,
+        image_source(source, storage_options=storage_options),
+        options=image_options(url, access=access, codec=codec, order=order, max_memory=max_memory),
+        overwrite=overwrite,
+        storage_options=storage_options,
+        progress=progress,
+    )

@@ -1,0 +1,64 @@
+"""Cutting an array into boxes that fit in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from fmristore_stores.errors import MemoryLimitError
+from fmristore_stores.grid import Region
+
+__all__ = ["box_shape", "boxes", "overlap_count"]
+
+
+def box_shape(
+    shape: tuple[int, ...], unit: tuple[int, ...], itemsize: int, max_bytes: int
+) -> tuple[int, ...]:
+    """Shape of the largest box made of whole units, grown along the last axes first.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the array.
+    unit : tuple of int
+        Shape of a chunk or shard; boxes consist of whole ones (clipped at the array's end).
+    itemsize : int
+        Bytes of an element.
+    max_bytes : int
+        Most bytes of a box.
+
+    Raises
+    ------
+    MemoryLimitError
+        If not even one unit fits.
+    """
+    limit = max_bytes // itemsize
+    sizes = [max(1, min(u, n)) for u, n in zip(unit, shape, strict=True)]
+    if math.prod(sizes) > limit:
+        raise MemoryLimitError(
+            f"a shard or chunk of {math.prod(sizes) * itemsize} bytes must be in memory at once, "
+            f"and {max_bytes} bytes are allowed for it; raise max_memory"
+        )
+    for axis in reversed(range(len(sizes))):
+        most = limit // (math.prod(sizes) // sizes[axis])
+        sizes[axis] = min(shape[axis] or 1, max(sizes[axis], most // unit[axis] * unit[axis]))
+    return tuple(sizes)
+
+
+def boxes(shape: tuple[int, ...], size: tuple[int, ...]) -> Iterator[Region]:
+    """Cut an array into boxes of one size, clipped at its end; last axis fastest."""
+    counts = (-(-n // s) for n, s in zip(shape, size, strict=True))
+    for index in np.ndindex(*counts):
+        yield tuple(
+            slice(i * s, min((i + 1) * s, n), 1) for i, s, n in zip(index, size, shape, strict=True)
+        )
+
+
+def overlap_count(shape: tuple[int, ...], size: tuple[int, ...], chunk: tuple[int, ...]) -> int:
+    """How many times chunks are touched when an array is read box by box."""
+    count = 1
+    for n, s, c in zip(shape, size, chunk, strict=True):
+        count *= sum(-(-min(i + s, n) // c) - i // c for i in range(0, n, s))
+    return count

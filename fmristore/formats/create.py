@@ -1,0 +1,45 @@
+"""Creating a store that holds a dense image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from fmristore.formats.image_writer import ImageOptions, write_image
+from fmristore.imagesource import ImageSource
+from fmristore.layout import Access, Order
+from fmristore.progress import Progress
+from fmristore_stores.location import kind_of_name, normalise
+from fmristore_stores.publish import create_store
+
+__all__ = ["create_image", "image_options"]
+
+
+def image_options(
+    url: str | os.PathLike[str],
+    *,
+    access: Access = "time",
+    codec: str | None = None,
+    order: Order | None = None,
+    max_memory: int = 1 << 30,
+) -> ImageOptions:
+    """Fill in what a user left open: an HDF5 file is readable everywhere, by R too."""
+    chosen = codec or ("portable" if kind_of_name(normalise(url)) == "hdf5" else "dual")
+    if order is None:
+        order = "canonical" if chosen == "portable" else "auto"
+    return ImageOptions(access=access, codec=chosen, order=order, max_memory=max_memory)
+
+
+def create_image(
+    url: str | os.PathLike[str],
+    source: ImageSource,
+    *,
+    options: ImageOptions,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Store an image; it appears at `url` when complete."""
+    with create_store(url, overwrite=overwrite, storage_options=storage_options) as store:
+        write_image(store, source, options, progress=progress)

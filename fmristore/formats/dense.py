@@ -1,0 +1,553 @@
+"""What stored volumes and runs share: an array of numbers on a grid in space."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Self, cast
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from fmristore.digest import digest_image
+from fmristore.formats.create import create_image, image_options
+from fmristore.formats.stored import StoredArray
+from fmristore.imagesource import image_source
+from fmristore.indexing import Selection, parse_selection
+from fmristore.layout import AXES, Access, Order
+from fmristore.plan import Planner, ReadPlan
+from fmristore.progress import Progress
+from fmristore.space import NeuroSpace
+from fmristore_stores.errors import InvalidInputError, MetadataError
+from fmristore_stores.opening import Handle, locate
+from fmristore_stores.protocol import AnyArray
+from fmristore_stores.reader import ChunkReader
+from fmristore_stores.spec import ArraySpec
+
+__all__ = ["DenseImage", "RawView"]
+
+_COLORS = {3: [("R", "u1"), ("G", "u1"), ("B", "u1")], 4: [(n, "u1") for n in "RGBA"]}
+
+
+class DenseImage:
+    """What volumes and runs share: a stored array of numbers on a grid in space.
+
+    Parameters
+    ----------
+    handle : Handle
+        Store whose root group is the image.
+
+    Raises
+    ------
+    MetadataError
+        If a node or attribute that the format asks for is missing or wrong.
+    """
+
+    format_name: ClassVar[str]
+    format_version: ClassVar[tuple[int, int]] = (1, 0)
+    axes: ClassVar[tuple[str, ...]]
+    """Names of the axes that users index, in order."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+        self._numbers = StoredArray(handle, "0")
+        attributes = self._numbers.attributes
+        self._slope, self._inter = _scaling(attributes, handle.locator.url)
+        self._space = _read_space(handle, self._numbers.reader.spec, self.axes)
+
+    # What it is -----------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """Path or URL of the store."""
+        return self._handle.locator.url
+
+    @property
+    def space(self) -> NeuroSpace:
+        """Grid in the world, and TR."""
+        return self._space
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes, (X, Y, Z) or (X, Y, Z, T)."""
+        return self._space.shape
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.axes)
+
+    @property
+    def size(self) -> int:
+        """Number of voxels in all volumes."""
+        return math.prod(self.shape)
+
+    @property
+    def affine(self) -> AnyArray:
+        """(4, 4) float64: voxel indices (0-based) to mm, RAS+."""
+        return self._space.affine
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel sizes along x, y, z in mm."""
+        return self._space.spacing
+
+    @property
+    def origin(self) -> tuple[float, float, float]:
+        """Position of voxel (0, 0, 0) in mm."""
+        return self._space.origin
+
+    @property
+    def spec(self) -> ArraySpec:
+        """How the numbers are stored: axes, chunks, shards, codecs."""
+        return self._numbers.reader.spec
+
+    @property
+    def stored_dtype(self) -> np.dtype[Any]:
+        """Type of the stored numbers; structured (R, G, B[, A]) for colours."""
+        spec = self.spec
+        if "c" in spec.dims:
+            return np.dtype(_COLORS[spec.shape[spec.dims.index("c")]])
+        return spec.dtype
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the numbers that indexing returns.
+
+        The stored type where there is no scaling; else float32 for stored integers of up to 16
+        bits, whose scaled values it holds to 1 part in 10 million, and float64 (or complex) for
+        wider ones.
+        """
+        stored = self.stored_dtype
+        if self._slope is None:
+            return stored
+        if stored.kind in "iu" and stored.itemsize <= 2:
+            return np.dtype("f4")
+        return np.result_type(stored, np.float32)
+
+    @property
+    def slope(self) -> float | None:
+        """What stored numbers are multiplied with on reading; None for no scaling."""
+        return self._slope
+
+    @property
+    def inter(self) -> float | None:
+        """What is added after multiplying with `slope`; None for no scaling."""
+        return self._inter
+
+    @property
+    def access(self) -> str | None:
+        """Access pattern that the layout was chosen for."""
+        value = self._numbers.attributes.get("access")
+        return None if value is None else str(value)
+
+    @property
+    def digest(self) -> str | None:
+        """Digest of the stored numbers as it was recorded on writing."""
+        value = self._numbers.attributes.get("digest")
+        return None if value is None else str(value)
+
+    def compute_digest(self, *, max_memory: int = 1 << 28) -> str:
+        """Read all numbers and compute their digest anew; see `fmristore.digest`.
+
+        Raises
+        ------
+        CorruptDataError
+            If a chunk is damaged or missing.
+        """
+        return digest_image(self._numbers.reader, max_memory=max_memory)
+
+    # Reading --------------------------------------------------------------------------------
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.read(index)
+
+    def read(
+        self, index: Any = Ellipsis, *, dtype: DTypeLike | None = None, raw: bool = False
+    ) -> Any:
+        """Read a part of the image.
+
+        Parameters
+        ----------
+        index : int, slice, Ellipsis, None or tuple of them
+            numpy's basic indexing, axes (x, y, z[, t]).
+        dtype : dtype, optional
+            Type to compute and return instead of `dtype`.
+        raw : bool
+            Return stored numbers, not scaled.
+
+        Returns
+        -------
+        ndarray or numpy scalar
+            A scalar if every axis is given as an integer.
+
+        Raises
+        ------
+        SelectionError
+            If the index does not fit the image.
+        CorruptDataError
+            If a chunk is damaged or missing.
+        """
+        selection = parse_selection(index, self.shape)
+        values = self._read_region(selection)
+        return selection.apply(values if raw else self._scale(values, dtype))
+
+    @property
+    def raw(self) -> RawView:
+        """Stored numbers, not scaled: ``image.raw[32, 40, 20]``."""
+        return RawView(self)
+
+    @property
+    def plan(self) -> Planner:
+        """What a read would cost, without reading: ``image.plan[..., 10].explain()``."""
+        return Planner(self._plan)
+
+    def _plan(self, index: Any) -> ReadPlan:
+        selection = parse_selection(index, self.shape)
+        reader = self._numbers.reader
+        return ReadPlan(
+            url=self.url,
+            selection=index,
+            shape=selection.shape,
+            dtype=self.dtype,
+            chunks_in_all=math.prod(
+                -(-n // c)
+                for n, c in zip(reader.spec.shape, reader.spec.layout.chunks, strict=True)
+            ),
+            cost=reader.cost(self._stored_region(reader, selection)),
+        )
+
+    def _stored_region(self, reader: ChunkReader, selection: Selection) -> tuple[slice, ...]:
+        parts = dict(zip(self.axes, selection.region, strict=True))
+        spec = reader.spec
+        return tuple(
+            parts.get(d, slice(0, n, 1)) for d, n in zip(spec.dims, spec.shape, strict=True)
+        )
+
+    def _read_region(self, selection: Selection) -> AnyArray:
+        """Stored numbers of a region, axes as users index them."""
+        reader = self._numbers.reader
+        values = reader.read(self._stored_region(reader, selection))
+        return self._as_indexed(values, reader.spec.dims, self.axes)
+
+    def _as_indexed(self, values: AnyArray, dims: Sequence[str], axes: Sequence[str]) -> AnyArray:
+        """Bring stored axes into the order of `axes`; a colour axis becomes a structured type."""
+        colored = [*axes, "c"] if "c" in dims else list(axes)
+        values = values.transpose([dims.index(d) for d in colored])
+        if "c" in dims:
+            values = np.ascontiguousarray(values).view(self.stored_dtype)[..., 0]
+        return values
+
+    def _scale(self, values: AnyArray, dtype: DTypeLike | None = None) -> AnyArray:
+        wanted = self.dtype if dtype is None else np.dtype(dtype)
+        if self._slope is None:
+            return values.astype(wanted, copy=False)
+        working = np.result_type(self.dtype, wanted) if wanted.kind in "fc" else self.dtype
+        scaled = values.astype(working)
+        scaled *= working.type(self._slope)
+        if self._inter:
+            scaled += working.type(self._inter)
+        return scaled.astype(wanted, copy=False)
+
+    def __array__(
+        self,
+        dtype: DTypeLike | None = None,
+        copy: bool | None = None,  # noqa: FBT001 - numpy's protocol
+    ) -> AnyArray:
+        if copy is False:
+            raise InvalidInputError("a stored image cannot become an array without a copy")
+        return cast("AnyArray", self.read(dtype=dtype))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Any:
+        raise InvalidInputError(
+            "iterating would read the image plane by plane; index it, or take np.asarray(image)"
+        )
+
+    # Going elsewhere ------------------------------------------------------------------------
+
+    @cached_property
+    def header_bytes(self) -> bytes:
+        """NIfTI header and extensions: the source's own bytes, if there was one."""
+        return self._read_bytes("nifti")
+
+    @cached_property
+    def trailer_bytes(self) -> bytes:
+        """Bytes that followed the numbers in the NIfTI source, usually none."""
+        if "nifti_trailer" not in self._handle.store.root.children():
+            return b""
+        return self._read_bytes("nifti_trailer")
+
+    def _read_bytes(self, name: str) -> bytes:
+        return StoredArray(self._handle, name).reader.read().astype(np.uint8).tobytes()
+
+    @property
+    def header(self) -> Any:
+        """The NIfTI header as a nibabel object (a copy)."""
+        from fmristore.nifti import parse_header
+
+        return parse_header(self.header_bytes).to_nibabel()
+
+    def to_nifti(
+        self,
+        url: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+        max_memory: int = 1 << 28,
+        progress: Progress | None = None,
+    ) -> None:
+        """Write the image as NIfTI: the header, extensions and stored numbers of its source.
+
+        Uncompressed, the file is identical byte for byte to the uncompressed source of the same
+        kind (single file or pair).
+
+        Parameters
+        ----------
+        url : str or path
+            ``.nii``, ``.nii.gz``, or ``.hdr``/``.img`` for a pair.
+        overwrite : bool
+            Replace what is there.
+        storage_options : mapping, optional
+            Passed to fsspec.
+        max_memory : int
+            Bytes that the volumes being written may take.
+        progress : callable, optional
+            Called with the bytes done and in all.
+
+        Raises
+        ------
+        AlreadyExistsError
+            If there is something at `url` and `overwrite` is false.
+        """
+        from fmristore.export import export_nifti
+
+        export_nifti(
+            self._numbers.reader,
+            header=self.header_bytes,
+            trailer=self.trailer_bytes,
+            url=url,
+            overwrite=overwrite,
+            storage_options=storage_options,
+            max_memory=max_memory,
+            progress=progress,
+        )
+
+    def to_nibabel(self) -> Any:
+        """Lazy nibabel image: goes into nilearn and reads only what is asked of it.
+
+        Returns
+        -------
+        nibabel.Nifti1Image or Nifti2Image
+        """
+        from fmristore.interop.nibabel import to_nibabel
+
+        return to_nibabel(self)
+
+    # Creating -------------------------------------------------------------------------------
+
+    @classmethod
+    def create(  # noqa: PLR0913
+        cls,
+        url: str | os.PathLike[str],
+        data: Any,
+        *,
+        space: NeuroSpace | AnyArray | None = None,
+        tr: float | None = None,
+        slope: float | None = None,
+        inter: float | None = None,
+        access: Access = "time",
+        codec: str | None = None,
+        order: Order | None = None,
+        overwrite: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+        max_memory: int = 1 << 30,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Store an image and open it.
+
+        Parameters
+        ----------
+        url : str or path
+            New store: ``.h5`` for HDF5, ``.zarr`` (best ``.ome.zarr``) for Zarr.
+        data : path, nibabel image, or array_like of shape (X, Y, Z) or (X, Y, Z, T)
+            A path or URL is that of a NIfTI file, whose header is kept byte for byte.
+        space : NeuroSpace or (4, 4) affine, optional
+            Needed for arrays.
+        tr : float, optional
+            Repetition time in seconds, for an affine alone.
+        slope, inter : float, optional
+            For arrays of stored numbers: the number meant is ``stored * slope + inter``.
+        access : {"time", "volume", "balanced"}
+            What is read most.
+        codec : str, optional
+            Preset; ``"portable"`` for HDF5 and ``"dual"`` for Zarr by default.
+        order : {"auto", "canonical"}, optional
+            Order inside chunks; ``"canonical"`` by default for the preset ``"portable"``.
+        overwrite : bool
+            Replace what is there, once the new store is complete.
+        storage_options : mapping, optional
+            Passed to fsspec.
+        max_memory : int
+            Bytes that writing may take.
+        progress : callable, optional
+            Called with the bytes done and in all.
+
+        Returns
+        -------
+        NeuroVol or NeuroVec
+            The new image, opened.
+
+        Raises
+        ------
+        AlreadyExistsError
+            If there is something at `url` and `overwrite` is false.
+        InvalidInputError
+            If the data have another number of axes, or are not an image.
+        """
+        source = image_source(
+            data, space=space, tr=tr, slope=slope, inter=inter, storage_options=storage_options
+        )
+        if len(source.space.shape) != len(cls.axes):
+            raise InvalidInputError(
+                f"{cls.__name__} takes data with axes {', '.join(cls.axes)}; "
+                f"these have the shape {source.space.shape}"
+            )
+        create_image(
+            url,
+            source,
+            options=image_options(
+                url, access=access, codec=codec, order=order, max_memory=max_memory
+            ),
+            overwrite=overwrite,
+            storage_options=storage_options,
+            progress=progress,
+        )
+        return cls(Handle(locate(url, storage_options=storage_options)))
+
+    # Life -----------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._handle.closed
+
+    def close(self) -> None:
+        """Release the store; the object cannot be read from then on."""
+        self._handle.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r}, {', '.join(self._facts().values())})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{name}</th><td>{_escape(text)}</td></tr>"
+            for name, text in {"url": self.url, **self._facts()}.items()
+        )
+        return f"<b>{type(self).__name__}</b><table>{rows}</table>"
+
+    def _facts(self) -> dict[str, str]:
+        facts = {
+            "shape": " x ".join(map(str, self.shape)),
+            "dtype": _dtype_text(self.dtype, self.stored_dtype),
+            "voxels": " x ".join(f"{s:.3g}" for s in self.spacing) + " mm",
+        }
+        if self.space.tr is not None:
+            facts["TR"] = f"TR {self.space.tr:.4g} s"
+        if self.access:
+            facts["layout"] = f"for {self.access}"
+        return facts
+
+
+class RawView:
+    """Stored numbers of an image, not scaled; indexed as the image is."""
+
+    def __init__(self, image: DenseImage) -> None:
+        self._image = image
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+        return self._image.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the stored numbers."""
+        return self._image.stored_dtype
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._image.read(index, raw=True, dtype=None)
+
+    def __array__(
+        self,
+        dtype: DTypeLike | None = None,
+        copy: bool | None = None,  # noqa: FBT001 - numpy's protocol
+    ) -> AnyArray:
+        values = cast("AnyArray", self._image.read(raw=True))
+        return values if dtype is None else values.astype(dtype)
+
+
+# Parsing what is stored ----------------------------------------------------------------------
+
+
+def _scaling(attributes: Mapping[str, Any], url: str) -> tuple[float | None, float | None]:
+    slope, inter = attributes.get("scale_factor"), attributes.get("add_offset", 0.0)
+    if slope is None:
+        return None, None
+    if not all(isinstance(v, int | float) and math.isfinite(v) for v in (slope, inter)):
+        raise MetadataError(
+            f"scale_factor {slope!r} and add_offset {inter!r} must be finite numbers",
+            url=url,
+            node="0",
+        )
+    return float(slope), float(inter)
+
+
+def _read_space(handle: Handle, spec: ArraySpec, axes: Sequence[str]) -> NeuroSpace:
+    url = handle.locator.url
+    extra = set(spec.dims) - set(axes) - {"c"}
+    if extra or not set(axes) <= set(spec.dims):
+        raise MetadataError(
+            f"axes are named {spec.dims}, expected {[d for d in AXES if d in axes]}",
+            url=url,
+            node="0",
+        )
+    length = dict(zip(spec.dims, spec.shape, strict=True))
+    if "c" in length and (length["c"] not in _COLORS or spec.dtype != np.uint8):
+        raise MetadataError("colours must be 3 or 4 of type uint8", url=url, node="0")
+    affine = StoredArray(handle, "affine").reader.read()
+    attributes = handle.store.root.read_attributes()
+    try:
+        return NeuroSpace(
+            spatial_shape=(length["x"], length["y"], length["z"]),
+            affine=affine,
+            time_points=length.get("t"),
+            tr=attributes.get("repetition_time"),
+            space_name=attributes.get("space_name"),
+            space_unit=str(attributes.get("space_unit", "mm")),
+            time_unit=str(attributes.get("time_unit", "s")),
+        )
+    except (TypeError, ValueError) as error:
+        raise MetadataError(f"the space of the image is damaged: {error}", url=url) from error
+
+
+def _dtype_text(shown: np.dtype[Any], stored: np.dtype[Any]) -> str:
+    if stored.names:
+        return "".join(stored.names)
+    return str(shown) if shown == stored else f"{shown} (stored as {stored})"
+
+
+def _escape(text: str) -> str:
+    import html
+
+    return html.escape(text)

@@ -1,0 +1,312 @@
+"""Writing a dense image: its tree of nodes, and its numbers as they arrive."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fmristore.boxes import box_shape, boxes
+from fmristore.digest import ImageDigest
+from fmristore.formats.registry import FORMAT, VERSION, WRITER
+from fmristore.imagesource import Block, ImageSource
+from fmristore.layout import AXES, Access, Order, adapt_spec, plan_layout
+from fmristore.progress import Progress
+from fmristore.scratch import Scratch
+from fmristore.space import NeuroSpace
+from fmristore_stores._version import __version__
+from fmristore_stores.codecs import preset
+from fmristore_stores.grid import Region
+from fmristore_stores.protocol import AnyArray, Array, Group, Store
+from fmristore_stores.spec import ArraySpec, ChunkLayout
+from fmristore_stores.writer import write
+
+__all__ = ["ImageOptions", "write_image"]
+
+_BLOCK_BYTES = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageOptions:
+    """How a dense image is to be stored.
+
+    Parameters
+    ----------
+    access : {"time", "volume", "balanced"}
+        What is read most.
+    codec : str
+        Name of a codec preset.
+    order : {"auto", "canonical"}
+        Whether time may vary fastest inside chunks; ``"canonical"`` keeps HDF5 readable by R.
+    max_memory : int
+        Bytes that writing may take.
+    """
+
+    access: Access = "time"
+    codec: str = "dual"
+    order: Order = "auto"
+    max_memory: int = 1 << 30
+
+
+def write_image(
+    store: Store,
+    source: ImageSource,
+    options: ImageOptions,
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """Write an image into an empty store, in one pass over its source.
+
+    Parameters
+    ----------
+    store : Store
+        New and writable; the image becomes its root group.
+    source : ImageSource
+        Read once, front to back.
+    options : ImageOptions
+        Layout, codec and memory limit.
+    progress : callable, optional
+        Called with the bytes of stored numbers done and in all.
+
+    Notes
+    -----
+    Peak memory stays below ``options.max_memory`` plus the interpreter and libraries. A layout
+    that gathers many volumes in a chunk needs them all at once; when they do not fit, they pass
+    through a temporary file.
+
+    Raises
+    ------
+    MemoryLimitError
+        If not even one write unit fits the limit.
+    """
+    group = store.root
+    space = source.space
+    canonical = image_spec(source, options)
+    spec = adapt_spec(canonical, store.capabilities)
+    _write_small(group, space)
+    attributes = _scaling(source) | {"access": options.access}
+    array = group.create_array("0", spec, attributes)
+    digest = ImageDigest(space.spatial_shape[2])
+    window = _Window()
+    writer = _Writer(array, options.max_memory)
+    block_bytes = max(1, min(_BLOCK_BYTES, options.max_memory // 8))
+    done = 0
+    with writer:
+        for block in source.blocks(block_bytes):
+            digest.update(block.z0, block.values)
+            window.update(block.values)
+            writer.put(block)
+            done += block.values.nbytes
+            if progress is not None:
+                progress(done, spec.nbytes)
+    array.write_attributes(attributes | {"digest": digest.hexdigest()})
+    _write_bytes(group, "nifti", "nifti_byte", source.header)
+    if source.trailer:
+        _write_bytes(group, "nifti_trailer", "nifti_trailer_byte", source.trailer)
+    group.write_attributes(image_attributes(space, canonical.dims, window.limits))
+
+
+def image_spec(source: ImageSource, options: ImageOptions) -> ArraySpec:
+    """Spec of the array of numbers, axes in canonical order."""
+    x, y, z = source.space.spatial_shape
+    length = {"t": source.space.time_points, "c": source.colors or None, "z": z, "y": y, "x": x}
+    dims = tuple(d for d in AXES if length[d] is not None)
+    shape = tuple(n for d in dims if (n := length[d]) is not None)
+    layout = plan_layout(shape, source.dtype, dims=dims, access=options.access, order=options.order)
+    codecs = preset(options.codec, np.dtype(source.dtype))
+    return ArraySpec(shape=shape, dtype=source.dtype, dims=dims, layout=layout, codecs=codecs)
+
+
+def _scaling(source: ImageSource) -> dict[str, Any]:
+    """CF attributes, so that xarray and netCDF tools scale the numbers as well."""
+    if source.slope is None:
+        return {}
+    return {"scale_factor": float(source.slope), "add_offset": float(source.inter or 0.0)}
+
+
+def _write_small(group: Group, space: NeuroSpace) -> None:
+    """Coordinates and affine; coordinates come first, so that the image finds its scales."""
+    if space.time_points is not None and space.tr is not None:
+        times = np.arange(space.time_points) * space.tr
+        _write_plain(group, "t", ("t",), times, {"units": "s"})
+    _write_plain(group, "affine", ("world", "voxel"), np.array(space.affine), {"units": "mm"})
+
+
+def _write_plain(
+    group: Group, name: str, dims: tuple[str, ...], values: AnyArray, attributes: dict[str, Any]
+) -> None:
+    layout = ChunkLayout(chunks=tuple(max(1, n) for n in values.shape))
+    spec = ArraySpec(shape=values.shape, dtype=values.dtype, dims=dims, layout=layout)
+    group.create_array(name, spec, attributes).write(None, values)
+
+
+def _write_bytes(group: Group, name: str, dim: str, data: bytes) -> None:
+    _write_plain(group, name, (dim,), np.frombuffer(data, np.uint8), {})
+
+
+class _Window:
+    """Smallest and largest finite value seen: viewers show images between them."""
+
+    def __init__(self) -> None:
+        self.limits: tuple[float, float] | None = None
+
+    def update(self, values: AnyArray) -> None:
+        if values.dtype.kind == "c" or not values.size:
+            return
+        low, high = float(np.min(values)), float(np.max(values))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            finite = values[np.isfinite(values)]
+            if not finite.size:
+                return
+            low, high = float(finite.min()), float(finite.max())
+        if self.limits is not None:
+            low, high = min(low, self.limits[0]), max(high, self.limits[1])
+        self.limits = (low, high)
+
+
+def image_attributes(
+    space: NeuroSpace, dims: tuple[str, ...], limits: tuple[float, float] | None
+) -> dict[str, Any]:
+    """Root attributes of an image.
+
+    Parameters
+    ----------
+    space : NeuroSpace
+        Of the image.
+    dims : tuple of str
+        Axes of the image in canonical order.
+    limits : (float, float), optional
+        Smallest and largest stored number.
+    """
+    attributes: dict[str, Any] = {
+        FORMAT: "neurovec" if "t" in dims else "neurovol",
+        VERSION: "1.0",
+        WRITER: f"fmristore {__version__} (Python)",
+        "space_unit": space.space_unit,
+        "time_unit": space.time_unit,
+        "ome": _ome(space, dims),
+    }
+    if space.tr is not None:
+        attributes["repetition_time"] = space.tr
+    if space.space_name is not None:
+        attributes["space_name"] = space.space_name
+    if limits is not None:
+        attributes["value_range"] = list(limits)
+    return attributes
+
+
+def _ome(space: NeuroSpace, dims: tuple[str, ...]) -> dict[str, Any]:
+    """Describe the image as OME-Zarr 0.5 does: https://ngff.openmicroscopy.org/0.5/.
+
+    It knows voxel sizes only; the whole affine is in the array ``affine``.
+    """
+    x, y, z = space.spacing
+    size = {"t": space.tr or 1.0, "c": 1.0, "z": z, "y": y, "x": x}
+    kind = {"t": "time", "c": "channel"}
+    axes = []
+    for d in dims:
+        axis = {"name": d, "type": kind.get(d, "space")}
+        if d == "t" and space.tr is not None:
+            axis["unit"] = "second"
+        elif d not in kind:
+            axis["unit"] = "millimeter"
+        axes.append(axis)
+    scale = {"type": "scale", "scale": [float(size[d]) for d in dims]}
+    dataset = {"path": "0", "coordinateTransformations": [scale]}
+    return {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [dataset]}]}
+
+
+# Numbers as they arrive ----------------------------------------------------------------------
+
+
+class _Writer:
+    """Takes blocks in order of time and writes whole shards.
+
+    Volumes are gathered in bands as long as a write unit is in time, several units where memory
+    allows; a band that does not fit lies in a temporary file and is written in boxes of whole
+    units.
+
+    Parameters
+    ----------
+    array : Array
+        Axes named as in `AXES`, in any order.
+    max_memory : int
+        Bytes for everything held here.
+    """
+
+    def __init__(self, array: Array, max_memory: int) -> None:
+        spec = array.spec
+        self._array = array
+        self._dims = tuple(d for d in AXES if d in spec.dims)
+        length = dict(zip(spec.dims, spec.shape, strict=True))
+        unit = dict(zip(spec.dims, spec.layout.units, strict=True))
+        self._shape = tuple(length[d] for d in self._dims)
+        self._unit = tuple(unit[d] for d in self._dims)
+        self._to_stored = tuple(self._dims.index(d) for d in spec.dims)
+        self._max_memory = max_memory
+        self._times = length.get("t", 1)
+        volume = spec.nbytes // max(1, self._times)
+        unit_times = min(unit.get("t", 1), self._times) or 1
+        roomy = max_memory // 4 // max(1, volume * unit_times)
+        self._band_times = min(max(1, self._times), unit_times * max(1, roomy))
+        self._band_start = 0
+        self._band: Scratch | None = None
+
+    def put(self, block: Block) -> None:
+        """Take the next block."""
+        t0, values = block.t0, block.values
+        while values.shape[0]:
+            room = self._band_start + self._band_times - t0
+            part, values = values[:room], values[room:]
+            self._gather(t0 - self._band_start, block.z0, part)
+            t0 += part.shape[0]
+            complete = block.z0 + part.shape[-3] == self._shape[-3]
+            if complete and (t0 == self._band_start + self._band_times or t0 == self._times):
+                self._flush(t0)
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._band is not None:
+            self._band.close()
+
+    def _gather(self, t: int, z: int, part: AnyArray) -> None:
+        if self._band is None:
+            times = min(self._band_times, self._times - self._band_start)
+            shape = (times, *self._shape[-len(part.shape) + 1 :])
+            self._band = Scratch(shape, part.dtype, max_memory=self._max_memory // 2)
+        planes = slice(z, z + part.shape[-3], 1)
+        full = [slice(0, n, 1) for n in self._band.shape]
+        full[0] = slice(t, t + part.shape[0], 1)
+        full[-3] = planes
+        self._band.write(tuple(full), part)
+
+    def _flush(self, end: int) -> None:
+        assert self._band is not None
+        timed = "t" in self._dims
+        for box in self._boxes(self._band):
+            values = self._band.read(box)
+            if timed:
+                first = box[0].start + self._band_start
+                box = (slice(first, first + values.shape[0], 1), *box[1:])  # noqa: PLW2901
+            else:
+                box, values = box[1:], values[0]  # noqa: PLW2901
+            region = tuple(box[i] for i in self._to_stored)
+            write(self._array, region, values.transpose(self._to_stored))
+        self._band.close()
+        self._band = None
+        self._band_start = end
+
+    def _boxes(self, band: Scratch) -> Iterator[Region]:
+        """Cut a band into boxes of whole units that may be in memory at once."""
+        whole = tuple(slice(0, n, 1) for n in band.shape)
+        if band.in_memory:
+            yield whole
+            return
+        unit = self._unit if "t" in self._dims else (1, *self._unit)
+        limit = self._max_memory // 4
+        yield from boxes(band.shape, box_shape(band.shape, unit, band.dtype.itemsize, limit))

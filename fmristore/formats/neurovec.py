@@ -1,0 +1,117 @@
+"""One stored run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from fmristore.formats.dense import DenseImage
+from fmristore.formats.registry import register
+from fmristore.indexing import parse_selection
+from fmristore_stores.errors import InvalidInputError, SelectionError
+from fmristore_stores.protocol import AnyArray
+
+__all__ = ["NeuroVec"]
+
+
+@register("neurovec")
+class NeuroVec(DenseImage):
+    """One stored run, indexed ``[x, y, z, t]``.
+
+    Examples
+    --------
+    >>> import fmristore as fs
+    >>> bold = fs.open("sub-01_task-rest_bold.h5")                            # doctest: +SKIP
+    >>> bold[32, 40, 20]                                                      # doctest: +SKIP
+    """
+
+    axes = ("x", "y", "z", "t")
+
+    @property
+    def tr(self) -> float | None:
+        """Repetition time in seconds, None if unknown."""
+        return self.space.tr
+
+    def series(
+        self,
+        voxels: Any = None,
+        *,
+        mask: Any = None,
+        times: slice | None = None,
+        dtype: DTypeLike | None = None,
+        raw: bool = False,
+    ) -> AnyArray:
+        """Time series of one voxel, many voxels, or all voxels of a mask.
+
+        Parameters
+        ----------
+        voxels : (x, y, z) or array_like of int, (n, 3), optional
+            One voxel, or many in any order; negative indices count from the end.
+        mask : NeuroVol, nibabel image, path, or array_like of shape (X, Y, Z), optional
+            Voxels that are not zero (NaN counts as zero), in place of `voxels`. An image must lie
+            on the same grid.
+        times : slice, optional
+            Part of the run.
+        dtype : dtype, optional
+            Type to compute and return instead of `dtype`.
+        raw : bool
+            Return stored numbers, not scaled.
+
+        Returns
+        -------
+        ndarray, (T,) for one voxel, else (T, n)
+            For a mask, voxels in order of their index with x varying fastest, as in NIfTI.
+
+        Raises
+        ------
+        SelectionError
+            If a voxel lies outside the image.
+        InvalidInputError
+            If both or neither of `voxels` and `mask` are given, or the mask does not fit.
+
+        Notes
+        -----
+        Every chunk is fetched and decoded once, however many voxels lie in it.
+        """
+        if (voxels is None) == (mask is None):
+            raise InvalidInputError("give either voxels or mask=")
+        if mask is not None:
+            from fmristore.masks import mask_voxels
+
+            points, single = mask_voxels(mask, self.space), False
+        else:
+            points, single = self._points(voxels)
+        reader = self._numbers.reader
+        spec = reader.spec
+        wanted = [d for d in spec.dims if d not in "xyz"]
+        part = parse_selection(Ellipsis if times is None else times, self.shape[3:])
+        region = tuple(
+            part.region[0] if d == "t" else slice(0, spec.shape[spec.dims.index(d)], 1)
+            for d in wanted
+        )
+        axes = [spec.dims.index(d) for d in "xyz"]
+        values = reader.read_points(axes, points, region)
+        values = self._as_indexed(values, ("voxel", *wanted), ("t", "voxel"))[part.finish]
+        if not raw:
+            values = self._scale(values, dtype)
+        return values[:, 0] if single else values
+
+    def _points(self, voxels: Any) -> tuple[AnyArray, bool]:
+        points = np.asarray(voxels)
+        single = points.ndim == 1 and points.shape[0] == 3
+        if points.size == 0:
+            return np.empty((0, 3), np.int64), False
+        if points.dtype.kind not in "iu" or points.ndim > 2 or points.shape[-1] != 3:
+            raise SelectionError(
+                f"voxels of shape {points.shape} and type {points.dtype}: expected integers, "
+                "(3,) for one voxel or (n, 3) for many"
+            )
+        points = points.reshape(-1, 3).astype(np.int64)
+        lengths = np.array(self.shape[:3])
+        outside = ((points < -lengths) | (points >= lengths)).any(axis=1)
+        if outside.any():
+            first = tuple(points[outside][0].tolist())
+            raise SelectionError(f"voxel {first} lies outside the image of shape {self.shape[:3]}")
+        return np.where(points < 0, points + lengths, points), single

@@ -1,0 +1,109 @@
+"""Which class reads which format: one registration per format, for every store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Protocol, TypeVar
+
+from fmristore_stores.errors import InvalidInputError, UnknownFormatError, UnsupportedVersionError
+from fmristore_stores.opening import Handle
+
+__all__ = ["FORMAT", "VERSION", "WRITER", "StoredFormat", "find_format", "formats", "register"]
+
+FORMAT = "fmristore_format"
+"""Root attribute that names the format."""
+VERSION = "fmristore_format_version"
+"""Root attribute with the version of the format, as ``major.minor``."""
+WRITER = "fmristore_writer"
+"""Root attribute with the software that wrote the store."""
+
+
+class StoredFormat(Protocol):
+    """A class that can be registered: made from a handle to a store of its format."""
+
+    format_name: str
+    format_version: tuple[int, int]
+
+    def __init__(self, handle: Handle) -> None: ...
+
+
+Class = TypeVar("Class", bound=type[Any])
+
+_registered: dict[str, Any] = {}
+
+
+def register(name: str) -> Callable[[Class], Class]:
+    """Class decorator: this class reads stores whose format has that name.
+
+    Raises
+    ------
+    InvalidInputError
+        If another class has the name.
+    """
+
+    def add(cls: Class) -> Class:
+        known = _registered.get(name)
+        if known is not None and known.__qualname__ != cls.__qualname__:
+            raise InvalidInputError(f"format {name!r} is registered already, for {known.__name__}")
+        _registered[name] = cls
+        cls.format_name = name
+        return cls
+
+    return add
+
+
+def formats() -> Mapping[str, Any]:
+    """Registered format names and their classes, read-only."""
+    _load_builtin()
+    return MappingProxyType(_registered)
+
+
+def find_format(attributes: Mapping[str, Any], *, url: str, insist: str | None = None) -> Any:
+    """Class for a store with these root attributes.
+
+    Parameters
+    ----------
+    attributes : mapping
+        Attributes of the root group.
+    url : str
+        For messages.
+    insist : str, optional
+        Name of the format that it must be.
+
+    Raises
+    ------
+    UnknownFormatError
+        If the store does not say what it holds, no class reads it, or it is not what was asked.
+    UnsupportedVersionError
+        If it was written by a newer major version.
+    """
+    name = attributes.get(FORMAT)
+    if name is None:
+        raise UnknownFormatError(
+            f"the store is readable but holds no format of fmristore (no attribute {FORMAT})",
+            url=url,
+        )
+    if insist is not None and name != insist:
+        raise UnknownFormatError(f"expected format {insist!r} and found {name!r}", url=url)
+    known = formats()
+    if name not in known:
+        raise UnknownFormatError(
+            f"format {name!r} is not known here; there are {', '.join(sorted(known))}", url=url
+        )
+    cls = known[name]
+    version = str(attributes.get(VERSION, ""))
+    major = version.partition(".")[0]
+    if not major.isdecimal():
+        raise UnknownFormatError(f"{VERSION} is {version!r}, expected major.minor", url=url)
+    if int(major) > cls.format_version[0]:
+        raise UnsupportedVersionError(
+            f"format {name} {version} is newer than {'.'.join(map(str, cls.format_version))}, "
+            "which this fmristore knows; update fmristore",
+            url=url,
+        )
+    return cls
+
+
+def _load_builtin() -> None:
+    from fmristore.formats import neurovec, neurovol  # noqa: F401 - importing registers them

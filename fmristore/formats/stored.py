@@ -1,0 +1,61 @@
+"""An array of an opened store, held so that it survives pickling and reopening."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fmristore_stores.opening import Handle
+from fmristore_stores.protocol import Store
+from fmristore_stores.reader import ChunkReader
+from fmristore_stores.spec import Attributes
+
+__all__ = ["StoredArray"]
+
+
+class StoredArray:
+    """One array of a store, opened when it is needed.
+
+    Parameters
+    ----------
+    handle : Handle
+        The store.
+    path : str
+        Of the array in the store.
+    missing : {"error", "fill"}
+        What a chunk that was never written means.
+    """
+
+    def __init__(
+        self, handle: Handle, path: str, *, missing: Literal["fill", "error"] = "error"
+    ) -> None:
+        self._handle = handle
+        self._path = path
+        self._missing = missing
+        self._opened: tuple[Store, ChunkReader] | None = None
+
+    @property
+    def reader(self) -> ChunkReader:
+        """Reader of the array in the store that this process has open now.
+
+        Raises
+        ------
+        ClosedError
+            If the handle was closed.
+        """
+        store = self._handle.store
+        if self._opened is None or self._opened[0] is not store:
+            array = store.root.array(self._path)
+            self._opened = (store, ChunkReader(array, missing=self._missing))
+        return self._opened[1]
+
+    @property
+    def attributes(self) -> Attributes:
+        """Attributes of the array."""
+        return self.reader.array.read_attributes()
+
+    def __getstate__(self) -> tuple[Handle, str, Literal["fill", "error"]]:
+        return self._handle, self._path, self._missing
+
+    def __setstate__(self, state: tuple[Handle, str, Literal["fill", "error"]]) -> None:
+        self._handle, self._path, self._missing = state
+        self._opened = None

@@ -1,0 +1,112 @@
+"""Stored images as lazy nibabel images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import nibabel
+import numpy as np
+from numpy.typing import DTypeLike
+
+from fmristore_stores.protocol import AnyArray
+
+if TYPE_CHECKING:
+    from fmristore.formats.dense import DenseImage
+
+__all__ = ["ImageProxy", "to_nibabel"]
+
+
+class ImageProxy:
+    """Array proxy of a stored image, as nibabel and nilearn expect one.
+
+    Indexing and `numpy.asarray` read scaled numbers. nilearn asks a proxy for ``slope`` and
+    ``inter`` to find out whether numbers still have to be scaled: they have not, so these are 1
+    and 0; what the store applies is ``stored_slope`` and ``stored_inter``.
+
+    Parameters
+    ----------
+    image : DenseImage
+        Read from; copies and pickles by its locator.
+
+    References
+    ----------
+    https://nipy.org/nibabel/devel/biaps/biap_0003.html and ``nibabel/arrayproxy.py``.
+    """
+
+    slope = 1.0
+    inter = 0.0
+
+    def __init__(self, image: DenseImage) -> None:
+        self._image = image
+
+    @property
+    def is_proxy(self) -> bool:
+        """Always true: this stands for an array that is not in memory."""
+        return True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes, (X, Y, Z) or (X, Y, Z, T)."""
+        return self._image.shape
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self._image.ndim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the scaled numbers."""
+        return self._image.dtype
+
+    @property
+    def stored_slope(self) -> float:
+        """What stored numbers are multiplied with."""
+        return 1.0 if self._image.slope is None else self._image.slope
+
+    @property
+    def stored_inter(self) -> float:
+        """What is added to them then."""
+        return self._image.inter or 0.0
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._image[index]
+
+    def __array__(
+        self,
+        dtype: DTypeLike | None = None,
+        copy: bool | None = None,  # noqa: FBT001 - numpy's protocol
+    ) -> AnyArray:
+        return np.asarray(self._image, dtype=dtype)
+
+    def get_unscaled(self) -> AnyArray:
+        """Stored numbers of the whole image."""
+        return np.asarray(self._image.raw)
+
+    def reshape(self, *shape: Any) -> AnyArray:
+        """Read the whole image and give it another shape."""
+        return np.asarray(self._image).reshape(*shape)
+
+
+def to_nibabel(image: DenseImage) -> Any:
+    """Lazy nibabel image of a stored one, with the header of its source.
+
+    Parameters
+    ----------
+    image : DenseImage
+        Must stay open as long as the nibabel image is used.
+
+    Returns
+    -------
+    nibabel.Nifti1Image or nibabel.Nifti2Image
+        Its ``dataobj`` is an `ImageProxy`; the header says the type of the scaled numbers.
+    """
+    header = image.header
+    second = isinstance(header, nibabel.Nifti2Header)
+    cls = nibabel.Nifti2Image if second else nibabel.Nifti1Image
+    header.set_slope_inter(None, None)
+    single = cls.header_class.from_header(header)
+    single.set_data_shape(image.shape)
+    if image.dtype.names is None:
+        single.set_data_dtype(image.dtype)
+    return cls(ImageProxy(image), None, single)

@@ -1,0 +1,84 @@
+"""Masks: from whatever a user has to the voxels that are meant."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from fmristore.imagesource import NiftiSource
+from fmristore.space import NeuroSpace
+from fmristore_stores.errors import InvalidInputError
+from fmristore_stores.protocol import AnyArray
+
+__all__ = ["mask_array", "mask_voxels"]
+
+
+def mask_array(mask: Any, space: NeuroSpace) -> AnyArray:
+    """Bring a mask into the form of a boolean array on a grid.
+
+    Parameters
+    ----------
+    mask : path, stored volume, nibabel image, or array_like of shape (X, Y, Z)
+        Voxels that are not zero are in; NaN is out. A path is that of a NIfTI file.
+    space : NeuroSpace
+        Grid that the mask must be on; an array need only have its shape.
+
+    Returns
+    -------
+    ndarray of bool, (X, Y, Z)
+
+    Raises
+    ------
+    InvalidInputError
+        If shape or grid differ, the mask is not a single volume, or no voxel is in it.
+    """
+    values, grid, name = _load(mask)
+    shape = values.shape[:3] if values.shape[3:] == (1,) else values.shape
+    if shape != space.spatial_shape:
+        raise InvalidInputError(
+            f"the mask has shape {values.shape}, the image {space.spatial_shape}", url=name
+        )
+    if grid is not None and not space.same_grid(grid):
+        raise InvalidInputError(
+            f"mask and image have the same shape but lie {space.grid_distance(grid):.3g} mm apart; "
+            "resample the mask, or pass its array to ignore this",
+            url=name,
+        )
+    inside = np.nan_to_num(values.reshape(shape)) != 0
+    if not inside.any():
+        raise InvalidInputError("no voxel is in the mask", url=name)
+    return inside
+
+
+def mask_voxels(mask: Any, space: NeuroSpace) -> AnyArray:
+    """Indices of the voxels in a mask, (n, 3), x varying fastest; see `mask_array`."""
+    inside = mask_array(mask, space)
+    return np.argwhere(inside.transpose(2, 1, 0))[:, ::-1]
+
+
+def _load(mask: Any) -> tuple[AnyArray, NeuroSpace | None, str | None]:
+    """Values, grid and name of a mask."""
+    if isinstance(mask, str | os.PathLike):
+        return (*_from_path(mask), os.fspath(mask))
+    if hasattr(mask, "dataobj"):
+        return np.asanyarray(mask.dataobj), NeuroSpace.from_nibabel(mask), mask.get_filename()
+    space = getattr(mask, "space", None)
+    values = np.asarray(mask)
+    if values.dtype.kind not in "biuf":
+        raise InvalidInputError(f"a mask must be numbers, not {values.dtype}")
+    return values, space if isinstance(space, NeuroSpace) else None, getattr(mask, "url", None)
+
+
+def _from_path(path: str | os.PathLike[str]) -> tuple[AnyArray, NeuroSpace]:
+    source = NiftiSource(path)
+    if source.colors:
+        raise InvalidInputError("a mask must be numbers, not colours", url=os.fspath(path))
+    x, y, z = source.space.spatial_shape
+    values = np.empty((source.space.time_points or 1, z, y, x), source.dtype)
+    for t0, z0, part in source.blocks(1 << 26):
+        values[t0 : t0 + part.shape[0], z0 : z0 + part.shape[1]] = part
+    if source.slope is not None:
+        values = values * source.slope + (source.inter or 0.0)
+    return values.transpose(3, 2, 1, 0), source.space

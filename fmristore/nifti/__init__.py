@@ -1,0 +1,24 @@
+"""NIfTI in and out, streaming: headers kept byte for byte, numbers read once in bounded memory."""
+
+from __future__ import annotations
+
+from fmristore.nifti.files import NIFTI_SUFFIXES, NiftiFiles, is_nifti_name
+from fmristore.nifti.header import NiftiHeader, make_header, parse_header, read_header
+from fmristore.nifti.stream import VolumeBlock, VolumeStream, stream_volumes
+from fmristore.nifti.write import NiftiWriter, WriteOptions, write_nifti
+
+__all__ = [
+    "NIFTI_SUFFIXES",
+    "NiftiFiles",
+    "NiftiHeader",
+    "NiftiWriter",
+    "VolumeBlock",
+    "VolumeStream",
+    "WriteOptions",
+    "is_nifti_name",
+    "make_header",
+    "parse_header",
+    "read_header",
+    "stream_volumes",
+    "write_nifti",
+]

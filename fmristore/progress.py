@@ -1,0 +1,10 @@
+"""How long work tells how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+__all__ = ["Progress"]
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes done and the bytes there are."""

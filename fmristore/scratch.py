@@ -1,0 +1,113 @@
+"""A plain array to turn data around in: in memory, or in a temporary file when it is too large."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from typing import Any, Self
+
+import numpy as np
+
+from fmristore_stores.errors import StorageError
+from fmristore_stores.grid import Region, region_shape
+from fmristore_stores.protocol import AnyArray
+
+__all__ = ["Scratch"]
+
+
+class Scratch:
+    """An uncompressed array that is written and read by regions.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Lengths of the axes, slowest first.
+    dtype : dtype
+        Type of the numbers.
+    max_memory : int
+        A larger array lies in an unnamed temporary file (in ``TMPDIR``), which costs disk space
+        but no memory: it is not mapped.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, max_memory: int) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self._array: AnyArray | None = None
+        self._file: Any = None
+        nbytes = math.prod(shape) * dtype.itemsize
+        if nbytes <= max_memory:
+            self._array = np.empty(shape, dtype)
+        else:
+            self._file = tempfile.TemporaryFile(prefix="fmristore-")  # noqa: SIM115
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether regions are views of an array in memory."""
+        return self._array is not None
+
+    def write(self, region: Region, values: AnyArray) -> None:
+        """Store the numbers of a region.
+
+        Raises
+        ------
+        StorageError
+            If the temporary directory is full.
+        """
+        if self._array is not None:
+            self._array[region] = values
+            return
+        values = np.ascontiguousarray(values, self.dtype).reshape(-1).view(np.uint8)
+        done = 0
+        try:
+            for offset, length in self._runs(region):
+                self._file.seek(offset)
+                self._file.write(values[done : done + length].data)
+                done += length
+        except OSError as error:
+            raise StorageError(
+                f"cannot write scratch data in {tempfile.gettempdir()}: {error}; "
+                "set TMPDIR to a folder with room, or raise max_memory"
+            ) from error
+
+    def read(self, region: Region) -> AnyArray:
+        """Numbers of a region; a view where the array is in memory."""
+        if self._array is not None:
+            return self._array[region]
+        out = np.empty(region_shape(region), self.dtype)
+        flat = out.reshape(-1).view(np.uint8)
+        done = 0
+        for offset, length in self._runs(region):
+            self._file.seek(offset)
+            if self._file.readinto(flat[done : done + length].data) != length:
+                raise StorageError("a scratch file ended before the data that it must hold")
+            done += length
+        return out
+
+    def close(self) -> None:
+        """Free the memory, or delete the file."""
+        self._array = None
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _runs(self, region: Region) -> list[tuple[int, int]]:
+        """Byte offset and length of the contiguous runs of a region, in its order."""
+        width = self.dtype.itemsize
+        outer = len(region)
+        while outer and region[outer - 1] == slice(0, self.shape[outer - 1], 1):
+            outer -= 1
+        run = math.prod(self.shape[outer:]) * width
+        if outer:
+            run *= region[outer - 1].stop - region[outer - 1].start
+        strides = [math.prod(self.shape[axis + 1 :]) * width for axis in range(len(region))]
+        base = sum(part.start * stride for part, stride in zip(region, strides, strict=True))
+        counts = region_shape(region)[: max(0, outer - 1)]
+        return [
+            (base + sum(i * stride for i, stride in zip(index, strides, strict=False)), run)
+            for index in np.ndindex(*counts)
+        ]

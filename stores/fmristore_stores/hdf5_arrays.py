@@ -1,0 +1,409 @@
+"""Arrays of HDF5 files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from h5py import h5d, h5g, h5s
+
+from fmristore_stores.codecs import supported
+from fmristore_stores.errors import (
+    InvalidInputError,
+    LayoutNotSupportedError,
+    NotFoundError,
+    SelectionError,
+)
+from fmristore_stores.grid import ChunkKey, Region, grid_shape, parse_region, region_shape
+from fmristore_stores.hdf5_attributes import decode_text, read_attributes, write_attributes
+from fmristore_stores.hdf5_chunks import ChunkIndex, index_chunked, index_contiguous
+from fmristore_stores.hdf5_dimensions import read_names
+from fmristore_stores.hdf5_files import Session
+from fmristore_stores.hdf5_links import address, resolve
+from fmristore_stores.hdf5_types import check_filters, parse_type, spec_of
+from fmristore_stores.protocol import AnyArray, Buffer, ByteRange, Capability, ChunkRef, FetchPolicy
+from fmristore_stores.spec import STRING, ArraySpec, Attributes, is_string
+
+__all__ = ["HDF5Array"]
+
+_ENUM = "_enum"
+"""Attribute under which names and numbers of an enumeration are shown."""
+
+
+class HDF5Array:
+    """A dataset of an HDF5 file.
+
+    Parameters
+    ----------
+    session : Session
+        The file.
+    path : str
+        Where the dataset is.
+    node : h5py.h5d.DatasetID
+        The open dataset.
+
+    Raises
+    ------
+    LayoutNotSupportedError
+        If its elements are neither numbers nor text.
+
+    Notes
+    -----
+    Safe to read from several threads: h5py lets one at a time into HDF5, and the table of chunks
+    is complete before it is assigned; two threads may both build it.
+    """
+
+    def __init__(self, session: Session, path: str, node: Any) -> None:
+        self._session = session
+        self._path = path
+        self._node = node
+        self._plan = node.get_create_plist()
+        self._type = parse_type(node)
+        dims = read_names(node, node.rank, path.rpartition("/")[2])
+        self._spec = spec_of(node, self._plan, self._type.dtype, dims)
+        self._capabilities = self._find_capabilities()
+        self._index: ChunkIndex | None = None
+        self._inside_file = False
+        self._filters_checked = [False, False]
+
+    def _find_capabilities(self) -> Capability:
+        writable = Capability.WRITE if self._session.writable else Capability.NONE
+        found = writable | Capability.HARD_LINKS
+        layout = self._plan.get_layout()
+        if not self._type.exact or not supported(self._spec.codecs):
+            return found
+        if self._session.writable:
+            return found | Capability.RAW_WRITE if layout == h5d.CHUNKED else found
+        located = layout == h5d.CHUNKED or (
+            layout == h5d.CONTIGUOUS
+            and self._plan.get_external_count() == 0
+            and self._node.get_storage_size() > 0
+        )
+        if located and self._session.source is not None:
+            return found | Capability.CHUNK_REFS
+        return found
+
+    @property
+    def path(self) -> str:
+        """Absolute path in the store, without a leading slash."""
+        return self._path
+
+    @property
+    def spec(self) -> ArraySpec:
+        """Shape, dtype, axis names, layout and codecs.
+
+        Big-endian numbers show as little-endian ones, enumerations as integers, bits as bytes;
+        a dataset without chunks shows as one chunk.
+        """
+        return self._spec
+
+    @property
+    def capabilities(self) -> Capability:
+        """What this very array can do.
+
+        ``CHUNK_REFS`` where the file is open for reading and the numbers lie in it as in memory,
+        encoded by codecs that are known; ``RAW_WRITE`` where it is open for writing and chunked.
+        """
+        return self._capabilities
+
+    def read_attributes(self) -> Attributes:
+        """All attributes, as plain JSON values.
+
+        Text that is not UTF-8 is taken for Latin-1; a reference becomes ``{"_REFERENCE":
+        {"path": ...}}``; names and numbers of an enumeration appear as ``_enum``.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        MetadataError
+            If an attribute has no JSON counterpart.
+        """
+        self._session.check_open()
+        with self._session.reading(self._path):
+            found = read_attributes(self._node, is_array=True)
+        if self._type.members is not None:
+            found[_ENUM] = dict(self._type.members)
+        return found
+
+    def write_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Replace all attributes by these.
+
+        Raises
+        ------
+        ClosedError, ReadOnlyError
+            If the store is closed or open for reading only.
+        InvalidInputError
+            If a name or value cannot be stored; nothing changes then.
+        StorageError
+            If the disk failed.
+        """
+        self._session.check_writable()
+        derived = frozenset({_ENUM} if self._type.members is not None else ())
+        with self._session.writing(self._path):
+            write_attributes(self._node, attributes, is_array=True, ignore=derived)
+
+    def read(self, region: Region | None = None, out: AnyArray | None = None) -> AnyArray:
+        """Read a region through HDF5, ``None`` for everything.
+
+        Parameters
+        ----------
+        region : Region, optional
+            One slice per axis.
+        out : ndarray, optional
+            Receives the values; of the region's shape and the array's dtype.
+
+        Returns
+        -------
+        ndarray
+            `out` if given, else a new array.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        SelectionError
+            If the region does not fit the array.
+        InvalidInputError
+            If `out` has another shape or dtype.
+        CodecError
+            If HDF5 lacks a filter.
+        CorruptDataError
+            If chunks are damaged or missing.
+        LayoutNotSupportedError
+            If the numbers lie in another file.
+        MemoryLimitError
+            If there is not enough memory for the result.
+
+        Notes
+        -----
+        Reads and decodes every chunk that the region touches, one after the other.
+        """
+        self._session.check_open()
+        parsed = parse_region(region, self._spec.shape)
+        shape = region_shape(parsed)
+        if out is not None and (out.shape != shape or out.dtype != self._spec.dtype):
+            msg = f"out is {out.dtype}{out.shape} where {self._spec.dtype}{shape} is read"
+            raise InvalidInputError(msg, url=self._session.url, node=self._path)
+        text = is_string(self._spec.dtype)
+        with self._session.reading(self._path):
+            direct = out is not None and out.flags.c_contiguous and not text
+            buffer = out if out is not None and direct else np.empty(shape, self._type.buffer)
+            if buffer.size:
+                self._check_storage()
+                self._check_filters(writing=False)
+                memory, file = self._spaces(parsed, shape)
+                self._node.read(memory, file, buffer, self._type.memory)
+        if text:
+            flat = [decode_text(item) for item in buffer.reshape(-1).tolist()]
+            buffer = np.array(flat, STRING).reshape(shape)
+        if out is None or direct:
+            return buffer
+        out[...] = buffer
+        return out
+
+    def write(self, region: Region | None, values: Any) -> None:
+        """Write a region through HDF5, ``None`` for everything.
+
+        Parameters
+        ----------
+        region : Region, optional
+            One slice per axis.
+        values : array-like
+            Broadcastable to the region's shape; converted to the array's dtype as by numpy.
+
+        Raises
+        ------
+        ClosedError, ReadOnlyError
+            If the store is closed or open for reading only.
+        SelectionError
+            If the region does not fit the array.
+        InvalidInputError
+            If the values cannot be converted or broadcast; nothing changes then.
+        CodecError
+            If HDF5 lacks a filter: it would leave the chunks unfiltered.
+        StorageError
+            If the disk failed.
+        """
+        self._session.check_writable()
+        parsed = parse_region(region, self._spec.shape)
+        shape = region_shape(parsed)
+        converted = self._convert(values, shape)
+        if not converted.size:
+            return
+        with self._session.writing(self._path):
+            self._check_storage()
+            self._check_filters(writing=True)
+            memory, file = self._spaces(parsed, shape)
+            self._node.write(memory, file, converted, self._type.memory)
+
+    @property
+    def policy(self) -> FetchPolicy:
+        """How its byte ranges are best asked for."""
+        source = self._session.source
+        return FetchPolicy(gap=-1, block=0, concurrent=False) if source is None else source.policy
+
+    def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
+        """Locate chunks; ``None`` for one that was never written.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        SelectionError
+            If a key is outside the chunk grid.
+        CorruptDataError
+            If the table of chunks is damaged, or points beyond the end of the file.
+        LayoutNotSupportedError
+            If the array does not have ``CHUNK_REFS``.
+
+        Notes
+        -----
+        The first call reads the whole table of chunks, one pass over its index in the file.
+        """
+        self._session.check_open()
+        self._need(Capability.CHUNK_REFS)
+        if self._index is None:
+            with self._session.reading(self._path):
+                size = int(self._session.h5.id.get_filesize())
+                chunked = self._plan.get_layout() == h5d.CHUNKED
+                build = index_chunked if chunked else index_contiguous
+                self._index = build(self._node, self._spec, self._session.path, size)
+        return self._index.refs(keys)
+
+    def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
+        """Bytes of each range, in order.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        LayoutNotSupportedError
+            If the array does not have ``CHUNK_REFS``.
+        CorruptDataError
+            If a range lies beyond the end of the file.
+        StorageError
+            If the disk or the service failed.
+        """
+        self._session.check_open()
+        source = self._session.source
+        if source is None:
+            self._need(Capability.CHUNK_REFS)
+            return []
+        return source.fetch(ranges)
+
+    def write_encoded(self, unit: ChunkKey, chunks: Sequence[Buffer | None]) -> None:
+        """Write one encoded chunk as it is.
+
+        Parameters
+        ----------
+        unit : ChunkKey
+            Position in the grid of chunks.
+        chunks : sequence of one bytes-like or None
+            The encoded chunk; None writes nothing, so that it reads as the fill value.
+
+        Raises
+        ------
+        ClosedError, ReadOnlyError
+            If the store is closed or open for reading only.
+        LayoutNotSupportedError
+            If the array does not have ``RAW_WRITE``.
+        SelectionError
+            If `unit` is outside the grid.
+        InvalidInputError
+            If there is not exactly one chunk.
+        StorageError
+            If the disk failed.
+        """
+        self._session.check_writable()
+        self._need(Capability.RAW_WRITE)
+        grid = grid_shape(self._spec.shape, self._spec.layout.chunks)
+        if len(unit) != len(grid) or not all(0 <= k < n for k, n in zip(unit, grid, strict=True)):
+            msg = f"chunk {unit} is not in a grid of {grid}"
+            raise SelectionError(msg, url=self._session.url, node=self._path)
+        if len(chunks) != 1:
+            msg = f"{len(chunks)} chunks were given for a unit of one"
+            raise InvalidInputError(msg, url=self._session.url, node=self._path)
+        if chunks[0] is not None:
+            start = tuple(k * c for k, c in zip(unit, self._spec.layout.chunks, strict=True))
+            data = np.frombuffer(chunks[0], np.uint8)
+            with self._session.writing(self._path):
+                self._node.write_direct_chunk(start, data, 0)
+
+    def _need(self, capability: Capability) -> None:
+        if capability not in self._capabilities:
+            msg = f"this array does not have {capability.name}: see its capabilities"
+            raise LayoutNotSupportedError(msg, url=self._session.url, node=self._path)
+
+    def _spaces(self, region: Region, shape: tuple[int, ...]) -> tuple[Any, Any]:
+        """HDF5's words for an array in memory and a region of the file."""
+        if shape == self._spec.shape:
+            return h5s.ALL, h5s.ALL
+        file = self._node.get_space()
+        starts = tuple(s.start for s in region)
+        file.select_hyperslab(starts, shape, tuple(s.step for s in region))
+        return h5s.create_simple(shape), file
+
+    def _convert(self, values: Any, shape: tuple[int, ...]) -> AnyArray:
+        """Values as the array that HDF5 takes, in C order."""
+        try:
+            converted = np.broadcast_to(np.asarray(values).astype(self._spec.dtype), shape)
+        except (TypeError, ValueError, OverflowError) as error:
+            msg = f"the values do not fit a region of {self._spec.dtype}{shape}: {error}"
+            raise InvalidInputError(msg, url=self._session.url, node=self._path) from error
+        if not is_string(self._spec.dtype):
+            return np.ascontiguousarray(converted).reshape(shape)
+        if self._type.buffer.kind == "S":
+            msg = "text of fixed length is only read, not written"
+            raise LayoutNotSupportedError(msg, url=self._session.url, node=self._path)
+        if any("\x00" in item for item in converted.reshape(-1).tolist()):
+            msg = "text with NUL cannot be stored in HDF5"
+            raise InvalidInputError(msg, url=self._session.url, node=self._path)
+        return converted.astype(object).astype(self._type.buffer).reshape(shape)
+
+    def _check_filters(self, *, writing: bool) -> None:
+        if not self._filters_checked[writing]:
+            check_filters(self._plan, writing=writing)
+            self._filters_checked[writing] = True
+
+    def _check_storage(self) -> None:
+        """Refuse to let HDF5 read or write other files."""
+        if not self._inside_file:
+            _check_inside(self._session, self._node, self._path, frozenset())
+            self._inside_file = True
+
+
+def _check_inside(session: Session, node: Any, path: str, above: frozenset[int]) -> None:
+    """Refuse a dataset whose numbers lie in another file, directly or through a virtual dataset.
+
+    Raises
+    ------
+    LayoutNotSupportedError
+        If they do, or if virtual datasets refer to each other in a circle.
+    """
+    plan = node.get_create_plist()
+    if plan.get_external_count():
+        msg = "its numbers lie in another file, which is not followed (external storage)"
+        raise LayoutNotSupportedError(msg, url=session.url, node=path)
+    if plan.get_layout() != h5d.VIRTUAL:
+        return
+    above = above | {address(node)}
+    sources = {
+        (plan.get_virtual_filename(index), plan.get_virtual_dsetname(index))
+        for index in range(plan.get_virtual_count())
+    }
+    root = h5g.open(session.h5.id, b"/")
+    for file, name in sorted(sources):
+        if file != "." or "%" in name:
+            msg = f"it is a view of another file ({file}), which is not followed"
+            raise LayoutNotSupportedError(msg, url=session.url, node=path)
+        try:
+            source, where = resolve(session, root, "", name.strip("/"))
+        except NotFoundError:
+            continue
+        if address(source) in above:
+            msg = f"it is a view of itself, through {name}"
+            raise LayoutNotSupportedError(msg, url=session.url, node=path)
+        if isinstance(source, h5d.DatasetID):
+            _check_inside(session, source, where, above)

@@ -1,0 +1,405 @@
+"""The objects of a Zarr store below zarr-python: their names, sizes, and writing them whole.
+
+Zarr-python reads metadata and, as the reference, numbers. Locating chunks and writing encoded
+ones needs no event loop and goes through `LocalFiles` or `RemoteFiles`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+from zarr.abc.store import Store as ZarrByteStore
+from zarr.storage import FsspecStore, LocalStore
+
+from fmristore_stores.errors import CorruptDataError, MetadataError, NotFoundError, ReadOnlyError
+from fmristore_stores.protocol import Buffer
+from fmristore_stores.sources import ByteSource, storage_error
+
+__all__ = ["Files", "LocalFiles", "RemoteFiles", "protocols"]
+
+_ROOT = "zarr.json"
+_PAGE = 1000
+"""Objects that one request of a listing returns on object storage."""
+_THREADS = 16
+_MAX_FOLDERS = 100_000
+
+
+class Files(Protocol):
+    """Objects of one store, named by keys relative to its root."""
+
+    can_list: bool
+    """Whether the objects below a key can be found out."""
+
+    def zarr_store(self, *, read_only: bool) -> ZarrByteStore:
+        """The same objects as zarr-python sees them."""
+
+    def path(self, key: str) -> str:
+        """Name of an object as a `ByteSource` takes it."""
+
+    def sizes(self, keys: Sequence[str], folder: str, count: int) -> list[int | None]:
+        """Length of each object, None where there is none.
+
+        `folder` holds all of them and about `count` objects.
+        """
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object or a folder of that name."""
+
+    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Write one object made of `parts`; readers see all of it or what was there before."""
+
+    def remove(self, key: str) -> None:
+        """Delete one object if it is there."""
+
+    def remove_tree(self, key: str) -> None:
+        """Delete a folder with everything below it."""
+
+    def refresh(self) -> None:
+        """Forget listings that something else than this object may have outdated."""
+
+    def release_root(self) -> None:
+        """Write the root's metadata if they were held back."""
+
+
+class LocalFiles:
+    """A directory.
+
+    No symbolic link that leads out of the directory is followed, and nothing but regular files is
+    opened: a store that somebody else made must not reach any other file of its reader.
+
+    Parameters
+    ----------
+    root : str
+        The directory; it may itself be a link.
+    """
+
+    can_list = True
+
+    def __init__(self, root: str) -> None:
+        self._given = root
+        self._root = os.path.realpath(root)
+        self._inside = os.path.join(self._root, "")  # noqa: PTH118 - hot path, as below
+        self._folders: set[str] = set()
+
+    def zarr_store(self, *, read_only: bool) -> ZarrByteStore:
+        """The same objects as zarr-python sees them."""
+        return _ConfinedStore(self._root, read_only=read_only)
+
+    def path(self, key: str) -> str:
+        """Absolute path of a file."""
+        return f"{self._inside}{key}" if key else self._root
+
+    def status(self, key: str) -> os.stat_result | None:
+        """Status of the file or folder `key`, None where there is none.
+
+        Raises
+        ------
+        MetadataError
+            If a symbolic link on the way leads out of the directory.
+        CorruptDataError
+            If it is a device, pipe or socket.
+        """
+        path = self.path(key)
+        folder = os.path.dirname(path)  # noqa: PTH120
+        try:
+            if folder not in self._folders:
+                self._confine(folder, key)
+                if len(self._folders) < _MAX_FOLDERS:
+                    self._folders.add(folder)
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode):
+                self._confine(path, key)
+                status = os.stat(path)  # noqa: PTH116
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            raise storage_error(error, path) from error
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise CorruptDataError("this is neither a file nor a folder", url=path)
+        return status
+
+    def _confine(self, path: str, key: str) -> None:
+        real = os.path.join(os.path.realpath(path), "")  # noqa: PTH118
+        if not real.startswith(self._inside):
+            msg = (
+                f"{key} is reached through a symbolic link that leads out of the store to "
+                f"{real[:-1]}; copy the store with its links resolved if you trust it"
+            )
+            raise MetadataError(msg, url=self._given)
+
+    def sizes(
+        self,
+        keys: Sequence[str],
+        folder: str,  # noqa: ARG002 - for stores that list
+        count: int,  # noqa: ARG002
+    ) -> list[int | None]:
+        """Length of each file, None where there is none; one ``lstat`` each."""
+        found = (self.status(key) for key in keys)
+        return [s.st_size if s is not None and stat.S_ISREG(s.st_mode) else None for s in found]
+
+    def exists(self, key: str) -> bool:
+        """Whether there is a file, folder or link of that name."""
+        return os.path.lexists(self.path(key))
+
+    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Write a file beside its place and rename it."""
+        self.status(key)
+        target = Path(self.path(key))
+        partial = target.with_name(f".{target.name[:64]}.{uuid.uuid4().hex}.partial")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with partial.open("xb") as file:
+                    file.writelines(parts)
+                partial.replace(target)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    partial.unlink()
+                raise
+        except OSError as error:
+            raise storage_error(error, str(target)) from error
+
+    def remove(self, key: str) -> None:
+        """Delete one file if it is there."""
+        self.status(key)
+        path = self.path(key)
+        try:
+            Path(path).unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(error, path) from error
+
+    def remove_tree(self, key: str) -> None:
+        """Delete a folder with everything below it; of a link, only the link."""
+        path = Path(self.path(key))
+        try:
+            if path.is_symlink():
+                path.unlink()
+            else:
+                shutil.rmtree(path)
+        except OSError as error:
+            raise storage_error(error, str(path)) from error
+        self._folders.clear()
+
+    def refresh(self) -> None:
+        """Nothing is remembered of the directory's content."""
+
+    def release_root(self) -> None:
+        """Nothing is held back: a new directory appears when it is renamed."""
+
+
+class _ConfinedStore(LocalStore):
+    """A zarr-python store that follows no symbolic link out of its directory."""
+
+    def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
+        super().__init__(root, read_only=read_only)
+        self._files = LocalFiles(str(root))
+
+    async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
+        self._files.status(key)
+        return await super().get(key, *args, **kwargs)
+
+    async def set(self, key: str, *args: Any, **kwargs: Any) -> None:
+        self._files.status(key)
+        await super().set(key, *args, **kwargs)
+
+    def get_sync(self, key: str, **kwargs: Any) -> Any:
+        self._files.status(key)
+        return super().get_sync(key, **kwargs)
+
+    def set_sync(self, key: str, *args: Any, **kwargs: Any) -> None:
+        self._files.status(key)
+        super().set_sync(key, *args, **kwargs)
+
+
+class RemoteFiles:
+    """A prefix on a filesystem of fsspec.
+
+    Parameters
+    ----------
+    fs : AbstractFileSystem
+        The filesystem, not asynchronous.
+    root : str
+        Path within it, without the protocol.
+    source : ByteSource
+        Tells the size of one object.
+    keep : bool
+        Remember sizes that were asked for or listed; only for stores that nobody writes.
+    root_last : bool
+        Hold the root's metadata back until `release_root`.
+    """
+
+    def __init__(
+        self, fs: Any, root: str, source: ByteSource, *, keep: bool, root_last: bool = False
+    ) -> None:
+        self._fs = fs
+        self._root = root.rstrip("/")
+        self._source = source
+        self._keep = keep
+        self.can_list = not {"http", "https"} & protocols(fs)
+        self._known: dict[str, int | None] = {}
+        self._listed: set[str] = set()
+        self._fs_of_zarr = fs
+        self._root_last = root_last
+        self._held: _RootLastStore | None = None
+
+    def zarr_store(self, *, read_only: bool) -> ZarrByteStore:
+        """The same objects as zarr-python sees them, on its own event loop."""
+        fs = self._fs
+        if fs.async_impl:
+            options = dict(fs.storage_options) | {"asynchronous": True}
+            fs = type(fs)(*fs.storage_args, **options)
+        else:
+            from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+
+            fs = AsyncFileSystemWrapper(fs, asynchronous=True)
+        self._fs_of_zarr = fs
+        if self._root_last:
+            self._held = _RootLastStore(fs, path=self._root, read_only=read_only)
+            return self._held
+        return FsspecStore(fs, path=self._root, read_only=read_only)
+
+    def path(self, key: str) -> str:
+        """Path of an object on the filesystem."""
+        return f"{self._root}/{key}" if key else self._root
+
+    def sizes(self, keys: Sequence[str], folder: str, count: int) -> list[int | None]:
+        """Length of each object, None where there is none.
+
+        The folder is listed if that takes no more requests than asking for each object.
+        """
+        known = self._known if self._keep else {}
+        missing = [key for key in keys if key not in known]
+        if missing and folder not in self._listed:
+            if self.can_list and math.ceil(count / _PAGE) <= len(missing):
+                known.update(self._list(folder))
+                if self._keep:
+                    self._listed.add(folder)
+            else:
+                known.update(zip(missing, self._ask(missing), strict=True))
+        return [known.get(key) for key in keys]
+
+    def _list(self, folder: str) -> dict[str, int | None]:
+        prefix = self.path(folder)
+        self.refresh()
+        try:
+            found = self._fs.find(prefix, detail=True)
+        except FileNotFoundError:
+            return {}
+        except Exception as error:
+            raise storage_error(error, self._url(folder)) from error
+        start = len(self.path("")) + 1
+        return {name[start:]: info["size"] for name, info in found.items()}
+
+    def _ask(self, keys: Sequence[str]) -> list[int | None]:
+        if len(keys) == 1:
+            return [self._size(keys[0])]
+        with ThreadPoolExecutor(min(_THREADS, len(keys))) as threads:
+            return list(threads.map(self._size, keys))
+
+    def _size(self, key: str) -> int | None:
+        try:
+            return self._source.size(self.path(key))
+        except NotFoundError:
+            return None
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object or a prefix of that name."""
+        self.refresh()
+        try:
+            return bool(self._fs.exists(self.path(key)))
+        except Exception as error:
+            raise storage_error(error, self._url(key)) from error
+
+    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Write one object with one call; object storage shows it when it is complete."""
+        path = self.path(key)
+        try:
+            self._fs.pipe_file(path, b"".join(parts))
+        except Exception as error:
+            raise _write_error(error, self._url(key)) from error
+        self.refresh()
+
+    def remove(self, key: str) -> None:
+        """Delete one object if it is there."""
+        path = self.path(key)
+        try:
+            self._fs.rm_file(path)
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            raise _write_error(error, self._url(key)) from error
+        self.refresh()
+
+    def remove_tree(self, key: str) -> None:
+        """Delete a prefix with everything below it."""
+        path = self.path(key)
+        self.refresh()
+        try:
+            self._fs.rm(path, recursive=True)
+        except Exception as error:
+            raise _write_error(error, self._url(key)) from error
+        self.refresh()
+
+    def release_root(self) -> None:
+        """Write the root's metadata if they were held back."""
+        if self._held is not None and self._held.holding:
+            self._held.holding = False
+            self.put(_ROOT, [self._held.held.to_bytes()])
+
+    def _url(self, key: str) -> str:
+        return str(self._fs.unstrip_protocol(self.path(key)))
+
+    def refresh(self) -> None:
+        """Drop the listings of fsspec's own caches, in both instances of the filesystem."""
+        self._fs.invalidate_cache()
+        self._fs_of_zarr.invalidate_cache()
+
+
+class _RootLastStore(FsspecStore):
+    """A zarr-python store that keeps the root's metadata in memory as long as `holding`."""
+
+    held: Any = None
+    holding = True
+
+    async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
+        if key == _ROOT and self.holding:
+            return self.held
+        return await super().get(key, *args, **kwargs)
+
+    async def set(self, key: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        if key == _ROOT and self.holding:
+            self.held = value
+        else:
+            await super().set(key, value, *args, **kwargs)
+
+    async def set_if_not_exists(self, key: str, value: Any) -> None:
+        if key != _ROOT or not self.holding:
+            await super().set_if_not_exists(key, value)
+        elif self.held is None:
+            self.held = value
+
+    async def exists(self, key: str) -> bool:
+        if key == _ROOT and self.holding:
+            return self.held is not None
+        return await super().exists(key)
+
+
+def _write_error(error: BaseException, url: str) -> Exception:
+    if isinstance(error, NotImplementedError):
+        return ReadOnlyError("this kind of URL cannot be written", url=url)
+    return storage_error(error, url)
+
+
+def protocols(fs: Any) -> frozenset[str]:
+    """Names of the protocols that a filesystem of fsspec serves."""
+    names = fs.protocol
+    return frozenset((names,) if isinstance(names, str) else names)

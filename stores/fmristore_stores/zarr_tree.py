@@ -1,0 +1,443 @@
+"""The tree of groups and arrays of a Zarr store, as zarr-python keeps it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gzip
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self, TypeAlias
+
+import zarr
+import zarr.errors
+
+from fmristore_stores.errors import (
+    AlreadyExistsError,
+    ClosedError,
+    CodecError,
+    FmristoreError,
+    InvalidInputError,
+    LayoutNotSupportedError,
+    MemoryLimitError,
+    MetadataError,
+    NotFoundError,
+    ReadOnlyError,
+    StorageError,
+    UnknownFormatError,
+)
+from fmristore_stores.protocol import Capability, Child
+from fmristore_stores.sources import ByteSource, storage_error
+from fmristore_stores.spec import ArraySpec, Attributes, check_attributes, check_name
+from fmristore_stores.zarr_files import Files
+from fmristore_stores.zarr_metadata import creation, describe
+from fmristore_stores.zarr_refs import ChunkLocator
+
+__all__ = ["ArrayNode", "GroupNode", "Tree", "zarr_errors"]
+
+Node: TypeAlias = "GroupNode | ArrayNode"
+_ZarrNode: TypeAlias = "zarr.Group | zarr.Array[Any]"
+
+_READ = Capability.CHUNK_REFS | Capability.SHARDS | Capability.CHUNK_ORDER
+_METADATA_KEYS = ("zarr.json", ".zarray", ".zgroup")
+_UNKNOWN = 2**62
+"""Number of objects of a folder that shall not be listed to find a few of them."""
+_DAMAGE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    RuntimeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    EOFError,
+    zlib.error,
+    gzip.BadGzipFile,
+)
+"""What zarr-python and its codecs raise when they meet something that they did not expect."""
+
+_warnings_lock = threading.RLock()
+
+
+@dataclass(slots=True)
+class GroupNode:
+    """An open group, shared by all handles to it."""
+
+    zarr: zarr.Group
+    attributes: Attributes
+
+
+@dataclass(slots=True)
+class ArrayNode:
+    """An open array, shared by all handles to it."""
+
+    zarr: zarr.Array[Any]
+    attributes: Attributes
+    spec: ArraySpec
+    locator: ChunkLocator | None
+    """Finds the encoded chunks; None where only zarr-python can read them."""
+
+
+@contextlib.contextmanager
+def zarr_errors(
+    url: str, path: str, damage: type[FmristoreError] = MetadataError
+) -> Iterator[None]:
+    """Translate what zarr-python raises into our own errors.
+
+    Parameters
+    ----------
+    url, path : str
+        The store and the node, for messages.
+    damage : type of FmristoreError
+        What to raise for the many errors that mean "not as expected".
+    """
+    try:
+        yield
+    except Exception as error:
+        raise _translate(error, url, path, damage) from error
+
+
+def _translate(
+    error: Exception, url: str, path: str, damage: type[FmristoreError]
+) -> FmristoreError:
+    if isinstance(error, FmristoreError):
+        error.url, error.node = error.url or url, error.node or path or None
+        return error
+    node = path or None
+    text = str(error) or type(error).__name__
+    if isinstance(error, zarr.errors.ContainsArrayError | zarr.errors.ContainsGroupError):
+        return AlreadyExistsError("there is a node of that name", url=url, node=node)
+    if isinstance(error, FileExistsError):
+        return AlreadyExistsError("there is something else in the place", url=url, node=node)
+    if isinstance(error, zarr.errors.UnknownCodecError):
+        return CodecError(f"a codec is not known: {text}", url=url, node=node)
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return NotFoundError("there is no such node", url=url, node=node)
+    if isinstance(error, MemoryError):
+        return MemoryLimitError(f"there is not enough memory: {text}", url=url, node=node)
+    if isinstance(error, _DAMAGE):
+        return damage(f"zarr-python cannot do it: {text[:500]}", url=url, node=node)
+    return storage_error(error, url)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep warnings of zarr-python back; they are about its own plans and formats."""
+    with _warnings_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+class Tree:
+    """All nodes of one store.
+
+    Parameters
+    ----------
+    files : Files
+        Objects of the store.
+    source : ByteSource
+        Fetches encoded chunks.
+    url : str
+        Name for messages.
+    writable : bool
+        Whether anything may change.
+    use_consolidated : bool
+        Whether metadata are taken from the root where it has those of all nodes.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        source: ByteSource,
+        *,
+        url: str,
+        writable: bool,
+        use_consolidated: bool,
+    ) -> None:
+        self._files = files
+        self.source = source
+        self.url = url
+        self.closed = False
+        self._writable = writable
+        self._use_consolidated = use_consolidated
+        self._store = files.zarr_store(read_only=not writable)
+        self._nodes: dict[str, Node] = {}
+        self._root: zarr.Group | None = None
+        # Whether the stored root may hold metadata of all nodes that are about to be wrong.
+        self._consolidated = False
+
+    @property
+    def capabilities(self) -> Capability:
+        """What arrays of this store can do."""
+        return _READ | Capability.WRITE | Capability.RAW_WRITE if self._writable else _READ
+
+    def live(self, *, write: bool = False) -> Self:
+        """Return the tree, if it can be used.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        ReadOnlyError
+            If it is open for reading only and `write` is asked for.
+        """
+        if self.closed:
+            raise ClosedError("the store is closed", url=self.url)
+        if write and not self._writable:
+            raise ReadOnlyError("the store is open for reading only", url=self.url)
+        return self
+
+    # The root and the whole --------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Open the root of an existing store."""
+        try:
+            self._root = self._open_group("", consolidated=self._use_consolidated)
+        except MetadataError:
+            if not self._use_consolidated:
+                raise
+            self._root = self._open_group("", consolidated=False)
+        except NotFoundError:
+            self._root = self._open_format_2()
+        self._consolidated = self._writable
+
+    def _open_format_2(self) -> zarr.Group:
+        try:
+            root = self._open_group("", consolidated=self._use_consolidated, zarr_format=2)
+        except NotFoundError:
+            if not self._files.exists(""):
+                raise NotFoundError("there is no such store", url=self.url) from None
+            msg = "this is not a Zarr group: there is no zarr.json"
+            raise UnknownFormatError(msg, url=self.url) from None
+        if self._writable:
+            msg = "Zarr format 2 is read, not written; transcode the store to format 3"
+            raise ReadOnlyError(msg, url=self.url)
+        return root
+
+    def create(self) -> None:
+        """Make the root of a new store."""
+        if self._has_metadata(""):
+            raise AlreadyExistsError("there is a Zarr store already", url=self.url)
+        self._root = self._create_group("", {})
+
+    def consolidate(self) -> None:
+        """Write the metadata of all nodes into the root's."""
+        self._files.refresh()
+        self._consolidated = True
+        with zarr_errors(self.url, ""), _quiet():
+            zarr.consolidate_metadata(self._store, zarr_format=3)
+        self._files.release_root()
+
+    def close(self) -> None:
+        """Release everything; harmless when repeated."""
+        if not self.closed:
+            self.closed = True
+            self._nodes.clear()
+            self._store.close()
+            self.source.close()
+
+    def _open_group(
+        self, path: str, *, consolidated: bool, zarr_format: Literal[2, 3] = 3
+    ) -> zarr.Group:
+        with zarr_errors(self.url, path), _quiet():
+            try:
+                return zarr.open_group(
+                    self._store,
+                    path=path or None,
+                    mode="r+" if self._writable else "r",
+                    zarr_format=zarr_format,
+                    use_consolidated=None if consolidated else False,
+                )
+            except zarr.errors.ContainsArrayError as error:
+                msg = "this is a Zarr array; a store has a group at its root"
+                raise UnknownFormatError(msg, url=self.url) from error
+
+    def _create_group(self, path: str, attributes: Attributes) -> zarr.Group:
+        with zarr_errors(self.url, path), _quiet():
+            return zarr.create_group(
+                self._store,
+                path=path or None,
+                zarr_format=3,
+                attributes=copy.deepcopy(attributes),
+            )
+
+    def _drop_consolidated(self) -> None:
+        if self._consolidated and self._root is not None:
+            with zarr_errors(self.url, ""), _quiet():
+                self._root.attrs.put(self._root.attrs.asdict())
+            self._consolidated = False
+
+    # Nodes -------------------------------------------------------------------------------------
+
+    def group(self, path: str) -> GroupNode:
+        """The group at `path`.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no group.
+        MetadataError
+            If its metadata are damaged.
+        """
+        node = self._node(path)
+        if not isinstance(node, GroupNode):
+            raise NotFoundError("there is no such group", url=self.url, node=path)
+        return node
+
+    def array(self, path: str) -> ArrayNode:
+        """The array at `path`.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no array.
+        MetadataError
+            If its metadata are damaged or it is of a kind that cannot be used.
+        CodecError
+            If zarr-python does not know one of its codecs.
+        """
+        node = self._node(path)
+        if not isinstance(node, ArrayNode):
+            raise NotFoundError("there is no such array", url=self.url, node=path)
+        return node
+
+    def _node(self, path: str) -> Node:
+        found = self._nodes.get(path)
+        return found if found is not None else self._remember(path, self._load(path))
+
+    def _remember(self, path: str, node: _ZarrNode) -> Node:
+        attributes = copy.deepcopy(node.attrs.asdict())
+        if isinstance(node, zarr.Group):
+            self._nodes[path] = GroupNode(node, attributes)
+            return self._nodes[path]
+        with zarr_errors(self.url, path), _quiet():
+            document = node.metadata.to_dict()
+            spec, placement = describe(document, node.dtype, node.fill_value)
+        locator = None
+        if placement is not None:
+            keep = not self._writable
+            locator = ChunkLocator(
+                self._files, self.source, path, spec=spec, placement=placement, keep=keep
+            )
+        self._nodes[path] = ArrayNode(node, attributes, spec, locator)
+        return self._nodes[path]
+
+    def _load(self, path: str) -> _ZarrNode:
+        root = self._root
+        if root is None or not all(_is_name(name) for name in path.split("/") if path):
+            raise self._missing(path)
+        if not path:
+            return root
+        consolidated = root.metadata.consolidated_metadata is not None
+        node = self._get(root, path)
+        if node is None and consolidated:
+            node = self._get(self._open_group("", consolidated=False), path)
+        if node is None:
+            if self._has_metadata(path):
+                msg = "the metadata of this node are incomplete"
+                raise MetadataError(msg, url=self.url, node=path)
+            raise self._missing(path)
+        if (
+            isinstance(node, zarr.Group)
+            and not consolidated
+            and node.metadata.consolidated_metadata is not None
+        ):
+            return self._open_group(path, consolidated=False)
+        return node
+
+    def _get(self, root: zarr.Group, path: str) -> _ZarrNode | None:
+        # An array takes the setting over when it is opened; it takes effect when written to.
+        every_chunk = {"array.write_empty_chunks": True}
+        with zarr_errors(self.url, path), _quiet(), zarr.config.set(every_chunk):
+            try:
+                return root[path]
+            except KeyError:
+                return None
+
+    def _has_metadata(self, path: str) -> bool:
+        names = [f"{path}/{key}" if path else key for key in _METADATA_KEYS]
+        return any(size is not None for size in self._files.sizes(names, path, _UNKNOWN))
+
+    def _missing(self, path: str) -> NotFoundError:
+        return NotFoundError("there is no such node", url=self.url, node=path)
+
+    def children(self, path: str) -> dict[str, Child]:
+        """Direct children of a group, sorted by name."""
+        group = self.group(path).zarr
+        known = group.metadata.consolidated_metadata is not None
+        if not known:
+            self._files.refresh()
+        with zarr_errors(self.url, path), _quiet():
+            members = dict(group.members(max_depth=0))
+        if not members and not known and not self._files.can_list:
+            msg = "this server lists nothing: consolidate the store's metadata, or name its nodes"
+            raise StorageError(msg, url=self.url, node=path)
+        return {
+            name: Child("group" if isinstance(members[name], zarr.Group) else "array")
+            for name in sorted(members)
+        }
+
+    def read_attributes(self, path: str) -> Attributes:
+        """Attributes of a node, a copy."""
+        return copy.deepcopy(self._node(path).attributes)
+
+    def write_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:
+        """Replace all attributes of a node."""
+        checked = check_attributes(attributes)
+        node = self._node(path)
+        self._drop_consolidated()
+        with zarr_errors(self.url, path), _quiet():
+            node.zarr.attrs.put(copy.deepcopy(checked))
+        node.attributes = checked
+
+    # Making and removing -----------------------------------------------------------------------
+
+    def new_group(self, parent: str, name: str, attributes: Mapping[str, Any]) -> str:
+        """Make a group and return its path."""
+        path = self._new_path(parent, name)
+        checked = check_attributes(attributes)
+        self._drop_consolidated()
+        self._remember(path, self._create_group(path, checked))
+        return path
+
+    def new_array(
+        self, parent: str, name: str, spec: ArraySpec, attributes: Mapping[str, Any]
+    ) -> str:
+        """Make an array and return its path."""
+        path = self._new_path(parent, name)
+        checked = check_attributes(attributes)
+        arguments = creation(spec)
+        self._drop_consolidated()
+        with zarr_errors(self.url, path, LayoutNotSupportedError), _quiet():
+            node = zarr.create_array(self._store, name=path, attributes=checked, **arguments)
+        self._remember(path, node)
+        return path
+
+    def _new_path(self, parent: str, name: str) -> str:
+        check_name(name)
+        self.group(parent)
+        path = f"{parent}/{name}" if parent else name
+        if path in self._nodes:
+            raise AlreadyExistsError("there is a node of that name", url=self.url, node=path)
+        return path
+
+    def remove(self, parent: str, name: str) -> None:
+        """Delete a node with everything below it."""
+        path = f"{parent}/{name}" if parent else name
+        if not _is_name(name) or not self._has_metadata(path):
+            raise self._missing(path)
+        self._drop_consolidated()
+        self._files.remove_tree(path)
+        for known in [p for p in self._nodes if p == path or p.startswith(f"{path}/")]:
+            del self._nodes[known]
+
+
+def _is_name(name: str) -> bool:
+    try:
+        check_name(name)
+    except InvalidInputError:
+        return False
+    return True
