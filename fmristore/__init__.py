@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from fmristore.formats.neurovol import NeuroVol
     from fmristore.layout import plan_layout
     from fmristore.space import NeuroSpace
-    from fmristore.transcode import transcode
-    from fmristore.verify import verify
+    from fmristore.transcoding import transcode
+    from fmristore.verification import verify
 
 __all__ = [
     "NeuroSpace",
@@ -45,8 +45,8 @@ _HOME = {
     "convert": "fmristore.api",
     "open": "fmristore.api",
     "plan_layout": "fmristore.layout",
-    "transcode": "fmristore.transcode",
-    "verify": "fmristore.verify",
+    "transcode": "fmristore.transcoding",
+    "verify": "fmristore.verification",
 }
 
 

@@ -17,7 +17,16 @@ from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import Capability
 from fmristore_stores.spec import ArraySpec, ChunkLayout
 
-__all__ = ["AXES", "Access", "Order", "adapt_spec", "canonical_axes", "plan_layout"]
+__all__ = [
+    "AXES",
+    "Access",
+    "Order",
+    "adapt_spec",
+    "canonical_axes",
+    "plan_layout",
+    "shard_shape",
+    "split_chunks",
+]
 
 Access = Literal["time", "volume", "balanced"]
 """What is read most: time series of voxels and regions, whole volumes, or some of both."""
@@ -158,3 +167,43 @@ def adapt_spec(spec: ArraySpec, capabilities: Capability) -> ArraySpec:
     if Capability.SHARDS not in capabilities:
         spec = replace(spec, layout=replace(spec.layout, shards=None))
     return spec
+
+
+def split_chunks(
+    shape: tuple[int, ...],
+    itemsize: int,
+    chunks: tuple[int, ...],
+    *,
+    limit: int = 16 * 1024 * 1024,
+) -> ChunkLayout:
+    """Make chunks fit: no longer than the array, and not larger than a limit.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the array.
+    itemsize : int
+        Bytes of an element.
+    chunks : tuple of int
+        Chunk shape wished for; kept if it fits.
+    limit : int
+        Largest chunk in bytes; a larger one is split along its first axes.
+    """
+    sizes = [max(1, min(c, n)) for c, n in zip(chunks, shape, strict=True)]
+    for axis in range(len(sizes)):
+        rest = math.prod(sizes) // sizes[axis] * itemsize
+        sizes[axis] = _even(sizes[axis], max(1, limit // rest))
+    return ChunkLayout(chunks=tuple(sizes))
+
+
+def shard_shape(
+    shape: tuple[int, ...], chunks: tuple[int, ...], itemsize: int
+) -> tuple[int, ...] | None:
+    """Shard of whole chunks, grown along the last axes first; None if one chunk is all."""
+    sizes = list(chunks)
+    room = _SHARD_BYTES // max(1, math.prod(chunks) * itemsize)
+    for axis in reversed(range(len(sizes))):
+        times = max(1, min(math.ceil(shape[axis] / chunks[axis]), room))
+        sizes[axis] *= times
+        room //= times
+    return None if tuple(sizes) == chunks else tuple(sizes)

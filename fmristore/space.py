@@ -21,6 +21,7 @@ IMPLAUSIBLE_TR_S = 100.0
 """A repetition time above this, in an unknown unit, was most likely meant as milliseconds."""
 
 _NIFTI1_MAX_LENGTH = 32767
+_NIFTI1_MAX_NUMBER = 1e38
 _FREESURFER_SURFACE = (27307, 1, 6)
 """NIfTI-1 readers take this shape for a surface with 163842 vertices."""
 
@@ -293,7 +294,7 @@ class NeuroSpace:
         Returns
         -------
         nibabel.Nifti1Header or nibabel.Nifti2Header
-            NIfTI-2 only if a length does not fit NIfTI-1. Both sform and qform are set; NIfTI-1
+            NIfTI-2 only if a length or number does not fit NIfTI-1. Both sform and qform are set; NIfTI-1
             holds them as float32, and a qform holds no shear. An unknown TR is stored as 0.
 
         Raises
@@ -306,8 +307,12 @@ class NeuroSpace:
 
         small: Any = nifti1.Nifti1Header
         large: Any = nifti2.Nifti2Header
-        too_long = max(self.shape) > _NIFTI1_MAX_LENGTH or self.spatial_shape == _FREESURFER_SURFACE
-        header: Any = (large if too_long else small)()
+        too_large = (
+            max(self.shape) > _NIFTI1_MAX_LENGTH
+            or self.spatial_shape == _FREESURFER_SURFACE
+            or max(float(np.abs(self.affine).max()), self.tr or 0.0) > _NIFTI1_MAX_NUMBER
+        )
+        header: Any = (large if too_large else small)()
         try:
             header.set_data_dtype(np.dtype(dtype))
         except HeaderDataError as error:
@@ -376,8 +381,7 @@ def read_space(source: Any) -> tuple[NeuroSpace, tuple[str, ...]]:
     raw_units = int(header["xyzt_units"]) if _is_nifti(header) else 2
     space_unit, to_mm = _SPACE_UNITS.get(raw_units & 0x07, ("unknown", 1.0))
     doubts: list[str] = []
-    affine = _best_affine(header, getattr(source, "affine", None), doubts)
-    affine[:3] *= to_mm
+    affine = _best_affine(header, getattr(source, "affine", None), to_mm, doubts)
     tr, time_unit = _repetition_time(header, folded, raw_units & 0x38)
     if tr is not None and time_unit == "unknown" and tr > IMPLAUSIBLE_TR_S:
         doubts.append(
@@ -438,7 +442,9 @@ def _is_nifti(header: Any) -> bool:
     return isinstance(header, nibabel.Nifti1Header)
 
 
-def _best_affine(header: Any, of_image: FloatArray | None, doubts: list[str]) -> FloatArray:
+def _best_affine(
+    header: Any, of_image: FloatArray | None, to_mm: float, doubts: list[str]
+) -> FloatArray:
     """Nibabel's choice of affine, or the next one that can be inverted; then `doubts` grows."""
     from nibabel.spatialimages import HeaderDataError
 
@@ -456,7 +462,9 @@ def _best_affine(header: Any, of_image: FloatArray | None, doubts: list[str]) ->
     problems = []
     for name, choice in choices:
         try:
-            affine = np.array(choice(), dtype=np.float64)
+            with np.errstate(all="ignore"):
+                affine = np.array(choice(), dtype=np.float64)
+                affine[:3] *= to_mm
         except (HeaderDataError, ValueError) as error:
             problems.append(f"{name} cannot be made ({error})")
             continue
@@ -482,7 +490,7 @@ def _repetition_time(header: Any, folded: FoldedShape, time_code: int) -> tuple[
     if not math.isfinite(stored) or stored <= 0:
         return None, unit
     # The shortest decimal that the header's float stands for: 0.8 s, not 0.800000011920929.
-    return float(str(header["pixdim"][4])) * to_seconds, unit
+    return float(str(header["pixdim"][4])) * to_seconds or None, unit
 
 
 def _transform_code(space_name: str | None) -> int:

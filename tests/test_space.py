@@ -179,8 +179,8 @@ def test_fold_shape_refuses() -> None:
         fold_shape((4, 4, 4, 2, 1, 3))
 
 
-def header_of(shape: tuple[int, ...] = (4, 5, 6, 7), **fields: Any) -> Any:
-    header: Any = nibabel.Nifti1Header()
+def header_of(shape: tuple[int, ...] = (4, 5, 6, 7), *, version: int = 1, **fields: Any) -> Any:
+    header: Any = nibabel.Nifti1Header() if version == 1 else nibabel.Nifti2Header()
     header.set_data_shape(shape)
     header.set_zooms((2.0, 3.0, 4.0, 2.5, 1, 1, 1)[: len(shape)])
     for name, value in fields.items():
@@ -260,6 +260,16 @@ def test_unusable_affines_are_passed_over() -> None:
         NeuroSpace.from_nibabel(header)
 
 
+def test_numbers_without_meaning_are_no_errors_of_numpy() -> None:
+    header = header_of(version=2, xyzt_units=1 + 24)
+    header.set_sform(np.diag([1e307, 1, 1, 1]), 1)
+    with pytest.warns(HeaderWarning, match="not finite"):
+        assert NeuroSpace.from_nibabel(header).spacing == (2000, 3000, 4000)
+    header.set_sform(None, 0)
+    header["pixdim"][4] = 5e-324
+    assert NeuroSpace.from_nibabel(header).tr is None
+
+
 def test_images() -> None:
     data = np.zeros((4, 5, 6), np.int16)
     space = NeuroSpace.from_nibabel(nibabel.Nifti1Image(data, OBLIQUE), space_name="T1w")
@@ -312,6 +322,9 @@ def test_header_is_nifti2_only_if_needed() -> None:
         header = make(spatial_shape=shape).to_header()
         assert isinstance(header, nibabel.Nifti2Header)
         assert NeuroSpace.from_nibabel(header) == make(spatial_shape=shape)
+    large = make(affine=np.diag([1e50, 1e50, 1e50, 1]))
+    assert isinstance(large.to_header(), nibabel.Nifti2Header)
+    assert NeuroSpace.from_nibabel(large.to_header()) == large
     assert isinstance(make(time_points=32768).to_header(), nibabel.Nifti2Header)
     assert not isinstance(make(time_points=32767).to_header(), nibabel.Nifti2Header)
     for dtype in (np.float16, bool, "U3"):

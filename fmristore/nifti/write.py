@@ -31,7 +31,7 @@ from fmristore_stores.errors import (
 from fmristore_stores.location import exists, filesystem, is_local, normalise
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["NiftiWriter", "WriteOptions", "write_nifti"]
+__all__ = ["NiftiWriter", "WriteOptions", "reframe", "write_nifti"]
 
 Progress = Callable[[int], None]
 

@@ -43,7 +43,9 @@ from fmristore_stores.protocol import AnyArray, Buffer
 from fmristore_stores.spec import CodecSpec
 
 __all__ = [
+    "HDF5_CORE",
     "PRESETS",
+    "ZARR_CORE",
     "decode",
     "decode_part",
     "encode",
@@ -459,6 +461,8 @@ _ZARR_NAMES = {
 _FROM_ZARR = {zarr: neutral for neutral, zarr in _ZARR_NAMES.items()}
 ZARR_CORE = frozenset({"blosc", "zstd", "gzip", "crc32c"})
 """Neutral names of the steps that every Zarr reader knows."""
+HDF5_CORE = frozenset({"blosc", "zstd", "deflate", "shuffle", "fletcher32"})
+"""Neutral names of the steps that HDF5 readers know, blosc and zstd by common plugins."""
 
 
 def zarr_codecs(codecs: Pipeline) -> list[dict[str, Any]]:

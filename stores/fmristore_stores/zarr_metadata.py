@@ -212,7 +212,8 @@ def creation(spec: ArraySpec) -> dict[str, Any]:
     Raises
     ------
     LayoutNotSupportedError
-        If a chunk is longer than its axis, or something is too large to be addressed.
+        If a chunk is longer than its axis, something is too large to be addressed, or text shall
+        have another order than that of its axes.
     CodecError
         If a codec cannot be written in Zarr metadata.
     InvalidInputError
@@ -222,6 +223,9 @@ def creation(spec: ArraySpec) -> dict[str, Any]:
     if any(c > max(n, 1) for c, n in zip(layout.chunks, spec.shape, strict=True)):
         msg = f"chunk shape {layout.chunks} does not fit into an array of shape {spec.shape}"
         raise LayoutNotSupportedError(msg)
+    if layout.order and is_string(spec.dtype):
+        # Zarr-python's codec for text takes the elements in the order of memory.
+        raise LayoutNotSupportedError("text is stored in the order of its axes only")
     if any(_too_large(s, spec.dtype.itemsize) for s in (spec.shape, layout.chunks, layout.units)):
         raise LayoutNotSupportedError("the array is larger than any machine can address")
     try:

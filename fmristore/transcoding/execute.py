@@ -1,0 +1,383 @@
+"""Carrying out a transcode plan: write, read back, compare, publish."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from fmristore.boxes import boxes
+from fmristore.layout import Access
+from fmristore.progress import Progress
+from fmristore.rechunk import read_in_boxes
+from fmristore.transcoding.plan import HDF5, ZARR, ArrayStep, TranscodePlan, plan_transcode
+from fmristore.transcoding.report import TranscodeReport
+from fmristore.transcoding.tree import LINKS
+from fmristore_stores import codecs
+from fmristore_stores.errors import CorruptDataError, InvalidInputError
+from fmristore_stores.grid import ChunkKey, Region, grid_shape
+from fmristore_stores.location import Kind, kind_of_name, normalise
+from fmristore_stores.opening import open_store
+from fmristore_stores.parallel import for_each, worker_count
+from fmristore_stores.protocol import (
+    AnyArray,
+    Array,
+    Buffer,
+    Capability,
+    ChunkRefs,
+    RawWrite,
+    Store,
+)
+from fmristore_stores.publish import create_store
+from fmristore_stores.reader import ChunkReader
+from fmristore_stores.spec import ArraySpec
+from fmristore_stores.writer import unit_chunks, write
+
+__all__ = ["execute", "transcode"]
+
+Digests = dict[tuple[int, ...], bytes]
+"""Digest of each write unit of an array, by its place in the grid."""
+
+
+def transcode(  # noqa: PLR0913
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    kind: Kind | None = None,
+    access: Access | None = None,
+    codec: str | None = None,
+    allow: Collection[str] = (),
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    max_memory: int = 1 << 30,
+    progress: Progress | None = None,
+) -> TranscodeReport:
+    """Bring everything in a store into a new one of either kind.
+
+    Encoded chunks are copied as they are wherever grid, order, type and codecs agree; otherwise
+    they are decoded and encoded again. Before the new store becomes visible it is read back and
+    its digests are compared with those of what was read from the source.
+
+    Parameters
+    ----------
+    source, target : str or path
+        Paths or URLs of an existing and of a new store.
+    kind : {"hdf5", "zarr"}, optional
+        Of the new store; by the ending of its name otherwise.
+    access : {"time", "volume", "balanced"}, optional
+        Lay images out anew for this; chunks are kept otherwise.
+    codec : str, optional
+        Preset to encode with, or ``"keep"`` to insist on the present codecs.
+    allow : collection of str
+        Losses that are accepted, by name; see `fmristore.transcoding.plan.LOSSES`.
+    overwrite : bool
+        Replace what is at `target`, once the new store is complete.
+    storage_options : mapping, optional
+        Passed to fsspec, for both URLs.
+    max_memory : int
+        Bytes that this may take.
+    progress : callable, optional
+        Called with the bytes of numbers done and in all, writing and checking.
+
+    Returns
+    -------
+    TranscodeReport
+        What was kept, converted and dropped, and the digests.
+
+    Raises
+    ------
+    LossyError
+        If something cannot be carried over and is not allowed to be lost.
+    AlreadyExistsError
+        If there is something at `target` and `overwrite` is false.
+    CorruptDataError
+        If the source is damaged, or the new store does not read as the source does.
+    """
+    started = time.perf_counter()
+    with open_store(source, storage_options=storage_options) as store:
+        plan = make_plan(
+            store,
+            target,
+            kind=kind,
+            access=access,
+            codec=codec,
+            allow=allow,
+            max_memory=max_memory,
+        )
+        digests = execute(
+            store,
+            plan,
+            overwrite=overwrite,
+            storage_options=storage_options,
+            progress=progress,
+        )
+    return TranscodeReport(plan=plan, digests=digests, seconds=time.perf_counter() - started)
+
+
+def make_plan(
+    store: Store, target: str | os.PathLike[str], *, kind: Kind | None = None, **options: Any
+) -> TranscodePlan:
+    """Plan the transcode of an opened store; options as of `plan_transcode`.
+
+    Raises
+    ------
+    InvalidInputError
+        If neither `kind` nor the name of the target tells what it shall be.
+    """
+    url = normalise(target)
+    chosen = kind or kind_of_name(url)
+    if chosen is None:
+        raise InvalidInputError("the name of a new store must end in .h5 or .zarr", url=url)
+    return plan_transcode(store, url, HDF5 if chosen == "hdf5" else ZARR, **options)
+
+
+def execute(
+    store: Store,
+    plan: TranscodePlan,
+    *,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, str]:
+    """Carry out a plan for an opened source.
+
+    Returns
+    -------
+    dict of str to str
+        Digest of each array.
+
+    Raises
+    ------
+    CorruptDataError
+        If the new store does not read as the source does; nothing is published then.
+    """
+    done = _Done(2 * plan.nbytes, progress)
+    written: dict[str, Written] = {}
+
+    def check(new: Store) -> None:
+        for step in plan.arrays:
+            array = new.root.array(step.path)
+            encoded, digests = written[step.path]
+            if _digest_stored(array, step, plan, done, encoded=encoded) != digests:
+                raise CorruptDataError(
+                    "what was written does not read as the source does; nothing was published",
+                    url=plan.target,
+                    node=step.path,
+                )
+
+    with create_store(
+        plan.target,
+        kind=plan.kind,
+        overwrite=overwrite,
+        storage_options=storage_options,
+        check=check,
+    ) as new:
+        _make_groups(new, plan)
+        for step in plan.arrays:
+            folder, _, name = step.path.rpartition("/")
+            parent = new.root.group(folder) if folder else new.root
+            array = parent.create_array(name, step.target, step.attributes)
+            written[step.path] = _copy(
+                store.root.array(step.path), array, step, plan.max_memory, done
+            )
+        _make_links(new, plan)
+    return {path: _combine(digests) for path, (_, digests) in written.items()}
+
+
+class Written(NamedTuple):
+    """What was copied of an array."""
+
+    encoded: bool
+    """Whether the digests are of encoded chunks, not of numbers."""
+    digests: Digests
+
+
+class _Done:
+    """Counts bytes for a progress callback, from any thread."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._total = total
+        self._progress = progress
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        """Count bytes and tell."""
+        if self._progress is not None:
+            with self._lock:
+                self._done = min(self._total, self._done + count)
+                self._progress(self._done, self._total)
+
+
+# The tree ------------------------------------------------------------------------------------
+
+
+def _make_groups(new: Store, plan: TranscodePlan) -> None:
+    for path, attributes in plan.groups:
+        if path:
+            folder, _, name = path.rpartition("/")
+            parent = new.root.group(folder) if folder else new.root
+            parent.create_group(name, attributes)
+
+
+def _make_links(new: Store, plan: TranscodePlan) -> None:
+    """Make the links, or record them; then the root's attributes, the last thing written."""
+    recorded: dict[str, list[dict[str, str]]] = {}
+    for path, target in plan.links:
+        folder, _, name = path.rpartition("/")
+        if Capability.HARD_LINKS in new.capabilities:
+            (new.root.group(folder) if folder else new.root).link(name, target)
+        else:
+            recorded.setdefault(folder, []).append({"name": name, "source": ".", "path": target})
+    for path, attributes in plan.groups:
+        links = {LINKS: recorded[path]} if path in recorded else {}
+        if path and links:
+            new.root.group(path).write_attributes(attributes | links)
+        elif not path:
+            new.root.write_attributes(attributes | links)
+
+
+# Numbers -------------------------------------------------------------------------------------
+
+
+def _copy(source: Array, target: Array, step: ArrayStep, max_memory: int, done: _Done) -> Written:
+    if step.method == "values":
+        values = source.read()
+        target.write(None, values)
+        return Written(encoded=False, digests={(): _hash_text(values)})
+    if step.method == "verbatim" and Capability.RAW_WRITE in target.capabilities:
+        refs, raw = cast("ChunkRefs", source), cast("RawWrite", target)
+        return Written(encoded=True, digests=_copy_encoded(refs, raw, step, max_memory, done))
+    digests = _copy_values(source, target, step, max_memory, done)
+    return Written(encoded=False, digests=digests)
+
+
+def _copy_encoded(
+    source: ChunkRefs, target: RawWrite, step: ArrayStep, max_memory: int, done: _Done
+) -> Digests:
+    """Hand the encoded chunks of each write unit over as they are."""
+    digests: Digests = {}
+
+    def work(unit: ChunkKey) -> None:
+        chunks = _unit_bytes(source, step, unit)
+        target.write_encoded(unit, chunks)
+        digests[unit] = _hash_chunks(chunks)
+        done.add(_unit_nbytes(step.target))
+
+    for_each(work, _units(step.target), workers=_workers(step.target, max_memory))
+    return digests
+
+
+def _unit_bytes(array: ChunkRefs, step: ArrayStep, unit: ChunkKey) -> list[Buffer | None]:
+    """Encoded chunks of a write unit of the target, as they lie in `array`."""
+    spec, target = array.spec, step.target
+    keys = unit_chunks(unit, target)
+    to_array = [target.dims.index(d) if d else a for a, d in enumerate(spec.dims)]
+    wanted = [
+        (number, tuple(key[i] for i in to_array))
+        for number, key in enumerate(keys)
+        if key is not None
+    ]
+    found = array.refs([key for _, key in wanted])
+    located = [(number, ref) for (number, _), ref in zip(wanted, found, strict=True) if ref]
+    fetched = array.fetch([ref.range for _, ref in located])
+    chunks: list[Buffer | None] = [None] * len(keys)
+    for (number, ref), data in zip(located, fetched, strict=True):
+        chunks[number] = data
+        if ref.skip:
+            decoded = codecs.decode(spec.codecs, data, spec.chunk_nbytes, skip=ref.skip)
+            values = np.frombuffer(decoded, np.uint8)
+            chunks[number] = codecs.encode(spec.codecs, values)
+    return chunks
+
+
+def _copy_values(
+    source: Array, target: Array, step: ArrayStep, max_memory: int, done: _Done
+) -> Digests:
+    """Decode and encode again, in boxes of whole write units."""
+    digests: Digests = {}
+    reader = ChunkReader(source)
+    units = step.target.layout.units
+    if not step.target.shape or 0 in step.target.shape:
+        values = source.read().transpose(step.axes)
+        target.write(None, values)
+        return {(): _hash_values(values)}
+    for box, values in read_in_boxes(reader, step.axes, units, max_memory):
+        write(target, box, values)
+        for region in boxes(values.shape, units):
+            place = tuple(
+                (b.start + r.start) // u for b, r, u in zip(box, region, units, strict=True)
+            )
+            digests[place] = _hash_values(values[region])
+        done.add(values.nbytes)
+    return digests
+
+
+def _digest_stored(
+    array: Array, step: ArrayStep, plan: TranscodePlan, done: _Done, *, encoded: bool
+) -> Digests:
+    """Compute from a finished store what copying computed from the source."""
+    if step.method == "values":
+        return {(): _hash_text(array.read())}
+    if not step.target.shape or 0 in step.target.shape:
+        return {(): _hash_values(array.read())}
+    digests: Digests = {}
+    reader = ChunkReader(array)
+
+    def work(unit: ChunkKey) -> None:
+        if encoded:
+            digests[unit] = _hash_chunks(_unit_bytes(cast("ChunkRefs", array), step, unit))
+        else:
+            digests[unit] = _hash_values(reader.read(_unit_region(unit, step.target)))
+        done.add(_unit_nbytes(step.target))
+
+    for_each(work, _units(step.target), workers=_workers(step.target, plan.max_memory))
+    return digests
+
+
+def _units(spec: ArraySpec) -> Iterator[ChunkKey]:
+    return iter(np.ndindex(*grid_shape(spec.shape, spec.layout.units)))
+
+
+def _unit_region(unit: ChunkKey, spec: ArraySpec) -> Region:
+    return tuple(
+        slice(k * u, min((k + 1) * u, n), 1)
+        for k, u, n in zip(unit, spec.layout.units, spec.shape, strict=True)
+    )
+
+
+def _unit_nbytes(spec: ArraySpec) -> int:
+    return math.prod(spec.layout.units) * spec.dtype.itemsize
+
+
+def _workers(spec: ArraySpec, max_memory: int) -> int:
+    """As many threads as may each hold the encoded chunks of a unit twice."""
+    return max(1, min(worker_count(), max_memory // max(1, 2 * _unit_nbytes(spec))))
+
+
+def _hash_chunks(chunks: list[Buffer | None]) -> bytes:
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(b"-" if chunk is None else memoryview(chunk).nbytes.to_bytes(8, "little"))
+        digest.update(chunk or b"")
+    return digest.digest()
+
+
+def _hash_values(values: AnyArray) -> bytes:
+    flat = np.ascontiguousarray(values).reshape(-1)
+    return hashlib.sha256(flat.view(np.uint8).data).digest()
+
+
+def _hash_text(values: AnyArray) -> bytes:
+    texts = "\0".join(map(str, values.reshape(-1).tolist()))
+    return hashlib.sha256(f"{values.shape}{texts}".encode()).digest()
+
+
+def _combine(digests: Digests) -> str:
+    return "sha256:" + hashlib.sha256(b"".join(d for _, d in sorted(digests.items()))).hexdigest()

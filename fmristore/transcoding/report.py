@@ -1,0 +1,67 @@
+"""What a transcode did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fmristore.transcoding.plan import TranscodePlan
+
+__all__ = ["TranscodeReport"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranscodeReport:
+    """Outcome of a transcode; printable.
+
+    Parameters
+    ----------
+    plan : TranscodePlan
+        What was carried out.
+    digests : dict of str to str
+        SHA-256 of each array: over the encoded chunks where they were copied, over the numbers
+        otherwise. Each was computed from the source and again from the finished store, and was
+        equal.
+    seconds : float
+        Wall time.
+    """
+
+    plan: TranscodePlan
+    digests: dict[str, str]
+    seconds: float
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Arrays whose encoded chunks were copied."""
+        return tuple(step.path for step in self.plan.arrays if step.method == "verbatim")
+
+    @property
+    def converted(self) -> dict[str, str]:
+        """Arrays that were decoded and encoded, and why."""
+        return {step.path: step.reason for step in self.plan.arrays if step.method != "verbatim"}
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """What was left out or substituted."""
+        return tuple(f"{loss.kind} /{loss.path}: {loss.reason}" for loss in self.plan.losses)
+
+    def __str__(self) -> str:
+        copied = f"{len(self.kept)} copied verbatim, {len(self.converted)} converted"
+        lost = f", {len(self.dropped)} lost" if self.dropped else ""
+        return (
+            f"{self.plan.source} -> {self.plan.target}: {len(self.plan.arrays)} arrays ({copied})"
+            f"{lost}, digests equal, {self.seconds:.2f} s"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        return {
+            "source": self.plan.source,
+            "target": self.plan.target,
+            "seconds": self.seconds,
+            "bytes": self.plan.nbytes,
+            "kept": list(self.kept),
+            "converted": self.converted,
+            "dropped": list(self.dropped),
+            "digests": self.digests,
+        }
