@@ -435,8 +435,8 @@ def main() -> None:
     numcodecs.blosc.use_threads = False
     quick = arguments.quick
     wanted = set((arguments.only or "order,budget,split,shape").split(","))
-    budgets = (64, 256) if quick else (32, 64, 128, 256, 512, 1024, 2048, 4096)
-    repetitions = 2 if quick else 15
+    budgets = (64, 256) if quick else (64, 128, 256, 512, 1024, 4096)
+    repetitions = 2 if quick else 7
     runs = load_runs(data_folder(arguments.data), quick=True)
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "run").open("wb+") as file:
         if "order" in wanted:
@@ -444,7 +444,7 @@ def main() -> None:
         if "budget" in wanted:
             budget_tables(runs[0], budgets, repetitions, file)
         if "split" in wanted:
-            for kib in (64,) if quick else (128, 256, 1024):
+            for kib in (64,) if quick else (256,):
                 split_table(runs[0], kib, repetitions, file)
     if "shape" in wanted:
         shape_table({"time": 256, "balanced": 256, "volume": 1024})

@@ -20,7 +20,7 @@ _WRITE_BYTES = 1 << 23
 """Volumes that are handed to the NIfTI writer at a time."""
 
 
-def export_nifti(
+def export_nifti(  # noqa: PLR0913
     reader: ChunkReader,
     url: str | os.PathLike[str],
     *,

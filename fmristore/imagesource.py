@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from fmristore.scaling import Scaling, make_scaling
 from fmristore.space import NeuroSpace
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
@@ -30,8 +31,7 @@ class ImageSource(Protocol):
     space: NeuroSpace
     dtype: np.dtype[Any]
     colors: int
-    slope: float | None
-    inter: float | None
+    scaling: Scaling | None
     header: bytes
 
     def blocks(self, max_bytes: int) -> Iterator[Block]:
@@ -62,8 +62,9 @@ class NiftiSource:
         self.space = self._header.space
         self.dtype = self._header.dtype
         self.colors = self._header.colors
-        self.slope = self._header.slope
-        self.inter = self._header.inter
+        self.scaling = make_scaling(
+            self._header.slope, self._header.inter, volumes=self.space.time_points
+        )
         self.header = self._header.raw
         self._trailer = b""
 
@@ -94,7 +95,7 @@ class ArraySource:
         Stored numbers. Has ``shape``, ``dtype`` and basic indexing.
     space : NeuroSpace
         Grid of `data`.
-    slope, inter : float, optional
+    slope, inter : float or ndarray (T,), optional
         The number meant is ``stored * slope + inter``.
     header : bytes, optional
         NIfTI header to keep; made up from `space` otherwise.
@@ -107,8 +108,8 @@ class ArraySource:
         data: Any,
         space: NeuroSpace,
         *,
-        slope: float | None = None,
-        inter: float | None = None,
+        slope: float | AnyArray | None = None,
+        inter: float | AnyArray | None = None,
         header: bytes | None = None,
     ) -> None:
         from fmristore.nifti import make_header
@@ -125,10 +126,15 @@ class ArraySource:
             dtype = np.dtype("u1")
         self.dtype = dtype.newbyteorder("<")
         self.space = space
-        self.slope, self.inter = slope, inter
+        self.scaling = make_scaling(slope, inter, volumes=space.time_points)
+        one = self.scaling if self.scaling is None or not self.scaling.per_volume else None
         self._data = data
         self.header = header or make_header(
-            space, self.dtype, colors=self.colors, slope=slope, inter=inter
+            space,
+            self.dtype,
+            colors=self.colors,
+            slope=None if one is None else float(one.slope),
+            inter=None if one is None else float(one.inter),
         )
 
     def blocks(self, max_bytes: int) -> Iterator[Block]:
@@ -162,8 +168,8 @@ def image_source(
     *,
     space: NeuroSpace | AnyArray | None = None,
     tr: float | None = None,
-    slope: float | None = None,
-    inter: float | None = None,
+    slope: float | AnyArray | None = None,
+    inter: float | AnyArray | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> ImageSource:
     """Understand what a user gives as the numbers of an image.
@@ -176,7 +182,7 @@ def image_source(
         Needed for arrays: the grid, or the affine alone (voxel to mm, RAS+).
     tr : float, optional
         Repetition time in seconds, for an affine alone.
-    slope, inter : float, optional
+    slope, inter : float or ndarray (T,), optional
         For arrays of stored numbers: the number meant is ``stored * slope + inter``.
     storage_options : mapping, optional
         For a URL.

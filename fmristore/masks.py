@@ -46,7 +46,7 @@ def mask_array(mask: Any, space: NeuroSpace) -> AnyArray:
             "resample the mask, or pass its array to ignore this",
             url=name,
         )
-    inside = np.nan_to_num(values.reshape(shape)) != 0
+    inside: AnyArray = np.nan_to_num(values.reshape(shape)) != 0
     if not inside.any():
         raise InvalidInputError("no voxel is in the mask", url=name)
     return inside
@@ -55,7 +55,8 @@ def mask_array(mask: Any, space: NeuroSpace) -> AnyArray:
 def mask_voxels(mask: Any, space: NeuroSpace) -> AnyArray:
     """Indices of the voxels in a mask, (n, 3), x varying fastest; see `mask_array`."""
     inside = mask_array(mask, space)
-    return np.argwhere(inside.transpose(2, 1, 0))[:, ::-1]
+    voxels: AnyArray = np.argwhere(inside.transpose(2, 1, 0))[:, ::-1]
+    return voxels
 
 
 def _load(mask: Any) -> tuple[AnyArray, NeuroSpace | None, str | None]:
@@ -79,6 +80,6 @@ def _from_path(path: str | os.PathLike[str]) -> tuple[AnyArray, NeuroSpace]:
     values = np.empty((source.space.time_points or 1, z, y, x), source.dtype)
     for t0, z0, part in source.blocks(1 << 26):
         values[t0 : t0 + part.shape[0], z0 : z0 + part.shape[1]] = part
-    if source.slope is not None:
-        values = values * source.slope + (source.inter or 0.0)
+    if source.scaling is not None:
+        values = source.scaling.apply(values, axis=0)
     return values.transpose(3, 2, 1, 0), source.space

@@ -108,27 +108,11 @@ class NeuroSpace:
 
     # The default would bring the affine back writable.
     def __reduce__(self) -> tuple[Any, ...]:
-        fields = (
-            self.spatial_shape,
-            np.array(self.affine),
-            self.time_points,
-            self.tr,
-            self.space_name,
-            self.space_unit,
-            self.time_unit,
-        )
-        return _rebuild, (type(self), fields)
+        return _rebuild, (type(self), tuple(getattr(self, name) for name in self.__slots__))
 
     def _key(self) -> tuple[Any, ...]:
-        return (
-            self.spatial_shape,
-            self.affine.tobytes(),
-            self.time_points,
-            self.tr,
-            self.space_name,
-            self.space_unit,
-            self.time_unit,
-        )
+        rest = (getattr(self, name) for name in self.__slots__ if name != "affine")
+        return self.affine.tobytes(), *rest
 
     def __eq__(self, other: object) -> bool:
         return self._key() == other._key() if isinstance(other, NeuroSpace) else NotImplemented
@@ -294,8 +278,9 @@ class NeuroSpace:
         Returns
         -------
         nibabel.Nifti1Header or nibabel.Nifti2Header
-            NIfTI-2 only if a length or number does not fit NIfTI-1. Both sform and qform are set; NIfTI-1
-            holds them as float32, and a qform holds no shear. An unknown TR is stored as 0.
+            NIfTI-2 only if a length or number does not fit NIfTI-1. Both sform and qform are
+            set; NIfTI-1 holds them as float32, and a qform holds no shear. An unknown TR is
+            stored as 0.
 
         Raises
         ------

@@ -66,5 +66,5 @@ def s3(s3_endpoint: str) -> S3Server:
         "client_kwargs": {"region_name": "us-east-1"},
     }
     bucket = f"bucket-{uuid.uuid4().hex[:12]}"
-    s3fs.S3FileSystem(**options).mkdir(bucket)
+    s3fs.S3FileSystem(**options).call_s3("create_bucket", Bucket=bucket)
     return S3Server(bucket, options)

@@ -19,8 +19,9 @@ from fmristore.indexing import Selection, parse_selection
 from fmristore.layout import AXES, Access, Order
 from fmristore.plan import Planner, ReadPlan
 from fmristore.progress import Progress
+from fmristore.scaling import Scaling, make_scaling
 from fmristore.space import NeuroSpace
-from fmristore_stores.errors import InvalidInputError, MetadataError
+from fmristore_stores.errors import InvalidInputError, LossyError, MetadataError
 from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.reader import ChunkReader
@@ -54,8 +55,8 @@ class DenseImage:
         self._handle = handle
         self._numbers = StoredArray(handle, "0")
         attributes = self._numbers.attributes
-        self._slope, self._inter = _scaling(attributes, handle.locator.url)
         self._space = _read_space(handle, self._numbers.reader.spec, self.axes)
+        self._scaling = _read_scaling(handle, attributes, self._space.time_points)
 
     # What it is -----------------------------------------------------------------------------
 
@@ -114,28 +115,19 @@ class DenseImage:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the numbers that indexing returns.
-
-        The stored type where there is no scaling; else float32 for stored integers of up to 16
-        bits, whose scaled values it holds to 1 part in 10 million, and float64 (or complex) for
-        wider ones.
-        """
+        """Type of the numbers that indexing returns: see `fmristore.scaling.Scaling.dtype`."""
         stored = self.stored_dtype
-        if self._slope is None:
-            return stored
-        if stored.kind in "iu" and stored.itemsize <= 2:
-            return np.dtype("f4")
-        return np.result_type(stored, np.float32)
+        return stored if self._scaling is None else self._scaling.dtype(stored)
 
     @property
-    def slope(self) -> float | None:
-        """What stored numbers are multiplied with on reading; None for no scaling."""
-        return self._slope
+    def slope(self) -> float | AnyArray | None:
+        """What stored numbers are multiplied with on reading, one number or (T,); None if not."""
+        return None if self._scaling is None else self._scaling.slope
 
     @property
-    def inter(self) -> float | None:
-        """What is added after multiplying with `slope`; None for no scaling."""
-        return self._inter
+    def inter(self) -> float | AnyArray | None:
+        """What is added after multiplying with `slope`, one number or (T,); None if not."""
+        return None if self._scaling is None else self._scaling.inter
 
     @property
     def access(self) -> str | None:
@@ -192,7 +184,9 @@ class DenseImage:
         """
         selection = parse_selection(index, self.shape)
         values = self._read_region(selection)
-        return selection.apply(values if raw else self._scale(values, dtype))
+        if not raw:
+            values = self._scale(values, selection.region[-1], axis=-1, dtype=dtype)
+        return selection.apply(values)
 
     @property
     def raw(self) -> RawView:
@@ -240,16 +234,12 @@ class DenseImage:
             values = np.ascontiguousarray(values).view(self.stored_dtype)[..., 0]
         return values
 
-    def _scale(self, values: AnyArray, dtype: DTypeLike | None = None) -> AnyArray:
-        wanted = self.dtype if dtype is None else np.dtype(dtype)
-        if self._slope is None:
-            return values.astype(wanted, copy=False)
-        working = np.result_type(self.dtype, wanted) if wanted.kind in "fc" else self.dtype
-        scaled = values.astype(working)
-        scaled *= working.type(self._slope)
-        if self._inter:
-            scaled += working.type(self._inter)
-        return scaled.astype(wanted, copy=False)
+    def _scale(
+        self, values: AnyArray, times: slice, *, axis: int, dtype: DTypeLike | None
+    ) -> AnyArray:
+        if self._scaling is None:
+            return values if dtype is None else values.astype(dtype, copy=False)
+        return self._scaling.apply(values, times=times, axis=axis, dtype=dtype)
 
     def __array__(
         self,
@@ -323,9 +313,17 @@ class DenseImage:
         ------
         AlreadyExistsError
             If there is something at `url` and `overwrite` is false.
+        LossyError
+            If every volume has its own slope, which NIfTI cannot say.
         """
         from fmristore.export import export_nifti
 
+        if self._scaling is not None and self._scaling.per_volume:
+            raise LossyError(
+                "NIfTI has one slope for all volumes and this image has one for each; "
+                "export np.asarray(image) instead",
+                url=self.url,
+            )
         export_nifti(
             self._numbers.reader,
             header=self.header_bytes,
@@ -358,8 +356,8 @@ class DenseImage:
         *,
         space: NeuroSpace | AnyArray | None = None,
         tr: float | None = None,
-        slope: float | None = None,
-        inter: float | None = None,
+        slope: float | AnyArray | None = None,
+        inter: float | AnyArray | None = None,
         access: Access = "time",
         codec: str | None = None,
         order: Order | None = None,
@@ -380,8 +378,9 @@ class DenseImage:
             Needed for arrays.
         tr : float, optional
             Repetition time in seconds, for an affine alone.
-        slope, inter : float, optional
-            For arrays of stored numbers: the number meant is ``stored * slope + inter``.
+        slope, inter : float or ndarray (T,), optional
+            For arrays of stored numbers: the number meant is ``stored * slope + inter``, with one
+            slope and intercept for all volumes or one for each.
         access : {"time", "volume", "balanced"}
             What is read most.
         codec : str, optional
@@ -500,17 +499,20 @@ class RawView:
 # Parsing what is stored ----------------------------------------------------------------------
 
 
-def _scaling(attributes: Mapping[str, Any], url: str) -> tuple[float | None, float | None]:
-    slope, inter = attributes.get("scale_factor"), attributes.get("add_offset", 0.0)
-    if slope is None:
-        return None, None
-    if not all(isinstance(v, int | float) and math.isfinite(v) for v in (slope, inter)):
+def _read_scaling(
+    handle: Handle, attributes: Mapping[str, Any], volumes: int | None
+) -> Scaling | None:
+    slope, inter = attributes.get("scale_factor"), attributes.get("add_offset")
+    try:
+        if attributes.get("scaling") == "per-volume":
+            slope, inter = (
+                StoredArray(handle, name).reader.read() for name in ("scale_factor", "add_offset")
+            )
+        return make_scaling(slope, inter, volumes=volumes)
+    except (InvalidInputError, TypeError, ValueError) as error:
         raise MetadataError(
-            f"scale_factor {slope!r} and add_offset {inter!r} must be finite numbers",
-            url=url,
-            node="0",
-        )
-    return float(slope), float(inter)
+            f"scale_factor and add_offset are damaged: {error}", url=handle.locator.url, node="0"
+        ) from error
 
 
 def _read_space(handle: Handle, spec: ArraySpec, axes: Sequence[str]) -> NeuroSpace:

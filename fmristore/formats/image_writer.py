@@ -15,6 +15,7 @@ from fmristore.formats.registry import FORMAT, VERSION, WRITER
 from fmristore.imagesource import Block, ImageSource
 from fmristore.layout import AXES, Access, Order, adapt_spec, plan_layout
 from fmristore.progress import Progress
+from fmristore.scaling import Scaling
 from fmristore.scratch import Scratch
 from fmristore.space import NeuroSpace
 from fmristore_stores._version import __version__
@@ -86,8 +87,8 @@ def write_image(
     space = source.space
     canonical = image_spec(source, options)
     spec = adapt_spec(canonical, store.capabilities)
-    _write_small(group, space)
-    attributes = _scaling(source) | {"access": options.access}
+    _write_small(group, space, source.scaling)
+    attributes = _scaling_attributes(source) | {"access": options.access}
     array = group.create_array("0", spec, attributes)
     digest = ImageDigest(space.spatial_shape[2])
     window = _Window()
@@ -120,18 +121,24 @@ def image_spec(source: ImageSource, options: ImageOptions) -> ArraySpec:
     return ArraySpec(shape=shape, dtype=source.dtype, dims=dims, layout=layout, codecs=codecs)
 
 
-def _scaling(source: ImageSource) -> dict[str, Any]:
+def _scaling_attributes(source: ImageSource) -> dict[str, Any]:
     """CF attributes, so that xarray and netCDF tools scale the numbers as well."""
-    if source.slope is None:
+    scaling = source.scaling
+    if scaling is None:
         return {}
-    return {"scale_factor": float(source.slope), "add_offset": float(source.inter or 0.0)}
+    if scaling.per_volume:
+        return {"scaling": "per-volume"}
+    return {"scale_factor": scaling.slope, "add_offset": scaling.inter}
 
 
-def _write_small(group: Group, space: NeuroSpace) -> None:
+def _write_small(group: Group, space: NeuroSpace, scaling: Scaling | None) -> None:
     """Coordinates and affine; coordinates come first, so that the image finds its scales."""
     if space.time_points is not None and space.tr is not None:
         times = np.arange(space.time_points) * space.tr
         _write_plain(group, "t", ("t",), times, {"units": "s"})
+    if scaling is not None and scaling.per_volume:
+        _write_plain(group, "scale_factor", ("t",), np.asarray(scaling.slope), {})
+        _write_plain(group, "add_offset", ("t",), np.asarray(scaling.inter), {})
     _write_plain(group, "affine", ("world", "voxel"), np.array(space.affine), {"units": "mm"})
 
 

@@ -92,11 +92,12 @@ class NeuroVec(DenseImage):
             for d in wanted
         )
         axes = [spec.dims.index(d) for d in "xyz"]
-        values = reader.read_points(axes, points, region)
-        values = self._as_indexed(values, ("voxel", *wanted), ("t", "voxel"))[part.finish]
+        found = reader.read_points(axes, points, region)
+        values = self._as_indexed(found, ("voxel", *wanted), ("t", "voxel"))
         if not raw:
-            values = self._scale(values, dtype)
-        return values[:, 0] if single else values
+            values = self._scale(values, part.region[0], axis=0, dtype=dtype)
+        result: AnyArray = values[part.finish]
+        return result[:, 0] if single else result
 
     def _points(self, voxels: Any) -> tuple[AnyArray, bool]:
         points = np.asarray(voxels)

@@ -60,14 +60,14 @@ class ImageProxy:
         return self._image.dtype
 
     @property
-    def stored_slope(self) -> float:
+    def stored_slope(self) -> Any:
         """What stored numbers are multiplied with."""
         return 1.0 if self._image.slope is None else self._image.slope
 
     @property
-    def stored_inter(self) -> float:
+    def stored_inter(self) -> Any:
         """What is added to them then."""
-        return self._image.inter or 0.0
+        return 0.0 if self._image.inter is None else self._image.inter
 
     def __getitem__(self, index: Any) -> Any:
         return self._image[index]
@@ -103,10 +103,10 @@ def to_nibabel(image: DenseImage) -> Any:
     """
     header = image.header
     second = isinstance(header, nibabel.Nifti2Header)
-    cls = nibabel.Nifti2Image if second else nibabel.Nifti1Image
+    cls: Any = nibabel.Nifti2Image if second else nibabel.Nifti1Image
     header.set_slope_inter(None, None)
     single = cls.header_class.from_header(header)
     single.set_data_shape(image.shape)
     if image.dtype.names is None:
         single.set_data_dtype(image.dtype)
-    return cls(ImageProxy(image), None, single)
+    return cls(ImageProxy(image), np.array(image.affine), single)

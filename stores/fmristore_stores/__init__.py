@@ -1,0 +1,71 @@
+"""Chunked stores under one interface: HDF5 and Zarr, local and remote, without any fMRI.
+
+`open_store` and `create_store` are the doors; `ChunkReader` and `write` read and write regions in
+parallel. What a store, a group and an array can do is said in `fmristore_stores.protocol`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fmristore_stores._version import __version__
+
+if TYPE_CHECKING:
+    from fmristore_stores.cache import CHUNK_CACHE, ChunkCache
+    from fmristore_stores.hdf5 import HDF5Store
+    from fmristore_stores.memory import MemoryStore
+    from fmristore_stores.opening import Handle, Locator, locate, open_store
+    from fmristore_stores.protocol import Array, Capability, Group, Store
+    from fmristore_stores.publish import create_store
+    from fmristore_stores.ranges import ReadCost
+    from fmristore_stores.reader import ChunkReader
+    from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout, CodecSpec
+    from fmristore_stores.wrappers import CountingStore, LatencyStore, ReadOnlyStore
+    from fmristore_stores.writer import write
+    from fmristore_stores.zarr import ZarrStore
+
+_HOME = {
+    "CHUNK_CACHE": "cache",
+    "STRING": "spec",
+    "Array": "protocol",
+    "ArraySpec": "spec",
+    "Capability": "protocol",
+    "ChunkCache": "cache",
+    "ChunkLayout": "spec",
+    "ChunkReader": "reader",
+    "CodecSpec": "spec",
+    "CountingStore": "wrappers",
+    "Group": "protocol",
+    "HDF5Store": "hdf5",
+    "Handle": "opening",
+    "LatencyStore": "wrappers",
+    "Locator": "opening",
+    "MemoryStore": "memory",
+    "ReadCost": "ranges",
+    "ReadOnlyStore": "wrappers",
+    "Store": "protocol",
+    "ZarrStore": "zarr",
+    "create_store": "publish",
+    "locate": "opening",
+    "open_store": "opening",
+    "write": "writer",
+}
+
+__all__ = [  # noqa: PLE0604 - names come from the table
+    "__version__",
+    *_HOME,
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: h5py and zarr are loaded only by what needs them."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'fmristore_stores' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"fmristore_stores.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -30,11 +30,11 @@ from fmristore_stores.hdf5_dimensions import (
 from fmristore_stores.hdf5_files import Mode, Session, near_names, open_file
 from fmristore_stores.hdf5_links import (
     Entry,
-    address,
     contains,
     decode_name,
     encode_name,
     entries,
+    facts,
     first_places,
     join,
     link_target,
@@ -46,8 +46,6 @@ from fmristore_stores.sources import ByteSource, LocalSource
 from fmristore_stores.spec import ArraySpec, Attributes, check_attributes, check_name
 
 __all__ = ["HDF5Array", "HDF5Group", "HDF5Store"]
-
-_KINDS = {h5o.TYPE_GROUP: "group", h5o.TYPE_DATASET: "array"}
 
 
 class HDF5Store:
@@ -410,7 +408,7 @@ class HDF5Group:
         with self._session.writing(path):
             root = h5g.open(self._session.h5.id, b"/")
             node, _ = resolve(self._session, root, "", target)
-            if isinstance(node, h5g.GroupID) and contains(node, address(self._node)):
+            if isinstance(node, h5g.GroupID) and contains(node, facts(self._node).address):
                 msg = f"a link to {target!r} from inside it would make a cycle"
                 raise InvalidInputError(msg, url=self._session.url, node=path)
             raw = self._make_room(name)
@@ -431,17 +429,15 @@ class HDF5Group:
         """What a link is to a user; None for what has no meaning outside HDF5."""
         if entry.link != h5l.TYPE_HARD:
             return Child("link", link_target(self._node, entry, self._path))
-        info = h5o.get_info(self._node, entry.name)
-        if info.rc > 1:
-            place = first_places(self._session).get(int(info.addr))
-            if place is not None and (place.group, place.name) != (
-                address(self._node),
-                entry.name,
-            ):
+        found = facts(self._node, entry.name)
+        if found.names > 1:
+            here = facts(self._node).address
+            place = first_places(self._session).get(found.address)
+            if place is not None and (place.group, place.name) != (here, entry.name):
                 return Child("link", place.path)
-        if info.type == h5o.TYPE_DATASET:
+        if found.is_dataset:
             return None if is_hidden(self._node, entry.name) else Child("array")
-        return Child("group") if info.type == h5o.TYPE_GROUP else None
+        return Child("group") if found.is_group else None
 
     def _is_taken(self, raw: bytes) -> bool:
         """Whether a user sees a child of that name."""

@@ -20,7 +20,7 @@ from fmristore_stores.hdf5_attributes import decode_text, read_attributes, write
 from fmristore_stores.hdf5_chunks import ChunkIndex, index_chunked, index_contiguous
 from fmristore_stores.hdf5_dimensions import read_names
 from fmristore_stores.hdf5_files import Session
-from fmristore_stores.hdf5_links import address, resolve
+from fmristore_stores.hdf5_links import facts, resolve
 from fmristore_stores.hdf5_types import check_filters, parse_type, spec_of
 from fmristore_stores.protocol import AnyArray, Buffer, ByteRange, Capability, ChunkRef, FetchPolicy
 from fmristore_stores.spec import STRING, ArraySpec, Attributes, is_string
@@ -388,7 +388,7 @@ def _check_inside(session: Session, node: Any, path: str, above: frozenset[int])
         raise LayoutNotSupportedError(msg, url=session.url, node=path)
     if plan.get_layout() != h5d.VIRTUAL:
         return
-    above = above | {address(node)}
+    above = above | {facts(node).address}
     sources = {
         (plan.get_virtual_filename(index), plan.get_virtual_dsetname(index))
         for index in range(plan.get_virtual_count())
@@ -402,7 +402,7 @@ def _check_inside(session: Session, node: Any, path: str, above: frozenset[int])
             source, where = resolve(session, root, "", name.strip("/"))
         except NotFoundError:
             continue
-        if address(source) in above:
+        if facts(source).address in above:
             msg = f"it is a view of itself, through {name}"
             raise LayoutNotSupportedError(msg, url=session.url, node=path)
         if isinstance(source, h5d.DatasetID):

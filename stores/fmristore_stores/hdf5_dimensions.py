@@ -17,16 +17,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import h5py
-from h5py import h5d, h5ds, h5g, h5i, h5l, h5o, h5p, h5r, h5s, h5t
+from h5py import h5d, h5ds, h5g, h5i, h5l, h5p, h5r, h5s, h5t
 
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.hdf5_attributes import decode_text, has_attribute, read_attribute
-from fmristore_stores.hdf5_links import below, decode_name, encode_name, entries, open_child
+from fmristore_stores.hdf5_links import below, decode_name, encode_name, entries, facts, open_child
 from fmristore_stores.spec import check_name
 
 __all__ = ["drop_hidden", "is_hidden", "name_axes", "read_names", "release", "remove_child"]
 
-_HIDDEN = b"This is a netCDF dimension but not a netCDF variable."
+_HIDDEN = "This is a netCDF dimension but not a netCDF variable."
 
 
 def read_names(node: Any, rank: int, own: str) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ def read_names(node: Any, rank: int, own: str) -> tuple[str, ...]:
             scales = [] if names[axis] else _scales(node, axis)
             if scales:
                 names[axis] = _name_of(scales[0])
-    elif rank == 1 and not names[0] and h5ds.is_scale(node):
+    elif rank == 1 and not names[0] and is_scale(node):
         names = [own]
     unique: list[str] = []
     for name in names:
@@ -125,14 +125,13 @@ def remove_child(group: Any, name: bytes) -> None:
     Arrays that a coordinate array was a scale of keep a dimension of that name; dimensions
     that nothing uses any more go too.
     """
-    info = h5o.get_info(group, name)
-    if info.rc > 1:
+    if facts(group, name).names > 1:
         group.unlink(name)
         return
     node = open_child(group, name)
     orphans: list[tuple[Any, int]] = []
     for found in below(node):
-        if isinstance(found, h5d.DatasetID) and h5o.get_info(found).rc == 1:
+        if isinstance(found, h5d.DatasetID) and facts(found).names == 1:
             orphans += release(found)
     group.unlink(name)
     if isinstance(node, h5d.DatasetID):
@@ -162,20 +161,28 @@ def release(node: Any) -> list[tuple[Any, int]]:
     return users
 
 
+def is_scale(node: Any) -> bool:
+    """Whether an open dataset is a dimension scale."""
+    return has_attribute(node, "CLASS") and read_attribute(node, "CLASS") == "DIMENSION_SCALE"
+
+
 def _is_hidden(node: Any) -> bool:
     return (
         isinstance(node, h5d.DatasetID)
-        and h5ds.is_scale(node)
-        and h5ds.get_scale_name(node).startswith(_HIDDEN)
+        and is_scale(node)
+        and has_attribute(node, "NAME")
+        and str(read_attribute(node, "NAME")).startswith(_HIDDEN)
     )
 
 
 def _scales(node: Any, axis: int) -> list[Any]:
     """Scales attached to an axis."""
-    found: list[Any] = []
-    if h5ds.get_num_scales(node, axis):
-        h5ds.iterate(node, axis, found.append)
-    return found
+    if not has_attribute(node, "DIMENSION_LIST"):
+        return []
+    # Not through h5ds, which does not survive every damaged file.
+    listed = h5py.Dataset(node).attrs["DIMENSION_LIST"]
+    references = listed[axis] if len(listed) == node.rank else ()
+    return [h5r.dereference(reference, node) for reference in references if reference]
 
 
 def _name_of(scale: Any) -> str:
@@ -202,7 +209,7 @@ def _scale(group: Any, dim: str, length: int) -> Any:
     if group.links.get_info(name).type != h5l.TYPE_HARD:
         return None
     node = open_child(group, name)
-    if not isinstance(node, h5d.DatasetID) or node.shape != (length,) or not h5ds.is_scale(node):
+    if not isinstance(node, h5d.DatasetID) or node.shape != (length,) or not is_scale(node):
         return None
     return node
 
@@ -211,7 +218,7 @@ def _create_hidden(group: Any, name: bytes, length: int) -> Any:
     plan = h5p.create(h5p.DATASET_CREATE)
     plan.set_obj_track_times(False)
     node = h5d.create(group, name, h5t.IEEE_F32BE, h5s.create_simple((length,)), plan)
-    h5ds.set_scale(node, _HIDDEN + b" %10d" % length)
+    h5ds.set_scale(node, f"{_HIDDEN} {length:10d}".encode())
     return node
 
 
@@ -224,7 +231,7 @@ def _attach_to_all(group: Any, name: str, scale: Any) -> None:
         if not h5py.h5a.exists(group, b"DIMENSION_LABELS", obj_name=entry.name):
             continue
         node = open_child(group, entry.name)
-        if isinstance(node, h5g.GroupID) or h5ds.is_scale(node):
+        if isinstance(node, h5g.GroupID) or is_scale(node):
             continue
         for axis, label in enumerate(read_names(node, node.rank, "")):
             if label == name and node.shape[axis] == length and not _scales(node, axis):

@@ -32,6 +32,11 @@ Mode = Literal["r", "r+", "w"]
 _LIBRARY_ERRORS = (OSError, RuntimeError, KeyError, ValueError, OverflowError, MemoryError)
 """What h5py raises when the HDF5 library fails."""
 
+_NO_LOCK = "unable to lock"
+"""Part of HDF5's message when a file cannot be locked."""
+_IN_USE = (_NO_LOCK, "already open", "t match")
+"""Parts of its messages when the file is open elsewhere, or here for another purpose."""
+
 _PAGE_BUFFER = 16 * 1024 * 1024
 _LARGEST_PAGE = 64 * 1024 * 1024
 """A file that asks for larger pages is read without a page buffer."""
@@ -278,7 +283,7 @@ def _open_for_reading(path: str) -> Any:
     try:
         return h5py.File(path, "r", locking="best-effort")
     except OSError as error:
-        if "lock" not in str(error):
+        if _NO_LOCK not in str(error):
             raise
         return h5py.File(path, "r", locking=False)
 
@@ -306,17 +311,16 @@ def _create(path: str) -> Any:
     plan.set_obj_track_times(False)
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_libver_bounds(h5f.LIBVER_EARLIEST, h5f.LIBVER_V110)
-    access.set_fclose_degree(h5f.CLOSE_STRONG)
     return h5py.File(h5f.create(os.fsencode(path), h5f.ACC_EXCL, plan, access))
 
 
 def _opening_error(error: BaseException, mode: Mode, url: str) -> FmristoreError:
     text = str(error)
-    if isinstance(error, FileExistsError):
+    if mode == "w" and "exists" in text:
         return AlreadyExistsError("there is a file of that name", url=url)
     if isinstance(error, IsADirectoryError) or "file signature not found" in text:
         return UnknownFormatError("this is not an HDF5 file", url=url)
-    if "lock" in text or "already open" in text or "already locked" in text:
+    if any(sign in text for sign in _IN_USE):
         msg = (
             f"the file is in use elsewhere ({text}); close it there, or if the file system has "
             "no locks, set HDF5_USE_FILE_LOCKING=FALSE"

@@ -18,11 +18,12 @@ from fmristore_stores.hdf5_files import Place, Session, near_names
 
 __all__ = [
     "Entry",
-    "address",
+    "Facts",
     "contains",
     "decode_name",
     "encode_name",
     "entries",
+    "facts",
     "first_places",
     "join",
     "link_target",
@@ -57,10 +58,24 @@ def join(base: str, name: str) -> str:
     return f"{base}/{name}" if base else name
 
 
-def address(node: Any, name: bytes | None = None) -> int:
-    """Address of an open object, or of a hard-linked child of a group."""
-    info = h5o.get_info(node) if name is None else h5o.get_info(node, name)
-    return int(info.addr)
+class Facts(NamedTuple):
+    """What the header of an object says, without a look at its contents."""
+
+    address: int
+    names: int
+    """How many hard links lead to it."""
+    is_group: bool
+    is_dataset: bool
+
+
+def facts(node: Any, name: bytes = b".") -> Facts:
+    """Facts about an open object, or about a hard-linked child of a group.
+
+    ``h5o.get_info`` knows them too, but walks the whole chunk table of a dataset to measure it.
+    """
+    found = h5g.get_objinfo(node, name)
+    low, high = found.objno
+    return Facts(low | high << 32, found.nlink, found.type == h5g.GROUP, found.type == h5g.DATASET)
 
 
 def entries(group: Any, *, by_creation: bool = False) -> list[Entry]:
@@ -193,7 +208,7 @@ def first_places(session: Session) -> dict[int, Place]:
     if session.places is not None:
         return session.places
     root = h5g.open(session.h5.id, b"/")
-    home = address(root)
+    home = facts(root).address
     places = {home: Place(-1, b"", "")}
     stack: list[tuple[Any, int, str, Iterator[Entry]]] = [
         (root, home, "", iter(entries(root, by_creation=True)))
@@ -206,27 +221,27 @@ def first_places(session: Session) -> dict[int, Place]:
             continue
         if entry.link != h5l.TYPE_HARD:
             continue
-        info = h5o.get_info(group, entry.name)
+        found = facts(group, entry.name)
         path = join(base, decode_name(entry.name))
-        if info.rc > 1:
-            if info.addr in places:
+        if found.names > 1:
+            if found.address in places:
                 continue
-            places[int(info.addr)] = Place(here, entry.name, path)
-        if info.type == h5o.TYPE_GROUP:
+            places[found.address] = Place(here, entry.name, path)
+        if found.is_group:
             child = open_child(group, entry.name)
-            stack.append((child, int(info.addr), path, iter(entries(child, by_creation=True))))
+            stack.append((child, found.address, path, iter(entries(child, by_creation=True))))
     session.places = places
     return places
 
 
 def contains(node: Any, wanted: int) -> bool:
     """Whether an open object is, or holds somewhere below it, the object at an address."""
-    return any(address(found) == wanted for found in below(node))
+    return any(facts(found).address == wanted for found in below(node))
 
 
 def below(node: Any) -> Iterator[Any]:
     """An open object and everything that hard links below it lead to, each once."""
-    seen = {address(node)}
+    seen = {facts(node).address}
     stack = [node]
     while stack:
         found = stack.pop()
@@ -236,7 +251,7 @@ def below(node: Any) -> Iterator[Any]:
         for entry in entries(found):
             if entry.link == h5l.TYPE_HARD:
                 child = open_child(found, entry.name)
-                place = address(child)
+                place = facts(child).address
                 if place not in seen and isinstance(child, h5g.GroupID | h5d.DatasetID):
                     seen.add(place)
                     stack.append(child)

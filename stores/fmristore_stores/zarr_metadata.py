@@ -101,6 +101,8 @@ def _describe_format_3(
     document: Mapping[str, Any], dtype: np.dtype[Any], fill_value: Any
 ) -> Described:
     shape = tuple(document["shape"])
+    if document.get("storage_transformers"):
+        raise MetadataError("storage transformers are not known")
     grid = document["chunk_grid"]
     if grid["name"] != "regular":
         raise MetadataError(f"chunk grid {grid['name']!r} is not regular")

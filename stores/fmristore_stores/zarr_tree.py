@@ -309,7 +309,8 @@ class Tree:
         return found if found is not None else self._remember(path, self._load(path))
 
     def _remember(self, path: str, node: _ZarrNode) -> Node:
-        attributes = copy.deepcopy(node.attrs.asdict())
+        with zarr_errors(self.url, path):
+            attributes = copy.deepcopy(node.attrs.asdict())
         if isinstance(node, zarr.Group):
             self._nodes[path] = GroupNode(node, attributes)
             return self._nodes[path]
@@ -427,12 +428,18 @@ class Tree:
     def remove(self, parent: str, name: str) -> None:
         """Delete a node with everything below it."""
         path = f"{parent}/{name}" if parent else name
-        if not _is_name(name) or not self._has_metadata(path):
+        if not _is_name(name) or not self._is_removable(path):
             raise self._missing(path)
         self._drop_consolidated()
         self._files.remove_tree(path)
         for known in [p for p in self._nodes if p == path or p.startswith(f"{path}/")]:
             del self._nodes[known]
+
+    def _is_removable(self, path: str) -> bool:
+        try:
+            return self._has_metadata(path)
+        except MetadataError:
+            return True  # a link that leads out of the store: the link itself can go
 
 
 def _is_name(name: str) -> bool:

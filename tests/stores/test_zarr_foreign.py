@@ -148,6 +148,7 @@ FOREIGN: dict[str, list[Any]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Combining a `sharding_indexed`")
 @pytest.mark.parametrize("document", FOREIGN.values(), ids=FOREIGN.keys())
 def test_what_only_zarr_python_reads(folder: Path, document: list[Any]) -> None:
     values = random_numbers("int16", (8, 8, 8))

@@ -13,9 +13,8 @@ from fmristore_stores.protocol import AnyArray, Capability, ChunkRefs
 from fmristore_stores.spec import ArraySpec, ChunkLayout
 from fmristore_stores.zarr import ZarrArray, ZarrStore
 
-DTYPES = ("bool", "f2", "f4", "f8", "c8", "c16") + tuple(
-    f"{k}{n}" for k in "iu" for n in (1, 2, 4, 8)
-)
+DTYPES = ["bool", "float16", "float32", "float64", "complex64", "complex128"]
+DTYPES += [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 LAYOUTS = {
     "plain": ChunkLayout(chunks=(4, 4, 2)),
     "transposed": ChunkLayout(chunks=(4, 4, 2), order=(2, 0, 1)),

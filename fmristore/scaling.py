@@ -1,0 +1,118 @@
+"""From stored numbers to the numbers meant: ``stored * slope + inter``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from fmristore_stores.errors import InvalidInputError
+from fmristore_stores.protocol import AnyArray
+
+__all__ = ["Scaling", "make_scaling"]
+
+Factor = float | NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scaling:
+    """Slope and intercept, one for all volumes or one for each.
+
+    Parameters
+    ----------
+    slope, inter : float or ndarray, (T,)
+        Finite numbers.
+    """
+
+    slope: Factor
+    inter: Factor
+
+    @property
+    def per_volume(self) -> bool:
+        """Whether every volume has its own."""
+        return not isinstance(self.slope, float)
+
+    def dtype(self, stored: np.dtype[Any]) -> np.dtype[Any]:
+        """Type of the scaled numbers.
+
+        float32 for stored integers of up to 16 bits, whose scaled values it holds to 1 part in 10
+        million; float64 (or complex) for wider ones.
+        """
+        if stored.kind in "iu" and stored.itemsize <= 2:
+            return np.dtype("f4")
+        return np.result_type(stored, np.float32)
+
+    def apply(
+        self,
+        values: AnyArray,
+        *,
+        times: slice = slice(None),
+        axis: int = -1,
+        dtype: DTypeLike | None = None,
+    ) -> AnyArray:
+        """Scale stored numbers.
+
+        Parameters
+        ----------
+        values : ndarray
+            Stored numbers.
+        times : slice
+            Volumes that `values` are of.
+        axis : int
+            Axis of `values` that numbers the volumes.
+        dtype : dtype, optional
+            Type to compute and return instead of `Scaling.dtype`.
+        """
+        usual = self.dtype(values.dtype)
+        wanted = usual if dtype is None else np.dtype(dtype)
+        working = np.result_type(usual, wanted) if wanted.kind in "fc" else usual
+        scaled = values.astype(working)
+        scaled *= self._factor(self.slope, working, times, axis, scaled.ndim)
+        if np.any(self.inter):
+            scaled += self._factor(self.inter, working, times, axis, scaled.ndim)
+        return scaled.astype(wanted, copy=False)
+
+    @staticmethod
+    def _factor(factor: Factor, working: np.dtype[Any], times: slice, axis: int, ndim: int) -> Any:
+        if isinstance(factor, float):
+            return working.type(factor)
+        shape = [1] * ndim
+        shape[axis] = -1
+        return factor[times].astype(working).reshape(shape)
+
+
+def make_scaling(slope: Any, inter: Any, *, volumes: int | None) -> Scaling | None:
+    """Check a slope and an intercept; None for no slope.
+
+    Parameters
+    ----------
+    slope, inter : float, array_like of shape (T,), or None
+        No intercept means 0.
+    volumes : int, optional
+        T; None for a single volume without a time axis.
+
+    Raises
+    ------
+    InvalidInputError
+        If a number is not finite, a slope is 0, or there is not one for each volume.
+    """
+    if slope is None:
+        if inter is not None and np.any(inter):
+            raise InvalidInputError("an intercept needs a slope; give slope=1.0")
+        return None
+    factors: list[Any] = []
+    for name, given in (("slope", slope), ("inter", 0.0 if inter is None else inter)):
+        values = np.asarray(given, np.float64)
+        if values.shape not in ((), (volumes,)):
+            raise InvalidInputError(
+                f"{name} of shape {values.shape}: expected one number, or one for each of "
+                f"{volumes} volumes"
+            )
+        if not np.isfinite(values).all() or (name == "slope" and not values.all()):
+            raise InvalidInputError(f"{name} must be finite, and a slope not 0")
+        factors.append(values)
+    if all(f.shape == () for f in factors):
+        return Scaling(float(factors[0]), float(factors[1]))
+    return Scaling(*(np.broadcast_to(f, (volumes or 1,)).copy() for f in factors))
