@@ -69,9 +69,9 @@ def chunk_shape(
     """Chunk lengths of the dimensions t, z, y, x (t may be missing) for one access pattern.
 
     ``time``: whole series of a compact block of voxels. ``volume``: one whole volume, cut along z
-    if it is larger than the budget. ``balanced``: blocks of about the square root of the number
-    of time points, so that a series takes as many times more chunks than in ``time`` as a volume
-    takes more bytes than in ``volume``.
+    if it is larger than the budget. ``balanced``: blocks of the multiple of eight nearest the
+    square root of the number of time points. A series then takes as many times more chunks than
+    in ``time`` as a volume takes more bytes than in ``volume``.
 
     A chunk of series has a multiple of eight elements where the lengths allow it: blosc's
     bitshuffle leaves a block alone that has not.
@@ -90,7 +90,7 @@ def chunk_shape(
         if access == "time":
             span = _parts(steps, max(1, most // min(LEAST_VOXELS, math.prod(space))))
         else:
-            span = _parts(steps, math.ceil(math.sqrt(steps)))
+            span = min(steps, 8 * max(1, round(math.sqrt(steps) / 8)))
         shape = compact_shape(space, max(1, most // span), 8 // math.gcd(span, 8))
     found = dict(zip(SPACE, shape, strict=True))
     return {"t": span, **found} if "t" in lengths else found

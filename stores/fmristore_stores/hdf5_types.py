@@ -158,7 +158,7 @@ def spec_of(node: Any, plan: Any, dtype: np.dtype[Any], dims: Sequence[str]) -> 
 def _fill_value(node: Any, plan: Any, dtype: np.dtype[Any]) -> Any:
     if plan.fill_value_defined() != h5d.FILL_VALUE_USER_DEFINED:
         return None
-    value = np.zeros((), node.dtype)
+    value = np.zeros(1, node.dtype)
     plan.get_fill_value(value)
     found: Any = value.item()
     return decode_text(found) if is_string(dtype) else found

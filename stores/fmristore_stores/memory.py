@@ -26,7 +26,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.grid import Region, parse_region
 from fmristore_stores.protocol import AnyArray, Capability, Child
-from fmristore_stores.spec import ArraySpec, Attributes, check_attributes, check_name
+from fmristore_stores.spec import ArraySpec, Attributes, check_attributes, check_name, is_string
 
 __all__ = ["MemoryArray", "MemoryGroup", "MemoryStore"]
 
@@ -357,7 +357,8 @@ class MemoryGroup(_Handle):
         AlreadyExistsError
             If there is a child of that name.
         LayoutNotSupportedError
-            If a chunk is longer than its axis, or the array does not fit into memory.
+            If a chunk is longer than its axis, text has an order of its own inside chunks, or
+            the array does not fit into memory.
         CodecError
             If a codec is not known.
         """
@@ -443,6 +444,8 @@ def _allocate(spec: ArraySpec) -> AnyArray:
     if any(c > max(n, 1) for c, n in zip(spec.layout.chunks, spec.shape, strict=True)):
         msg = f"chunk shape {spec.layout.chunks} does not fit into an array of shape {spec.shape}"
         raise LayoutNotSupportedError(msg)
+    if is_string(spec.dtype) and spec.layout.order:
+        raise LayoutNotSupportedError("text is stored in the order of its axes only")
     if not supported(spec.codecs):
         msg = f"one of the codecs {', '.join(map(str, spec.codecs))} is not known"
         raise CodecError(msg)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -273,7 +273,8 @@ def check_attributes(attributes: Mapping[str, Any]) -> Attributes:
         64 bits, or a list of numbers takes more than 64 KiB (store it as an array instead).
     """
     checked: Attributes = {}
-    for name, value in attributes.items():
+    items: Iterable[tuple[Any, Any]] = attributes.items()
+    for name, value in items:
         if not isinstance(name, str) or not name or _FORBIDDEN_IN_ATTRIBUTE.search(name):
             msg = f"{name!r} cannot be the name of an attribute"
             raise InvalidInputError(msg)

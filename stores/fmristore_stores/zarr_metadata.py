@@ -22,6 +22,8 @@ from fmristore_stores.spec import ArraySpec, ChunkLayout, CodecSpec, is_string
 __all__ = ["Described", "Placement", "creation", "describe"]
 
 _LIMIT = 2**63
+_MAX_CHUNKS_PER_SHARD = 2**24
+"""The index of a shard with more chunks would take over 256 MiB."""
 _INDEX_CODECS = [("bytes", "little"), ("crc32c", None)]
 
 
@@ -167,16 +169,20 @@ def _spec(shape: tuple[int, ...], dtype: np.dtype[Any], **fields: Any) -> ArrayS
     text = dtype.kind in "SUOT"
     item = 1 if text else dtype.itemsize
     layout = fields["layout"]
-    if any(_too_large(sizes, item) for sizes in (shape, layout.chunks, layout.units)):
-        raise MetadataError("the shape or chunk shape is larger than any machine can address")
+    if _too_large(shape, item, layout):
+        raise MetadataError("the shape, chunk shape or number of chunks in a shard is absurd")
     names = [name if isinstance(name, str) else "" for name in fields.pop("dims")]
     dims = tuple(name if name not in names[:i] else "" for i, name in enumerate(names))
     return ArraySpec(shape=shape, dtype=np.dtype(str) if text else dtype, dims=dims, **fields)
 
 
-def _too_large(shape: tuple[int, ...], itemsize: int) -> bool:
-    """Whether positions in such an array do not fit 63 bits, even with its empty axes filled."""
-    return math.prod(max(n, 1) for n in shape) * itemsize >= _LIMIT
+def _too_large(shape: tuple[int, ...], itemsize: int, layout: ChunkLayout) -> bool:
+    """Whether positions do not fit 63 bits, even with empty axes filled, or a shard's index."""
+    for lengths in (shape, layout.chunks, layout.units):
+        if math.prod(max(n, 1) for n in lengths) * itemsize >= _LIMIT:
+            return True
+    per_shard = math.prod(layout.units) // math.prod(layout.chunks)
+    return per_shard > _MAX_CHUNKS_PER_SHARD
 
 
 def _layout(
@@ -228,8 +234,8 @@ def creation(spec: ArraySpec) -> dict[str, Any]:
     if layout.order and is_string(spec.dtype):
         # Zarr-python's codec for text takes the elements in the order of memory.
         raise LayoutNotSupportedError("text is stored in the order of its axes only")
-    if any(_too_large(s, spec.dtype.itemsize) for s in (spec.shape, layout.chunks, layout.units)):
-        raise LayoutNotSupportedError("the array is larger than any machine can address")
+    if _too_large(spec.shape, spec.dtype.itemsize, layout):
+        raise LayoutNotSupportedError("the array, or the number of chunks in a shard, is absurd")
     try:
         fill = spec.fill
     except (TypeError, ValueError, OverflowError) as error:

@@ -206,7 +206,7 @@ def test_chunks_of_fill_value_are_stored(folder: Path, again: bool, layout: str)
     [np.nan, np.inf, -np.inf, 1.5, complex(1, np.nan), complex(-np.inf, 2)],
     ids=str,
 )
-def test_fill_values(store: ZarrStore, folder: Path, fill: complex) -> None:
+def test_fill_values(store: ZarrStore, folder: Path, fill: Any) -> None:
     dtype = "complex128" if isinstance(fill, complex) else "float64"
     store.root.create_array("a", make(dtype, fill_value=fill))
     array = reopened(folder, "a")

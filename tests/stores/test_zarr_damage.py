@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -91,6 +92,20 @@ ARRAYS: dict[str, dict[str, Any]] = {
         "chunk_grid": {"name": REGULAR, "configuration": {"chunk_shape": [1] * 100}},
         "dimension_names": None,
         "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+    },
+    "absurd shards": {
+        "shape": [2**30, 10, 5],
+        "chunk_grid": {"name": REGULAR, "configuration": {"chunk_shape": [2**30, 4, 2]}},
+        "codecs": [
+            {
+                "name": "sharding_indexed",
+                "configuration": {
+                    "chunk_shape": [1, 1, 1],
+                    "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+                    "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+                },
+            }
+        ],
     },
     "absurd chunks": {
         "chunk_grid": {"name": REGULAR, "configuration": {"chunk_shape": [2**60, 2**60, 1]}}
@@ -249,8 +264,9 @@ def test_any_change_of_the_metadata_is_understood_or_refused(folder: Path, data:
         path.write_text(json.dumps(document))
         with ZarrStore(str(folder)) as store:
             array = store.root.array("both")
-            assert array.spec.layout.chunks
-            array.read((slice(0, 1),) * len(array.spec.shape))
+            layout = array.spec.layout
+            if max(math.prod(layout.chunks), math.prod(layout.units)) < 2**20:
+                array.read(tuple(slice(0, min(n, 1)) for n in array.spec.shape))
     except FmristoreError as error:
         assert str(folder) in str(error)  # noqa: PT017
     finally:

@@ -258,6 +258,12 @@ class ArrayTests(StoreSuite):
         region = (slice(1, 4), slice(0, 4, 2), slice(2, 3))
         assert_same_values(array.read(region), values[region])
 
+    def test_order_of_text(self, store: Store) -> None:
+        """Text has no bytes in a row that an order could be meant for."""
+        with pytest.raises(LayoutNotSupportedError):
+            store.root.create_array("0", make_spec((5, 4), STRING, order=(1, 0)))
+        assert store.root.children() == {}
+
     @pytest.mark.parametrize("shards", [(2, 2, 1), (4, 2, 2), (6, 4, 3), (8, 8, 8)], ids=str)
     @pytest.mark.parametrize("ordered", [False, True])
     def test_shards(self, store: Store, shards: tuple[int, ...], *, ordered: bool) -> None:
