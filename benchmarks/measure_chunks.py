@@ -36,6 +36,7 @@ from benchmarks.measure_codecs import (
     chunk,
     compact_shape,
     data_folder,
+    even,
     load_runs,
     parser,
     portable,
@@ -56,11 +57,6 @@ GAP, BLOCK = 64 * KIB, 1 << 20
 
 
 # The rule under test -------------------------------------------------------------------------
-
-
-def _parts(length: int, most: int) -> int:
-    """Length of the pieces when an axis is cut evenly into pieces of at most `most`."""
-    return math.ceil(length / math.ceil(length / max(1, min(most, length))))
 
 
 def chunk_shape(
@@ -85,10 +81,10 @@ def chunk_shape(
         if plane > most:
             shape = (1, *compact_shape(space[1:], most))
         else:
-            shape = (_parts(space[0], most // plane), *space[1:])
+            shape = (even(space[0], most // plane), *space[1:])
     else:
         if access == "time":
-            span = _parts(steps, max(1, most // min(LEAST_VOXELS, math.prod(space))))
+            span = even(steps, max(1, most // min(LEAST_VOXELS, math.prod(space))))
         else:
             span = min(steps, 8 * max(1, round(math.sqrt(steps) / 8)))
         shape = compact_shape(space, max(1, most // span), 8 // math.gcd(span, 8))
@@ -111,7 +107,7 @@ def shard_shape(
             continue
         count = math.ceil(lengths[dim] / chunks[dim])
         room = max(1, budget // (math.prod(shards.values()) * itemsize))
-        taken = _parts(count, room)
+        taken = even(count, room)
         shards[dim] = taken * chunks[dim]
         if taken < count:
             break

@@ -9,6 +9,7 @@ Ratios count the padding of edge chunks: stored logical bytes / encoded bytes.
 from __future__ import annotations
 
 import argparse
+import bisect
 import itertools
 import math
 import os
@@ -36,6 +37,7 @@ __all__ = [
     "chunk",
     "compact_shape",
     "data_folder",
+    "even",
     "load_runs",
     "parser",
     "portable",
@@ -194,27 +196,43 @@ def _small_candidates(width: int) -> dict[str, Pipeline]:
 # Chunks --------------------------------------------------------------------------------------
 
 
+def even(length: int, most: int) -> int:
+    """Length of the pieces when an axis is cut evenly into pieces of at most `most`."""
+    return math.ceil(length / math.ceil(length / max(1, min(most, length))))
+
+
+def _cuts(length: int, most: int) -> list[int]:
+    """Even pieces worth a look: all short ones, then in steps of a quarter, and few pieces."""
+    steps = [round(64 * 1.25**k) for k in range(48)]
+    pieces = {even(length, c) for c in [*range(1, 65), *steps] if c <= most}
+    pieces |= {math.ceil(length / k) for k in range(1, 65)}
+    return sorted(piece for piece in pieces if piece <= most)
+
+
 def compact_shape(lengths: Sequence[int], most: int, multiple: int = 1) -> tuple[int, ...]:
     """Shape of at most `most` elements, near a cube, that divides the axes with little padding.
 
-    Only even cuts ``ceil(n / k)`` are looked at. Of the shapes that fill at least half of `most`
-    the one is taken that minimises padded size times elongation (surface against a cube's), if
-    possible among those whose size is a multiple of `multiple`.
+    Only even cuts ``ceil(n / k)`` are looked at. The shape is taken that minimises padded size
+    times elongation (surface against a cube's), among those that fill at least half of `most` and
+    whose size is a multiple of `multiple`, as far as there are any.
     """
     whole = math.prod(lengths)
     if whole <= most:
         return tuple(lengths)
-    cuts = [sorted({math.ceil(n / k) for k in range(1, n + 1)}) for n in lengths]
-    best, found = (True, math.inf), (1,) * len(lengths)
-    for shape in itertools.product(*cuts):
-        size = math.prod(shape)
-        if not most < 2 * size <= 2 * most:
-            continue
-        padded = math.prod(math.ceil(n / c) * c for n, c in zip(lengths, shape, strict=True))
-        edge = size ** (1 / len(shape))
-        score = padded / whole * sum(edge / c for c in shape) * (most / size) ** 0.15
-        if (size % multiple > 0, score) < best:
-            best, found = (size % multiple > 0, score), shape
+    best: tuple[bool, bool, float] = (True, True, math.inf)
+    found = (1,) * len(lengths)
+    cuts = [_cuts(n, most) for n in lengths]
+    for head in itertools.product(*cuts[:-1]):
+        room = most // math.prod(head)
+        for last in cuts[-1][: bisect.bisect_right(cuts[-1], room)][-12:]:
+            shape = (*head, last)
+            size = math.prod(shape)
+            pieces = math.prod(math.ceil(n / c) for n, c in zip(lengths, shape, strict=True))
+            edge = size ** (1 / len(shape))
+            score = pieces * size / whole * sum(edge / c for c in shape) * (most / size) ** 0.15
+            candidate = (2 * size <= most, size % multiple > 0, score)
+            if candidate < best:
+                best, found = candidate, shape
     return found
 
 

@@ -166,6 +166,14 @@ class ArraySpec:
         if len(set(named)) != len(named):
             msg = f"axis names {self.dims} are not all different"
             raise InvalidInputError(msg)
+        try:
+            scalar = np.ndim(self.fill) == 0
+        except (TypeError, ValueError, OverflowError) as error:
+            msg = f"fill value {self.fill_value!r} does not fit dtype {self.dtype}"
+            raise InvalidInputError(msg) from error
+        if not scalar:
+            msg = f"fill value {self.fill_value!r} is not a single value"
+            raise InvalidInputError(msg)
 
     @property
     def nbytes(self) -> int:
@@ -240,7 +248,7 @@ _FORBIDDEN = re.compile(r"[/\\\x00-\x1f\x7f]|[\ud800-\udfff]")
 _FORBIDDEN_IN_ATTRIBUTE = re.compile(r"[/\x00]|[\ud800-\udfff]")
 
 
-def check_name(name: str) -> str:
+def check_name(name: Any) -> str:
     """Check the name of a child node; the same names are allowed in every store.
 
     Raises

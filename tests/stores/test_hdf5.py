@@ -583,7 +583,7 @@ def test_links_and_names(path: str) -> None:
         with pytest.raises(NotFoundError, match="array has that name"):
             root.group("z")
     with h5py.File(path) as file:
-        assert file.id.get_create_plist().get_link_creation_order()
+        assert file["/"].id.get_create_plist().get_link_creation_order()
         assert list(file["/"].id) == [b"data", b"z"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from dataclasses import FrozenInstanceError
 from typing import Any
@@ -81,6 +82,13 @@ def test_layout_refuses(arguments: dict[str, Any]) -> None:
         {"dtype": np.dtype("V8")},
         {"dtype": np.dtype("S4")},
         {"dtype": np.dtype("longdouble")},
+        {"fill_value": "text"},
+        {"fill_value": []},
+        {"fill_value": [1.0, 2.0]},
+        {"fill_value": 1j},
+        {"dtype": np.dtype("i1"), "fill_value": 300},
+        {"dtype": np.dtype("u1"), "fill_value": -1},
+        {"dtype": np.dtype("i4"), "fill_value": math.nan},
     ],
     ids=str,
 )

@@ -166,13 +166,25 @@ class ArrayTests(StoreSuite):
             names.write(None, text)
             assert names.read().tolist() == np.broadcast_to(np.asarray(text), (2,)).tolist()
 
-    def test_strided_values(self, store: Store) -> None:
-        """Values may be views with any strides."""
-        array = store.root.create_array("0", make_spec((5, 4)))
-        wide = random_values((8, 10), np.dtype("f4"))
-        for values in (wide[::2, ::2].T, wide.T[:5, :4], wide[4::-1, :4]):
-            array.write(None, values)
-            assert_same_values(array.read(), values.copy())
+    @pytest.mark.parametrize("dtype", ["float32", "bool", "text"])
+    def test_strided_values(self, store: Store, dtype: str) -> None:
+        """Values may be views with any strides, in chunks of one element and of many."""
+        wide = random_values((8, 10), DTYPES[dtype])
+        views = {
+            "transposed": wide[::2, ::2].T,
+            "column by column": np.asfortranarray(wide[:5, :4]),
+            "part": wide.T[:5, :4],
+            "backwards": wide[4::-1, 3::-1],
+            "repeated rows": np.broadcast_to(wide[:1, :4], (5, 4)),
+            "repeated columns": np.broadcast_to(wide[:5, :1], (5, 4)),
+        }
+        for chunks in ((1, 1), (2, 2), (5, 4)):
+            array = store.root.create_array(
+                str(chunks), make_spec((5, 4), wide.dtype, chunks=chunks)
+            )
+            for values in views.values():
+                array.write(None, values)
+                assert_same_values(array.read(), values.copy())
 
     def test_values_are_copies(self, store: Store) -> None:
         """Neither what was written nor what was read is shared with the caller."""
