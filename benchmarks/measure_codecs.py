@@ -245,6 +245,7 @@ def shapes(values: AnyArray) -> dict[str, tuple[int, ...]]:
     span = min(steps, 16)
     return {
         "time": (steps, *compact_shape(space, budget // steps, 8 // math.gcd(steps, 8))),
+        "small time": (steps, *compact_shape(space, budget // 4 // steps, 8 // math.gcd(steps, 8))),
         "balanced": (span, *compact_shape(space, budget // span, 8 // math.gcd(span, 8))),
         "volume": (1, *space),
     }
@@ -273,8 +274,7 @@ def sample(values: AnyArray, shape: tuple[int, ...], nbytes: int) -> tuple[list[
         sizes = [len(encode(quick, chunk(values, key, shape, (1, 2, 3, 0)))) for key in keys]
         ranks = np.argsort(sizes, kind="stable")
         keys = [keys[ranks[int((i + 0.5) * len(keys) / count)]] for i in range(count)]
-    size = sum(values[chunk_region(key, values.shape, shape)].nbytes for key in keys)
-    return keys, size
+    return keys, sum(values[chunk_region(key, values.shape, shape)].nbytes for key in keys)
 
 
 # Measuring -----------------------------------------------------------------------------------
@@ -363,6 +363,20 @@ def eight_table(run: Run) -> str:
     names = [f"{c}, {s}" for c in ("zstd", "lz4") for s in ("bits", "bytes", "none")]
     title = f"### {run.name}, blosc level 5, ratios\n\n"
     return title + table(["chunk t,z,y,x", "elements mod 8", *names], rows)
+
+
+def label_table(folder: Path) -> str:
+    """Atlases and masks, x fastest, each as one chunk."""
+    rows = []
+    for path in sorted([*folder.glob("atlases/*.nii.gz"), *folder.glob("masks/*.nii.gz")]):
+        values = _load(path)
+        width = values.itemsize
+        pipelines = [blosc("zstd", 5, width, 0, s) for s in ("bitshuffle", "shuffle", "noshuffle")]
+        sizes = [memoryview(encode(c, values)).nbytes for c in (portable(4, width), *pipelines)]
+        rows.append(
+            [path.name[:40], str(values.dtype), *(f"{values.nbytes / n:.1f}" for n in sizes)]
+        )
+    return table(["file", "dtype", "shuffle + deflate 4", "zstd, bits", "bytes", "none"], rows)
 
 
 def delta(values: AnyArray, axis: int) -> AnyArray:
@@ -456,9 +470,8 @@ def main() -> None:
     arguments = parser(__doc__).parse_args()
     numcodecs.blosc.use_threads = False
     quick = arguments.quick
-    repetitions = 1 if quick else 3
-    nbytes = (4 if quick else 12) << 20
-    wanted = set((arguments.only or "order,small,eight,block").split(","))
+    repetitions, nbytes = (1, 4 << 20) if quick else (3, 12 << 20)
+    wanted = set((arguments.only or "order,small,eight,labels,block").split(","))
     runs = load_runs(data_folder(arguments.data), quick=quick)
     if "order" in wanted:
         print("## In-chunk order and codec\n")
@@ -474,6 +487,8 @@ def main() -> None:
         print("## Bitshuffle and multiples of eight\n")
         for run in runs[:3]:
             print(eight_table(run), flush=True)
+    if "labels" in wanted:
+        print(f"## Labels and masks\n\n{label_table(data_folder(arguments.data))}", flush=True)
     if "block" in wanted:
         print("## Size of blosc's blocks\n")
         for cname in ("zstd", "lz4"):

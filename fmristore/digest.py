@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fmristore.layout import canonical_axes
+from fmristore.progress import Progress
 from fmristore_stores.grid import Region
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.reader import ChunkReader
@@ -79,7 +80,7 @@ def slabs(spec: ArraySpec, max_bytes: int) -> Iterator[Region]:
             yield tuple(part.get(d, slice(0, length[d], 1)) for d in spec.dims)
 
 
-def digest_image(reader: ChunkReader, *, max_memory: int) -> str:
+def digest_image(reader: ChunkReader, *, max_memory: int, progress: Progress | None = None) -> str:
     """Read a whole stored image and compute its digest.
 
     Parameters
@@ -88,6 +89,8 @@ def digest_image(reader: ChunkReader, *, max_memory: int) -> str:
         Of an array whose axes are named as in `AXES`.
     max_memory : int
         Bytes that the regions read may take, besides the chunks being decoded.
+    progress : callable, optional
+        Called with the bytes done and in all.
 
     Raises
     ------
@@ -97,7 +100,11 @@ def digest_image(reader: ChunkReader, *, max_memory: int) -> str:
     spec = reader.spec
     order = canonical_axes(spec.dims)
     digest = ImageDigest(spec.shape[spec.dims.index("z")])
+    done = 0
     for region in slabs(spec, max(1, max_memory // 2)):
         values = reader.read(region).transpose(order)
         digest.update(region[spec.dims.index("z")].start, values)
+        done += values.nbytes
+        if progress is not None:
+            progress(done, spec.nbytes)
     return digest.hexdigest()

@@ -13,9 +13,11 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import DTypeLike
 
+from fmristore.chunking import compact_shape, even, shard_shape
+from fmristore_stores.codecs import preset
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import Capability
-from fmristore_stores.spec import ArraySpec, ChunkLayout
+from fmristore_stores.spec import ArraySpec, ChunkLayout, CodecSpec
 
 __all__ = [
     "AXES",
@@ -23,8 +25,8 @@ __all__ = [
     "Order",
     "adapt_spec",
     "canonical_axes",
+    "choose_codecs",
     "plan_layout",
-    "shard_shape",
     "split_chunks",
 ]
 
@@ -38,11 +40,15 @@ AXES = ("t", "c", "z", "y", "x")
 """Names of an image's axes in canonical stored order: time, colour, and the three of space."""
 
 _CHUNK_BYTES: Mapping[str, int] = {
-    "time": 512 * 1024,
-    "volume": 512 * 1024,
+    "time": 256 * 1024,
+    "volume": 1024 * 1024,
     "balanced": 256 * 1024,
 }
-_SHARD_BYTES = 16 * 1024 * 1024
+_PORTABLE_BYTES = 64 * 1024
+"""Chunks of the preset ``portable`` that are not whole volumes: deflate decodes all or nothing."""
+_FEWEST_VOXELS = 8
+"""A chunk for access in time has at least this many voxels, and not the whole run if need be."""
+_LARGEST_CHUNK = 16 * 1024 * 1024
 
 
 def canonical_axes(dims: Sequence[str]) -> tuple[int, ...]:
@@ -66,6 +72,7 @@ def plan_layout(
     dims: Sequence[str] = ("t", "z", "y", "x"),
     access: Access = "time",
     order: Order = "auto",
+    codec: str = "dual",
 ) -> ChunkLayout:
     """Choose chunks, shards and the order inside a chunk for an image.
 
@@ -82,6 +89,8 @@ def plan_layout(
     order : {"auto", "canonical"}
         ``"auto"`` lets time vary fastest inside a chunk where that helps; ``"canonical"`` keeps
         x fastest.
+    codec : str
+        Preset that the chunks will be encoded with.
 
     Returns
     -------
@@ -101,59 +110,62 @@ def plan_layout(
         raise InvalidInputError(f"axes {tuple(dims)} are not in canonical order {AXES}")
     length = dict(zip(dims, shape, strict=True))
     itemsize = np.dtype(dtype).itemsize
-    chunk = _chunk_lengths(length, itemsize, access)
-    shard = _shard_lengths(length, chunk, itemsize, access)
-    timed = length.get("t", 1) > 1 and access != "volume" and order == "auto"
-    fastest = [d for d in ("z", "y", "x", "c", "t") if d in length]
-    if not timed:
-        fastest = [d for d in ("t", "z", "y", "x", "c") if d in length]
+    budget = _CHUNK_BYTES[access]
+    if codec == "portable" and access != "volume":
+        budget = _PORTABLE_BYTES
+    chunk = _chunk_lengths(length, max(1, budget // itemsize), access)
+    chunks = tuple(chunk[d] for d in dims)
+    fastest = [d for d in ("t", "z", "y", "x", "c") if d in length]
+    if length.get("t", 1) > 1 and access != "volume":
+        fastest = [d for d in ("z", "y", "x", "c", "t") if d in length]
     return ChunkLayout(
-        chunks=tuple(chunk[d] for d in dims),
-        shards=tuple(shard[d] for d in dims),
+        chunks=chunks,
+        shards=shard_shape(tuple(shape), chunks, itemsize),
         order=tuple(dims.index(d) for d in fastest) if order == "auto" else (),
     )
 
 
-def _even(length: int, most: int) -> int:
-    """Chunk length that cuts an axis into equal parts of at most `most` (and at least 1)."""
-    most = max(1, min(most, length or 1))
-    return math.ceil((length or 1) / math.ceil((length or 1) / most))
-
-
-def _chunk_lengths(length: dict[str, int], itemsize: int, access: str) -> dict[str, int]:
-    budget = max(1, _CHUNK_BYTES[access] // itemsize)
-    chunk = dict.fromkeys(length, 1)
-    if "c" in length:
-        chunk["c"] = length["c"]
-        budget //= length["c"]
+def _chunk_lengths(length: dict[str, int], most: int, access: str) -> dict[str, int]:
+    """Length of a chunk along each axis, at most `most` elements in all."""
+    space = [max(1, length[d]) for d in ("z", "y", "x")]
+    times = max(1, length.get("t", 1))
+    chunk = {"c": length.get("c", 1)}
+    most = max(1, most // max(1, chunk["c"]))
     if access == "volume":
-        for d in ("x", "y", "z", "t"):
-            if d in length:
-                chunk[d] = _even(length[d], budget)
-                budget //= chunk[d]
-        return chunk
-    if "t" in length:
-        times = length["t"] if access == "time" else math.ceil(length["t"] / 8)
-        chunk["t"] = _even(length["t"], min(times, max(1, budget // 64)))
-        budget //= chunk["t"]
-    for left, d in zip((3, 2, 1), ("z", "y", "x"), strict=True):
-        chunk[d] = _even(length[d], max(1, round(budget ** (1 / left))))
-        budget //= chunk[d]
-    return chunk
+        plane = space[1] * space[2]
+        chunk["t"] = 1
+        block = (even(space[0], most // plane), *space[1:])
+        if plane > most:
+            block = (1, *compact_shape(space[1:], most))
+    else:
+        chunk["t"] = even(times, most // min(_FEWEST_VOXELS, math.prod(space)))
+        if access == "balanced":
+            chunk["t"] = min(times, 8 * max(1, round(math.sqrt(times) / 8)))
+        # bitshuffle works on groups of eight elements
+        block = compact_shape(
+            space, max(1, most // chunk["t"]), multiple=8 // math.gcd(chunk["t"], 8)
+        )
+    chunk |= dict(zip(("z", "y", "x"), block, strict=True))
+    return {d: max(1, chunk[d]) for d in length}
 
 
-def _shard_lengths(
-    length: dict[str, int], chunk: dict[str, int], itemsize: int, access: str
-) -> dict[str, int]:
-    """Grow a chunk along the axes, in the order of their bytes, until it fills a shard."""
-    shard = dict(chunk)
-    room = _SHARD_BYTES // (math.prod(chunk.values()) * itemsize)
-    for d in ("x", "y", "z", "t") if access != "time" else ("t", "x", "y", "z"):
-        if d in length:
-            times = max(1, min(math.ceil(length[d] / chunk[d]), room))
-            shard[d] = chunk[d] * times
-            room //= times
-    return shard
+def choose_codecs(name: str, spec: ArraySpec) -> tuple[CodecSpec, ...]:
+    """Pipeline of a codec preset, tuned to the order of the numbers inside the chunks.
+
+    Parameters
+    ----------
+    name : str
+        Of the preset.
+    spec : ArraySpec
+        Its dtype and layout are looked at.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no preset of that name.
+    """
+    series = spec.memory.dims[-1:] == ("t",) and math.prod(spec.layout.chunks) % 8 == 0
+    return preset(name, spec.dtype, series=series)
 
 
 def adapt_spec(spec: ArraySpec, capabilities: Capability) -> ArraySpec:
@@ -174,7 +186,7 @@ def split_chunks(
     itemsize: int,
     chunks: tuple[int, ...],
     *,
-    limit: int = 16 * 1024 * 1024,
+    limit: int = _LARGEST_CHUNK,
 ) -> ChunkLayout:
     """Make chunks fit: no longer than the array, and not larger than a limit.
 
@@ -192,18 +204,5 @@ def split_chunks(
     sizes = [max(1, min(c, n)) for c, n in zip(chunks, shape, strict=True)]
     for axis in range(len(sizes)):
         rest = math.prod(sizes) // sizes[axis] * itemsize
-        sizes[axis] = _even(sizes[axis], max(1, limit // rest))
+        sizes[axis] = even(sizes[axis], max(1, limit // rest))
     return ChunkLayout(chunks=tuple(sizes))
-
-
-def shard_shape(
-    shape: tuple[int, ...], chunks: tuple[int, ...], itemsize: int
-) -> tuple[int, ...] | None:
-    """Shard of whole chunks, grown along the last axes first; None if one chunk is all."""
-    sizes = list(chunks)
-    room = _SHARD_BYTES // max(1, math.prod(chunks) * itemsize)
-    for axis in reversed(range(len(sizes))):
-        times = max(1, min(math.ceil(shape[axis] / chunks[axis]), room))
-        sizes[axis] *= times
-        room //= times
-    return None if tuple(sizes) == chunks else tuple(sizes)

@@ -29,6 +29,8 @@ from fmristore_stores.spec import ArraySpec
 
 __all__ = ["DenseImage", "RawView"]
 
+_MOST_BYTES = 64 << 20
+"""Bytes that a stored header with its extensions may have, and what followed the numbers."""
 _COLORS = {3: [("R", "u1"), ("G", "u1"), ("B", "u1")], 4: [(n, "u1") for n in "RGBA"]}
 
 
@@ -273,7 +275,7 @@ class DenseImage:
         return self._read_bytes("nifti_trailer")
 
     def _read_bytes(self, name: str) -> bytes:
-        return StoredArray(self._handle, name).reader.read().astype(np.uint8).tobytes()
+        return StoredArray(self._handle, name).read_small(_MOST_BYTES).astype(np.uint8).tobytes()
 
     @property
     def header(self) -> Any:
@@ -506,7 +508,8 @@ def _read_scaling(
     try:
         if attributes.get("scaling") == "per-volume":
             slope, inter = (
-                StoredArray(handle, name).reader.read() for name in ("scale_factor", "add_offset")
+                StoredArray(handle, name).read_small(volumes or 0)
+                for name in ("scale_factor", "add_offset")
             )
         return make_scaling(slope, inter, volumes=volumes)
     except (InvalidInputError, TypeError, ValueError) as error:
@@ -527,7 +530,7 @@ def _read_space(handle: Handle, spec: ArraySpec, axes: Sequence[str]) -> NeuroSp
     length = dict(zip(spec.dims, spec.shape, strict=True))
     if "c" in length and (length["c"] not in _COLORS or spec.dtype != np.uint8):
         raise MetadataError("colours must be 3 or 4 of type uint8", url=url, node="0")
-    affine = StoredArray(handle, "affine").reader.read()
+    affine = StoredArray(handle, "affine").read_small(16)
     attributes = handle.store.root.read_attributes()
     try:
         return NeuroSpace(

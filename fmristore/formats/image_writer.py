@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,12 @@ from fmristore.boxes import box_shape, boxes
 from fmristore.digest import ImageDigest
 from fmristore.formats.registry import FORMAT, VERSION, WRITER
 from fmristore.imagesource import Block, ImageSource
-from fmristore.layout import AXES, Access, Order, adapt_spec, plan_layout
+from fmristore.layout import AXES, Access, Order, adapt_spec, choose_codecs, plan_layout
 from fmristore.progress import Progress
 from fmristore.scaling import Scaling
 from fmristore.scratch import Scratch
 from fmristore.space import NeuroSpace
 from fmristore_stores._version import __version__
-from fmristore_stores.codecs import preset
 from fmristore_stores.grid import Region
 from fmristore_stores.protocol import AnyArray, Array, Group, Store
 from fmristore_stores.spec import ArraySpec, ChunkLayout
@@ -116,9 +115,16 @@ def image_spec(source: ImageSource, options: ImageOptions) -> ArraySpec:
     length = {"t": source.space.time_points, "c": source.colors or None, "z": z, "y": y, "x": x}
     dims = tuple(d for d in AXES if length[d] is not None)
     shape = tuple(n for d in dims if (n := length[d]) is not None)
-    layout = plan_layout(shape, source.dtype, dims=dims, access=options.access, order=options.order)
-    codecs = preset(options.codec, np.dtype(source.dtype))
-    return ArraySpec(shape=shape, dtype=source.dtype, dims=dims, layout=layout, codecs=codecs)
+    layout = plan_layout(
+        shape,
+        source.dtype,
+        dims=dims,
+        access=options.access,
+        order=options.order,
+        codec=options.codec,
+    )
+    spec = ArraySpec(shape=shape, dtype=source.dtype, dims=dims, layout=layout)
+    return replace(spec, codecs=choose_codecs(options.codec, spec))
 
 
 def _scaling_attributes(source: ImageSource) -> dict[str, Any]:

@@ -87,14 +87,14 @@ def find_format(attributes: Mapping[str, Any], *, url: str, insist: str | None =
     if insist is not None and name != insist:
         raise UnknownFormatError(f"expected format {insist!r} and found {name!r}", url=url)
     known = formats()
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise UnknownFormatError(
             f"format {name!r} is not known here; there are {', '.join(sorted(known))}", url=url
         )
     cls = known[name]
     version = str(attributes.get(VERSION, ""))
     major = version.partition(".")[0]
-    if not major.isdecimal():
+    if not (major.isdecimal() and len(major) < 10):
         raise UnknownFormatError(f"{VERSION} is {version!r}, expected major.minor", url=url)
     if int(major) > cls.format_version[0]:
         raise UnsupportedVersionError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
+from fmristore_stores.errors import MetadataError
 from fmristore_stores.opening import Handle
-from fmristore_stores.protocol import Store
+from fmristore_stores.protocol import AnyArray, Store
 from fmristore_stores.reader import ChunkReader
 from fmristore_stores.spec import Attributes
 
@@ -52,6 +54,28 @@ class StoredArray:
     def attributes(self) -> Attributes:
         """Attributes of the array."""
         return self.reader.array.read_attributes()
+
+    def read_small(self, most: int) -> AnyArray:
+        """Read all of an array that by its meaning is small.
+
+        Parameters
+        ----------
+        most : int
+            Elements that it may have.
+
+        Raises
+        ------
+        MetadataError
+            If it has more: the file is damaged, or made to exhaust memory.
+        """
+        reader = self.reader
+        if math.prod(reader.spec.shape) > most:
+            raise MetadataError(
+                f"has the shape {reader.spec.shape}, more than the {most} numbers that it may hold",
+                url=self._handle.locator.url,
+                node=self._path,
+            )
+        return reader.read()
 
     def __getstate__(self) -> tuple[Handle, str, Literal["fill", "error"]]:
         return self._handle, self._path, self._missing

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from fmristore.transcoding.arrays import ArrayStep
 from fmristore.transcoding.execute import transcode
-from fmristore.transcoding.plan import ArrayStep, Loss, TranscodePlan, plan_transcode
+from fmristore.transcoding.plan import Loss, TranscodePlan, plan_transcode
 from fmristore.transcoding.report import TranscodeReport
 
 __all__ = [

@@ -16,7 +16,8 @@ from fmristore.boxes import boxes
 from fmristore.layout import Access
 from fmristore.progress import Progress
 from fmristore.rechunk import read_in_boxes
-from fmristore.transcoding.plan import HDF5, ZARR, ArrayStep, TranscodePlan, plan_transcode
+from fmristore.transcoding.arrays import HDF5, ZARR, ArrayStep
+from fmristore.transcoding.plan import TranscodePlan, plan_transcode
 from fmristore.transcoding.report import TranscodeReport
 from fmristore.transcoding.tree import LINKS
 from fmristore_stores import codecs

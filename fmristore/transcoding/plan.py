@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from fmristore.layout import (
     AXES,
     Access,
-    adapt_spec,
-    canonical_axes,
-    plan_layout,
-    shard_shape,
-    split_chunks,
 )
+from fmristore.transcoding.arrays import ArrayStep, TargetKind, plan_array
 from fmristore.transcoding.tree import LINKS, Tree, walk
-from fmristore_stores import codecs
-from fmristore_stores.errors import CodecError, InvalidInputError, LossyError
+from fmristore_stores.errors import InvalidInputError, LossyError
 from fmristore_stores.location import Kind
-from fmristore_stores.protocol import Array, Capability, Store
-from fmristore_stores.spec import ArraySpec, Attributes, CodecSpec, check_attributes, is_string
+from fmristore_stores.protocol import Array, Store
+from fmristore_stores.spec import ArraySpec, Attributes, check_attributes
 
-__all__ = ["LOSSES", "ArrayStep", "Loss", "TargetKind", "TranscodePlan", "plan_transcode"]
-
-Method = Literal["verbatim", "recode", "values"]
+__all__ = ["LOSSES", "Loss", "TranscodePlan", "plan_transcode"]
 
 LOSSES: Mapping[str, str] = {
     "external-link": "links to other files are left out",
@@ -36,81 +29,6 @@ LOSSES: Mapping[str, str] = {
     "link": "links are left out because a target's name is not possible",
 }
 """What may be lost, by the name under which a caller allows it."""
-
-_SMALL = 64 * 1024
-"""An array of up to this many bytes is one chunk, not compressed if it was not."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TargetKind:
-    """What the planner must know of the destination.
-
-    Parameters
-    ----------
-    kind : {"hdf5", "zarr"}
-        For messages.
-    capabilities : Capability
-        Of a new store of that kind.
-    codec : str
-        Preset used where a codec cannot be kept.
-    keepable : callable
-        Whether a pipeline can be stored there so that common readers decode it.
-    """
-
-    kind: Kind
-    capabilities: Capability
-    codec: str
-    core: frozenset[str]
-
-    def keeps(self, pipeline: tuple[CodecSpec, ...]) -> bool:
-        """Whether common readers of this kind of store decode the pipeline."""
-        return all(step.name in self.core for step in pipeline)
-
-
-ZARR = TargetKind(
-    kind="zarr",
-    capabilities=Capability.WRITE
-    | Capability.RAW_WRITE
-    | Capability.SHARDS
-    | Capability.CHUNK_ORDER,
-    codec="dual",
-    core=codecs.ZARR_CORE,
-)
-HDF5 = TargetKind(
-    kind="hdf5",
-    capabilities=Capability.WRITE | Capability.RAW_WRITE | Capability.HARD_LINKS,
-    codec="portable",
-    core=codecs.HDF5_CORE,
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArrayStep:
-    """How one array gets to the other store.
-
-    Parameters
-    ----------
-    path : str
-        In both stores.
-    source, target : ArraySpec
-        Specs there and here.
-    axes : tuple of int
-        Axes of the source in the order of the target's.
-    attributes : dict
-        To be written.
-    method : {"verbatim", "recode", "values"}
-        Copy encoded chunks; decode and encode; or read and write through the libraries.
-    reason : str
-        Why it is not verbatim.
-    """
-
-    path: str
-    source: ArraySpec
-    target: ArraySpec
-    axes: tuple[int, ...]
-    attributes: Attributes
-    method: Method
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +195,7 @@ def plan_transcode(
         relayout = access if image and path == "0" else None
         if relayout is not None and "access" in attributes:
             attributes["access"] = relayout
-        steps.append(_plan_array(path, array, attributes, kind, access=relayout, codec=codec))
+        steps.append(plan_array(path, array, attributes, kind, access=relayout, codec=codec))
     refused = [loss for loss in losses if loss.kind not in allow]
     if refused:
         raise LossyError(_refusal(refused), url=store.url)
@@ -340,121 +258,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return value
-
-
-def _plan_array(
-    path: str,
-    array: Array,
-    attributes: Attributes,
-    kind: TargetKind,
-    *,
-    access: Access | None,
-    codec: str | None,
-) -> ArrayStep:
-    source = array.spec
-    if is_string(source.dtype):
-        whole = replace(
-            source, codecs=(), layout=split_chunks(source.shape, 1, source.shape, limit=1 << 62)
-        )
-        return ArrayStep(
-            path=path,
-            source=source,
-            target=whole,
-            axes=tuple(range(len(source.shape))),
-            attributes=attributes,
-            method="values",
-            reason="text lies outside the chunks",
-        )
-    pipeline, reason = _pipeline(source, kind, codec)
-    axes, shaped = _arrange(source, kind)
-    if access is not None and "t" in source.dims:
-        order: Literal["auto", "canonical"] = "auto"
-        if pipeline == codecs.preset("portable", source.dtype):
-            order = "canonical"
-        canonical = canonical_axes(source.dims)
-        shaped = source.permuted(canonical)
-        layout = plan_layout(
-            shaped.shape, source.dtype, dims=shaped.dims, access=access, order=order
-        )
-        shaped = adapt_spec(replace(shaped, layout=layout), kind.capabilities)
-        axes = tuple(source.dims.index(d) for d in shaped.dims)
-        reason = reason or "laid out anew"
-    target = replace(shaped, codecs=pipeline)
-    method, why = _method(array, target, reason)
-    return ArrayStep(
-        path=path,
-        source=source,
-        target=target,
-        axes=axes,
-        attributes=attributes,
-        method=method,
-        reason=why,
-    )
-
-
-def _pipeline(
-    source: ArraySpec, kind: TargetKind, codec: str | None
-) -> tuple[tuple[CodecSpec, ...], str]:
-    """Codecs for the target, and why they are not the present ones."""
-    if source.nbytes <= _SMALL and not source.codecs:
-        return (), ""
-    if codec == "keep" or (codec is None and kind.keeps(source.codecs)):
-        if not codecs.supported(source.codecs):
-            raise CodecError(
-                f"codecs {' + '.join(map(str, source.codecs))} cannot be kept: not known here"
-            )
-        return source.codecs, ""
-    chosen = codecs.preset(codec or kind.codec, source.dtype)
-    if chosen == source.codecs:
-        return chosen, ""
-    present = " + ".join(step.name for step in source.codecs) or "no compression"
-    asked = "asked for" if codec else f"readers of {kind.kind} may not know {present}"
-    return chosen, f"{present} becomes {' + '.join(step.name for step in chosen)}: {asked}"
-
-
-def _arrange(source: ArraySpec, kind: TargetKind) -> tuple[tuple[int, ...], ArraySpec]:
-    """Axes and layout for the target such that the bytes inside chunks stay as they are.
-
-    The axes of an image are found by their names, so they may be permuted; those of any other
-    array may not.
-    """
-    axes = tuple(range(len(source.shape)))
-    spec = source
-    memory = source.memory
-    image = {"z", "y", "x"} <= set(source.dims) <= set(AXES)
-    if image and Capability.CHUNK_ORDER in kind.capabilities:
-        axes = canonical_axes(source.dims)
-        dims = [source.dims[a] for a in axes]
-        spec = source.permuted(axes, order=tuple(dims.index(d) for d in memory.dims))
-    elif image:
-        axes, spec = source.layout.axes, memory
-    elif Capability.CHUNK_ORDER not in kind.capabilities:
-        spec = source.permuted(axes)
-    return axes, _sharded(_bounded(spec), kind)
-
-
-def _bounded(spec: ArraySpec) -> ArraySpec:
-    """Chunks that the target accepts: no longer than the array, and not enormous."""
-    layout = split_chunks(spec.shape, spec.dtype.itemsize, spec.layout.chunks)
-    return replace(spec, layout=replace(layout, order=spec.layout.order))
-
-
-def _sharded(spec: ArraySpec, kind: TargetKind) -> ArraySpec:
-    shards = None
-    if Capability.SHARDS in kind.capabilities and spec.shape:
-        shards = shard_shape(spec.shape, spec.layout.chunks, spec.dtype.itemsize)
-    return replace(spec, layout=replace(spec.layout, shards=shards))
-
-
-def _method(array: Array, target: ArraySpec, reason: str) -> tuple[Method, str]:
-    """Whether encoded chunks can be copied, and if not why."""
-    here, there = array.spec.memory, target.memory
-    if reason:
-        return "recode", reason
-    if Capability.CHUNK_REFS not in array.capabilities:
-        return "recode", "the source's chunks cannot be located"
-    if here.layout.chunks != there.layout.chunks or here.dims != there.dims:
-        return "recode", "chunks differ in shape or order"
-    if here.shape != there.shape or not here.shape:
-        return "recode", ""
-    return "verbatim", ""

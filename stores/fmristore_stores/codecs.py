@@ -30,7 +30,7 @@ import json
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import google_crc32c
 import numcodecs
@@ -53,14 +53,25 @@ __all__ = [
     "from_zarr_codecs",
     "hdf5_filters",
     "preset",
+    "preset_name",
     "supported",
     "zarr_codecs",
 ]
 
 Pipeline = tuple[CodecSpec, ...]
 
-_DAMAGE: tuple[Any, ...] = (RuntimeError, ValueError, EOFError, zlib.error, isal_zlib.IsalError)
-"""What the codecs raise on damaged bytes."""
+_DAMAGE: tuple[Any, ...] = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    EOFError,
+    zlib.error,
+    isal_zlib.IsalError,
+)
+"""What the codecs raise on damaged bytes, and on options that make no sense."""
+
+numcodecs.blosc.use_threads = False  # as zarr-python does: our threads decode whole chunks
 
 _BLOSC_FILTER, _ZSTD_FILTER, _DEFLATE_FILTER, _SHUFFLE_FILTER, _FLETCHER_FILTER = (
     32001,
@@ -73,42 +84,62 @@ _BLOSC_SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
 _BLOSC_COMPRESSORS = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")
 _BLOSC_HEADER = struct.Struct("<BBBBiii")
 _BLOSC_MEMCPYED = 0x02
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 # Presets -------------------------------------------------------------------------------------
 
 
-def _blosc(cname: str, clevel: int, dtype: np.dtype[Any]) -> CodecSpec:
-    shuffle = "bitshuffle" if dtype.itemsize > 1 or dtype.kind in "iu" else "noshuffle"
-    return CodecSpec.of(
-        "blosc",
-        cname=cname,
-        clevel=clevel,
-        shuffle=shuffle,
-        typesize=dtype.itemsize,
-        blocksize=0,
-    )
+class _Preset(Protocol):
+    def __call__(self, dtype: np.dtype[Any], *, series: bool) -> Pipeline: ...
 
 
-def _portable(dtype: np.dtype[Any]) -> Pipeline:
+def _blosc(cname: str, clevel: int) -> _Preset:
+    def pipeline(dtype: np.dtype[Any], *, series: bool) -> Pipeline:
+        bits = dtype.itemsize == 1 or (series and dtype.kind in "iu" and dtype.itemsize == _SHORT)
+        step = CodecSpec.of(
+            "blosc",
+            cname=cname,
+            clevel=clevel,
+            shuffle="bitshuffle" if bits else "shuffle",
+            typesize=dtype.itemsize,
+            blocksize=0,
+        )
+        return (step,)
+
+    return pipeline
+
+
+def _portable(dtype: np.dtype[Any], *, series: bool) -> Pipeline:  # noqa: ARG001
     deflate = CodecSpec.of("deflate", level=4)
     if dtype.itemsize == 1:
         return (deflate,)
     return (CodecSpec.of("shuffle", elementsize=dtype.itemsize), deflate)
 
 
-PRESETS: Mapping[str, Callable[[np.dtype[Any]], Pipeline]] = {
+_SHORT = 2
+PRESETS: Mapping[str, _Preset] = {
     "portable": _portable,
-    "dual": lambda dtype: (_blosc("zstd", 5, dtype),),
-    "fast": lambda dtype: (_blosc("lz4", 5, dtype),),
-    "small": lambda dtype: (_blosc("zstd", 9, dtype),),
-    "none": lambda _: (),
+    "dual": _blosc("zstd", 5),
+    "fast": _blosc("lz4", 5),
+    "small": _blosc("zstd", 9),
+    "none": lambda dtype, *, series: (),  # noqa: ARG005
 }
-"""Named pipelines, as functions of the array's dtype."""
+"""Named pipelines, as functions of the array's dtype and of whether time varies fastest."""
 
 
-def preset(name: str, dtype: np.dtype[Any]) -> Pipeline:
-    """Pipeline of a named preset for numbers of `dtype`.
+def preset(name: str, dtype: np.dtype[Any], *, series: bool = False) -> Pipeline:
+    """Pipeline of a named preset.
+
+    Parameters
+    ----------
+    name : str
+        Of the preset.
+    dtype : dtype
+        Of the numbers.
+    series : bool
+        Whether neighbouring numbers are successive samples of one voxel, in chunks of a multiple
+        of eight numbers. 16-bit samples are then best shuffled by bits, all else by bytes.
 
     Raises
     ------
@@ -118,15 +149,25 @@ def preset(name: str, dtype: np.dtype[Any]) -> Pipeline:
     if name not in PRESETS:
         msg = f"unknown codec preset {name!r}; there are {', '.join(PRESETS)}"
         raise InvalidInputError(msg)
-    return PRESETS[name](dtype)
+    return PRESETS[name](dtype, series=series)
+
+
+def preset_name(pipeline: Pipeline, dtype: np.dtype[Any]) -> str | None:
+    """Name of the preset that makes a pipeline, None if none does."""
+    for name, make in PRESETS.items():
+        if pipeline in (make(dtype, series=False), make(dtype, series=True)):
+            return name
+    return None
 
 
 # Encoding and decoding one chunk -------------------------------------------------------------
 
 
-def _shuffle(data: Buffer, width: int) -> bytes:
+def _shuffle(data: Buffer, width: int) -> Buffer:
     """Byte transposition of HDF5's shuffle filter; a tail shorter than an element stays."""
     flat = np.frombuffer(data, np.uint8)
+    if not 1 < width <= len(flat):
+        return data
     body = len(flat) // width * width
     planes: bytes = flat[:body].reshape(-1, width).T.tobytes()
     return planes + flat[body:].tobytes()
@@ -134,6 +175,8 @@ def _shuffle(data: Buffer, width: int) -> bytes:
 
 def _unshuffle(data: Buffer, width: int) -> Buffer:
     flat = np.frombuffer(data, np.uint8)
+    if not 1 < width <= len(flat):
+        return data
     count = len(flat) // width
     out = np.empty(len(flat), np.uint8)
     elements = out[: count * width].reshape(count, width)
@@ -163,6 +206,32 @@ def _blosc_decode(data: Buffer, limit: int) -> Buffer:
     return out.data
 
 
+def _zstd_decode(data: Buffer, limit: int) -> Buffer:
+    size = _zstd_size(data)
+    if size is not None and size > limit:
+        msg = f"a zstd chunk claims {size} bytes where at most {limit} are possible"
+        raise CorruptDataError(msg)
+    # Without a size in the frame, numcodecs asks for a buffer of exactly the right one.
+    out = np.empty(limit if size is None else size, np.uint8)
+    numcodecs.Zstd().decode(data, out)
+    return out.data
+
+
+def _zstd_size(data: Buffer) -> int | None:
+    """Content size in the header of a zstd frame, None if it has none (RFC 8878, 3.1.1.1)."""
+    head = bytes(memoryview(data).cast("B")[:18])
+    if len(head) < 5 or not head.startswith(_ZSTD_MAGIC):
+        raise CorruptDataError("a zstd chunk does not begin as a zstd frame does")
+    flags = head[4]
+    single = flags >> 5 & 1
+    start = 6 - single + (0, 1, 2, 4)[flags & 3]
+    width = (single, 2, 4, 8)[flags >> 6]
+    if len(head) < start + width:
+        raise CorruptDataError("a zstd chunk is shorter than its header")
+    size = int.from_bytes(head[start : start + width], "little") + (256 if width == 2 else 0)
+    return size if width else None
+
+
 def _blosc_header(data: Buffer) -> tuple[int, ...]:
     view = memoryview(data)
     if view.nbytes < _BLOSC_HEADER.size:
@@ -176,7 +245,7 @@ def _blosc_header(data: Buffer) -> tuple[int, ...]:
 
 def _checked(data: Buffer, width: int, checksum: Callable[[Buffer], bytes], name: str) -> Buffer:
     view = memoryview(data)
-    if view.nbytes < width or checksum(view[:-width]) != bytes(view[-width:]):
+    if view.nbytes <= width or checksum(view[:-width]) != bytes(view[-width:]):
         msg = f"the {name} checksum of a chunk does not match: its bytes are damaged"
         raise CorruptDataError(msg)
     return view[:-width]
@@ -194,8 +263,10 @@ def _encode_step(step: CodecSpec, data: Buffer) -> Buffer:
     match step.name:
         case "blosc":
             shuffle = _BLOSC_SHUFFLES.index(step.get("shuffle", "shuffle"))
+            width = step.get("typesize", 1)
+            elements = np.dtype(f"V{width}" if memoryview(data).nbytes % width == 0 else "u1")
             return _blosc_compress(  # type: ignore[no-any-return]
-                np.frombuffer(data, np.dtype(f"V{step.get('typesize', 1)}")),
+                np.frombuffer(data, elements),
                 step.get("cname", "zstd").encode(),
                 step.get("clevel", 5),
                 shuffle,
@@ -223,7 +294,7 @@ def _decode_step(step: CodecSpec, data: Buffer, limit: int) -> Buffer:
         case "blosc":
             return _blosc_decode(data, limit)
         case "zstd":
-            return numcodecs.Zstd().decode(data, np.empty(limit, np.uint8)).data  # type: ignore[no-any-return]
+            return _zstd_decode(data, limit)
         case "deflate":
             return _inflate(data, limit, zlib.MAX_WBITS)
         case "gzip":
@@ -345,17 +416,17 @@ def decode_part(
     if flags & _BLOSC_MEMCPYED or not 0 < blocksize <= size or size != nbytes:
         return None
     first, last, count = start // blocksize, -(-stop // blocksize), -(-size // blocksize)
-    if last - first >= count or 16 + 4 * count > total:
-        return None
     if last == count and first == last - 1 and size % blocksize:
         first -= 1  # blosc refuses a frame that is shorter than its block size
+    if first < 0 or last - first >= count or 16 + 4 * count > total:
+        return None
     view = memoryview(data).cast("B")
     table = np.frombuffer(view, "<i4", count, 16)
     bounds = np.append(np.sort(table), total)
+    if bounds[0] < 16 + 4 * count or bounds[-2] >= total:
+        raise CorruptDataError("the table of blocks of a blosc chunk is damaged")
     begins = table[first:last].tolist()
     ends = bounds[np.searchsorted(bounds, table[first:last], side="right")].tolist()
-    if bounds[0] < 16 + 4 * count or bounds[-2] > total:
-        raise CorruptDataError("the table of blocks of a blosc chunk is damaged")
     blocks = [view[begin:end] for begin, end in zip(begins, ends, strict=True)]
     head = 16 + 4 * (last - first)
     starts = np.cumsum([head, *(len(block) for block in blocks)], dtype="<i4")
@@ -479,7 +550,7 @@ def zarr_codecs(codecs: Pipeline) -> list[dict[str, Any]]:
             msg = f"codec {step} has no Zarr codec"
             raise CodecError(msg)
         entry: dict[str, Any] = {"name": _ZARR_NAMES[step.name]}
-        if step.options:
+        if step.options or step.name not in ZARR_CORE:  # zarr-python insists on it for numcodecs
             entry["configuration"] = dict(step.options)
         written.append(entry)
     return written

@@ -23,6 +23,7 @@ from fmristore_stores.hdf5_attributes import read_attributes, write_attributes
 from fmristore_stores.hdf5_dimensions import (
     drop_hidden,
     encode_label,
+    is_dimension,
     is_hidden,
     name_axes,
     remove_child,
@@ -296,9 +297,10 @@ class HDF5Group:
         self._session.check_open()
         with self._session.reading(join(self._path, path)):
             node, where = resolve(self._session, self._node, self._path, path)
-            if isinstance(node, h5d.DatasetID):
+            if isinstance(node, h5d.DatasetID) and not is_dimension(node):
                 return HDF5Array(self._session, where, node)
-        msg = "there is no such array; a group has that name"
+        kind = "group" if isinstance(node, h5g.GroupID) else "dimension or type"
+        msg = f"there is no such array; a {kind} has that name"
         raise NotFoundError(msg, url=self._session.url, node=where)
 
     def create_group(self, name: str, attributes: Mapping[str, Any] | None = None) -> HDF5Group:
@@ -358,6 +360,7 @@ class HDF5Group:
         with self._session.writing(path):
             raw = self._make_room(name)
             node = create_dataset(self._node, raw, spec)
+            self._session.unmasked.add(facts(node).address)
             name_axes(self._node, name, node, spec.dims)
             array = HDF5Array(self._session, path, node)
         self._set_attributes(name, array, checked)
@@ -376,9 +379,9 @@ class HDF5Group:
             If the disk failed.
         """
         self._session.check_writable()
-        raw = encode_name(name)
         with self._session.writing(join(self._path, name)):
-            if not self._is_taken(raw) or "/" in name:
+            raw = encode_name(name)
+            if not self._is_taken(raw):
                 msg = f"there is no such node; {near_names(list(self.children()))}"
                 raise NotFoundError(msg, url=self._session.url, node=join(self._path, name))
             self._session.places = None
@@ -441,7 +444,9 @@ class HDF5Group:
 
     def _is_taken(self, raw: bytes) -> bool:
         """Whether a user sees a child of that name."""
-        if b"\x00" in raw or not raw or not self._node.links.exists(raw):
+        if raw in (b"", b".") or b"/" in raw or b"\x00" in raw:
+            return False
+        if not self._node.links.exists(raw):
             return False
         hard = self._node.links.get_info(raw).type == h5l.TYPE_HARD
         return not (hard and is_hidden(self._node, raw))

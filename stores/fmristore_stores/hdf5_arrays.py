@@ -8,14 +8,21 @@ from typing import Any
 import numpy as np
 from h5py import h5d, h5g, h5s
 
-from fmristore_stores.codecs import supported
+from fmristore_stores.codecs import decode, encode, supported
 from fmristore_stores.errors import (
     InvalidInputError,
     LayoutNotSupportedError,
     NotFoundError,
     SelectionError,
 )
-from fmristore_stores.grid import ChunkKey, Region, grid_shape, parse_region, region_shape
+from fmristore_stores.grid import (
+    ChunkKey,
+    Region,
+    chunk_region,
+    grid_shape,
+    parse_region,
+    region_shape,
+)
 from fmristore_stores.hdf5_attributes import decode_text, read_attributes, write_attributes
 from fmristore_stores.hdf5_chunks import ChunkIndex, index_chunked, index_contiguous
 from fmristore_stores.hdf5_dimensions import read_names
@@ -64,6 +71,7 @@ class HDF5Array:
         self._spec = spec_of(node, self._plan, self._type.dtype, dims)
         self._capabilities = self._find_capabilities()
         self._index: ChunkIndex | None = None
+        self._address = facts(node).address
         self._inside_file = False
         self._filters_checked = [False, False]
 
@@ -235,6 +243,7 @@ class HDF5Array:
         with self._session.writing(self._path):
             self._check_storage()
             self._check_filters(writing=True)
+            self._session.unmasked.discard(self._address)
             memory, file = self._spaces(parsed, shape)
             self._node.write(memory, file, converted, self._type.memory)
 
@@ -301,7 +310,7 @@ class HDF5Array:
         unit : ChunkKey
             Position in the grid of chunks.
         chunks : sequence of one bytes-like or None
-            The encoded chunk; None writes nothing, so that it reads as the fill value.
+            The encoded chunk; None makes it read as the fill value.
 
         Raises
         ------
@@ -325,16 +334,37 @@ class HDF5Array:
         if len(chunks) != 1:
             msg = f"{len(chunks)} chunks were given for a unit of one"
             raise InvalidInputError(msg, url=self._session.url, node=self._path)
-        if chunks[0] is not None:
-            start = tuple(k * c for k, c in zip(unit, self._spec.layout.chunks, strict=True))
-            data = np.frombuffer(chunks[0], np.uint8)
-            with self._session.writing(self._path):
-                self._node.write_direct_chunk(start, data, 0)
+        with self._session.writing(self._path):
+            self._write_chunk(unit, chunks[0])
 
     def _need(self, capability: Capability) -> None:
         if capability not in self._capabilities:
             msg = f"this array does not have {capability.name}: see its capabilities"
             raise LayoutNotSupportedError(msg, url=self._session.url, node=self._path)
+
+    def _write_chunk(self, unit: ChunkKey, data: Buffer | None) -> None:
+        spec = self._spec
+        start = tuple(k * c for k, c in zip(unit, spec.layout.chunks, strict=True))
+        if data is None:
+            if self._mask(start) is None:
+                return
+            data = encode(spec.codecs, np.full(spec.layout.chunks, spec.fill, spec.dtype))
+        if self._address in self._session.unmasked or not self._mask(start):
+            self._node.write_direct_chunk(start, np.frombuffer(data, np.uint8), 0)
+            return
+        # HDF5 may keep the mask of a chunk that lacks filters when the chunk is replaced by an
+        # encoded one, in its cache and even in the file: such a chunk is encoded by HDF5 itself.
+        decoded = np.frombuffer(decode(spec.codecs, data, spec.chunk_nbytes), spec.dtype)
+        region = chunk_region(unit, spec.shape, spec.layout.chunks)
+        inside = tuple(slice(0, s.stop - s.start) for s in region)
+        self.write(region, decoded.reshape(spec.layout.chunks)[inside])
+
+    def _mask(self, start: tuple[int, ...]) -> int | None:
+        """Which filters a stored chunk lacks; None if there is no such chunk."""
+        try:
+            return int(self._node.read_direct_chunk(start)[0])
+        except (RuntimeError, OSError, MemoryError):
+            return None
 
     def _spaces(self, region: Region, shape: tuple[int, ...]) -> tuple[Any, Any]:
         """HDF5's words for an array in memory and a region of the file."""
@@ -347,12 +377,15 @@ class HDF5Array:
 
     def _convert(self, values: Any, shape: tuple[int, ...]) -> AnyArray:
         """Values as the array that HDF5 takes, in C order."""
+        text = is_string(self._spec.dtype)
         try:
-            converted = np.broadcast_to(np.asarray(values).astype(self._spec.dtype), shape)
+            # Straight to text, for arrays of numpy's own kind lose NUL at the end.
+            given = np.asarray(values, STRING if text and isinstance(values, list) else None)
+            converted = np.broadcast_to(given.astype(self._spec.dtype), shape)
         except (TypeError, ValueError, OverflowError) as error:
             msg = f"the values do not fit a region of {self._spec.dtype}{shape}: {error}"
             raise InvalidInputError(msg, url=self._session.url, node=self._path) from error
-        if not is_string(self._spec.dtype):
+        if not text:
             return np.ascontiguousarray(converted).reshape(shape)
         if self._type.buffer.kind == "S":
             msg = "text of fixed length is only read, not written"
@@ -360,7 +393,7 @@ class HDF5Array:
         if any("\x00" in item for item in converted.reshape(-1).tolist()):
             msg = "text with NUL cannot be stored in HDF5"
             raise InvalidInputError(msg, url=self._session.url, node=self._path)
-        return converted.astype(object).astype(self._type.buffer).reshape(shape)
+        return converted.astype(object, order="C").astype(self._type.buffer).reshape(shape)
 
     def _check_filters(self, *, writing: bool) -> None:
         if not self._filters_checked[writing]:

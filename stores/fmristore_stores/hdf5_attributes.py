@@ -10,6 +10,8 @@ list of one of these kinds       one axis of that type
 empty list                       one axis of length zero
 anything else                    JSON text, and its name stands in the attribute ``_json``
 ===============================  =======================================================
+
+A name that HDF5 or netCDF-4 need for themselves is stored with ``_user:`` before it.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import h5py
 import numpy as np
 from h5py import h5a, h5r, h5s, h5t
 
-from fmristore_stores.errors import InvalidInputError, MetadataError
+from fmristore_stores.errors import MetadataError
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import MAX_NUMERIC_ATTRIBUTE, Attributes, check_attributes
 
@@ -42,6 +44,9 @@ _OF_ARRAYS = frozenset(
 """Book-keeping of dimension scales and netCDF-4, which is no attribute to a user."""
 _OF_SCALES = frozenset({"CLASS", "NAME"})
 _OF_GROUPS = frozenset({"_nc3_strict"})
+_RESERVED = _OF_ARRAYS | _OF_SCALES | _OF_GROUPS | {_JSON}
+_ESCAPE = "_user:"
+"""Put before the name of a user's attribute that has one of these names, or starts like this."""
 _LARGEST = 64 * 1024 * 1024
 """Bytes of an attribute; larger claims are not read."""
 
@@ -85,19 +90,16 @@ def read_attributes(node: Any, *, is_array: bool) -> Attributes:
     MetadataError
         If an attribute has no JSON counterpart.
     """
-    names = [h5a.open(node, index=index).name for index in range(h5a.get_num_attrs(node))]
     hidden = _hidden(node, is_array=is_array)
-    found = {
-        text: read_attribute(node, name)
-        for name in names
-        if (text := decode_text(name)) not in hidden
-    }
-    texts = found.get(_JSON)
-    if isinstance(texts, list) and all(isinstance(name, str) for name in texts):
-        del found[_JSON]
-        for name in texts:
-            if name in found:
-                found[name] = _parse_json(name, found[name])
+    stored = {decode_text(raw): raw for raw in _names(node)}
+    listed = read_attribute(node, _JSON) if _JSON in stored else None
+    texts = listed if isinstance(listed, list) else []
+    found: Attributes = {}
+    for name, raw in stored.items():
+        if name not in hidden and (name != _JSON or not texts):
+            value = read_attribute(node, raw)
+            shown = name.removeprefix(_ESCAPE)
+            found[shown] = _parse_json(shown, value) if name in texts else value
     return found
 
 
@@ -155,22 +157,26 @@ def write_attributes(
     InvalidInputError
         If a name or value cannot be stored; nothing changes then.
     """
-    hidden = _hidden(node, is_array=is_array)
-    checked = {k: v for k, v in check_attributes(attributes).items() if k not in ignore}
-    for name in checked:
-        if name in hidden or name == _JSON:
-            msg = f"attribute name {name!r} is reserved in HDF5 files"
-            raise InvalidInputError(msg)
+    checked = {
+        _ESCAPE + name if name in _RESERVED or name.startswith(_ESCAPE) else name: value
+        for name, value in check_attributes(attributes).items()
+        if name not in ignore
+    }
     encoded = {name: _encode(value) for name, value in checked.items()}
     texts = [name for name, value in encoded.items() if value is None]
-    present = [h5a.open(node, index=index).name for index in range(h5a.get_num_attrs(node))]
-    for raw in present:
+    hidden = _hidden(node, is_array=is_array)
+    for raw in _names(node):
         if decode_text(raw) not in hidden:
             h5a.delete(node, raw)
     for name, value in encoded.items():
         _create(node, name, _text(json.dumps(checked[name])) if value is None else value)
     if texts:
         _create(node, _JSON, _text(texts))
+
+
+def _names(node: Any) -> list[bytes]:
+    found = (h5a.open(node, index=index).name for index in range(h5a.get_num_attrs(node)))
+    return [name if isinstance(name, bytes) else name.encode() for name in found]
 
 
 def _hidden(node: Any, *, is_array: bool) -> frozenset[str]:

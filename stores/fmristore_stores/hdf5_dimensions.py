@@ -17,14 +17,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import h5py
-from h5py import h5d, h5ds, h5g, h5i, h5l, h5p, h5r, h5s, h5t
+from h5py import h5a, h5d, h5ds, h5g, h5i, h5l, h5p, h5r, h5s, h5t
 
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.hdf5_attributes import decode_text, has_attribute, read_attribute
 from fmristore_stores.hdf5_links import below, decode_name, encode_name, entries, facts, open_child
 from fmristore_stores.spec import check_name
 
-__all__ = ["drop_hidden", "is_hidden", "name_axes", "read_names", "release", "remove_child"]
+__all__ = [
+    "drop_hidden",
+    "encode_label",
+    "is_dimension",
+    "is_hidden",
+    "name_axes",
+    "read_names",
+    "release",
+    "remove_child",
+]
 
 _HIDDEN = "This is a netCDF dimension but not a netCDF variable."
 
@@ -61,7 +70,7 @@ def read_names(node: Any, rank: int, own: str) -> tuple[str, ...]:
 
 def is_hidden(group: Any, name: bytes) -> bool:
     """Whether a hard-linked child is a dimension and nothing else."""
-    return h5py.h5a.exists(group, b"CLASS", obj_name=name) and _is_hidden(open_child(group, name))
+    return h5a.exists(group, b"CLASS", obj_name=name) and is_dimension(open_child(group, name))
 
 
 def name_axes(group: Any, name: str, node: Any, dims: Sequence[str]) -> None:
@@ -166,7 +175,8 @@ def is_scale(node: Any) -> bool:
     return has_attribute(node, "CLASS") and read_attribute(node, "CLASS") == "DIMENSION_SCALE"
 
 
-def _is_hidden(node: Any) -> bool:
+def is_dimension(node: Any) -> bool:
+    """Whether an open object is a dimension and nothing else."""
     return (
         isinstance(node, h5d.DatasetID)
         and is_scale(node)
@@ -180,9 +190,13 @@ def _scales(node: Any, axis: int) -> list[Any]:
     if not has_attribute(node, "DIMENSION_LIST"):
         return []
     # Not through h5ds, which does not survive every damaged file.
+    stored = h5a.open(node, b"DIMENSION_LIST")
+    if stored.shape != (node.rank,) or stored.get_type().get_class() != h5t.VLEN:
+        return []
+    if stored.get_type().get_super().get_class() != h5t.REFERENCE:
+        return []
     listed = h5py.Dataset(node).attrs["DIMENSION_LIST"]
-    references = listed[axis] if len(listed) == node.rank else ()
-    return [h5r.dereference(reference, node) for reference in references if reference]
+    return [h5r.dereference(reference, node) for reference in listed[axis] if reference]
 
 
 def _name_of(scale: Any) -> str:
@@ -192,6 +206,8 @@ def _name_of(scale: Any) -> str:
 def _users(scale: Any) -> list[tuple[Any, int]]:
     """Arrays and axes that a scale is attached to."""
     if not has_attribute(scale, "REFERENCE_LIST"):
+        return []
+    if h5a.open(scale, b"REFERENCE_LIST").get_type().get_class() != h5t.COMPOUND:
         return []
     listed = h5py.Dataset(scale).attrs["REFERENCE_LIST"]
     found = [(h5r.dereference(reference, scale), int(axis)) for reference, axis in listed]
@@ -228,7 +244,7 @@ def _attach_to_all(group: Any, name: str, scale: Any) -> None:
     for entry in entries(group):
         if entry.link != h5l.TYPE_HARD or entry.name == encode_name(name):
             continue
-        if not h5py.h5a.exists(group, b"DIMENSION_LABELS", obj_name=entry.name):
+        if not h5a.exists(group, b"DIMENSION_LABELS", obj_name=entry.name):
             continue
         node = open_child(group, entry.name)
         if isinstance(node, h5g.GroupID) or is_scale(node):

@@ -72,6 +72,9 @@ class Session:
         The Python file object that `h5` reads through; closed with it.
     places : dict, optional
         First names of objects that have several, by address; None until they are asked for.
+    unmasked : set
+        Addresses of datasets of which no chunk can lack a filter: made in this session, and
+        filled with encoded chunks alone.
     """
 
     url: str
@@ -82,6 +85,7 @@ class Session:
     file: Any = None
     closed: bool = False
     places: dict[int, Place] | None = field(default=None, repr=False)
+    unmasked: set[int] = field(default_factory=set, repr=False)
 
     def __post_init__(self) -> None:
         if self.file is not None:

@@ -44,8 +44,17 @@ class Entry(NamedTuple):
 
 
 def encode_name(name: str) -> bytes:
-    """Bytes of a name, also of one that is not UTF-8 in the file."""
-    return name.encode("utf-8", "surrogateescape")
+    """Bytes of a name, also of one that is not UTF-8 in the file.
+
+    Raises
+    ------
+    NotFoundError
+        If no file can hold the name.
+    """
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise NotFoundError("there is no such node: its name is not text") from error
 
 
 def decode_name(name: bytes) -> str:

@@ -96,7 +96,7 @@ def parse_type(node: Any) -> ElementType:
         raise LayoutNotSupportedError(msg)
     members = h5t.check_enum_dtype(native)
     try:
-        dtype = parse_dtype(np.dtype(native.str))
+        dtype = np.dtype(parse_dtype(np.dtype(native.str)).str)
     except InvalidInputError as error:
         raise LayoutNotSupportedError(error.message) from error
     buffer = h5py.enum_dtype(members, dtype) if members else dtype
@@ -227,6 +227,9 @@ def create_dataset(group: Any, name: bytes, spec: ArraySpec) -> Any:
     plan.set_obj_track_times(False)
     if spec.fill_value is not None:
         plan.set_fill_value(np.array(spec.fill, _TEXT if is_string(spec.dtype) else spec.dtype))
+    if is_string(spec.dtype) and spec.fill:
+        # HDF5 cannot make up a text in a file that it may not write to, so it is stored now.
+        plan.set_alloc_time(h5d.ALLOC_TIME_EARLY)
     space = h5s.create(h5s.SCALAR)
     if spec.shape:
         # An axis may not be shorter than its chunks unless it could grow to their length.

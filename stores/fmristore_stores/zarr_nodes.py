@@ -288,6 +288,9 @@ class ZarrArray(_Handle):
         try:
             converted = np.asarray(values).astype(self._spec.dtype)
             whole = np.broadcast_to(converted, shape)
+            if is_string(self._spec.dtype):
+                # Zarr-python's codec for text takes the elements in the order of memory.
+                whole = np.asarray(whole, order="C")
         except (TypeError, ValueError, OverflowError) as error:
             msg = f"the values do not fit a region of {self._spec.dtype}{shape}: {error}"
             raise InvalidInputError(msg, url=self._tree.url, node=self._path) from error

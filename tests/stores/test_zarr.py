@@ -164,6 +164,16 @@ def test_text(store: ZarrStore, folder: Path) -> None:
     assert plain.metadata.to_dict()["dimension_names"] == ("row", None)
 
 
+@pytest.mark.parametrize("chunks", [(3, 4), (2, 2), (1, 4)], ids=str)
+def test_text_in_any_order_of_memory(store: ZarrStore, chunks: tuple[int, ...]) -> None:
+    spec = ArraySpec(shape=(3, 4), dtype=STRING, layout=ChunkLayout(chunks=chunks))
+    array = store.root.create_array("a", spec)
+    text = np.array([[f"{row}{column}" for column in range(4)] for row in range(3)], STRING)
+    for values in (np.asfortranarray(text), np.broadcast_to(text[:, :1], (3, 4)), text[::-1, ::-1]):
+        array.write(None, values)
+        assert array.read().tolist() == values.tolist()
+
+
 def test_metadata_are_core_zarr(store: ZarrStore, folder: Path) -> None:
     store.root.create_array("a", make("int16", "both"), {"n": None})
     document = json.loads((folder / "a" / "zarr.json").read_text())
@@ -322,7 +332,8 @@ def test_what_is_no_store(tmp_path: Path, mode: Any) -> None:
 
 
 def has_consolidated(folder: Path) -> bool:
-    return "consolidated_metadata" in json.loads((folder / "zarr.json").read_text())
+    document = json.loads((folder / "zarr.json").read_text())
+    return document.get("consolidated_metadata") is not None
 
 
 CHANGES: dict[str, Any] = {

@@ -96,17 +96,21 @@ class ArrayTests(StoreSuite):
         ("dtype", "fill_value"),
         [(name, fill) for name, dtype in DTYPES.items() for fill in FILL_VALUES[dtype.kind]],
     )
-    def test_fill_value(self, store: Store, dtype: str, fill_value: Any) -> None:
-        """What was never written reads as the fill value, bit for bit."""
+    def test_fill_value(self, tmp_path: Path, dtype: str, fill_value: Any) -> None:
+        """What was never written reads as the fill value, bit for bit, also later."""
         spec = make_spec(dtype=DTYPES[dtype], fill_value=fill_value)
-        array = store.root.create_array("0", spec)
-        assert_same_spec(store.root.array("0").spec, spec)
         expected = full(spec)
-        assert_same_values(array.read(), expected)
         corner = (slice(0, 1), slice(0, 1))
-        expected[corner] = random_values((1, 1), spec.dtype)
-        array.write(corner, expected[corner])
-        assert_same_values(array.read(), expected)
+        with self.open_store(tmp_path, "w") as store:
+            array = store.root.create_array("0", spec)
+            assert_same_spec(store.root.array("0").spec, spec)
+            assert_same_values(array.read(), expected)
+            expected[corner] = random_values((1, 1), spec.dtype)
+            array.write(corner, expected[corner])
+            assert_same_values(array.read(), expected)
+        with self.open_store(tmp_path, "r") as store:
+            assert_same_spec(store.root.array("0").spec, spec)
+            assert_same_values(store.root.array("0").read(), expected)
 
     def test_fill_values_of_whole_range(self, store: Store) -> None:
         """The extreme integers can be fill values."""

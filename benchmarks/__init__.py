@@ -1,0 +1,5 @@
+"""fmristore beside its peers: ``python -m benchmarks`` measures reading, writing and transcoding."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,0 +1,106 @@
+"""Cells and groups: what is compared with what, and what is measured together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from benchmarks.timing import Budget, Contender, Timing, measure
+
+__all__ = ["OURS", "Cell", "Group", "Result", "run_group"]
+
+OURS = "fmristore"
+"""Label of the contender that a cell is about."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One comparison.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``read/one-back/hdf5-portable/time/voxel``.
+    engines : dict
+        Label to name of contender: `OURS` and its peers.
+    limit : str, optional
+        Name of the contender that does the least that has to be done.
+    beside : dict
+        Label to name of contenders that are shown, but do not count as peers on the same store.
+    """
+
+    name: str
+    engines: dict[str, str]
+    limit: str | None = None
+    beside: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def contenders(self) -> set[str]:
+        """Names of all contenders that the cell needs."""
+        limit = {self.limit} if self.limit else set()
+        return {*self.engines.values(), *self.beside.values(), *limit}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Cells that are measured together, their contenders taking turns.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    cells : tuple of Cell
+        What comes out.
+    make : callable
+        Takes the names of contenders that are wanted and makes them; files are prepared here.
+    budget : Budget
+        Number of repetitions.
+    """
+
+    name: str
+    cells: tuple[Cell, ...]
+    make: Callable[[set[str]], Sequence[Contender]]
+    budget: Budget
+
+    def only(self, part: str) -> Group:
+        """Keep the cells whose names contain `part`."""
+        return replace(self, cells=tuple(cell for cell in self.cells if part in cell.name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What was measured of one cell."""
+
+    name: str
+    engines: dict[str, Timing]
+    limit: Timing | None
+    beside: dict[str, Timing]
+
+    @property
+    def ours(self) -> Timing:
+        """Times of fmristore."""
+        return self.engines[OURS]
+
+    @property
+    def peers(self) -> dict[str, Timing]:
+        """Times of the others on the same store."""
+        return {label: timing for label, timing in self.engines.items() if label != OURS}
+
+
+def run_group(group: Group) -> list[Result]:
+    """Measure the cells of a group."""
+    wanted = set[str]().union(*(cell.contenders for cell in group.cells))
+    timings = measure(group.make(wanted), group.budget)
+
+    def found(names: dict[str, str]) -> dict[str, Timing]:
+        return {label: timings[name] for label, name in names.items() if name in timings}
+
+    return [
+        Result(
+            name=cell.name,
+            engines=found(cell.engines),
+            limit=timings[cell.limit] if cell.limit else None,
+            beside=found(cell.beside),
+        )
+        for cell in group.cells
+    ]

@@ -1,0 +1,51 @@
+"""Reading with fmristore."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fmristore as fs
+from benchmarks.engines import Engine
+from benchmarks.selections import Selection
+from fmristore_stores.cache import CHUNK_CACHE
+from fmristore_stores.protocol import AnyArray
+
+__all__ = ["Ours"]
+
+
+class Ours(Engine):
+    """fmristore on HDF5 or Zarr.
+
+    Before each timed read the image is opened anew and no decoded chunk is kept; where its chunks
+    lie is known, as it is after the first read from an image.
+    """
+
+    label = "fmristore"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._image: Any = fs.open(path)
+
+    def read(self, selection: Selection) -> AnyArray:
+        """Read stored numbers through the image, as a user does."""
+        if selection.points is not None:
+            return np.asarray(self._image.series(selection.points, raw=True)).T
+        return np.asarray(self._image.read(selection.index, raw=True))
+
+    def prepare(self, selection: Selection) -> Callable[[], AnyArray]:
+        """Forget decoded chunks, and where a chunk was read before."""
+        CHUNK_CACHE.clear()
+        self._image.close()
+        self._image = fs.open(self._path)
+        _ = self._image.plan[...]
+        return partial(self.read, selection)
+
+    def close(self) -> None:
+        """Close the image."""
+        self._image.close()
+        CHUNK_CACHE.clear()

@@ -1,0 +1,338 @@
+"""The commands. Everything heavy is imported inside them, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated, Any, cast
+
+import typer
+from typer.core import TyperGroup
+
+from fmristore.cli.console import (
+    emit,
+    naming,
+    one_line_warnings,
+    progress_bar,
+    report_error,
+    say,
+)
+from fmristore.cli.parsing import (
+    Access,
+    Codec,
+    TranscodeCodec,
+    parse_options,
+    parse_selection_text,
+    parse_size,
+    size_text,
+)
+from fmristore_stores._version import __version__
+
+__all__ = ["app"]
+
+_INTERRUPTED = 130
+_USAGE = 2
+
+# Typer brings a copy of click or depends on it: this is the base in either of them.
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
+
+
+class _Commands(TyperGroup):
+    """Commands whose errors are one line, with exit codes 1 (failed) and 2 (wrong usage)."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Parse the arguments, run the command, and exit."""
+        options["standalone_mode"] = False
+        try:
+            code = super().main(*args, **options)
+        except _UsageError as error:
+            place = f"; see {error.ctx.command_path} --help" if error.ctx else ""
+            say("error", f"{error.format_message().rstrip('.')}{place}")
+            code = _USAGE
+        except typer.Abort:
+            code = _INTERRUPTED
+        if code == _INTERRUPTED:
+            say("error", "interrupted")
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; what it raises becomes a line on stderr."""
+        debug = bool(ctx.params.get("debug"))
+        try:
+            with one_line_warnings(debug=debug):
+                return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, _UsageError, BrokenPipeError):
+            raise
+        except Exception as error:  # noqa: BLE001 - the last place where it can be said nicely
+            report_error(error, debug=debug)
+        raise typer.Exit(1)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="fmristore",
+    invoke_without_command=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Url = Annotated[str, typer.Argument(metavar="URL", help="HDF5 file or Zarr store.")]
+Json = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+MaxMemory = Annotated[
+    str, typer.Option(metavar="SIZE", help="Bytes that this may take, such as 512MB or 2GiB.")
+]
+StorageOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--storage-option",
+        metavar="KEY=VALUE",
+        help="For fsspec, such as anon=true; the value may be JSON. Can be repeated.",
+    ),
+]
+
+
+def _show_version(value: bool) -> None:  # noqa: FBT001 - typer's protocol
+    if value:
+        typer.echo(f"fmristore {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Example: fmristore convert sub-01_bold.nii.gz sub-01_bold.h5")
+def root(
+    ctx: typer.Context,
+    *,
+    debug: Annotated[  # noqa: ARG001 - read where errors are reported
+        bool, typer.Option("--debug", help="Show the traceback of an error.")
+    ] = False,
+    version: Annotated[  # noqa: ARG001 - handled when it is parsed
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Say which it is."),
+    ] = False,
+) -> None:
+    """Store fMRI in HDF5 or Zarr, so that the part you need can be read without the rest."""
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+        raise typer.Exit(_USAGE)
+
+
+@app.command(epilog="Example: fmristore convert bold.nii.gz bold.ome.zarr --access time")
+def convert(  # noqa: PLR0913
+    source: Annotated[str, typer.Argument(metavar="IN", help="NIfTI image: path or URL.")],
+    target: Annotated[
+        str, typer.Argument(metavar="OUT", help="New store: .h5 for HDF5, .zarr for Zarr.")
+    ],
+    *,
+    access: Annotated[Access, typer.Option(help="What is read most.")] = Access.time,
+    codec: Annotated[
+        Codec | None,
+        typer.Option(help="Codec preset; portable for HDF5 and dual for Zarr by default."),
+    ] = None,
+    max_memory: MaxMemory = "1GiB",
+    overwrite: Overwrite = False,
+    storage_option: StorageOptions = None,
+    json: Json = False,
+) -> None:
+    """Turn a NIfTI image into a store that can be read in parts."""
+    options = parse_options(storage_option or ())
+    limit = parse_size(max_memory)
+    from fmristore import api
+    from fmristore.cli.describe import describe_image
+
+    started = time.perf_counter()
+    with progress_bar("converting", quiet=json) as progress:
+        api.convert(
+            source,
+            target,
+            access=access.value,
+            codec=None if codec is None else codec.value,
+            overwrite=overwrite,
+            storage_options=options,
+            max_memory=limit,
+            progress=progress,
+        )
+    seconds = time.perf_counter() - started
+    with api.open(target, storage_options=options) as image:
+        facts = describe_image(image)
+        text = repr(image)
+    if json:
+        emit({"source": source, "target": image.url, "seconds": seconds, "image": facts})
+        return
+    layout = facts["layout"]
+    sizes = f"{size_text(layout['raw_bytes'])} of numbers"
+    if layout["encoded_bytes"]:
+        sizes += f" in {size_text(layout['encoded_bytes'])} (ratio {layout['ratio']:.2f})"
+    typer.echo(f"{text}: {sizes}, {seconds:.1f} s")
+
+
+@app.command(epilog="Example: fmristore info bold.h5")
+def info(url: Url, *, storage_option: StorageOptions = None, json: Json = False) -> None:
+    """Say what a store is, where its voxels lie, how it is laid out and what it takes."""
+    options = parse_options(storage_option or ())
+    from fmristore.cli.describe import describe_store, store_text
+
+    with naming(url):
+        document = describe_store(url, options)
+    if json:
+        emit(document)
+    else:
+        typer.echo(store_text(document))
+
+
+@app.command(epilog="Example: fmristore transcode bold.h5 s3://lab/bold.ome.zarr --dry-run")
+def transcode(  # noqa: PLR0913
+    source: Annotated[str, typer.Argument(metavar="SRC", help="HDF5 file or Zarr store.")],
+    target: Annotated[
+        str, typer.Argument(metavar="DST", help="New store: .h5 for HDF5, .zarr for Zarr.")
+    ],
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and write nothing.")
+    ] = False,
+    access: Annotated[
+        Access | None,
+        typer.Option(help="Lay images out anew for this; chunks are kept by default."),
+    ] = None,
+    codec: Annotated[
+        TranscodeCodec | None,
+        typer.Option(help="Codec preset; kept by default where common readers know it."),
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LOSS",
+            help="Accept a loss: array, attributes, external-link, link, name, "
+            "non-finite-attribute. Can be repeated.",
+        ),
+    ] = None,
+    max_memory: MaxMemory = "1GiB",
+    overwrite: Overwrite = False,
+    storage_option: StorageOptions = None,
+    json: Json = False,
+) -> None:
+    """Bring everything in a store into a new one of either kind, bit for bit."""
+    options = parse_options(storage_option or ())
+    wishes: dict[str, Any] = {
+        "access": None if access is None else access.value,
+        "codec": None if codec is None else codec.value,
+        "allow": tuple(allow or ()),
+        "max_memory": parse_size(max_memory),
+    }
+    from fmristore.transcoding import transcode as run
+    from fmristore.transcoding.execute import make_plan
+    from fmristore_stores.opening import open_store
+
+    with naming(source):
+        if dry_run:
+            with open_store(source, storage_options=options) as store:
+                outcome: Any = make_plan(store, target, **wishes)
+        else:
+            with progress_bar("transcoding", quiet=json) as progress:
+                outcome = run(
+                    source,
+                    target,
+                    overwrite=overwrite,
+                    storage_options=options,
+                    progress=progress,
+                    **wishes,
+                )
+    if json:
+        emit(outcome.to_json())
+    else:
+        typer.echo(str(outcome))
+
+
+@app.command(epilog="Example: fmristore export bold.h5 bold.nii.gz")
+def export(
+    url: Url,
+    out: Annotated[str, typer.Argument(metavar="OUT", help=".nii, .nii.gz, or .hdr/.img.")],
+    *,
+    overwrite: Overwrite = False,
+    storage_option: StorageOptions = None,
+) -> None:
+    """Write a stored image as NIfTI, with the header and numbers of its source."""
+    options = parse_options(storage_option or ())
+    from fmristore import api
+
+    started = time.perf_counter()
+    with (
+        naming(url),
+        api.open(url, storage_options=options) as image,
+        progress_bar("exporting", quiet=False) as progress,
+    ):
+        image.to_nifti(out, overwrite=overwrite, storage_options=options, progress=progress)
+        size = size_text(image.spec.nbytes)
+    typer.echo(f"{url} -> {out}: {size} of numbers, {time.perf_counter() - started:.1f} s")
+
+
+@app.command(
+    epilog=r"Example: fmristore plan bold.h5 '\[32, 40, 20]'",
+    context_settings={"ignore_unknown_options": True},
+)
+def plan(
+    url: Url,
+    selection: Annotated[
+        str,
+        typer.Argument(
+            metavar="SELECTION",
+            help=r"Index along x, y, z\[, t], as in Python: integers, slices and '...'.",
+        ),
+    ],
+    *,
+    storage_option: StorageOptions = None,
+    json: Json = False,
+) -> None:
+    """Say what reading a part would take: chunks, requests and bytes; reads no numbers."""
+    options = parse_options(storage_option or ())
+    index = parse_selection_text(selection)
+    from fmristore import api
+
+    with naming(url), api.open(url, storage_options=options) as image:
+        found = image.plan[index]
+    if not json:
+        found.explain()
+        return
+    emit(
+        {
+            "url": found.url,
+            "selection": selection,
+            "shape": list(found.shape),
+            "dtype": str(found.dtype),
+            "chunks": found.chunks,
+            "chunks_in_all": found.chunks_in_all,
+            "chunks_missing": found.cost.missing,
+            "requests": found.requests,
+            "encoded_bytes": found.encoded_bytes,
+            "fetched_bytes": found.fetched_bytes,
+            "decoded_bytes": found.decoded_bytes,
+            "returned_bytes": found.returned_bytes,
+            "amplification": found.amplification,
+        }
+    )
+
+
+@app.command(epilog="Example: fmristore verify bold.h5 --deep")
+def verify(
+    url: Url,
+    *,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Decode every chunk and compare digests.")
+    ] = False,
+    max_memory: MaxMemory = "256MiB",
+    storage_option: StorageOptions = None,
+    json: Json = False,
+) -> None:
+    """Check that a store is whole; exit code 1 if it is damaged."""
+    options = parse_options(storage_option or ())
+    limit = parse_size(max_memory)
+    from fmristore.verification import verify as run
+
+    with naming(url), progress_bar("verifying", quiet=json) as progress:
+        report = run(url, deep=deep, storage_options=options, max_memory=limit, progress=progress)
+    if json:
+        emit(report.to_json())
+    else:
+        typer.echo(str(report))
+    if not report.ok:
+        raise typer.Exit(1)

@@ -1,0 +1,139 @@
+"""Texts from the command line, turned into sizes, selections and options."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from types import EllipsisType
+from typing import Any
+
+import typer
+
+__all__ = [
+    "Access",
+    "Codec",
+    "TranscodeCodec",
+    "parse_options",
+    "parse_selection_text",
+    "parse_size",
+    "size_text",
+]
+
+
+class Access(StrEnum):
+    """What is read most."""
+
+    time = "time"
+    volume = "volume"
+    balanced = "balanced"
+
+
+class Codec(StrEnum):
+    """Codec presets."""
+
+    portable = "portable"
+    dual = "dual"
+    fast = "fast"
+    small = "small"
+    none = "none"
+
+
+class TranscodeCodec(StrEnum):
+    """Codec presets, or the codecs that are there."""
+
+    portable = "portable"
+    dual = "dual"
+    fast = "fast"
+    small = "small"
+    none = "none"
+    keep = "keep"
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d*)?(?:e\+?\d{1,2})?)\s*(?:([kmgt])(i?))?b?", re.IGNORECASE)
+_INTEGER = re.compile(r"[+-]?\d{1,18}")
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+Entry = int | slice | EllipsisType
+
+
+def parse_size(text: str, option: str = "--max-memory") -> int:
+    """Number of bytes that a text such as ``512MB``, ``2GiB``, ``1e9`` or ``4096`` means.
+
+    Raises
+    ------
+    typer.BadParameter
+        If it is no size, or less than one byte.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is not None:
+        number, prefix, binary = found.groups()
+        power = " kmgt".index((prefix or " ").lower())
+        size = int(float(number) * (1024 if binary else 1000) ** power)
+        if size >= 1:
+            return size
+    msg = f"{text!r} is not a size; expected something like 512MB, 2GiB or 1e9"
+    raise typer.BadParameter(msg, param_hint=f"'{option}'")
+
+
+def size_text(count: int) -> str:
+    """Size with a binary unit, for people."""
+    value = float(count)
+    for unit in _UNITS[:-1]:
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} {_UNITS[-1]}"
+
+
+def parse_selection_text(text: str) -> Entry | tuple[Entry, ...]:
+    """Index that a text such as ``[..., 10]`` or ``32, 40, 20, ::2`` means.
+
+    Raises
+    ------
+    typer.BadParameter
+        If an entry is neither an integer, nor a slice of integers, nor ``...``.
+    """
+    inner = text.strip()
+    if inner.startswith("[") and inner.endswith("]"):
+        inner = inner[1:-1].strip()
+    parts = inner.removesuffix(",").split(",")
+    entries = tuple(_parse_entry(part.strip(), text) for part in parts)
+    return entries if len(entries) > 1 or inner.endswith(",") else entries[0]
+
+
+def _parse_entry(part: str, text: str) -> Entry:
+    if part == "...":
+        return ...
+    if _INTEGER.fullmatch(part):
+        return int(part)
+    bounds = [bound.strip() for bound in part.split(":")]
+    if 2 <= len(bounds) <= 3 and all(not b or _INTEGER.fullmatch(b) for b in bounds):
+        return slice(*(int(b) if b else None for b in bounds))
+    msg = (
+        f"{part!r} in {text!r} is neither an integer, nor a slice like 10:20 or ::2, nor '...'; "
+        "expected something like '[32, 40, 20]' or '[..., 10:20]'"
+    )
+    raise typer.BadParameter(msg, param_hint="'SELECTION'")
+
+
+def parse_options(items: Sequence[str]) -> dict[str, Any]:
+    """Storage options from texts ``key=value``; a value that is JSON is taken as such.
+
+    Raises
+    ------
+    typer.BadParameter
+        If there is no key.
+    """
+    options: dict[str, Any] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            msg = f"{item!r} is not of the form key=value"
+            raise typer.BadParameter(msg, param_hint="'--storage-option'")
+        try:
+            options[key.strip()] = json.loads(value)
+        except ValueError:
+            options[key.strip()] = value
+    return options

@@ -1,0 +1,337 @@
+"""Checking the chunks of one array, and going on past those that are damaged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import numpy as np
+
+from fmristore.boxes import box_shape, boxes
+from fmristore.digest import PREFIX, digest_image
+from fmristore.verification.report import MOST_LISTED, Findings
+from fmristore_stores.cache import ChunkCache
+from fmristore_stores.errors import (
+    CodecError,
+    FmristoreError,
+    FormatError,
+    LayoutNotSupportedError,
+    MemoryLimitError,
+    NotFoundError,
+    StorageError,
+)
+from fmristore_stores.grid import ChunkKey, Region, chunk_region, grid_shape
+from fmristore_stores.parallel import for_each
+from fmristore_stores.protocol import Array, ByteRange, Capability, ChunkRef, ChunkRefs
+from fmristore_stores.reader import ChunkReader
+
+__all__ = ["DAMAGE", "UNABLE", "ArrayCheck"]
+
+DAMAGE = (FormatError, NotFoundError, StorageError)
+"""What a damaged array raises."""
+UNABLE = (CodecError, LayoutNotSupportedError, MemoryLimitError)
+"""What an array raises that is perhaps sound but cannot be read here and now."""
+
+_MOST_CHUNKS = 1 << 24
+"""Chunks of one array that are looked at; a malicious array may claim any number."""
+_BATCH = 1 << 14
+"""Chunks that are located at a time."""
+
+Advance = Callable[[int], None]
+"""Called with the bytes of numbers that were just checked."""
+
+
+class ArrayCheck:
+    """Checks the chunks of one array.
+
+    Parameters
+    ----------
+    array : Array
+        Of a store that nothing else has read from, so that nothing old is remembered.
+    findings : Findings
+        Takes what is found.
+    required : bool
+        Whether every chunk must have been written.
+    max_memory : int
+        Bytes that encoded and decoded chunks may take.
+    """
+
+    def __init__(
+        self, array: Array, findings: Findings, *, required: bool = False, max_memory: int
+    ) -> None:
+        self._array = array
+        self._spec = array.spec
+        self._findings = findings
+        self._required = required
+        self._room = max(1, max_memory // 2)
+        self._located = Capability.CHUNK_REFS in array.capabilities
+        self._chunks = self._spec.layout.chunks
+        self._total = math.prod(grid_shape(self._spec.shape, self._chunks))
+        self._grid = _clipped(grid_shape(self._spec.shape, self._chunks), _MOST_CHUNKS)
+        self._itemsize = self._spec.dtype.itemsize
+        self._missing = 0
+        self._failures = 0
+
+    @property
+    def fits(self) -> bool:
+        """Whether a chunk may be decoded within the memory limit."""
+        return math.prod(self._chunks) * self._itemsize <= self._room
+
+    # Where the chunks are -------------------------------------------------------------------
+
+    def locate(self, advance: Advance | None = None) -> bool:
+        """Check that every chunk is where it should be; False if one is not.
+
+        Notes
+        -----
+        Reads chunk tables, indexes of shards and sizes of objects, no numbers.
+        """
+        if not self._located:
+            return True
+        path = self._array.path
+        before = self._problems()
+        looked = math.prod(self._grid)
+        if looked < self._total:
+            text = f"of {self._total} chunks only {looked} were looked at"
+            self._findings.note("not-checked", path, text)
+        for box in self._batches(_BATCH):
+            keys = _keys(box)
+            found = self._refs(keys)
+            if found is None:
+                break
+            for key, ref in found.items():
+                self._check_ref(key, ref)
+            if advance is not None:
+                advance(self._nbytes(box))
+        if self._missing and not self._required:
+            self._findings.note(
+                "missing-chunk",
+                path,
+                f"{self._missing} chunks were never written; they read as the fill value",
+            )
+        return self._problems() == before
+
+    def _problems(self) -> int:
+        kinds = ("chunk-index", "missing-chunk", "corrupt-chunk")
+        return sum(self._findings.count(kind, self._array.path) for kind in kinds)
+
+    def _check_ref(self, key: ChunkKey, ref: ChunkRef | None) -> None:
+        if ref is None:
+            self._missing += 1
+            if self._required:
+                self._damage("missing-chunk", f"chunk {key} is missing")
+            return
+        expected = self._plain_length(ref)
+        if expected is not None and ref.range.length != expected:
+            text = f"chunk {key} has {ref.range.length} bytes where {expected} are expected"
+            self._damage("corrupt-chunk", text)
+        elif not ref.range.length and self._spec.chunk_nbytes:
+            self._damage("corrupt-chunk", f"chunk {key} is empty")
+        else:
+            self._findings.chunks += 1
+            self._findings.nbytes += ref.range.length
+
+    def _plain_length(self, ref: ChunkRef) -> int | None:
+        """Length that a chunk must have that no codec was applied to; None if one was."""
+        steps = len(self._spec.codecs)
+        return self._spec.chunk_nbytes if ref.skip & (1 << steps) - 1 == (1 << steps) - 1 else None
+
+    def _refs(
+        self, keys: list[ChunkKey], *, tell: bool = True
+    ) -> dict[ChunkKey, ChunkRef | None] | None:
+        """Locate chunks; those that cannot be are left out, None if that is all of the array."""
+        try:
+            return self._ask(keys)
+        except DAMAGE:
+            units = self._by_unit(keys)
+        first, last = next(iter(units)), list(units)[-1]
+        reason = self._reason(units[first])
+        if first != last and reason is not None and self._reason(units[last]) == reason:
+            if tell:
+                self._damage("chunk-index", reason)
+            return None
+        found: dict[ChunkKey, ChunkRef | None] = {}
+        for unit, inside in units.items():
+            try:
+                found |= self._ask(inside)
+            except DAMAGE as error:
+                if tell:
+                    what = "shard" if self._spec.layout.shards else "chunk"
+                    self._damage("chunk-index", f"{what} {unit}: {error.message}")
+        return found
+
+    def _ask(self, keys: list[ChunkKey]) -> dict[ChunkKey, ChunkRef | None]:
+        refs = cast("ChunkRefs", self._array).refs(keys)
+        return dict(zip(keys, refs, strict=True))
+
+    def _reason(self, keys: list[ChunkKey]) -> str | None:
+        try:
+            self._ask(keys)
+        except DAMAGE as error:
+            return str(error)
+        return None
+
+    def _by_unit(self, keys: list[ChunkKey]) -> dict[ChunkKey, list[ChunkKey]]:
+        """Chunks by the shard that they lie in."""
+        inner = self._inner()
+        units: dict[ChunkKey, list[ChunkKey]] = {}
+        for key in keys:
+            unit = tuple(k // i for k, i in zip(key, inner, strict=True))
+            units.setdefault(unit, []).append(key)
+        return units
+
+    # What is in them ------------------------------------------------------------------------
+
+    def decode(self, advance: Advance | None = None) -> None:
+        """Decode every chunk that is there, and note all that are damaged."""
+        path = self._array.path
+        if not self.fits:
+            self._read_large()
+            return
+        reader = ChunkReader(self._array, cache=ChunkCache(0))
+        limit = self._room // max(1, math.prod(self._chunks) * self._itemsize)
+        for box in self._batches(max(1, min(_BATCH, limit))):
+            keys = self._present(box)
+            if keys is None:
+                return
+            try:
+                if keys:
+                    reader.read(self._region(box))
+            except DAMAGE:
+                self._decode_each(reader, keys)
+            except UNABLE as error:
+                self._findings.note("not-checked", path, f"not decoded: {error.message}")
+                return
+            if self._failures >= MOST_LISTED:
+                self._findings.note("not-checked", path, "the storage failed too often to go on")
+                return
+            if advance is not None:
+                advance(self._nbytes(box))
+
+    def compare(self, recorded: str, advance: Advance | None = None) -> bool:
+        """Compare the digest of an image's numbers with the recorded one.
+
+        Returns
+        -------
+        bool
+            False if that is not possible, because a chunk is damaged or the digest unknown.
+        """
+        path = self._array.path
+        if not recorded.startswith(PREFIX):
+            text = f"the recorded digest {recorded[:80]!r} does not begin with {PREFIX!r}"
+            self._findings.problem("digest", path, text)
+            return False
+        before = 0
+
+        def progress(done: int, _: int) -> None:
+            nonlocal before
+            if advance is not None:
+                advance(done - before)
+            before = done
+
+        reader = ChunkReader(self._array, cache=ChunkCache(0), missing="error")
+        try:
+            found = digest_image(reader, max_memory=2 * self._room, progress=progress)
+        except (*DAMAGE, *UNABLE):
+            return False
+        if found != recorded:
+            text = (
+                f"the numbers are not those that were written: {found}, recorded {recorded[:160]}"
+            )
+            self._findings.problem("digest", path, text)
+        return True
+
+    def _present(self, box: Region) -> list[ChunkKey] | None:
+        """Chunks of a box that are there; None if the array's chunks cannot be located at all."""
+        keys = _keys(box)
+        if not self._located:
+            return keys
+        found = self._refs(keys, tell=False)
+        return None if found is None else [key for key, ref in found.items() if ref is not None]
+
+    def _decode_each(self, reader: ChunkReader, keys: list[ChunkKey]) -> None:
+        """Decode chunks one by one, to find the damaged ones."""
+
+        def work(key: ChunkKey) -> None:
+            if self._failures >= MOST_LISTED:
+                return
+            try:
+                reader.read(chunk_region(key, self._spec.shape, self._chunks))
+            except (*DAMAGE, *UNABLE) as error:
+                self._damage("corrupt-chunk", _about(key, error))
+                self._failures += isinstance(error, StorageError)
+
+        for_each(work, keys)
+
+    def _read_large(self) -> None:
+        """Read the bytes of chunks that are too large to be decoded here."""
+        array, path = cast("ChunkRefs", self._array), self._array.path
+        if not self._located or self._spec.codecs:
+            size = math.prod(self._chunks) * self._itemsize
+            text = f"not decoded: chunks of {size} bytes need more than max_memory"
+            self._findings.note("not-checked", path, text)
+            return
+        for box in self._batches(_BATCH):
+            for key, ref in (self._refs(_keys(box), tell=False) or {}).items():
+                try:
+                    for part in () if ref is None else _pieces(ref.range, self._room):
+                        array.fetch([part])
+                except DAMAGE as error:
+                    self._damage("corrupt-chunk", _about(key, error))
+
+    # Arithmetic -----------------------------------------------------------------------------
+
+    def _damage(self, kind: str, message: str) -> None:
+        self._findings.problem(kind, self._array.path, message)
+
+    def _inner(self) -> tuple[int, ...]:
+        """Chunks of a shard along each axis."""
+        units = self._spec.layout.units
+        return tuple(u // c for u, c in zip(units, self._chunks, strict=True))
+
+    def _batches(self, limit: int) -> Iterator[Region]:
+        """Cut the grid of chunks into boxes of whole shards, if `limit` chunks hold one."""
+        clipped = tuple(min(i, n) for i, n in zip(self._inner(), self._grid, strict=True))
+        unit = clipped if math.prod(clipped) <= limit else (1,) * len(self._grid)
+        return boxes(self._grid, box_shape(self._grid, unit, 1, limit))
+
+    def _region(self, box: Region) -> Region:
+        """Region of the array that a box of chunks covers."""
+        return tuple(
+            slice(part.start * c, min(part.stop * c, n), 1)
+            for part, c, n in zip(box, self._chunks, self._spec.shape, strict=True)
+        )
+
+    def _nbytes(self, box: Region) -> int:
+        count: int = math.prod(part.stop - part.start for part in self._region(box))
+        return count * self._itemsize
+
+
+def _clipped(grid: tuple[int, ...], most: int) -> tuple[int, ...]:
+    """Part of a grid that has at most `most` chunks, cut along the first axes."""
+    sizes = list(grid)
+    for axis in range(len(sizes)):
+        rest = math.prod(sizes[axis + 1 :])
+        sizes[axis] = min(sizes[axis], max(1, most // max(1, rest)))
+        most //= max(1, sizes[axis])
+    return tuple(sizes)
+
+
+def _keys(box: Region) -> list[ChunkKey]:
+    starts = tuple(part.start for part in box)
+    return [
+        tuple(s + i for s, i in zip(starts, index, strict=True))
+        for index in np.ndindex(*(part.stop - part.start for part in box))
+    ]
+
+
+def _about(key: ChunkKey, error: FmristoreError) -> str:
+    """Message of an error that names the chunk."""
+    named = error.message.startswith("chunk ")
+    return error.message if named else f"chunk {key}: {error.message}"
+
+
+def _pieces(whole: ByteRange, length: int) -> Iterator[ByteRange]:
+    for start in range(0, whole.length, length):
+        yield ByteRange(whole.source, whole.offset + start, min(length, whole.length - start))

@@ -1,0 +1,161 @@
+"""What a verification found."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fmristore_stores.errors import FmristoreError
+
+__all__ = ["MOST_LISTED", "Findings", "Problem", "VerifyReport"]
+
+MOST_LISTED = 100
+"""Findings of one kind about one node that are listed; the others are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that was found.
+
+    Parameters
+    ----------
+    kind : str
+        Stable code: see `fmristore.verification.verify`.
+    node : str
+        Path of the group or array in the store; empty for the root.
+    message : str
+        What is wrong.
+    """
+
+    kind: str
+    node: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} /{self.node}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """Outcome of a verification; printable.
+
+    Parameters
+    ----------
+    url : str
+        The store.
+    format : str or None
+        Format that it says it holds; None for a store of other software.
+    problems : tuple of Problem
+        Damage.
+    notes : tuple of Problem
+        What is no damage but good to know, such as what could not be checked.
+    arrays : int
+        Arrays that were looked at.
+    chunks : int
+        Chunks of them that are in their place.
+    nbytes : int
+        Stored bytes of these chunks.
+    deep : bool
+        Whether the chunks were decoded and digests compared.
+    seconds : float
+        Wall time.
+    """
+
+    url: str
+    format: str | None
+    problems: tuple[Problem, ...]
+    notes: tuple[Problem, ...]
+    arrays: int
+    chunks: int
+    nbytes: int
+    deep: bool
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether no damage was found."""
+        return not self.problems
+
+    def __str__(self) -> str:
+        count = len(self.problems)
+        verdict = "ok" if self.ok else f"{count} problem{'s' * (count != 1)}"
+        facts = [
+            self.format or "other software's store",
+            f"{self.arrays} arrays",
+            f"{self.chunks} chunks in place, {self.nbytes} bytes",
+            "all decoded" if self.deep else "not decoded",
+        ]
+        lines = [f"{self.url}: {verdict} ({', '.join(facts)})"]
+        lines.extend(f"  {problem}" for problem in self.problems)
+        lines.extend(f"  note: {note}" for note in self.notes)
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        return {
+            "url": self.url,
+            "format": self.format,
+            "ok": self.ok,
+            "deep": self.deep,
+            "problems": [asdict(problem) for problem in self.problems],
+            "notes": [asdict(note) for note in self.notes],
+            "arrays": self.arrays,
+            "chunks": self.chunks,
+            "bytes": self.nbytes,
+            "seconds": self.seconds,
+        }
+
+
+class Findings:
+    """Collects findings, from any thread."""
+
+    def __init__(self) -> None:
+        self._problems: list[Problem] = []
+        self._notes: list[Problem] = []
+        self._more: Counter[tuple[str, str]] = Counter()
+        self._lock = threading.Lock()
+        self.arrays = 0
+        self.chunks = 0
+        self.nbytes = 0
+
+    def problem(self, kind: str, node: str, message: str) -> None:
+        """Note damage."""
+        with self._lock:
+            self._more[kind, node] += 1
+            if self._more[kind, node] <= MOST_LISTED:
+                self._problems.append(Problem(kind, node, message))
+
+    def error(self, error: FmristoreError, node: str) -> None:
+        """Note damage that was met as an error."""
+        self.problem(error.kind, node if error.node is None else error.node, error.message)
+
+    def note(self, kind: str, node: str, message: str) -> None:
+        """Note what is no damage."""
+        with self._lock:
+            self._notes.append(Problem(kind, node, message))
+
+    def count(self, kind: str, node: str) -> int:
+        """Problems of a kind about a node."""
+        return self._more[kind, node]
+
+    def report(self, *, url: str, name: str | None, deep: bool, seconds: float) -> VerifyReport:
+        """Everything that was found, problems in order of their nodes."""
+        more = [
+            Problem(kind, node, f"{count - MOST_LISTED} more of the same kind")
+            for (kind, node), count in self._more.items()
+            if count > MOST_LISTED
+        ]
+        ordered = sorted(self._problems, key=lambda problem: (problem.node, problem.kind))
+        return VerifyReport(
+            url=url,
+            format=name,
+            problems=(*ordered, *more),
+            notes=tuple(self._notes),
+            arrays=self.arrays,
+            chunks=self.chunks,
+            nbytes=self.nbytes,
+            deep=deep,
+            seconds=seconds,
+        )
