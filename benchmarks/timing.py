@@ -99,13 +99,16 @@ def measure(contenders: Sequence[Contender], budget: Budget) -> dict[str, Timing
         for contender in contenders:
             contender.check(0, contender.prepare(0)())
         began = time.perf_counter()
+        gc.disable()
         for number in range(1, budget.most + 1):
+            gc.collect()
             first = number % len(contenders)
             for contender in (*contenders[first:], *contenders[:first]):
                 _turn(contender, number, timings[contender.name])
             if number >= budget.least and time.perf_counter() - began > budget.seconds:
                 break
     finally:
+        gc.enable()
         for contender in contenders:
             contender.close()
     return timings
@@ -113,18 +116,13 @@ def measure(contenders: Sequence[Contender], budget: Budget) -> dict[str, Timing
 
 def _turn(contender: Contender, number: int, timing: Timing) -> None:
     work = contender.prepare(number)
-    gc.collect()
-    gc.disable()
-    try:
-        seconds, result = _timed(work)
-        if isinstance(result, Measured):
-            seconds = result.seconds
-            timing.peak_bytes.append(result.peak_bytes)
-        timing.seconds.append(seconds)
-        if contender.again:
-            timing.again.append(_timed(work)[0])
-    finally:
-        gc.enable()
+    seconds, result = _timed(work)
+    if isinstance(result, Measured):
+        seconds = result.seconds
+        timing.peak_bytes.append(result.peak_bytes)
+    timing.seconds.append(seconds)
+    if contender.again:
+        timing.again.append(_timed(work)[0])
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

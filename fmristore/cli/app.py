@@ -24,8 +24,8 @@ from fmristore.cli.parsing import (
     parse_options,
     parse_selection_text,
     parse_size,
-    size_text,
 )
+from fmristore.text import size_text
 from fmristore_stores._version import __version__
 
 __all__ = ["app"]

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from fmristore.cli.parsing import size_text
 from fmristore.formats.dense import DenseImage
 from fmristore.formats.registry import FORMAT, VERSION, WRITER, find_format
+from fmristore.text import size_text
 from fmristore.transcoding.tree import Tree, walk
 from fmristore_stores.errors import UnknownFormatError, UnsupportedVersionError
 from fmristore_stores.location import filesystem, is_local

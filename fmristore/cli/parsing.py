@@ -18,7 +18,6 @@ __all__ = [
     "parse_options",
     "parse_selection_text",
     "parse_size",
-    "size_text",
 ]
 
 
@@ -53,7 +52,6 @@ class TranscodeCodec(StrEnum):
 
 _SIZE = re.compile(r"(\d+(?:\.\d*)?(?:e\+?\d{1,2})?)\s*(?:([kmgt])(i?))?b?", re.IGNORECASE)
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 Entry = int | slice | EllipsisType
 
@@ -75,16 +73,6 @@ def parse_size(text: str, option: str = "--max-memory") -> int:
             return size
     msg = f"{text!r} is not a size; expected something like 512MB, 2GiB or 1e9"
     raise typer.BadParameter(msg, param_hint=f"'{option}'")
-
-
-def size_text(count: int) -> str:
-    """Size with a binary unit, for people."""
-    value = float(count)
-    for unit in _UNITS[:-1]:
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} {_UNITS[-1]}"
 
 
 def parse_selection_text(text: str) -> Entry | tuple[Entry, ...]:

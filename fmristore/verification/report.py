@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fmristore.text import size_text
 from fmristore_stores.errors import FmristoreError
 
 __all__ = ["MOST_LISTED", "Findings", "Problem", "VerifyReport"]
@@ -82,10 +83,11 @@ class VerifyReport:
         count = len(self.problems)
         verdict = "ok" if self.ok else f"{count} problem{'s' * (count != 1)}"
         facts = [
-            self.format or "other software's store",
-            f"{self.arrays} arrays",
-            f"{self.chunks} chunks in place, {self.nbytes} bytes",
-            "all decoded" if self.deep else "not decoded",
+            self.format or "of another writer",
+            f"{self.arrays} array{'s' * (self.arrays != 1)}",
+            f"{self.chunks} chunk{'s' * (self.chunks != 1)} in place",
+            size_text(self.nbytes),
+            "decoded" if self.deep else "not decoded",
         ]
         lines = [f"{self.url}: {verdict} ({', '.join(facts)})"]
         lines.extend(f"  {problem}" for problem in self.problems)

@@ -198,8 +198,8 @@ class HDF5Array:
         with self._session.reading(self._path):
             direct = out is not None and out.flags.c_contiguous and not text
             buffer = out if out is not None and direct else np.empty(shape, self._type.buffer)
+            self._check_storage()
             if buffer.size:
-                self._check_storage()
                 self._check_filters(writing=False)
                 memory, file = self._spaces(parsed, shape)
                 self._node.read(memory, file, buffer, self._type.memory)

@@ -132,7 +132,7 @@ def read_attribute(node: Any, name: bytes | str) -> Any:
         raise MetadataError(msg)
     values = np.zeros(shape, base)
     if values.size:
-        stored.read(values)
+        stored.read(values, h5t.py_create(dtype))
     return _plain(values, kind, node)
 
 

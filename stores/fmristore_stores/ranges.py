@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fmristore_stores.protocol import ByteRange
+from fmristore_stores.protocol import ByteRange, FetchPolicy
 
 __all__ = ["ReadCost", "batches", "merge_ranges", "span_of"]
 
@@ -47,23 +47,30 @@ class ReadCost:
         return self.decoded_bytes / self.returned_bytes if self.returned_bytes else 0.0
 
 
-def merge_ranges(ranges: Sequence[ByteRange], gap: int, block: int) -> list[list[int]]:
+_SMALLEST_BLOCK = 1024 * 1024
+_STREAMS = 16
+"""A large read is cut into at least this many requests, which are under way together."""
+
+
+def merge_ranges(ranges: Sequence[ByteRange], policy: FetchPolicy) -> list[list[int]]:
     """Group byte ranges that are better fetched as one.
 
     Parameters
     ----------
     ranges : sequence of ByteRange
         In any order.
-    gap : int
-        Largest number of unwanted bytes between neighbours; negative merges nothing.
-    block : int
-        Largest span of a group of more than one.
+    policy : FetchPolicy
+        Largest gap and largest block. Blocks stay smaller where that gives every connection
+        something to do.
 
     Returns
     -------
     list of list of int
         Indices into `ranges`, each group sorted by offset.
     """
+    gap = policy.gap
+    wanted = sum(r.length for r in ranges)
+    block = min(policy.block, max(_SMALLEST_BLOCK, wanted // _STREAMS))
     order = sorted(range(len(ranges)), key=lambda i: ranges[i])
     if gap < 0:
         return [[i] for i in order]

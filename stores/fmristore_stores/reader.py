@@ -36,6 +36,8 @@ _BATCH_BYTES = 64 * 1024 * 1024
 """Encoded bytes of one round of concurrent requests."""
 _INLINE_BYTES = 128 * 1024
 """Decoded bytes below which handing work to another thread costs more than it saves."""
+_CODEC_OVERHEAD = 64 * 1024
+"""Bytes that encoding may add to a chunk, besides doubling it."""
 
 
 class _Loaded(NamedTuple):
@@ -299,7 +301,7 @@ class ChunkReader:
             )
         ranges = [ref.range for ref in self._refs(keys) if ref is not None]
         policy = cast("ChunkRefs", self.array).policy
-        groups = merge_ranges(ranges, policy.gap, policy.block)
+        groups = merge_ranges(ranges, policy)
         return ReadCost(
             chunks=len(ranges),
             missing=len(keys) - len(ranges),
@@ -325,6 +327,7 @@ class ChunkReader:
         found: list[tuple[_Piece, ChunkRef]] = []
         for piece, ref in zip(wanted, self._refs([p.key for p in wanted]), strict=True):
             if ref is not None:
+                self._check_size(piece.key, ref)
                 found.append((piece, ref))
             elif self._missing == "fill":
                 piece.place(None)
@@ -334,6 +337,13 @@ class ChunkReader:
             self._run_local(found, keep=keep)
         else:
             self._run_remote(found, keep=keep)
+
+    def _check_size(self, key: ChunkKey, ref: ChunkRef) -> None:
+        """Refuse to fetch what cannot be the encoding of a chunk, before memory is taken for it."""
+        if ref.range.length > 2 * self.spec.chunk_nbytes + _CODEC_OVERHEAD:
+            raise self._error(
+                key, f"has {ref.range.length} bytes for {self.spec.chunk_nbytes} decoded: damaged"
+            )
 
     def _run_local(self, found: list[tuple[_Piece, ChunkRef]], *, keep: bool) -> None:
         array = cast("ChunkRefs", self.array)
@@ -354,7 +364,7 @@ class ChunkReader:
             piece, ref = found[item[0]]
             self._place(piece, ref, item[1], keep=keep)
 
-        for batch in batches(ranges, merge_ranges(ranges, *array.policy[:2]), _BATCH_BYTES):
+        for batch in batches(ranges, merge_ranges(ranges, array.policy), _BATCH_BYTES):
             spans = [span_of(ranges, group) for group in batch]
             arrived = array.fetch(spans)
             cut = [
