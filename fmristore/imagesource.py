@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from fmristore.scaling import Scaling, make_scaling
 from fmristore.space import NeuroSpace
@@ -97,8 +98,8 @@ class ArraySource:
         Grid of `data`.
     slope, inter : float or ndarray (T,), optional
         The number meant is ``stored * slope + inter``.
-    header : bytes, optional
-        NIfTI header to keep; made up from `space` otherwise.
+    dtype : dtype, optional
+        Of what slicing `data` gives, where it differs from ``data.dtype``.
     """
 
     trailer = b""
@@ -110,7 +111,7 @@ class ArraySource:
         *,
         slope: float | AnyArray | None = None,
         inter: float | AnyArray | None = None,
-        header: bytes | None = None,
+        dtype: DTypeLike | None = None,
     ) -> None:
         from fmristore.nifti import make_header
 
@@ -118,18 +119,18 @@ class ArraySource:
             raise InvalidInputError(
                 f"data of shape {tuple(data.shape)} do not fit a space of shape {space.shape}"
             )
-        dtype = np.dtype(data.dtype)
+        stored = np.dtype(data.dtype if dtype is None else dtype)
         self.colors = 0
-        if dtype.names in (("R", "G", "B"), ("R", "G", "B", "A")):
-            self.colors, dtype = len(dtype.names or ()), np.dtype("u1")
-        if dtype.kind == "b":
-            dtype = np.dtype("u1")
-        self.dtype = dtype.newbyteorder("<")
+        if stored.names in (("R", "G", "B"), ("R", "G", "B", "A")):
+            self.colors, stored = len(stored.names or ()), np.dtype("u1")
+        if stored.kind == "b":
+            stored = np.dtype("u1")
+        self.dtype = stored.newbyteorder("<")
         self.space = space
         self.scaling = make_scaling(slope, inter, volumes=space.time_points)
         one = self.scaling if self.scaling is None or not self.scaling.per_volume else None
         self._data = data
-        self.header = header or make_header(
+        self.header = make_header(
             space,
             self.dtype,
             colors=self.colors,
@@ -190,24 +191,31 @@ def image_source(
     Raises
     ------
     InvalidInputError
-        If the data are not an image, or an array comes without its space.
+        If the data are not an image, an array comes without its space, or an image with one.
     """
-    if isinstance(data, str | os.PathLike):
+    if isinstance(data, str | os.PathLike) or _is_nibabel(data):
+        if any(given is not None for given in (space, tr, slope, inter)):
+            raise InvalidInputError(
+                "space, tr, slope and inter are for arrays: a file or nibabel image has its own"
+            )
+        if _is_nibabel(data):
+            return _from_nibabel(data)
         return NiftiSource(data, storage_options=storage_options)
-    if _is_nibabel(data):
-        return _from_nibabel(data)
     shape = getattr(data, "shape", None)
     if shape is None or not hasattr(data, "dtype"):
-        data = np.asarray(data)
+        data = _array(data)
         shape = data.shape
     if len(shape) not in (3, 4):
         raise InvalidInputError(f"data of shape {tuple(shape)}: expected (X, Y, Z) or (X, Y, Z, T)")
     if space is None:
         raise InvalidInputError("an array needs space=: a NeuroSpace or an affine (4, 4)")
-    if not isinstance(space, NeuroSpace):
+    if isinstance(space, NeuroSpace):
+        if tr is not None:
+            raise InvalidInputError("tr goes with an affine; a NeuroSpace has its own")
+    else:
         space = NeuroSpace(
             spatial_shape=tuple(shape[:3]),
-            affine=np.asarray(space),
+            affine=space,
             time_points=shape[3] if len(shape) == 4 else None,
             tr=tr,
         )
@@ -218,14 +226,41 @@ def _is_nibabel(data: Any) -> bool:
     return hasattr(data, "dataobj") and hasattr(data, "header") and hasattr(data, "affine")
 
 
+def _array(data: Any) -> AnyArray:
+    try:
+        return np.asarray(data)
+    except ValueError as error:
+        raise InvalidInputError(f"the data are not an array of numbers: {error}") from error
+
+
 def _from_nibabel(image: Any) -> ImageSource:
     """Read an image that lies in a NIfTI file from there, byte for byte; else its array."""
-    from nibabel import Nifti1Image
+    from nibabel.arrayproxy import get_obj_dtype
+
+    if _lies_in_file(image):
+        return NiftiSource(image.get_filename())
+    # The dtype of a proxy is that of the numbers in its file; slicing it gives scaled ones.
+    space = NeuroSpace.from_nibabel(image)
+    return ArraySource(image.dataobj, space, dtype=get_obj_dtype(image.dataobj))
+
+
+def _lies_in_file(image: Any) -> bool:
+    """Whether a NIfTI file holds exactly this image: nothing was changed since it was loaded."""
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
 
     path = image.get_filename()
-    unchanged = getattr(image.dataobj, "is_proxy", False) and isinstance(image, Nifti1Image)
-    if path and unchanged and os.path.exists(path):  # noqa: PTH110
-        source = NiftiSource(path)
-        if source.space.shape == image.shape and np.array_equal(source.space.affine, image.affine):
-            return source
-    return ArraySource(image.dataobj, NeuroSpace.from_nibabel(image))
+    proxy = getattr(image.dataobj, "is_proxy", False)
+    if not (path and proxy and isinstance(image, nibabel.Nifti1Pair)):
+        return False
+    try:
+        saved: Any = nibabel.load(path)
+    except (ImageFileError, OSError):
+        return False
+    return (
+        type(saved) is type(image)
+        and saved.dataobj.file_like == getattr(image.dataobj, "file_like", None)
+        and saved.header == image.header
+        and saved.header.extensions == image.header.extensions
+        and np.array_equal(saved.affine, image.affine)
+    )

@@ -35,6 +35,8 @@ def mask_array(mask: Any, space: NeuroSpace) -> AnyArray:
         If shape or grid differ, the mask is not a single volume, or no voxel is in it.
     """
     values, grid, name = _load(mask)
+    if values.dtype.kind not in "biuf":
+        raise InvalidInputError(f"a mask must be real numbers, not {values.dtype}", url=name)
     shape = values.shape[:3] if values.shape[3:] == (1,) else values.shape
     if shape != space.spatial_shape:
         raise InvalidInputError(
@@ -66,9 +68,10 @@ def _load(mask: Any) -> tuple[AnyArray, NeuroSpace | None, str | None]:
     if hasattr(mask, "dataobj"):
         return np.asanyarray(mask.dataobj), NeuroSpace.from_nibabel(mask), mask.get_filename()
     space = getattr(mask, "space", None)
-    values = np.asarray(mask)
-    if values.dtype.kind not in "biuf":
-        raise InvalidInputError(f"a mask must be numbers, not {values.dtype}")
+    try:
+        values = np.asarray(mask)
+    except ValueError as error:
+        raise InvalidInputError(f"the mask is not an array of numbers: {error}") from error
     return values, space if isinstance(space, NeuroSpace) else None, getattr(mask, "url", None)
 
 

@@ -14,6 +14,7 @@ from fmristore_stores.protocol import AnyArray
 __all__ = ["Scaling", "make_scaling"]
 
 Factor = float | NDArray[np.float64]
+_FLOAT32 = np.finfo(np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,11 +39,21 @@ class Scaling:
         """Type of the scaled numbers.
 
         float32 for stored integers of up to 16 bits, whose scaled values it holds to 1 part in 10
-        million; float64 (or complex) for wider ones.
+        million; float64 (or complex) for wider ones, and for factors beyond float32's range.
         """
+        usual = np.result_type(stored, np.float32)
         if stored.kind in "iu" and stored.itemsize <= 2:
-            return np.dtype("f4")
-        return np.result_type(stored, np.float32)
+            usual = np.dtype("f4")
+        if self._wide:
+            usual = np.result_type(usual, np.float64)
+        return usual
+
+    @property
+    def _wide(self) -> bool:
+        """Whether float32 cannot hold the factors, or 16-bit integers scaled by them."""
+        slopes = np.abs(self.slope)
+        largest = float(np.max(slopes)) * 2.0**16 + float(np.max(np.abs(self.inter)))
+        return bool(largest > _FLOAT32.max or np.min(slopes) < _FLOAT32.tiny)
 
     def apply(
         self,
@@ -104,7 +115,10 @@ def make_scaling(slope: Any, inter: Any, *, volumes: int | None) -> Scaling | No
         return None
     factors: list[Any] = []
     for name, given in (("slope", slope), ("inter", 0.0 if inter is None else inter)):
-        values = np.asarray(given, np.float64)
+        try:
+            values = np.asarray(given, np.float64)
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(f"{name} must be numbers: {error}") from error
         if values.shape not in ((), (volumes,)):
             raise InvalidInputError(
                 f"{name} of shape {values.shape}: expected one number, or one for each of "

@@ -89,7 +89,10 @@ class NeuroSpace:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "spatial_shape", _checked_shape(self.spatial_shape))
-        affine = np.array(self.affine, dtype=np.float64)
+        try:
+            affine = np.array(self.affine, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(f"the affine is not a matrix of numbers: {error}") from error
         problem = _affine_problem(affine)
         if problem:
             raise InvalidInputError(f"affine {problem}")
@@ -101,7 +104,10 @@ class NeuroSpace:
         if self.time_points is not None and self.time_points < 1:
             raise InvalidInputError(f"{self.time_points} time points: expected at least 1")
         if self.tr is not None:
-            object.__setattr__(self, "tr", float(self.tr))
+            try:
+                object.__setattr__(self, "tr", float(self.tr))
+            except (TypeError, ValueError) as error:
+                raise InvalidInputError(f"TR {self.tr!r} is not a number") from error
             if self.time_points is None or not math.isfinite(self.tr) or self.tr <= 0:
                 msg = f"TR {self.tr} s: expected a positive number, and only with time points"
                 raise InvalidInputError(msg)

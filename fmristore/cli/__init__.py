@@ -7,6 +7,7 @@ import sys
 from types import FrameType
 
 from fmristore.cli.app import app
+from fmristore.cli.console import hush
 
 __all__ = ["app", "main"]
 
@@ -19,4 +20,5 @@ def main() -> None:
 
 def _terminate(number: int, _: FrameType | None) -> None:
     """Unwind, so that nothing half-written is left behind."""
+    hush()
     sys.exit(128 + number)

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from fmristore.cli.console import (
     emit,
+    hush,
     naming,
     one_line_warnings,
     progress_bar,
@@ -52,6 +53,7 @@ class _Commands(TyperGroup):
         except typer.Abort:
             code = _INTERRUPTED
         if code == _INTERRUPTED:
+            hush()
             say("error", "interrupted")
         sys.exit(code if isinstance(code, int) else 0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
 import traceback
 import warnings
@@ -14,7 +15,7 @@ import typer
 
 from fmristore_stores.errors import FmristoreError, FormatError, StorageError
 
-__all__ = ["emit", "naming", "one_line_warnings", "progress_bar", "report_error", "say"]
+__all__ = ["emit", "hush", "naming", "one_line_warnings", "progress_bar", "report_error", "say"]
 
 _IN_OPTIONS = {
     "overwrite=True": "--overwrite",
@@ -49,6 +50,12 @@ def report_error(error: Exception, *, debug: bool) -> None:
         say("error", f"not enough memory ({error}); lower --max-memory")
     else:
         say("error", f"{type(error).__name__}: {error}; this is a bug; run with --debug")
+
+
+def hush() -> None:
+    """Keep libraries from telling, on exit, of the work that an interruption left unfinished."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
+    warnings.simplefilter("ignore")
 
 
 @contextlib.contextmanager
@@ -95,14 +102,12 @@ def progress_bar(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], No
         Progress,
         TextColumn,
         TimeRemainingColumn,
-        TransferSpeedColumn,
     )
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

@@ -6,20 +6,21 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from fmristore.digest import digest_image
+from fmristore.formats.base import StoredObject
 from fmristore.formats.create import create_image, image_options
+from fmristore.formats.image_parts import COLORS, ImageParts, read_parts
 from fmristore.formats.stored import StoredArray
 from fmristore.imagesource import image_source
 from fmristore.indexing import Selection, parse_selection
-from fmristore.layout import AXES, Access, Order
+from fmristore.layout import Access, Order
 from fmristore.plan import Planner, ReadPlan
 from fmristore.progress import Progress
-from fmristore.scaling import Scaling, make_scaling
 from fmristore.space import NeuroSpace
 from fmristore_stores.errors import InvalidInputError, LossyError, MetadataError
 from fmristore_stores.opening import Handle, locate
@@ -27,20 +28,24 @@ from fmristore_stores.protocol import AnyArray
 from fmristore_stores.reader import ChunkReader
 from fmristore_stores.spec import ArraySpec
 
+if TYPE_CHECKING:
+    pass
+
 __all__ = ["DenseImage", "RawView"]
 
 _MOST_BYTES = 64 << 20
 """Bytes that a stored header with its extensions may have, and what followed the numbers."""
-_COLORS = {3: [("R", "u1"), ("G", "u1"), ("B", "u1")], 4: [(n, "u1") for n in "RGBA"]}
 
 
-class DenseImage:
+class DenseImage(StoredObject):
     """What volumes and runs share: a stored array of numbers on a grid in space.
 
     Parameters
     ----------
     handle : Handle
-        Store whose root group is the image.
+        Store that holds the image.
+    parts : ImageParts, optional
+        Where in the store its parts are; the root group is the image by default.
 
     Raises
     ------
@@ -53,29 +58,24 @@ class DenseImage:
     axes: ClassVar[tuple[str, ...]]
     """Names of the axes that users index, in order."""
 
-    def __init__(self, handle: Handle) -> None:
-        self._handle = handle
-        self._numbers = StoredArray(handle, "0")
-        attributes = self._numbers.attributes
-        self._space = _read_space(handle, self._numbers.reader.spec, self.axes)
-        self._scaling = _read_scaling(handle, attributes, self._space.time_points)
+    def __init__(self, handle: Handle, parts: ImageParts | None = None) -> None:
+        super().__init__(handle)
+        self._parts = read_parts(handle, self.axes) if parts is None else parts
+        self._numbers = StoredArray(handle, self._parts.numbers)
+        self._spec = self._numbers.reader.spec
+        self._attributes = self._numbers.attributes
 
     # What it is -----------------------------------------------------------------------------
 
     @property
-    def url(self) -> str:
-        """Path or URL of the store."""
-        return self._handle.locator.url
-
-    @property
     def space(self) -> NeuroSpace:
         """Grid in the world, and TR."""
-        return self._space
+        return self._parts.space
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Lengths of the axes, (X, Y, Z) or (X, Y, Z, T)."""
-        return self._space.shape
+        return self._parts.space.shape
 
     @property
     def ndim(self) -> int:
@@ -90,57 +90,57 @@ class DenseImage:
     @property
     def affine(self) -> AnyArray:
         """(4, 4) float64: voxel indices (0-based) to mm, RAS+."""
-        return self._space.affine
+        return self._parts.space.affine
 
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel sizes along x, y, z in mm."""
-        return self._space.spacing
+        return self._parts.space.spacing
 
     @property
     def origin(self) -> tuple[float, float, float]:
         """Position of voxel (0, 0, 0) in mm."""
-        return self._space.origin
+        return self._parts.space.origin
 
     @property
     def spec(self) -> ArraySpec:
         """How the numbers are stored: axes, chunks, shards, codecs."""
-        return self._numbers.reader.spec
+        return self._spec
 
     @property
     def stored_dtype(self) -> np.dtype[Any]:
         """Type of the stored numbers; structured (R, G, B[, A]) for colours."""
         spec = self.spec
         if "c" in spec.dims:
-            return np.dtype(_COLORS[spec.shape[spec.dims.index("c")]])
+            return np.dtype(COLORS[spec.shape[spec.dims.index("c")]])
         return spec.dtype
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the numbers that indexing returns: see `fmristore.scaling.Scaling.dtype`."""
         stored = self.stored_dtype
-        return stored if self._scaling is None else self._scaling.dtype(stored)
+        return stored if self._parts.scaling is None else self._parts.scaling.dtype(stored)
 
     @property
     def slope(self) -> float | AnyArray | None:
         """What stored numbers are multiplied with on reading, one number or (T,); None if not."""
-        return None if self._scaling is None else self._scaling.slope
+        return None if self._parts.scaling is None else self._parts.scaling.slope
 
     @property
     def inter(self) -> float | AnyArray | None:
         """What is added after multiplying with `slope`, one number or (T,); None if not."""
-        return None if self._scaling is None else self._scaling.inter
+        return None if self._parts.scaling is None else self._parts.scaling.inter
 
     @property
     def access(self) -> str | None:
         """Access pattern that the layout was chosen for."""
-        value = self._numbers.attributes.get("access")
+        value = self._attributes.get("access")
         return None if value is None else str(value)
 
     @property
     def digest(self) -> str | None:
         """Digest of the stored numbers as it was recorded on writing."""
-        value = self._numbers.attributes.get("digest")
+        value = self._attributes.get("digest")
         return None if value is None else str(value)
 
     def compute_digest(self, *, max_memory: int = 1 << 28) -> str:
@@ -186,8 +186,7 @@ class DenseImage:
         """
         selection = parse_selection(index, self.shape)
         values = self._read_region(selection)
-        if not raw:
-            values = self._scale(values, selection.region[-1], axis=-1, dtype=dtype)
+        values = self._converted(values, selection.region[-1], axis=-1, dtype=dtype, raw=raw)
         return selection.apply(values)
 
     @property
@@ -236,12 +235,13 @@ class DenseImage:
             values = np.ascontiguousarray(values).view(self.stored_dtype)[..., 0]
         return values
 
-    def _scale(
-        self, values: AnyArray, times: slice, *, axis: int, dtype: DTypeLike | None
+    def _converted(
+        self, values: AnyArray, times: slice, *, axis: int, dtype: DTypeLike | None, raw: bool
     ) -> AnyArray:
-        if self._scaling is None:
+        """Scale stored numbers, or leave them, and give them the type asked for."""
+        if raw or self._parts.scaling is None:
             return values if dtype is None else values.astype(dtype, copy=False)
-        return self._scaling.apply(values, times=times, axis=axis, dtype=dtype)
+        return self._parts.scaling.apply(values, times=times, axis=axis, dtype=dtype)
 
     def __array__(
         self,
@@ -265,24 +265,48 @@ class DenseImage:
     @cached_property
     def header_bytes(self) -> bytes:
         """NIfTI header and extensions: the source's own bytes, if there was one."""
-        return self._read_bytes("nifti")
+        if self._parts.header:
+            return self._read_bytes(self._parts.header)
+        from fmristore.nifti import make_header
+
+        scaling = self._parts.scaling
+        if scaling is None or scaling.per_volume:
+            return make_header(self.space, self._spec.dtype)
+        return make_header(
+            self.space,
+            self._spec.dtype,
+            slope=float(scaling.slope),
+            inter=float(scaling.inter),
+        )
 
     @cached_property
     def trailer_bytes(self) -> bytes:
         """Bytes that followed the numbers in the NIfTI source, usually none."""
-        if "nifti_trailer" not in self._handle.store.root.children():
-            return b""
-        return self._read_bytes("nifti_trailer")
+        return self._read_bytes(self._parts.trailer) if self._parts.trailer else b""
 
     def _read_bytes(self, name: str) -> bytes:
         return StoredArray(self._handle, name).read_small(_MOST_BYTES).astype(np.uint8).tobytes()
 
-    @property
-    def header(self) -> Any:
-        """The NIfTI header as a nibabel object (a copy)."""
+    def _parse_header(self) -> NiftiHeader:
         from fmristore.nifti import parse_header
 
-        return parse_header(self.header_bytes).to_nibabel()
+        try:
+            return parse_header(self.header_bytes)
+        except FmristoreError as error:
+            raise MetadataError(
+                f"the stored NIfTI header is damaged: {error.message}", url=self.url, node="nifti"
+            ) from error
+
+    @property
+    def header(self) -> Any:
+        """The NIfTI header as a nibabel object (a copy).
+
+        Raises
+        ------
+        MetadataError
+            If the stored header is damaged.
+        """
+        return self._parse_header().to_nibabel()
 
     def to_nifti(
         self,
@@ -317,18 +341,30 @@ class DenseImage:
             If there is something at `url` and `overwrite` is false.
         LossyError
             If every volume has its own slope, which NIfTI cannot say.
+        MetadataError
+            If the stored header is damaged, or is that of other numbers.
+        CorruptDataError
+            If a chunk is damaged or missing.
         """
         from fmristore.export import export_nifti
 
-        if self._scaling is not None and self._scaling.per_volume:
+        if self._parts.scaling is not None and self._parts.scaling.per_volume:
             raise LossyError(
                 "NIfTI has one slope for all volumes and this image has one for each; "
                 "export np.asarray(image) instead",
                 url=self.url,
             )
+        header = self._parse_header()
+        if (header.space.shape, header.dtype, header.colors) != self._stored_form():
+            raise MetadataError(
+                f"the stored NIfTI header is that of other numbers, of shape {header.space.shape} "
+                f"and type {header.dtype}",
+                url=self.url,
+                node="nifti",
+            )
         export_nifti(
             self._numbers.reader,
-            header=self.header_bytes,
+            header=header.raw,
             trailer=self.trailer_bytes,
             url=url,
             overwrite=overwrite,
@@ -336,6 +372,10 @@ class DenseImage:
             max_memory=max_memory,
             progress=progress,
         )
+
+    def _stored_form(self) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+        colors = len(self.stored_dtype.names or ())
+        return self.shape, self._spec.dtype, colors
 
     def to_nibabel(self) -> Any:
         """Lazy nibabel image: goes into nilearn and reads only what is asked of it.
@@ -430,33 +470,6 @@ class DenseImage:
         )
         return cls(Handle(locate(url, storage_options=storage_options)))
 
-    # Life -----------------------------------------------------------------------------------
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._handle.closed
-
-    def close(self) -> None:
-        """Release the store; the object cannot be read from then on."""
-        self._handle.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r}, {', '.join(self._facts().values())})"
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{name}</th><td>{_escape(text)}</td></tr>"
-            for name, text in {"url": self.url, **self._facts()}.items()
-        )
-        return f"<b>{type(self).__name__}</b><table>{rows}</table>"
-
     def _facts(self) -> dict[str, str]:
         facts = {
             "shape": " x ".join(map(str, self.shape)),
@@ -487,72 +500,19 @@ class RawView:
         return self._image.stored_dtype
 
     def __getitem__(self, index: Any) -> Any:
-        return self._image.read(index, raw=True, dtype=None)
+        return self._image.read(index, raw=True)
 
     def __array__(
         self,
         dtype: DTypeLike | None = None,
         copy: bool | None = None,  # noqa: FBT001 - numpy's protocol
     ) -> AnyArray:
-        values = cast("AnyArray", self._image.read(raw=True))
-        return values if dtype is None else values.astype(dtype)
-
-
-# Parsing what is stored ----------------------------------------------------------------------
-
-
-def _read_scaling(
-    handle: Handle, attributes: Mapping[str, Any], volumes: int | None
-) -> Scaling | None:
-    slope, inter = attributes.get("scale_factor"), attributes.get("add_offset")
-    try:
-        if attributes.get("scaling") == "per-volume":
-            slope, inter = (
-                StoredArray(handle, name).read_small(volumes or 0)
-                for name in ("scale_factor", "add_offset")
-            )
-        return make_scaling(slope, inter, volumes=volumes)
-    except (InvalidInputError, TypeError, ValueError) as error:
-        raise MetadataError(
-            f"scale_factor and add_offset are damaged: {error}", url=handle.locator.url, node="0"
-        ) from error
-
-
-def _read_space(handle: Handle, spec: ArraySpec, axes: Sequence[str]) -> NeuroSpace:
-    url = handle.locator.url
-    extra = set(spec.dims) - set(axes) - {"c"}
-    if extra or not set(axes) <= set(spec.dims):
-        raise MetadataError(
-            f"axes are named {spec.dims}, expected {[d for d in AXES if d in axes]}",
-            url=url,
-            node="0",
-        )
-    length = dict(zip(spec.dims, spec.shape, strict=True))
-    if "c" in length and (length["c"] not in _COLORS or spec.dtype != np.uint8):
-        raise MetadataError("colours must be 3 or 4 of type uint8", url=url, node="0")
-    affine = StoredArray(handle, "affine").read_small(16)
-    attributes = handle.store.root.read_attributes()
-    try:
-        return NeuroSpace(
-            spatial_shape=(length["x"], length["y"], length["z"]),
-            affine=affine,
-            time_points=length.get("t"),
-            tr=attributes.get("repetition_time"),
-            space_name=attributes.get("space_name"),
-            space_unit=str(attributes.get("space_unit", "mm")),
-            time_unit=str(attributes.get("time_unit", "s")),
-        )
-    except (TypeError, ValueError) as error:
-        raise MetadataError(f"the space of the image is damaged: {error}", url=url) from error
+        if copy is False:
+            raise InvalidInputError("a stored image cannot become an array without a copy")
+        return cast("AnyArray", self._image.read(dtype=dtype, raw=True))
 
 
 def _dtype_text(shown: np.dtype[Any], stored: np.dtype[Any]) -> str:
     if stored.names:
         return "".join(stored.names)
     return str(shown) if shown == stored else f"{shown} (stored as {stored})"
-
-
-def _escape(text: str) -> str:
-    import html
-
-    return html.escape(text)

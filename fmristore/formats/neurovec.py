@@ -67,7 +67,7 @@ class NeuroVec(DenseImage):
         Raises
         ------
         SelectionError
-            If a voxel lies outside the image.
+            If a voxel lies outside the image, or `times` is no slice.
         InvalidInputError
             If both or neither of `voxels` and `mask` are given, or the mask does not fit.
 
@@ -86,6 +86,8 @@ class NeuroVec(DenseImage):
         reader = self._numbers.reader
         spec = reader.spec
         wanted = [d for d in spec.dims if d not in "xyz"]
+        if not isinstance(times, slice | None):
+            raise SelectionError(f"times must be a slice, not {times!r}")
         part = parse_selection(Ellipsis if times is None else times, self.shape[3:])
         region = tuple(
             part.region[0] if d == "t" else slice(0, spec.shape[spec.dims.index(d)], 1)
@@ -94,13 +96,15 @@ class NeuroVec(DenseImage):
         axes = [spec.dims.index(d) for d in "xyz"]
         found = reader.read_points(axes, points, region)
         values = self._as_indexed(found, ("voxel", *wanted), ("t", "voxel"))
-        if not raw:
-            values = self._scale(values, part.region[0], axis=0, dtype=dtype)
+        values = self._converted(values, part.region[0], axis=0, dtype=dtype, raw=raw)
         result: AnyArray = values[part.finish]
         return result[:, 0] if single else result
 
     def _points(self, voxels: Any) -> tuple[AnyArray, bool]:
-        points = np.asarray(voxels)
+        try:
+            points = np.asarray(voxels)
+        except ValueError as error:
+            raise SelectionError("voxels: expected rows of three integers") from error
         single = points.ndim == 1 and points.shape[0] == 3
         if points.size == 0:
             return np.empty((0, 3), np.int64), False
@@ -109,10 +113,11 @@ class NeuroVec(DenseImage):
                 f"voxels of shape {points.shape} and type {points.dtype}: expected integers, "
                 "(3,) for one voxel or (n, 3) for many"
             )
-        points = points.reshape(-1, 3).astype(np.int64)
+        points = points.reshape(-1, 3)
         lengths = np.array(self.shape[:3])
         outside = ((points < -lengths) | (points >= lengths)).any(axis=1)
         if outside.any():
             first = tuple(points[outside][0].tolist())
             raise SelectionError(f"voxel {first} lies outside the image of shape {self.shape[:3]}")
+        points = points.astype(np.int64)
         return np.where(points < 0, points + lengths, points), single

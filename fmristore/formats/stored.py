@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from fmristore_stores.errors import MetadataError
+from fmristore_stores.errors import MetadataError, NotFoundError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray, Store
 from fmristore_stores.reader import ChunkReader
@@ -43,10 +43,19 @@ class StoredArray:
         ------
         ClosedError
             If the handle was closed.
+        MetadataError
+            If the store has no such array.
         """
         store = self._handle.store
         if self._opened is None or self._opened[0] is not store:
-            array = store.root.array(self._path)
+            try:
+                array = store.root.array(self._path)
+            except NotFoundError as error:
+                raise MetadataError(
+                    f"the format asks for this array: {error.message}",
+                    url=self._handle.locator.url,
+                    node=self._path,
+                ) from error
             self._opened = (store, ChunkReader(array, missing=self._missing))
         return self._opened[1]
 

@@ -12,6 +12,7 @@ from fmristore_stores.protocol import AnyArray
 
 if TYPE_CHECKING:
     from fmristore.formats.dense import DenseImage
+    from fmristore.space import NeuroSpace
 
 __all__ = ["ImageProxy", "to_nibabel"]
 
@@ -77,7 +78,7 @@ class ImageProxy:
         dtype: DTypeLike | None = None,
         copy: bool | None = None,  # noqa: FBT001 - numpy's protocol
     ) -> AnyArray:
-        return np.asarray(self._image, dtype=dtype)
+        return self._image.__array__(dtype, copy)
 
     def get_unscaled(self) -> AnyArray:
         """Stored numbers of the whole image."""
@@ -101,12 +102,28 @@ def to_nibabel(image: DenseImage) -> Any:
     nibabel.Nifti1Image or nibabel.Nifti2Image
         Its ``dataobj`` is an `ImageProxy`; the header says the type of the scaled numbers.
     """
-    header = image.header
+    from fmristore.nifti.write import reframe
+
+    header = reframe(image.nifti_header, single=True).to_nibabel()
+    header.set_slope_inter(None, None)
+    header.set_data_shape(image.shape)
+    _unify_units(header, image.space)
+    if image.dtype.names is None:
+        header.set_data_dtype(image.dtype)
     second = isinstance(header, nibabel.Nifti2Header)
     cls: Any = nibabel.Nifti2Image if second else nibabel.Nifti1Image
-    header.set_slope_inter(None, None)
-    single = cls.header_class.from_header(header)
-    single.set_data_shape(image.shape)
-    if image.dtype.names is None:
-        single.set_data_dtype(image.dtype)
-    return cls(ImageProxy(image), np.array(image.affine), single)
+    return cls(ImageProxy(image), np.array(image.affine), header)
+
+
+def _unify_units(header: Any, space: NeuroSpace) -> None:
+    """Let a header give lengths in mm, as the affine does, and times in seconds."""
+    length, time = header.get_xyzt_units()
+    zooms = list(header.get_zooms())
+    if length in ("meter", "micron"):
+        length, zooms[:3] = "mm", space.spacing
+    if time in ("msec", "usec"):
+        time = "sec"
+    if space.time_points is not None and time in ("sec", "unknown"):
+        zooms[3] = space.tr or 0.0
+    header.set_xyzt_units(length, time)
+    header.set_zooms(zooms)

@@ -292,6 +292,8 @@ class ArrayCheck:
 
     def _batches(self, limit: int) -> Iterator[Region]:
         """Cut the grid of chunks into boxes of whole shards, if `limit` chunks hold one."""
+        if 0 in self._grid:
+            return iter(())
         clipped = tuple(min(i, n) for i, n in zip(self._inner(), self._grid, strict=True))
         unit = clipped if math.prod(clipped) <= limit else (1,) * len(self._grid)
         return boxes(self._grid, box_shape(self._grid, unit, 1, limit))

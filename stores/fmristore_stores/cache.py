@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import OrderedDict
 
 from fmristore_stores.grid import ChunkKey
@@ -25,6 +27,7 @@ class ChunkCache:
         self._chunks: OrderedDict[tuple[int, ChunkKey], AnyArray] = OrderedDict()
         self._nbytes = 0
         self._lock = threading.Lock()
+        _CACHES.add(self)
 
     @property
     def nbytes(self) -> int:
@@ -55,6 +58,22 @@ class ChunkCache:
         with self._lock:
             for name in [n for n in self._chunks if owner is None or n[0] == owner]:
                 self._nbytes -= self._chunks.pop(name).nbytes
+
+    def renew_lock(self) -> None:
+        """In a forked child: another thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
+
+
+_CACHES: weakref.WeakSet[ChunkCache] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for cache in _CACHES:
+        cache.renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 CHUNK_CACHE = ChunkCache(128 * 1024 * 1024)

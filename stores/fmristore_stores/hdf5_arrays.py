@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ from fmristore_stores.spec import STRING, ArraySpec, Attributes, is_string
 
 __all__ = ["HDF5Array"]
 
+_MOST_CHUNKS = 2**63
+"""Chunks of an array that can be numbered; an honest one has fewer."""
 _ENUM = "_enum"
 """Attribute under which names and numbers of an enumeration are shown."""
 
@@ -88,7 +91,9 @@ class HDF5Array:
             and self._plan.get_external_count() == 0
             and self._node.get_storage_size() > 0
         )
-        if located and self._session.source is not None:
+        grid = grid_shape(self._spec.shape, self._spec.layout.chunks)
+        countable = math.prod(grid) < _MOST_CHUNKS
+        if located and countable and self._session.source is not None:
             return found | Capability.CHUNK_REFS
         return found
 
@@ -197,7 +202,7 @@ class HDF5Array:
         text = is_string(self._spec.dtype)
         with self._session.reading(self._path):
             direct = out is not None and out.flags.c_contiguous and not text
-            buffer = out if out is not None and direct else np.empty(shape, self._type.buffer)
+            buffer = out if out is not None and direct else _empty(shape, self._type.buffer)
             self._check_storage()
             if buffer.size:
                 self._check_filters(writing=False)
@@ -238,10 +243,10 @@ class HDF5Array:
         parsed = parse_region(region, self._spec.shape)
         shape = region_shape(parsed)
         converted = self._convert(values, shape)
-        if not converted.size:
-            return
         with self._session.writing(self._path):
             self._check_storage()
+            if not converted.size:
+                return
             self._check_filters(writing=True)
             self._session.unmasked.discard(self._address)
             memory, file = self._spaces(parsed, shape)
@@ -405,6 +410,13 @@ class HDF5Array:
         if not self._inside_file:
             _check_inside(self._session, self._node, self._path, frozenset())
             self._inside_file = True
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> AnyArray:
+    try:
+        return np.empty(shape, dtype)
+    except ValueError as error:  # more bytes than an address can count
+        raise MemoryError from error
 
 
 def _check_inside(session: Session, node: Any, path: str, above: frozenset[int]) -> None:

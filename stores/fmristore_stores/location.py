@@ -64,13 +64,16 @@ def normalise(url: str | os.PathLike[str]) -> str:
     InvalidInputError
         If `url` is empty or not text.
     """
-    text: str | bytes = os.fspath(url)
+    text = os.fspath(url) if isinstance(url, str | os.PathLike) else None
     if not isinstance(text, str) or not text or "\x00" in text:
         raise InvalidInputError(f"{url!r} is not a path or URL")
     if _SCHEME.match(text) and not text.startswith("file://"):
         return text.rstrip("/") if not text.endswith("://") else text
-    path = text.removeprefix("file://")
-    return str(Path(path).expanduser().absolute())
+    path = Path(text.removeprefix("file://"))
+    try:
+        return str(path.expanduser().absolute())
+    except RuntimeError as error:
+        raise InvalidInputError(f"{url!r}: {error}") from error
 
 
 def is_local(url: str) -> bool:
@@ -121,10 +124,20 @@ def exists(url: str, options: Options | None = None) -> bool:
     if is_local(url):
         return os.path.lexists(url)
     fs, path = filesystem(url, options)
+    return _facts(fs, path, url) is not None
+
+
+def _facts(fs: Any, path: str, url: str) -> Mapping[str, Any] | None:
+    """What a filesystem knows now of a file, object or prefix; None if there is none."""
     try:
-        return bool(fs.exists(path))
+        fs.invalidate_cache(path)
+        facts: Mapping[str, Any] = fs.info(path)
     except Exception as error:
-        raise storage_error(error, url) from error
+        translated = storage_error(error, url)
+        if isinstance(translated, NotFoundError):
+            return None
+        raise translated from error
+    return facts
 
 
 def detect_kind(url: str, options: Options | None = None) -> Kind:
@@ -163,19 +176,27 @@ def _detect_local(url: str) -> Kind | None:
 
 def _detect_remote(url: str, options: Options | None) -> Kind | None:
     fs, path = filesystem(url, options)
-    named = kind_of_name(url)
-    try:
-        if named != "zarr" and fs.isfile(path):
-            head = fs.cat_file(path, start=0, end=_USER_BLOCKS[-1] + 8)
-            return "hdf5" if any(head[o : o + 8] == _HDF5_SIGNATURE for o in _USER_BLOCKS) else None
-        if any(fs.exists(f"{path.rstrip('/')}/{marker}") for marker in _ZARR_MARKERS):
-            return "zarr"
-        found = fs.exists(path)
-    except Exception as error:
-        raise storage_error(error, url) from error
-    if not found:
+    folder = path.rstrip("/")
+    facts = None
+    if kind_of_name(url) != "zarr":
+        facts = _facts(fs, path, url)
+        if facts is not None and facts["type"] == "file" and _is_hdf5(fs, path, url, facts["size"]):
+            return "hdf5"
+    if any(_facts(fs, f"{folder}/{marker}", url) is not None for marker in _ZARR_MARKERS):
+        return "zarr"
+    if facts is None and _facts(fs, path, url) is None:
         raise NotFoundError("there is no such file, object or prefix", url=url)
     return None
+
+
+def _is_hdf5(fs: Any, path: str, url: str, size: int | None) -> bool:
+    end = _USER_BLOCKS[-1] + 8
+    end = end if size is None else min(end, size)
+    try:
+        head = fs.cat_file(path, start=0, end=end) if end else b""
+    except Exception as error:
+        raise storage_error(error, url) from error
+    return any(head[start : start + 8] == _HDF5_SIGNATURE for start in _USER_BLOCKS)
 
 
 def content_token(url: str, kind: Kind, options: Options | None = None) -> str:
@@ -193,12 +214,9 @@ def content_token(url: str, kind: Kind, options: Options | None = None) -> str:
         return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
     fs, path = filesystem(url, options)
     target = path if kind == "hdf5" else f"{path}/zarr.json"
-    try:
-        facts = fs.info(target)
-    except FileNotFoundError:
+    facts = _facts(fs, target, url)
+    if facts is None:
         return ""
-    except Exception as error:
-        raise storage_error(error, url) from error
     for name in ("ETag", "etag", "md5Hash", "generation", "LastModified", "mtime", "created"):
         if facts.get(name):
             return f"{facts[name]}-{facts.get('size')}"

@@ -139,7 +139,6 @@ class _OpenStores:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._pid = os.getpid()
         self._stores: OrderedDict[Locator, Store] = OrderedDict()
         self._users: Counter[Locator] = Counter()
         self._inherited: list[Store] = []
@@ -154,7 +153,6 @@ class _OpenStores:
     def get(self, locator: Locator) -> Store:
         """Return the opened store, opening it again if this process does not have it."""
         with self._lock:
-            self._after_fork()
             store = self._stores.get(locator)
             if store is None or store.closed:
                 now = content_token(locator.url, locator.kind, locator.options)
@@ -185,15 +183,17 @@ class _OpenStores:
         for known in idle[: max(0, len(idle) - _IDLE_STORES)]:
             self._stores.pop(known).close()
 
-    def _after_fork(self) -> None:
+    def after_fork(self) -> None:
         """Forget the parent's handles without closing them: they are the parent's."""
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._inherited.extend(self._stores.values())
-            self._stores.clear()
+        self._lock = threading.RLock()  # another thread of the parent may have held the old one
+        self._inherited.extend(self._stores.values())
+        self._stores.clear()
+        self._users.clear()
 
 
 _open_stores = _OpenStores()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_open_stores.after_fork)
 
 
 class Handle:

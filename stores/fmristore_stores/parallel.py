@@ -6,14 +6,14 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeVar, cast
 
 __all__ = ["for_each", "worker_count"]
 
 Item = TypeVar("Item")
 
 _lock = threading.Lock()
-_pool: tuple[int, ThreadPoolExecutor] | None = None
+_pool: ThreadPoolExecutor | None = None
 
 
 def worker_count() -> int:
@@ -27,12 +27,21 @@ def worker_count() -> int:
 
 
 def _workers() -> ThreadPoolExecutor:
-    """Pool of this very process: threads do not survive a fork."""
     global _pool  # noqa: PLW0603
     with _lock:
-        if _pool is None or _pool[0] != os.getpid():
-            _pool = (os.getpid(), ThreadPoolExecutor(64, thread_name_prefix="fmristore"))
-        return _pool[1]
+        if _pool is None:
+            _pool = ThreadPoolExecutor(64, thread_name_prefix="fmristore")
+        return _pool
+
+
+def _after_fork() -> None:
+    """Threads do not survive a fork, and one of them may have held the lock."""
+    global _pool, _lock
+    _pool, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def for_each(
@@ -67,6 +76,7 @@ def for_each(
         return
 
     pending = iter(items)
+    end = object()
     taking = threading.Lock()
     failures: list[BaseException] = []
 
@@ -74,10 +84,10 @@ def for_each(
         while not failures:
             try:
                 with taking:
-                    item = next(pending)
-                function(item)
-            except StopIteration:
-                return
+                    item = next(pending, end)
+                if item is end:
+                    return
+                function(cast("Item", item))
             except BaseException as failure:  # noqa: BLE001 - raised again by the caller
                 failures.append(failure)
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
+
 from fmristore_stores.grid import ChunkKey, Region
 from fmristore_stores.spec import ArraySpec, Attributes
 

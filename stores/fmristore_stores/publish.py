@@ -9,8 +9,10 @@ written last.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import sys
 import tempfile
 import time
 import uuid
@@ -24,6 +26,7 @@ from fmristore_stores.errors import (
     InvalidInputError,
     NotFoundError,
     ReadOnlyError,
+    StorageError,
 )
 from fmristore_stores.location import (
     HDF5_SUFFIXES,
@@ -44,6 +47,7 @@ __all__ = ["create_store", "publish_file"]
 
 _RENAME_ATTEMPTS = 6
 """Windows refuses a rename while a virus scanner holds the file; it lets go within a second."""
+_LATE_WRITES = 20
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 
 
@@ -69,8 +73,8 @@ def create_store(
     storage_options : mapping, optional
         Passed to fsspec.
     check : callable, optional
-        Called with the complete store, opened anew for reading, before it becomes visible; what
-        it raises stops the publication.
+        Called with the complete store before it becomes visible; what it raises stops the
+        publication. Where the store lies in files of this machine it is opened anew for reading.
 
     Yields
     ------
@@ -127,9 +131,11 @@ def _new_zarr(path: str, url: str, check: Check | None, fs: Any = None) -> Itera
 
     with ZarrStore(path, mode="w", url=url, fs=fs, root_last=fs is not None) as store:
         yield store
+        if fs is not None and check is not None:
+            check(store)  # without its root, it could not be opened anew
         store.consolidate()
-    if check is not None:
-        with ZarrStore(path, mode="r", url=url, fs=fs) as store:
+    if fs is None and check is not None:
+        with ZarrStore(path, mode="r", url=url) as store:
             check(store)
 
 
@@ -163,7 +169,10 @@ def publish_file(
             yield staged
             _sync(staged)
             _check_free(target, overwrite=overwrite, directory=False)
-            _rename(staged, target)
+            if overwrite:
+                _rename(staged, target)
+            else:
+                _name_file(staged, target)
             _sync(os.path.dirname(target))  # noqa: PTH120 - one string, no Path needed
         return
     fs, path = filesystem(url, storage_options)
@@ -188,8 +197,8 @@ def _publish_directory(url: str, *, overwrite: bool) -> Iterator[str]:
         _sync_tree(staged)
         _check_free(target, overwrite=overwrite, directory=True)
         if not os.path.lexists(target):
-            _rename(staged, target)
-        else:
+            _name_directory(staged, target)
+        elif not _exchange(staged, target):
             old = _sibling(target, "old")
             _rename(target, old)
             try:
@@ -208,7 +217,8 @@ def _publish_prefix(
     """Write a Zarr store to object storage: everything else first, root metadata last.
 
     With `overwrite` the new store is written under a name of its own and copied over when it is
-    complete; the old one is gone from then on, and incomplete only while the service copies.
+    complete; the old one is gone from then on, and incomplete only while the service copies. If
+    copying fails, the complete new store stays under its own name.
     """
     _check_writable(url)
     fs, path = filesystem(url, options)
@@ -217,18 +227,27 @@ def _publish_prefix(
     try:
         with _new_zarr(place, url, check, fs) as store:
             yield store
-        if replace:
-            fs.rm(path, recursive=True)
-            names = sorted(fs.find(place), key=lambda name: name == f"{place}/zarr.json")
-            for name in names:
-                fs.copy(name, path + name.removeprefix(place))
-            fs.rm(place, recursive=True)
-    except BaseException as error:
+    except BaseException:
         with contextlib.suppress(Exception):
             fs.rm(place, recursive=True)
-        if isinstance(error, FmristoreError) or not isinstance(error, Exception):
-            raise
-        raise storage_error(error, url) from error
+        raise
+    if replace:
+        try:
+            _replace_prefix(fs, place, path)
+        except Exception as error:
+            text = storage_error(error, url)
+            msg = f"replacing the old store failed ({text}); the new one lies complete at {place}"
+            raise StorageError(msg, url=url) from error
+
+
+def _replace_prefix(fs: Any, place: str, path: str) -> None:
+    """Put the objects at `place` in the place of those at `path`, root metadata last."""
+    fs.invalidate_cache()
+    names = sorted(fs.find(place), key=lambda name: name == f"{place}/zarr.json")
+    fs.rm(path, recursive=True)
+    for name in names:
+        fs.copy(name, path + name.removeprefix(place))
+    fs.rm(place, recursive=True)
 
 
 # Local files ---------------------------------------------------------------------------------
@@ -236,34 +255,53 @@ def _publish_prefix(
 
 def _sibling(target: str, purpose: str) -> str:
     folder, name = os.path.split(target)
-    return os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.{purpose}")  # noqa: PTH118
+    # Only the start of a long name, for a longer one may not be possible.
+    return os.path.join(folder, f".{name[:40]}.{uuid.uuid4().hex[:8]}.{purpose}")  # noqa: PTH118
 
 
 @contextlib.contextmanager
 def _staging(target: str) -> Iterator[str]:
     """Hidden path beside `target`; whatever is left there in the end is removed."""
     staged = _sibling(target, "partial")
+    interrupted = False
     try:
         yield staged
+    except FmristoreError:
+        raise
     except OSError as error:
+        if error.errno is None or not str(error.filename or staged).startswith(staged):
+            raise  # not about what is being written
         raise storage_error(error, target) from error
+    except (KeyboardInterrupt, SystemExit):
+        interrupted = True
+        raise
     finally:
-        if os.path.isdir(staged):  # noqa: PTH112
-            shutil.rmtree(staged, ignore_errors=True)
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(staged)  # noqa: PTH108
+        _remove(staged)
+        for _ in range(_LATE_WRITES if interrupted else 0):
+            # A write that another thread had begun may bring the folder back.
+            time.sleep(0.05)
+            if not os.path.lexists(staged):
+                break
+            _remove(staged)
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path):  # noqa: PTH112
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # noqa: PTH108
 
 
 def _check_free(target: str, *, overwrite: bool, directory: bool) -> None:
     """Check that `target` may be created, or replaced by something of the same kind."""
     path = Path(target)
-    if not path.parent.is_dir():
+    if not os.access(path.parent, os.F_OK) or not path.parent.is_dir():
         raise NotFoundError(f"the folder {path.parent} does not exist", url=target)
     if not os.path.lexists(target):
         return
     if not overwrite:
-        raise AlreadyExistsError("exists already; pass overwrite=True to replace it", url=target)
+        raise _taken(target)
     if directory:
         stored = path.is_dir() and (
             any((path / name).exists() for name in _ZARR_FILES) or not any(path.iterdir())
@@ -272,6 +310,45 @@ def _check_free(target: str, *, overwrite: bool, directory: bool) -> None:
             raise AlreadyExistsError("exists and is not a Zarr store: not replaced", url=target)
     elif not path.is_file():
         raise AlreadyExistsError("exists and is not a file: not replaced", url=target)
+
+
+def _name_file(staged: str, target: str) -> None:
+    """Give a file its name, unless that name was taken meanwhile."""
+    try:
+        os.link(staged, target)
+    except FileExistsError as error:
+        raise _taken(target) from error
+    except OSError:  # a file system without hard links: hold the name with an empty file
+        try:
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError as error:
+            raise _taken(target) from error
+        _rename(staged, target)
+
+
+def _name_directory(staged: str, target: str) -> None:
+    """Give a directory its name; the system refuses if a directory with files has it."""
+    try:
+        _rename(staged, target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise _taken(target) from error
+        raise
+
+
+def _taken(target: str) -> AlreadyExistsError:
+    return AlreadyExistsError("exists already; pass overwrite=True to replace it", url=target)
+
+
+def _exchange(one: str, other: str) -> bool:
+    """Swap two names in one step; False where the system cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    import ctypes
+
+    call = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return call is not None and (call(here, os.fsencode(one), here, os.fsencode(other), swap) == 0)
 
 
 def _rename(source: str, target: str) -> None:
@@ -316,5 +393,5 @@ def _check_absent(url: str, options: Mapping[str, Any] | None, *, overwrite: boo
     """Whether something lies at `url`, which is an error unless it may be overwritten."""
     found = exists(url, options)
     if found and not overwrite:
-        raise AlreadyExistsError("exists already; pass overwrite=True to replace it", url=url)
+        raise _taken(url)
     return found

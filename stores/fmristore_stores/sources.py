@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from fmristore_stores.errors import (
     AccessDeniedError,
+    AlreadyExistsError,
     CorruptDataError,
     FmristoreError,
     NotFoundError,
@@ -47,13 +48,17 @@ class LocalSource:
     keep : str, optional
         Path of a file whose descriptor stays open until `close`; others are opened for each
         range. The ranges then come from that very file, even if its name is given to another.
+    descriptor : int, optional
+        Of that file, already open for reading; closed by `close`.
     """
 
     policy = FetchPolicy(gap=-1, block=0, concurrent=False)
 
-    def __init__(self, keep: str | None = None) -> None:
+    def __init__(self, keep: str | None = None, *, descriptor: int | None = None) -> None:
         self._path = keep
-        self._kept = -1 if keep is None else _open(keep)
+        self._kept = -1
+        if keep is not None:
+            self._kept = _open(keep) if descriptor is None else descriptor
 
     def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
         """Bytes of each range, one ``pread`` each."""
@@ -165,10 +170,18 @@ def storage_error(error: BaseException, url: str) -> FmristoreError:
     if isinstance(error, FmristoreError):
         return error
     scheme = urlsplit(url).scheme or "file"
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and type(cause).__module__.startswith("aiohttp"):
+        # For fsspec whatever goes wrong on the web means that there is nothing.
+        status = getattr(cause, "status", None)
+        error = error if cause is None or status in (404, 410) else cause
     text = str(error) or type(error).__name__
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return NotFoundError("there is no such file or object", url=url)
-    if isinstance(error, PermissionError) or "credentials" in text.lower():
+    if isinstance(error, FileExistsError):
+        return AlreadyExistsError("there is something of that name already", url=url)
+    denied = isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403)
+    if denied or "credentials" in text.lower():
         return AccessDeniedError(
             f"permission denied ({text}); check the credentials or storage_options", url=url
         )

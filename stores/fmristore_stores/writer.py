@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from collections.abc import Iterator
 from typing import cast
 
 import numpy as np
 
 from fmristore_stores import codecs
-from fmristore_stores.grid import ChunkKey, Region, chunk_region, grid_shape, parse_region
-from fmristore_stores.parallel import for_each
+from fmristore_stores.errors import InvalidInputError
+from fmristore_stores.grid import (
+    ChunkKey,
+    Region,
+    chunk_region,
+    grid_shape,
+    parse_region,
+    region_shape,
+)
+from fmristore_stores.parallel import for_each, worker_count
 from fmristore_stores.protocol import AnyArray, Array, Buffer, Capability, RawWrite
 from fmristore_stores.spec import ArraySpec
 
@@ -71,7 +81,14 @@ def write(array: Array, region: Region | None, values: AnyArray) -> None:
     region : tuple of slice, optional
         One slice per axis; everything by default.
     values : ndarray
-        Of the region's shape.
+        Broadcastable to the region's shape; converted to the array's dtype as by numpy.
+
+    Raises
+    ------
+    SelectionError
+        If the region does not fit the array.
+    InvalidInputError
+        If the values cannot be converted or broadcast; nothing changes then.
 
     Notes
     -----
@@ -80,16 +97,23 @@ def write(array: Array, region: Region | None, values: AnyArray) -> None:
     """
     spec = array.spec
     region = parse_region(region, spec.shape)
-    values = np.asarray(values, spec.dtype)
     units = units_of(region, spec) if _raw(array) else None
     if units is None or not spec.shape:
         array.write(region, values)
         return
+    try:
+        given = np.asarray(values).astype(spec.dtype, copy=False)
+        values = np.broadcast_to(given, region_shape(region))
+    except (TypeError, ValueError, OverflowError) as error:
+        msg = f"the values do not fit a region of {spec.dtype}{region_shape(region)}: {error}"
+        raise InvalidInputError(msg, node=array.path) from error
     raw = cast("RawWrite", array)
-    jobs: list[tuple[_Unit, int]] = []
-    for unit in units:
-        parts = _Unit(unit, spec)
-        jobs.extend((parts, number) for number in parts.numbers)
+
+    def jobs() -> Iterator[tuple[_Unit, int]]:
+        for unit in units:
+            parts = _Unit(unit, spec)
+            for number in parts.numbers:
+                yield parts, number
 
     def work(job: tuple[_Unit, int]) -> None:
         parts, number = job
@@ -103,7 +127,8 @@ def write(array: Array, region: Region | None, values: AnyArray) -> None:
             raw.write_encoded(parts.unit, parts.encoded)
             parts.encoded = []
 
-    for_each(work, jobs)
+    count = len(units) * math.prod(spec.layout.units) // math.prod(spec.layout.chunks)
+    for_each(work, jobs(), workers=min(count, worker_count()))
 
 
 def _raw(array: Array) -> bool:

@@ -420,7 +420,7 @@ def test_a_file_that_another_process_writes_can_be_read_but_not_changed(path: st
     assert done.stdout.split("\n")[:2] == ["['g']", "True"], done.stderr
 
 
-def test_hidden_files_of_the_layout_read_only(path: str) -> None:
+def test_a_store_open_for_reading_refuses_changes(path: str) -> None:
     with HDF5Store(path, mode="w") as store:
         store.root.create_array("0", spec((2,)))
         assert store.capabilities == (

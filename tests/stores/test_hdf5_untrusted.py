@@ -17,6 +17,7 @@ from fmristore_stores.errors import (
     CorruptDataError,
     FmristoreError,
     LayoutNotSupportedError,
+    MemoryLimitError,
     MetadataError,
     NotFoundError,
     ReadOnlyError,
@@ -161,6 +162,21 @@ def test_damaged_chunks_and_tables(path: str) -> None:
                 store.root.array("0").refs([(0, 0)])
             with pytest.raises(CorruptDataError):
                 store.root.array("0").read()
+
+
+def test_absurd_shapes(path: str) -> None:
+    with h5py.File(path, "w") as file:
+        for name, shape in {"flat": (2**45,), "square": (2**40, 2**40)}.items():
+            chunks = (1,) * len(shape)
+            file.create_dataset(name, shape, "i2", chunks=chunks, fillvalue=4)
+        file["flat"][3] = 5
+    with HDF5Store(path, mode="r") as store:
+        flat, square = store.root.array("flat"), store.root.array("square")
+        assert [ref is not None for ref in flat.refs([(2,), (3,), (2**45 - 1,)])] == [0, 1, 0]
+        assert not located(square)
+        assert square.read((slice(3, 5), slice(2, 4))).tolist() == [[4, 4], [4, 4]]
+        with pytest.raises(MemoryLimitError):
+            square.read()
 
 
 # Remote files --------------------------------------------------------------------------------

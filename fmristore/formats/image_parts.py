@@ -1,0 +1,121 @@
+"""Where in a store the parts of a dense image are, and what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fmristore.formats.stored import StoredArray
+from fmristore.layout import AXES
+from fmristore.scaling import Scaling, make_scaling
+from fmristore.space import NeuroSpace
+from fmristore_stores.errors import InvalidInputError, MetadataError
+from fmristore_stores.opening import Handle
+from fmristore_stores.spec import ArraySpec, is_string
+
+__all__ = ["COLORS", "ImageParts", "read_parts"]
+
+COLORS = {3: [("R", "u1"), ("G", "u1"), ("B", "u1")], 4: [(n, "u1") for n in "RGBA"]}
+"""Structured types of colour voxels, by the length of their axis."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageParts:
+    """What makes an image of a stored array.
+
+    Parameters
+    ----------
+    numbers : str
+        Path of the array, axes named as in `fmristore.layout.AXES`.
+    space : NeuroSpace
+        Its grid.
+    scaling : Scaling, optional
+        To apply to stored numbers.
+    header, trailer : str
+        Paths of the arrays of NIfTI bytes; empty where there are none.
+    """
+
+    numbers: str
+    space: NeuroSpace
+    scaling: Scaling | None = None
+    header: str = ""
+    trailer: str = ""
+
+
+def read_parts(handle: Handle, axes: Sequence[str]) -> ImageParts:
+    """Find the parts of an image that is the root group of a store.
+
+    Parameters
+    ----------
+    handle : Handle
+        The store.
+    axes : sequence of str
+        Axes that the image must have, besides colours.
+
+    Raises
+    ------
+    MetadataError
+        If a node or attribute that the format asks for is missing or wrong.
+    """
+    numbers = StoredArray(handle, "0")
+    space = _read_space(handle, numbers.reader.spec, axes)
+    attributes = numbers.attributes
+    children = handle.store.root.children()
+    return ImageParts(
+        numbers="0",
+        space=space,
+        scaling=_read_scaling(handle, attributes, space.time_points),
+        header="nifti",
+        trailer="nifti_trailer" if "nifti_trailer" in children else "",
+    )
+
+
+def _read_scaling(
+    handle: Handle, attributes: Mapping[str, Any], volumes: int | None
+) -> Scaling | None:
+    slope, inter = attributes.get("scale_factor"), attributes.get("add_offset")
+    try:
+        if attributes.get("scaling") == "per-volume":
+            slope, inter = (
+                StoredArray(handle, name).read_small(volumes or 0)
+                for name in ("scale_factor", "add_offset")
+            )
+        return make_scaling(slope, inter, volumes=volumes)
+    except (InvalidInputError, TypeError, ValueError) as error:
+        raise MetadataError(
+            f"scale_factor and add_offset are damaged: {error}", url=handle.locator.url, node="0"
+        ) from error
+
+
+def _read_space(handle: Handle, spec: ArraySpec, axes: Sequence[str]) -> NeuroSpace:
+    url = handle.locator.url
+    extra = set(spec.dims) - set(axes) - {"c"}
+    if extra or not set(axes) <= set(spec.dims):
+        raise MetadataError(
+            f"axes are named {spec.dims}, expected {[d for d in AXES if d in axes]}",
+            url=url,
+            node="0",
+        )
+    if is_string(spec.dtype):
+        raise MetadataError("an image is made of numbers, not of text", url=url, node="0")
+    length = dict(zip(spec.dims, spec.shape, strict=True))
+    if "c" in length and (length["c"] not in COLORS or spec.dtype != np.uint8):
+        raise MetadataError("colours must be 3 or 4 of type uint8", url=url, node="0")
+    affine = StoredArray(handle, "affine").read_small(16)
+    attributes = handle.store.root.read_attributes()
+    name = attributes.get("space_name")
+    try:
+        return NeuroSpace(
+            spatial_shape=(length["x"], length["y"], length["z"]),
+            affine=affine,
+            time_points=length.get("t"),
+            tr=attributes.get("repetition_time"),
+            space_name=None if name is None else str(name),
+            space_unit=str(attributes.get("space_unit", "mm")),
+            time_unit=str(attributes.get("time_unit", "s")),
+        )
+    except (TypeError, ValueError) as error:
+        raise MetadataError(f"the space of the image is damaged: {error}", url=url) from error
