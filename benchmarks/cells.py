@@ -27,12 +27,15 @@ class Cell:
         Name of the contender that does the least that has to be done.
     beside : dict
         Label to name of contenders that are shown, but do not count as peers on the same store.
+    note : str
+        Anything a reader should know.
     """
 
     name: str
     engines: dict[str, str]
     limit: str | None = None
     beside: dict[str, str] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def contenders(self) -> set[str]:
@@ -75,6 +78,7 @@ class Result:
     engines: dict[str, Timing]
     limit: Timing | None
     beside: dict[str, Timing]
+    note: str
 
     @property
     def ours(self) -> Timing:
@@ -101,6 +105,7 @@ def run_group(group: Group) -> list[Result]:
             engines=found(cell.engines),
             limit=timings[cell.limit] if cell.limit else None,
             beside=found(cell.beside),
+            note=cell.note,
         )
         for cell in group.cells
     ]

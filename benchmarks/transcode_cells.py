@@ -134,10 +134,13 @@ def _copy(path: Path, new: Path) -> None:
 
 def _rechunk_group(run: Run, tiles: int, budget: Budget) -> Group:
     labels = [OURS, *rechunk.peers()]
+    size, limit = run.values.nbytes * tiles, _limit(run, tiles)
+    note = f"array of {size / 1e6:.0f} MB, max_memory {limit / 1e6:.0f} MB"
     cells = tuple(
         Cell(
             name=f"transcode/{run.name}/rechunk/{before} to {after}",
             engines={label: f"{before}/{label}" for label in labels},
+            note=note,
         )
         for before, after in RECHUNKS
     )
@@ -149,9 +152,13 @@ def _rechunk_group(run: Run, tiles: int, budget: Budget) -> Group:
     )
 
 
+def _limit(run: Run, tiles: int) -> int:
+    """A tenth of the array, but never less than three whole shards."""
+    return max(run.values.nbytes * tiles // 10, 52 * 1024 * 1024)
+
+
 def _rechunkers(run: Run, tiles: int, labels: Sequence[str], wanted: set[str]) -> list[Contender]:
     values = np.tile(run.values, (1, 1, 1, tiles))
-    limit = values.nbytes // 10
     made = []
     for before, after in RECHUNKS:
         names = {f"{before}/{label}": label for label in labels if f"{before}/{label}" in wanted}
@@ -163,7 +170,7 @@ def _rechunkers(run: Run, tiles: int, labels: Sequence[str], wanted: set[str]) -
         ).close()
         for name, label in names.items():
             new = run.folder / f"rechunked by {label}.ome.zarr"
-            job = rechunk.Job(label=label, source=path, target=new, access=after, max_memory=limit)
+            job = rechunk.Job(label=label, source=path, target=new, access=after, max_memory=_limit(run, tiles))
             made.append(
                 Contender(
                     name=name,

@@ -22,7 +22,7 @@ from fmristore.layout import Access, Order
 from fmristore.plan import Planner, ReadPlan
 from fmristore.progress import Progress
 from fmristore.space import NeuroSpace
-from fmristore_stores.errors import InvalidInputError, LossyError, MetadataError
+from fmristore_stores.errors import FmristoreError, InvalidInputError, LossyError, MetadataError
 from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.reader import ChunkReader
@@ -30,6 +30,8 @@ from fmristore_stores.spec import ArraySpec
 
 if TYPE_CHECKING:
     pass
+if TYPE_CHECKING:
+    from fmristore.nifti import NiftiHeader
 
 __all__ = ["DenseImage", "RawView"]
 
@@ -287,7 +289,15 @@ class DenseImage(StoredObject):
     def _read_bytes(self, name: str) -> bytes:
         return StoredArray(self._handle, name).read_small(_MOST_BYTES).astype(np.uint8).tobytes()
 
-    def _parse_header(self) -> NiftiHeader:
+    @property
+    def nifti_header(self) -> NiftiHeader:
+        """The stored NIfTI header, parsed.
+
+        Raises
+        ------
+        MetadataError
+            If it is damaged.
+        """
         from fmristore.nifti import parse_header
 
         try:
@@ -306,7 +316,7 @@ class DenseImage(StoredObject):
         MetadataError
             If the stored header is damaged.
         """
-        return self._parse_header().to_nibabel()
+        return self.nifti_header.to_nibabel()
 
     def to_nifti(
         self,
@@ -354,7 +364,7 @@ class DenseImage(StoredObject):
                 "export np.asarray(image) instead",
                 url=self.url,
             )
-        header = self._parse_header()
+        header = self.nifti_header
         if (header.space.shape, header.dtype, header.colors) != self._stored_form():
             raise MetadataError(
                 f"the stored NIfTI header is that of other numbers, of shape {header.space.shape} "

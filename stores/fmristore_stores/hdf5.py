@@ -115,7 +115,6 @@ class HDF5Store:
         name = path if url is None else url
         if file is None:
             path = os.path.abspath(path)  # noqa: PTH100 - a string is wanted
-            source = source or LocalSource()
         try:
             h5 = open_file(path, mode, name, file)
         except BaseException:
@@ -123,6 +122,9 @@ class HDF5Store:
                 if opened is not None:
                     opened.close()
             raise
+        if source is None and file is None and mode == "r":
+            # The same open file, also when another one takes over its name.
+            source = LocalSource(path, descriptor=os.dup(h5.id.get_vfd_handle()))
         self._session = Session(name, path, h5, mode != "r", source, file)
 
     @property

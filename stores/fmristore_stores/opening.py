@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fmristore_stores.blockfile import BlockFile
 from fmristore_stores.errors import ChangedError, ClosedError, NotFoundError
 from fmristore_stores.location import (
     Kind,
@@ -24,14 +25,12 @@ from fmristore_stores.location import (
     normalise,
 )
 from fmristore_stores.protocol import Store
-from fmristore_stores.sources import FsspecSource, storage_error
+from fmristore_stores.sources import FsspecSource
 
 __all__ = ["Handle", "Locator", "locate", "open_store"]
 
 _IDLE_STORES = 32
 """Stores without users that stay open, in case they are wanted again."""
-_METADATA_BLOCK = 512 * 1024
-"""Block size of the cache through which HDF5 reads the metadata of a remote file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,11 +126,9 @@ def _open(locator: Locator, mode: Literal["r", "r+"] = "r") -> Store:
     if is_local(locator.url):
         return HDF5Store(locator.url, mode=mode)
     fs, path = filesystem(locator.url, locator.options)
-    try:
-        file = fs.open(path, "rb", block_size=_METADATA_BLOCK, cache_type="blockcache")
-    except Exception as error:  # every service raises its own classes
-        raise storage_error(error, locator.url) from error
-    return HDF5Store(path, mode=mode, url=locator.url, source=FsspecSource(fs), file=file)
+    source = FsspecSource(fs)
+    file = BlockFile(source, path)
+    return HDF5Store(path, mode=mode, url=locator.url, source=source, file=file)
 
 
 class _OpenStores:

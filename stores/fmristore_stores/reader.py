@@ -17,13 +17,19 @@ import numpy as np
 
 from fmristore_stores import codecs
 from fmristore_stores.cache import CHUNK_CACHE, ChunkCache
-from fmristore_stores.errors import CorruptDataError, FmristoreError, SelectionError
+from fmristore_stores.errors import (
+    CorruptDataError,
+    FmristoreError,
+    MemoryLimitError,
+    SelectionError,
+)
 from fmristore_stores.grid import ChunkKey, Overlap, Region, overlaps, parse_region, region_shape
 from fmristore_stores.parallel import for_each
 from fmristore_stores.protocol import (
     AnyArray,
     Array,
     Buffer,
+    ByteRange,
     Capability,
     ChunkRef,
     ChunkRefs,
@@ -36,6 +42,10 @@ _BATCH_BYTES = 64 * 1024 * 1024
 """Encoded bytes of one round of concurrent requests."""
 _INLINE_BYTES = 128 * 1024
 """Decoded bytes below which handing work to another thread costs more than it saves."""
+_LARGE_BYTES = 1024 * 1024
+_PIECE_BYTES = 64 * 1024
+"""A larger chunk that is not encoded is read in pieces of about this size, as if they were chunks:
+many HDF5 files have arrays that lie in one piece."""
 _CODEC_OVERHEAD = 64 * 1024
 """Bytes that encoding may add to a chunk, besides doubling it."""
 
@@ -69,6 +79,10 @@ class ChunkReader:
         Where decoded chunks are kept; the process-wide one by default.
     missing : {"fill", "error"}
         What a chunk that was never written means: the fill value, or damage.
+
+    Notes
+    -----
+    Chunks of an array that is open for writing are not kept, for they may change.
     """
 
     _numbers = itertools.count()
@@ -87,9 +101,15 @@ class ChunkReader:
         self._owner = next(self._numbers)
         self._seen: set[ChunkKey] = set()
         self._direct = Capability.CHUNK_REFS in array.capabilities
-        self._memory_chunks = self.spec.memory.layout.chunks
+        self._lasting = Capability.WRITE not in array.capabilities
         self._axes = self.spec.layout.axes
         self._inverse = tuple(int(i) for i in np.argsort(self._axes))
+        self._whole = self.spec.layout.chunks
+        self._memory_chunks = self.spec.memory.layout.chunks
+        if self._direct and not self.spec.codecs:
+            self._memory_chunks = _pieces(self._memory_chunks, self.spec.dtype.itemsize)
+        self._chunks = tuple(self._memory_chunks[i] for i in self._inverse)
+        self._chunk_nbytes = math.prod(self._chunks) * self.spec.dtype.itemsize
 
     # Whole regions --------------------------------------------------------------------------
 
@@ -114,6 +134,8 @@ class ChunkReader:
             If the region does not fit the array.
         CorruptDataError
             If a chunk is damaged, or missing and `missing` is ``"error"``.
+        MemoryLimitError
+            If there is not enough memory for the result.
         """
         region = parse_region(region, self.spec.shape)
         shape = region_shape(region)
@@ -124,10 +146,9 @@ class ChunkReader:
             )
         if not self._direct:
             return self.array.read(region, out)
-        result = np.empty(shape, self.spec.dtype) if out is None else out
+        result = self._empty(shape) if out is None else out
         pieces = [
-            self._region_piece(overlap, result)
-            for overlap in overlaps(region, self.spec.layout.chunks)
+            self._region_piece(overlap, result) for overlap in overlaps(region, self._chunks)
         ]
         self._run(pieces)
         return result
@@ -138,7 +159,7 @@ class ChunkReader:
         Locating the chunks may read an index (once per array or shard, then remembered).
         """
         region = parse_region(region, self.spec.shape)
-        keys = [overlap.key for overlap in overlaps(region, self.spec.layout.chunks)]
+        keys = [overlap.key for overlap in overlaps(region, self._chunks)]
         returned = math.prod(region_shape(region)) * self.spec.dtype.itemsize
         return self._cost(keys, returned)
 
@@ -189,7 +210,7 @@ class ChunkReader:
         lengths = [self.spec.shape[a] for a in axes]
         if (points < 0).any() or (points >= lengths).any():
             raise SelectionError(f"a point lies outside the axes of lengths {lengths}")
-        result = np.empty((len(points), *region_shape(region)), self.spec.dtype)
+        result = self._empty((len(points), *region_shape(region)))
         if not len(points):
             return result
         if not self._direct:
@@ -197,7 +218,7 @@ class ChunkReader:
         pieces = [
             self._points_piece(axes, others, points[rows], rows, overlap, result)
             for rows in self._rows_by_chunk(axes, points)
-            for overlap in overlaps(region, tuple(self.spec.layout.chunks[a] for a in others))
+            for overlap in overlaps(region, tuple(self._chunks[a] for a in others))
         ]
         self._run(pieces)
         return result
@@ -209,11 +230,11 @@ class ChunkReader:
         axes = tuple(axes)
         others, region = self._other_axes(axes, region)
         points = np.asarray(points, np.int64).reshape(-1, len(axes))
-        sizes = [self.spec.layout.chunks[a] for a in axes]
+        sizes = [self._chunks[a] for a in axes]
         keys = [
             self._key(axes, tuple(points[rows[0]] // sizes), others, overlap.key)
             for rows in (self._rows_by_chunk(axes, points) if len(points) else ())
-            for overlap in overlaps(region, tuple(self.spec.layout.chunks[a] for a in others))
+            for overlap in overlaps(region, tuple(self._chunks[a] for a in others))
         ]
         count = len(points) * math.prod(region_shape(region))
         return self._cost(keys, count * self.spec.dtype.itemsize)
@@ -226,11 +247,10 @@ class ChunkReader:
 
     def _rows_by_chunk(self, axes: tuple[int, ...], points: AnyArray) -> list[AnyArray]:
         """Row numbers of the points, grouped by the chunk they lie in."""
-        sizes = [self.spec.layout.chunks[a] for a in axes]
-        grid = [-(-self.spec.shape[a] // c) for a, c in zip(axes, sizes, strict=True)]
-        numbers = np.ravel_multi_index(tuple((points // sizes).T), grid)
-        order = np.argsort(numbers, kind="stable")
-        return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
+        chunks = points // [self._chunks[a] for a in axes]
+        order = np.lexsort(chunks.T[::-1])
+        changes = (np.diff(chunks[order], axis=0) != 0).any(axis=1)
+        return np.split(order, np.flatnonzero(changes) + 1)
 
     @staticmethod
     def _key(
@@ -248,7 +268,7 @@ class ChunkReader:
         overlap: Overlap,
         result: AnyArray,
     ) -> _Piece:
-        sizes = np.array([self.spec.layout.chunks[a] for a in axes])
+        sizes = np.array([self._chunks[a] for a in axes])
         inside = points % sizes
         low, high = inside.min(axis=0), inside.max(axis=0) + 1
         box: dict[int, slice] = dict(zip(others, overlap.source, strict=True))
@@ -285,8 +305,34 @@ class ChunkReader:
 
     # Fetching and decoding ------------------------------------------------------------------
 
+    def _empty(self, shape: tuple[int, ...]) -> AnyArray:
+        try:
+            return np.empty(shape, self.spec.dtype)
+        except (MemoryError, ValueError) as error:
+            msg = f"a result of shape {shape} does not fit into memory; read a smaller part"
+            raise MemoryLimitError(msg, node=self.array.path) from error
+
     def _refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
-        return cast("ChunkRefs", self.array).refs(keys)
+        array = cast("ChunkRefs", self.array)
+        if self._chunks == self._whole:
+            return array.refs(keys)
+        ratio = [w // c for w, c in zip(self._whole, self._chunks, strict=True)]
+        whole = [tuple(k // r for k, r in zip(key, ratio, strict=True)) for key in keys]
+        return [
+            None if ref is None else self._piece_ref(key, ratio, ref)
+            for key, ref in zip(keys, array.refs(whole), strict=True)
+        ]
+
+    def _piece_ref(self, key: ChunkKey, ratio: Sequence[int], ref: ChunkRef) -> ChunkRef:
+        """Where a piece of a large chunk that is not encoded lies."""
+        source, offset, length = ref.range
+        if length != self.spec.chunk_nbytes:
+            raise self._error(key, f"has {length} bytes instead of {self.spec.chunk_nbytes}")
+        position = 0
+        for axis in self._axes:
+            position = position * self._whole[axis] + key[axis] % ratio[axis] * self._chunks[axis]
+        start = offset + position * self.spec.dtype.itemsize
+        return ChunkRef(ByteRange(source, start, self._chunk_nbytes))
 
     def _cost(self, keys: list[ChunkKey], returned: int) -> ReadCost:
         if not self._direct:
@@ -296,7 +342,7 @@ class ChunkReader:
                 requests=None,
                 encoded_bytes=None,
                 fetched_bytes=None,
-                decoded_bytes=len(keys) * self.spec.chunk_nbytes,
+                decoded_bytes=len(keys) * self._chunk_nbytes,
                 returned_bytes=returned,
             )
         ranges = [ref.range for ref in self._refs(keys) if ref is not None]
@@ -308,7 +354,7 @@ class ChunkReader:
             requests=len(groups),
             encoded_bytes=sum(r.length for r in ranges),
             fetched_bytes=sum(span_of(ranges, group).length for group in groups),
-            decoded_bytes=len(ranges) * self.spec.chunk_nbytes,
+            decoded_bytes=len(ranges) * self._chunk_nbytes,
             returned_bytes=returned,
         )
 
@@ -323,7 +369,7 @@ class ChunkReader:
                 piece.place(_Loaded(chunk, (0,) * chunk.ndim))
         if not wanted:
             return
-        keep = len(wanted) * self.spec.chunk_nbytes <= self._cache.limit
+        keep = self._lasting and len(wanted) * self._chunk_nbytes <= self._cache.limit
         found: list[tuple[_Piece, ChunkRef]] = []
         for piece, ref in zip(wanted, self._refs([p.key for p in wanted]), strict=True):
             if ref is not None:
@@ -353,7 +399,7 @@ class ChunkReader:
             (data,) = array.fetch([ref.range])
             self._place(piece, ref, data, keep=keep)
 
-        small = len(found) * self.spec.chunk_nbytes <= _INLINE_BYTES
+        small = len(found) * self._chunk_nbytes <= _INLINE_BYTES
         for_each(work, found, workers=1 if small else None)
 
     def _run_remote(self, found: list[tuple[_Piece, ChunkRef]], *, keep: bool) -> None:
@@ -389,7 +435,7 @@ class ChunkReader:
             if part is not None:
                 self._seen.add(piece.key)
                 return part
-        decoded = codecs.decode(spec.codecs, data, spec.chunk_nbytes, skip=ref.skip)
+        decoded = codecs.decode(spec.codecs, data, self._chunk_nbytes, skip=ref.skip)
         values = np.frombuffer(decoded, spec.dtype).reshape(self._memory_chunks)
         chunk = values.transpose(self._inverse)
         if keep:
@@ -419,6 +465,20 @@ class ChunkReader:
 def _index(*parts: Any) -> Any:
     """Make one index of arrays and slices, a mixture that numpy's types cannot express."""
     return parts
+
+
+def _pieces(chunk: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Shape of the pieces of a large chunk; each is one run of consecutive elements."""
+    if math.prod(chunk) * itemsize <= _LARGE_BYTES:
+        return chunk
+    piece = [1] * len(chunk)
+    room = max(1, _PIECE_BYTES // itemsize)
+    for axis in reversed(range(len(chunk))):
+        piece[axis] = next(n for n in range(min(room, chunk[axis]), 0, -1) if chunk[axis] % n == 0)
+        if piece[axis] < chunk[axis]:
+            break
+        room //= piece[axis]
+    return tuple(piece)
 
 
 def _contiguous(
