@@ -19,7 +19,16 @@ from fmristore.demo import make_run
 from fmristore.layout import Access
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["ACCESSES", "STORES", "Run", "StoreKind", "load_runs", "nbytes", "prepare_store", "remove"]
+__all__ = [
+    "ACCESSES",
+    "STORES",
+    "Run",
+    "StoreKind",
+    "load_runs",
+    "nbytes",
+    "prepare_store",
+    "remove",
+]
 
 ACCESSES: tuple[Access, ...] = get_args(Access)
 

@@ -89,9 +89,7 @@ def _contenders(
     return made
 
 
-def _path(
-    paths: dict[tuple[str, str, str], Path], run: Run, store: str, access: Access
-) -> Path:
+def _path(paths: dict[tuple[str, str, str], Path], run: Run, store: str, access: Access) -> Path:
     key = (run.name, store, access)
     if key not in paths:
         paths[key] = prepare_store(run, STORES[store], access)

@@ -98,7 +98,11 @@ def _contenders(
         fs.transcode(path, new, codec=None if name.startswith("verbatim") else target.codec)
 
     made = []
-    for label, write in {OURS: ours, f"{reader} + {writer}": peer, "cp": partial(_copy, path)}.items():
+    for label, write in {
+        OURS: ours,
+        f"{reader} + {writer}": peer,
+        "cp": partial(_copy, path),
+    }.items():
         if label in wanted:
             suffix = source.suffix if label == "cp" else target.suffix
             made.append(_contender(label, write, run, run.folder / f"moved by {label}{suffix}"))
@@ -170,7 +174,9 @@ def _rechunkers(run: Run, tiles: int, labels: Sequence[str], wanted: set[str]) -
         ).close()
         for name, label in names.items():
             new = run.folder / f"rechunked by {label}.ome.zarr"
-            job = rechunk.Job(label=label, source=path, target=new, access=after, max_memory=_limit(run, tiles))
+            job = rechunk.Job(
+                label=label, source=path, target=new, access=after, max_memory=_limit(run, tiles)
+            )
             made.append(
                 Contender(
                     name=name,

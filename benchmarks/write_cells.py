@@ -37,7 +37,9 @@ SIZED = (("hdf5-portable", "portable"), ("hdf5-dual", "dual"), ("hdf5-dual", "fa
 
 
 def write_groups(
-    runs: Sequence[Run], engines: Mapping[str, type[Engine]], accesses: Sequence[Access],
+    runs: Sequence[Run],
+    engines: Mapping[str, type[Engine]],
+    accesses: Sequence[Access],
     budget: Budget,
 ) -> list[Group]:
     """One group for each run, store, layout and source.

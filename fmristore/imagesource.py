@@ -235,13 +235,14 @@ def _array(data: Any) -> AnyArray:
 
 def _from_nibabel(image: Any) -> ImageSource:
     """Read an image that lies in a NIfTI file from there, byte for byte; else its array."""
-    from nibabel.arrayproxy import get_obj_dtype
+    from nibabel import arrayproxy
 
     if _lies_in_file(image):
         return NiftiSource(image.get_filename())
     # The dtype of a proxy is that of the numbers in its file; slicing it gives scaled ones.
+    library: Any = arrayproxy
     space = NeuroSpace.from_nibabel(image)
-    return ArraySource(image.dataobj, space, dtype=get_obj_dtype(image.dataobj))
+    return ArraySource(image.dataobj, space, dtype=library.get_obj_dtype(image.dataobj))
 
 
 def _lies_in_file(image: Any) -> bool:
@@ -249,12 +250,13 @@ def _lies_in_file(image: Any) -> bool:
     import nibabel
     from nibabel.filebasedimages import ImageFileError
 
+    library: Any = nibabel
     path = image.get_filename()
     proxy = getattr(image.dataobj, "is_proxy", False)
-    if not (path and proxy and isinstance(image, nibabel.Nifti1Pair)):
+    if not (path and proxy and isinstance(image, library.Nifti1Pair)):
         return False
     try:
-        saved: Any = nibabel.load(path)
+        saved = library.load(path)
     except (ImageFileError, OSError):
         return False
     return (

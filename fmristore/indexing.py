@@ -33,7 +33,10 @@ class Selection:
     finish: tuple[Any, ...]
 
     def apply(self, values: AnyArray) -> Any:
-        """Turn the values of the region into numpy's answer, a scalar if every axis is dropped."""
+        """Turn the values of the region into numpy's answer.
+
+        That is a scalar if every axis is given as an integer, without an Ellipsis.
+        """
         return values[self.finish]
 
     @property
@@ -59,7 +62,8 @@ def parse_selection(index: Any, shape: tuple[int, ...]) -> Selection:
         If an integer is out of bounds, there are too many indices, or an entry is an array, list,
         mask or anything else that basic indexing does not know.
     """
-    entries = _expand(index if isinstance(index, tuple) else (index,), len(shape))
+    given = index if isinstance(index, tuple) else (index,)
+    entries = _expand(given, len(shape))
     region: list[slice] = []
     finish: list[Any] = []
     for entry in entries:
@@ -75,6 +79,8 @@ def parse_selection(index: Any, shape: tuple[int, ...]) -> Selection:
             number = _parse_integer(entry, shape[axis], axis)
             region.append(slice(number, number + 1, 1))
             finish.append(0)
+    if any(entry is Ellipsis for entry in given):
+        finish.append(Ellipsis)  # which makes numpy answer with an array, even of no axes
     return Selection(tuple(region), tuple(finish))
 
 

@@ -14,7 +14,7 @@ from fmristore_stores.protocol import AnyArray
 __all__ = ["Scaling", "make_scaling"]
 
 Factor = float | NDArray[np.float64]
-_FLOAT32 = np.finfo(np.float32)
+_SMALLEST, _LARGEST = (float(limit) for limit in (np.finfo("f4").tiny, np.finfo("f4").max))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +53,7 @@ class Scaling:
         """Whether float32 cannot hold the factors, or 16-bit integers scaled by them."""
         slopes = np.abs(self.slope)
         largest = float(np.max(slopes)) * 2.0**16 + float(np.max(np.abs(self.inter)))
-        return bool(largest > _FLOAT32.max or np.min(slopes) < _FLOAT32.tiny)
+        return bool(largest > _LARGEST or float(np.min(slopes)) < _SMALLEST)
 
     def apply(
         self,

@@ -50,8 +50,8 @@ class TranscodeCodec(StrEnum):
     keep = "keep"
 
 
-_SIZE = re.compile(r"(\d+(?:\.\d*)?(?:e\+?\d{1,2})?)\s*(?:([kmgt])(i?))?b?", re.IGNORECASE)
-_INTEGER = re.compile(r"[+-]?\d{1,18}")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?(?:e\+?[0-9]{1,2})?)\s*(?:([kmgt])(i?))?b?", re.IGNORECASE)
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 
 Entry = int | slice | EllipsisType
 

@@ -15,6 +15,7 @@ from fmristore.digest import digest_image
 from fmristore.formats.base import StoredObject
 from fmristore.formats.create import create_image, image_options
 from fmristore.formats.image_parts import COLORS, ImageParts, read_parts
+from fmristore.formats.raw import RawView
 from fmristore.formats.stored import StoredArray
 from fmristore.imagesource import image_source
 from fmristore.indexing import Selection, parse_selection
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 if TYPE_CHECKING:
     from fmristore.nifti import NiftiHeader
 
-__all__ = ["DenseImage", "RawView"]
+__all__ = ["DenseImage"]
 
 _MOST_BYTES = 64 << 20
 """Bytes that a stored header with its extensions may have, and what followed the numbers."""
@@ -55,8 +56,6 @@ class DenseImage(StoredObject):
         If a node or attribute that the format asks for is missing or wrong.
     """
 
-    format_name: ClassVar[str]
-    format_version: ClassVar[tuple[int, int]] = (1, 0)
     axes: ClassVar[tuple[str, ...]]
     """Names of the axes that users index, in order."""
 
@@ -287,7 +286,14 @@ class DenseImage(StoredObject):
         return self._read_bytes(self._parts.trailer) if self._parts.trailer else b""
 
     def _read_bytes(self, name: str) -> bytes:
-        return StoredArray(self._handle, name).read_small(_MOST_BYTES).astype(np.uint8).tobytes()
+        values = StoredArray(self._handle, name).read_small(_MOST_BYTES)
+        if values.dtype != np.uint8 or values.ndim != 1:
+            raise MetadataError(
+                f"holds {values.dtype} of shape {values.shape}, expected a row of uint8",
+                url=self.url,
+                node=name,
+            )
+        return values.tobytes()
 
     @property
     def nifti_header(self) -> NiftiHeader:
@@ -365,7 +371,8 @@ class DenseImage(StoredObject):
                 url=self.url,
             )
         header = self.nifti_header
-        if (header.space.shape, header.dtype, header.colors) != self._stored_form():
+        form = self.shape, self._spec.dtype, len(self.stored_dtype.names or ())
+        if (header.space.shape, header.dtype, header.colors) != form:
             raise MetadataError(
                 f"the stored NIfTI header is that of other numbers, of shape {header.space.shape} "
                 f"and type {header.dtype}",
@@ -382,10 +389,6 @@ class DenseImage(StoredObject):
             max_memory=max_memory,
             progress=progress,
         )
-
-    def _stored_form(self) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-        colors = len(self.stored_dtype.names or ())
-        return self.shape, self._spec.dtype, colors
 
     def to_nibabel(self) -> Any:
         """Lazy nibabel image: goes into nilearn and reads only what is asked of it.
@@ -491,35 +494,6 @@ class DenseImage(StoredObject):
         if self.access:
             facts["layout"] = f"for {self.access}"
         return facts
-
-
-class RawView:
-    """Stored numbers of an image, not scaled; indexed as the image is."""
-
-    def __init__(self, image: DenseImage) -> None:
-        self._image = image
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Lengths of the axes."""
-        return self._image.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the stored numbers."""
-        return self._image.stored_dtype
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._image.read(index, raw=True)
-
-    def __array__(
-        self,
-        dtype: DTypeLike | None = None,
-        copy: bool | None = None,  # noqa: FBT001 - numpy's protocol
-    ) -> AnyArray:
-        if copy is False:
-            raise InvalidInputError("a stored image cannot become an array without a copy")
-        return cast("AnyArray", self._image.read(dtype=dtype, raw=True))
 
 
 def _dtype_text(shown: np.dtype[Any], stored: np.dtype[Any]) -> str:

@@ -33,7 +33,7 @@ DAMAGE = (FormatError, NotFoundError, StorageError)
 UNABLE = (CodecError, LayoutNotSupportedError, MemoryLimitError)
 """What an array raises that is perhaps sound but cannot be read here and now."""
 
-_MOST_CHUNKS = 1 << 24
+_MOST_CHUNKS = 1 << 22
 """Chunks of one array that are looked at; a malicious array may claim any number."""
 _BATCH = 1 << 14
 """Chunks that are located at a time."""

@@ -64,7 +64,10 @@ def normalise(url: str | os.PathLike[str]) -> str:
     InvalidInputError
         If `url` is empty or not text.
     """
-    text = os.fspath(url) if isinstance(url, str | os.PathLike) else None
+    try:
+        text: str | bytes = os.fspath(url)
+    except TypeError:
+        text = b""
     if not isinstance(text, str) or not text or "\x00" in text:
         raise InvalidInputError(f"{url!r} is not a path or URL")
     if _SCHEME.match(text) and not text.startswith("file://"):

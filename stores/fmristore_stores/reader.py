@@ -23,8 +23,17 @@ from fmristore_stores.errors import (
     MemoryLimitError,
     SelectionError,
 )
-from fmristore_stores.grid import ChunkKey, Overlap, Region, overlaps, parse_region, region_shape
+from fmristore_stores.grid import (
+    ChunkKey,
+    Overlap,
+    Region,
+    grid_shape,
+    overlaps,
+    parse_region,
+    region_shape,
+)
 from fmristore_stores.parallel import for_each
+from fmristore_stores.pieces import contiguous_run, piece_shape, shorter_piece
 from fmristore_stores.protocol import (
     AnyArray,
     Array,
@@ -42,10 +51,6 @@ _BATCH_BYTES = 64 * 1024 * 1024
 """Encoded bytes of one round of concurrent requests."""
 _INLINE_BYTES = 128 * 1024
 """Decoded bytes below which handing work to another thread costs more than it saves."""
-_LARGE_BYTES = 1024 * 1024
-_PIECE_BYTES = 64 * 1024
-"""A larger chunk that is not encoded is read in pieces of about this size, as if they were chunks:
-many HDF5 files have arrays that lie in one piece."""
 _CODEC_OVERHEAD = 64 * 1024
 """Bytes that encoding may add to a chunk, besides doubling it."""
 
@@ -107,7 +112,7 @@ class ChunkReader:
         self._whole = self.spec.layout.chunks
         self._memory_chunks = self.spec.memory.layout.chunks
         if self._direct and not self.spec.codecs:
-            self._memory_chunks = _pieces(self._memory_chunks, self.spec.dtype.itemsize)
+            self._memory_chunks = piece_shape(self.spec.memory)
         self._chunks = tuple(self._memory_chunks[i] for i in self._inverse)
         self._chunk_nbytes = math.prod(self._chunks) * self.spec.dtype.itemsize
 
@@ -147,9 +152,7 @@ class ChunkReader:
         if not self._direct:
             return self.array.read(region, out)
         result = self._empty(shape) if out is None else out
-        pieces = [
-            self._region_piece(overlap, result) for overlap in overlaps(region, self._chunks)
-        ]
+        pieces = [self._region_piece(overlap, result) for overlap in overlaps(region, self._chunks)]
         self._run(pieces)
         return result
 
@@ -316,7 +319,7 @@ class ChunkReader:
         array = cast("ChunkRefs", self.array)
         if self._chunks == self._whole:
             return array.refs(keys)
-        ratio = [w // c for w, c in zip(self._whole, self._chunks, strict=True)]
+        ratio = grid_shape(self._whole, self._chunks)
         whole = [tuple(k // r for k, r in zip(key, ratio, strict=True)) for key in keys]
         return [
             None if ref is None else self._piece_ref(key, ratio, ref)
@@ -331,8 +334,8 @@ class ChunkReader:
         position = 0
         for axis in self._axes:
             position = position * self._whole[axis] + key[axis] % ratio[axis] * self._chunks[axis]
-        start = offset + position * self.spec.dtype.itemsize
-        return ChunkRef(ByteRange(source, start, self._chunk_nbytes))
+        start = position * self.spec.dtype.itemsize
+        return ChunkRef(ByteRange(source, offset + start, min(self._chunk_nbytes, length - start)))
 
     def _cost(self, keys: list[ChunkKey], returned: int) -> ReadCost:
         if not self._direct:
@@ -435,8 +438,12 @@ class ChunkReader:
             if part is not None:
                 self._seen.add(piece.key)
                 return part
-        decoded = codecs.decode(spec.codecs, data, self._chunk_nbytes, skip=ref.skip)
-        values = np.frombuffer(decoded, spec.dtype).reshape(self._memory_chunks)
+        shape: Sequence[int] = self._memory_chunks
+        nbytes = self._chunk_nbytes
+        if self._chunks != self._whole and ref.range.length < nbytes:  # the last piece of a chunk
+            nbytes, shape = ref.range.length, shorter_piece(shape, self.spec.memory.layout.chunks)
+        decoded = codecs.decode(spec.codecs, data, nbytes, skip=ref.skip)
+        values = np.frombuffer(decoded, spec.dtype).reshape(shape)
         chunk = values.transpose(self._inverse)
         if keep:
             self._cache.put(self._owner, piece.key, chunk)
@@ -445,7 +452,7 @@ class ChunkReader:
     def _decode_part(self, piece: _Piece, data: Buffer) -> _Loaded | None:
         """Decode one run of elements that is contiguous in the chunk and holds the piece's box."""
         box = [piece.box[a] for a in self._axes]
-        start, shape, origin = _contiguous(box, self._memory_chunks)
+        start, shape, origin = contiguous_run(box, self._memory_chunks)
         count = math.prod(shape)
         width = self.spec.dtype.itemsize
         if 2 * count > math.prod(self._memory_chunks):
@@ -465,43 +472,3 @@ class ChunkReader:
 def _index(*parts: Any) -> Any:
     """Make one index of arrays and slices, a mixture that numpy's types cannot express."""
     return parts
-
-
-def _pieces(chunk: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Shape of the pieces of a large chunk; each is one run of consecutive elements."""
-    if math.prod(chunk) * itemsize <= _LARGE_BYTES:
-        return chunk
-    piece = [1] * len(chunk)
-    room = max(1, _PIECE_BYTES // itemsize)
-    for axis in reversed(range(len(chunk))):
-        piece[axis] = next(n for n in range(min(room, chunk[axis]), 0, -1) if chunk[axis] % n == 0)
-        if piece[axis] < chunk[axis]:
-            break
-        room //= piece[axis]
-    return tuple(piece)
-
-
-def _contiguous(
-    box: Sequence[slice], shape: Sequence[int]
-) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """Smallest run of consecutive elements of a C-ordered array that holds a box.
-
-    Returns
-    -------
-    start, run, origin : int, tuple of int, tuple of int
-        Number of the run's first element, the run's shape, and its position in the array.
-    """
-    start = 0
-    run: list[int] = []
-    origin: list[int] = []
-    for axis, part in enumerate(box):
-        stride = math.prod(shape[axis + 1 :])
-        length = part.stop - part.start
-        start += part.start * stride
-        run.append(length)
-        origin.append(part.start)
-        if length > 1:
-            run.extend(shape[axis + 1 :])
-            origin.extend([0] * (len(shape) - axis - 1))
-            break
-    return start, tuple(run), tuple(origin)

@@ -134,7 +134,7 @@ class TreeTests(StoreSuite):
             store.root.create_group(name)
         assert list(store.root.children()) == ["10", "9", "B", "a", "b", "ä"]
 
-    @pytest.mark.parametrize("path", _NOWHERE)
+    @pytest.mark.parametrize("path", _NOWHERE, ids=ascii)
     def test_nothing_there(self, store: Store, path: str) -> None:
         """A path that leads nowhere, or out of the tree, is an error."""
         _fill(store)
@@ -191,7 +191,7 @@ class TreeTests(StoreSuite):
             store.root.group("a").remove("..")
         assert _paths(store.root) == before
 
-    @pytest.mark.parametrize("name", _ACCEPTED)
+    @pytest.mark.parametrize("name", _ACCEPTED, ids=ascii)
     def test_accepted_name(self, store: Store, name: str) -> None:
         """Any other text can be a name, of groups and of arrays inside them."""
         self._check_name(store, name)
@@ -213,7 +213,7 @@ class TreeTests(StoreSuite):
         store.root.remove(name)
         assert store.root.children() == {}
 
-    @pytest.mark.parametrize("name", _REFUSED)
+    @pytest.mark.parametrize("name", _REFUSED, ids=ascii)
     def test_refused_name(self, store: Store, name: str) -> None:
         """Names that some store cannot hold are refused by all."""
         with pytest.raises(InvalidInputError):

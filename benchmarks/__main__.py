@@ -1,0 +1,136 @@
+"""Command line of the benchmarks."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.cells import Group, Result, run_group
+from benchmarks.data import ACCESSES, load_runs
+from benchmarks.engines import available
+from benchmarks.machine import machine, versions
+from benchmarks.read_cells import read_groups
+from benchmarks.report import Report, markdown, write_json
+from benchmarks.timing import Budget
+from benchmarks.transcode_cells import transcode_groups
+from benchmarks.write_cells import sizes, write_groups
+from fmristore.layout import Access
+
+__all__ = ["main"]
+
+QUICK_ACCESSES: tuple[Access, ...] = ("time",)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    lengths = tuple(int(part) for part in text.split(","))
+    if len(lengths) != 4 or min(lengths) < 8:
+        raise argparse.ArgumentTypeError("expected four lengths of at least 8, such as 12,10,8,20")
+    return lengths
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measure fmristore side by side with its peers."
+    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help="one run, few repetitions: about two minutes")
+    add("--cell", default="", metavar="NAME", help="only cells whose names contain NAME")
+    add("--list", action="store_true", help="print the names of the cells and stop")
+    here = Path(__file__).resolve().parent
+    add("--out", type=Path, default=here / "results", metavar="DIR", help="where results go")
+    add("--workdir", type=Path, metavar="DIR", help="where files go; NIfTI files are kept there")
+    add("--shape", type=_shape, metavar="X,Y,Z,T", help="measure a generated run of this shape")
+    add("--repetitions", type=int, metavar="N", help="measure every cell N times")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and write results; the exit code is 0 if all engines agreed."""
+    options = _parser().parse_args(arguments)
+    warnings.filterwarnings("ignore", module="zarr")
+    with tempfile.TemporaryDirectory() as scratch:
+        return _run(options, options.workdir or Path(scratch))
+
+
+def _run(options: argparse.Namespace, workdir: Path) -> int:
+    engines, missing = available()
+    if options.quick and "zarrs" in engines:
+        del engines["zarrs"]
+        missing["zarrs"] = "left out by --quick"
+    for label, reason in missing.items():
+        _say(f"not measured: {label} ({reason})")
+    runs = load_runs(workdir, quick=options.quick, shape=options.shape, say=_say)
+    accesses = QUICK_ACCESSES if options.quick else ACCESSES
+    read, write = _budgets(options)
+    groups = [
+        *read_groups(runs, engines, read),
+        *write_groups(runs, engines, accesses, write),
+        *transcode_groups(runs, engines, write, tiles=2 if options.quick else 8),
+    ]
+    groups = [part for group in groups if (part := group.only(options.cell)).cells]
+    if options.list:
+        print("\n".join(cell.name for group in groups for cell in group.cells))
+        return 0
+    report = Report(
+        results=_measure(groups),
+        sizes=sizes(runs, accesses) if options.cell in "sizes" else {},
+        machine=machine(),
+        versions=versions(),
+        missing=missing,
+        settings={
+            "quick": options.quick,
+            "cells": options.cell or "all",
+            "runs": [f"{run.name} {'x'.join(map(str, run.values.shape))}" for run in runs],
+        },
+    )
+    _write(report, options.out)
+    return 0
+
+
+def _budgets(options: argparse.Namespace) -> tuple[Budget, Budget]:
+    """Repetitions of reading, and of everything else."""
+    if options.repetitions:
+        fixed = Budget(least=options.repetitions, most=options.repetitions, seconds=0)
+        return fixed, fixed
+    if options.quick:
+        return Budget(least=3, most=9, seconds=3), Budget(least=2, most=3, seconds=2)
+    return Budget(least=9, most=41, seconds=30), Budget(least=5, most=9, seconds=20)
+
+
+def _measure(groups: Sequence[Group]) -> list[Result]:
+    results: list[Result] = []
+    for group in groups:
+        began = time.perf_counter()
+        found = run_group(group)
+        seconds = time.perf_counter() - began
+        _say(f"{group.name}: {len(found[0].ours.seconds)} repetitions, {seconds:.0f} s")
+        results += found
+    return results
+
+
+def _write(report: Report, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(report, folder / "results.json")
+    (folder / "results.md").write_text(markdown(report), encoding="utf-8")
+    written = "results.json, results.md"
+    try:
+        from benchmarks.plot import plot
+    except ImportError:
+        _say("no plot: matplotlib is not installed")
+    else:
+        plot(report, folder / "results.png")
+        written += ", results.png"
+    _say(f"written: {written}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

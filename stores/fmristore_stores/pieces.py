@@ -1,0 +1,81 @@
+"""Parts of chunks that can be read on their own: runs of consecutive elements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from fmristore_stores.spec import ArraySpec
+
+__all__ = ["contiguous_run", "piece_shape", "shorter_piece"]
+
+_LARGE_BYTES = 1024 * 1024
+_PIECE_BYTES = 64 * 1024
+
+
+def piece_shape(spec: ArraySpec) -> tuple[int, ...]:
+    """Shape of the pieces in which chunks that are not encoded are read, as if they were chunks.
+
+    Many HDF5 files have arrays that lie in one large piece.
+
+    Parameters
+    ----------
+    spec : ArraySpec
+        Without codecs, axes in the order of the bytes.
+
+    Returns
+    -------
+    tuple of int
+        That of a whole chunk up to 1 MiB, else of a run of about 64 KiB of consecutive elements.
+        Pieces tile every chunk; where there is one chunk along an axis, the last piece may be
+        shorter.
+    """
+    chunk = spec.layout.chunks
+    if spec.chunk_nbytes <= _LARGE_BYTES:
+        return chunk
+    piece = [1] * len(chunk)
+    room = max(1, _PIECE_BYTES // spec.dtype.itemsize)
+    for axis in reversed(range(len(chunk))):
+        length = chunk[axis]
+        if length <= room:
+            piece[axis] = length
+            room //= length
+            continue
+        alone = length >= spec.shape[axis]
+        piece[axis] = room if alone else next(n for n in range(room, 0, -1) if length % n == 0)
+        if 8 * piece[axis] < room:
+            piece[axis] = length
+        break
+    return tuple(piece)
+
+
+def shorter_piece(piece: Sequence[int], chunk: Sequence[int]) -> list[int]:
+    """Shape of the last piece of a chunk, with -1 for the axis along which it was cut."""
+    cut = max(axis for axis, (p, c) in enumerate(zip(piece, chunk, strict=True)) if p < c)
+    return [*piece[:cut], -1, *piece[cut + 1 :]]
+
+
+def contiguous_run(
+    box: Sequence[slice], shape: Sequence[int]
+) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """Smallest run of consecutive elements of a C-ordered array that holds a box.
+
+    Returns
+    -------
+    start, run, origin : int, tuple of int, tuple of int
+        Number of the run's first element, the run's shape, and its position in the array.
+    """
+    start = 0
+    run: list[int] = []
+    origin: list[int] = []
+    for axis, part in enumerate(box):
+        stride = math.prod(shape[axis + 1 :])
+        length = part.stop - part.start
+        start += part.start * stride
+        run.append(length)
+        origin.append(part.start)
+        if length > 1:
+            run.extend(shape[axis + 1 :])
+            origin.extend([0] * (len(shape) - axis - 1))
+            break
+    return start, tuple(run), tuple(origin)

@@ -1,0 +1,179 @@
+"""From URLs to filesystems, paths and kinds of stores."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import h5py
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fmristore_stores.errors import (
+    DependencyError,
+    FmristoreError,
+    InvalidInputError,
+    NotFoundError,
+    UnknownFormatError,
+)
+from fmristore_stores.location import (
+    content_token,
+    detect_kind,
+    exists,
+    filesystem,
+    is_local,
+    kind_of_name,
+    normalise,
+)
+
+
+@pytest.mark.parametrize(
+    ("url", "normal"),
+    [
+        ("/a/b.h5", "/a/b.h5"),
+        ("/a//b/./c.zarr/", "/a/b/c.zarr"),
+        ("file:///a/b c ü.h5", "/a/b c ü.h5"),
+        (Path("/a/b.h5"), "/a/b.h5"),
+        ("s3://bucket/key.zarr/", "s3://bucket/key.zarr"),
+        ("memory://a/b", "memory://a/b"),
+        ("memory://", "memory://"),
+        ("simplecache::s3://b/k", "simplecache::s3://b/k"),
+        ("http://h:80/x.h5?token=1", "http://h:80/x.h5?token=1"),
+        ("/a/b:c://d", "/a/b:c:/d"),
+    ],
+)
+def test_one_form_for_every_url(url: Any, normal: str) -> None:
+    assert normalise(url) == normal
+    assert normalise(normal) == normal
+    assert is_local(normal) == normal.startswith("/")
+
+
+def test_relative_paths_and_homes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert normalise("x.h5") == str(tmp_path / "x.h5")
+    assert normalise("~/x y.h5") == str(tmp_path / "x y.h5")
+    assert normalise("c:x.h5") == str(tmp_path / "c:x.h5")
+
+
+@pytest.mark.parametrize("wrong", ["", "a\x00b", b"/a", 5, None, "~nobody-of-that-name/x.h5"])
+def test_what_is_no_path_or_url(wrong: Any) -> None:
+    with pytest.raises(InvalidInputError):
+        normalise(wrong)
+
+
+@given(text=st.text(min_size=1, max_size=30))
+def test_any_text_is_normalised_or_refused(text: str) -> None:
+    try:
+        found = normalise(text)
+    except FmristoreError:
+        return
+    assert normalise(found) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.h5", "hdf5"),
+        ("A.HDF5", "hdf5"),
+        ("a.nc", "hdf5"),
+        ("s3://b/a.ome.zarr", "zarr"),
+        ("a.zarr/", "zarr"),
+        ("a.nii.gz", None),
+        ("zarr", None),
+    ],
+)
+def test_kinds_by_name(name: str, kind: str | None) -> None:
+    assert kind_of_name(name) == kind
+
+
+def test_unknown_protocols_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidInputError, match="protocol"):
+        filesystem("nonsense://bucket/key")
+    import fsspec.registry
+
+    monkeypatch.delitem(fsspec.registry._registry, "gs", raising=False)
+    monkeypatch.setitem(
+        fsspec.registry.known_implementations,
+        "gs",
+        {"class": "no_such_package_at_all.GCS", "err": "install gcsfs"},
+    )
+    with pytest.raises(DependencyError, match=r"fmristore\[gcs\]"):
+        filesystem("gs://bucket/key")
+    with pytest.raises(DependencyError):
+        detect_kind("gs://bucket/key.h5")
+
+
+def make_hdf5(path: Path, userblock: int = 0) -> None:
+    with h5py.File(path, "w", userblock_size=userblock) as file:
+        file["a"] = np.arange(3)
+
+
+def memory_copy(folder: Path) -> str:
+    """The same files below a new place of the filesystem in memory."""
+    place = f"memory://{uuid.uuid4().hex}"
+    fs = fsspec.filesystem("memory")
+    for name in folder.rglob("*"):
+        if name.is_file():
+            fs.pipe_file(f"{place}/{name.relative_to(folder)}", name.read_bytes())
+    return place
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_kinds_by_content(tmp_path: Path, remote: bool) -> None:
+    make_hdf5(tmp_path / "a.zarr.bin")
+    make_hdf5(tmp_path / "block.dat", userblock=2048)
+    zarr.create_group(tmp_path / "three", zarr_format=3)
+    zarr.create_group(tmp_path / "two.h5", zarr_format=2)
+    (tmp_path / "text.h5").write_text("text")
+    (tmp_path / "empty.h5").write_bytes(b"")
+    (tmp_path / "short").write_bytes(b"\x89HDF")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x").write_text("x")
+    place = memory_copy(tmp_path) if remote else str(tmp_path)
+    assert detect_kind(f"{place}/a.zarr.bin") == "hdf5"
+    assert detect_kind(f"{place}/block.dat") == "hdf5"
+    assert detect_kind(f"{place}/three") == "zarr"
+    assert detect_kind(f"{place}/two.h5") == "zarr"
+    for name in ("text.h5", "empty.h5", "short", "folder"):
+        with pytest.raises(UnknownFormatError):
+            detect_kind(f"{place}/{name}")
+        assert exists(f"{place}/{name}")
+    for name in ("missing.h5", "missing.zarr", "missing", "a.zarr.bin/x"):
+        with pytest.raises(NotFoundError):
+            detect_kind(f"{place}/{name}")
+        assert not exists(f"{place}/{name}")
+
+
+@pytest.mark.parametrize("remote", [False, True])
+@pytest.mark.parametrize("kind", ["hdf5", "zarr"])
+def test_tokens_change_when_a_store_is_replaced(tmp_path: Path, remote: bool, kind: Any) -> None:
+    def make(name: str) -> None:
+        if kind == "hdf5":
+            make_hdf5(tmp_path / name)
+        else:
+            zarr.create_group(tmp_path / name, zarr_format=3)
+
+    make("a")
+    make("b")
+    place = memory_copy(tmp_path) if remote else str(tmp_path)
+    before = content_token(f"{place}/a", kind)
+    assert before
+    assert content_token(f"{place}/a", kind) == before
+    if remote:
+        time.sleep(0.01)
+        fs = fsspec.filesystem("memory")
+        for name in fs.find(f"{place}/b"):
+            fs.pipe_file(name.replace("/b", "/a", 1), fs.cat_file(name))
+    else:
+        os.rename(tmp_path / "a", tmp_path / "old")
+        os.rename(tmp_path / "b", tmp_path / "a")
+    assert content_token(f"{place}/a", kind) not in ("", before)
+    assert content_token(f"{place}/missing", kind) == ""

@@ -1,0 +1,111 @@
+"""The pool of worker threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from fmristore_stores.parallel import for_each, worker_count
+
+
+@pytest.fixture(autouse=True)
+def _several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FMRISTORE_WORKERS", "4")
+
+
+def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert worker_count() == 4
+    for wrong in ("0", "-3", "many", ""):
+        monkeypatch.setenv("FMRISTORE_WORKERS", wrong)
+        assert worker_count() >= 1
+
+
+@pytest.mark.parametrize("workers", [None, 1, 3, 100])
+@pytest.mark.parametrize("count", [0, 1, 2, 500])
+def test_every_item_is_taken_once(workers: int | None, count: int) -> None:
+    taken: list[int] = []
+    for_each(taken.append, range(count), workers=workers)
+    assert sorted(taken) == list(range(count))
+    taken.clear()
+    for_each(taken.append, iter(range(count)), workers=workers)
+    assert sorted(taken) == list(range(count))
+
+
+def test_several_threads_work_at_once() -> None:
+    meeting = threading.Barrier(4)
+    for_each(lambda _: meeting.wait(20), range(4))
+
+
+def test_a_generator_is_advanced_only_as_items_are_used_up() -> None:
+    taken = 0
+    done = 0
+    lock = threading.Lock()
+    most = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken, most
+        for number in range(100):
+            taken += 1
+            most = max(most, taken - done)
+            yield number
+
+    def work(_: int) -> None:
+        nonlocal done
+        with lock:
+            done += 1
+
+    for_each(work, items())
+    assert most <= 5
+
+
+@pytest.mark.parametrize("error", [ValueError, StopIteration, KeyboardInterrupt])
+@pytest.mark.parametrize("workers", [1, 4])
+def test_the_first_failure_is_raised_and_stops_the_rest(
+    error: type[BaseException], workers: int
+) -> None:
+    taken: list[int] = []
+
+    def work(number: int) -> None:
+        taken.append(number)
+        if number == 3:
+            raise error("three")
+        time.sleep(0.001)
+
+    with pytest.raises((error, RuntimeError) if error is StopIteration else error):
+        for_each(work, range(1000), workers=workers)
+    assert len(taken) < 100
+
+
+def test_a_failing_generator_is_raised() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise OSError("no more")
+
+    with pytest.raises(OSError, match="no more"):
+        for_each(lambda _: None, items())
+
+
+def test_calls_within_calls_do_not_deadlock() -> None:
+    total: list[int] = []
+
+    def outer(number: int) -> None:
+        for_each(lambda k: for_each(total.append, [k] * 3), range(number))
+
+    for_each(outer, [5] * 200, workers=64)
+    assert len(total) == 200 * 5 * 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    for_each(lambda _: None, range(50))
+    child = os.fork()
+    if child == 0:
+        taken: list[int] = []
+        for_each(taken.append, range(50))
+        os._exit(0 if len(taken) == 50 else 1)
+    assert os.waitpid(child, 0)[1] == 0

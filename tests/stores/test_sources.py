@@ -1,0 +1,255 @@
+"""Where bytes come from: local files, and what fsspec reaches."""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fmristore_stores.blockfile import BlockFile
+from fmristore_stores.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    ClosedError,
+    CorruptDataError,
+    FmristoreError,
+    NotFoundError,
+    StorageError,
+)
+from fmristore_stores.protocol import Buffer, ByteRange
+from fmristore_stores.sources import ByteSource, FsspecSource, LocalSource, storage_error
+
+DATA = bytes(range(256)) * 40
+
+
+class Careless(MemoryFileSystem):  # type: ignore[misc]
+    """A filesystem that ignores one or the other end of a range."""
+
+    cachable = False
+    ignores = "both"
+
+    def cat_file(self, path: str, start: Any = None, end: Any = None, **kwargs: Any) -> bytes:
+        start = None if self.ignores in ("both", "start") else start
+        end = None if self.ignores in ("both", "end") else end
+        return bytes(super().cat_file(path, start=start, end=end, **kwargs))
+
+
+@pytest.fixture(params=["local", "kept", "memory"])
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[ByteSource, str]:
+    if request.param == "memory":
+        path = f"/{uuid.uuid4().hex}"
+        fs = fsspec.filesystem("memory")
+        fs.pipe_file(path, DATA)
+        return FsspecSource(fs), path
+    path = str(tmp_path / "a ü.bin")
+    Path(path).write_bytes(DATA)
+    return LocalSource(path if request.param == "kept" else None), path
+
+
+def test_ranges_in_any_order(source: tuple[ByteSource, str]) -> None:
+    src, path = source
+    places = [(100, 50), (0, 10), (len(DATA) - 5, 5), (0, len(DATA)), (7, 0), (100, 50)]
+    found = src.fetch([ByteRange(path, *place) for place in places])
+    assert [bytes(data) for data in found] == [DATA[o : o + n] for o, n in places]
+    assert src.fetch([]) == []
+    assert bytes(src.fetch([ByteRange(path, 3, 4)])[0]) == DATA[3:7]
+    assert src.size(path) == len(DATA)
+    src.close()
+    src.close()
+
+
+@pytest.mark.parametrize("place", [(len(DATA) - 5, 6), (len(DATA) + 10, 5), (0, len(DATA) + 1)])
+def test_ranges_beyond_the_end_are_damage(source: tuple[ByteSource, str], place: Any) -> None:
+    src, path = source
+    with pytest.raises(CorruptDataError, match="truncated"):
+        src.fetch([ByteRange(path, *place)])
+    with pytest.raises(CorruptDataError, match="truncated"):
+        src.fetch([ByteRange(path, 0, 3), ByteRange(path, *place)])
+
+
+def test_files_that_are_not_there(source: tuple[ByteSource, str]) -> None:
+    src, path = source
+    with pytest.raises(NotFoundError):
+        src.size(path + "x")
+    with pytest.raises(NotFoundError):
+        src.fetch([ByteRange(path + "x", 0, 1)])
+    with pytest.raises(NotFoundError):
+        src.fetch([ByteRange(path, 0, 1), ByteRange(path + "x", 0, 1)])
+
+
+def test_offsets_that_no_file_has(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(DATA)
+    for offset in (-1, 2**63 - 1, 2**64):
+        with pytest.raises(FmristoreError):
+            LocalSource().fetch([ByteRange(str(path), offset, 10)])
+
+
+@pytest.mark.parametrize("ignores", ["both", "start", "end"])
+def test_a_server_that_ignores_ranges_is_noticed(ignores: str) -> None:
+    fs = Careless()
+    fs.ignores = ignores
+    fs.pipe_file("/careless", DATA)
+    src = FsspecSource(fs)
+    with pytest.raises(CorruptDataError, match="does not serve ranges"):
+        src.fetch([ByteRange("/careless", 10, 20)])
+    with pytest.raises(CorruptDataError, match="does not serve ranges"):
+        src.fetch([ByteRange("/careless", 10, 20), ByteRange("/careless", 50, 20)])
+    with pytest.raises(CorruptDataError):
+        BlockFile(src, "/careless", block=100).read(10)
+
+
+def test_a_kept_file_stays_itself_when_its_name_goes_to_another(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    src = LocalSource(str(path))
+    (tmp_path / "b").write_bytes(b"new")
+    os.replace(tmp_path / "b", path)
+    assert bytes(src.fetch([ByteRange(str(path), 0, 3)])[0]) == b"old"
+    adopted = LocalSource(str(path), descriptor=os.open(path, os.O_RDONLY))
+    path.unlink()
+    assert bytes(adopted.fetch([ByteRange(str(path), 0, 3)])[0]) == b"new"
+    adopted.close()
+    src.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_local_sources_work_in_forked_children_and_threads(tmp_path: Path) -> None:
+    path = str(tmp_path / "a")
+    Path(path).write_bytes(DATA)
+    src = LocalSource(path)
+
+    def read(start: int) -> bool:
+        found = [src.fetch([ByteRange(path, i, 9)])[0] for i in range(start, start + 500)]
+        return [bytes(f) for f in found] == [DATA[i : i + 9] for i in range(start, start + 500)]
+
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if read(1000) else 1)
+    results: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda s=start: results.append(read(s))) for start in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 4
+    assert os.waitpid(child, 0)[1] == 0
+
+
+# A file object ---------------------------------------------------------------------------------
+
+
+class Counted:
+    """Bytes in memory, with a list of the ranges that were asked for."""
+
+    policy = FsspecSource.policy
+
+    def __init__(self) -> None:
+        self.asked: list[ByteRange] = []
+
+    def fetch(self, ranges: Any) -> list[Buffer]:
+        self.asked += ranges
+        return [DATA[r.offset : r.offset + r.length] for r in ranges]
+
+    def size(self, path: str) -> int:
+        return len(DATA)
+
+    def close(self) -> None:
+        pass
+
+
+@given(
+    calls=st.lists(st.tuples(st.integers(0, len(DATA) + 20), st.integers(-1, 900)), max_size=20),
+    block=st.integers(1, 700),
+    keep=st.integers(1, 5),
+)
+def test_a_block_file_reads_as_a_file_does(
+    calls: list[tuple[int, int]], block: int, keep: int
+) -> None:
+    src = Counted()
+    file = BlockFile(src, "x", block=block, keep=keep)
+    for position, size in calls:
+        assert file.seek(position) == position
+        wanted = DATA[position:] if size < 0 else DATA[position : position + size]
+        assert file.read(size) == wanted
+        assert file.tell() == max(min(position, len(DATA)), position) + len(wanted)
+    for asked in src.asked:
+        assert asked.offset % block == 0
+        assert 0 < asked.length
+        assert asked.offset + asked.length <= len(DATA)
+
+
+def test_blocks_are_asked_for_once_and_together() -> None:
+    src = Counted()
+    file = BlockFile(src, "x", block=100, keep=8)
+    file.seek(250)
+    file.read(300)
+    assert src.asked == [ByteRange("x", 200, 400)]
+    file.seek(210)
+    file.read(380)
+    assert len(src.asked) == 1
+    file.seek(-40, os.SEEK_END)
+    assert file.read() == DATA[-40:]
+    file.seek(-1, os.SEEK_CUR)
+    assert file.read(5) == DATA[-1:]
+    assert len(src.asked) == 2
+    file.close()
+    with pytest.raises(ClosedError):
+        file.read(1)
+
+
+# Errors ----------------------------------------------------------------------------------------
+
+
+class Answer(Exception):
+    """As aiohttp raises it for a status."""
+
+    __module__ = "aiohttp.client_exceptions"
+
+    def __init__(self, status: int | None) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+
+
+def nothing_because(cause: BaseException | None) -> FileNotFoundError:
+    error = FileNotFoundError("x")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "ours"),
+    [
+        (FileNotFoundError(2, "no"), NotFoundError),
+        (NotADirectoryError(20, "no"), NotFoundError),
+        (PermissionError(13, "no"), AccessDeniedError),
+        (FileExistsError(17, "there"), AlreadyExistsError),
+        (RuntimeError("Unable to locate credentials"), AccessDeniedError),
+        (TimeoutError(), StorageError),
+        (OSError(28, "full"), StorageError),
+        (Answer(403), AccessDeniedError),
+        (Answer(500), StorageError),
+        (nothing_because(None), NotFoundError),
+        (nothing_because(Answer(404)), NotFoundError),
+        (nothing_because(Answer(403)), AccessDeniedError),
+        (nothing_because(Answer(503)), StorageError),
+        (nothing_because(Answer(None)), StorageError),
+        (nothing_because(OSError("boto")), NotFoundError),
+    ],
+)
+def test_errors_of_services_become_ours(error: Exception, ours: type[FmristoreError]) -> None:
+    found = storage_error(error, "s3://bucket/key")
+    assert type(found) is ours
+    assert found.url == "s3://bucket/key"
+    assert storage_error(found, "elsewhere") is found
