@@ -1,4 +1,4 @@
-"""fmristore beside its peers: ``python -m benchmarks`` measures reading, writing and transcoding."""
+"""fmristore beside its peers: ``python -m benchmarks`` measures reading, writing, transcoding."""
 
 from __future__ import annotations
 

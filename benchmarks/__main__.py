@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.cells import Group, Result, run_group
-from benchmarks.data import ACCESSES, load_runs
+from benchmarks.data import ACCESSES, find_runs
 from benchmarks.engines import available
 from benchmarks.machine import machine, versions
 from benchmarks.read_cells import read_groups
@@ -39,7 +39,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--quick", action="store_true", help="one run, few repetitions: about two minutes")
-    add("--cell", default="", metavar="NAME", help="only cells whose names contain NAME")
+    add(
+        "--cell",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only cells whose names contain NAME, such as hdf5-dual/time or sizes; repeatable",
+    )
     add("--list", action="store_true", help="print the names of the cells and stop")
     here = Path(__file__).resolve().parent
     add("--out", type=Path, default=here / "results", metavar="DIR", help="where results go")
@@ -64,7 +70,7 @@ def _run(options: argparse.Namespace, workdir: Path) -> int:
         missing["zarrs"] = "left out by --quick"
     for label, reason in missing.items():
         _say(f"not measured: {label} ({reason})")
-    runs = load_runs(workdir, quick=options.quick, shape=options.shape, say=_say)
+    runs = find_runs(workdir, quick=options.quick, shape=options.shape, say=_say)
     accesses = QUICK_ACCESSES if options.quick else ACCESSES
     read, write = _budgets(options)
     groups = [
@@ -78,14 +84,14 @@ def _run(options: argparse.Namespace, workdir: Path) -> int:
         return 0
     report = Report(
         results=_measure(groups),
-        sizes=sizes(runs, accesses) if options.cell in "sizes" else {},
+        sizes=sizes(runs, accesses) if not options.cell or "sizes" in options.cell else {},
         machine=machine(),
         versions=versions(),
         missing=missing,
         settings={
             "quick": options.quick,
-            "cells": options.cell or "all",
-            "runs": [f"{run.name} {'x'.join(map(str, run.values.shape))}" for run in runs],
+            "cells": ", ".join(options.cell) or "all",
+            "runs": ", ".join(f"{r.name} {'x'.join(map(str, r.shape))}" for r in runs),
         },
     )
     _write(report, options.out)

@@ -65,9 +65,10 @@ class Group:
     make: Callable[[set[str]], Sequence[Contender]]
     budget: Budget
 
-    def only(self, part: str) -> Group:
-        """Keep the cells whose names contain `part`."""
-        return replace(self, cells=tuple(cell for cell in self.cells if part in cell.name))
+    def only(self, parts: Sequence[str]) -> Group:
+        """Keep the cells whose names contain one of `parts`, or all if there are none."""
+        cells = (c for c in self.cells if not parts or any(part in c.name for part in parts))
+        return replace(self, cells=tuple(cells))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

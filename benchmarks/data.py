@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, get_args
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import DTypeLike
 
 import fmristore as fs
 from fmristore.demo import make_run
@@ -24,7 +27,7 @@ __all__ = [
     "STORES",
     "Run",
     "StoreKind",
-    "load_runs",
+    "find_runs",
     "nbytes",
     "prepare_store",
     "remove",
@@ -62,43 +65,87 @@ STORES = {
 """What is read: the defaults of both stores, and HDF5 with Zarr's codec."""
 
 
-@dataclass(frozen=True, slots=True)
 class Run:
-    """One run, in memory and as NIfTI.
+    """One run, in memory and as NIfTI; made when it is first asked for.
 
     Parameters
     ----------
     name : str
         Short name for the tables.
-    values : ndarray, (X, Y, Z, T)
-        Stored numbers, x fastest, read-only.
-    affine : ndarray, (4, 4)
-        Voxel to mm.
-    inside : ndarray of int, (n, 3)
-        Voxels whose mean is above the mean of all.
-    nii, nii_gz : Path
-        The run without slope and intercept, gzip level 6.
+    shape : tuple of int, (X, Y, Z, T)
+        Of the run.
+    dtype : dtype
+        Of the stored numbers.
+    make : callable
+        Takes a path that it may write to and returns a nibabel image.
     folder : Path
-        Where stores of the run go.
+        Where the NIfTI files and the stores of the run go.
     """
 
-    name: str
-    values: AnyArray
-    affine: AnyArray
-    inside: AnyArray
-    nii: Path
-    nii_gz: Path
-    folder: Path
+    def __init__(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: DTypeLike,
+        *,
+        make: Callable[[Path], Any],
+        folder: Path,
+    ) -> None:
+        self.name = name
+        self.shape = shape
+        self.nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+        self.folder = folder
+        self._make = make
+
+    @cached_property
+    def nii(self) -> Path:
+        """Uncompressed NIfTI file without slope and intercept."""
+        path = self.folder / "run.nii"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+                _write_plain(self._make(Path(scratch) / "made.nii"), path)
+        return path
+
+    @cached_property
+    def nii_gz(self) -> Path:
+        """The same, compressed with level 6."""
+        path = self.folder / "run.nii.gz"
+        if not path.exists():
+            data = self.nii.read_bytes()
+            with gzip.GzipFile(path, "wb", compresslevel=GZIP_LEVEL, mtime=0) as file:
+                file.write(data)
+        return path
+
+    @cached_property
+    def affine(self) -> AnyArray:
+        """(4, 4): voxel to mm."""
+        image: Any = nib.load(self.nii)
+        return np.asarray(image.affine)
+
+    @cached_property
+    def values(self) -> AnyArray:
+        """(X, Y, Z, T): stored numbers, x fastest, read-only."""
+        image: Any = nib.load(self.nii)
+        values = np.array(np.asarray(image.dataobj), order="F")
+        values.flags.writeable = False
+        return values
+
+    @cached_property
+    def inside(self) -> AnyArray:
+        """(n, 3): voxels whose mean is above the mean of all."""
+        mean = self.values.mean(axis=3)
+        return np.argwhere(mean > mean.mean())
 
 
-def load_runs(
+def find_runs(
     workdir: Path,
     *,
     quick: bool = False,
     shape: tuple[int, ...] | None = None,
     say: Callable[[str], None] = print,
 ) -> list[Run]:
-    """Bring the runs to the working directory.
+    """Find out which runs can be measured.
 
     Parameters
     ----------
@@ -111,15 +158,20 @@ def load_runs(
     say : callable
         Takes a line about what is missing.
     """
+    runs = []
     real = _shared() / ONE_BACK
-    sources: dict[str, Callable[[Path], Any]] = {}
     if shape is None and real.is_file():
-        sources["one-back"] = lambda _: nib.load(real)  # type: ignore[attr-defined]
+        image: Any = nib.load(real)
+        dtype = image.get_data_dtype()
+        folder = workdir / "one-back"
+        runs.append(Run("one-back", image.shape, dtype, make=lambda _: image, folder=folder))
     elif shape is None:
         say(f"no real run: {ONE_BACK} is not in the shared data")
-    if not (quick and sources):
-        sources["generated"] = lambda path: _generate(path, shape or GENERATED_SHAPE)
-    return [_bring(name, make, workdir / name) for name, make in sources.items()]
+    if not (quick and runs):
+        shape = shape or GENERATED_SHAPE
+        make = partial(_generate, shape=shape)
+        runs.append(Run("generated", shape, np.int16, make=make, folder=workdir / "generated"))
+    return runs
 
 
 def _shared() -> Path:
@@ -127,35 +179,19 @@ def _shared() -> Path:
     return Path(os.environ.get("FMRISTORE_SHARED_DATA", beside))
 
 
-def _generate(path: Path, shape: tuple[int, ...]) -> Any:
+def _generate(path: Path, *, shape: tuple[int, ...]) -> Any:
     x, y, z, t = shape
     make_run(path, shape=(x, y, z, t))
-    return nib.load(path)  # type: ignore[attr-defined]
-
-
-def _bring(name: str, make: Callable[[Path], Any], folder: Path) -> Run:
-    folder.mkdir(parents=True, exist_ok=True)
-    nii, nii_gz = folder / "run.nii", folder / "run.nii.gz"
-    if not (nii.exists() and nii_gz.exists()):
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            _write_plain(make(Path(scratch) / "made.nii"), nii)
-        with gzip.GzipFile(nii_gz, "wb", compresslevel=GZIP_LEVEL, mtime=0) as file:
-            file.write(nii.read_bytes())
-    image: Any = nib.load(nii)  # type: ignore[attr-defined]
-    values = np.array(image.dataobj, order="F")
-    values.flags.writeable = False
-    mean = values.mean(axis=3)
-    inside = np.argwhere(mean > mean.mean())
-    return Run(name, values, image.affine, inside, nii, nii_gz, folder)
+    return nib.load(path)
 
 
 def _write_plain(source: Any, path: Path) -> None:
     """Write the stored numbers of an image without a slope, so that all engines return them."""
     values = np.asarray(source.dataobj.get_unscaled())
-    image: Any = nib.Nifti1Image(values, source.affine)  # type: ignore[attr-defined, no-untyped-call]
+    image: Any = nib.Nifti1Image(values, source.affine)  # type: ignore[no-untyped-call]
     image.header.set_zooms(source.header.get_zooms())
     image.header.set_xyzt_units("mm", "sec")
-    nib.save(image, path)  # type: ignore[attr-defined]
+    nib.save(image, path)
 
 
 def prepare_store(run: Run, kind: StoreKind, access: Access, *, codec: str | None = None) -> Path:

@@ -117,7 +117,7 @@ def _finish(panel: Any, ticks: list[tuple[float, str]], title: str) -> None:
     panel.set_xlim(max(min(low, 0.4), 0.05), min(max(high, 5), 200))
     marks = [m for m in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= m <= max(high, 5)]
     panel.set_xticks(marks)
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
     panel.xaxis.set_minor_formatter(NullFormatter())
     panel.set_yticks([at for at, _ in ticks], [text for _, text in ticks], fontsize=8)
     panel.set_ylim(ticks[-1][0] + 0.9, -0.1)

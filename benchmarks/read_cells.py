@@ -98,7 +98,7 @@ def _path(paths: dict[tuple[str, str, str], Path], run: Run, store: str, access:
 
 def _contender(name: str, engine: type[Engine], path: Path, run: Run, kind: str) -> Contender:
     def selection(number: int) -> Selection:
-        return draw(kind, run.values.shape, run.inside, number)
+        return draw(kind, run.shape, run.inside, number)
 
     def check(number: int, result: AnyArray) -> None:
         np.testing.assert_array_equal(result, selection(number).of(run.values), err_msg=name)

@@ -72,12 +72,14 @@ def _dask(job: Job) -> Callable[[], Any]:
     import dask
     import dask.array as da
     import zarr
+    from zarr.codecs import TransposeCodec
 
     from benchmarks.write_cells import sync
     from fmristore.layout import plan_layout
 
     source: Any = zarr.open_array(job.source / "0", mode="r")
     layout = plan_layout(source.shape, source.dtype, access=job.access)
+    arrays: Any = da
     order = layout.order or tuple(range(source.ndim))
 
     def work() -> None:
@@ -87,15 +89,15 @@ def _dask(job: Job) -> Callable[[], Any]:
             shape=source.shape,
             dtype=source.dtype,
             chunks=layout.chunks,
-            shards=layout.shards or "auto",
-            filters=[zarr.codecs.TransposeCodec(order=order)],
+            shards=layout.shards,
+            filters=[TransposeCodec(order=order)],
             compressors=source.compressors,
             dimension_names=source.metadata.dimension_names,
         )
         units = layout.units
-        loaded: Any = da.from_array(source, chunks=source.shards or source.chunks)
+        loaded: Any = arrays.from_array(source, chunks=source.shards or source.chunks)
         with dask.config.set({"array.chunk-size": job.max_memory // 4}):
-            da.store(loaded.rechunk(units), target, lock=False)
+            arrays.store(loaded.rechunk(units), target, lock=False)
         sync(job.target)
 
     return work

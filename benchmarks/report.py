@@ -72,12 +72,12 @@ Written by `python -m benchmarks`. All engines of a cell took turns in one proce
 random selection within a repetition and a new one for each repetition, and returned equal arrays
 in an untimed turn before. Files are in the cache of the operating system.
 
-- **× peer**: time of the best peer on the same store / time of fmristore; median and quartiles of
-  the ratios within each repetition. Above 1 fmristore is faster.
-- **× limit**: time of fmristore / time of the least that has to be done. For reading that is one
-  `pread` for each chunk, decoding with the codec's C function on all cores, and one copy; for
-  writing, encoding on all cores (and decompressing the source); for verbatim transcoding, `cp`
-  and `fsync`. Decoding only a part of a chunk gets below 1.
+- **peer / fmristore**: time of the best peer on the same store, as a multiple of the time of
+  fmristore. Median and quartiles of the ratios within each repetition. Above 1 fmristore is faster.
+- **fmristore / limit**: time of fmristore as a multiple of the least that has to be done. For
+  reading that is one `pread` for each chunk, decoding with the codec's C function on all cores, and
+  one copy; for writing, encoding on all cores (and decompressing the source); for verbatim
+  transcoding, `cp` and `fsync`. Decoding only a part of a chunk gets below 1.
 - **ms**: medians. fmristore starts with an empty cache of decoded chunks and has read nothing from
   the image before, but where its chunks lie; *again* is the same read at once repeated. Peers stay
   as they are, with whatever they keep. All writers end with `fsync`.
@@ -113,14 +113,17 @@ def _facts(report: Report) -> Iterator[str]:
 
 def _summary(reads: Sequence[Result]) -> Iterator[str]:
     yield "\n## In short\n"
-    yield "| reads | cells | median × peer | slower than a peer | median × limit |"
+    yield (
+        "| reads | cells | median peer / fmristore | cells slower than a peer "
+        "| median fmristore / limit |"
+    )
     yield "|---|---:|---:|---:|---:|"
     for store in dict.fromkeys(r.name.split("/")[2] for r in reads):
         chosen = [r for r in reads if r.name.split("/")[2] == store]
-        peers = [found[1].median for r in chosen if (found := best_peer(r))]
-        limits = [found.median for r in chosen if (found := over_limit(r))]
-        faster = f"{statistics.median(peers):.2f}" if peers else "–"
-        slower = str(sum(p < 1 for p in peers)) if peers else "–"
+        peers = [peer[1].median for r in chosen if (peer := best_peer(r))]
+        limits = [limit.median for r in chosen if (limit := over_limit(r))]
+        faster = f"{statistics.median(peers):.2f}" if peers else "-"
+        slower = str(sum(p < 1 for p in peers)) if peers else "-"
         yield (
             f"| {store} | {len(chosen)} | {faster} | {slower} | {statistics.median(limits):.2f} |"
         )
@@ -138,7 +141,8 @@ def _sections(results: Iterable[Result]) -> Iterator[tuple[str, list[Result]]]:
 def _read_table(results: Sequence[Result]) -> Iterator[str]:
     beside = list(dict.fromkeys(label for r in results for label in r.beside))
     peers = list(dict.fromkeys(label for r in results for label in r.peers))
-    columns = ["layout", "read", "× peer", "best peer", "× limit", "ms: fmristore", "again"]
+    columns = ["layout", "read", "peer / fmristore", "best peer", "fmristore / limit"]
+    columns += ["ms: fmristore", "again"]
     columns += [*peers, "limit", *beside]
     yield "| " + " | ".join(columns) + " |"
     yield "|---|---|---:|---|" + "---:|" * (len(columns) - 4)
@@ -154,7 +158,7 @@ def _read_table(results: Sequence[Result]) -> Iterator[str]:
 
 
 def _table(results: Sequence[Result]) -> Iterator[str]:
-    yield "| cell | × peer | best peer | × limit | ms: all | peak MB |"
+    yield "| cell | peer / fmristore | best peer | fmristore / limit | ms: all | peak MB |"
     yield "|---|---:|---|---:|---|---|"
     for result in results:
         times = {**result.engines, **({"limit": result.limit} if result.limit else {})}
@@ -171,15 +175,15 @@ def _table(results: Sequence[Result]) -> Iterator[str]:
 def _ratios(result: Result) -> list[str]:
     peer, limit = best_peer(result), over_limit(result)
     return [
-        _with_quartiles(peer[1]) if peer else "–",
+        _with_quartiles(peer[1]) if peer else "-",
         peer[0] if peer else "none",
-        _with_quartiles(limit) if limit else "–",
+        _with_quartiles(limit) if limit else "-",
     ]
 
 
 def _with_quartiles(value: Ratio) -> str:
     middle = f"**{value.median:.2f}**" if value.median < 1 else f"{value.median:.2f}"
-    return f"{middle} ({value.low:.2f}–{value.high:.2f})"
+    return f"{middle} ({value.low:.2f} to {value.high:.2f})"
 
 
 def _ms(seconds: float) -> str:

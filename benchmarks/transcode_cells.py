@@ -97,12 +97,13 @@ def _contenders(
     def ours(new: Path) -> None:
         fs.transcode(path, new, codec=None if name.startswith("verbatim") else target.codec)
 
-    made = []
-    for label, write in {
+    writers: dict[str, Callable[[Path], None]] = {
         OURS: ours,
         f"{reader} + {writer}": peer,
         "cp": partial(_copy, path),
-    }.items():
+    }
+    made = []
+    for label, write in writers.items():
         if label in wanted:
             suffix = source.suffix if label == "cp" else target.suffix
             made.append(_contender(label, write, run, run.folder / f"moved by {label}{suffix}"))
@@ -138,7 +139,7 @@ def _copy(path: Path, new: Path) -> None:
 
 def _rechunk_group(run: Run, tiles: int, budget: Budget) -> Group:
     labels = [OURS, *rechunk.peers()]
-    size, limit = run.values.nbytes * tiles, _limit(run, tiles)
+    size, limit = run.nbytes * tiles, _limit(run, tiles)
     note = f"array of {size / 1e6:.0f} MB, max_memory {limit / 1e6:.0f} MB"
     cells = tuple(
         Cell(
@@ -158,7 +159,7 @@ def _rechunk_group(run: Run, tiles: int, budget: Budget) -> Group:
 
 def _limit(run: Run, tiles: int) -> int:
     """A tenth of the array, but never less than three whole shards."""
-    return max(run.values.nbytes * tiles // 10, 52 * 1024 * 1024)
+    return max(run.nbytes * tiles // 10, 52 * 1024 * 1024)
 
 
 def _rechunkers(run: Run, tiles: int, labels: Sequence[str], wanted: set[str]) -> list[Contender]:

@@ -26,9 +26,12 @@ from fmristore_stores.protocol import AnyArray
 
 __all__ = ["read_array", "sizes", "sync", "write_groups"]
 
-SOURCES = {"array": "array to store", "nifti": ".nii.gz to store"}
+SOURCES = ("array", "nifti")
 
-SIZED = (("hdf5-portable", "portable"), ("hdf5-dual", "dual"), ("hdf5-dual", "fast")) + (
+SIZED = (
+    ("hdf5-portable", "portable"),
+    ("hdf5-dual", "dual"),
+    ("hdf5-dual", "fast"),
     ("hdf5-dual", "small"),
     ("zarr-dual", "dual"),
     ("zarr-dual", "fast"),
@@ -82,7 +85,7 @@ def _contenders(
     def values() -> AnyArray:
         if source == "array":
             return run.values
-        image: Any = nib.load(run.nii_gz)  # type: ignore[attr-defined]
+        image: Any = nib.load(run.nii_gz)
         return np.asarray(image.dataobj)
 
     def ours(path: Path) -> None:
@@ -141,7 +144,7 @@ def _decompress_and(path: Path, encode: Callable[[], None]) -> None:
     """Decompress a file in one thread while all cores encode what it holds."""
 
     def decompress() -> None:
-        with igzip.open(path, "rb") as file:
+        with igzip.open(path, "rb") as file:  # type: ignore[no-untyped-call]
             while file.read(1 << 20):
                 pass
 

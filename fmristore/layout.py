@@ -100,12 +100,12 @@ def plan_layout(
     Raises
     ------
     InvalidInputError
-        If the access pattern is unknown or the axes are not those of an image.
+        If the access pattern or order is unknown, or the axes are not those of an image.
     """
-    if access not in get_args(Access):
-        raise InvalidInputError(
-            f"unknown access pattern {access!r}; there are {', '.join(get_args(Access))}"
-        )
+    for what, given, known in (("access pattern", access, Access), ("order", order, Order)):
+        if given not in get_args(known):
+            names = ", ".join(get_args(known))
+            raise InvalidInputError(f"unknown {what} {given!r}; there are {names}")
     if canonical_axes(dims) != tuple(range(len(dims))):
         raise InvalidInputError(f"axes {tuple(dims)} are not in canonical order {AXES}")
     length = dict(zip(dims, shape, strict=True))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fmristore.text import size_text
 from fmristore_stores.ranges import ReadCost
 
 __all__ = ["Planner", "ReadPlan"]
@@ -80,15 +81,15 @@ class ReadPlan:
         lines = [
             f"{self.url} [{_index_text(self.selection)}]",
             f"  result         {' x '.join(map(str, self.shape)) or 'one number'} {self.dtype}, "
-            f"{_bytes_text(self.returned_bytes)} as stored",
+            f"{size_text(self.returned_bytes)} as stored",
             f"  chunks         {self.chunks} of {self.chunks_in_all}",
             f"  requests       {_or_unknown(self.requests)}",
-            f"  encoded        {_bytes_text(self.encoded_bytes)}",
-            f"  decoded        {_bytes_text(self.decoded_bytes)}",
+            f"  encoded        {size_text(self.encoded_bytes)}",
+            f"  decoded        {size_text(self.decoded_bytes)}",
             f"  amplification  {self.amplification:.3g} bytes decoded for each byte returned",
         ]
         if self.fetched_bytes != self.encoded_bytes:
-            lines.insert(5, f"  fetched        {_bytes_text(self.fetched_bytes)}")
+            lines.insert(5, f"  fetched        {size_text(self.fetched_bytes)}")
         text = "\n".join(lines)
         print(text)  # noqa: T201 - printing is what it is for
         return text
@@ -106,18 +107,6 @@ class Planner:
 
 def _or_unknown(value: int | None) -> str:
     return "decided by the library that reads this codec" if value is None else str(value)
-
-
-def _bytes_text(count: int | None) -> str:
-    """Size with a binary unit."""
-    if count is None:
-        return "unknown"
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024 or unit == "GiB":
-            break
-        value /= 1024
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
 def _index_text(index: Any) -> str:

@@ -95,7 +95,7 @@ class Scaling:
 
 
 def make_scaling(slope: Any, inter: Any, *, volumes: int | None) -> Scaling | None:
-    """Check a slope and an intercept; None for no slope.
+    """Check a slope and an intercept; None if there are none, or they change nothing.
 
     Parameters
     ----------
@@ -128,5 +128,7 @@ def make_scaling(slope: Any, inter: Any, *, volumes: int | None) -> Scaling | No
             raise InvalidInputError(f"{name} must be finite, and a slope not 0")
         factors.append(values)
     if all(f.shape == () for f in factors):
+        if (factors[0], factors[1]) == (1, 0):
+            return None
         return Scaling(float(factors[0]), float(factors[1]))
     return Scaling(*(np.broadcast_to(f, (volumes or 1,)).copy() for f in factors))

@@ -5,8 +5,10 @@ from __future__ import annotations
 __all__ = ["size_text"]
 
 
-def size_text(count: int) -> str:
-    """Number of bytes with a binary unit, such as ``1.5 MiB``."""
+def size_text(count: int | None) -> str:
+    """Number of bytes with a binary unit, such as ``1.5 MiB``; None is ``unknown``."""
+    if count is None:
+        return "unknown"
     if count < 1024:
         return f"{count} B"
     value = float(count)

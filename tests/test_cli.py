@@ -272,7 +272,7 @@ def test_export(nifti: Path, stored: Path, tmp_path: Path) -> None:
 def test_plan(stored: Path) -> None:
     text = done("plan", stored, "[..., 10]")
     assert "[..., 10]" in text
-    assert "6 x 7 x 8 float32" in text
+    assert "result         6 x 7 x 8 " in text
     document = json.loads(done("plan", stored, "1, 2, 3", "--json"))
     assert document["shape"] == [12]
     assert document["chunks"] >= 1

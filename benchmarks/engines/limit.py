@@ -38,8 +38,9 @@ class _Job(NamedTuple):
 
 
 class Limit(Engine):
-    """Reads each chunk with one ``pread``, decodes it with the codec's C function on all cores,
-    and copies what is wanted into the result. Which bytes these are is found out beforehand.
+    """One ``pread`` for each chunk, the codec's C function on all cores, and one copy.
+
+    Which bytes are wanted, and where they go, is found out beforehand.
     """
 
     label = "limit"

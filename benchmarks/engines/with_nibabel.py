@@ -21,7 +21,7 @@ class Nii(Engine):
     label = "nibabel .nii"
 
     def __init__(self, path: Path) -> None:
-        image: Any = nib.load(path)  # type: ignore[attr-defined]
+        image: Any = nib.load(path)
         self._map = np.asarray(image.dataobj)
 
     def read(self, selection: Selection) -> AnyArray:
@@ -39,7 +39,7 @@ class NiiGz(Engine):
     label = "nibabel .nii.gz"
 
     def __init__(self, path: Path) -> None:
-        self._image: Any = nib.load(path)  # type: ignore[attr-defined]
+        self._image: Any = nib.load(path)
 
     def read(self, selection: Selection) -> AnyArray:
         """Slice the array proxy; read everything for scattered voxels."""

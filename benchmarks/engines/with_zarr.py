@@ -28,8 +28,9 @@ class ZarrPython(Engine):
 
     def __init__(self, path: Path) -> None:
         with zarr.config.set({"codec_pipeline.path": PIPELINES[self.label]}):
-            self._data: Any = zarr.open_array(path / "0", mode="r")
-        self._dims = self._data.metadata.dimension_names
+            data: Any = zarr.open_array(path / "0", mode="r")
+        self._data = data
+        self._dims: tuple[str, ...] = data.metadata.dimension_names
 
     def read(self, selection: Selection) -> AnyArray:
         """Basic indexing; coordinates for scattered voxels."""

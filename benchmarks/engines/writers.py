@@ -16,6 +16,8 @@ def _with_h5py(path: Path, example: Path, stored: AnyArray) -> None:
     import h5py
     import hdf5plugin
 
+    blosc: Any = hdf5plugin.Blosc
+
     with h5py.File(example) as like:
         model: Any = like["0"]
         plan = model.id.get_create_plist()
@@ -29,9 +31,9 @@ def _with_h5py(path: Path, example: Path, stored: AnyArray) -> None:
             case h5py.h5z.FILTER_DEFLATE:
                 options |= {"compression": "gzip", "compression_opts": values[0]}
             case _:
-                assert number == hdf5plugin.BLOSC_ID
+                assert number == blosc.filter_id
                 names = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")
-                options |= dict(hdf5plugin.Blosc(names[values[6]], values[4], values[5]))
+                options |= dict(blosc(names[values[6]], values[4], values[5]))
     with h5py.File(path, "w") as file:
         data: Any = file.create_dataset("0", data=stored, **options)
         for axis, dim in enumerate(dims):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
@@ -338,3 +339,17 @@ def verify(
         typer.echo(str(report))
     if not report.ok:
         raise typer.Exit(1)
+
+
+@app.command(epilog="Example: fmristore demo bold.nii.gz --folder try")
+def demo(
+    source: Annotated[
+        Path | None, typer.Argument(help="A NIfTI run; one is made up otherwise.")
+    ] = None,
+    *,
+    folder: Annotated[Path, typer.Option(help="Where the files go.")] = Path("fmristore-demo"),
+) -> None:
+    """Do the main job once: convert a run, read parts, move it to the other store, export it."""
+    from fmristore.demo import run_demo
+
+    run_demo(folder, source, say=typer.echo)

@@ -108,7 +108,7 @@ class NeuroVec(DenseImage):
         single = points.ndim == 1 and points.shape[0] == 3
         if points.size == 0:
             return np.empty((0, 3), np.int64), False
-        if points.dtype.kind not in "iu" or points.ndim > 2 or points.shape[-1] != 3:
+        if points.dtype.kind not in "iu" or points.ndim > 2 or points.shape[-1:] != (3,):
             raise SelectionError(
                 f"voxels of shape {points.shape} and type {points.dtype}: expected integers, "
                 "(3,) for one voxel or (n, 3) for many"

@@ -108,9 +108,14 @@ def plan_array(
     kind: TargetKind,
     *,
     access: Access | None,
+    recorded: Access | None,
     codec: str | None,
 ) -> ArrayStep:
-    """Plan one array; arguments as of `plan_transcode`."""
+    """Plan one array; arguments as of `plan_transcode`.
+
+    An image that has to be encoded anew in any case is laid out anew for the access pattern that
+    is `recorded` with it: its chunks were chosen for the codec that it loses.
+    """
     source = array.spec
     if is_string(source.dtype):
         whole = replace(
@@ -125,12 +130,14 @@ def plan_array(
             method="values",
             reason="text lies outside the chunks",
         )
+    axes, shaped = _arrange(source, kind)
+    pipeline, reason = _pipeline(source, shaped, kind, codec)
+    target = replace(shaped, codecs=pipeline)
+    if access is None and reason and codec != "keep":
+        access = recorded
     if access is not None and "t" in source.dims:
-        axes, target, reason = _lay_out(source, kind, access, codec)
-    else:
-        axes, shaped = _arrange(source, kind)
-        pipeline, reason = _pipeline(source, shaped, kind, codec)
-        target = replace(shaped, codecs=pipeline)
+        axes, target, anew = _lay_out(source, kind, access, codec)
+        reason = f"{reason}; {anew}" if reason else anew
     method, why = _method(array, target, reason)
     return ArrayStep(
         path=path,

@@ -21,6 +21,7 @@ from fmristore.transcoding.plan import TranscodePlan, plan_transcode
 from fmristore.transcoding.report import TranscodeReport
 from fmristore.transcoding.tree import LINKS
 from fmristore_stores import codecs
+from fmristore_stores.cache import ChunkCache
 from fmristore_stores.errors import CorruptDataError, InvalidInputError
 from fmristore_stores.grid import ChunkKey, Region, grid_shape
 from fmristore_stores.location import Kind, kind_of_name, normalise
@@ -267,6 +268,7 @@ def _copy_encoded(
 
     def work(unit: ChunkKey) -> None:
         chunks = _unit_bytes(source, step, unit)
+        _check_complete(chunks, step, unit)
         target.write_encoded(unit, chunks)
         digests[unit] = _hash_chunks(chunks)
         done.add(_unit_nbytes(step.target))
@@ -298,12 +300,30 @@ def _unit_bytes(array: ChunkRefs, step: ArrayStep, unit: ChunkKey) -> list[Buffe
     return chunks
 
 
+def _check_complete(chunks: list[Buffer | None], step: ArrayStep, unit: ChunkKey) -> None:
+    """Refuse to go on where numbers are missing that were there once."""
+    keys = unit_chunks(unit, step.target)
+    if _was_complete(step) and any(
+        chunk is None and key is not None for chunk, key in zip(chunks, keys, strict=True)
+    ):
+        raise CorruptDataError(f"a chunk of part {unit} is missing", node=step.path)
+
+
+def _was_complete(step: ArrayStep) -> bool:
+    """Whether all chunks were written once: so it is where the digest of the numbers is known."""
+    return "digest" in step.attributes
+
+
 def _copy_values(
     source: Array, target: Array, step: ArrayStep, max_memory: int, done: _Done
 ) -> Digests:
     """Decode and encode again, in boxes of whole write units."""
     digests: Digests = {}
-    reader = ChunkReader(source)
+    reader = ChunkReader(
+        source,
+        cache=ChunkCache(max_memory // 8),
+        missing="error" if _was_complete(step) else "fill",
+    )
     units = step.target.layout.units
     if not step.target.shape or 0 in step.target.shape:
         values = source.read().transpose(step.axes)
@@ -329,7 +349,7 @@ def _digest_stored(
     if not step.target.shape or 0 in step.target.shape:
         return {(): _hash_values(array.read())}
     digests: Digests = {}
-    reader = ChunkReader(array)
+    reader = ChunkReader(array, cache=ChunkCache(0))
 
     def work(unit: ChunkKey) -> None:
         if encoded:

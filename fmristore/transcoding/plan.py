@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from fmristore.layout import (
     AXES,
@@ -15,7 +15,7 @@ from fmristore.transcoding.arrays import ArrayStep, TargetKind, plan_array
 from fmristore.transcoding.tree import LINKS, Tree, walk
 from fmristore_stores.errors import InvalidInputError, LossyError
 from fmristore_stores.location import Kind
-from fmristore_stores.protocol import Array, Store
+from fmristore_stores.protocol import Array, Capability, Store
 from fmristore_stores.spec import ArraySpec, Attributes, check_attributes
 
 __all__ = ["LOSSES", "Loss", "TranscodePlan", "plan_transcode"]
@@ -26,9 +26,13 @@ LOSSES: Mapping[str, str] = {
     "attributes": "attributes that cannot be read are left out",
     "name": "nodes whose names are not possible in every store are left out",
     "non-finite-attribute": "NaN and infinity in attributes become the texts NaN, Infinity",
-    "link": "links are left out because a target's name is not possible",
+    "link": "links that lead nowhere or in a circle, or whose name is taken, are left out",
 }
 """What may be lost, by the name under which a caller allows it."""
+
+
+_MOST_STEPS = 1000
+"""Names followed on the way to the target of a link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +199,19 @@ def plan_transcode(
         relayout = access if image and path == "0" else None
         if relayout is not None and "access" in attributes:
             attributes["access"] = relayout
-        steps.append(plan_array(path, array, attributes, kind, access=relayout, codec=codec))
+        recorded = attributes.get("access") if image and path == "0" else None
+        steps.append(
+            plan_array(
+                path,
+                array,
+                attributes,
+                kind,
+                access=relayout,
+                recorded=recorded if recorded in get_args(Access) else None,
+                codec=codec,
+            )
+        )
+    links = _plan_links(tree, kind, losses)
     refused = [loss for loss in losses if loss.kind not in allow]
     if refused:
         raise LossyError(_refusal(refused), url=store.url)
@@ -205,10 +221,45 @@ def plan_transcode(
         kind=kind.kind,
         groups=groups,
         arrays=tuple(sorted(steps, key=lambda step: (len(step.target.shape), step.path))),
-        links=tuple(tree.links.items()),
+        links=links,
         losses=tuple(losses),
         max_memory=max_memory,
     )
+
+
+def _plan_links(tree: Tree, kind: TargetKind, losses: list[Loss]) -> tuple[tuple[str, str], ...]:
+    """Links that can be made; where the store has none of its own, all that can be recorded."""
+    made = []
+    for path, target in tree.links.items():
+        found, reason = target, ""
+        if path in tree.groups or path in tree.arrays:
+            reason = "there is a node of that name"
+        elif Capability.HARD_LINKS in kind.capabilities:
+            found = _follow(target, tree.links)
+            if found not in tree.groups and found not in tree.arrays:
+                reason = f"it leads to /{target}, where there is nothing"
+            elif found in tree.groups and f"{path}/".startswith(f"{found}/" if found else ""):
+                reason = f"it leads to /{found}, which holds it"
+        if reason:
+            losses.append(Loss("link", path, reason))
+        else:
+            made.append((path, found))
+    return tuple(made)
+
+
+def _follow(target: str, links: Mapping[str, str]) -> str:
+    """Where a path leads when the links on its way are followed, unless they go in a circle."""
+    pending = target.split("/")[::-1] if target else []
+    done: list[str] = []
+    for _ in range(_MOST_STEPS):
+        if not pending:
+            break
+        done.append(pending.pop())
+        onward = links.get("/".join(done))
+        if onward is not None:
+            pending.extend(onward.split("/")[::-1] if onward else [])
+            done = []
+    return "/".join([*done, *pending[::-1]])
 
 
 def _refusal(losses: list[Loss]) -> str:

@@ -196,7 +196,7 @@ def _publish_directory(url: str, *, overwrite: bool) -> Iterator[str]:
         yield staged
         _sync_tree(staged)
         _check_free(target, overwrite=overwrite, directory=True)
-        if not os.path.lexists(target):
+        if not overwrite or not os.path.lexists(target):
             _name_directory(staged, target)
         elif not _exchange(staged, target):
             old = _sibling(target, "old")
@@ -323,7 +323,11 @@ def _name_file(staged: str, target: str) -> None:
             os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         except FileExistsError as error:
             raise _taken(target) from error
-        _rename(staged, target)
+        try:
+            _rename(staged, target)
+        except BaseException:
+            os.unlink(target)  # noqa: PTH108
+            raise
 
 
 def _name_directory(staged: str, target: str) -> None:

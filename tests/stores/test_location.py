@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 import uuid
@@ -97,11 +98,10 @@ def test_kinds_by_name(name: str, kind: str | None) -> None:
 def test_unknown_protocols_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InvalidInputError, match="protocol"):
         filesystem("nonsense://bucket/key")
-    import fsspec.registry
-
-    monkeypatch.delitem(fsspec.registry._registry, "gs", raising=False)
+    registry = importlib.import_module("fsspec.registry")
+    monkeypatch.delitem(registry._registry, "gs", raising=False)
     monkeypatch.setitem(
-        fsspec.registry.known_implementations,
+        registry.known_implementations,
         "gs",
         {"class": "no_such_package_at_all.GCS", "err": "install gcsfs"},
     )

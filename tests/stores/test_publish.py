@@ -1,0 +1,517 @@
+"""New stores appear whole, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import uuid
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+
+from fmristore_stores import publish
+from fmristore_stores.errors import (
+    AlreadyExistsError,
+    CorruptDataError,
+    FmristoreError,
+    InvalidInputError,
+    NotFoundError,
+    ReadOnlyError,
+    StorageError,
+)
+from fmristore_stores.opening import open_store
+from fmristore_stores.protocol import Store
+from fmristore_stores.publish import create_store, publish_file
+from fmristore_stores.spec import ArraySpec, ChunkLayout
+
+SPEC = ArraySpec(shape=(6,), dtype=np.dtype("i4"), layout=ChunkLayout(chunks=(2,)))
+KINDS = ["h5", "zarr"]
+
+
+def fill(store: Store, number: int) -> None:
+    store.root.write_attributes({"number": number})
+    store.root.create_array("0", SPEC).write(None, np.full(6, number))
+
+
+def make(url: Any, number: int, **options: Any) -> None:
+    with create_store(url, **options) as store:
+        fill(store, number)
+
+
+def number_in(url: Any, **options: Any) -> int:
+    with open_store(url, **options) as store:
+        number = int(store.root.read_attributes()["number"])
+        assert (store.root.array("0").read() == number).all()
+        return number
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+class Memory:
+    """A folder of the filesystem in memory."""
+
+    def __init__(self) -> None:
+        self.url = f"memory://{uuid.uuid4().hex}"
+        self.fs = fsspec.filesystem("memory")
+        self.fs.mkdir(self.url)
+
+    def __truediv__(self, name: str) -> str:
+        return f"{self.url}/{name}"
+
+
+def without_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without hard links; zarr-python, which needs them, is let through."""
+    link = os.link
+
+    def refuse(source: Any, *args: Any) -> None:
+        if ".h5." in str(source):
+            raise OSError(errno.EPERM, "no hard links here")
+        link(source, *args)
+
+    monkeypatch.setattr(os, "link", refuse)
+
+
+def listed(place: Path | Memory) -> list[str]:
+    if isinstance(place, Path):
+        return names(place)
+    return sorted(name.rsplit("/", 1)[-1] for name in place.fs.ls(place.url, detail=False))
+
+
+@pytest.fixture(params=["local", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | Memory:
+    return tmp_path if request.param == "local" else Memory()
+
+
+# Whole or not at all -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_store_appears_when_the_block_ends(place: Any, kind: str) -> None:
+    url = place / f"a.{kind}"
+    with create_store(url) as store:
+        fill(store, 1)
+        if isinstance(place, Path):
+            assert not os.path.lexists(url)
+        elif kind == "zarr":
+            assert not place.fs.exists(f"{url}/zarr.json")
+        with pytest.raises(NotFoundError if kind == "h5" else FmristoreError):
+            open_store(url)
+    assert store.closed
+    assert number_in(url) == 1
+    assert listed(place) == [f"a.{kind}"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("old", [True, False])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("wrong"),
+        KeyError("k"),
+        OSError("of the user"),
+        KeyboardInterrupt(),
+        CorruptDataError("c"),
+    ],
+)
+def test_an_exception_leaves_everything_as_it_was(
+    place: Any, kind: str, old: bool, error: BaseException
+) -> None:
+    url = place / f"a.{kind}"
+    if old:
+        make(url, 1)
+    with (
+        pytest.raises(type(error)) as caught,
+        create_store(url, overwrite=old) as store,
+    ):
+        fill(store, 2)
+        raise error
+    assert caught.value is error
+    assert listed(place) == ([f"a.{kind}"] if old else [])
+    if old:
+        assert number_in(url) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_errors_about_other_files_are_not_taken_for_ours(place: Any, kind: str) -> None:
+    with (
+        pytest.raises(FileNotFoundError) as caught,
+        create_store(place / f"a.{kind}"),
+    ):
+        Path("/no/such/file").read_bytes()
+    assert not isinstance(caught.value, FmristoreError)
+    assert listed(place) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("old", [True, False])
+def test_a_check_sees_the_whole_store_and_may_stop_it(place: Any, kind: str, old: bool) -> None:
+    url = place / f"a.{kind}"
+    if old:
+        make(url, 1)
+    seen = []
+
+    def check(store: Store) -> None:
+        seen.append(store.root.read_attributes()["number"])
+        assert (store.root.array("0").read() == seen[-1]).all()
+        if not old:
+            with pytest.raises(FmristoreError):
+                open_store(url)
+        if seen[-1] == 2:
+            raise CorruptDataError("not as it should be")
+
+    with (
+        pytest.raises(CorruptDataError, match="should be"),
+        create_store(url, overwrite=old, check=check) as store,
+    ):
+        fill(store, 2)
+    assert listed(place) == ([f"a.{kind}"] if old else [])
+    if old:
+        assert number_in(url) == 1
+    make(url, 3, overwrite=old, check=check)
+    assert seen == [2, 3]
+    assert number_in(url) == 3
+    assert listed(place) == [f"a.{kind}"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_overwriting(place: Any, kind: str) -> None:
+    url = place / f"a.{kind}"
+    make(url, 1)
+    with pytest.raises(AlreadyExistsError, match="overwrite=True"):
+        make(url, 2)
+    assert number_in(url) == 1
+    with create_store(url, overwrite=True) as store:
+        fill(store, 3)
+        assert number_in(url) == 1
+    assert number_in(url) == 3
+    make(place / f"new.{kind}", 4, overwrite=True)
+    assert number_in(place / f"new.{kind}") == 4
+    assert listed(place) == [f"a.{kind}", f"new.{kind}"]
+
+
+def test_an_old_store_of_more_arrays_leaves_nothing_behind(place: Any) -> None:
+    url = place / "a.zarr"
+    with create_store(url) as store:
+        fill(store, 1)
+        store.root.create_group("g").create_array("old", SPEC).write(None, 1)
+    make(url, 2, overwrite=True)
+    with open_store(url) as store:
+        assert list(store.root.children()) == ["0"]
+    if isinstance(place, Memory):
+        assert not [name for name in place.fs.find(url) if "old" in name or "partial" in name]
+
+
+# Names -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_of_all_kinds(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    long = "n" * (255 - len(kind) - 1) + f".{kind}"
+    for number, name in enumerate(
+        (f"a b's ü 影.{kind}", f"100%#?.{kind}", f"-x.{kind}", f".hidden.{kind}", long)
+    ):
+        make(tmp_path / name, number)
+        assert number_in(tmp_path / name) == number
+        make(tmp_path / name, number + 1, overwrite=True)
+        assert number_in(f"file://{tmp_path}/{name}") == number + 1
+    make(f"~/home.{kind}", 8)
+    make(f"relative.{kind}", 9)
+    assert number_in(tmp_path / f"home.{kind}") == 8
+    assert number_in(f"~/relative.{kind}") == 9
+    assert len(names(tmp_path)) == 7
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_destination_that_is_a_link_stays_one(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    make(folder / f"real.{kind}", 1)
+    link = tmp_path / f"link.{kind}"
+    link.symlink_to(folder / f"real.{kind}")
+    with pytest.raises(AlreadyExistsError):
+        make(link, 2)
+    make(link, 2, overwrite=True)
+    assert link.is_symlink()
+    assert number_in(folder / f"real.{kind}") == 2
+    dangling = tmp_path / f"dangling.{kind}"
+    dangling.symlink_to(folder / f"new.{kind}")
+    make(dangling, 3)
+    assert number_in(folder / f"new.{kind}") == 3
+    assert names(folder) == [f"new.{kind}", f"real.{kind}"]
+
+
+def test_the_name_or_an_argument_tells_the_kind(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"\.zarr"):
+        make(tmp_path / "a.nii", 1)
+    make(tmp_path / "a.dat", 1, kind="hdf5")
+    make(tmp_path / "b.h5", 2, kind="zarr")
+    assert (tmp_path / "a.dat").is_file()
+    assert (tmp_path / "b.h5").is_dir()
+    assert number_in(tmp_path / "b.h5") == 2
+
+
+# What is not replaced ----------------------------------------------------------------------------
+
+
+def test_nothing_but_its_own_kind_is_replaced(tmp_path: Path) -> None:
+    photos = tmp_path / "photos.zarr"
+    photos.mkdir()
+    (photos / "cat.jpg").write_text("cat")
+    (tmp_path / "file.zarr").write_text("text")
+    (tmp_path / "folder.h5").mkdir()
+    for name in ("photos.zarr", "file.zarr", "folder.h5"):
+        for overwrite in (False, True):
+            with pytest.raises(AlreadyExistsError):
+                make(tmp_path / name, 1, overwrite=overwrite)
+    assert (photos / "cat.jpg").read_text() == "cat"
+    assert (tmp_path / "file.zarr").read_text() == "text"
+    (tmp_path / "empty.zarr").mkdir()
+    with pytest.raises(AlreadyExistsError):
+        make(tmp_path / "empty.zarr", 1)
+    make(tmp_path / "empty.zarr", 1, overwrite=True)
+    assert number_in(tmp_path / "empty.zarr") == 1
+    assert len(names(tmp_path)) == 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_folder_must_exist(tmp_path: Path, kind: str) -> None:
+    for parent in (tmp_path / "missing", tmp_path / "file"):
+        (tmp_path / "file").write_text("text")
+        with pytest.raises(NotFoundError, match="folder"):
+            make(parent / f"a.{kind}", 1)
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_folder_that_cannot_be_written(
+    tmp_path: Path, kind: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir(mode=0o500)
+    if os.geteuid() != 0:
+        with pytest.raises(StorageError):
+            make(folder / f"a.{kind}", 1)
+    assert names(folder) == []
+    folder.chmod(0o700)
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise OSError(number, os.strerror(number), args[0])
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(StorageError):
+        make(folder / f"a.{kind}", 1)
+    monkeypatch.undo()
+    assert names(folder) == []
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/a.h5", "https://127.0.0.1:9/a.zarr"])
+def test_the_web_is_not_written(url: str) -> None:
+    with pytest.raises(ReadOnlyError):
+        make(url, 1)
+
+
+# Races and sudden ends ---------------------------------------------------------------------------
+
+
+def run(code: str, *arguments: str) -> subprocess.Popen[str]:
+    head = """
+    import os, sys, time
+    import numpy as np
+    from fmristore_stores.errors import AlreadyExistsError
+    from fmristore_stores.publish import create_store
+    from fmristore_stores.spec import ArraySpec, ChunkLayout
+
+    SPEC = ArraySpec(shape=(6,), dtype=np.dtype("i4"), layout=ChunkLayout(chunks=(2,)))
+
+    def fill(store, number):
+        store.root.write_attributes({"number": number})
+        store.root.create_array("0", SPEC).write(None, np.full(6, number))
+
+    """
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(head) + textwrap.dedent(code), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": ":".join(sys.path), "PATH": ""},
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("old", [True, False])
+def test_a_process_that_is_killed_leaves_the_old_store(
+    tmp_path: Path, kind: str, old: bool
+) -> None:
+    url = tmp_path / f"a.{kind}"
+    if old:
+        make(url, 1)
+    process = run(
+        """
+        with create_store(sys.argv[1], overwrite=True) as store:
+            fill(store, 2)
+            print("now", flush=True)
+            time.sleep(60)
+        """,
+        str(url),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "now\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    if old:
+        assert number_in(url) == 1
+    else:
+        assert not os.path.lexists(url)
+    assert all(name.startswith(".") for name in names(tmp_path) if name != url.name)
+    make(url, 3, overwrite=old)
+    assert number_in(url) == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_two_processes_that_create_a_store_one_wins(tmp_path: Path, kind: str) -> None:
+    code = """
+    wins = []
+    print("ready", flush=True)
+    for round, line in enumerate(sys.stdin):
+        try:
+            with create_store(f"{sys.argv[1]}/{round}.{sys.argv[2]}") as store:
+                fill(store, int(sys.argv[3]))
+            wins.append("1")
+        except AlreadyExistsError:
+            wins.append("0")
+    print("".join(wins))
+    """
+    rounds = 40
+    processes = [run(code, str(tmp_path), kind, str(number)) for number in (1, 2)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    answers = []
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n" * rounds)
+        process.stdin.flush()
+    for process in processes:
+        out, error = process.communicate(timeout=100)
+        assert process.returncode == 0, error
+        answers.append(out.strip())
+    for number, (one, other) in enumerate(zip(*answers, strict=True)):
+        assert {one, other} == {"0", "1"}
+        assert number_in(tmp_path / f"{number}.{kind}") == (1 if one == "1" else 2)
+    assert len(names(tmp_path)) == rounds
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("links", [True, False])
+def test_a_name_that_is_taken_at_the_last_moment(
+    tmp_path: Path, kind: str, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = tmp_path / f"a.{kind}"
+    real = publish._check_free
+    calls = 0
+
+    def late(target: str, **options: Any) -> None:
+        nonlocal calls
+        calls += 1
+        real(target, **options)
+        if calls == 2:
+            monkeypatch.setattr(publish, "_check_free", real)
+            make(url, 1)
+
+    if not links:
+        without_links(monkeypatch)
+    monkeypatch.setattr(publish, "_check_free", late)
+    with pytest.raises(AlreadyExistsError):
+        make(url, 2)
+    assert number_in(url) == 1
+    assert names(tmp_path) == [url.name]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_file_systems_without_hard_links_and_exchange(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_links(monkeypatch)
+    monkeypatch.setattr(publish, "_exchange", lambda *names: False)
+    make(tmp_path / f"a.{kind}", 1)
+    make(tmp_path / f"a.{kind}", 2, overwrite=True)
+    assert number_in(tmp_path / f"a.{kind}") == 2
+    assert names(tmp_path) == [f"a.{kind}"]
+
+
+def test_directories_are_exchanged_in_one_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "a.zarr", 1)
+    if not publish._exchange(str(tmp_path / "a.zarr"), str(tmp_path / "a.zarr")):
+        pytest.skip("this system cannot exchange names")
+    renamed: list[Any] = []
+    monkeypatch.setattr(publish, "_rename", lambda *names: renamed.append(names))
+    make(tmp_path / "a.zarr", 2, overwrite=True)
+    assert renamed == []
+    assert number_in(tmp_path / "a.zarr") == 2
+
+
+def test_a_copy_that_fails_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Memory()
+    make(place / "a.zarr", 1)
+    copied = 0
+
+    def copy(self: Any, *args: Any, **kwargs: Any) -> None:
+        nonlocal copied
+        copied += 1
+        if copied == 3:
+            raise OSError("the service went away")
+        real(self, *args, **kwargs)
+
+    real = type(place.fs).copy
+    monkeypatch.setattr(type(place.fs), "copy", copy)
+    with pytest.raises(StorageError, match="complete at") as caught:
+        make(place / "a.zarr", 2, overwrite=True)
+    monkeypatch.undo()
+    with pytest.raises(FmristoreError):
+        open_store(place / "a.zarr")
+    (partial,) = [name for name in listed(place) if name.endswith(".partial")]
+    assert partial in str(caught.value)
+    assert number_in(place / partial) == 2
+
+
+# Single files ------------------------------------------------------------------------------------
+
+
+def test_publishing_a_file(place: Any) -> None:
+    url = str(place / "a.bin")
+    with publish_file(url) as path:
+        Path(path).write_bytes(b"new")
+        assert not listed(place) or listed(place)[0].startswith(".a.bin")
+    assert listed(place) == ["a.bin"]
+    with pytest.raises(AlreadyExistsError), publish_file(url):
+        pass
+    with pytest.raises(ValueError, match="stop"), publish_file(url, overwrite=True) as path:
+        Path(path).write_bytes(b"other")
+        raise ValueError("stop")
+    with publish_file(url, overwrite=True) as path:
+        Path(path).write_bytes(b"newer")
+    found = Path(url).read_bytes() if isinstance(place, Path) else place.fs.cat_file(url)
+    assert found == b"newer"
+
+
+def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FmristoreError), publish_file(str(tmp_path / "a.bin")):
+        pass
+    assert names(tmp_path) == []

@@ -1,0 +1,112 @@
+"""The benchmarks run, agree and report; nothing here looks at times."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import fmristore as fs
+from benchmarks.__main__ import main
+from benchmarks.cells import OURS, Cell, Group, run_group
+from benchmarks.data import find_runs
+from benchmarks.engines import HDF5, NIFTI, ZARR, available
+from benchmarks.rechunk import Job, run_apart
+from benchmarks.timing import Budget, Contender, Measured, Timing, ratio
+
+TINY = ["--shape", "12,10,8,20", "--repetitions", "1"]
+
+
+def test_every_kind_of_cell_is_measured(tmp_path: Path) -> None:
+    cells = ["hdf5-portable/volume", "hdf5-dual/time", "zarr-dual/balanced"]
+    chosen = [w for cell in (*cells, "verbatim", "recode/hdf5") for w in ("--cell", cell)]
+    main([*TINY, *chosen, "--out", str(tmp_path), "--workdir", str(tmp_path / "work")])
+    found = json.loads((tmp_path / "results.json").read_text())
+    names = [result["name"] for result in found["results"]]
+    assert len(names) == len(set(names))
+    assert sum(name.startswith("read/") for name in names) == 3 * 7
+    for result in found["results"]:
+        assert len(result["engines"][OURS]["seconds"]) == 1
+    text = (tmp_path / "results.md").read_text()
+    assert "## read · generated · zarr-dual" in text
+    for label, reason in found["missing"].items():
+        assert f"Not measured: {label} ({reason})" in text
+
+
+def test_rechunking_reports_its_memory(tmp_path: Path) -> None:
+    (run,) = find_runs(tmp_path, shape=(12, 10, 8, 20))
+    source, target = tmp_path / "a.ome.zarr", tmp_path / "b.ome.zarr"
+    fs.convert(run.nii, source)
+    job = Job(
+        label=OURS, source=source, target=target, access="volume", max_memory=52 * 1024 * 1024
+    )
+    found = run_apart(job)
+    assert found.seconds > 0
+    assert found.peak_bytes > 0
+    with fs.open(target) as image:
+        assert image.access == "volume"
+
+
+def test_sizes_are_listed_beside_those_of_nifti(tmp_path: Path) -> None:
+    main([*TINY, "--quick", "--cell", "sizes", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "results.json").read_text())["sizes"]["generated"]
+    assert set(found) >= {"nii", "nii.gz", "hdf5/portable/time", "zarr/dual/time"}
+    assert "## sizes · generated" in (tmp_path / "results.md").read_text()
+
+
+def test_cells_are_listed_without_measuring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*TINY, "--list", "--cell", "7x7x7", "--out", str(tmp_path / "none")])
+    listed = capsys.readouterr().out.split("\n")
+    assert "read/generated/hdf5-portable/time/7x7x7" in listed
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_engine_that_answers_wrongly_stops_the_run() -> None:
+    def check(number: int, result: int) -> None:
+        assert result == 1
+
+    right = Contender(name="a", prepare=lambda _: lambda: 1, check=check)
+    wrong = Contender(name="b", prepare=lambda _: lambda: 2, check=check)
+    group = Group(
+        name="g",
+        cells=(Cell(name="c", engines={OURS: "a", "peer": "b"}),),
+        make=lambda _: [right, wrong],
+        budget=Budget(least=1, most=1, seconds=0),
+    )
+    with pytest.raises(AssertionError):
+        run_group(group)
+
+
+def test_work_elsewhere_measures_itself() -> None:
+    job = Contender(
+        name="a", prepare=lambda _: lambda: Measured(2.5, 10), check=lambda *_: None, again=True
+    )
+    group = Group(
+        name="g",
+        cells=(Cell(name="c", engines={OURS: "a"}),),
+        make=lambda _: [job],
+        budget=Budget(least=2, most=2, seconds=0),
+    )
+    (result,) = run_group(group)
+    assert result.ours.seconds == [2.5, 2.5]
+    assert result.ours.peak_bytes == [10, 10]
+    assert len(result.ours.again) == 2
+
+
+def test_ratios_are_formed_within_repetitions() -> None:
+    found = ratio(Timing(seconds=[2.0, 30.0, 4.0]), Timing(seconds=[1.0, 10.0, 1.0]))
+    assert found.median == 3.0
+    assert found.low == 2.5
+    assert found.high == 3.5
+
+
+def test_engines_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorstore", None)
+    found, missing = available()
+    assert "tensorstore" not in found
+    assert "tensorstore" in missing["tensorstore"]
+    assert set(found) | set(missing) == {*HDF5, *ZARR, *NIFTI}
