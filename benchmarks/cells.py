@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from benchmarks.timing import Budget, Contender, Timing, measure
+import numpy as np
 
-__all__ = ["OURS", "Cell", "Group", "Result", "run_group"]
+from benchmarks.timing import Budget, Contender, Timing, measure
+from fmristore_stores.protocol import AnyArray
+
+__all__ = ["OURS", "Cell", "Group", "Result", "check_equal", "run_group"]
 
 OURS = "fmristore"
 """Label of the contender that a cell is about."""
@@ -90,6 +93,12 @@ class Result:
     def peers(self) -> dict[str, Timing]:
         """Times of the others on the same store."""
         return {label: timing for label, timing in self.engines.items() if label != OURS}
+
+
+def check_equal(found: AnyArray, expected: AnyArray, name: str) -> None:
+    """Stop if an engine returned other numbers than expected."""
+    if not np.array_equal(found, expected):
+        raise AssertionError(f"{name} returns other numbers than the run holds")
 
 
 def run_group(group: Group) -> list[Result]:

@@ -7,9 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks.cells import OURS, Cell, Group
+from benchmarks.cells import OURS, Cell, Group, check_equal
 from benchmarks.data import ACCESSES, STORES, Run, prepare_store
 from benchmarks.engines import HDF5, NIFTI, ZARR, Engine
 from benchmarks.engines.limit import Limit
@@ -17,6 +15,7 @@ from benchmarks.engines.ours import Ours
 from benchmarks.selections import KINDS, OPEN, Selection, draw
 from benchmarks.timing import Budget, Contender
 from fmristore.layout import Access
+from fmristore_stores.cache import CHUNK_CACHE
 from fmristore_stores.protocol import AnyArray
 
 __all__ = ["read_groups"]
@@ -101,7 +100,7 @@ def _contender(name: str, engine: type[Engine], path: Path, run: Run, kind: str)
         return draw(kind, run.shape, run.inside, number)
 
     def check(number: int, result: AnyArray) -> None:
-        np.testing.assert_array_equal(result, selection(number).of(run.values), err_msg=name)
+        check_equal(result, selection(number).of(run.values), name)
 
     kept: list[Engine] = []
 
@@ -120,6 +119,7 @@ def _contender(name: str, engine: type[Engine], path: Path, run: Run, kind: str)
         prepare=prepare,
         check=check,
         again=engine is Ours and kind != OPEN,
+        settle=CHUNK_CACHE.clear if engine is Ours else lambda: None,
         close=lambda: [item.close() for item in kept],
     )
 

@@ -34,6 +34,8 @@ class Contender:
         Takes the number of the repetition and the result of the work; raises if it is wrong.
     again : bool
         Do the same work a second time at once: what was read stays in a cache.
+    settle : callable
+        Called after each turn: leaves nothing behind that would burden the next contender.
     close : callable
         Called when all is measured.
     """
@@ -42,6 +44,7 @@ class Contender:
     prepare: Callable[[int], Callable[[], Any]]
     check: Callable[[int, Any], None]
     again: bool = False
+    settle: Callable[[], Any] = lambda: None
     close: Callable[[], Any] = lambda: None
 
 
@@ -79,8 +82,8 @@ class Ratio(NamedTuple):
 def measure(contenders: Sequence[Contender], budget: Budget) -> dict[str, Timing]:
     """Let contenders take turns.
 
-    An untimed turn comes first, in which every result is checked. Within a repetition all work on
-    the same selection; who begins changes from one to the next.
+    An untimed turn comes first, in which every result is checked. Within a repetition all prepare,
+    then all work on the same selection; who begins changes from one to the next.
 
     Parameters
     ----------
@@ -98,13 +101,16 @@ def measure(contenders: Sequence[Contender], budget: Budget) -> dict[str, Timing
     try:
         for contender in contenders:
             contender.check(0, contender.prepare(0)())
+            contender.settle()
         began = time.perf_counter()
         gc.disable()
         for number in range(1, budget.most + 1):
-            gc.collect()
             first = number % len(contenders)
-            for contender in (*contenders[first:], *contenders[:first]):
-                _turn(contender, number, timings[contender.name])
+            order = (*contenders[first:], *contenders[:first])
+            prepared = [contender.prepare(number) for contender in order]
+            gc.collect()
+            for contender, work in zip(order, prepared, strict=True):
+                _turn(contender, work, timings[contender.name])
             if number >= budget.least and time.perf_counter() - began > budget.seconds:
                 break
     finally:
@@ -114,8 +120,7 @@ def measure(contenders: Sequence[Contender], budget: Budget) -> dict[str, Timing
     return timings
 
 
-def _turn(contender: Contender, number: int, timing: Timing) -> None:
-    work = contender.prepare(number)
+def _turn(contender: Contender, work: Callable[[], Any], timing: Timing) -> None:
     seconds, result = _timed(work)
     if isinstance(result, Measured):
         seconds = result.seconds
@@ -123,6 +128,8 @@ def _turn(contender: Contender, number: int, timing: Timing) -> None:
     timing.seconds.append(seconds)
     if contender.again:
         timing.again.append(_timed(work)[0])
+    del result
+    contender.settle()
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

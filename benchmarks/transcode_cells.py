@@ -12,7 +12,7 @@ import numpy as np
 
 import fmristore as fs
 from benchmarks import rechunk
-from benchmarks.cells import OURS, Cell, Group
+from benchmarks.cells import OURS, Cell, Group, check_equal
 from benchmarks.data import STORES, Run, prepare_store, remove
 from benchmarks.engines import Engine
 from benchmarks.engines.limit import encode_all
@@ -121,7 +121,7 @@ def _contender(name: str, write: Callable[[Path], None], run: Run, path: Path) -
         return partial(write, path)
 
     def check(_: int, __: Any) -> None:
-        np.testing.assert_array_equal(read_array(path), run.values, err_msg=name)
+        check_equal(read_array(path), run.values, name)
 
     return Contender(name=name, prepare=prepare, check=check, close=partial(remove, path))
 
@@ -197,4 +197,4 @@ def _prepare_rechunk(job: rechunk.Job, _: int) -> Callable[[], Measured]:
 def _check_rechunk(job: rechunk.Job, run: Run, tiles: int, _: int, __: Any) -> None:
     found = read_array(job.target)
     for part in np.split(found, tiles, axis=3):
-        np.testing.assert_array_equal(part, run.values, err_msg=job.label)
+        check_equal(part, run.values, job.label)

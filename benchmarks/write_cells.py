@@ -14,7 +14,7 @@ import numpy as np
 from isal import igzip
 
 import fmristore as fs
-from benchmarks.cells import OURS, Cell, Group
+from benchmarks.cells import OURS, Cell, Group, check_equal
 from benchmarks.data import STORES, Run, StoreKind, nbytes, prepare_store, remove
 from benchmarks.engines import HDF5, ZARR, Engine
 from benchmarks.engines.limit import encode_all
@@ -118,7 +118,7 @@ def _contender(name: str, write: Callable[[Path], None], run: Run, kind: StoreKi
         return partial(write, path)
 
     def check(_: int, __: Any) -> None:
-        np.testing.assert_array_equal(read_array(path), run.values, err_msg=name)
+        check_equal(read_array(path), run.values, name)
 
     return Contender(name=name, prepare=prepare, check=check, close=partial(remove, path))
 

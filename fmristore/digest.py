@@ -20,7 +20,7 @@ from fmristore_stores.protocol import AnyArray
 from fmristore_stores.reader import ChunkReader
 from fmristore_stores.spec import ArraySpec
 
-__all__ = ["ImageDigest", "digest_image", "slabs"]
+__all__ = ["PREFIX", "ImageDigest", "digest_image", "slabs"]
 
 PREFIX = "sha256-planes:"
 

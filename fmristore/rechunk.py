@@ -34,7 +34,7 @@ def uses_scratch(
     if reader.spec.nbytes <= max_memory // 3:
         return False
     size = box_shape(shape, unit, reader.spec.dtype.itemsize, max_memory // 3)
-    return not _direct(shape, size, _pick(reader.spec.layout.chunks, axes))
+    return not _direct(shape, size, _pick(reader.chunks, axes))
 
 
 def read_in_boxes(
@@ -68,7 +68,7 @@ def read_in_boxes(
     """
     spec = reader.spec
     shape = _pick(spec.shape, axes)
-    chunk = _pick(spec.layout.chunks, axes)
+    chunk = _pick(reader.chunks, axes)
     back = tuple(axes.index(a) for a in range(len(axes)))
     room = max(1, max_memory // 3)
 

@@ -13,7 +13,14 @@ import numpy.typing as npt
 
 from fmristore_stores.errors import InvalidInputError, LayoutNotSupportedError, MetadataError
 
-__all__ = ["FoldedShape", "HeaderWarning", "NeuroSpace", "fold_shape", "read_space"]
+__all__ = [
+    "IMPLAUSIBLE_TR_S",
+    "FoldedShape",
+    "HeaderWarning",
+    "NeuroSpace",
+    "fold_shape",
+    "read_space",
+]
 
 FloatArray = npt.NDArray[np.float64]
 

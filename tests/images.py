@@ -17,6 +17,7 @@ import nibabel as untyped_nibabel
 import numpy as np
 
 import fmristore as fs
+from fmristore.layout import Access
 from fmristore_stores.protocol import AnyArray
 
 nibabel: Any = untyped_nibabel
@@ -24,7 +25,7 @@ nibabel: Any = untyped_nibabel
 STORES = ("h5", "ome.zarr")
 """Endings that ask for each kind of store."""
 
-LAYOUTS = ("time", "volume", "balanced")
+LAYOUTS: tuple[Access, ...] = ("time", "volume", "balanced")
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,7 +43,8 @@ def make_numbers(
     wanted = np.dtype(dtype)
     if wanted.names:
         flat = rng.integers(0, 256, (*shape, len(wanted.names)), np.uint8)
-        return flat.view(wanted)[..., 0]
+        colours: AnyArray = flat.view(wanted)[..., 0]
+        return colours
     if wanted.kind in "iu":
         limits = np.iinfo(wanted)
         values: AnyArray = rng.integers(limits.min, limits.max, shape, wanted, endpoint=True)
@@ -97,6 +99,7 @@ def write_nifti(
     image.header.set_zooms((2.0, 2.5, 3.0, 1.5)[: values.ndim])
     image.header.set_xyzt_units("mm", "sec")
     content = bytearray(image.to_bytes())
+    struct.pack_into("8s", content, {1: 148, 2: 240}[version], b"made up")
     if scales.slope is not None:
         # nibabel would divide the numbers by the slope.
         where, code = {1: (112, "<2f"), 2: (176, "<2d")}[version]

@@ -15,6 +15,7 @@ from numpy.testing import assert_array_equal
 
 import fmristore as fs
 from fmristore import rechunk
+from fmristore.layout import Access
 from fmristore.nifti import read_header
 from fmristore_stores.errors import MemoryLimitError, MetadataError
 from tests.images import (
@@ -54,7 +55,7 @@ def export(url: Path, source: Path, name: str, **options: Any) -> list[bytes]:
 
 
 class TestRealFiles:
-    def combinations(self, source: Path, number: int) -> list[tuple[str, str]]:
+    def combinations(self, source: Path, number: int) -> list[tuple[str, Access]]:
         """Stores and layouts to send a file through."""
         large = read_header(source).data_nbytes > BIG
         return [ALL[number % len(ALL)]] if large or ALIKE.match(source.name) else ALL
@@ -131,7 +132,7 @@ def _largest(values: Any) -> float:
 def test_any_image_comes_back(
     tmp_path_factory: pytest.TempPathFactory,
     recipe: Recipe,
-    place: tuple[str, str],
+    place: tuple[str, Access],
     codec: str | None,
 ) -> None:
     folder = tmp_path_factory.mktemp("any")
@@ -230,7 +231,7 @@ class TestForms:
 @pytest.mark.parametrize("access", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["i2", "f8"])
 def test_through_temporary_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, access: str, dtype: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, access: Access, dtype: str
 ) -> None:
     """Bands, scratch files and pieces of volumes, with a limit far below the size of the run."""
     for name in ("_CHUNK_BYTES", "_PORTABLE_BYTES"):
@@ -253,12 +254,14 @@ def test_through_temporary_files(
 def test_a_limit_that_cannot_be_kept(tmp_path: Path) -> None:
     source = write_nifti(tmp_path / "a.nii", make_numbers((64, 64, 20, 20)))
     for kind in STORES:
-        with pytest.raises(MemoryLimitError, match="max_memory|allowed"):
+        with pytest.raises(MemoryLimitError, match=r"max_memory|allowed"):
             fs.convert(source, tmp_path / f"a.{kind}", max_memory=1000)
     fs.convert(source, tmp_path / "a.h5")
-    with fs.open(tmp_path / "a.h5") as image:
-        with pytest.raises(MemoryLimitError, match="max_memory"):
-            image.to_nifti(tmp_path / "b.nii", max_memory=1000)
+    with (
+        fs.open(tmp_path / "a.h5") as image,
+        pytest.raises(MemoryLimitError, match="max_memory"),
+    ):
+        image.to_nifti(tmp_path / "b.nii", max_memory=1000)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5", "a.nii"]
 
 
@@ -266,22 +269,21 @@ def test_a_limit_that_cannot_be_kept(tmp_path: Path) -> None:
 def test_progress_reaches_the_end(tmp_path: Path, kind: str) -> None:
     values = make_numbers((16, 16, 10, 30))
     source = write_nifti(tmp_path / "a.nii", values)
-    for told in ([], []):  # type: list[tuple[int, int]]
-        if not (tmp_path / f"a.{kind}").exists():
-            fs.convert(
-                source,
-                tmp_path / f"a.{kind}",
-                max_memory=1 << 20,
-                progress=lambda done, whole, told=told: told.append((done, whole)),
-            )
-        else:
-            with fs.open(tmp_path / f"a.{kind}") as image:
-                image.to_nifti(
-                    tmp_path / "b.nii",
-                    progress=lambda done, whole, told=told: told.append((done, whole)),
-                )
+    told: list[tuple[int, int]] = []
+
+    def tell(done: int, whole: int) -> None:
+        told.append((done, whole))
+
+    def check() -> None:
         assert told[-1] == (values.nbytes, values.nbytes)
-        assert [done for done, _ in told] == sorted(done for done, _ in told)
+        assert told == sorted(told)
+        told.clear()
+
+    fs.convert(source, tmp_path / f"a.{kind}", max_memory=1 << 20, progress=tell)
+    check()
+    with fs.open(tmp_path / f"a.{kind}") as image:
+        image.to_nifti(tmp_path / "b.nii", progress=tell)
+    check()
 
 
 def test_a_stored_header_of_other_numbers_is_not_exported(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from fmristore_stores.protocol import AnyArray, Array, Group, Store
 from fmristore_stores.spec import ArraySpec, ChunkLayout
 from fmristore_stores.writer import write
 
-__all__ = ["ImageOptions", "write_image"]
+__all__ = ["ImageOptions", "image_attributes", "image_spec", "write_image"]
 
 _BLOCK_BYTES = 32 * 1024 * 1024
 

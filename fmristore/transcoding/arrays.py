@@ -178,6 +178,8 @@ def _pipeline(
     source: ArraySpec, shaped: ArraySpec, kind: TargetKind, codec: str | None
 ) -> tuple[tuple[CodecSpec, ...], str]:
     """Codecs for the target, and why they are not the present ones."""
+    if not source.shape:
+        return (), ""
     if codec == "keep" or (codec is None and kind.keeps(source.codecs)):
         if not codecs.supported(source.codecs):
             raise CodecError(
@@ -237,6 +239,6 @@ def _method(array: Array, target: ArraySpec, reason: str) -> tuple[Method, str]:
         return "recode", "the source's chunks cannot be located"
     if here.layout.chunks != there.layout.chunks or here.dims != there.dims:
         return "recode", "chunks differ in shape or order"
-    if here.shape != there.shape or not here.shape:
+    if here.shape != there.shape or not here.shape or 0 in here.shape:
         return "recode", ""
     return "verbatim", ""

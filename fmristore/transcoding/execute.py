@@ -41,7 +41,7 @@ from fmristore_stores.reader import ChunkReader
 from fmristore_stores.spec import ArraySpec
 from fmristore_stores.writer import unit_chunks, write
 
-__all__ = ["execute", "transcode"]
+__all__ = ["execute", "make_plan", "transcode"]
 
 Digests = dict[tuple[int, ...], bytes]
 """Digest of each write unit of an array, by its place in the grid."""
@@ -269,6 +269,9 @@ def _copy_encoded(
     def work(unit: ChunkKey) -> None:
         chunks = _unit_bytes(source, step, unit)
         _check_complete(chunks, step, unit)
+        for chunk in chunks:
+            if chunk is not None:
+                codecs.check_encoded(step.target.codecs, chunk, step.target.chunk_nbytes)
         target.write_encoded(unit, chunks)
         digests[unit] = _hash_chunks(chunks)
         done.add(_unit_nbytes(step.target))

@@ -46,6 +46,7 @@ __all__ = [
     "HDF5_CORE",
     "PRESETS",
     "ZARR_CORE",
+    "check_encoded",
     "decode",
     "decode_part",
     "encode",
@@ -381,6 +382,38 @@ def decode(codecs: Pipeline, data: Buffer, nbytes: int, *, skip: int = 0) -> Buf
         msg = f"a chunk decodes to {size} bytes where {nbytes} were expected"
         raise CorruptDataError(msg)
     return data
+
+
+def check_encoded(codecs: Pipeline, data: Buffer, nbytes: int) -> None:
+    """Look for damage of an encoded chunk that shows without decoding it.
+
+    Parameters
+    ----------
+    codecs : tuple of CodecSpec
+        The pipeline, in the order in which it was applied.
+    data : bytes-like
+        The encoded chunk.
+    nbytes : int
+        Size of the decoded chunk.
+
+    Raises
+    ------
+    CorruptDataError
+        If a length or a checksum that the last step keeps is wrong.
+    """
+    last = codecs[-1].name if codecs else ""
+    size: int | None = None
+    if not codecs:
+        size = memoryview(data).nbytes
+    elif last == "blosc":
+        size = _blosc_header(data)[4]
+    elif last == "zstd":
+        size = _zstd_size(data)
+    elif last in _CHECKSUM:
+        _decode_step(codecs[-1], data, nbytes)
+    if len(codecs) <= 1 and size not in (None, nbytes):
+        msg = f"a chunk is one of {size} bytes where {nbytes} were expected"
+        raise CorruptDataError(msg)
 
 
 def _limits(steps: Sequence[CodecSpec], nbytes: int) -> list[int]:

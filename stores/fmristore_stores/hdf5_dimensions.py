@@ -29,6 +29,7 @@ __all__ = [
     "encode_label",
     "is_dimension",
     "is_hidden",
+    "is_scale",
     "name_axes",
     "read_names",
     "release",

@@ -19,6 +19,7 @@ from fmristore_stores.hdf5_files import Place, Session, near_names
 __all__ = [
     "Entry",
     "Facts",
+    "below",
     "contains",
     "decode_name",
     "encode_name",

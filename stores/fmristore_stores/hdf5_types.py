@@ -23,7 +23,16 @@ from fmristore_stores.errors import (
 from fmristore_stores.hdf5_attributes import decode_text
 from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout, is_string, parse_dtype
 
-__all__ = ["ElementType", "check_filters", "create_dataset", "filters_of", "parse_type", "spec_of"]
+__all__ = [
+    "ElementType",
+    "check_filters",
+    "check_layout",
+    "create_dataset",
+    "filters_of",
+    "is_chunked",
+    "parse_type",
+    "spec_of",
+]
 
 _TEXT = h5py.string_dtype()
 _LARGEST_CHUNK = 2**32 - 1

@@ -111,10 +111,15 @@ class ChunkReader:
         self._inverse = tuple(int(i) for i in np.argsort(self._axes))
         self._whole = self.spec.layout.chunks
         self._memory_chunks = self.spec.memory.layout.chunks
-        if self._direct and not self.spec.codecs:
+        if not self.spec.codecs:
             self._memory_chunks = piece_shape(self.spec.memory)
         self._chunks = tuple(self._memory_chunks[i] for i in self._inverse)
         self._chunk_nbytes = math.prod(self._chunks) * self.spec.dtype.itemsize
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Shape of what is read at once: a chunk, or a piece of a large one without codecs."""
+        return self._chunks
 
     # Whole regions --------------------------------------------------------------------------
 

@@ -13,6 +13,9 @@ import numpy as np
 from fmristore_stores.errors import InvalidInputError
 
 __all__ = [
+    "MAX_NAME_BYTES",
+    "MAX_NUMERIC_ATTRIBUTE",
+    "MAX_RANK",
     "STRING",
     "ArraySpec",
     "Attributes",

@@ -1,0 +1,290 @@
+"""The public surface: what is exported, what importing costs, what is raised, what is shown."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import html
+import importlib
+import inspect
+import pickle
+import pkgutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fmristore
+import fmristore.stores
+import fmristore_stores
+from fmristore_stores import errors
+from fmristore_stores.errors import ClosedError, FmristoreError
+from tests.images import RAW, ROOT, SCALED, SHAPE, STORES, make_numbers, run_python, store
+
+PACKAGES = (fmristore, fmristore_stores)
+FILES = sorted(
+    [*(ROOT / "fmristore").rglob("*.py"), *(ROOT / "stores/fmristore_stores").rglob("*.py")]
+)
+NAMES = [str(path.relative_to(ROOT)) for path in FILES]
+
+HEAVY = ("h5py", "zarr", "nibabel", "fsspec", "numcodecs", "isal", "numpy", "rich", "typer")
+"""Packages that ``import fmristore`` must not load; numpy is the price of the first use."""
+
+FORBIDDEN = {
+    "ArithmeticError",
+    "AssertionError",
+    "AttributeError",
+    "BaseException",
+    "EOFError",
+    "Exception",
+    "FileNotFoundError",
+    "IOError",
+    "ImportError",
+    "IndexError",
+    "KeyError",
+    "LookupError",
+    "MemoryError",
+    "NotImplementedError",
+    "OSError",
+    "OverflowError",
+    "RuntimeError",
+    "TypeError",
+    "ValueError",
+}
+"""Exceptions that callers could not tell from accidents."""
+
+SHIPPED_TESTS = "stores/fmristore_stores/testing"
+
+
+def modules() -> Iterator[ModuleType]:
+    """Every module of both packages, except those that run when they are imported."""
+    for package in PACKAGES:
+        yield package
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not found.name.endswith("__main__"):
+                yield importlib.import_module(found.name)
+
+
+def public_definitions(path: Path) -> set[str]:
+    """Functions, classes and constants without underscore that a module defines at its top.
+
+    Names of type variables and aliases are for the module's own annotations; a command of a
+    command line is reached through it.
+    """
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            if not any("app." in ast.unparse(d) for d in node.decorator_list):
+                found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {t.id for t in targets if isinstance(t, ast.Name) and t.id.isupper()}
+    return {name for name in found if not name.startswith("_")}
+
+
+class TestExports:
+    @pytest.mark.parametrize("module", modules(), ids=lambda m: m.__name__)
+    def test_everything_exported_is_there(self, module: ModuleType) -> None:
+        exported = getattr(module, "__all__", None)
+        if exported is None:
+            assert not public_definitions(Path(str(module.__file__)))
+            return
+        assert len(set(exported)) == len(exported)
+        for name in exported:
+            assert getattr(module, name) is not None
+
+    @pytest.mark.parametrize("path", FILES, ids=NAMES)
+    def test_everything_public_is_exported(self, path: Path) -> None:
+        name = ".".join(path.with_suffix("").parts[-len(path.parts) + len(ROOT.parts) :])
+        name = name.removeprefix("stores.").removesuffix(".__init__")
+        if name.endswith("__main__"):
+            return
+        exported = set(getattr(importlib.import_module(name), "__all__", ()))
+        assert public_definitions(path) <= exported | {"main"}
+
+    @pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.__name__)
+    def test_packages_list_what_they_export_and_nothing_else(self, package: ModuleType) -> None:
+        assert dir(package) == sorted(package.__all__)
+        for name in package.__all__:
+            assert getattr(package, name) is getattr(package, name)
+        with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+            package.nothing  # noqa: B018 - the access is the test
+
+    def test_the_store_layer_under_its_public_name(self) -> None:
+        assert sorted(fmristore.stores.__all__) == sorted(fmristore_stores.__all__)
+        for name in fmristore_stores.__all__:
+            assert getattr(fmristore.stores, name) is getattr(fmristore_stores, name)
+
+    def test_main_names(self) -> None:
+        assert {"open", "convert", "transcode", "verify", "NeuroVec", "NeuroVol"} <= set(
+            fmristore.__all__
+        )
+        assert fmristore.errors is errors
+        assert fmristore.__version__ == fmristore_stores.__version__
+
+    @pytest.mark.parametrize("module", modules(), ids=lambda m: m.__name__)
+    def test_what_is_exported_is_documented(self, module: ModuleType) -> None:
+        assert module.__doc__
+        for name in getattr(module, "__all__", ()):
+            value = getattr(module, name)
+            if not (inspect.isclass(value) or inspect.isfunction(value)):
+                continue
+            assert inspect.getdoc(value), name
+            for attribute, member in vars(value).items() if inspect.isclass(value) else ():
+                if not attribute.startswith("_") and inspect.isfunction(member):
+                    assert inspect.getdoc(getattr(value, attribute)), f"{name}.{attribute}"
+
+
+class TestImports:
+    def test_importing_the_package_loads_nothing_heavy(self) -> None:
+        code = "import sys, fmristore; print(*sorted(m for m in sys.modules if '.' not in m))"
+        done = run_python(code)
+        assert done.returncode == 0, done.stderr
+        assert not set(HEAVY) & set(done.stdout.split())
+
+    @pytest.mark.parametrize(
+        ("first", "absent"),
+        [
+            ("fmristore.stores", ("h5py", "zarr", "nibabel")),
+            ("fmristore.open", ("h5py", "zarr", "nibabel")),
+            ("fmristore.NeuroVec", ("h5py", "zarr", "nibabel")),
+            ("fmristore_stores.HDF5Store", ("zarr", "nibabel")),
+            ("fmristore_stores.ZarrStore", ("h5py", "nibabel")),
+        ],
+    )
+    def test_first_use_loads_what_it_needs(self, first: str, absent: tuple[str, ...]) -> None:
+        module, _, name = first.rpartition(".")
+        code = f"import sys, {module}; {first}; print(*sys.modules)"
+        done = run_python(code)
+        assert done.returncode == 0, done.stderr
+        assert not set(absent) & set(done.stdout.split()), name
+
+    @pytest.mark.parametrize("kind", STORES)
+    def test_opening_one_kind_of_store_does_not_load_the_other(
+        self, kind: str, tmp_path: Path
+    ) -> None:
+        store(tmp_path / f"a.{kind}", make_numbers()).close()
+        code = (
+            "import sys, fmristore as fs\n"
+            "with fs.open(sys.argv[1]) as image: image[0, 0, 0]\n"
+            "print(*sys.modules)"
+        )
+        done = run_python(code, tmp_path / f"a.{kind}")
+        assert done.returncode == 0, done.stderr
+        other = "zarr" if kind == "h5" else "h5py"
+        assert other not in done.stdout.split()
+        assert "nibabel" not in done.stdout.split()
+
+
+class TestErrors:
+    @pytest.mark.parametrize("path", FILES, ids=NAMES)
+    def test_only_errors_of_the_tree_are_raised(self, path: Path) -> None:
+        if SHIPPED_TESTS in str(path):
+            return
+        tree = ast.parse(path.read_text())
+        allowed = {
+            id(node)
+            for function in tree.body
+            if isinstance(function, ast.FunctionDef) and function.name == "__getattr__"
+            for node in ast.walk(function)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Raise) and node.exc is not None and id(node) not in allowed:
+                raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+                assert ast.unparse(raised) not in FORBIDDEN, f"{path}:{node.lineno}"
+
+    @pytest.mark.parametrize("path", FILES, ids=NAMES)
+    def test_documented_errors_exist(self, path: Path) -> None:
+        """Names in the Raises sections of docstrings are classes of the tree, or documented."""
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+                continue
+            _, _, rest = (ast.get_docstring(node) or "").partition("Raises\n------\n")
+            for line in rest.splitlines():
+                if line.startswith("---") or (line and line[0] == " "):
+                    continue
+                for name in line.split(", "):
+                    if name.endswith("Error"):
+                        assert name in errors.__all__, f"{path}:{node.lineno} {name}"
+
+    @pytest.mark.parametrize("name", errors.__all__)
+    def test_errors_travel(self, name: str) -> None:
+        error = getattr(errors, name)("what happened", url="/a.h5", node="0")
+        for other in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+            assert type(other) is type(error)
+            assert str(other) == "/a.h5[/0]: what happened"
+        assert isinstance(error, FmristoreError)
+        assert error.kind
+
+
+class Text(HTMLParser):
+    """Tags and text of a piece of HTML."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.text = ""
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.add(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.mark.parametrize("kind", STORES)
+class TestObjects:
+    def test_what_people_see(self, kind: str, tmp_path: Path) -> None:
+        for scales in (RAW, SCALED):
+            url = tmp_path / f"{scales.slope}.{kind}"
+            with store(url, make_numbers(), scales=scales) as image:
+                for text in (repr(image), Text(image._repr_html_()).text):
+                    assert "NeuroVec" in text
+                    assert str(url) in text
+                    assert "7 x 6 x 5 x 9" in text
+                    assert "TR 1.5 s" in text
+                    assert "int16" in text
+                    assert ("float32" in text) == (scales is SCALED)
+                    assert len(text) < 1000
+            assert repr(image)
+            assert image._repr_html_()
+
+    def test_hostile_names_are_escaped(self, kind: str, tmp_path: Path) -> None:
+        folder = tmp_path / "<script>alert(1)<"
+        folder.mkdir()
+        url = folder / f"'\"&<img src=x onerror=alert(2)>.{kind}"
+        with store(url, make_numbers()) as image:
+            shown = image._repr_html_()
+            parsed = Text(shown)
+            assert parsed.tags <= {"b", "table", "tr", "th", "td", "tbody"}
+            assert str(url) in parsed.text
+            assert "<script" not in shown
+            assert "<img" not in shown
+            assert html.escape(str(url)) in shown
+
+    def test_pickling(self, kind: str, tmp_path: Path) -> None:
+        for shape in (SHAPE, SHAPE[:3]):
+            with store(tmp_path / f"{len(shape)}.{kind}", make_numbers(shape)) as image:
+                with pickle.loads(pickle.dumps(image)) as other:
+                    assert type(other) is type(image)
+                    assert other.space == image.space
+                    assert repr(other) == repr(image)
+                    np.testing.assert_array_equal(np.asarray(other), np.asarray(image))
+                assert not image.closed
+                np.testing.assert_array_equal(np.asarray(image), make_numbers(shape))
+            with pytest.raises(ClosedError):
+                pickle.dumps(image)
+
+    def test_a_copy_outlives_the_original(self, kind: str, tmp_path: Path) -> None:
+        image = store(tmp_path / f"a.{kind}", make_numbers())
+        other = copy.deepcopy(image)
+        image.close()
+        np.testing.assert_array_equal(np.asarray(other), make_numbers())
+        other.close()
+        with pytest.raises(ClosedError):
+            other[0]
