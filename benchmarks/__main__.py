@@ -8,6 +8,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.cells import Group, Result, run_group
@@ -17,7 +18,7 @@ from benchmarks.machine import machine, versions
 from benchmarks.read_cells import read_groups
 from benchmarks.report import Report, markdown, write_json
 from benchmarks.timing import Budget
-from benchmarks.transcode_cells import transcode_groups
+from benchmarks.transcode_cells import rechunk_groups, transcode_groups
 from benchmarks.write_cells import sizes, write_groups
 from fmristore.layout import Access
 
@@ -72,11 +73,12 @@ def _run(options: argparse.Namespace, workdir: Path) -> int:
         _say(f"not measured: {label} ({reason})")
     runs = find_runs(workdir, quick=options.quick, shape=options.shape, say=_say)
     accesses = QUICK_ACCESSES if options.quick else ACCESSES
-    read, write = _budgets(options)
+    read, write, rechunk = _budgets(options)
     groups = [
         *read_groups(runs, engines, read),
         *write_groups(runs, engines, accesses, write),
-        *transcode_groups(runs, engines, write, tiles=2 if options.quick else 8),
+        *transcode_groups(runs, engines, write),
+        *rechunk_groups(runs, rechunk, tiles=2 if options.quick else 8),
     ]
     groups = [part for group in groups if (part := group.only(options.cell)).cells]
     if options.list:
@@ -98,14 +100,16 @@ def _run(options: argparse.Namespace, workdir: Path) -> int:
     return 0
 
 
-def _budgets(options: argparse.Namespace) -> tuple[Budget, Budget]:
-    """Repetitions of reading, and of everything else."""
+def _budgets(options: argparse.Namespace) -> tuple[Budget, Budget, Budget]:
+    """Repetitions of reading, of writing and transcoding, and of rechunking."""
+    once = Budget(least=1, most=1, seconds=0)
     if options.repetitions:
-        fixed = Budget(least=options.repetitions, most=options.repetitions, seconds=0)
-        return fixed, fixed
+        count = options.repetitions
+        return (Budget(least=count, most=count, seconds=0),) * 3
     if options.quick:
-        return Budget(least=3, most=9, seconds=3), Budget(least=2, most=3, seconds=2)
-    return Budget(least=9, most=41, seconds=30), Budget(least=5, most=9, seconds=20)
+        return Budget(least=3, most=9, seconds=3), Budget(least=2, most=3, seconds=2), once
+    write = Budget(least=5, most=9, seconds=20)
+    return Budget(least=9, most=41, seconds=30), write, replace(write, most=5)
 
 
 def _measure(groups: Sequence[Group]) -> list[Result]:

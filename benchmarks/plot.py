@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from benchmarks.cells import Result
 from benchmarks.report import Report, best_peer
@@ -15,7 +15,8 @@ from benchmarks.timing import Timing, ratio
 __all__ = ["plot"]
 
 FASTER, SLOWER, LIMIT, OTHERS = "#1a6fb0", "#c8372d", "#555555", "#9db8cc"
-ROW_INCHES = 0.19
+ROW_INCHES = 0.2
+MARKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 
 
 def plot(report: Report, path: Path) -> None:
@@ -44,7 +45,7 @@ def plot(report: Report, path: Path) -> None:
                 _draw(panel, results, f"{run}: {column}")
             else:
                 panel.set_visible(False)
-    figure.suptitle("Time of others where fmristore takes 1", fontsize=13, fontweight="bold")
+    figure.suptitle("Where fmristore takes 1, the others take ...", fontsize=14, fontweight="bold")
     _legend(figure)
     figure.savefig(path, dpi=130)
 
@@ -55,10 +56,9 @@ def _panels(results: list[Result]) -> dict[tuple[str, str], list[Result]]:
         parts = result.name.split("/")
         column = f"read {parts[2]}" if parts[0] == "read" else "write and transcode"
         found.setdefault((parts[1], column), []).append(result)
-    for (_, column), chosen in found.items():
-        if column.startswith("read"):
-            order = list(dict.fromkeys(_group(r) for r in chosen))
-            chosen.sort(key=lambda r, order=order: order.index(_group(r)))  # type: ignore[misc]
+    for chosen in found.values():
+        order = list(dict.fromkeys(_group(r) for r in chosen))
+        chosen.sort(key=lambda r, order=order: order.index(_group(r)))  # type: ignore[misc]
     return found
 
 
@@ -74,18 +74,18 @@ def _row_label(result: Result) -> str:
 
 def _draw(panel: Any, results: list[Result], title: str) -> None:
     position = 0.0
-    ticks: list[tuple[float, str]] = []
+    ticks: list[tuple[float, str, bool]] = []
     before = None
     for result in results:
         group = _group(result)
         if group != before:
             position += 0.9
             heading = f"{group} layout" if result.name.startswith("read/") else group
-            ticks.append((position, heading.replace("/", " ")))
+            ticks.append((position, heading.replace("/", " "), True))
             position += 1.0
             before = group
         _draw_row(panel, position, result)
-        ticks.append((position, _row_label(result)))
+        ticks.append((position, _row_label(result), False))
         position += 1.0
     panel.axvline(1, color="black", linewidth=1)
     panel.axvspan(1e-6, 1, color="#f6efe9", zorder=-2)
@@ -111,22 +111,24 @@ def _relative(timing: Timing, result: Result) -> float:
     return ratio(timing, result.ours).median
 
 
-def _finish(panel: Any, ticks: list[tuple[float, str]], title: str) -> None:
+def _finish(panel: Any, ticks: list[tuple[float, str, bool]], title: str) -> None:
     panel.set_xscale("log")
     low, high = panel.get_xlim()
-    panel.set_xlim(max(min(low, 0.4), 0.05), min(max(high, 5), 200))
-    marks = [m for m in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= m <= max(high, 5)]
-    panel.set_xticks(marks)
+    low, high = max(min(low, 0.4), 0.02), min(max(high, 4), 300)
+    panel.set_xlim(low, high)
+    panel.set_xticks([m for m in MARKS if low <= m <= high])
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
-    panel.xaxis.set_minor_formatter(NullFormatter())
-    panel.set_yticks([at for at, _ in ticks], [text for _, text in ticks], fontsize=8)
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.set_yticks([at for at, _, _ in ticks], [text for _, text, _ in ticks], fontsize=8.5)
+    for label, (_, _, heading) in zip(panel.get_yticklabels(), ticks, strict=True):
+        label.set_fontweight("bold" if heading else "normal")
     panel.set_ylim(ticks[-1][0] + 0.9, -0.1)
     panel.tick_params(axis="y", length=0)
-    panel.tick_params(axis="x", labelsize=8)
-    panel.set_title(title, fontsize=10, loc="left", fontweight="bold")
-    for text in panel.get_yticklabels():
-        if text.get_text().endswith(" layout") or text.get_text().startswith(("write ", "trans")):
-            text.set_fontweight("bold")
+    panel.tick_params(axis="x", labelsize=8.5)
+    panel.set_title(title, fontsize=10.5, fontweight="bold", pad=18)
+    above = {"transform": panel.get_xaxis_transform(), "fontsize": 8.5, "va": "bottom"}
+    panel.text(1.06, 1.005, "fmristore faster", color=FASTER, ha="left", **above)
+    panel.text(0.94, 1.005, "others faster", color=SLOWER, ha="right", **above)
     for side in ("top", "right", "left"):
         panel.spines[side].set_visible(False)
 

@@ -23,7 +23,7 @@ from benchmarks.write_cells import read_array, sync
 from fmristore.layout import Access
 from fmristore_stores.opening import open_store
 
-__all__ = ["transcode_groups"]
+__all__ = ["rechunk_groups", "transcode_groups"]
 
 PAIRS = {
     "verbatim/hdf5 to zarr": ("hdf5-dual", "zarr-dual"),
@@ -40,9 +40,9 @@ PEERS = {True: ("h5py", "zarr-python"), False: ("zarr-python", "h5py")}
 
 
 def transcode_groups(
-    runs: Sequence[Run], engines: Mapping[str, type[Engine]], budget: Budget, *, tiles: int
+    runs: Sequence[Run], engines: Mapping[str, type[Engine]], budget: Budget
 ) -> list[Group]:
-    """One group for each run and pair of stores, and one for each rechunking.
+    """One group for each run and pair of stores.
 
     Parameters
     ----------
@@ -52,8 +52,6 @@ def transcode_groups(
         Peers that are available.
     budget : Budget
         Repetitions of each group.
-    tiles : int
-        Times that a run is repeated in time for rechunking.
     """
     groups = []
     for run in runs:
@@ -73,7 +71,6 @@ def transcode_groups(
                     budget=budget,
                 )
             )
-        groups.append(_rechunk_group(run, tiles, budget))
     return groups
 
 
@@ -135,6 +132,21 @@ def _copy(path: Path, new: Path) -> None:
 
 
 # Rechunking, each time in a process of its own ------------------------------------------------
+
+
+def rechunk_groups(runs: Sequence[Run], budget: Budget, *, tiles: int) -> list[Group]:
+    """One group for each run: from time to volume chunks and back.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        What is rechunked.
+    budget : Budget
+        Repetitions of each group.
+    tiles : int
+        Times that a run is repeated in time.
+    """
+    return [_rechunk_group(run, tiles, budget) for run in runs]
 
 
 def _rechunk_group(run: Run, tiles: int, budget: Budget) -> Group:

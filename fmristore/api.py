@@ -57,7 +57,7 @@ def open(  # noqa: A001 - fs.open is what users expect it to be called
     >>> with fs.open("sub-01_task-rest_bold.h5") as bold:                     # doctest: +SKIP
     ...     series = bold[32, 40, 20]
     """
-    handle = Handle(locate(url, kind=kind, storage_options=storage_options))
+    handle = Handle(locate(url, kind=kind, storage_options=storage_options), fresh=True)
     try:
         attributes = handle.store.root.read_attributes()
         cls = find_format(attributes, url=handle.locator.url, insist=format)

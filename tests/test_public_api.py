@@ -47,7 +47,6 @@ FORBIDDEN = {
     "IndexError",
     "KeyError",
     "LookupError",
-    "MemoryError",
     "NotImplementedError",
     "OSError",
     "OverflowError",
@@ -87,7 +86,7 @@ def public_definitions(path: Path) -> set[str]:
 
 
 class TestExports:
-    @pytest.mark.parametrize("module", modules(), ids=lambda m: m.__name__)
+    @pytest.mark.parametrize("module", list(modules()), ids=lambda m: m.__name__)
     def test_everything_exported_is_there(self, module: ModuleType) -> None:
         exported = getattr(module, "__all__", None)
         if exported is None:
@@ -126,7 +125,7 @@ class TestExports:
         assert fmristore.errors is errors
         assert fmristore.__version__ == fmristore_stores.__version__
 
-    @pytest.mark.parametrize("module", modules(), ids=lambda m: m.__name__)
+    @pytest.mark.parametrize("module", list(modules()), ids=lambda m: m.__name__)
     def test_what_is_exported_is_documented(self, module: ModuleType) -> None:
         assert module.__doc__
         for name in getattr(module, "__all__", ()):
@@ -158,10 +157,9 @@ class TestImports:
     )
     def test_first_use_loads_what_it_needs(self, first: str, absent: tuple[str, ...]) -> None:
         module, _, name = first.rpartition(".")
-        code = f"import sys, {module}; {first}; print(*sys.modules)"
-        done = run_python(code)
+        done = run_python(f"import sys; from {module} import {name}; print(*sys.modules)")
         assert done.returncode == 0, done.stderr
-        assert not set(absent) & set(done.stdout.split()), name
+        assert not set(absent) & set(done.stdout.split())
 
     @pytest.mark.parametrize("kind", STORES)
     def test_opening_one_kind_of_store_does_not_load_the_other(

@@ -236,9 +236,7 @@ def test_images_are_laid_out_anew(tmp_path: Path, kind: str, before: Any, after:
     with fs.open(first) as old, fs.open(second) as new:
         assert new.access == after
         np.testing.assert_array_equal(np.asarray(new), arguments["data"])
-        one, two = (
-            dict(zip(x.spec.dims, x.spec.layout.chunks, strict=True)) for x in (old, new)
-        )
+        one, two = (dict(zip(x.spec.dims, x.spec.layout.chunks, strict=True)) for x in (old, new))
         assert (two["t"] > one["t"]) == (after == "time")
         assert new.digest == new.compute_digest()
 
@@ -323,7 +321,11 @@ def foreign_zarr(path: Path, zarr_format: Any) -> None:
             dimension_names=["p", None],
         )[...] = np.arange(600).reshape(20, 30)
         root.create_array(
-            "zstd", shape=(40,), chunks=(7,), dtype="i4", compressors={"name": "zstd", "configuration": {"level": 3}}
+            "zstd",
+            shape=(40,),
+            chunks=(7,),
+            dtype="i4",
+            compressors={"name": "zstd", "configuration": {"level": 3}},
         )[...] = np.arange(40)
 
 
@@ -546,9 +548,7 @@ def test_names_that_not_every_store_has(tmp_path: Path) -> None:
 def test_numbers_in_other_files_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "secret.bin").write_bytes(bytes(40))
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        file.create_dataset(
-            "x", (10,), "i4", external=[(str(tmp_path / "secret.bin"), 0, 40)]
-        )
+        file.create_dataset("x", (10,), "i4", external=[(str(tmp_path / "secret.bin"), 0, 40)])
     with pytest.raises(FmristoreError):
         transcode(tmp_path / "a.h5", tmp_path / "b.zarr")
     assert not (tmp_path / "b.zarr").exists()
@@ -878,9 +878,7 @@ def test_memory_stays_within_the_limit(
 ) -> None:
     """An image of 192 MiB in 64 MiB: peak memory of a process of its own, less its start."""
     shape = (64, 64, 48, 512)
-    with fs.NeuroVec.create(
-        tmp_path / "tiny.zarr", **image((4, 4, 4, 8)), codec="fast"
-    ) as tiny:
+    with fs.NeuroVec.create(tmp_path / "tiny.zarr", **image((4, 4, 4, 8)), codec="fast") as tiny:
         assert tiny.shape == (4, 4, 4, 8)
     if source == "contiguous.h5":
         with h5py.File(tmp_path / source, "w") as file:
@@ -889,9 +887,7 @@ def test_memory_stays_within_the_limit(
                 data[x] = np.arange(shape[1] * shape[2] * shape[3]).reshape(shape[1:]) % 999
     else:
         plane = np.random.default_rng(0).integers(0, 500, shape[2:], "i2")
-        space = NeuroSpace(
-            spatial_shape=shape[:3], affine=np.eye(4), time_points=shape[3], tr=1.0
-        )
+        space = NeuroSpace(spatial_shape=shape[:3], affine=np.eye(4), time_points=shape[3], tr=1.0)
         other = "volume" if access == "time" else "time"
         create(
             tmp_path / source,

@@ -36,7 +36,7 @@ def describe_store(url: str, storage_options: Mapping[str, Any]) -> dict[str, An
     FormatError
         If it is no store, or an image in it is damaged.
     """
-    handle = Handle(locate(url, storage_options=storage_options))
+    handle = Handle(locate(url, storage_options=storage_options), fresh=True)
     try:
         tree = walk(handle.store.root, tolerant=True)
         attributes = tree.groups.get("", {})

@@ -306,8 +306,9 @@ class DenseImage(StoredObject):
         """
         from fmristore.nifti import parse_header
 
+        raw = self.header_bytes
         try:
-            return parse_header(self.header_bytes)
+            return parse_header(raw)
         except FmristoreError as error:
             raise MetadataError(
                 f"the stored NIfTI header is damaged: {error.message}", url=self.url, node="nifti"
@@ -481,7 +482,7 @@ class DenseImage(StoredObject):
             storage_options=storage_options,
             progress=progress,
         )
-        return cls(Handle(locate(url, storage_options=storage_options)))
+        return cls(Handle(locate(url, storage_options=storage_options), fresh=True))
 
     def _facts(self) -> dict[str, str]:
         facts = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
@@ -85,17 +86,22 @@ def find_format(attributes: Mapping[str, Any], *, url: str, insist: str | None =
             url=url,
         )
     if insist is not None and name != insist:
-        raise UnknownFormatError(f"expected format {insist!r} and found {name!r}", url=url)
+        raise UnknownFormatError(
+            f"expected format {insist!r} and found {reprlib.repr(name)}", url=url
+        )
     known = formats()
     if not isinstance(name, str) or name not in known:
         raise UnknownFormatError(
-            f"format {name!r} is not known here; there are {', '.join(sorted(known))}", url=url
+            f"format {reprlib.repr(name)} is not known here; there are {', '.join(sorted(known))}",
+            url=url,
         )
     cls = known[name]
     version = str(attributes.get(VERSION, ""))
     major = version.partition(".")[0]
     if not (major.isdecimal() and len(major) < 10):
-        raise UnknownFormatError(f"{VERSION} is {version!r}, expected major.minor", url=url)
+        raise UnknownFormatError(
+            f"{VERSION} is {reprlib.repr(version)}, expected major.minor", url=url
+        )
     if int(major) > cls.format_version[0]:
         raise UnsupportedVersionError(
             f"format {name} {version} is newer than {'.'.join(map(str, cls.format_version))}, "

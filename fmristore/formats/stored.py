@@ -56,7 +56,8 @@ class StoredArray:
                     url=self._handle.locator.url,
                     node=self._path,
                 ) from error
-            self._opened = (store, ChunkReader(array, missing=self._missing))
+            url = self._handle.locator.url
+            self._opened = (store, ChunkReader(array, missing=self._missing, url=url))
         return self._opened[1]
 
     @property

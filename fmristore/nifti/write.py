@@ -254,7 +254,8 @@ class NiftiWriter:
             return sinks[-1]
 
     def _sink_to(self, path: Path) -> _Sink:
-        file = self._cleanup.enter_context(path.open("xb", buffering=_SLICE))
+        file = path.open("xb", buffering=_SLICE)
+        self._cleanup.callback(_give_up, file)
         return _Plain(file) if self._level is None else _Gzip(file, self._level)
 
     def _publish(self) -> None:
@@ -382,6 +383,12 @@ class _Gzip(_Plain):
 def _pair_names(name: ImageName) -> list[str]:
     suffixes = (".HDR", ".IMG") if name.suffix.isupper() else (".hdr", ".img")
     return ["".join(name._replace(suffix=suffix)) for suffix in suffixes]
+
+
+def _give_up(file: BinaryIO) -> None:
+    """Close a file; what is still in its buffer may not fit on the disk, and is not wanted."""
+    with suppress(OSError):
+        file.close()
 
 
 def _remove(path: Path) -> None:

@@ -41,7 +41,7 @@ from fmristore_stores.reader import ChunkReader
 from fmristore_stores.spec import ArraySpec
 from fmristore_stores.writer import unit_chunks, write
 
-__all__ = ["execute", "make_plan", "transcode"]
+__all__ = ["Written", "execute", "make_plan", "transcode"]
 
 Digests = dict[tuple[int, ...], bytes]
 """Digest of each write unit of an array, by its place in the grid."""

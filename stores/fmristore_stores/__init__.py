@@ -25,6 +25,34 @@ if TYPE_CHECKING:
     from fmristore_stores.writer import write
     from fmristore_stores.zarr import ZarrStore
 
+__all__ = [
+    "CHUNK_CACHE",
+    "STRING",
+    "Array",
+    "ArraySpec",
+    "Capability",
+    "ChunkCache",
+    "ChunkLayout",
+    "ChunkReader",
+    "CodecSpec",
+    "CountingStore",
+    "Group",
+    "HDF5Store",
+    "Handle",
+    "LatencyStore",
+    "Locator",
+    "MemoryStore",
+    "ReadCost",
+    "ReadOnlyStore",
+    "Store",
+    "ZarrStore",
+    "__version__",
+    "create_store",
+    "locate",
+    "open_store",
+    "write",
+]
+
 _HOME = {
     "CHUNK_CACHE": "cache",
     "STRING": "spec",
@@ -51,11 +79,6 @@ _HOME = {
     "open_store": "opening",
     "write": "writer",
 }
-
-__all__ = [  # noqa: PLE0604 - names come from the table
-    "__version__",
-    *_HOME,
-]
 
 
 def __getattr__(name: str) -> Any:

@@ -188,6 +188,15 @@ def _unshuffle(data: Buffer, width: int) -> Buffer:
     return out.data
 
 
+def _deflate(data: Buffer, level: int) -> bytes:
+    """Compress to a zlib stream.
+
+    ISA-L has only low levels; its level 1 gives less than zlib's level 1, in a fifth of the time.
+    """
+    compress: Callable[[Buffer, int], bytes] = isal_zlib.compress if level == 1 else zlib.compress
+    return compress(data, level)
+
+
 def _inflate(data: Buffer, limit: int, wbits: int) -> bytes:
     """Decompress a zlib or gzip stream that must not yield more than `limit` bytes."""
     engine = isal_zlib.decompressobj(wbits=wbits)
@@ -276,7 +285,7 @@ def _encode_step(step: CodecSpec, data: Buffer) -> Buffer:
         case "zstd":
             return numcodecs.Zstd(step.get("level", 3), step.get("checksum", False)).encode(data)  # type: ignore[no-any-return]
         case "deflate":
-            return zlib.compress(data, step.get("level", 4))
+            return _deflate(data, step.get("level", 4))
         case "gzip":
             engine = zlib.compressobj(step.get("level", 4), wbits=31)
             return engine.compress(data) + engine.flush()

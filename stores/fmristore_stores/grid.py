@@ -17,6 +17,7 @@ __all__ = [
     "Region",
     "chunk_region",
     "grid_shape",
+    "overlap_count",
     "overlaps",
     "parse_region",
     "region_shape",
@@ -101,6 +102,19 @@ def _axis_overlaps(item: slice, chunk: int) -> list[tuple[int, slice, slice]]:
         done += count
         position += count * step
     return found
+
+
+def overlap_count(region: Region, chunks: tuple[int, ...]) -> int:
+    """Number of the chunks that `overlaps` walks, without walking them."""
+    count = 1
+    for item, chunk in zip(region, chunks, strict=True):
+        step = item.step or 1
+        elements = len(range(item.start, item.stop, step))
+        if elements and step < chunk:
+            last = item.start + (elements - 1) * step
+            elements = last // chunk - item.start // chunk + 1
+        count *= elements
+    return count
 
 
 def overlaps(region: Region, chunks: tuple[int, ...]) -> Iterator[Overlap]:

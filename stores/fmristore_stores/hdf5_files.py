@@ -38,6 +38,9 @@ _IN_USE = (_NO_LOCK, "already open", "t match")
 """Parts of its messages when the file is open elsewhere, or here for another purpose."""
 
 _PAGE_BUFFER = 16 * 1024 * 1024
+_METADATA_BLOCK = 64 * 1024
+"""Metadata are written in blocks of this size. Scattered through the file as HDF5 does by itself,
+the chunk table of a large array would take a request for each node on object storage."""
 _LARGEST_PAGE = 64 * 1024 * 1024
 """A file that asks for larger pages is read without a page buffer."""
 
@@ -315,6 +318,7 @@ def _create(path: str) -> Any:
     plan.set_obj_track_times(False)
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_libver_bounds(h5f.LIBVER_EARLIEST, h5f.LIBVER_V110)
+    access.set_meta_block_size(_METADATA_BLOCK)
     return h5py.File(h5f.create(os.fsencode(path), h5f.ACC_EXCL, plan, access))
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "detect_kind",
     "exists",
     "filesystem",
+    "identify",
     "is_local",
     "kind_of_name",
     "normalise",
@@ -37,6 +38,8 @@ ZARR_SUFFIXES = (".zarr",)
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _USER_BLOCKS = (0, 512, 1024, 2048, 4096)
 _ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
+_VERSIONS = ("ETag", "etag", "md5Hash", "generation", "LastModified", "mtime", "created")
+"""Under which names filesystems tell the version of an object."""
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+(?:::|://)")
 _EXTRAS = {
     "s3": "s3",
@@ -126,21 +129,28 @@ def exists(url: str, options: Options | None = None) -> bool:
     """Whether anything at all lies at a normalised URL."""
     if is_local(url):
         return os.path.lexists(url)
-    fs, path = filesystem(url, options)
-    return _facts(fs, path, url) is not None
+    remote = _Remote(url, options)
+    return remote.facts(remote.path) is not None
 
 
-def _facts(fs: Any, path: str, url: str) -> Mapping[str, Any] | None:
-    """What a filesystem knows now of a file, object or prefix; None if there is none."""
-    try:
-        fs.invalidate_cache(path)
-        facts: Mapping[str, Any] = fs.info(path)
-    except Exception as error:
-        translated = storage_error(error, url)
-        if isinstance(translated, NotFoundError):
-            return None
-        raise translated from error
-    return facts
+def identify(
+    url: str, options: Options | None = None, *, kind: Kind | None = None
+) -> tuple[Kind, str]:
+    """Kind of an existing store and its content token, found together to save requests.
+
+    Raises
+    ------
+    NotFoundError
+        If there is nothing.
+    UnknownFormatError
+        If it is neither HDF5 nor Zarr, and `kind` is not given.
+    """
+    if is_local(url):
+        kind = kind or detect_kind(url)
+        return kind, content_token(url, kind)
+    remote = _Remote(url, options)
+    kind = kind or _known(remote.kind(), url)
+    return kind, remote.token(kind)
 
 
 def detect_kind(url: str, options: Options | None = None) -> Kind:
@@ -155,7 +165,10 @@ def detect_kind(url: str, options: Options | None = None) -> Kind:
     UnknownFormatError
         If it is neither HDF5 nor Zarr.
     """
-    kind = _detect_local(url) if is_local(url) else _detect_remote(url, options)
+    return _known(_detect_local(url) if is_local(url) else _Remote(url, options).kind(), url)
+
+
+def _known(kind: Kind | None, url: str) -> Kind:
     if kind is None:
         raise UnknownFormatError(
             "neither an HDF5 file nor a Zarr store: no HDF5 signature and no zarr.json", url=url
@@ -177,29 +190,62 @@ def _detect_local(url: str) -> Kind | None:
     return None
 
 
-def _detect_remote(url: str, options: Options | None) -> Kind | None:
-    fs, path = filesystem(url, options)
-    folder = path.rstrip("/")
-    facts = None
-    if kind_of_name(url) != "zarr":
-        facts = _facts(fs, path, url)
-        if facts is not None and facts["type"] == "file" and _is_hdf5(fs, path, url, facts["size"]):
-            return "hdf5"
-    if any(_facts(fs, f"{folder}/{marker}", url) is not None for marker in _ZARR_MARKERS):
-        return "zarr"
-    if facts is None and _facts(fs, path, url) is None:
-        raise NotFoundError("there is no such file, object or prefix", url=url)
-    return None
+class _Remote:
+    """A URL on a filesystem of fsspec, and what is known about it; asked for once, and afresh."""
 
+    def __init__(self, url: str, options: Options | None) -> None:
+        self.url = url
+        self.fs, self.path = filesystem(url, options)
+        self._known: dict[str, Mapping[str, Any] | None] = {}
 
-def _is_hdf5(fs: Any, path: str, url: str, size: int | None) -> bool:
-    end = _USER_BLOCKS[-1] + 8
-    end = end if size is None else min(end, size)
-    try:
-        head = fs.cat_file(path, start=0, end=end) if end else b""
-    except Exception as error:
-        raise storage_error(error, url) from error
-    return any(head[start : start + 8] == _HDF5_SIGNATURE for start in _USER_BLOCKS)
+    def facts(self, path: str) -> Mapping[str, Any] | None:
+        """What the filesystem says of a file, object or prefix; None if there is none."""
+        if path not in self._known:
+            self._known[path] = self._ask(path)
+        return self._known[path]
+
+    def _ask(self, path: str) -> Mapping[str, Any] | None:
+        try:
+            self.fs.invalidate_cache(path)
+            facts: Mapping[str, Any] = self.fs.info(path)
+        except Exception as error:
+            translated = storage_error(error, self.url)
+            if isinstance(translated, NotFoundError):
+                return None
+            raise translated from error
+        return facts
+
+    def kind(self) -> Kind | None:
+        """Kind of the store; None for something else."""
+        if kind_of_name(self.url) != "zarr":
+            facts = self.facts(self.path)
+            if facts is not None and facts["type"] == "file" and self._is_hdf5(facts["size"]):
+                return "hdf5"
+        folder = self.path.rstrip("/")
+        if any(self.facts(f"{folder}/{marker}") is not None for marker in _ZARR_MARKERS):
+            return "zarr"
+        if self.facts(self.path) is None:
+            raise NotFoundError("there is no such file, object or prefix", url=self.url)
+        return None
+
+    def _is_hdf5(self, size: int | None) -> bool:
+        end = _USER_BLOCKS[-1] + 8
+        end = end if size is None else min(end, size)
+        try:
+            head = self.fs.cat_file(self.path, start=0, end=end) if end else b""
+        except Exception as error:
+            raise storage_error(error, self.url) from error
+        return any(head[start : start + 8] == _HDF5_SIGNATURE for start in _USER_BLOCKS)
+
+    def token(self, kind: Kind) -> str:
+        """As `content_token`."""
+        facts = self.facts(self.path if kind == "hdf5" else f"{self.path}/zarr.json")
+        if facts is None:
+            return ""
+        for name in _VERSIONS:
+            if facts.get(name):
+                return f"{facts[name]}-{facts.get('size')}"
+        return str(facts.get("size", ""))
 
 
 def content_token(url: str, kind: Kind, options: Options | None = None) -> str:
@@ -215,12 +261,4 @@ def content_token(url: str, kind: Kind, options: Options | None = None) -> str:
         except OSError:
             return ""
         return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
-    fs, path = filesystem(url, options)
-    target = path if kind == "hdf5" else f"{path}/zarr.json"
-    facts = _facts(fs, target, url)
-    if facts is None:
-        return ""
-    for name in ("ETag", "etag", "md5Hash", "generation", "LastModified", "mtime", "created"):
-        if facts.get(name):
-            return f"{facts[name]}-{facts.get('size')}"
-    return str(facts.get("size", ""))
+    return _Remote(url, options).token(kind)

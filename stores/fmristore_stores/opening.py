@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fmristore_stores.blockfile import BlockFile
-from fmristore_stores.errors import ChangedError, ClosedError, NotFoundError
+from fmristore_stores.errors import ChangedError, ClosedError, FmristoreError, NotFoundError
 from fmristore_stores.location import (
     Kind,
     content_token,
-    detect_kind,
     filesystem,
+    identify,
     is_local,
     normalise,
 )
@@ -72,9 +72,8 @@ def locate(
     """
     options = dict(storage_options or {})
     normal = normalise(url)
-    kind = kind or detect_kind(normal, options)
-    token = content_token(normal, kind, options)
-    return Locator(url=normal, kind=kind, token=token, options=options)
+    found, token = identify(normal, options, kind=kind)
+    return Locator(url=normal, kind=found, token=token, options=options)
 
 
 def open_store(
@@ -131,37 +130,66 @@ def _open(locator: Locator, mode: Literal["r", "r+"] = "r") -> Store:
     return HDF5Store(path, mode=mode, url=locator.url, source=source, file=file)
 
 
+def _check_unchanged(locator: Locator) -> None:
+    now = content_token(locator.url, locator.kind, locator.options)
+    if now != locator.token:
+        raise _changed(locator, gone=bool(locator.token and not now))
+
+
+def _changed(locator: Locator, *, gone: bool) -> FmristoreError:
+    error = NotFoundError if gone else ChangedError
+    return error(
+        "the store was removed or replaced since it was opened; open it again", url=locator.url
+    )
+
+
+def _folder(locator: Locator) -> tuple[int, int] | None:
+    """Which folder a local Zarr store is now; None for other stores, or if it is gone.
+
+    The files of a Zarr store are opened anew for each read, and would be those of another store
+    after that has taken the name. An HDF5 file stays the one that was opened.
+    """
+    if locator.kind != "zarr" or not is_local(locator.url):
+        return None
+    try:
+        status = os.stat(locator.url)  # noqa: PTH116 - on the path of every read
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 class _OpenStores:
     """Stores that this process has open for reading, with the number of their users."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._stores: OrderedDict[Locator, Store] = OrderedDict()
+        self._folders: dict[Locator, tuple[int, int] | None] = {}
         self._users: Counter[Locator] = Counter()
         self._inherited: list[Store] = []
 
-    def join(self, locator: Locator) -> Store:
+    def join(self, locator: Locator, *, fresh: bool = False) -> Store:
         """Become a user of a store, opening it if nobody has yet."""
         with self._lock:
-            store = self.get(locator)
+            store = self.get(locator, fresh=fresh)
             self._users[locator] += 1
             return store
 
-    def get(self, locator: Locator) -> Store:
-        """Return the opened store, opening it again if this process does not have it."""
+    def get(self, locator: Locator, *, fresh: bool = False) -> Store:
+        """Return the opened store, opening it again if this process does not have it.
+
+        A `fresh` locator was made a moment ago, so that the store needs no second look.
+        """
         with self._lock:
             store = self._stores.get(locator)
             if store is None or store.closed:
-                now = content_token(locator.url, locator.kind, locator.options)
-                if now != locator.token:
-                    gone = locator.token and not now
-                    error = NotFoundError if gone else ChangedError
-                    raise error(
-                        "the store was removed or replaced since it was opened; open it again",
-                        url=locator.url,
-                    )
+                if not fresh:
+                    _check_unchanged(locator)
+                self._folders[locator] = _folder(locator)
                 store = self._stores[locator] = _open(locator)
                 self._drop_idle()
+            elif (folder := _folder(locator)) != self._folders[locator]:
+                raise _changed(locator, gone=folder is None)
             self._stores.move_to_end(locator)
             return store
 
@@ -172,6 +200,7 @@ class _OpenStores:
             if self._users[locator] <= 0:
                 del self._users[locator]
                 store = self._stores.pop(locator, None)
+                self._folders.pop(locator, None)
                 if store is not None:
                     store.close()
 
@@ -179,12 +208,14 @@ class _OpenStores:
         idle = [known for known in self._stores if not self._users[known]]
         for known in idle[: max(0, len(idle) - _IDLE_STORES)]:
             self._stores.pop(known).close()
+            del self._folders[known]
 
     def after_fork(self) -> None:
         """Forget the parent's handles without closing them: they are the parent's."""
         self._lock = threading.RLock()  # another thread of the parent may have held the old one
         self._inherited.extend(self._stores.values())
         self._stores.clear()
+        self._folders.clear()
         self._users.clear()
 
 
@@ -200,13 +231,20 @@ class Handle:
     ----------
     locator : Locator
         Which store.
+    fresh : bool
+        The locator was made by `locate` a moment ago.
+
+    Raises
+    ------
+    ChangedError, NotFoundError
+        If the store is no longer the one that the locator was made for.
     """
 
-    def __init__(self, locator: Locator) -> None:
+    def __init__(self, locator: Locator, *, fresh: bool = False) -> None:
         self.locator = locator
         self._closed = False
         self._joined = os.getpid()
-        _open_stores.join(locator)
+        _open_stores.join(locator, fresh=fresh)
 
     @property
     def store(self) -> Store:
@@ -216,8 +254,9 @@ class Handle:
         ------
         ClosedError
             After `close`.
-        ChangedError
-            If the store was replaced and has to be opened again.
+        ChangedError, NotFoundError
+            If the store was replaced or removed, unless the file that was opened is still there
+            to be read.
         """
         if self._closed:
             raise ClosedError("this object was closed; open it again", url=self.locator.url)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -28,6 +28,7 @@ from fmristore_stores.grid import (
     Overlap,
     Region,
     grid_shape,
+    overlap_count,
     overlaps,
     parse_region,
     region_shape,
@@ -51,8 +52,12 @@ _BATCH_BYTES = 64 * 1024 * 1024
 """Encoded bytes of one round of concurrent requests."""
 _INLINE_BYTES = 128 * 1024
 """Decoded bytes below which handing work to another thread costs more than it saves."""
+_LONG_BYTES = 16 * 1024 * 1024
+"""Decoded bytes from which a read must leave something worth keeping in the cache."""
 _CODEC_OVERHEAD = 64 * 1024
 """Bytes that encoding may add to a chunk, besides doubling it."""
+_MOST_CHUNKS = 1 << 21
+"""Chunks that one read may touch: a file may claim any number, and each takes a little memory."""
 
 
 class _Loaded(NamedTuple):
@@ -84,6 +89,8 @@ class ChunkReader:
         Where decoded chunks are kept; the process-wide one by default.
     missing : {"fill", "error"}
         What a chunk that was never written means: the fill value, or damage.
+    url : str, optional
+        Where the array is, for messages.
 
     Notes
     -----
@@ -98,14 +105,17 @@ class ChunkReader:
         *,
         cache: ChunkCache | None = None,
         missing: Literal["fill", "error"] = "fill",
+        url: str | None = None,
     ) -> None:
         self.array = array
+        self._url = url
         self.spec = array.spec
         self._cache = CHUNK_CACHE if cache is None else cache
         self._missing = missing
         self._owner = next(self._numbers)
         self._seen: set[ChunkKey] = set()
         self._direct = Capability.CHUNK_REFS in array.capabilities
+        self._remote = self._direct and cast("ChunkRefs", array).policy.concurrent
         self._lasting = Capability.WRITE not in array.capabilities
         self._axes = self.spec.layout.axes
         self._inverse = tuple(int(i) for i in np.argsort(self._axes))
@@ -145,7 +155,7 @@ class ChunkReader:
         CorruptDataError
             If a chunk is damaged, or missing and `missing` is ``"error"``.
         MemoryLimitError
-            If there is not enough memory for the result.
+            If there is not enough memory for the result, or it touches absurdly many chunks.
         """
         region = parse_region(region, self.spec.shape)
         shape = region_shape(region)
@@ -155,10 +165,12 @@ class ChunkReader:
                 f"the region has {shape} and {self.spec.dtype}"
             )
         if not self._direct:
-            return self.array.read(region, out)
+            values = self.array.read(region, out)
+            return values if out is not None else np.asarray(values, order="C")
         result = self._empty(shape) if out is None else out
-        pieces = [self._region_piece(overlap, result) for overlap in overlaps(region, self._chunks)]
-        self._run(pieces)
+        touched = self._overlaps(region, self._chunks)
+        pieces = [self._region_piece(overlap, result) for overlap in touched]
+        self._run(pieces, result.nbytes)
         return result
 
     def cost(self, region: Region | None = None) -> ReadCost:
@@ -167,7 +179,7 @@ class ChunkReader:
         Locating the chunks may read an index (once per array or shard, then remembered).
         """
         region = parse_region(region, self.spec.shape)
-        keys = [overlap.key for overlap in overlaps(region, self._chunks)]
+        keys = [overlap.key for overlap in self._overlaps(region, self._chunks)]
         returned = math.prod(region_shape(region)) * self.spec.dtype.itemsize
         return self._cost(keys, returned)
 
@@ -226,9 +238,9 @@ class ChunkReader:
         pieces = [
             self._points_piece(axes, others, points[rows], rows, overlap, result)
             for rows in self._rows_by_chunk(axes, points)
-            for overlap in overlaps(region, tuple(self._chunks[a] for a in others))
+            for overlap in self._overlaps(region, tuple(self._chunks[a] for a in others))
         ]
-        self._run(pieces)
+        self._run(pieces, result.nbytes)
         return result
 
     def cost_points(
@@ -242,7 +254,7 @@ class ChunkReader:
         keys = [
             self._key(axes, tuple(points[rows[0]] // sizes), others, overlap.key)
             for rows in (self._rows_by_chunk(axes, points) if len(points) else ())
-            for overlap in overlaps(region, tuple(self._chunks[a] for a in others))
+            for overlap in self._overlaps(region, tuple(self._chunks[a] for a in others))
         ]
         count = len(points) * math.prod(region_shape(region))
         return self._cost(keys, count * self.spec.dtype.itemsize)
@@ -318,7 +330,14 @@ class ChunkReader:
             return np.empty(shape, self.spec.dtype)
         except (MemoryError, ValueError) as error:
             msg = f"a result of shape {shape} does not fit into memory; read a smaller part"
-            raise MemoryLimitError(msg, node=self.array.path) from error
+            raise MemoryLimitError(msg, url=self._url, node=self.array.path) from error
+
+    def _overlaps(self, region: Region, chunks: tuple[int, ...]) -> Iterator[Overlap]:
+        count = overlap_count(region, chunks)
+        if count > _MOST_CHUNKS:
+            msg = f"{count} chunks would be touched; read a smaller part"
+            raise MemoryLimitError(msg, url=self._url, node=self.array.path)
+        return overlaps(region, chunks)
 
     def _refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
         array = cast("ChunkRefs", self.array)
@@ -366,7 +385,7 @@ class ChunkReader:
             returned_bytes=returned,
         )
 
-    def _run(self, pieces: list[_Piece]) -> None:
+    def _run(self, pieces: list[_Piece], returned: int) -> None:
         """Place every piece: cached chunks first, the others as they are fetched and decoded."""
         wanted = []
         for piece in pieces:
@@ -377,7 +396,7 @@ class ChunkReader:
                 piece.place(_Loaded(chunk, (0,) * chunk.ndim))
         if not wanted:
             return
-        keep = self._lasting and len(wanted) * self._chunk_nbytes <= self._cache.limit
+        keep = self._worth_keeping(len(wanted) * self._chunk_nbytes, returned)
         found: list[tuple[_Piece, ChunkRef]] = []
         for piece, ref in zip(wanted, self._refs([p.key for p in wanted]), strict=True):
             if ref is not None:
@@ -387,10 +406,12 @@ class ChunkReader:
                 piece.place(None)
             else:
                 raise self._error(piece.key, "is missing: the data are damaged")
-        if not cast("ChunkRefs", self.array).policy.concurrent:
-            self._run_local(found, keep=keep)
-        else:
-            self._run_remote(found, keep=keep)
+        (self._run_remote if self._remote else self._run_local)(found, keep=keep)
+
+    def _worth_keeping(self, decoded: int, returned: int) -> bool:
+        """Whether to cache chunks: not where the caller of a long local read gets most of them."""
+        useful = decoded < _LONG_BYTES or 2 * returned < decoded or self._remote
+        return useful and self._lasting and decoded <= self._cache.limit
 
     def _check_size(self, key: ChunkKey, ref: ChunkRef) -> None:
         """Refuse to fetch what cannot be the encoding of a chunk, before memory is taken for it."""
@@ -471,7 +492,7 @@ class ChunkReader:
         return _Loaded(values.transpose(self._inverse), tuple(origin[i] for i in self._inverse))
 
     def _error(self, key: ChunkKey, text: str) -> FmristoreError:
-        return CorruptDataError(f"chunk {key} {text}", node=self.array.path)
+        return CorruptDataError(f"chunk {key} {text}", url=self._url, node=self.array.path)
 
 
 def _index(*parts: Any) -> Any:

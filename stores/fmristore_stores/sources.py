@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -165,6 +165,18 @@ def _short(path: str, offset: int, length: int, found: int) -> CorruptDataError:
     return CorruptDataError(msg, url=path)
 
 
+_DENIED = (401, 403)
+_GONE = (404, 410)
+
+
+def _status(error: BaseException) -> Any:
+    """HTTP status that an error of aiohttp, or one caused by an error of botocore, goes back to."""
+    response = getattr(error.__cause__, "response", None)
+    if isinstance(response, Mapping):
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return getattr(error, "status", None)
+
+
 def storage_error(error: BaseException, url: str) -> FmristoreError:
     """Translate what an operating system or a storage service raised into our own tree."""
     if isinstance(error, FmristoreError):
@@ -173,15 +185,17 @@ def storage_error(error: BaseException, url: str) -> FmristoreError:
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and type(cause).__module__.startswith("aiohttp"):
         # For fsspec whatever goes wrong on the web means that there is nothing.
-        status = getattr(cause, "status", None)
-        error = error if cause is None or status in (404, 410) else cause
+        error = error if cause is None or _status(cause) in _GONE else cause
     text = str(error) or type(error).__name__
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return NotFoundError("there is no such file or object", url=url)
     if isinstance(error, FileExistsError):
         return AlreadyExistsError("there is something of that name already", url=url)
-    denied = isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403)
-    if denied or "credentials" in text.lower():
+    if (
+        isinstance(error, PermissionError)
+        or _status(error) in _DENIED
+        or ("credentials" in text.lower())
+    ):
         return AccessDeniedError(
             f"permission denied ({text}); check the credentials or storage_options", url=url
         )

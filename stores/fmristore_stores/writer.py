@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 import threading
 from collections.abc import Iterator
 from typing import cast
@@ -33,10 +35,7 @@ def units_of(region: Region, spec: ArraySpec) -> list[ChunkKey] | None:
         if part.step != 1 or part.start % unit or (part.stop % unit and part.stop != length):
             return None
         spans.append(range(part.start // unit, -(-part.stop // unit)))
-    return [
-        tuple(int(i) + span.start for i, span in zip(index, spans, strict=True))
-        for index in np.ndindex(*(len(span) for span in spans))
-    ]
+    return list(itertools.product(*spans))
 
 
 def unit_chunks(unit: ChunkKey, spec: ArraySpec) -> list[ChunkKey | None]:
@@ -44,11 +43,11 @@ def unit_chunks(unit: ChunkKey, spec: ArraySpec) -> list[ChunkKey | None]:
     layout = spec.layout
     inner = tuple(u // c for u, c in zip(layout.units, layout.chunks, strict=True))
     grid = grid_shape(spec.shape, layout.chunks)
-    keys: list[ChunkKey | None] = []
-    for index in np.ndindex(*inner):
-        key = tuple(u * n + i for u, n, i in zip(unit, inner, index, strict=True))
-        keys.append(key if all(k < g for k, g in zip(key, grid, strict=True)) else None)
-    return keys
+    spans = [range(u * n, (u + 1) * n) for u, n in zip(unit, inner, strict=True)]
+    keys = itertools.product(*spans)
+    if all(span.stop <= g for span, g in zip(spans, grid, strict=True)):
+        return list(keys)
+    return [key if all(map(operator.lt, key, grid)) else None for key in keys]
 
 
 def encode_chunk(spec: ArraySpec, values: AnyArray) -> Buffer:
@@ -63,7 +62,7 @@ def encode_chunk(spec: ArraySpec, values: AnyArray) -> Buffer:
     """
     axes = spec.layout.axes
     inside = values.transpose(axes)
-    shape = spec.memory.layout.chunks
+    shape = tuple(spec.layout.chunks[a] for a in axes)
     if inside.shape == shape:
         return codecs.encode(spec.codecs, np.ascontiguousarray(inside, spec.dtype))
     padded = np.full(shape, spec.fill, spec.dtype)
