@@ -84,19 +84,27 @@ def _run(options: argparse.Namespace, workdir: Path) -> int:
     if options.list:
         print("\n".join(cell.name for group in groups for cell in group.cells))
         return 0
-    report = Report(
-        results=_measure(groups),
-        sizes=sizes(runs, accesses) if not options.cell or "sizes" in options.cell else {},
-        machine=machine(),
-        versions=versions(),
-        missing=missing,
-        settings={
-            "quick": options.quick,
-            "cells": ", ".join(options.cell) or "all",
-            "runs": ", ".join(f"{r.name} {'x'.join(map(str, r.shape))}" for r in runs),
-        },
-    )
-    _write(report, options.out)
+    results: list[Result] = []
+    found: dict[str, dict[str, int]] = {}
+    try:
+        for group in groups:
+            results += _measure(group)
+        if not options.cell or "sizes" in options.cell:
+            found = sizes(runs, accesses)
+    finally:  # what was measured before a failure is worth having
+        report = Report(
+            results=results,
+            sizes=found,
+            machine=machine(),
+            versions=versions(),
+            missing=missing,
+            settings={
+                "quick": options.quick,
+                "cells": ", ".join(options.cell) or "all",
+                "runs": ", ".join(f"{r.name} {'x'.join(map(str, r.shape))}" for r in runs),
+            },
+        )
+        _write(report, options.out)
     return 0
 
 
@@ -112,15 +120,12 @@ def _budgets(options: argparse.Namespace) -> tuple[Budget, Budget, Budget]:
     return Budget(least=9, most=41, seconds=30), write, replace(write, most=5)
 
 
-def _measure(groups: Sequence[Group]) -> list[Result]:
-    results: list[Result] = []
-    for group in groups:
-        began = time.perf_counter()
-        found = run_group(group)
-        seconds = time.perf_counter() - began
-        _say(f"{group.name}: {len(found[0].ours.seconds)} repetitions, {seconds:.0f} s")
-        results += found
-    return results
+def _measure(group: Group) -> list[Result]:
+    began = time.perf_counter()
+    found = run_group(group)
+    seconds = time.perf_counter() - began
+    _say(f"{group.name}: {len(found[0].ours.seconds)} repetitions, {seconds:.0f} s")
+    return found
 
 
 def _write(report: Report, folder: Path) -> None:

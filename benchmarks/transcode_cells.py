@@ -186,7 +186,7 @@ def _rechunkers(run: Run, tiles: int, labels: Sequence[str], wanted: set[str]) -
             path, values, space=run.affine, tr=2.0, access=before, overwrite=True
         ).close()
         for name, label in names.items():
-            new = run.folder / f"rechunked by {label}.ome.zarr"
+            new = run.folder / f"rechunked for {after} by {label}.ome.zarr"
             job = rechunk.Job(
                 label=label, source=path, target=new, access=after, max_memory=_limit(run, tiles)
             )

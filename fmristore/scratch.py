@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -95,7 +96,7 @@ class Scratch:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _runs(self, region: Region) -> list[tuple[int, int]]:
+    def _runs(self, region: Region) -> Iterator[tuple[int, int]]:
         """Byte offset and length of the contiguous runs of a region, in its order."""
         width = self.dtype.itemsize
         outer = len(region)
@@ -107,7 +108,5 @@ class Scratch:
         strides = [math.prod(self.shape[axis + 1 :]) * width for axis in range(len(region))]
         base = sum(part.start * stride for part, stride in zip(region, strides, strict=True))
         counts = region_shape(region)[: max(0, outer - 1)]
-        return [
-            (base + sum(i * stride for i, stride in zip(index, strides, strict=False)), run)
-            for index in np.ndindex(*counts)
-        ]
+        for index in np.ndindex(*counts):
+            yield base + sum(i * stride for i, stride in zip(index, strides, strict=False)), run

@@ -527,11 +527,11 @@ def damage_chunks(url: Path, how: str) -> None:
             damaged = bytes(b ^ 0x5A for b in content)
             raw.write(content[:half] + bytes(len(content) - half) if how == "cut" else damaged)
     if how == "gone":
-        pytest.importorskip("hdf5plugin")
         with h5py.File(url, "r+") as file:
             old = file["0"]
             file.move("0", "old")
-            new = file.create_dataset_like("0", old)
+            like = old.id.get_type(), old.id.get_space(), old.id.get_create_plist()
+            new = h5py.Dataset(h5py.h5d.create(file.id, b"0", *like))
             for name in ("DIMENSION_LABELS", "DIMENSION_LIST", "scale_factor", "add_offset"):
                 if name in old.attrs:
                     new.attrs[name] = old.attrs[name]

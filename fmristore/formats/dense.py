@@ -152,7 +152,7 @@ class DenseImage(StoredObject):
         CorruptDataError
             If a chunk is damaged or missing.
         """
-        return digest_image(self._numbers.reader, max_memory=max_memory)
+        return digest_image(self._numbers.streaming_reader(), max_memory=max_memory)
 
     # Reading --------------------------------------------------------------------------------
 
@@ -381,7 +381,7 @@ class DenseImage(StoredObject):
                 node="nifti",
             )
         export_nifti(
-            self._numbers.reader,
+            self._numbers.streaming_reader(),
             header=header.raw,
             trailer=self.trailer_bytes,
             url=url,

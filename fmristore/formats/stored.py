@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from fmristore_stores.cache import ChunkCache
 from fmristore_stores.errors import MetadataError, NotFoundError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray, Store
@@ -59,6 +60,15 @@ class StoredArray:
             url = self._handle.locator.url
             self._opened = (store, ChunkReader(array, missing=self._missing, url=url))
         return self._opened[1]
+
+    def streaming_reader(self) -> ChunkReader:
+        """Reader that keeps no decoded chunks: to pass through the whole array once."""
+        return ChunkReader(
+            self.reader.array,
+            cache=ChunkCache(0),
+            missing=self._missing,
+            url=self._handle.locator.url,
+        )
 
     @property
     def attributes(self) -> Attributes:

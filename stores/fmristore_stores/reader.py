@@ -56,8 +56,11 @@ _LONG_BYTES = 16 * 1024 * 1024
 """Decoded bytes from which a read must leave something worth keeping in the cache."""
 _CODEC_OVERHEAD = 64 * 1024
 """Bytes that encoding may add to a chunk, besides doubling it."""
+_MANY_CHUNKS = 1 << 12
+"""Chunks whose bookkeeping takes a noticeable time, after which none of them may be there."""
 _MOST_CHUNKS = 1 << 21
 """Chunks that one read may touch: a file may claim any number, and each takes a little memory."""
+_MISSING = "is missing: the data are damaged"
 
 
 class _Loaded(NamedTuple):
@@ -169,6 +172,10 @@ class ChunkReader:
             return values if out is not None else np.asarray(values, order="C")
         result = self._empty(shape) if out is None else out
         touched = self._overlaps(region, self._chunks)
+        if self._missing == "error" and overlap_count(region, self._chunks) > _MANY_CHUNKS:
+            first = tuple(s.start // c for s, c in zip(region, self._chunks, strict=True))
+            if self._refs([first])[0] is None:
+                raise self._error(first, _MISSING)
         pieces = [self._region_piece(overlap, result) for overlap in touched]
         self._run(pieces, result.nbytes)
         return result
@@ -405,7 +412,7 @@ class ChunkReader:
             elif self._missing == "fill":
                 piece.place(None)
             else:
-                raise self._error(piece.key, "is missing: the data are damaged")
+                raise self._error(piece.key, _MISSING)
         (self._run_remote if self._remote else self._run_local)(found, keep=keep)
 
     def _worth_keeping(self, decoded: int, returned: int) -> bool:

@@ -7,7 +7,7 @@ import math
 import operator
 import threading
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -70,7 +70,7 @@ def encode_chunk(spec: ArraySpec, values: AnyArray) -> Buffer:
     return codecs.encode(spec.codecs, padded)
 
 
-def write(array: Array, region: Region | None, values: AnyArray) -> None:
+def write(array: Array, region: Region | None, values: Any) -> None:
     """Write a region, in parallel where it consists of whole write units.
 
     Parameters
@@ -79,7 +79,7 @@ def write(array: Array, region: Region | None, values: AnyArray) -> None:
         Of any store, opened for writing.
     region : tuple of slice, optional
         One slice per axis; everything by default.
-    values : ndarray
+    values : array_like
         Broadcastable to the region's shape; converted to the array's dtype as by numpy.
 
     Raises

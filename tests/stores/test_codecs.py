@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import math
 import struct
@@ -24,6 +25,7 @@ from hypothesis import strategies as st
 
 from fmristore_stores.codecs import (
     PRESETS,
+    check_encoded,
     decode,
     decode_part,
     encode,
@@ -343,10 +345,10 @@ def test_there_are_no_parts_of_other_pipelines(name: str) -> None:
 
 def check_damaged(pipeline: Pipeline, data: bytes, nbytes: int) -> None:
     """Decoding gives the right size, which is all that some codecs can promise, or our error."""
-    try:
+    with contextlib.suppress(CorruptDataError):
         assert len(memoryview(decode(pipeline, data, nbytes))) == nbytes
-    except CorruptDataError:
-        pass
+    with contextlib.suppress(CorruptDataError):
+        check_encoded(pipeline, data, nbytes)
     try:
         found = decode_part(pipeline, data, nbytes, nbytes // 2, nbytes // 2 + 1)
     except CorruptDataError:
@@ -359,13 +361,37 @@ def test_truncated_chunks_are_noticed(name: str) -> None:
     values = smooth("i2", 2000)
     pipeline = (blosc(2, blocksize=512),) if name == "small blocks" else PIPELINES[name](2)
     encoded = bytes(encode(pipeline, values))
-    for length in sorted({*range(0, min(40, len(encoded))), *range(0, len(encoded), 13)}):
+    for length in sorted({*range(min(40, len(encoded))), *range(0, len(encoded), 13)}):
         with pytest.raises(CorruptDataError):
             decode(pipeline, encoded[:length], values.nbytes)
         check_damaged(pipeline, encoded[:length], values.nbytes)
     for wrong in (values.nbytes - 2, values.nbytes + 2, 2 * values.nbytes, 0):
         with pytest.raises(CorruptDataError):
             decode(pipeline, encoded, wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "noticed"),
+    [
+        ("nothing", True),
+        ("blosc lz4", True),
+        ("checksum around", True),
+        ("deflate and fletcher32", True),
+        ("two compressors", False),
+    ],
+)
+def test_some_damage_shows_without_decoding(name: str, noticed: bool) -> None:
+    values = smooth("i2", 2000)
+    pipeline = PIPELINES[name](2)
+    encoded = bytes(encode(pipeline, values))
+    check_encoded(pipeline, encoded, values.nbytes)
+    with pytest.raises(CorruptDataError) if noticed else contextlib.nullcontext():
+        check_encoded(pipeline, encoded[:-1], values.nbytes)
+    zstd = bytes(encode((ZSTD,), values))
+    check_encoded((ZSTD,), zstd, values.nbytes)
+    for single in ((ZSTD,), (blosc(2),), ()):
+        with pytest.raises(CorruptDataError):
+            check_encoded(single, bytes(encode(single, values)), values.nbytes + 2)
 
 
 @pytest.mark.parametrize("name", [*PIPELINES, "small blocks"])

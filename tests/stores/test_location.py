@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import time
 import uuid
 from pathlib import Path
@@ -173,7 +172,7 @@ def test_tokens_change_when_a_store_is_replaced(tmp_path: Path, remote: bool, ki
         for name in fs.find(f"{place}/b"):
             fs.pipe_file(name.replace("/b", "/a", 1), fs.cat_file(name))
     else:
-        os.rename(tmp_path / "a", tmp_path / "old")
-        os.rename(tmp_path / "b", tmp_path / "a")
+        (tmp_path / "a").rename(tmp_path / "old")
+        (tmp_path / "b").rename(tmp_path / "a")
     assert content_token(f"{place}/a", kind) not in ("", before)
     assert content_token(f"{place}/missing", kind) == ""

@@ -153,7 +153,7 @@ def test_only_so_many_idle_stores_stay_open(
     for number in range(8):
         make(tmp_path / f"{number}.h5", number)
         locators.append(locate(tmp_path / f"{number}.h5"))
-    used = table.join(locators[0])
+    used: Any = table.join(locators[0])
     opened = [table.get(locator) for locator in locators[1:]]
     assert not used.closed
     assert [store.closed for store in opened[-3:]] == [False] * 3

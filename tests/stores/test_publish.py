@@ -53,7 +53,7 @@ def number_in(url: Any, **options: Any) -> int:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder))
+    return sorted(path.name for path in folder.iterdir())
 
 
 class Memory:
@@ -128,12 +128,14 @@ def test_an_exception_leaves_everything_as_it_was(
     url = place / f"a.{kind}"
     if old:
         make(url, 1)
-    with (
-        pytest.raises(type(error)) as caught,
-        create_store(url, overwrite=old) as store,
-    ):
-        fill(store, 2)
-        raise error
+
+    def fail() -> None:
+        with create_store(url, overwrite=old) as store:
+            fill(store, 2)
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        fail()
     assert caught.value is error
     assert listed(place) == ([f"a.{kind}"] if old else [])
     if old:
@@ -502,9 +504,14 @@ def test_publishing_a_file(place: Any) -> None:
     assert listed(place) == ["a.bin"]
     with pytest.raises(AlreadyExistsError), publish_file(url):
         pass
-    with pytest.raises(ValueError, match="stop"), publish_file(url, overwrite=True) as path:
-        Path(path).write_bytes(b"other")
-        raise ValueError("stop")
+
+    def fail() -> None:
+        with publish_file(url, overwrite=True) as path:
+            Path(path).write_bytes(b"other")
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fail()
     with publish_file(url, overwrite=True) as path:
         Path(path).write_bytes(b"newer")
     found = Path(url).read_bytes() if isinstance(place, Path) else place.fs.cat_file(url)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-import os
 import pickle
 import threading
 import uuid
@@ -31,7 +30,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.hdf5 import HDF5Store
 from fmristore_stores.opening import Handle, locate, open_store
-from fmristore_stores.protocol import AnyArray, Array, Capability, Store
+from fmristore_stores.protocol import Array, Capability, Store
 from fmristore_stores.publish import create_store
 from fmristore_stores.reader import ChunkReader
 from fmristore_stores.spec import ArraySpec, ChunkLayout, CodecSpec
@@ -475,15 +474,12 @@ def test_the_cost_is_what_a_counting_store_sees(
     counting = CountingStore(stores[name])
     reader = ChunkReader(counting.root.array("0"), cache=ChunkCache(0))
     where = np.array(points, int).reshape(-1, 2)
-    for cost, read in (
-        (reader.cost(region), lambda: reader.read(region)),
-        (
-            reader.cost_points((0, 2), where),
-            lambda: reader.read_points((0, 2), where),
-        ),
+    for cost, read, arguments in (
+        (reader.cost(region), reader.read, (region,)),
+        (reader.cost_points((0, 2), where), reader.read_points, ((0, 2), where)),
     ):
         counting.reset()
-        found = read()
+        found = read(*arguments)
         seen = counting.counts.total
         assert cost.returned_bytes == found.nbytes
         assert cost.requests == seen.ranges
@@ -599,7 +595,7 @@ def test_no_descriptors_are_left_open(tmp_path: Path) -> None:
     local_zarr(tmp_path, make_spec()).close()
 
     def count() -> int:
-        return len(os.listdir("/proc/self/fd"))
+        return len(list(Path("/proc/self/fd").iterdir()))
 
     def use() -> None:
         for name in ("a.h5", "a.zarr"):

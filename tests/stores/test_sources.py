@@ -103,9 +103,9 @@ def test_a_server_that_ignores_ranges_is_noticed(ignores: str) -> None:
         src.fetch([ByteRange("/careless", 10, 20)])
     with pytest.raises(CorruptDataError, match="does not serve ranges"):
         src.fetch([ByteRange("/careless", 10, 20), ByteRange("/careless", 50, 20)])
+    file = BlockFile(src, "/careless", block=100)
+    file.seek(250)
     with pytest.raises(CorruptDataError):
-        file = BlockFile(src, "/careless", block=100)
-        file.seek(250)
         file.read(10)
 
 
@@ -114,7 +114,7 @@ def test_a_kept_file_stays_itself_when_its_name_goes_to_another(tmp_path: Path) 
     path.write_bytes(b"old")
     src = LocalSource(str(path))
     (tmp_path / "b").write_bytes(b"new")
-    os.replace(tmp_path / "b", path)
+    (tmp_path / "b").replace(path)
     assert bytes(src.fetch([ByteRange(str(path), 0, 3)])[0]) == b"old"
     adopted = LocalSource(str(path), descriptor=os.open(path, os.O_RDONLY))
     path.unlink()
@@ -188,7 +188,7 @@ def test_a_block_file_reads_as_a_file_does(
         assert file.tell() == max(min(position, len(DATA)), position) + len(wanted)
     for asked in src.asked:
         assert asked.offset % block == 0
-        assert 0 < asked.length
+        assert asked.length > 0
         assert asked.offset + asked.length <= len(DATA)
 
 
@@ -214,7 +214,7 @@ def test_blocks_are_asked_for_once_and_together() -> None:
 # Errors ----------------------------------------------------------------------------------------
 
 
-class Answer(Exception):
+class AnswerError(Exception):
     """As aiohttp raises it for a status."""
 
     __module__ = "aiohttp.client_exceptions"
@@ -240,13 +240,13 @@ def nothing_because(cause: BaseException | None) -> FileNotFoundError:
         (RuntimeError("Unable to locate credentials"), AccessDeniedError),
         (TimeoutError(), StorageError),
         (OSError(28, "full"), StorageError),
-        (Answer(403), AccessDeniedError),
-        (Answer(500), StorageError),
+        (AnswerError(403), AccessDeniedError),
+        (AnswerError(500), StorageError),
         (nothing_because(None), NotFoundError),
-        (nothing_because(Answer(404)), NotFoundError),
-        (nothing_because(Answer(403)), AccessDeniedError),
-        (nothing_because(Answer(503)), StorageError),
-        (nothing_because(Answer(None)), StorageError),
+        (nothing_because(AnswerError(404)), NotFoundError),
+        (nothing_because(AnswerError(403)), AccessDeniedError),
+        (nothing_because(AnswerError(503)), StorageError),
+        (nothing_because(AnswerError(None)), StorageError),
         (nothing_because(OSError("boto")), NotFoundError),
     ],
 )

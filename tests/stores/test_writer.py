@@ -158,9 +158,9 @@ def test_values_are_broadcast_and_converted(tmp_path: Path, store_kind: str) -> 
             (None, object()),
         ):
             with pytest.raises(InvalidInputError):
-                write(array, region, values)  # type: ignore[arg-type]
+                write(array, region, values)
         with pytest.raises(SelectionError):
-            write(array, (slice(0, 8), slice(0, 4), slice(0, 5)), 1)  # type: ignore[arg-type]
+            write(array, (slice(0, 8), slice(0, 4), slice(0, 5)), 1)
         np.testing.assert_array_equal(array.read(), before)
 
     if store_kind == "memory":
