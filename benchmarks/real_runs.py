@@ -37,9 +37,8 @@ def _size(path: Path) -> int:
 
 
 def _sha256(path: Path) -> str:
-    opened = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
-    with opened as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    data = path.read_bytes()
+    return hashlib.sha256(gzip.decompress(data) if path.suffix == ".gz" else data).hexdigest()
 
 
 def _rows(run: Path, folder: Path) -> list[str]:
@@ -76,10 +75,11 @@ def main() -> None:
     lines = [
         "# Real runs, through the command line",
         "",
-        "Made by `python -m benchmarks.real_runs`: `fmristore convert`, `export`, `transcode` to the",
-        "other store and `export` again. Default codecs: `portable` in HDF5, `dual` in Zarr. *Smaller*",
-        "is the size of the `.nii.gz` over that of the store. *Same* says whether the uncompressed",
-        "export equals the uncompressed source byte for byte, at once and after the other store.",
+        "Made by `python -m benchmarks.real_runs`: `fmristore convert`, `export`, `transcode`",
+        "to the other store and `export` again. Default codecs: `portable` in HDF5, `dual` in",
+        "Zarr. *Smaller* is the size of the `.nii.gz` over that of the store. *Same* says whether",
+        "the uncompressed export equals the uncompressed source byte for byte, at once and after",
+        "the other store.",
         "",
         "| run | store | layout | MB | smaller | same | same after the other store |",
         "|---|---|---|---|---|---|---|",

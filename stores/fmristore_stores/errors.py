@@ -3,25 +3,25 @@
 ::
 
     FmristoreError
-    ├── NotFoundError (also FileNotFoundError)    no such file, store, node or key
-    ├── AlreadyExistsError (also FileExistsError) the destination exists; pass overwrite=True
-    ├── ReadOnlyError                             the store was opened for reading, or its protocol cannot write
-    ├── ClosedError                               the object was used after close()
-    ├── ChangedError                              the store is not the one that was opened
-    ├── InvalidInputError (also ValueError)       an argument cannot be used
-    │   └── SelectionError (also IndexError)      an index or selection does not fit the array
-    ├── FormatError                               what is stored is not what it should be
-    │   ├── UnknownFormatError                    neither HDF5 nor Zarr nor NIfTI, or no known format inside
-    │   ├── UnsupportedVersionError               written by a newer fmristore
-    │   ├── MetadataError                         header, attributes or specification are wrong or contradictory
-    │   └── CorruptDataError                      damaged, missing or truncated chunks
-    ├── LayoutNotSupportedError                   this store cannot hold that array as specified
-    ├── CodecError                                unknown codec, or a plugin is missing
-    ├── LossyError                                an exact conversion does not exist and was not waived
-    ├── MemoryLimitError                          the work cannot be done within max_memory
-    ├── DependencyError (also ImportError)        an optional package is not installed
-    └── StorageError (also OSError)               the disk, network or service failed
-        └── AccessDeniedError (also PermissionError)
+    ├── NotFoundError (also FileNotFoundError): no such file, store, node or key
+    ├── AlreadyExistsError (also FileExistsError): pass overwrite=True
+    ├── ReadOnlyError: opened for reading, or its protocol cannot write
+    ├── ClosedError: the object was used after close()
+    ├── ChangedError: the store is not the one that was opened
+    ├── InvalidInputError (also ValueError): an argument cannot be used
+    │   └── SelectionError (also IndexError): an index does not fit the array
+    ├── FormatError: what is stored is not what it should be
+    │   ├── UnknownFormatError: neither HDF5, Zarr nor NIfTI, or no known format inside
+    │   ├── UnsupportedVersionError: written by a newer fmristore
+    │   ├── MetadataError: header, attributes or specification are wrong or contradictory
+    │   └── CorruptDataError: damaged, missing or truncated chunks
+    ├── LayoutNotSupportedError: this store cannot hold that array as specified
+    ├── CodecError: unknown codec, or a plugin is missing
+    ├── LossyError: an exact conversion does not exist and was not waived
+    ├── MemoryLimitError: the work cannot be done within max_memory
+    ├── DependencyError (also ImportError): an optional package is not installed
+    └── StorageError (also OSError): the disk, network or service failed
+        └── AccessDeniedError (also PermissionError): credentials are missing or not sufficient
 
 A class says what a handler would do; ``kind`` (stable, append-only) says which case it is.
 """
@@ -173,7 +173,7 @@ class CorruptDataError(FormatError):
 
 
 class LayoutNotSupportedError(FmristoreError):
-    """This store cannot hold that array as specified."""
+    """The store cannot hold that array as specified."""
 
     kind = "layout-not-supported"
 

@@ -42,8 +42,12 @@ MAX_NAME_BYTES = 255
 """Longest node name in UTF-8 bytes: file systems refuse longer ones."""
 
 _NUMERIC = frozenset(
-    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 "
-    "complex64 complex128".split()
+    {
+        "bool",
+        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+        *(f"float{bits}" for bits in (16, 32, 64)),
+        *(f"complex{bits}" for bits in (64, 128)),
+    }
 )
 
 
@@ -106,12 +110,12 @@ class ChunkLayout:
         if self.order and sorted(self.order) != list(range(rank)):
             msg = f"order {self.order} is not a permutation of {rank} axes"
             raise InvalidInputError(msg)
-        if self.shards is not None:
-            if len(self.shards) != rank or any(
-                s < c or s % c for s, c in zip(self.shards, self.chunks, strict=False)
-            ):
-                msg = f"shard shape {self.shards} is not a multiple of chunk shape {self.chunks}"
-                raise InvalidInputError(msg)
+        if self.shards is not None and (
+            len(self.shards) != rank
+            or any(s < c or s % c for s, c in zip(self.shards, self.chunks, strict=True))
+        ):
+            msg = f"shard shape {self.shards} is not a multiple of chunk shape {self.chunks}"
+            raise InvalidInputError(msg)
 
     @property
     def axes(self) -> tuple[int, ...]:
@@ -236,7 +240,7 @@ def parse_dtype(dtype: Any) -> np.dtype[Any]:
     InvalidInputError
         For structured types, objects, dates, and floats wider than 8 bytes.
     """
-    parsed = np.dtype(dtype)
+    parsed: np.dtype[Any] = np.dtype(dtype)
     if parsed.kind in "TUO":
         return STRING
     parsed = parsed.newbyteorder("<") if parsed.byteorder == ">" else parsed

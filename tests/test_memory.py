@@ -1,0 +1,80 @@
+"""Converting and exporting stay within their memory limit, however large the image is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.images import STORES, run_python
+
+LIMIT = 64 << 20
+MARGIN = 48 << 20
+"""For chunks being decoded and encoded on each worker, and for what malloc keeps in between."""
+
+SHAPE = (96, 96, 60, 160)
+"""As int16 three times the limit, and well above limit and margin."""
+
+CODE = """
+import json, sys
+from pathlib import Path
+import numpy as np
+import fmristore as fs
+from fmristore.nifti import make_header
+
+folder, kind, access, limit, *shape = sys.argv[1:]
+folder, limit = Path(folder), int(limit)
+
+
+def peak():
+    # Not ru_maxrss: a child inherits that of the process which started it.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def write(path, shape):
+    space = fs.NeuroSpace(spatial_shape=shape[:3], affine=np.eye(4), time_points=shape[3])
+    volume = np.random.default_rng(0).integers(0, 2000, shape[2::-1]).astype("<i2")
+    with open(path, "wb") as file:
+        file.write(make_header(space, "i2"))
+        for t in range(shape[3]):
+            file.write((volume + t).tobytes())
+
+
+def work(name):
+    source, url, back = (folder / f"{name}{end}" for end in (".nii", f".{kind}", "-back.nii"))
+    fs.convert(source, url, access=access, codec="fast", max_memory=limit)
+    peaks = [peak()]
+    with fs.open(url) as image:
+        assert image.compute_digest(max_memory=limit) == image.digest
+        peaks.append(peak())
+        image.to_nifti(back, max_memory=limit)
+        peaks.append(peak())
+    return peaks
+
+
+write(folder / "small.nii", (16, 16, 10, 8))
+work("small")
+write(folder / "large.nii", tuple(map(int, shape)))
+before = peak()
+print(json.dumps([after - before for after in work("large")]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+@pytest.mark.parametrize("access", ["time", "volume"])
+@pytest.mark.parametrize("kind", STORES)
+def test_peak(tmp_path: Path, kind: str, access: str) -> None:
+    done = run_python(CODE, tmp_path, kind, access, LIMIT, *SHAPE)
+    assert done.returncode == 0, done.stderr
+    peaks = dict(zip(("convert", "digest", "export"), json.loads(done.stdout), strict=True))
+    for what, taken in peaks.items():
+        assert taken <= LIMIT + MARGIN, f"{what} took {taken >> 20} MiB"
+    source, back = (tmp_path / name for name in ("large.nii", "large-back.nii"))
+    assert source.stat().st_size > LIMIT + MARGIN
+    with source.open("rb") as left, back.open("rb") as right:
+        while piece := left.read(1 << 24):
+            assert piece == right.read(1 << 24)
+        assert not right.read(1)
