@@ -16,7 +16,8 @@ __all__ = ["plot"]
 
 FASTER, SLOWER, LIMIT, OTHERS = "#1a6fb0", "#c8372d", "#555555", "#9db8cc"
 ROW_INCHES = 0.2
-MARKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
+DECADES = (0.001, 0.01, 0.1, 1, 10, 100, 1000)
+MARKS = tuple(sorted(factor * decade for decade in DECADES for factor in (1, 2, 5)))
 
 
 def plot(report: Report, path: Path) -> None:
@@ -114,9 +115,10 @@ def _relative(timing: Timing, result: Result) -> float:
 def _finish(panel: Any, ticks: list[tuple[float, str, bool]], title: str) -> None:
     panel.set_xscale("log")
     low, high = panel.get_xlim()
-    low, high = max(min(low, 0.4), 0.02), min(max(high, 4), 300)
+    low, high = min(low, 0.4), max(high, 4)
     panel.set_xlim(low, high)
-    panel.set_xticks([m for m in MARKS if low <= m <= high])
+    marks = [m for m in MARKS if low <= m <= high]
+    panel.set_xticks(marks if len(marks) < 9 else [m for m in marks if m in DECADES])
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.set_yticks([at for at, _, _ in ticks], [text for _, text, _ in ticks], fontsize=8.5)

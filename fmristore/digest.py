@@ -105,6 +105,7 @@ def digest_image(reader: ChunkReader, *, max_memory: int, progress: Progress | N
         values = reader.read(region).transpose(order)
         digest.update(region[spec.dims.index("z")].start, values)
         done += values.nbytes
+        del values  # before the next region takes its memory
         if progress is not None:
             progress(done, spec.nbytes)
     return digest.hexdigest()

@@ -14,8 +14,8 @@ LIMIT = 64 << 20
 MARGIN = 48 << 20
 """For chunks being decoded and encoded on each worker, and for what malloc keeps in between."""
 
-SHAPE = (96, 96, 60, 160)
-"""As int16 three times the limit, and well above limit and margin."""
+SHAPE = (96, 96, 52, 144)
+"""As int16 more than twice the limit, and well above limit and margin."""
 
 CODE = """
 import json, sys

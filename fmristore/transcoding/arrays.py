@@ -20,6 +20,7 @@ from fmristore_stores.errors import CodecError
 from fmristore_stores.location import Kind
 from fmristore_stores.protocol import Array, Capability
 from fmristore_stores.spec import ArraySpec, Attributes, CodecSpec, is_string
+from fmristore_stores.spellings import HDF5_CORE, ZARR_CORE
 
 __all__ = ["HDF5", "ZARR", "ArrayStep", "Method", "TargetKind", "plan_array"]
 
@@ -62,13 +63,13 @@ ZARR = TargetKind(
     | Capability.SHARDS
     | Capability.CHUNK_ORDER,
     codec="dual",
-    core=codecs.ZARR_CORE,
+    core=ZARR_CORE,
 )
 HDF5 = TargetKind(
     kind="hdf5",
     capabilities=Capability.WRITE | Capability.RAW_WRITE | Capability.HARD_LINKS,
     codec="portable",
-    core=codecs.HDF5_CORE,
+    core=HDF5_CORE,
 )
 
 

@@ -1,32 +1,18 @@
-"""Codec pipelines under neutral names: their HDF5 and Zarr spellings, and encoding and decoding.
+"""Codec pipelines under neutral names: presets, and encoding and decoding chunks.
 
 A pipeline is a tuple of `CodecSpec` steps from bytes to bytes, applied first to last when a chunk
 is written. Everything here works on one whole chunk in memory, holds no lock of HDF5 and may run
 in many threads at once; the codecs' C code releases Python's lock.
 
-=============  ====================  ========================  ====================================
-neutral name   HDF5 filter           Zarr v3 codec             options
-=============  ====================  ========================  ====================================
-``blosc``      32001                 ``blosc``                 cname clevel shuffle typesize
-                                                               blocksize
-``zstd``       32015                 ``zstd``                  level, checksum
-``deflate``    1 (a zlib stream)     ``numcodecs.zlib``        level
-``shuffle``    2                     ``numcodecs.shuffle``     elementsize
-``gzip``                             ``gzip``                  level
-``crc32c``                           ``crc32c``
-``fletcher32`` 3                     ``numcodecs.fletcher32``
-=============  ====================  ========================  ====================================
+How the steps are called in HDF5 and in Zarr is in `fmristore_stores.spellings`.
 
 References
 ----------
-HDF5 filter numbers: https://github.com/HDFGroup/hdf5_plugins/blob/master/docs/RegisteredFilterPlugins.md
-Zarr codecs: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/index.html
 Blosc chunk format: https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst
 """
 
 from __future__ import annotations
 
-import json
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -43,20 +29,15 @@ from fmristore_stores.protocol import AnyArray, Buffer
 from fmristore_stores.spec import CodecSpec
 
 __all__ = [
-    "HDF5_CORE",
+    "BLOSC_SHUFFLES",
     "PRESETS",
-    "ZARR_CORE",
     "check_encoded",
     "decode",
     "decode_part",
     "encode",
-    "from_hdf5_filters",
-    "from_zarr_codecs",
-    "hdf5_filters",
     "preset",
     "preset_name",
     "supported",
-    "zarr_codecs",
 ]
 
 Pipeline = tuple[CodecSpec, ...]
@@ -74,15 +55,8 @@ _DAMAGE: tuple[Any, ...] = (
 
 numcodecs.blosc.use_threads = False  # as zarr-python does: our threads decode whole chunks
 
-_BLOSC_FILTER, _ZSTD_FILTER, _DEFLATE_FILTER, _SHUFFLE_FILTER, _FLETCHER_FILTER = (
-    32001,
-    32015,
-    1,
-    2,
-    3,
-)
-_BLOSC_SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
-_BLOSC_COMPRESSORS = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")
+BLOSC_SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
+"""Names of blosc's shuffles; their position is their number."""
 _BLOSC_HEADER = struct.Struct("<BBBBiii")
 _BLOSC_MEMCPYED = 0x02
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -272,7 +246,7 @@ def _fletcher32(data: Buffer) -> bytes:
 def _encode_step(step: CodecSpec, data: Buffer) -> Buffer:
     match step.name:
         case "blosc":
-            shuffle = _BLOSC_SHUFFLES.index(step.get("shuffle", "shuffle"))
+            shuffle = BLOSC_SHUFFLES.index(step.get("shuffle", "shuffle"))
             width = step.get("typesize", 1)
             elements = np.dtype(f"V{width}" if memoryview(data).nbytes % width == 0 else "u1")
             return _blosc_compress(  # type: ignore[no-any-return]
@@ -484,132 +458,3 @@ def decode_part(
         msg = f"blosc cannot decode a chunk: its bytes are damaged ({error})"
         raise CorruptDataError(msg) from error
     return out.data, first * blocksize
-
-
-# Spelling in HDF5 ----------------------------------------------------------------------------
-
-
-def hdf5_filters(
-    codecs: Pipeline, dtype: np.dtype[Any], chunk_nbytes: int
-) -> list[tuple[int, tuple[int, ...]]]:
-    """HDF5 filter numbers and parameters of a pipeline, in the order of application.
-
-    Raises
-    ------
-    CodecError
-        If a step has no HDF5 filter.
-    """
-    filters: list[tuple[int, tuple[int, ...]]] = []
-    for step in codecs:
-        match step.name:
-            case "blosc":
-                parameters = (
-                    2,
-                    2,
-                    step.get("typesize", dtype.itemsize),
-                    chunk_nbytes,
-                    step.get("clevel", 5),
-                    _BLOSC_SHUFFLES.index(step.get("shuffle", "shuffle")),
-                    _BLOSC_COMPRESSORS.index(step.get("cname", "zstd")),
-                )
-                filters.append((_BLOSC_FILTER, parameters))
-            case "zstd":
-                filters.append((_ZSTD_FILTER, (step.get("level", 3),)))
-            case "deflate":
-                filters.append((_DEFLATE_FILTER, (step.get("level", 4),)))
-            case "shuffle":
-                filters.append((_SHUFFLE_FILTER, ()))
-            case "fletcher32":
-                filters.append((_FLETCHER_FILTER, ()))
-            case _:
-                msg = f"codec {step} has no HDF5 filter"
-                raise CodecError(msg)
-    return filters
-
-
-def from_hdf5_filters(
-    filters: Sequence[tuple[int, tuple[int, ...]]], dtype: np.dtype[Any]
-) -> Pipeline:
-    """Pipeline of HDF5 filters; a filter that is not known becomes ``hdf5:<number>``."""
-    return tuple(_from_hdf5(number, values, dtype) for number, values in filters)
-
-
-def _from_hdf5(number: int, values: tuple[int, ...], dtype: np.dtype[Any]) -> CodecSpec:
-    def value(index: int, default: int) -> int:
-        return values[index] if len(values) > index else default
-
-    if number == _BLOSC_FILTER:
-        shuffle, compressor = value(5, 1), value(6, 0)
-        if shuffle < len(_BLOSC_SHUFFLES) and compressor < len(_BLOSC_COMPRESSORS):
-            return CodecSpec.of(
-                "blosc",
-                cname=_BLOSC_COMPRESSORS[compressor],
-                clevel=value(4, 5),
-                shuffle=_BLOSC_SHUFFLES[shuffle],
-                typesize=value(2, dtype.itemsize),
-                blocksize=0,
-            )
-    elif number == _ZSTD_FILTER:
-        return CodecSpec.of("zstd", level=value(0, 3), checksum=False)
-    elif number == _DEFLATE_FILTER:
-        return CodecSpec.of("deflate", level=value(0, 4))
-    elif number == _SHUFFLE_FILTER:
-        return CodecSpec.of("shuffle", elementsize=value(0, dtype.itemsize))
-    elif number == _FLETCHER_FILTER:
-        return CodecSpec.of("fletcher32")
-    return CodecSpec(f"hdf5:{number}", (("parameters", values),))
-
-
-# Spelling in Zarr ----------------------------------------------------------------------------
-
-_ZARR_NAMES = {
-    "blosc": "blosc",
-    "zstd": "zstd",
-    "gzip": "gzip",
-    "crc32c": "crc32c",
-    "deflate": "numcodecs.zlib",
-    "shuffle": "numcodecs.shuffle",
-    "fletcher32": "numcodecs.fletcher32",
-}
-_FROM_ZARR = {zarr: neutral for neutral, zarr in _ZARR_NAMES.items()}
-ZARR_CORE = frozenset({"blosc", "zstd", "gzip", "crc32c"})
-"""Neutral names of the steps that every Zarr reader knows."""
-HDF5_CORE = frozenset({"blosc", "zstd", "deflate", "shuffle", "fletcher32"})
-"""Neutral names of the steps that HDF5 readers know, blosc and zstd by common plugins."""
-
-
-def zarr_codecs(codecs: Pipeline) -> list[dict[str, Any]]:
-    """Zarr v3 metadata of the bytes-to-bytes codecs of a pipeline.
-
-    Raises
-    ------
-    CodecError
-        If a step has no Zarr codec.
-    """
-    written = []
-    for step in codecs:
-        if step.name not in _ZARR_NAMES:
-            msg = f"codec {step} has no Zarr codec"
-            raise CodecError(msg)
-        entry: dict[str, Any] = {"name": _ZARR_NAMES[step.name]}
-        if step.options or step.name not in ZARR_CORE:  # zarr-python insists on it for numcodecs
-            entry["configuration"] = dict(step.options)
-        written.append(entry)
-    return written
-
-
-def from_zarr_codecs(codecs: Sequence[Mapping[str, Any]]) -> Pipeline:
-    """Pipeline of Zarr codecs; one that is not known becomes ``zarr:<name>``."""
-    steps = []
-    for entry in codecs:
-        name = str(entry.get("name"))
-        configuration = dict(entry.get("configuration") or {})
-        if name in _FROM_ZARR and all(
-            isinstance(v, str | int | bool | None) for v in configuration.values()
-        ):
-            configuration.pop("id", None)
-            steps.append(CodecSpec.of(_FROM_ZARR[name], **configuration))
-        else:
-            text = json.dumps(configuration, sort_keys=True)
-            steps.append(CodecSpec.of(f"zarr:{name}", configuration=text))
-    return tuple(steps)

@@ -13,7 +13,6 @@ import h5py
 import numpy as np
 from h5py import h5d, h5p, h5s, h5t, h5z
 
-from fmristore_stores.codecs import from_hdf5_filters, hdf5_filters
 from fmristore_stores.errors import (
     CodecError,
     InvalidInputError,
@@ -22,6 +21,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.hdf5_attributes import decode_text
 from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout, is_string, parse_dtype
+from fmristore_stores.spellings import from_hdf5_filters, hdf5_filters
 
 __all__ = [
     "ElementType",

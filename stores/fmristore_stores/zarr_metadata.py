@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmristore_stores.codecs import from_zarr_codecs, zarr_codecs
 from fmristore_stores.errors import (
     InvalidInputError,
     LayoutNotSupportedError,
@@ -18,6 +17,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.grid import ChunkKey
 from fmristore_stores.spec import ArraySpec, ChunkLayout, CodecSpec, is_string
+from fmristore_stores.spellings import from_zarr_codecs, zarr_codecs
 
 __all__ = ["Described", "Placement", "creation", "describe"]
 

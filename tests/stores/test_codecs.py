@@ -29,16 +29,18 @@ from fmristore_stores.codecs import (
     decode,
     decode_part,
     encode,
-    from_hdf5_filters,
-    from_zarr_codecs,
-    hdf5_filters,
     preset,
     supported,
-    zarr_codecs,
 )
 from fmristore_stores.errors import CodecError, CorruptDataError, InvalidInputError
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import CodecSpec
+from fmristore_stores.spellings import (
+    from_hdf5_filters,
+    from_zarr_codecs,
+    hdf5_filters,
+    zarr_codecs,
+)
 
 Pipeline = tuple[CodecSpec, ...]
 
