@@ -47,7 +47,9 @@ def make_numbers(
         return colours
     if wanted.kind in "iu":
         limits = np.iinfo(wanted)
-        values: AnyArray = rng.integers(limits.min, limits.max, shape, wanted, endpoint=True)
+        native = wanted.newbyteorder("=")
+        drawn = rng.integers(limits.min, limits.max, shape, native, endpoint=True)
+        values: AnyArray = drawn.astype(wanted)
         return values
     real = rng.normal(scale=100, size=shape)
     if wanted.kind == "c":

@@ -251,7 +251,8 @@ class ArrayCheck:
         return None if found is None else [key for key, ref in found.items() if ref is not None]
 
     def _decode_each(self, reader: ChunkReader, keys: list[ChunkKey]) -> None:
-        """Decode chunks one by one, to find the damaged ones."""
+        """Decode chunks one by one, to find the damaged ones; they are told in their order."""
+        damaged: dict[ChunkKey, str] = {}
 
         def work(key: ChunkKey) -> None:
             if self._failures >= MOST_LISTED:
@@ -259,10 +260,12 @@ class ArrayCheck:
             try:
                 reader.read(chunk_region(key, self._spec.shape, self._chunks))
             except (*DAMAGE, *UNABLE) as error:
-                self._damage("corrupt-chunk", _about(key, error))
+                damaged[key] = _about(key, error)
                 self._failures += isinstance(error, StorageError)
 
         for_each(work, keys)
+        for _, text in sorted(damaged.items()):
+            self._damage("corrupt-chunk", text)
 
     def _read_large(self) -> None:
         """Read the bytes of chunks that are too large to be decoded here."""
