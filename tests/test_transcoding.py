@@ -935,3 +935,16 @@ def test_memory_stays_within_the_limit(
         name = "x" if source == "contiguous.h5" else "0"
         assert Capability.CHUNK_REFS in new.root.array(name).capabilities
         assert old.root.array(name).spec.nbytes > 3 * (64 << 20) - 1
+
+
+@pytest.mark.parametrize("access", ["time", "volume", "balanced"])
+def test_an_image_that_is_encoded_anew_is_laid_out_as_if_converted(
+    tmp_path: Path, access: Any
+) -> None:
+    given = image((20, 22, 12, 40))
+    for name in ("portable.h5", "direct.zarr"):
+        fs.NeuroVec.create(tmp_path / name, **given, access=access).close()
+    transcode(tmp_path / "portable.h5", tmp_path / "moved.zarr")
+    with fs.open(tmp_path / "moved.zarr") as moved, fs.open(tmp_path / "direct.zarr") as direct:
+        assert moved.spec == direct.spec
+        assert moved.compute_digest() == moved.digest == direct.digest

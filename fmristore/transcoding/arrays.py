@@ -154,9 +154,16 @@ def plan_array(
 def _lay_out(
     source: ArraySpec, kind: TargetKind, access: Access, codec: str | None
 ) -> tuple[tuple[int, ...], ArraySpec, str]:
-    """Lay an image out anew for another access pattern."""
-    name = codec if codec not in (None, "keep") else codecs.preset_name(source.codecs, source.dtype)
-    kept = name is None and codecs.supported(source.codecs)
+    """Lay an image out anew for an access pattern, with chunks that suit the new codec.
+
+    The present codec, or the preset that it is of, is kept where `codec` or the readers of the
+    target allow it.
+    """
+    name: str | None = codec
+    if codec is None and not kind.keeps(source.codecs):
+        name = kind.codec
+    elif codec in (None, "keep"):
+        name = codecs.preset_name(source.codecs, source.dtype)
     shaped = source.permuted(canonical_axes(source.dims))
     layout = plan_layout(
         shaped.shape,
@@ -167,9 +174,8 @@ def _lay_out(
         codec=name or kind.codec,
     )
     shaped = replace(shaped, layout=layout)
-    pipeline = source.codecs if kept else choose_codecs(name or kind.codec, shaped)
-    if not (codec or kind.keeps(pipeline)):
-        pipeline = choose_codecs(kind.codec, shaped)
+    keep = name is None and codecs.supported(source.codecs)
+    pipeline = source.codecs if keep else choose_codecs(name or kind.codec, shaped)
     target = adapt_spec(replace(shaped, codecs=pipeline), kind.capabilities)
     axes = tuple(source.dims.index(d) for d in target.dims)
     return axes, target, f"laid out anew for {access}"
