@@ -784,7 +784,7 @@ class TestLyingHDF5:
             {"data": np.zeros((20, 20), "u1")},
             {"data": np.zeros(3, "u1")},
         ],
-        ids=str,
+        ids=["missing", "huge", "zeros", "floats", "table", "short"],
     )
     def test_header(self, tmp_path: Path, options: dict[str, Any]) -> None:
         store(tmp_path / "a.h5", VALUES).close()

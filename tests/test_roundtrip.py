@@ -33,6 +33,8 @@ from tests.nifti_images import REFUSED, Recipe, content, real_images, recipes
 ALL = list(itertools.product(STORES, LAYOUTS))
 BIG = 15_000_000
 """Bytes of uncompressed images that go through one store and layout each."""
+MIDDLE = 1_000_000
+"""Bytes of those that go through one layout in both stores."""
 ALIKE = re.compile(r"(sub-1_run-|con_)(?!01)")
 """Files that differ from others in nothing but their numbers."""
 
@@ -57,8 +59,11 @@ def export(url: Path, source: Path, name: str, **options: Any) -> list[bytes]:
 class TestRealFiles:
     def combinations(self, source: Path, number: int) -> list[tuple[str, Access]]:
         """Stores and layouts to send a file through."""
-        large = read_header(source).data_nbytes > BIG
-        return [ALL[number % len(ALL)]] if large or ALIKE.match(source.name) else ALL
+        size = read_header(source).data_nbytes
+        if size > BIG or ALIKE.match(source.name):
+            return [ALL[number % len(ALL)]]
+        half = len(ALL) // len(STORES)
+        return [ALL[number % half], ALL[half + number % half]] if size > MIDDLE else ALL
 
     @pytest.mark.parametrize("part", range(8))
     def test_export_gives_the_source(self, shared_data: Path, tmp_path: Path, part: int) -> None:
@@ -89,7 +94,6 @@ class TestRealFiles:
             with fs.open(first) as a, fs.open(there) as b, fs.open(back) as c:
                 assert a.space == b.space == c.space
                 assert a.digest == b.digest == c.digest == c.compute_digest()
-                assert a.spec.memory.layout.chunks == c.spec.memory.layout.chunks
 
     def test_a_large_run_moves_too(self, shared_data: Path, tmp_path: Path) -> None:
         source = shared_data / "data/real/bold/sub-prisma_run-2_acq-pasl2d.nii.gz"
