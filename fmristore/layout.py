@@ -27,6 +27,7 @@ __all__ = [
     "canonical_axes",
     "choose_codecs",
     "plan_layout",
+    "plan_matrix",
     "split_chunks",
 ]
 
@@ -206,3 +207,36 @@ def split_chunks(
         rest = math.prod(sizes) // sizes[axis] * itemsize
         sizes[axis] = even(sizes[axis], max(1, limit // rest))
     return ChunkLayout(chunks=tuple(sizes))
+
+
+def plan_matrix(
+    shape: tuple[int, int], dtype: DTypeLike, *, codec: str = "dual", whole_rows: bool = True
+) -> ChunkLayout:
+    """Choose chunks for a matrix whose rows are read whole: voxel x time, parcel x time, map x voxel.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and columns.
+    dtype : dtype
+        Of the numbers.
+    codec : str
+        Preset that the chunks will be encoded with.
+    whole_rows : bool
+        Whether a chunk holds whole rows (cut only if less than eight fit), else a square block.
+
+    Returns
+    -------
+    ChunkLayout
+        Elements in the order of the axes, so the last axis varies fastest.
+    """
+    rows, columns = (max(1, n) for n in shape)
+    budget = _PORTABLE_BYTES if codec == "portable" else _CHUNK_BYTES["time"]
+    most = max(1, budget // np.dtype(dtype).itemsize)
+    if whole_rows:
+        width = even(columns, most // min(_FEWEST_VOXELS, rows))
+        chunks = (even(rows, most // width), width)
+    else:
+        chunks = compact_shape((rows, columns), most)[:2]
+    sizes = (int(chunks[0]), int(chunks[1]))
+    return ChunkLayout(chunks=sizes, shards=shard_shape(shape, sizes, np.dtype(dtype).itemsize))

@@ -11,17 +11,21 @@ import numpy as np
 
 from fmristore.boxes import box_shape, boxes
 from fmristore.digest import ImageDigest
-from fmristore.formats.registry import FORMAT, VERSION, WRITER
+from fmristore.formats.nodes import (
+    format_attributes,
+    space_attributes,
+    write_bytes,
+    write_plain,
+)
 from fmristore.imagesource import Block, ImageSource
 from fmristore.layout import AXES, Access, Order, adapt_spec, choose_codecs, plan_layout
 from fmristore.progress import Progress
 from fmristore.scaling import Scaling
 from fmristore.scratch import Scratch
 from fmristore.space import NeuroSpace
-from fmristore_stores._version import __version__
 from fmristore_stores.grid import Region
 from fmristore_stores.protocol import AnyArray, Array, Group, Store
-from fmristore_stores.spec import ArraySpec, ChunkLayout
+from fmristore_stores.spec import ArraySpec
 from fmristore_stores.writer import write
 
 __all__ = ["ImageOptions", "image_attributes", "image_spec", "write_image"]
@@ -103,9 +107,9 @@ def write_image(
             if progress is not None:
                 progress(done, spec.nbytes)
     array.write_attributes(attributes | {"digest": digest.hexdigest()})
-    _write_bytes(group, "nifti", "nifti_byte", source.header)
+    write_bytes(group, "nifti", "nifti_byte", source.header)
     if source.trailer:
-        _write_bytes(group, "nifti_trailer", "nifti_trailer_byte", source.trailer)
+        write_bytes(group, "nifti_trailer", "nifti_trailer_byte", source.trailer)
     group.write_attributes(image_attributes(space, canonical.dims, window.limits))
 
 
@@ -141,23 +145,11 @@ def _write_small(group: Group, space: NeuroSpace, scaling: Scaling | None) -> No
     """Coordinates and affine; coordinates come first, so that the image finds its scales."""
     if space.time_points is not None and space.tr is not None:
         times = np.arange(space.time_points) * space.tr
-        _write_plain(group, "t", ("t",), times, {"units": "s"})
+        write_plain(group, "t", ("t",), times, {"units": "s"})
     if scaling is not None and scaling.per_volume:
-        _write_plain(group, "scale_factor", ("t",), np.asarray(scaling.slope), {})
-        _write_plain(group, "add_offset", ("t",), np.asarray(scaling.inter), {})
-    _write_plain(group, "affine", ("world", "voxel"), np.array(space.affine), {"units": "mm"})
-
-
-def _write_plain(
-    group: Group, name: str, dims: tuple[str, ...], values: AnyArray, attributes: dict[str, Any]
-) -> None:
-    layout = ChunkLayout(chunks=tuple(max(1, n) for n in values.shape))
-    spec = ArraySpec(shape=values.shape, dtype=values.dtype, dims=dims, layout=layout)
-    group.create_array(name, spec, attributes).write(None, values)
-
-
-def _write_bytes(group: Group, name: str, dim: str, data: bytes) -> None:
-    _write_plain(group, name, (dim,), np.frombuffer(data, np.uint8), {})
+        write_plain(group, "scale_factor", ("t",), np.asarray(scaling.slope))
+        write_plain(group, "add_offset", ("t",), np.asarray(scaling.inter))
+    write_plain(group, "affine", ("world", "voxel"), np.array(space.affine), {"units": "mm"})
 
 
 class _Window:
@@ -194,18 +186,8 @@ def image_attributes(
     limits : (float, float), optional
         Smallest and largest stored number.
     """
-    attributes: dict[str, Any] = {
-        FORMAT: "neurovec" if "t" in dims else "neurovol",
-        VERSION: "1.0",
-        WRITER: f"fmristore {__version__} (Python)",
-        "space_unit": space.space_unit,
-        "time_unit": space.time_unit,
-        "ome": _ome(space, dims),
-    }
-    if space.tr is not None:
-        attributes["repetition_time"] = space.tr
-    if space.space_name is not None:
-        attributes["space_name"] = space.space_name
+    attributes = format_attributes("neurovec" if "t" in dims else "neurovol")
+    attributes |= space_attributes(space) | {"ome": _ome(space, dims)}
     if limits is not None:
         attributes["value_range"] = list(limits)
     return attributes
