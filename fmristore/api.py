@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from fmristore.formats.create import create_image, image_options
-from fmristore.formats.registry import find_format
+from fmristore.formats.profiles import Profile
+from fmristore.formats.registry import FORMAT, find_format
 from fmristore.imagesource import image_source
 from fmristore.layout import Access, Order
 from fmristore.progress import Progress
+from fmristore_stores.errors import UnknownFormatError
 from fmristore_stores.location import Kind
 from fmristore_stores.opening import Handle, locate
 
@@ -24,7 +26,7 @@ def open(  # noqa: A001 - fs.open is what users expect it to be called
     kind: Kind | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Open a store and find out what it holds.
+    """Open a store and find out what it holds; files of the R package fmristore open too.
 
     Parameters
     ----------
@@ -60,11 +62,25 @@ def open(  # noqa: A001 - fs.open is what users expect it to be called
     handle = Handle(locate(url, kind=kind, storage_options=storage_options), fresh=True)
     try:
         attributes = handle.store.root.read_attributes()
+        if FORMAT not in attributes:
+            return _open_r(handle, format)
         cls = find_format(attributes, url=handle.locator.url, insist=format)
         return cls(handle)
     except BaseException:
         handle.close()
         raise
+
+
+def _open_r(handle: Handle, insist: str | None) -> Any:
+    from fmristore.rlayout import open_r
+
+    opened = open_r(handle)
+    if insist is not None and opened.format_name != insist:
+        raise UnknownFormatError(
+            f"expected format {insist!r} and found {opened.format_name!r} of the R package",
+            url=handle.locator.url,
+        )
+    return opened
 
 
 def convert(  # noqa: PLR0913
@@ -74,6 +90,7 @@ def convert(  # noqa: PLR0913
     access: Access = "time",
     codec: str | None = None,
     order: Order | None = None,
+    profile: Profile | None = None,
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     max_memory: int = 1 << 30,
@@ -94,6 +111,9 @@ def convert(  # noqa: PLR0913
         the same bytes in both stores), ``"fast"``, ``"small"`` or ``"none"``.
     order : {"auto", "canonical"}, optional
         Order inside chunks; ``"canonical"`` (x fastest) by default for ``"portable"``.
+    profile : {"r"}, optional
+        Write an HDF5 file exactly as the R package does, scaled numbers as floating-point ones;
+        see ``docs/reference/r.md``. Most files are readable in R without it.
     overwrite : bool
         Replace what is there, once the new store is complete.
     storage_options : mapping, optional
@@ -111,6 +131,8 @@ def convert(  # noqa: PLR0913
         If there is something at `url` and `overwrite` is false.
     FormatError
         If the source is not NIfTI, is damaged, or is not an image.
+    InvalidInputError
+        If R cannot read what `profile` asks for.
 
     Notes
     -----
@@ -119,7 +141,10 @@ def convert(  # noqa: PLR0913
     create_image(
         url,
         image_source(source, storage_options=storage_options),
-        options=image_options(url, access=access, codec=codec, order=order, max_memory=max_memory),
+        options=image_options(
+            url, access=access, codec=codec, order=order, profile=profile, max_memory=max_memory
+        ),
+        profile=profile,
         overwrite=overwrite,
         storage_options=storage_options,
         progress=progress,

@@ -12,7 +12,7 @@ from fmristore.space import NeuroSpace
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["mask_array", "mask_voxels"]
+__all__ = ["load_volume", "mask_array", "mask_voxels"]
 
 
 def mask_array(mask: Any, space: NeuroSpace) -> AnyArray:
@@ -34,7 +34,7 @@ def mask_array(mask: Any, space: NeuroSpace) -> AnyArray:
     InvalidInputError
         If shape or grid differ, the mask is not a single volume, or no voxel is in it.
     """
-    values, grid, name = _load(mask)
+    values, grid, name = load_volume(mask, "mask")
     if values.dtype.kind not in "biuf":
         raise InvalidInputError(f"a mask must be real numbers, not {values.dtype}", url=name)
     shape = values.shape[:3] if values.shape[3:] == (1,) else values.shape
@@ -61,24 +61,47 @@ def mask_voxels(mask: Any, space: NeuroSpace) -> AnyArray:
     return voxels
 
 
-def _load(mask: Any) -> tuple[AnyArray, NeuroSpace | None, str | None]:
-    """Values, grid and name of a mask."""
-    if isinstance(mask, str | os.PathLike):
-        return (*_from_path(mask), os.fspath(mask))
-    if hasattr(mask, "dataobj"):
-        return np.asanyarray(mask.dataobj), NeuroSpace.from_nibabel(mask), mask.get_filename()
-    space = getattr(mask, "space", None)
+def load_volume(volume: Any, what: str) -> tuple[AnyArray, NeuroSpace | None, str | None]:
+    """Numbers of a volume in any form, scaled, in memory.
+
+    Parameters
+    ----------
+    volume : path, stored volume, nibabel image, or array_like
+        A path is that of a NIfTI file.
+    what : str
+        What it is called in messages.
+
+    Returns
+    -------
+    values : ndarray
+        Axes (x, y, z) or (x, y, z, t).
+    space : NeuroSpace or None
+        Its grid; an array has none.
+    url : str or None
+        Where it lies.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not an array of numbers.
+    """
+    if isinstance(volume, str | os.PathLike):
+        return (*_from_path(volume, what), os.fspath(volume))
+    if hasattr(volume, "dataobj"):
+        url = volume.get_filename()
+        return np.asanyarray(volume.dataobj), NeuroSpace.from_nibabel(volume), url
+    space = getattr(volume, "space", None)
     try:
-        values = np.asarray(mask)
+        values = np.asarray(volume)
     except ValueError as error:
-        raise InvalidInputError(f"the mask is not an array of numbers: {error}") from error
-    return values, space if isinstance(space, NeuroSpace) else None, getattr(mask, "url", None)
+        raise InvalidInputError(f"the {what} is not an array of numbers: {error}") from error
+    return values, space if isinstance(space, NeuroSpace) else None, getattr(volume, "url", None)
 
 
-def _from_path(path: str | os.PathLike[str]) -> tuple[AnyArray, NeuroSpace]:
+def _from_path(path: str | os.PathLike[str], what: str) -> tuple[AnyArray, NeuroSpace]:
     source = NiftiSource(path)
     if source.colors:
-        raise InvalidInputError("a mask must be numbers, not colours", url=os.fspath(path))
+        raise InvalidInputError(f"a {what} must be numbers, not colours", url=os.fspath(path))
     x, y, z = source.space.spatial_shape
     values = np.empty((source.space.time_points or 1, z, y, x), source.dtype)
     for t0, z0, part in source.blocks(1 << 26):

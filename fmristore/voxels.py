@@ -13,7 +13,7 @@ from fmristore.space import NeuroSpace
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["VoxelSet"]
+__all__ = ["VoxelSet", "parse_points"]
 
 
 class VoxelSet:
@@ -120,3 +120,35 @@ class VoxelSet:
         x, y, _ = self.space.spatial_shape
         wide = voxels.astype(np.int64)
         return wide[:, 0] + x * (wide[:, 1] + y * wide[:, 2])
+
+
+def parse_points(voxels: Any) -> tuple[AnyArray, bool]:
+    """Understand one voxel, or many, given by index.
+
+    Parameters
+    ----------
+    voxels : (x, y, z) or array_like of int, (n, 3)
+
+    Returns
+    -------
+    points : ndarray of int, (n, 3) or (3,)
+    single : bool
+        Whether it was one voxel, not a list.
+
+    Raises
+    ------
+    SelectionError
+        If they are not whole numbers, three for each voxel.
+    """
+    try:
+        points = np.asarray(voxels)
+    except ValueError as error:
+        raise SelectionError("voxels: expected rows of three integers") from error
+    if points.size == 0:
+        return np.empty((0, 3), np.int64), False
+    if points.dtype.kind not in "iu" or points.ndim not in (1, 2) or points.shape[-1] != 3:
+        raise SelectionError(
+            f"voxels of shape {points.shape} and type {points.dtype}: expected integers, "
+            "(3,) for one voxel or (n, 3) for many"
+        )
+    return points, points.ndim == 1

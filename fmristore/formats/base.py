@@ -6,9 +6,55 @@ import html
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self
 
+from fmristore_stores.errors import ClosedError
 from fmristore_stores.opening import Handle
+from fmristore_stores.protocol import Store
 
-__all__ = ["StoredObject"]
+__all__ = ["BorrowedHandle", "StoredObject"]
+
+
+class BorrowedHandle(Handle):
+    """A hold on the store of another handle, for a part of an object: closing it closes no store.
+
+    Copies and pickles become holds of their own.
+
+    Parameters
+    ----------
+    owner : Handle
+        When it is closed, the borrowed one is too.
+    """
+
+    def __init__(self, owner: Handle) -> None:
+        self.locator = owner.locator
+        self._owner = owner
+        self._given_back = False
+
+    @property
+    def store(self) -> Store:
+        """The opened store of this process.
+
+        Raises
+        ------
+        ClosedError
+            After `close`, of this handle or of its owner.
+        """
+        if self._given_back:
+            raise ClosedError("this object was closed; ask for it again", url=self.locator.url)
+        return self._owner.store
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called, of this handle or of its owner."""
+        return self._given_back or self._owner.closed
+
+    def close(self) -> None:
+        """Give the store back; harmless when repeated."""
+        self._given_back = True
+
+    def __reduce__(self) -> tuple[type[Handle], Any]:
+        if self.closed:
+            raise ClosedError("a closed object cannot be pickled", url=self.locator.url)
+        return Handle, (self.locator,)
 
 
 class StoredObject(ABC):
@@ -24,6 +70,10 @@ class StoredObject(ABC):
 
     format_name: ClassVar[str]
     format_version: ClassVar[tuple[int, int]] = (1, 0)
+    holds: ClassVar[str] = ""
+    """What the format holds, in one line: see `fmristore.formats.chooser`."""
+    use_when: ClassVar[str] = ""
+    """When it is the right choice, going on from "use it when"."""
 
     def __init__(self, handle: Handle) -> None:
         self._handle = handle

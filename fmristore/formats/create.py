@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fmristore.formats.image_writer import ImageOptions, write_image
+from fmristore.formats.profiles import Profile, find_profile
 from fmristore.imagesource import ImageSource
 from fmristore.layout import Access, Order
 from fmristore.progress import Progress
@@ -22,12 +23,13 @@ def image_options(
     access: Access = "time",
     codec: str | None = None,
     order: Order | None = None,
+    profile: Profile | None = None,
     max_memory: int = 1 << 30,
 ) -> ImageOptions:
     """Fill in what a user left open: an HDF5 file is readable everywhere, by R too."""
     chosen = codec or ("portable" if kind_of_name(normalise(url)) == "hdf5" else "dual")
     if order is None:
-        order = "canonical" if chosen == "portable" else "auto"
+        order = "canonical" if chosen == "portable" or profile is not None else "auto"
     return ImageOptions(access=access, codec=chosen, order=order, max_memory=max_memory)
 
 
@@ -36,10 +38,14 @@ def create_image(
     source: ImageSource,
     *,
     options: ImageOptions,
+    profile: Profile | None = None,
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Store an image; it appears at `url` when complete."""
+    writer = write_image
+    if profile is not None:
+        writer = find_profile(profile, "dense", url).write_image
     with create_store(url, overwrite=overwrite, storage_options=storage_options) as store:
-        write_image(store, source, options, progress=progress)
+        writer(store, source, options, progress=progress)

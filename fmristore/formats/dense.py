@@ -15,6 +15,7 @@ from fmristore.digest import digest_image
 from fmristore.formats.base import StoredObject
 from fmristore.formats.create import create_image, image_options
 from fmristore.formats.image_parts import COLORS, ImageParts, read_parts
+from fmristore.formats.profiles import Profile, find_profile
 from fmristore.formats.raw import RawView
 from fmristore.formats.stored import StoredArray
 from fmristore.imagesource import image_source
@@ -29,8 +30,6 @@ from fmristore_stores.protocol import AnyArray
 from fmristore_stores.reader import ChunkReader
 from fmristore_stores.spec import ArraySpec
 
-if TYPE_CHECKING:
-    pass
 if TYPE_CHECKING:
     from fmristore.nifti import NiftiHeader
 
@@ -62,7 +61,7 @@ class DenseImage(StoredObject):
     def __init__(self, handle: Handle, parts: ImageParts | None = None) -> None:
         super().__init__(handle)
         self._parts = read_parts(handle, self.axes) if parts is None else parts
-        self._numbers = StoredArray(handle, self._parts.numbers)
+        self._numbers = StoredArray(handle, self._parts.numbers, dims=self._parts.dims)
         self._spec = self._numbers.reader.spec
         self._attributes = self._numbers.attributes
 
@@ -107,6 +106,11 @@ class DenseImage(StoredObject):
     def spec(self) -> ArraySpec:
         """How the numbers are stored: axes, chunks, shards, codecs."""
         return self._spec
+
+    @property
+    def reader(self) -> ChunkReader:
+        """Reader of the stored numbers, axes as in `spec`: for going through them in boxes."""
+        return self._numbers.reader
 
     @property
     def stored_dtype(self) -> np.dtype[Any]:
@@ -417,6 +421,7 @@ class DenseImage(StoredObject):
         access: Access = "time",
         codec: str | None = None,
         order: Order | None = None,
+        profile: Profile | None = None,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
         max_memory: int = 1 << 30,
@@ -443,6 +448,9 @@ class DenseImage(StoredObject):
             Preset; ``"portable"`` for HDF5 and ``"dual"`` for Zarr by default.
         order : {"auto", "canonical"}, optional
             Order inside chunks; ``"canonical"`` by default for the preset ``"portable"``.
+        profile : {"r"}, optional
+            Write an HDF5 file exactly as the R package does, scaled numbers as floating-point
+            ones; see ``docs/reference/r.md``.
         overwrite : bool
             Replace what is there, once the new store is complete.
         storage_options : mapping, optional
@@ -476,13 +484,18 @@ class DenseImage(StoredObject):
             url,
             source,
             options=image_options(
-                url, access=access, codec=codec, order=order, max_memory=max_memory
+                url, access=access, codec=codec, order=order, profile=profile, max_memory=max_memory
             ),
+            profile=profile,
             overwrite=overwrite,
             storage_options=storage_options,
             progress=progress,
         )
-        return cls(Handle(locate(url, storage_options=storage_options), fresh=True))
+        handle = Handle(locate(url, storage_options=storage_options), fresh=True)
+        if profile is not None:
+            opened: Self = find_profile(profile, "dense", url).open_r(handle)
+            return opened
+        return cls(handle)
 
     def _facts(self) -> dict[str, str]:
         facts = {

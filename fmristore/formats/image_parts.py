@@ -16,7 +16,7 @@ from fmristore_stores.errors import InvalidInputError, MetadataError
 from fmristore_stores.opening import Handle
 from fmristore_stores.spec import ArraySpec, is_string
 
-__all__ = ["COLORS", "ImageParts", "read_parts"]
+__all__ = ["COLORS", "ImageParts", "read_grid", "read_parts", "read_scaling"]
 
 COLORS = {3: [("R", "u1"), ("G", "u1"), ("B", "u1")], 4: [(n, "u1") for n in "RGBA"]}
 """Structured types of colour voxels, by the length of their axis."""
@@ -29,13 +29,15 @@ class ImageParts:
     Parameters
     ----------
     numbers : str
-        Path of the array, axes named as in `fmristore.layout.AXES`.
+        Path of the array, its axes named as in `fmristore.layout.AXES`.
     space : NeuroSpace
         Its grid.
     scaling : Scaling, optional
         To apply to stored numbers.
     header, trailer : str
         Paths of the arrays of NIfTI bytes; empty where there are none.
+    dims : tuple of str, optional
+        Names of the axes of the array, if it is one of other software that does not say them.
     """
 
     numbers: str
@@ -43,6 +45,7 @@ class ImageParts:
     scaling: Scaling | None = None
     header: str = ""
     trailer: str = ""
+    dims: tuple[str, ...] = ()
 
 
 def read_parts(handle: Handle, axes: Sequence[str]) -> ImageParts:
@@ -67,26 +70,46 @@ def read_parts(handle: Handle, axes: Sequence[str]) -> ImageParts:
     return ImageParts(
         numbers="0",
         space=space,
-        scaling=_read_scaling(handle, attributes, space.time_points),
+        scaling=read_scaling(handle, attributes, space.time_points),
         header="nifti",
         trailer="nifti_trailer" if "nifti_trailer" in children else "",
     )
 
 
-def _read_scaling(
-    handle: Handle, attributes: Mapping[str, Any], volumes: int | None
+def read_scaling(
+    handle: Handle, attributes: Mapping[str, Any], volumes: int | None, *, group: str = ""
 ) -> Scaling | None:
+    """Scaling that the attributes of the array ``0`` of a group say, if any.
+
+    Parameters
+    ----------
+    handle : Handle
+        The store.
+    attributes : mapping
+        Of the array.
+    volumes : int, optional
+        T; None for a single volume without a time axis.
+    group : str
+        Path of the group; the root by default.
+
+    Raises
+    ------
+    MetadataError
+        If it is damaged.
+    """
     slope, inter = attributes.get("scale_factor"), attributes.get("add_offset")
     try:
         if attributes.get("scaling") == "per-volume":
             slope, inter = (
-                StoredArray(handle, name).read_small(volumes or 0)
+                StoredArray(handle, f"{group}/{name}".strip("/")).read_small(volumes or 0)
                 for name in ("scale_factor", "add_offset")
             )
         return make_scaling(slope, inter, volumes=volumes)
     except (InvalidInputError, TypeError, ValueError) as error:
         raise MetadataError(
-            f"scale_factor and add_offset are damaged: {error}", url=handle.locator.url, node="0"
+            f"scale_factor and add_offset are damaged: {error}",
+            url=handle.locator.url,
+            node=f"{group}/0".strip("/"),
         ) from error
 
 
@@ -104,18 +127,48 @@ def _read_space(handle: Handle, spec: ArraySpec, axes: Sequence[str]) -> NeuroSp
     length = dict(zip(spec.dims, spec.shape, strict=True))
     if "c" in length and (length["c"] not in COLORS or spec.dtype != np.uint8):
         raise MetadataError("colours must be 3 or 4 of type uint8", url=url, node="0")
+    return read_grid(handle, (length["x"], length["y"], length["z"]), length.get("t"))
+
+
+def read_grid(
+    handle: Handle,
+    shape: tuple[int, int, int],
+    time_points: int | None = None,
+    *,
+    attributes: Mapping[str, Any] | None = None,
+) -> NeuroSpace:
+    """Space of a root group: its array ``affine`` and its attributes.
+
+    Parameters
+    ----------
+    handle : Handle
+        The store.
+    shape : tuple of int
+        Lengths along x, y, z.
+    time_points : int, optional
+        Number of volumes.
+    attributes : mapping, optional
+        To be used instead of the root group's.
+
+    Raises
+    ------
+    MetadataError
+        If they are missing or damaged.
+    """
     affine = StoredArray(handle, "affine").read_small(16)
-    attributes = handle.store.root.read_attributes()
+    if attributes is None:
+        attributes = handle.store.root.read_attributes()
     name = attributes.get("space_name")
     try:
         return NeuroSpace(
-            spatial_shape=(length["x"], length["y"], length["z"]),
+            spatial_shape=shape,
             affine=affine,
-            time_points=length.get("t"),
+            time_points=time_points,
             tr=attributes.get("repetition_time"),
             space_name=None if name is None else str(name),
             space_unit=str(attributes.get("space_unit", "mm")),
             time_unit=str(attributes.get("time_unit", "s")),
         )
     except (TypeError, ValueError) as error:
+        url = handle.locator.url
         raise MetadataError(f"the space of the image is damaged: {error}", url=url) from error

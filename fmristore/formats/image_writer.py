@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from fmristore.formats.nodes import (
     write_bytes,
     write_plain,
 )
+from fmristore.formats.rlinks import link_for_r
 from fmristore.imagesource import Block, ImageSource
 from fmristore.layout import AXES, Access, Order, adapt_spec, choose_codecs, plan_layout
 from fmristore.progress import Progress
@@ -24,11 +25,22 @@ from fmristore.scaling import Scaling
 from fmristore.scratch import Scratch
 from fmristore.space import NeuroSpace
 from fmristore_stores.grid import Region
-from fmristore_stores.protocol import AnyArray, Array, Group, Store
+from fmristore_stores.protocol import AnyArray, Array, Capability, Group, Store
 from fmristore_stores.spec import ArraySpec
 from fmristore_stores.writer import write
 
-__all__ = ["ImageOptions", "image_attributes", "image_spec", "write_image"]
+__all__ = [
+    "ImageOptions",
+    "Written",
+    "image_spec",
+    "scaling_attributes",
+    "write_affine",
+    "write_coordinates",
+    "write_image",
+    "write_numbers",
+    "write_run",
+    "write_times",
+]
 
 _BLOCK_BYTES = 32 * 1024 * 1024
 
@@ -86,31 +98,107 @@ def write_image(
     MemoryLimitError
         If not even one write unit fits the limit.
     """
-    group = store.root
-    space = source.space
+    group, space = store.root, source.space
+    write_affine(group, space)
+    attributes = write_run(group, source, options, store.capabilities, progress=progress)
+    attributes |= format_attributes("neurovol" if space.time_points is None else "neurovec")
+    attributes |= space_attributes(space)
+    if Capability.HARD_LINKS in store.capabilities:
+        attributes |= link_for_r(group, space, source.scaling)
+    group.write_attributes(attributes)
+
+
+def write_run(
+    group: Group,
+    source: ImageSource,
+    options: ImageOptions,
+    capabilities: Capability,
+    *,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write an image into an empty group, but for its affine and the attributes of the group.
+
+    Parameters
+    ----------
+    group : Group
+        New and writable.
+    source : ImageSource
+        Read once, front to back.
+    options : ImageOptions
+        Layout, codec and memory limit.
+    capabilities : Capability
+        Of the store.
+    progress : callable, optional
+        Called with the bytes of stored numbers done and in all.
+
+    Returns
+    -------
+    dict
+        Attributes that the group shall have: those that do not depend on the format.
+    """
     canonical = image_spec(source, options)
-    spec = adapt_spec(canonical, store.capabilities)
-    _write_small(group, space, source.scaling)
-    attributes = _scaling_attributes(source) | {"access": options.access}
-    array = group.create_array("0", spec, attributes)
-    digest = ImageDigest(space.spatial_shape[2])
+    write_times(group, source.space, source.scaling)
+    attributes = scaling_attributes(source.scaling) | {"access": options.access}
+    array = group.create_array("0", adapt_spec(canonical, capabilities), attributes)
+    written = write_numbers(array, array.spec.dims, source, options.max_memory, progress=progress)
+    array.write_attributes(attributes | {"digest": written.digest})
+    write_bytes(group, "nifti", "nifti_byte", source.header)
+    if source.trailer:
+        write_bytes(group, "nifti_trailer", "nifti_trailer_byte", source.trailer)
+    of_group: dict[str, Any] = {"ome": _ome(source.space, canonical.dims)}
+    if written.limits is not None:
+        of_group["value_range"] = list(written.limits)
+    return of_group
+
+
+class Written(NamedTuple):
+    """What was seen of the numbers while they were written."""
+
+    digest: str
+    limits: tuple[float, float] | None
+    """Smallest and largest finite number."""
+
+
+def write_numbers(
+    array: Array,
+    dims: Sequence[str],
+    source: ImageSource,
+    max_memory: int,
+    *,
+    progress: Progress | None = None,
+) -> Written:
+    """Write the numbers of an image, in one pass over its source.
+
+    Parameters
+    ----------
+    array : Array
+        New, of the image's shape and type.
+    dims : sequence of str
+        Its axes, named as in `fmristore.layout.AXES`, whether it says so itself or not.
+    source : ImageSource
+        Read once, front to back.
+    max_memory : int
+        Bytes that writing may take.
+    progress : callable, optional
+        Called with the bytes of stored numbers done and in all.
+
+    Raises
+    ------
+    MemoryLimitError
+        If not even one write unit fits the limit.
+    """
+    digest = ImageDigest(source.space.spatial_shape[2])
     window = _Window()
-    writer = _Writer(array, options.max_memory)
-    block_bytes = max(1, min(_BLOCK_BYTES, options.max_memory // 8))
     done = 0
-    with writer:
-        for block in source.blocks(block_bytes):
+    with _Writer(array, dims, max_memory) as writer:
+        for block in source.blocks(max(1, min(_BLOCK_BYTES, max_memory // 8))):
             digest.update(block.z0, block.values)
             window.update(block.values)
             writer.put(block)
             done += block.values.nbytes
             if progress is not None:
-                progress(done, spec.nbytes)
-    array.write_attributes(attributes | {"digest": digest.hexdigest()})
-    write_bytes(group, "nifti", "nifti_byte", source.header)
-    if source.trailer:
-        write_bytes(group, "nifti_trailer", "nifti_trailer_byte", source.trailer)
-    group.write_attributes(image_attributes(space, canonical.dims, window.limits))
+                progress(done, array.spec.nbytes)
+    return Written(digest.hexdigest(), window.limits)
 
 
 def image_spec(source: ImageSource, options: ImageOptions) -> ArraySpec:
@@ -131,9 +219,8 @@ def image_spec(source: ImageSource, options: ImageOptions) -> ArraySpec:
     return replace(spec, codecs=choose_codecs(options.codec, spec))
 
 
-def _scaling_attributes(source: ImageSource) -> dict[str, Any]:
+def scaling_attributes(scaling: Scaling | None) -> dict[str, Any]:
     """CF attributes, so that xarray and netCDF tools scale the numbers as well."""
-    scaling = source.scaling
     if scaling is None:
         return {}
     if scaling.per_volume:
@@ -141,14 +228,24 @@ def _scaling_attributes(source: ImageSource) -> dict[str, Any]:
     return {"scale_factor": scaling.slope, "add_offset": scaling.inter}
 
 
-def _write_small(group: Group, space: NeuroSpace, scaling: Scaling | None) -> None:
-    """Coordinates and affine; coordinates come first, so that the image finds its scales."""
+def write_coordinates(group: Group, space: NeuroSpace, scaling: Scaling | None) -> None:
+    """Coordinates and affine; they come first, so that the image finds its scales."""
+    write_times(group, space, scaling)
+    write_affine(group, space)
+
+
+def write_times(group: Group, space: NeuroSpace, scaling: Scaling | None) -> None:
+    """Times of the volumes where they are known, and what each is scaled by if that differs."""
     if space.time_points is not None and space.tr is not None:
         times = np.arange(space.time_points) * space.tr
         write_plain(group, "t", ("t",), times, {"units": "s"})
     if scaling is not None and scaling.per_volume:
         write_plain(group, "scale_factor", ("t",), np.asarray(scaling.slope))
         write_plain(group, "add_offset", ("t",), np.asarray(scaling.inter))
+
+
+def write_affine(group: Group, space: NeuroSpace) -> None:
+    """Where the voxels are."""
     write_plain(group, "affine", ("world", "voxel"), np.array(space.affine), {"units": "mm"})
 
 
@@ -170,27 +267,6 @@ class _Window:
         if self.limits is not None:
             low, high = min(low, self.limits[0]), max(high, self.limits[1])
         self.limits = (low, high)
-
-
-def image_attributes(
-    space: NeuroSpace, dims: tuple[str, ...], limits: tuple[float, float] | None
-) -> dict[str, Any]:
-    """Root attributes of an image.
-
-    Parameters
-    ----------
-    space : NeuroSpace
-        Of the image.
-    dims : tuple of str
-        Axes of the image in canonical order.
-    limits : (float, float), optional
-        Smallest and largest stored number.
-    """
-    attributes = format_attributes("neurovec" if "t" in dims else "neurovol")
-    attributes |= space_attributes(space) | {"ome": _ome(space, dims)}
-    if limits is not None:
-        attributes["value_range"] = list(limits)
-    return attributes
 
 
 def _ome(space: NeuroSpace, dims: tuple[str, ...]) -> dict[str, Any]:
@@ -227,13 +303,15 @@ class _Writer:
     Parameters
     ----------
     array : Array
-        Axes named as in `AXES`, in any order.
+        Of the image's shape.
+    dims : sequence of str
+        Its axes, named as in `AXES`, in any order.
     max_memory : int
         Bytes for everything held here.
     """
 
-    def __init__(self, array: Array, max_memory: int) -> None:
-        spec = array.spec
+    def __init__(self, array: Array, dims: Sequence[str], max_memory: int) -> None:
+        spec = replace(array.spec, dims=tuple(dims))
         self._array = array
         self._dims = tuple(d for d in AXES if d in spec.dims)
         length = dict(zip(spec.dims, spec.shape, strict=True))

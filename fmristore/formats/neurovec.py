@@ -27,6 +27,9 @@ class NeuroVec(DenseImage):
     >>> bold[32, 40, 20]                                                      # doctest: +SKIP
     """
 
+    holds = "one 4D run, all of its voxels"
+    use_when = "anything of a run may be needed, or its NIfTI file back byte for byte"
+
     axes = ("x", "y", "z", "t")
 
     @property

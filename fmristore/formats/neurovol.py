@@ -19,4 +19,7 @@ class NeuroVol(DenseImage):
     >>> t1[90, 100, :]                                                        # doctest: +SKIP
     """
 
+    holds = "one 3D volume"
+    use_when = "it is one: an anatomical image, a mean, a mask, a map on its own"
+
     axes = ("x", "y", "z")

@@ -44,6 +44,8 @@ def register(name: str) -> Callable[[Class], Class]:
     """
 
     def add(cls: Class) -> Class:
+        if not cls.__module__.startswith(f"{__package__}."):
+            _load_builtin()  # so that their names are taken
         known = _registered.get(name)
         if known is not None and known.__qualname__ != cls.__qualname__:
             raise InvalidInputError(f"format {name!r} is registered already, for {known.__name__}")
@@ -112,4 +114,14 @@ def find_format(attributes: Mapping[str, Any], *, url: str, insist: str | None =
 
 
 def _load_builtin() -> None:
-    from fmristore.formats import neurovec, neurovol  # noqa: F401 - importing registers them
+    from fmristore.formats import (  # noqa: F401 - importing registers them
+        labeledvolumeset,
+        latentneurovec,
+        maskedneurovec,
+        neurovec,
+        neurovecseq,
+        neurovol,
+        parcellatedmultiscan,
+        parcellatedscan,
+        parcellatedsummary,
+    )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 from fmristore_stores.cache import ChunkCache
-from fmristore_stores.errors import MetadataError, NotFoundError
+from fmristore_stores.errors import InvalidInputError, MetadataError, NotFoundError
 from fmristore_stores.opening import Handle
-from fmristore_stores.protocol import AnyArray, Store
+from fmristore_stores.protocol import AnyArray, Array, Store
 from fmristore_stores.reader import ChunkReader
-from fmristore_stores.spec import Attributes
+from fmristore_stores.spec import ArraySpec, Attributes
 
 __all__ = ["StoredArray"]
 
@@ -26,14 +27,22 @@ class StoredArray:
         Of the array in the store.
     missing : {"error", "fill"}
         What a chunk that was never written means.
+    dims : tuple of str, optional
+        Names of its axes, for an array of other software that has none or others.
     """
 
     def __init__(
-        self, handle: Handle, path: str, *, missing: Literal["fill", "error"] = "error"
+        self,
+        handle: Handle,
+        path: str,
+        *,
+        missing: Literal["fill", "error"] = "error",
+        dims: tuple[str, ...] = (),
     ) -> None:
         self._handle = handle
         self._path = path
         self._missing = missing
+        self._dims = dims
         self._opened: tuple[Store, ChunkReader] | None = None
 
     @property
@@ -57,18 +66,30 @@ class StoredArray:
                     url=self._handle.locator.url,
                     node=self._path,
                 ) from error
-            url = self._handle.locator.url
-            self._opened = (store, ChunkReader(array, missing=self._missing, url=url))
+            self._opened = (store, self._new_reader(array))
         return self._opened[1]
 
     def streaming_reader(self) -> ChunkReader:
         """Reader that keeps no decoded chunks: to pass through the whole array once."""
-        return ChunkReader(
-            self.reader.array,
-            cache=ChunkCache(0),
-            missing=self._missing,
-            url=self._handle.locator.url,
-        )
+        return self._new_reader(self.reader.array, ChunkCache(0))
+
+    def _new_reader(self, array: Array, cache: ChunkCache | None = None) -> ChunkReader:
+        url = self._handle.locator.url
+        reader = ChunkReader(array, cache=cache, missing=self._missing, url=url)
+        if self._dims:
+            reader.spec = self._named(reader.spec)
+        return reader
+
+    def _named(self, spec: ArraySpec) -> ArraySpec:
+        """The spec with the names that its axes are to have here."""
+        try:
+            return replace(spec, dims=self._dims)
+        except InvalidInputError as error:
+            raise MetadataError(
+                f"has the shape {spec.shape} where axes {', '.join(self._dims)} are expected",
+                url=self._handle.locator.url,
+                node=self._path,
+            ) from error
 
     @property
     def attributes(self) -> Attributes:
@@ -97,9 +118,11 @@ class StoredArray:
             )
         return reader.read()
 
-    def __getstate__(self) -> tuple[Handle, str, Literal["fill", "error"]]:
-        return self._handle, self._path, self._missing
+    def __getstate__(self) -> tuple[Handle, str, Literal["fill", "error"], tuple[str, ...]]:
+        return self._handle, self._path, self._missing, self._dims
 
-    def __setstate__(self, state: tuple[Handle, str, Literal["fill", "error"]]) -> None:
-        self._handle, self._path, self._missing = state
+    def __setstate__(
+        self, state: tuple[Handle, str, Literal["fill", "error"], tuple[str, ...]]
+    ) -> None:
+        self._handle, self._path, self._missing, self._dims = state
         self._opened = None

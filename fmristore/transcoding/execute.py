@@ -7,7 +7,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -38,7 +38,7 @@ from fmristore_stores.protocol import (
 )
 from fmristore_stores.publish import create_store
 from fmristore_stores.reader import ChunkReader
-from fmristore_stores.spec import ArraySpec
+from fmristore_stores.spec import ArraySpec, Attributes
 from fmristore_stores.writer import unit_chunks, write
 
 __all__ = ["Written", "execute", "make_plan", "transcode"]
@@ -180,7 +180,10 @@ def execute(
         storage_options=storage_options,
         check=check,
     ) as new:
-        _make_groups(new, plan)
+        # A store takes the first name that an array gets for its own, and the others for links to
+        # it: so groups that hold nothing but links come after the arrays.
+        parents = {parent for step in plan.arrays for parent in _parents(step.path)}
+        _make_groups(new, [group for group in plan.groups if group[0] in parents])
         for step in plan.arrays:
             folder, _, name = step.path.rpartition("/")
             parent = new.root.group(folder) if folder else new.root
@@ -188,6 +191,7 @@ def execute(
             written[step.path] = _copy(
                 store.root.array(step.path), array, step, plan.max_memory, done
             )
+        _make_groups(new, [group for group in plan.groups if group[0] not in parents])
         _make_links(new, plan)
     return {path: _combine(digests) for path, (_, digests) in written.items()}
 
@@ -220,8 +224,14 @@ class _Done:
 # The tree ------------------------------------------------------------------------------------
 
 
-def _make_groups(new: Store, plan: TranscodePlan) -> None:
-    for path, attributes in plan.groups:
+def _parents(path: str) -> list[str]:
+    """Paths of the groups that a node lies in, the root's left out."""
+    segments = path.split("/")
+    return ["/".join(segments[:depth]) for depth in range(1, len(segments))]
+
+
+def _make_groups(new: Store, groups: Iterable[tuple[str, Attributes]]) -> None:
+    for path, attributes in groups:
         if path:
             folder, _, name = path.rpartition("/")
             parent = new.root.group(folder) if folder else new.root

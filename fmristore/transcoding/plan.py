@@ -7,10 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from fmristore.layout import (
-    AXES,
-    Access,
-)
+from fmristore.formats.rlinks import R_NUMBERS
+from fmristore.layout import AXES, Access, canonical_axes
 from fmristore.transcoding.arrays import ArrayStep, TargetKind, plan_array
 from fmristore.transcoding.tree import LINKS, Tree, walk
 from fmristore_stores.errors import InvalidInputError, LossyError
@@ -221,7 +219,7 @@ def plan_transcode(
         kind=kind.kind,
         groups=groups,
         arrays=tuple(sorted(steps, key=lambda step: (len(step.target.shape), step.path))),
-        links=links,
+        links=_without_turned(links, steps, kind),
         losses=tuple(losses),
         max_memory=max_memory,
     )
@@ -267,6 +265,27 @@ def _refusal(losses: list[Loss]) -> str:
     more = f" and {len(losses) - 3} more" if len(losses) > 3 else ""
     names = sorted({loss.kind for loss in losses})
     return f"not everything can be carried over: {first}{more}. To accept this, allow {names}"
+
+
+def _without_turned(
+    links: tuple[tuple[str, str], ...], steps: list[ArrayStep], kind: TargetKind
+) -> tuple[tuple[str, str], ...]:
+    """The links without that under which R looks for an image whose axes it would mix up.
+
+    R finds axes by position, and these have now become those of time access; see `rlinks`.
+    """
+    turned = {
+        step.path
+        for step in steps
+        if Capability.CHUNK_ORDER not in kind.capabilities
+        and {"z", "y", "x"} <= set(step.target.dims) <= set(AXES)
+        and canonical_axes(step.target.dims) != tuple(range(len(step.target.dims)))
+    }
+    return tuple(
+        (path, target)
+        for path, target in links
+        if not (path == R_NUMBERS and target in turned)
+    )
 
 
 def _is_image(tree: Tree) -> bool:

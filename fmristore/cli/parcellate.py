@@ -1,0 +1,119 @@
+"""The command that turns a run and a label image into one series for each parcel."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from fmristore.cli.console import emit, progress_bar
+from fmristore.cli.parsing import Codec, parse_options, parse_size
+from fmristore.text import size_text
+
+__all__ = ["parcellate"]
+
+
+class Statistic(StrEnum):
+    """What the voxels of a parcel become at each time."""
+
+    mean = "mean"
+    median = "median"
+    sum = "sum"
+    min = "min"
+    max = "max"
+    std = "std"
+
+
+def parcellate(  # noqa: PLR0913
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="Run: a NIfTI image, HDF5 file or Zarr store.")
+    ],
+    labels: Annotated[
+        str, typer.Argument(metavar="LABELS", help="NIfTI label image on the grid of the run.")
+    ],
+    out: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT",
+            help="New store: .h5 for HDF5, .zarr for Zarr; with --scan, one of several scans.",
+        ),
+    ],
+    *,
+    names: Annotated[
+        str | None,
+        typer.Option(help="Table of the labels: BIDS _dseg.tsv, CSV or FreeSurfer colours."),
+    ] = None,
+    mask: Annotated[
+        str | None, typer.Option(help="NIfTI mask; labels of other voxels are dropped.")
+    ] = None,
+    statistic: Annotated[
+        Statistic, typer.Option(help="What the voxels of a parcel become.")
+    ] = Statistic.mean,
+    scan: Annotated[str | None, typer.Option(help="Name of the scan.")] = None,
+    codec: Annotated[
+        Codec | None,
+        typer.Option(help="Codec preset; portable for HDF5 and dual for Zarr by default."),
+    ] = None,
+    max_memory: Annotated[
+        str, typer.Option(metavar="SIZE", help="Bytes that this may take, such as 512MB or 2GiB.")
+    ] = "1GiB",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is there.")
+    ] = False,
+    storage_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--storage-option",
+            metavar="KEY=VALUE",
+            help="For fsspec, such as anon=true; the value may be JSON. Can be repeated.",
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout.")] = False,
+) -> None:
+    """Summarise a run by the parcels of a label image, in one pass."""
+    options = parse_options(storage_option or ())
+    limit = parse_size(max_memory)
+    from fmristore.parcellating import parcellate as run
+
+    started = time.perf_counter()
+    with (
+        progress_bar("parcellating", quiet=json) as progress,
+        run(
+            url,
+            labels,
+            out,
+            names=names,
+            mask=mask,
+            statistic=statistic.value,
+            scan=scan,
+            codec=None if codec is None else codec.value,
+            overwrite=overwrite,
+            storage_options=options,
+            max_memory=limit,
+            progress=progress,
+        ) as summary,
+    ):
+        times, parcels = summary.shape
+        seconds = time.perf_counter() - started
+        empty = int((summary.parcellation.sizes == 0).sum())
+        facts = {
+            "source": url,
+            "labels": labels,
+            "target": summary.url,
+            "scan": summary.name,
+            "statistic": summary.statistic,
+            "time_points": times,
+            "parcels": parcels,
+            "parcels_without_voxels": empty,
+            "dtype": str(summary.dtype),
+            "repetition_time": summary.tr,
+            "seconds": seconds,
+        }
+        text = repr(summary)
+        size = size_text(times * parcels * summary.dtype.itemsize)
+    if json:
+        emit(facts)
+    else:
+        typer.echo(f"{text}: {size} of numbers, {seconds:.1f} s")

@@ -1,0 +1,367 @@
+"""A run as basis x loadings: sliced as a 4D image that is never made as a whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from fmristore.formats.base import StoredObject
+from fmristore.formats.latent_parts import LatentParts, ScanParts, read_parts
+from fmristore.formats.latent_view import LatentView
+from fmristore.formats.latent_writer import write_latent
+from fmristore.formats.profiles import Profile, find_profile
+from fmristore.formats.registry import register
+from fmristore.formats.stored import StoredArray
+from fmristore.formats.voxel_source import VoxelSource, parts_of, voxel_source
+from fmristore.latent import DEFAULT_SCAN, LatentFactors, LatentScanData, make_factors
+from fmristore.space import NeuroSpace
+from fmristore.voxels import VoxelSet
+from fmristore_stores.errors import InvalidInputError
+from fmristore_stores.location import kind_of_name, normalise
+from fmristore_stores.opening import Handle, locate
+from fmristore_stores.protocol import AnyArray
+from fmristore_stores.publish import create_store
+
+__all__ = ["LatentNeuroVec", "LatentScan"]
+
+
+class LatentScan(LatentView):
+    """One scan of a `LatentNeuroVec`, indexed ``[x, y, z, t]`` as the whole is.
+
+    It is closed with the object that it comes from.
+
+    Parameters
+    ----------
+    handle : Handle
+        Store that holds it.
+    parts : LatentParts
+        Where in the store everything is.
+    scan : ScanParts
+        Which of the scans.
+    """
+
+    def __init__(self, handle: Handle, parts: LatentParts, scan: ScanParts) -> None:
+        self._handle = handle
+        self._parts = parts
+        self._scans = (scan,)
+
+    @property
+    def url(self) -> str:
+        """Path or URL of the store."""
+        return self._handle.locator.url
+
+    @property
+    def name(self) -> str:
+        """Name of the scan."""
+        return self._scans[0].name
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What else is known of the scan."""
+        return dict(self._scans[0].metadata)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what was read since."""
+        return {name: value for name, value in self.__dict__.items() if name.startswith("_")}
+
+    def __repr__(self) -> str:
+        facts = ", ".join(self._facts().values())
+        return f"LatentScan({self.name!r} of {self.url!r}, {facts})"
+
+
+@register("latentneurovec")
+class LatentNeuroVec(LatentView, StoredObject):
+    """Runs as basis (T, K) x loadings (V, K) + offset (V,), indexed ``[x, y, z, t]``.
+
+    Several scans share loadings and offset; together they are one long run.
+
+    Parameters
+    ----------
+    handle : Handle
+        Store that holds it.
+    parts : LatentParts, optional
+        Where in the store its parts are; the root group by default.
+
+    Raises
+    ------
+    MetadataError
+        If a node or attribute that the format asks for is missing or wrong.
+
+    Examples
+    --------
+    >>> import fmristore as fs
+    >>> lat = fs.LatentNeuroVec.from_pca("lat.h5", "bold.nii.gz", 20, mask="mask.nii.gz")  # doctest: +SKIP
+    >>> lat[32, 40, 20]                                                       # doctest: +SKIP
+    """  # noqa: E501
+
+    holds = "basis x loadings (+ offset), such as PCA or ICA makes"
+    use_when = "an approximation by some components will do and size matters most"
+
+    def __init__(self, handle: Handle, parts: LatentParts | None = None) -> None:
+        super().__init__(handle)
+        self._parts = read_parts(handle) if parts is None else parts
+        self._scans = self._parts.scans
+
+    # Scans ----------------------------------------------------------------------------------
+
+    @property
+    def scan_names(self) -> tuple[str, ...]:
+        """Names of the scans, in the order of their time points."""
+        return tuple(scan.name for scan in self._scans)
+
+    @property
+    def scan_lengths(self) -> tuple[int, ...]:
+        """Number of time points of each scan."""
+        return tuple(scan.basis.shape[0] for scan in self._scans)
+
+    def scan(self, name: str) -> LatentScan:
+        """One scan, indexed as the whole is.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no scan of that name.
+        """
+        for scan in self._scans:
+            if scan.name == name:
+                return LatentScan(self._handle, self._parts, scan)
+        raise InvalidInputError(
+            f"no scan is called {name!r}; there are {', '.join(map(repr, self.scan_names[:20]))}",
+            url=self.url,
+        )
+
+    # Errors of the approximation --------------------------------------------------------------
+
+    @property
+    def reconstruction_error(self) -> float | None:
+        """Share of the data that the components miss, as it was recorded; None if it was not.
+
+        The root of the sum of squared errors over that of the squared deviations from each
+        voxel's mean: 0 is exact.
+        """
+        value = self.root_attributes.get("reconstruction_error")
+        return float(value) if isinstance(value, int | float) else None
+
+    @property
+    def voxel_error(self) -> AnyArray | None:
+        """(V,): root of the mean squared error in time of each voxel; None if not recorded."""
+        if "voxel_error" not in self._handle.store.root.children():
+            return None
+        return StoredArray(self._handle, "voxel_error").read_small(self.n_voxels)
+
+    # Creating -------------------------------------------------------------------------------
+
+    @classmethod
+    def create(  # noqa: PLR0913
+        cls,
+        url: str | os.PathLike[str],
+        basis: Any,
+        loadings: Any,
+        *,
+        mask: Any = None,
+        voxels: Any = None,
+        space: NeuroSpace | AnyArray | None = None,
+        tr: float | Mapping[str, float] | None = None,
+        offset: Any = None,
+        codec: str | None = None,
+        profile: Profile | None = None,
+        overwrite: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Store a latent representation and open it.
+
+        Parameters
+        ----------
+        url : str or path
+            New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
+        basis : array_like, (T, K), or mapping of str to array_like, (T_i, K)
+            Time courses of one scan, or of several by name.
+        loadings : array_like or scipy sparse matrix, (V, K)
+            Rows in order of `voxels`, or of the mask's voxels with x varying fastest. What is
+            sparse stays so. Dense ones may be anything that slices by rows, such as a memory map.
+        mask : path, stored volume, nibabel image, or array_like of shape (X, Y, Z), optional
+            Voxels that have a row.
+        voxels : array_like of int, (V, 3), optional
+            Indices of these voxels, in place of `mask`.
+        space : NeuroSpace or (4, 4) affine, optional
+            Grid; taken from `mask` if that is an image.
+        tr : float or mapping of str to float, optional
+            Repetition time in seconds, of all scans or by name.
+        offset : array_like, (V,), optional
+            Added to every time point.
+        codec : str, optional
+            Preset; ``"portable"`` for HDF5 and ``"dual"`` for Zarr by default.
+        profile : {"r"}, optional
+            Write the layout of the R package instead, HDF5 only.
+        overwrite : bool
+            Replace what is there, once the new store is complete.
+        storage_options : mapping, optional
+            Passed to fsspec.
+
+        Returns
+        -------
+        LatentNeuroVec
+            Opened.
+
+        Raises
+        ------
+        AlreadyExistsError
+            If there is something at `url` and `overwrite` is false.
+        InvalidInputError
+            If shapes do not fit, or a number is not real or not finite: one NaN would spoil a
+            whole volume or series.
+
+        Notes
+        -----
+        Numbers that float32 holds exactly are stored as float32, others as float64.
+        """
+        factors = make_factors(
+            basis, loadings, mask=mask, voxels=voxels, space=space, tr=tr, offset=offset
+        )
+        return cls._store(
+            url,
+            factors,
+            codec=codec,
+            profile=profile,
+            overwrite=overwrite,
+            storage_options=storage_options,
+        )
+
+    @classmethod
+    def from_pca(  # noqa: PLR0913
+        cls,
+        url: str | os.PathLike[str],
+        source: Any,
+        n_components: int,
+        *,
+        mask: Any = None,
+        space: NeuroSpace | AnyArray | None = None,
+        tr: float | None = None,
+        voxel_error: bool = False,
+        codec: str | None = None,
+        overwrite: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+        max_memory: int = 1 << 30,
+    ) -> Self:
+        """Store the principal components of a run and open them.
+
+        The offset is each voxel's mean over time, the loadings are the first principal axes of
+        the time points, and the basis is the time points in these axes.
+
+        Parameters
+        ----------
+        url : str or path
+            New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
+        source : path, nibabel image, stored run, or array_like of shape (X, Y, Z, T)
+            Read once.
+        n_components : int
+            At least 1, and less than T.
+        mask : path, stored volume, nibabel image, or array_like of shape (X, Y, Z), optional
+            Voxels to take; all of them by default, which takes memory for nothing.
+        space : NeuroSpace or (4, 4) affine, optional
+            Needed for arrays.
+        tr : float, optional
+            Repetition time in seconds, for an affine alone.
+        voxel_error : bool
+            Record the error of each voxel too.
+        codec, overwrite, storage_options
+            As of `create`.
+        max_memory : int
+            Bytes that this may take. Less makes more and smaller steps, and the components
+            slightly less optimal where the spectrum is flat.
+
+        Returns
+        -------
+        LatentNeuroVec
+            Opened; `reconstruction_error` tells how good it is.
+
+        Raises
+        ------
+        DependencyError
+            If scikit-learn is not installed.
+        InvalidInputError
+            If the source is no run, has numbers that are not finite, or `n_components` does not
+            fit it.
+        MemoryLimitError
+            If the components of so many voxels cannot be found within `max_memory`.
+        """
+        from fmristore.decomposition import principal_components
+
+        run = voxel_source(source, space=space, tr=tr, storage_options=storage_options)
+        inside = np.ones(run.space.spatial_shape, bool) if mask is None else mask
+        voxels = VoxelSet.from_mask(inside, run.space)
+        found = principal_components(
+            _scaled_parts(run, voxels, max_memory // 4),
+            (run.space.time_points or 1, len(voxels)),
+            n_components,
+            dtype=_working(run),
+            max_memory=max_memory,
+        )
+        factors = LatentFactors(
+            voxels=voxels,
+            loadings=found.loadings,
+            scans={DEFAULT_SCAN: LatentScanData(found.basis, run.space.tr)},
+            offset=found.offset,
+        )
+        return cls._store(
+            url,
+            factors,
+            codec=codec,
+            overwrite=overwrite,
+            storage_options=storage_options,
+            error=found.error,
+            voxel_error=found.voxel_error if voxel_error else None,
+        )
+
+    @classmethod
+    def _store(  # noqa: PLR0913
+        cls,
+        url: str | os.PathLike[str],
+        factors: LatentFactors,
+        *,
+        codec: str | None = None,
+        profile: Profile | None = None,
+        overwrite: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+        error: float | None = None,
+        voxel_error: AnyArray | None = None,
+    ) -> Self:
+        """Write checked factors and open them."""
+        chosen = codec or ("portable" if kind_of_name(normalise(url)) == "hdf5" else "dual")
+        layout = None if profile is None else find_profile(profile, "latent", url)
+        with create_store(url, overwrite=overwrite, storage_options=storage_options) as store:
+            if layout is not None:
+                layout.write_latent(store.root, factors, codec=chosen)
+            else:
+                write_latent(
+                    store.root,
+                    factors,
+                    capabilities=store.capabilities,
+                    codec=chosen,
+                    error=error,
+                    voxel_error=voxel_error,
+                )
+        handle = Handle(locate(url, storage_options=storage_options))
+        return cls(handle, None if layout is None else layout.read_parts(handle))
+
+
+def _working(run: VoxelSource) -> np.dtype[Any]:
+    """Type that the numbers of a run are kept in: float32 where that holds them."""
+    dtype = run.dtype if run.scaling is None else run.scaling.dtype(run.dtype)
+    if dtype.kind == "c":
+        raise InvalidInputError("principal components are of real numbers")
+    return np.result_type(dtype, np.float32)
+
+
+def _scaled_parts(
+    run: VoxelSource, voxels: VoxelSet, max_memory: int
+) -> Iterator[tuple[int, int, AnyArray]]:
+    """Numbers meant of the voxels, part by part: first volume, first voxel, numbers."""
+    for first, voxel, values in parts_of(run, voxels, max_memory):
+        if run.scaling is not None:
+            times = slice(first, first + len(values))
+            values = run.scaling.apply(values, times=times, axis=0)  # noqa: PLW2901
+        yield first, voxel, values

@@ -1,0 +1,48 @@
+"""Layouts of other software that a format can be written in.
+
+A profile is a package with one module for each format. The formats know its name and nothing of
+what is in it, so that it may build upon them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from types import ModuleType
+from typing import Literal
+
+from fmristore_stores.errors import InvalidInputError
+from fmristore_stores.location import kind_of_name, normalise
+
+__all__ = ["Profile", "find_profile"]
+
+Profile = Literal["r"]
+"""``"r"``: as the R package fmristore writes it, in HDF5 only."""
+
+_PACKAGES = {"r": "fmristore.rlayout"}
+
+
+def find_profile(profile: str, module: str, url: str | os.PathLike[str]) -> ModuleType:
+    """Module that writes a format in the layout of other software.
+
+    Parameters
+    ----------
+    profile : str
+        Name of the profile.
+    module : str
+        Of its package.
+    url : str or path
+        New store; its name must end as that of an HDF5 file does.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such profile, or it does not exist for that kind of store.
+    """
+    package = _PACKAGES.get(profile)
+    if package is None:
+        raise InvalidInputError(f"unknown profile {profile!r}; there is {', '.join(_PACKAGES)}")
+    target = normalise(url)
+    if kind_of_name(target) != "hdf5":
+        raise InvalidInputError("R reads HDF5 files: the name must end in .h5", url=target)
+    return importlib.import_module(f"{package}.{module}")

@@ -1,0 +1,86 @@
+"""What makes an image readable by the R package fmristore besides: second names and small nodes.
+
+R finds axes by position and knows no scaling, so only some images get them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fmristore.formats.nodes import write_plain
+from fmristore.layout import AXES
+from fmristore.scaling import Scaling
+from fmristore.space import NeuroSpace
+from fmristore_stores.protocol import Group
+
+__all__ = ["R_NUMBERS", "R_TYPES", "link_for_r", "r_class", "write_r_space"]
+
+R_NUMBERS = "data"
+"""Where R looks for the numbers of a run."""
+
+R_TYPES = frozenset(
+    ["uint8", "int8", "int16", "uint16", "int32", "int64", "float16", "float32", "float64"]
+)
+"""Types of numbers that the R package reads."""
+
+
+def link_for_r(group: Group, space: NeuroSpace, scaling: Scaling | None) -> dict[str, Any]:
+    """Give a finished image the names that R looks for, if R would read the right numbers.
+
+    That is so if array ``0`` has the canonical order of axes, a type that R has, no colours and
+    no scaling. Takes some kilobytes; the numbers are not stored again.
+
+    Parameters
+    ----------
+    group : Group
+        Root of a store with hard links; it has the array ``0``.
+    space : NeuroSpace
+        Of the image.
+    scaling : Scaling, optional
+        Of the image.
+
+    Returns
+    -------
+    dict
+        Attributes for the root group, none if R cannot read the image.
+    """
+    spec = group.array("0").spec
+    canonical = tuple(d for d in AXES if d in spec.dims)
+    if scaling is not None or spec.dims != canonical or "c" in canonical:
+        return {}
+    if spec.dtype.name not in R_TYPES:
+        return {}
+    if "t" in canonical:
+        group.link(R_NUMBERS, "0")
+    else:
+        group.create_group("data").link("elements", "0")
+    write_r_space(group.create_group("space"), space)
+    return {"rtype": r_class(space)}
+
+
+def r_class(space: NeuroSpace) -> str:
+    """Name of the R class of an image: the attribute ``rtype``."""
+    return "DenseNeuroVol" if space.time_points is None else "DenseNeuroVec"
+
+
+def write_r_space(group: Group, space: NeuroSpace, *, names: bool = True) -> None:
+    """Write what R knows of a grid: ``dim``, ``origin``, ``spacing``, and ``trans`` transposed.
+
+    Parameters
+    ----------
+    group : Group
+        The group ``space``, empty.
+    space : NeuroSpace
+        The grid; its shape becomes ``dim``.
+    names : bool
+        Whether the axes get names, as all of fmristore's own arrays have; R's have none.
+    """
+    for name, dims, values in (
+        ("dim", ("dimension",), np.array(space.shape, np.int32)),
+        ("origin", ("axis",), np.array(space.origin)),
+        ("spacing", ("axis",), np.array(space.spacing)),
+        ("trans", ("voxel", "world"), np.ascontiguousarray(space.affine.T)),
+    ):
+        write_plain(group, name, dims if names else (), values)

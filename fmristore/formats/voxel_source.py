@@ -1,0 +1,204 @@
+"""Volumes to be stored for the voxels of a mask: where they come from, and their way in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from fmristore.boxes import box_shape, boxes
+from fmristore.formats.base import StoredObject
+from fmristore.formats.dense import DenseImage
+from fmristore.imagesource import Block, image_source
+from fmristore.progress import Progress
+from fmristore.scaling import Scaling, make_scaling
+from fmristore.scratch import Scratch
+from fmristore.space import NeuroSpace
+from fmristore.voxels import VoxelSet
+from fmristore_stores.errors import InvalidInputError
+from fmristore_stores.protocol import AnyArray, Array
+from fmristore_stores.writer import write
+
+__all__ = ["Part", "StoredSource", "VoxelSource", "parts_of", "voxel_source", "write_parts"]
+
+_BLOCK_BYTES = 32 * 1024 * 1024
+
+
+class VoxelSource(Protocol):
+    """Volumes that can be read once, in parts of any order."""
+
+    space: NeuroSpace
+    dtype: np.dtype[Any]
+    colors: int
+    scaling: Scaling | None
+
+    def blocks(self, max_bytes: int) -> Iterator[Block]:
+        """All of the image, in parts of at most `max_bytes`, or single planes."""
+
+
+class StoredSource:
+    """A stored run, read in slabs of whole runs, so that chunks are decoded as seldom as possible.
+
+    Parameters
+    ----------
+    image : StoredObject
+        Anything stored that is indexed (x, y, z, t). The stored numbers of a `NeuroVec` are
+        taken, and the numbers meant of everything else.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not indexed so.
+    """
+
+    def __init__(self, image: Any) -> None:
+        space, shape = getattr(image, "space", None), tuple(getattr(image, "shape", ()))
+        if not isinstance(space, NeuroSpace) or len(shape) != 4:
+            raise InvalidInputError(f"{image!r} is not indexed (x, y, z, t)")
+        self.space = space if space.time_points is not None else space.with_time(shape[3])
+        self.colors = 0
+        self.scaling: Scaling | None = None
+        self.dtype = np.dtype(image.dtype)
+        self._data = image
+        self._thick = 1
+        if isinstance(image, DenseImage):
+            self.dtype = image.spec.dtype
+            self.colors = len(image.stored_dtype.names or ())
+            self.scaling = make_scaling(image.slope, image.inter, volumes=shape[3])
+            self._data = image.raw
+            spec = image.spec
+            self._thick = spec.layout.chunks[spec.dims.index("z")]
+
+    def blocks(self, max_bytes: int) -> Iterator[Block]:
+        """All of the image, plane after plane."""
+        x, y, z = self.space.spatial_shape
+        times = self.space.time_points or 1
+        plane = x * y * self.dtype.itemsize
+        thick = max(1, min(z, max_bytes // (plane * times)))
+        thick -= thick % self._thick if thick > self._thick else 0
+        step = max(1, min(times, max_bytes // plane))
+        for k in range(0, z, thick):
+            for t in range(0, times, step):
+                part = self._data[:, :, k : min(k + thick, z), t : min(t + step, times)]
+                yield Block(t, k, np.asarray(part).transpose(3, 2, 1, 0))
+
+
+def voxel_source(
+    data: Any,
+    *,
+    space: NeuroSpace | AnyArray | None = None,
+    tr: float | None = None,
+    slope: float | AnyArray | None = None,
+    inter: float | AnyArray | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> VoxelSource:
+    """Understand what a user gives as a run; as `image_source`, and stored objects besides.
+
+    Raises
+    ------
+    InvalidInputError
+        If it has not four axes, is in colour, or is no image at all.
+    """
+    source: VoxelSource
+    if isinstance(data, StoredObject):
+        if any(given is not None for given in (space, tr, slope, inter)):
+            raise InvalidInputError("space, tr, slope and inter are for arrays")
+        source = StoredSource(data)
+    else:
+        source = image_source(
+            data, space=space, tr=tr, slope=slope, inter=inter, storage_options=storage_options
+        )
+    name = os.fspath(data) if isinstance(data, str | os.PathLike) else None
+    if source.space.time_points is None:
+        raise InvalidInputError(
+            f"data of shape {source.space.shape}: expected four axes (X, Y, Z, T)", url=name
+        )
+    if source.colors:
+        raise InvalidInputError("colours cannot be stored by voxel", url=name)
+    return source
+
+
+# Into the store -------------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """Numbers of some volumes, in some of the voxels."""
+
+    row: int
+    """First volume."""
+    voxel: int
+    """First voxel."""
+    values: AnyArray
+    """(volumes, voxels)"""
+
+
+def parts_of(source: VoxelSource, voxels: VoxelSet, max_memory: int) -> Iterator[Part]:
+    """Take the voxels out of volumes; voxels must be in order of their index, x fastest."""
+    mask = voxels.mask.transpose(2, 1, 0)
+    starts = np.concatenate([[0], np.cumsum(mask.sum(axis=(1, 2)))]).tolist()
+    most = max(1, min(max_memory // 8, _BLOCK_BYTES))
+    if isinstance(source, StoredSource):
+        most = max(1, max_memory // 8)
+    for t0, z0, values in source.blocks(most):
+        z1 = z0 + values.shape[-3]
+        if starts[z1] > starts[z0]:
+            yield Part(t0, starts[z0], values[:, mask[z0:z1]])
+
+
+def write_parts(
+    array: Array,
+    parts: Iterable[Part],
+    *,
+    rows: slice,
+    voxel_axis: int,
+    max_memory: int,
+    progress: Progress | None = None,
+) -> None:
+    """Gather parts and write them to a matrix of voxels and volumes.
+
+    Parameters
+    ----------
+    array : Array
+        The matrix.
+    parts : iterable of Part
+        All numbers of the volumes `rows`, in any order.
+    rows : slice
+        Volumes to write: whole write units of the matrix.
+    voxel_axis : int
+        Axis of the matrix that numbers the voxels.
+    max_memory : int
+        Bytes to gather in, and to write from; what does not fit passes through a temporary file.
+    progress : callable, optional
+        Called with the bytes done and in all.
+
+    Raises
+    ------
+    MemoryLimitError
+        If not even one write unit fits the limit.
+    """
+    spec = array.spec
+    count = spec.shape[voxel_axis]
+    volumes = rows.stop - rows.start
+    done = rows.start * count * spec.dtype.itemsize
+    with Scratch((volumes, count), spec.dtype, max_memory=max_memory // 2) as scratch:
+        for part in parts:
+            first = part.row - rows.start
+            n, m = part.values.shape
+            scratch.write(
+                (slice(first, first + n, 1), slice(part.voxel, part.voxel + m, 1)), part.values
+            )
+            done += part.values.nbytes
+            if progress is not None:
+                progress(done, spec.nbytes)
+        shape = (count, volumes) if voxel_axis == 0 else (volumes, count)
+        size: tuple[int, ...] = shape
+        if not scratch.in_memory:
+            size = box_shape(shape, spec.layout.units, spec.dtype.itemsize, max_memory // 4)
+        for box in boxes(shape, size):
+            values = scratch.read(box[::-1] if voxel_axis == 0 else box)
+            own = box[1 - voxel_axis]
+            moved = slice(own.start + rows.start, own.stop + rows.start, 1)
+            target = (box[0], moved) if voxel_axis == 0 else (moved, box[1])
+            write(array, target, values.T if voxel_axis == 0 else values)

@@ -1,0 +1,56 @@
+"""Data frames of series; pandas is imported on use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fmristore_stores.errors import DependencyError
+from fmristore_stores.protocol import AnyArray
+
+__all__ = ["series_frame"]
+
+
+def series_frame(
+    values: AnyArray,
+    columns: Sequence[str],
+    *,
+    tr: float | None = None,
+    runs: Sequence[tuple[str, int]] | None = None,
+) -> Any:
+    """Series as a pandas data frame.
+
+    Parameters
+    ----------
+    values : ndarray, (T, n)
+        One column for each series.
+    columns : sequence of str
+        Names of the columns, numbers if there are none.
+    tr : float, optional
+        Seconds between rows; the index is then ``time``, else ``volume``.
+    runs : sequence of (str, int), optional
+        Names and lengths of runs that the rows are of; the index is then ``scan`` and ``volume``.
+
+    Returns
+    -------
+    pandas.DataFrame
+
+    Raises
+    ------
+    DependencyError
+        If pandas is not installed.
+    """
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise DependencyError("data frames need pandas: pip install pandas") from error
+    if runs is not None:
+        pairs = [(name, volume) for name, length in runs for volume in range(length)]
+        index: Any = pd.MultiIndex.from_tuples(pairs, names=["scan", "volume"])
+    elif tr is None:
+        index = pd.RangeIndex(len(values), name="volume")
+    else:
+        index = pd.Index(np.arange(len(values)) * tr, name="time")
+    return pd.DataFrame(values, index=index, columns=list(columns) or None)

@@ -1,0 +1,326 @@
+"""Statistics over the voxels of each parcel, for every time point.
+
+Voxels are columns, sorted by parcel, so that a parcel is a range of columns and its sum one step
+of ``reduceat``. Sums, extremes and spreads are accumulated from pieces in any order; the rest needs
+all voxels of a parcel at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmristore_stores.errors import InvalidInputError
+from fmristore_stores.protocol import AnyArray
+
+__all__ = [
+    "Matrix",
+    "Piece",
+    "Reduction",
+    "Statistic",
+    "accumulate",
+    "make_reduction",
+    "reduce_whole",
+    "result_dtype",
+]
+
+Statistic = Literal["mean", "median", "sum", "min", "max", "std"]
+"""What a parcel's voxels become at each time; ``std`` divides by their number."""
+
+Function = Callable[[AnyArray], Any]
+"""Takes a parcel's numbers (T, V) and returns (T,)."""
+
+_ACCUMULATED = ("mean", "sum", "min", "max", "std")
+_COMPLEX = ("mean", "sum")
+_SAME: dict[Any, str] = {
+    np.mean: "mean",
+    np.median: "median",
+    np.sum: "sum",
+    np.min: "min",
+    np.max: "max",
+    np.std: "std",
+}
+"""Functions that would reduce the whole run to one number, and what is meant by them."""
+
+
+class Piece(NamedTuple):
+    """Numbers of some voxels at some times."""
+
+    times: slice
+    columns: slice | NDArray[np.int64]
+    """Ascending positions among the voxels."""
+    values: AnyArray
+    """(times, columns)"""
+
+
+class Matrix(Protocol):
+    """Time series of voxels (or parcels), read in parts."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of voxels and of times."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the numbers."""
+
+    def read(self, rows: slice | NDArray[np.int64], times: slice) -> AnyArray:
+        """Numbers (times, rows) of a range, or of any positions in any order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reduction:
+    """How the voxels of a parcel become one number.
+
+    Parameters
+    ----------
+    statistic : str or callable
+        A `Statistic`, or a function of a parcel's numbers (T, V) that returns (T,).
+    weights : ndarray of float64, (V,), optional
+        Of the voxels, for means and sums.
+    """
+
+    statistic: str | Function
+    weights: NDArray[np.float64] | None = None
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether pieces can be taken in any order."""
+        return self.statistic in _ACCUMULATED
+
+    @property
+    def name(self) -> str:
+        """What it is called in attributes."""
+        if isinstance(self.statistic, str):
+            return self.statistic if self.weights is None else f"weighted {self.statistic}"
+        return str(getattr(self.statistic, "__name__", type(self.statistic).__name__))
+
+
+def make_reduction(
+    statistic: Any, weights: AnyArray | None, dtype: np.dtype[Any], count: int
+) -> Reduction:
+    """Check a statistic and weights.
+
+    Parameters
+    ----------
+    statistic : str or callable
+        See `Reduction`.
+    weights : ndarray, (V,), optional
+        Finite, not negative.
+    dtype : dtype
+        Of the numbers to be reduced.
+    count : int
+        V.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such statistic, it has no weights, the weights are wrong, or the numbers
+        have no such statistic.
+    """
+    with contextlib.suppress(TypeError):  # not hashable
+        statistic = _SAME.get(statistic, statistic)
+    if not callable(statistic) and statistic not in get_args(Statistic):
+        raise InvalidInputError(
+            f"unknown statistic {statistic!r}: there are {', '.join(get_args(Statistic))}, or give "
+            "a function of a parcel's numbers (T, V)"
+        )
+    if dtype.kind not in "biufc":
+        raise InvalidInputError(f"numbers of type {dtype} have no statistics")
+    if dtype.kind == "c" and not callable(statistic) and statistic not in _COMPLEX:
+        raise InvalidInputError(f"complex numbers have no {statistic}")
+    if weights is None:
+        return Reduction(statistic=statistic)
+    if statistic not in ("mean", "sum"):
+        raise InvalidInputError("weights are for mean and sum")
+    checked = np.asarray(weights, np.float64)
+    if checked.shape != (count,) or not np.isfinite(checked).all() or (checked < 0).any():
+        raise InvalidInputError(
+            f"weights of shape {checked.shape}: expected {count} finite numbers, none negative"
+        )
+    return Reduction(statistic=statistic, weights=checked)
+
+
+def result_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Type that summaries of such numbers are stored in: float32 where that is what they hold.
+
+    float32 for numbers of up to 16 bits and float32 itself; float64 for wider ones.
+    """
+    if dtype.kind == "c":
+        return np.dtype("c8") if dtype.itemsize <= 8 else np.dtype("c16")
+    small = dtype.itemsize <= (4 if dtype.kind == "f" else 2)
+    return np.dtype("f4") if small else np.dtype("f8")
+
+
+# In pieces -----------------------------------------------------------------------------------
+
+
+def accumulate(
+    pieces: Iterable[Piece],
+    reduction: Reduction,
+    parcel_of: NDArray[np.int64],
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+) -> AnyArray:
+    """Reduce pieces that together hold every voxel at every time once.
+
+    Parameters
+    ----------
+    pieces : iterable of Piece
+        In any order.
+    reduction : Reduction
+        One that accumulates.
+    parcel_of : ndarray of int, (V,)
+        Position of each voxel's parcel, ascending.
+    shape : (int, int)
+        Times and parcels.
+    dtype : dtype
+        Of the numbers.
+
+    Returns
+    -------
+    ndarray, (T, K), float64 or complex128
+        NaN where a parcel has no voxels or no weight.
+    """
+    kinds: dict[Any, type[_Sums]] = {"min": _Extremes, "max": _Extremes, "std": _Spread}
+    kind = kinds.get(reduction.statistic, _Sums)
+    state = kind(reduction, parcel_of, shape, dtype)
+    for piece in pieces:
+        parcels = parcel_of[piece.columns]
+        if len(parcels):
+            starts = np.flatnonzero(np.diff(parcels, prepend=-1))
+            with np.errstate(invalid="ignore", over="ignore"):
+                state.add(piece, parcels[starts], starts)
+    return state.result()
+
+
+class _Sums:
+    """Sums and means."""
+
+    def __init__(
+        self,
+        reduction: Reduction,
+        parcel_of: NDArray[np.int64],
+        shape: tuple[int, int],
+        dtype: np.dtype[Any],
+    ) -> None:
+        self._statistic = reduction.statistic
+        self._weights = reduction.weights
+        self._working = np.result_type(dtype, np.float64)
+        self._counts = np.bincount(parcel_of, reduction.weights, minlength=shape[1])
+        self._voxels = np.bincount(parcel_of, minlength=shape[1])
+        self._total = np.zeros(shape, self._working)
+
+    def add(self, piece: Piece, parcels: NDArray[np.int64], starts: NDArray[np.int64]) -> None:
+        """Take a piece; `starts` are the first columns of the `parcels` in it."""
+        values = piece.values.astype(self._working)
+        if self._weights is not None:
+            values *= self._weights[piece.columns]
+        self._total[piece.times, parcels] += np.add.reduceat(values, starts, axis=1)
+
+    def result(self) -> AnyArray:
+        """Numbers (T, K)."""
+        total = self._total
+        if self._statistic == "mean":
+            with np.errstate(divide="ignore", invalid="ignore"):
+                total = total / self._counts
+        total[:, self._voxels == 0] = np.nan
+        return total
+
+
+class _Extremes(_Sums):
+    """Smallest or largest; NaN if any number is."""
+
+    def __init__(
+        self,
+        reduction: Reduction,
+        parcel_of: NDArray[np.int64],
+        shape: tuple[int, int],
+        dtype: np.dtype[Any],
+    ) -> None:
+        super().__init__(reduction, parcel_of, shape, dtype)
+        self._choose = np.minimum if reduction.statistic == "min" else np.maximum
+        self._total[:] = np.inf if reduction.statistic == "min" else -np.inf
+
+    def add(self, piece: Piece, parcels: NDArray[np.int64], starts: NDArray[np.int64]) -> None:
+        """Take a piece; `starts` are the first columns of the `parcels` in it."""
+        found = self._choose.reduceat(piece.values, starts, axis=1)
+        before = self._total[piece.times, parcels]
+        self._total[piece.times, parcels] = self._choose(before, found)
+
+
+class _Spread(_Sums):
+    """Standard deviation, from the means and squared deviations of parts.
+
+    Combined as in Chan, Golub & LeVeque (1983), The American Statistician 37:242-247, which does
+    not lose the small differences of large numbers.
+    """
+
+    def __init__(
+        self,
+        reduction: Reduction,
+        parcel_of: NDArray[np.int64],
+        shape: tuple[int, int],
+        dtype: np.dtype[Any],
+    ) -> None:
+        super().__init__(reduction, parcel_of, shape, dtype)
+        self._seen = np.zeros(shape, np.float64)
+        self._squares = np.zeros(shape, np.float64)
+
+    def add(self, piece: Piece, parcels: NDArray[np.int64], starts: NDArray[np.int64]) -> None:
+        """Take a piece; `starts` are the first columns of the `parcels` in it."""
+        values = piece.values.astype(np.float64)
+        counts = np.diff(starts, append=values.shape[1])
+        means = np.add.reduceat(values, starts, axis=1) / counts
+        values -= np.repeat(means, counts, axis=1)
+        squares = np.add.reduceat(values * values, starts, axis=1)
+        at = (piece.times, parcels)
+        seen, mean = self._seen[at], self._total[at]
+        both = seen + counts
+        shift = means - mean
+        self._total[at] = mean + shift * (counts / both)
+        self._squares[at] += squares + shift * shift * (seen * counts / both)
+        self._seen[at] = both
+
+    def result(self) -> AnyArray:
+        """Numbers (T, K)."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.sqrt(self._squares / self._seen))
+
+
+# Whole parcels -------------------------------------------------------------------------------
+
+
+def reduce_whole(reduction: Reduction, values: AnyArray) -> AnyArray:
+    """Reduce all voxels of one parcel, at some times or (for a function) all.
+
+    Parameters
+    ----------
+    reduction : Reduction
+        The statistic.
+    values : ndarray, (T, V)
+        With V > 0.
+
+    Returns
+    -------
+    ndarray, (T,)
+
+    Raises
+    ------
+    InvalidInputError
+        If a user's function returns something else.
+    """
+    if not callable(reduction.statistic):
+        return np.asarray(np.median(values.astype(np.float64), axis=1, overwrite_input=True))
+    found = np.asarray(reduction.statistic(values))
+    if found.shape != values.shape[:1] or found.dtype.kind not in "biufc":
+        raise InvalidInputError(
+            f"{reduction.name} returned {found.dtype}{found.shape} for numbers of shape "
+            f"{values.shape}; expected {values.shape[:1]} numbers"
+        )
+    return found
