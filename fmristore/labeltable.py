@@ -31,7 +31,7 @@ _LUT_COLUMNS = ("index", "name", "red", "green", "blue", "alpha")
 _LARGEST_FILE = 16 << 20
 _LARGEST_ID = 2**31 - 1
 _INTEGER = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
+_NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
 _MISSING = frozenset({"", "n/a", "nan", "na"})
 
 Column = AnyArray

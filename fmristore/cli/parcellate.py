@@ -59,9 +59,7 @@ def parcellate(  # noqa: PLR0913
     max_memory: Annotated[
         str, typer.Option(metavar="SIZE", help="Bytes that this may take, such as 512MB or 2GiB.")
     ] = "1GiB",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what is there.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     storage_option: Annotated[
         list[str] | None,
         typer.Option(
@@ -70,7 +68,9 @@ def parcellate(  # noqa: PLR0913
             help="For fsspec, such as anon=true; the value may be JSON. Can be repeated.",
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Write one JSON document to stdout.")
+    ] = False,
 ) -> None:
     """Summarise a run by the parcels of a label image, in one pass."""
     options = parse_options(storage_option or ())

@@ -286,12 +286,8 @@ class ParcellatedMultiScan(StoredObject):
             What else is known of the scan; values that JSON can hold.
         tr : float, optional
             Repetition time in seconds, for arrays.
-        codec : str, optional
-            Preset; ``"portable"`` for HDF5 and ``"dual"`` for Zarr by default.
-        max_memory : int
-            Bytes that this may take.
-        progress : callable, optional
-            Called with the bytes of labelled voxels done and in all.
+        codec, max_memory, progress
+            See `ParcellatedScan.create`.
 
         Raises
         ------
@@ -467,14 +463,12 @@ class ParcellatedMultiScan(StoredObject):
             Label image on the grid of the scans.
         names, mask : object, optional
             Table of the labels, and voxels to keep: see `Parcellation.from_labels`.
-        summary : {"mean", "median", "sum", "min", "max", "std"} or callable, optional
-            What parcels are summarised by; the series of every voxel are stored without it.
+        summary, tr : object, optional
+            As of `add_scan`, for all scans.
         metadata : mapping, optional
-            What else is known of the scans: mappings by name of the scan.
+            Mappings by name of the scan.
         space : NeuroSpace or ndarray, (4, 4), optional
             For arrays of labels or runs: the grid, or the affine alone.
-        tr : float, optional
-            Repetition time in seconds, for arrays.
         codec, profile, overwrite, storage_options, max_memory, progress
             See `ParcellatedScan.create`.
 
