@@ -212,7 +212,7 @@ def split_chunks(
 def plan_matrix(
     shape: tuple[int, int], dtype: DTypeLike, *, codec: str = "dual", whole_rows: bool = True
 ) -> ChunkLayout:
-    """Choose chunks for a matrix whose rows are read whole: voxel x time, parcel x time, map x voxel.
+    """Choose chunks for a matrix read by rows: voxel x time, parcel x time, map x voxel.
 
     Parameters
     ----------
@@ -235,8 +235,7 @@ def plan_matrix(
     most = max(1, budget // np.dtype(dtype).itemsize)
     if whole_rows:
         width = even(columns, most // min(_FEWEST_VOXELS, rows))
-        chunks = (even(rows, most // width), width)
+        chunks: tuple[int, ...] = (even(rows, most // width), width)
     else:
-        chunks = compact_shape((rows, columns), most)[:2]
-    sizes = (int(chunks[0]), int(chunks[1]))
-    return ChunkLayout(chunks=sizes, shards=shard_shape(shape, sizes, np.dtype(dtype).itemsize))
+        chunks = compact_shape((rows, columns), most)
+    return ChunkLayout(chunks=chunks, shards=shard_shape(shape, chunks, np.dtype(dtype).itemsize))

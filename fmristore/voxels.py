@@ -37,7 +37,8 @@ class VoxelSet:
         indices = np.asarray(voxels)
         if indices.ndim != 2 or indices.shape[1:] != (3,) or indices.dtype.kind not in "iu":
             raise InvalidInputError(
-                f"voxels of shape {indices.shape} and type {indices.dtype}: expected integers (V, 3)"
+                f"voxels of shape {indices.shape} and type {indices.dtype}: expected integers, "
+                "(V, 3)"
             )
         if not len(indices):
             raise InvalidInputError("no voxels: the mask is empty")
@@ -91,7 +92,8 @@ class VoxelSet:
             raise SelectionError(
                 f"a voxel lies outside the grid of shape {tuple(lengths.tolist())}"
             )
-        return self.row_of[tuple((indices % lengths).T)].astype(np.int64)
+        rows: NDArray[np.int64] = self.row_of[tuple((indices % lengths).T)].astype(np.int64)
+        return rows
 
     def scatter(self, values: AnyArray, *, fill: Any = 0) -> AnyArray:
         """Put values of the voxels onto the grid.
@@ -118,8 +120,9 @@ class VoxelSet:
 
     def _numbers(self, voxels: AnyArray) -> NDArray[np.int64]:
         x, y, _ = self.space.spatial_shape
-        wide = voxels.astype(np.int64)
-        return wide[:, 0] + x * (wide[:, 1] + y * wide[:, 2])
+        wide: NDArray[np.int64] = voxels.astype(np.int64)
+        numbers: NDArray[np.int64] = wide[:, 0] + x * (wide[:, 1] + y * wide[:, 2])
+        return numbers
 
 
 def parse_points(voxels: Any) -> tuple[AnyArray, bool]:

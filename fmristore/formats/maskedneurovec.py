@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fmristore.formats.create import create_image, image_options
-from fmristore.formats.dense import RawView
 from fmristore.formats.masked import Fill, MaskedObject, check_fill, read_columns
 from fmristore.formats.masked_dense import SpreadSource
 from fmristore.formats.masked_parts import MaskedParts, read_masked_parts, write_maskedneurovec
 from fmristore.formats.neurovec import NeuroVec
+from fmristore.formats.raw import RawView
 from fmristore.formats.registry import register
 from fmristore.formats.stored import StoredArray
 from fmristore.formats.voxel_source import voxel_source

@@ -282,9 +282,7 @@ def _without_turned(
         and canonical_axes(step.target.dims) != tuple(range(len(step.target.dims)))
     }
     return tuple(
-        (path, target)
-        for path, target in links
-        if not (path == R_NUMBERS and target in turned)
+        (path, target) for path, target in links if not (path == R_NUMBERS and target in turned)
     )
 
 
