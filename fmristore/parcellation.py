@@ -18,7 +18,7 @@ from fmristore.voxels import VoxelSet
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["Parcellation", "ParcellationWarning"]
+__all__ = ["Parcellation", "ParcellationWarning", "find_parcel"]
 
 _LARGEST_ID = 2**31 - 1
 

@@ -411,6 +411,7 @@ def test_doubts_are_warnings_of_reading_only(tmp_path: Path) -> None:
     st.booleans(),
 )
 @settings(max_examples=400)
+@pytest.mark.filterwarnings("ignore:Extension size is not a multiple of 16:UserWarning")
 def test_any_damage_to_a_header_is_an_error_of_ours(
     version: int, changes: list[tuple[int, int]], compressed: bool
 ) -> None:

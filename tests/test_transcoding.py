@@ -63,7 +63,8 @@ def contents(url: Any) -> dict[str, Any]:
             if child.kind == "group":
                 walk(group.group(name))
             elif child.kind == "link":
-                found[path] = child
+                if child.target != "0":  # R's name for the image, kept only where R reads it rightly
+                    found[path] = child
             else:
                 array = group.array(name)
                 values = array.read()

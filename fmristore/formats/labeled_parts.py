@@ -37,6 +37,7 @@ __all__ = [
     "MapRows",
     "MatrixMaps",
     "band_rows",
+    "map_spec",
     "plan_maps",
     "read_labeled_parts",
     "read_texts",

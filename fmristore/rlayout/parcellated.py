@@ -32,7 +32,7 @@ from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import is_string
 
-__all__ = ["RTree", "open_r", "write_tree"]
+__all__ = ["RClusters", "RTree", "open_r", "write_tree"]
 
 _SINGLE = ("H5ParcellatedScan", "H5ParcellatedScanSummary")
 _MOST_VOXELS = 1 << 30
