@@ -172,13 +172,15 @@ def image_source(
     slope: float | AnyArray | None = None,
     inter: float | AnyArray | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    max_memory: int = 1 << 28,
 ) -> ImageSource:
     """Understand what a user gives as the numbers of an image.
 
     Parameters
     ----------
-    data : path, URL, nibabel image, or array_like of shape (X, Y, Z) or (X, Y, Z, T)
-        A path or URL is that of a NIfTI file.
+    data : path, URL, nibabel image, stored image, or array_like (X, Y, Z) or (X, Y, Z, T)
+        A path or URL is that of a NIfTI file. A stored image is one of any format that was opened
+        and must stay open until the last block was read; it has a method ``as_source``.
     space : NeuroSpace or ndarray, (4, 4), optional
         Needed for arrays: the grid, or the affine alone (voxel to mm, RAS+).
     tr : float, optional
@@ -187,17 +189,23 @@ def image_source(
         For arrays of stored numbers: the number meant is ``stored * slope + inter``.
     storage_options : mapping, optional
         For a URL.
+    max_memory : int
+        Bytes that a stored image may take to turn its numbers around.
 
     Raises
     ------
     InvalidInputError
         If the data are not an image, an array comes without its space, or an image with one.
     """
-    if isinstance(data, str | os.PathLike) or _is_nibabel(data):
+    stored = getattr(data, "as_source", None)
+    if isinstance(data, str | os.PathLike) or _is_nibabel(data) or stored is not None:
         if any(given is not None for given in (space, tr, slope, inter)):
             raise InvalidInputError(
-                "space, tr, slope and inter are for arrays: a file or nibabel image has its own"
+                "space, tr, slope and inter are for arrays: a file or image has its own"
             )
+        if stored is not None:
+            source: ImageSource = stored(max_memory=max_memory)
+            return source
         if _is_nibabel(data):
             return _from_nibabel(data)
         return NiftiSource(data, storage_options=storage_options)

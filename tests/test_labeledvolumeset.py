@@ -126,14 +126,14 @@ def test_going_to_nifti_and_nibabel(maps: LabeledVolumeSet, tmp_path: Path) -> N
     image = maps.to_nibabel("a/b\\c")
     np.testing.assert_array_equal(image.get_fdata(), FULL[..., 2])
     np.testing.assert_allclose(image.affine, AFFINE)
-    maps.to_nifti("..", tmp_path / "one.nii.gz")
+    maps.to_nifti(tmp_path / "one.nii.gz", label="..")
     back = nibabel.load(tmp_path / "one.nii.gz")
     np.testing.assert_array_equal(back.get_fdata(), FULL[..., 4])
     np.testing.assert_allclose(back.affine, AFFINE, atol=1e-6)
     with pytest.raises(AlreadyExistsError):
-        maps.to_nifti(0, tmp_path / "one.nii.gz")
+        maps.to_nifti(tmp_path / "one.nii.gz", label=0)
     with pytest.raises(SelectionError):
-        maps.to_nifti("missing", tmp_path / "two.nii")
+        maps.to_nifti(tmp_path / "two.nii", label="missing")
 
 
 def test_pickling(maps: LabeledVolumeSet) -> None:

@@ -18,7 +18,7 @@ from fmristore.formats.image_parts import COLORS, ImageParts, read_parts
 from fmristore.formats.profiles import Profile, find_profile
 from fmristore.formats.raw import RawView
 from fmristore.formats.stored import StoredArray
-from fmristore.imagesource import image_source
+from fmristore.imagesource import ImageSource, image_source
 from fmristore.indexing import Selection, parse_selection
 from fmristore.layout import Access, Order
 from fmristore.plan import Planner, ReadPlan
@@ -394,6 +394,13 @@ class DenseImage(StoredObject):
             max_memory=max_memory,
             progress=progress,
         )
+
+    def as_source(self, *, max_memory: int = 1 << 28, nifti: bool = False) -> ImageSource:
+        """The image as the source of another one, with its header and stored numbers."""
+        from fmristore.formats.dense_source import DenseSource
+
+        del max_memory, nifti
+        return DenseSource(self)
 
     def to_nibabel(self) -> Any:
         """Lazy nibabel image: goes into nilearn and reads only what is asked of it.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from fmristore.formats.dense import DenseImage
-from fmristore.imagesource import Block, ImageSource, image_source
+from fmristore.imagesource import Block
 from fmristore.layout import canonical_axes
 from fmristore.rechunk import read_in_boxes
 from fmristore.scaling import make_scaling
 
-__all__ = ["DenseSource", "run_source"]
+if TYPE_CHECKING:
+    from fmristore.formats.dense import DenseImage
+
+__all__ = ["DenseSource"]
 
 
 class DenseSource:
@@ -56,12 +58,3 @@ class DenseSource:
                 part["z"].start,
                 values if timed else values[None],
             )
-
-
-def run_source(
-    data: Any, *, storage_options: Mapping[str, Any] | None = None, **of_array: Any
-) -> ImageSource:
-    """Understand what a user gives as an image: as `image_source`, and stored images besides."""
-    if isinstance(data, DenseImage):
-        return DenseSource(data)
-    return image_source(data, storage_options=storage_options, **of_array)

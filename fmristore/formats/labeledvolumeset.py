@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fmristore.formats.create import image_options
+from fmristore.formats.grid_image import write_source
 from fmristore.formats.labeled_parts import (
     LabeledParts,
     read_labeled_parts,
@@ -24,6 +25,7 @@ from fmristore.formats.map_stack import check_labels, map_source, map_stack, num
 from fmristore.formats.masked import Fill, MaskedObject, check_fill
 from fmristore.formats.profiles import Profile, find_profile
 from fmristore.formats.registry import register
+from fmristore.imagesource import ArraySource, ImageSource
 from fmristore.indexing import parse_selection
 from fmristore.progress import Progress
 from fmristore.space import NeuroSpace
@@ -228,10 +230,14 @@ class LabeledVolumeSet(MaskedObject):
 
     # Going elsewhere ------------------------------------------------------------------------
 
-    def _header_bytes(self) -> bytes:
-        from fmristore.nifti import make_header
+    def as_source(self, *, max_memory: int = 1 << 28, nifti: bool = False) -> ImageSource:
+        """All maps as the source of one image (X, Y, Z, L), map after map."""
+        del max_memory, nifti
+        space = replace(self.space, time_points=len(self), time_unit="unknown")
+        return ArraySource(self, space)
 
-        return make_header(self.space, self.dtype)
+    def _map_source(self, label: str | int) -> ImageSource:
+        return ArraySource(self.volume(label), self.space)
 
     def to_nibabel(self, label: str | int) -> Any:
         """One map as a nibabel image in memory.
@@ -244,31 +250,37 @@ class LabeledVolumeSet(MaskedObject):
 
         from fmristore.nifti import parse_header
 
-        header = parse_header(self._header_bytes()).to_nibabel()
+        header = parse_header(self._map_source(label).header).to_nibabel()
         second = isinstance(header, nibabel.Nifti2Header)
         cls: Any = nibabel.Nifti2Image if second else nibabel.Nifti1Image
         return cls(self.volume(label), np.array(self.affine), header)
 
     def to_nifti(
         self,
-        label: str | int,
         url: str | os.PathLike[str],
         *,
+        label: str | int | None = None,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
+        max_memory: int = 1 << 28,
+        progress: Progress | None = None,
     ) -> None:
-        """Write one map as NIfTI.
+        """Write one map as NIfTI, or all of them as one image (X, Y, Z, L).
 
         Parameters
         ----------
-        label : str or int
-            Its label or number.
         url : str or path
             ``.nii``, ``.nii.gz``, or ``.hdr``/``.img`` for a pair.
+        label : str or int, optional
+            Label or number of a map; all of them by default, in their order.
         overwrite : bool
             Replace what is there.
         storage_options : mapping, optional
             Passed to fsspec.
+        max_memory : int
+            Bytes that the volumes being written may take.
+        progress : callable, optional
+            Called with the bytes done and in all.
 
         Raises
         ------
@@ -277,15 +289,13 @@ class LabeledVolumeSet(MaskedObject):
         AlreadyExistsError
             If there is something at `url` and `overwrite` is false.
         """
-        from fmristore.nifti import write_nifti
-
-        values = self.volume(label).transpose(2, 1, 0)[None]
-        write_nifti(
+        write_source(
             url,
-            self._header_bytes(),
-            [values],
+            self.as_source() if label is None else self._map_source(label),
             overwrite=overwrite,
             storage_options=storage_options,
+            max_memory=max_memory,
+            progress=progress,
         )
 
     # Creating and changing ------------------------------------------------------------------

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fmristore.formats.create import create_image, image_options
+from fmristore.formats.grid_image import GridImage
 from fmristore.formats.latent_parts import LatentParts, ScanParts
 from fmristore.formats.matrices import StoredMatrix, array_bytes, empty_result
-from fmristore.imagesource import ArraySource
 from fmristore.indexing import parse_selection
-from fmristore.layout import Access, Order
 from fmristore.masks import mask_voxels
-from fmristore.progress import Progress
 from fmristore.space import NeuroSpace
 from fmristore.voxels import VoxelSet, parse_points
 from fmristore_stores.errors import InvalidInputError, MetadataError, SelectionError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
-
-if TYPE_CHECKING:
-    from fmristore.nifti import NiftiHeader
 
 __all__ = ["LatentView"]
 
@@ -34,7 +27,7 @@ _BLOCK_BYTES = 16 << 20
 """Loadings and results that are computed at a time."""
 
 
-class LatentView:
+class LatentView(GridImage):
     """One or several scans of a latent representation, indexed ``[x, y, z, t]``.
 
     A number is ``basis[t] @ loadings[voxel] + offset[voxel]`` in a voxel that has loadings, and 0
@@ -349,105 +342,6 @@ class LatentView:
             if offset is not None:
                 values += offset[rows[part], None]
             yield part, values.astype(dtype, copy=False)
-
-    # Going elsewhere ------------------------------------------------------------------------
-
-    def to_dense(  # noqa: PLR0913
-        self,
-        url: str | os.PathLike[str],
-        *,
-        access: Access = "time",
-        codec: str | None = None,
-        order: Order | None = None,
-        overwrite: bool = False,
-        storage_options: Mapping[str, Any] | None = None,
-        max_memory: int = 1 << 30,
-        progress: Progress | None = None,
-    ) -> None:
-        """Store the image as a dense one (`NeuroVec`), computed block by block.
-
-        Parameters
-        ----------
-        url : str or path
-            New store: ``.h5`` for HDF5, ``.zarr`` (best ``.ome.zarr``) for Zarr.
-        access, codec, order, overwrite, storage_options, max_memory, progress
-            As of `NeuroVec.create`.
-
-        Raises
-        ------
-        AlreadyExistsError
-            If there is something at `url` and `overwrite` is false.
-        """
-        create_image(
-            url,
-            ArraySource(self, self.space),
-            options=image_options(
-                url, access=access, codec=codec, order=order, max_memory=max_memory
-            ),
-            overwrite=overwrite,
-            storage_options=storage_options,
-            progress=progress,
-        )
-
-    def to_nifti(
-        self,
-        url: str | os.PathLike[str],
-        *,
-        overwrite: bool = False,
-        storage_options: Mapping[str, Any] | None = None,
-        max_memory: int = 1 << 28,
-        progress: Progress | None = None,
-    ) -> None:
-        """Write the image as NIfTI, computed block by block.
-
-        Parameters
-        ----------
-        url : str or path
-            ``.nii``, ``.nii.gz``, or ``.hdr``/``.img`` for a pair.
-        overwrite : bool
-            Replace what is there.
-        storage_options : mapping, optional
-            Passed to fsspec.
-        max_memory : int
-            Bytes that the volumes being written may take.
-        progress : callable, optional
-            Called with the bytes done and in all.
-
-        Raises
-        ------
-        AlreadyExistsError
-            If there is something at `url` and `overwrite` is false.
-        """
-        from fmristore.nifti import write_nifti
-
-        source = ArraySource(self, self.space)
-        total = math.prod(self.shape) * source.dtype.itemsize
-        write_nifti(
-            url,
-            source.header,
-            (block.values for block in source.blocks(max(1, max_memory // 4))),
-            overwrite=overwrite,
-            storage_options=storage_options,
-            progress=None if progress is None else lambda done: progress(done, total),
-        )
-
-    @property
-    def nifti_header(self) -> NiftiHeader:
-        """A NIfTI header for the image."""
-        from fmristore.nifti import make_header, parse_header
-
-        return parse_header(make_header(self.space, self.dtype))
-
-    def to_nibabel(self) -> Any:
-        """Lazy nibabel image: computes only what is asked of it.
-
-        Returns
-        -------
-        nibabel.Nifti1Image or Nifti2Image
-        """
-        from fmristore.interop.nibabel import to_nibabel
-
-        return to_nibabel(cast("Any", self))
 
     def _facts(self) -> dict[str, str]:
         kind = "sparse " if self.loadings.is_sparse else ""

@@ -1,40 +1,47 @@
-"""A masked run as an image on its whole grid."""
+"""Numbers of some voxels as an image on the whole grid."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fmristore.formats.masked import Fill, check_fill
-from fmristore.formats.masked_parts import MaskedParts
 from fmristore.formats.stored import StoredArray
 from fmristore.imagesource import Block
 from fmristore.rechunk import read_in_boxes
 from fmristore.scaling import Scaling
+from fmristore.space import NeuroSpace
 from fmristore.voxels import VoxelSet
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["SpreadSource"]
+__all__ = ["SpreadSource", "Volumes", "matrix_volumes"]
+
+Volumes = Callable[[], Iterator[tuple[int, AnyArray]]]
+"""Gives the stored numbers in order of time: number of the first volume, (volumes, voxels)."""
 
 
 class SpreadSource:
-    """A masked run as an image on its whole grid, volume after volume.
+    """Numbers of some voxels as an image on their whole grid, volume after volume.
 
     Parameters
     ----------
-    numbers : StoredArray
-        Of the run.
-    parts : MaskedParts
-        Of the run.
+    space : NeuroSpace
+        The grid, and its times.
     voxels : VoxelSet
-        Its voxels.
-    max_memory : int
-        Bytes to turn its numbers around in.
+        The voxels, as the columns of `volumes`.
+    volumes : callable
+        Gives their numbers.
+    dtype : dtype
+        Of these numbers.
+    scaling : Scaling, optional
+        Of these numbers.
+    fill : int or float
+        What is meant outside the voxels.
     nifti : bool
         Whether the numbers must be ones that a NIfTI header can say the scaling of.
     """
@@ -44,28 +51,29 @@ class SpreadSource:
 
     def __init__(
         self,
-        numbers: StoredArray,
-        parts: MaskedParts,
+        space: NeuroSpace,
         voxels: VoxelSet,
+        volumes: Volumes,
         *,
-        max_memory: int,
+        dtype: np.dtype[Any],
+        scaling: Scaling | None = None,
+        fill: Fill = 0,
         nifti: bool = False,
     ) -> None:
         from fmristore.nifti import make_header
 
-        self._numbers = numbers
+        self.space = space
         self._voxels = voxels
-        self._max_memory = max_memory
-        self._convert = parts.scaling
-        self.space = parts.space
-        self.dtype = numbers.reader.spec.dtype
+        self._volumes = volumes
+        self._convert = scaling
+        self.dtype = dtype
         self.scaling: Scaling | None = None
-        self._fill = parts.nodes.fill
-        kept = _stored_fill(parts, self.dtype, nifti=nifti)
+        self._fill = fill
+        kept = _stored_fill(scaling, fill, dtype, nifti=nifti)
         if kept is not None:
-            self._fill, self.scaling, self._convert = kept, parts.scaling, None
-        elif parts.scaling is not None:
-            self.dtype = parts.scaling.dtype(self.dtype)
+            self._fill, self.scaling, self._convert = kept, scaling, None
+        elif scaling is not None:
+            self.dtype = scaling.dtype(dtype)
         self.header = make_header(
             self.space,
             self.dtype,
@@ -75,16 +83,11 @@ class SpreadSource:
 
     def blocks(self, max_bytes: int) -> Iterator[Block]:
         """Parts of at most `max_bytes`, or single planes."""
-        reader = self._numbers.reader
-        dims = reader.spec.dims
-        axes = (dims.index("t"), dims.index("voxel"))
-        count = reader.spec.shape[axes[1]]
         rows = self._voxels.row_of.transpose(2, 1, 0)
         plane = math.prod(rows.shape[1:]) * self.dtype.itemsize
         step = max(1, max_bytes // (plane * rows.shape[0]))
         thick = rows.shape[0] if plane * rows.shape[0] <= max_bytes else max(1, max_bytes // plane)
-        for box, values in read_in_boxes(reader, axes, (1, count), self._max_memory // 2):
-            first = box[0].start
+        for first, values in self._volumes():
             for t in range(0, len(values), step):
                 part = values[t : t + step]
                 times = slice(first + t, first + t + len(part), 1)
@@ -100,9 +103,23 @@ class SpreadSource:
         return grid
 
 
-def _stored_fill(parts: MaskedParts, dtype: np.dtype[Any], *, nifti: bool) -> Fill | None:
+def matrix_volumes(numbers: StoredArray, max_memory: int) -> Volumes:
+    """Stored numbers with the axes voxel and t, as volumes, turned around within `max_memory`."""
+
+    def volumes() -> Iterator[tuple[int, AnyArray]]:
+        reader = numbers.reader
+        dims = reader.spec.dims
+        axes = (dims.index("t"), dims.index("voxel"))
+        for box, values in read_in_boxes(reader, axes, (1, reader.spec.shape[axes[1]]), max_memory):
+            yield box[0].start, values
+
+    return volumes
+
+
+def _stored_fill(
+    scaling: Scaling | None, fill: Fill, dtype: np.dtype[Any], *, nifti: bool
+) -> Fill | None:
     """The stored number that means the fill value, None if there is none that may be used."""
-    scaling, fill = parts.scaling, parts.nodes.fill
     if scaling is None:
         return fill
     if scaling.per_volume:

@@ -11,17 +11,17 @@ from typing import Any, Self, cast
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fmristore.formats.create import create_image, image_options
+from fmristore.formats.create import image_options
+from fmristore.formats.grid_image import GridImage
 from fmristore.formats.masked import Fill, MaskedObject, check_fill, read_columns
-from fmristore.formats.masked_dense import SpreadSource
+from fmristore.formats.masked_dense import SpreadSource, matrix_volumes
 from fmristore.formats.masked_parts import MaskedParts, read_masked_parts, write_maskedneurovec
-from fmristore.formats.neurovec import NeuroVec
 from fmristore.formats.raw import RawView
 from fmristore.formats.registry import register
 from fmristore.formats.stored import StoredArray
 from fmristore.formats.voxel_source import voxel_source
+from fmristore.imagesource import ImageSource
 from fmristore.indexing import parse_selection
-from fmristore.layout import Access, Order
 from fmristore.plan import Planner, ReadPlan
 from fmristore.progress import Progress
 from fmristore.space import NeuroSpace
@@ -37,7 +37,7 @@ __all__ = ["MaskedNeuroVec"]
 
 
 @register("maskedneurovec")
-class MaskedNeuroVec(MaskedObject):
+class MaskedNeuroVec(MaskedObject, GridImage):
     """One stored run, in the voxels of a mask alone, indexed ``[x, y, z, t]``.
 
     Parameters
@@ -280,118 +280,17 @@ class MaskedNeuroVec(MaskedObject):
 
     # Going elsewhere ------------------------------------------------------------------------
 
-    @property
-    def nifti_header(self) -> Any:
-        """A NIfTI header for the scaled numbers on the whole grid."""
-        from fmristore.nifti import make_header, parse_header
-
-        return parse_header(make_header(self.space, self.dtype))
-
-    def to_nibabel(self) -> Any:
-        """Lazy nibabel image on the whole grid: reads only what is asked of it.
-
-        Returns
-        -------
-        nibabel.Nifti1Image or Nifti2Image
-        """
-        from fmristore.interop.nibabel import to_nibabel
-
-        return to_nibabel(cast("Any", self))
-
-    def to_dense(  # noqa: PLR0913
-        self,
-        url: str | os.PathLike[str],
-        *,
-        access: Access = "time",
-        codec: str | None = None,
-        order: Order | None = None,
-        overwrite: bool = False,
-        storage_options: Mapping[str, Any] | None = None,
-        max_memory: int = 1 << 30,
-        progress: Progress | None = None,
-    ) -> NeuroVec:
-        """Store the run on its whole grid, and open that.
-
-        Parameters
-        ----------
-        url, access, codec, order, overwrite, storage_options, max_memory, progress
-            As of `NeuroVec.create`.
-
-        Returns
-        -------
-        NeuroVec
-            Stored numbers are kept if one of them means `fill`; else the scaled numbers are
-            stored, so that both runs read the same.
-
-        Raises
-        ------
-        AlreadyExistsError
-            If there is something at `url` and `overwrite` is false.
-        CorruptDataError
-            If a chunk is damaged or missing.
-        """
-        create_image(
-            url,
-            SpreadSource(self._numbers, self._parts, self.voxel_set, max_memory=max_memory // 2),
-            options=image_options(
-                url, access=access, codec=codec, order=order, max_memory=max_memory // 2
-            ),
-            overwrite=overwrite,
-            storage_options=storage_options,
-            progress=progress,
+    def as_source(self, *, max_memory: int = 1 << 28, nifti: bool = False) -> ImageSource:
+        """Docstring inherited."""
+        return SpreadSource(
+            self.space,
+            self.voxel_set,
+            matrix_volumes(self._numbers, max_memory // 2),
+            dtype=self.stored_dtype,
+            scaling=self._parts.scaling,
+            fill=self.fill,
+            nifti=nifti,
         )
-        return NeuroVec(Handle(locate(url, storage_options=storage_options)))
-
-    def to_nifti(
-        self,
-        url: str | os.PathLike[str],
-        *,
-        overwrite: bool = False,
-        storage_options: Mapping[str, Any] | None = None,
-        max_memory: int = 1 << 28,
-        progress: Progress | None = None,
-    ) -> None:
-        """Write the run on its whole grid as NIfTI.
-
-        Stored numbers, slope and intercept are kept if NIfTI can hold them and one of the numbers
-        means `fill`; else the scaled numbers are written.
-
-        Parameters
-        ----------
-        url : str or path
-            ``.nii``, ``.nii.gz``, or ``.hdr``/``.img`` for a pair.
-        overwrite : bool
-            Replace what is there.
-        storage_options : mapping, optional
-            Passed to fsspec.
-        max_memory : int
-            Bytes that the volumes being written may take.
-        progress : callable, optional
-            Called with the bytes done and in all.
-
-        Raises
-        ------
-        AlreadyExistsError
-            If there is something at `url` and `overwrite` is false.
-        CorruptDataError
-            If a chunk is damaged or missing.
-        """
-        from fmristore.nifti import NiftiWriter
-
-        source = SpreadSource(
-            self._numbers, self._parts, self.voxel_set, max_memory=max_memory, nifti=True
-        )
-        total = math.prod(self.shape) * source.dtype.itemsize
-        done = 0
-        with NiftiWriter(
-            url, source.header, overwrite=overwrite, storage_options=storage_options
-        ) as writer:
-            for block in source.blocks(min(1 << 23, max_memory // 4)):
-                writer.write(block.values)
-                done += block.values.nbytes
-                if progress is not None:
-                    progress(done, total)
-            writer.finish()
 
     # Creating -------------------------------------------------------------------------------
 

@@ -13,10 +13,11 @@ from numpy.typing import DTypeLike
 
 from fmristore.formats.base import BorrowedHandle, StoredObject
 from fmristore.formats.create import image_options
-from fmristore.formats.dense_source import run_source
+from fmristore.formats.grid_image import GridImage
 from fmristore.formats.neurovec import NeuroVec
 from fmristore.formats.nodes import format_attributes
 from fmristore.formats.profiles import Profile, find_profile
+from fmristore.formats.raw import RawView
 from fmristore.formats.registry import register
 from fmristore.formats.sequence_parts import (
     SequenceParts,
@@ -25,7 +26,8 @@ from fmristore.formats.sequence_parts import (
     run_names,
     write_sequence,
 )
-from fmristore.imagesource import ImageSource
+from fmristore.formats.sequence_source import SequenceSource
+from fmristore.imagesource import ImageSource, image_source
 from fmristore.indexing import parse_selection
 from fmristore.layout import Access, Order
 from fmristore.plan import Planner, ReadPlan
@@ -56,7 +58,7 @@ class _Span(NamedTuple):
 
 
 @register("neurovecseq")
-class NeuroVecSeq(StoredObject):
+class NeuroVecSeq(StoredObject, GridImage):
     """Several stored runs on one grid, indexed ``[x, y, z, t]`` as if they were one.
 
     Axis t counts through all runs in their order; a selection reads only the runs that it
@@ -349,6 +351,16 @@ class NeuroVecSeq(StoredObject):
             raise InvalidInputError("a stored sequence cannot become an array without a copy")
         return cast("AnyArray", self.read(dtype=dtype))
 
+    @property
+    def raw(self) -> RawView:
+        """Stored numbers, not scaled: ``seq.raw[32, 40, 20]``."""
+        return RawView(cast("Any", self))
+
+    def as_source(self, *, max_memory: int = 1 << 28, nifti: bool = False) -> ImageSource:
+        """Docstring inherited."""
+        del max_memory
+        return SequenceSource(self.images, self.space, nifti=nifti)
+
     # Creating -------------------------------------------------------------------------------
 
     @classmethod
@@ -468,7 +480,7 @@ def _sources(
             of_array = {"space": space, "tr": seconds}
             if isinstance(space, NeuroSpace) and len(np.shape(data)) == 4:
                 of_array = {"space": space.with_time(np.shape(data)[3], tr=seconds)}
-        yield name, run_source(data, storage_options=storage_options, **of_array)
+        yield name, image_source(data, storage_options=storage_options, **of_array)
 
 
 def _added(costs: Sequence[ReadCost]) -> ReadCost:

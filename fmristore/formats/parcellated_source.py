@@ -33,6 +33,7 @@ __all__ = [
     "column_pieces",
     "is_store",
     "open_source",
+    "scan_volumes",
 ]
 
 _BLOCK_BYTES = 32 * 1024 * 1024
@@ -374,3 +375,19 @@ def column_pieces(numbers: Numbers, limit: int) -> Iterator[Piece]:
     for start in range(0, count, step):
         columns = slice(start, min(start + step, count), 1)
         yield Piece(every, columns, numbers.read(columns, every))
+
+
+def scan_volumes(numbers: Numbers, max_memory: int) -> Iterator[tuple[int, AnyArray]]:
+    """Stored numbers as volumes of voxels, turned around in memory or else a temporary file."""
+    count, times = numbers.shape
+    dtype = numbers.matrix.dtype
+    every = slice(0, times, 1)
+    with Scratch((times, count), dtype, max_memory=max_memory // 2) as scratch:
+        step = max(1, max_memory // 4 // max(1, times * dtype.itemsize))
+        for start in range(0, count, step):
+            columns = slice(start, min(start + step, count), 1)
+            scratch.write((every, columns), numbers.read(columns, every, raw=True))
+        step = max(1, max_memory // 4 // max(1, count * dtype.itemsize))
+        for start in range(0, times, step):
+            part = slice(start, min(start + step, times), 1)
+            yield start, scratch.read((part, slice(0, count, 1)))

@@ -10,9 +10,12 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fmristore.formats.grid_image import GridImage
+from fmristore.formats.masked_dense import SpreadSource
 from fmristore.formats.parcellated_base import ParcellatedBase
 from fmristore.formats.parcellated_create import Target, create_scans, open_created
 from fmristore.formats.parcellated_reduce import parcel_pieces, reduce_numbers
+from fmristore.formats.parcellated_source import scan_volumes
 from fmristore.formats.parcellated_writer import (
     ScanRequest,
     given_matrix,
@@ -21,6 +24,7 @@ from fmristore.formats.parcellated_writer import (
 )
 from fmristore.formats.profiles import Profile
 from fmristore.formats.registry import register
+from fmristore.imagesource import ImageSource
 from fmristore.indexing import parse_selection
 from fmristore.masks import mask_voxels
 from fmristore.parcelstats import make_reduction
@@ -37,7 +41,7 @@ Result = TypeVar("Result")
 
 
 @register("parcellatedscan")
-class ParcellatedScan(ParcellatedBase):
+class ParcellatedScan(ParcellatedBase, GridImage):
     """Series of all voxels that belong to a parcel, indexed ``[x, y, z, t]``; 0 elsewhere.
 
     Voxels of a parcel lie together, so that reading a parcel touches no other one's chunks.
@@ -264,6 +268,18 @@ class ParcellatedScan(ParcellatedBase):
     def __iter__(self) -> Any:
         raise InvalidInputError(
             "iterating would read the scan plane by plane; index it, or use map_parcels"
+        )
+
+    def as_source(self, *, max_memory: int = 1 << 28, nifti: bool = False) -> ImageSource:
+        """Docstring inherited."""
+        numbers = self._parts.numbers
+        return SpreadSource(
+            self.space,
+            self.parcellation.voxel_set,
+            lambda: scan_volumes(numbers, max_memory // 2),
+            dtype=numbers.matrix.dtype,
+            scaling=numbers.scaling,
+            nifti=nifti,
         )
 
     # Summaries ------------------------------------------------------------------------------
