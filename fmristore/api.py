@@ -6,17 +6,18 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from fmristore.formats.base import StoredObject
 from fmristore.formats.create import create_image, image_options
 from fmristore.formats.profiles import Profile
 from fmristore.formats.registry import FORMAT, find_format
-from fmristore.imagesource import image_source
+from fmristore.imagesource import image_source, is_store
 from fmristore.layout import Access, Order
 from fmristore.progress import Progress
 from fmristore_stores.errors import UnknownFormatError
 from fmristore_stores.location import Kind
 from fmristore_stores.opening import Handle, locate
 
-__all__ = ["convert", "open"]
+__all__ = ["convert", "open", "open_handle"]
 
 
 def open(  # noqa: A001 - fs.open is what users expect it to be called
@@ -61,14 +62,27 @@ def open(  # noqa: A001 - fs.open is what users expect it to be called
     """
     handle = Handle(locate(url, kind=kind, storage_options=storage_options), fresh=True)
     try:
-        attributes = handle.store.root.read_attributes()
-        if FORMAT not in attributes:
-            return _open_r(handle, format)
-        cls = find_format(attributes, url=handle.locator.url, insist=format)
-        return cls(handle)
+        return open_handle(handle, insist=format)
     except BaseException:
         handle.close()
         raise
+
+
+def open_handle(handle: Handle, *, insist: str | None = None) -> Any:
+    """Open what the store of a handle holds; see `open`.
+
+    Parameters
+    ----------
+    handle : Handle
+        The store; closing it is up to the caller if this raises.
+    insist : str, optional
+        Name of the format that it must be.
+    """
+    attributes = handle.store.root.read_attributes()
+    if FORMAT not in attributes:
+        return _open_r(handle, insist)
+    cls = find_format(attributes, url=handle.locator.url, insist=insist)
+    return cls(handle)
 
 
 def _open_r(handle: Handle, insist: str | None) -> Any:
@@ -87,7 +101,7 @@ def convert(  # noqa: PLR0913
     source: Any,
     url: str | os.PathLike[str],
     *,
-    access: Access = "time",
+    access: Access | None = None,
     codec: str | None = None,
     order: Order | None = None,
     profile: Profile | None = None,
@@ -96,16 +110,18 @@ def convert(  # noqa: PLR0913
     max_memory: int = 1 << 30,
     progress: Progress | None = None,
 ) -> None:
-    """Turn a NIfTI image into a store that can be read in parts.
+    """Turn a NIfTI image into a store that can be read in parts, or a store into another one.
 
     Parameters
     ----------
-    source : path, URL or nibabel image
+    source : path, URL, nibabel image or stored object
         ``.nii``, ``.nii.gz``, either file of an ``.hdr``/``.img`` pair; read once, front to back.
+        Or a store of any format, one of the R package too, to be stored in the same format, laid
+        out and encoded anew: see `StoredObject.save`.
     url : str or path
         New store: ``.h5`` for HDF5, ``.zarr`` (best ``.ome.zarr``) for Zarr.
-    access : {"time", "volume", "balanced"}
-        What is read most: time series, whole volumes, or some of both.
+    access : {"time", "volume", "balanced"}, optional
+        For images, what is read most: time series (the default), whole volumes, or some of both.
     codec : str, optional
         Preset: ``"portable"`` (default for HDF5: any HDF5 reader), ``"dual"`` (default for Zarr:
         the same bytes in both stores), ``"fast"``, ``"small"`` or ``"none"``.
@@ -130,7 +146,7 @@ def convert(  # noqa: PLR0913
     AlreadyExistsError
         If there is something at `url` and `overwrite` is false.
     FormatError
-        If the source is not NIfTI, is damaged, or is not an image.
+        If the source is neither NIfTI nor a store, is damaged, or is not an image.
     InvalidInputError
         If R cannot read what `profile` asks for.
 
@@ -138,11 +154,33 @@ def convert(  # noqa: PLR0913
     -----
     `fmristore.open` gives the image back; `NeuroVec.to_nifti` gives the file back, byte for byte.
     """
+    options = {
+        "access": access,
+        "codec": codec,
+        "order": order,
+        "profile": profile,
+        "overwrite": overwrite,
+        "storage_options": storage_options,
+        "max_memory": max_memory,
+        "progress": progress,
+    }
+    if isinstance(source, StoredObject):
+        source.save(url, **options).close()
+        return
+    if isinstance(source, str | os.PathLike) and is_store(source, storage_options):
+        with open(source, storage_options=storage_options) as stored:
+            stored.save(url, **options).close()
+        return
     create_image(
         url,
         image_source(source, storage_options=storage_options),
         options=image_options(
-            url, access=access, codec=codec, order=order, profile=profile, max_memory=max_memory
+            url,
+            access=access or "time",
+            codec=codec,
+            order=order,
+            profile=profile,
+            max_memory=max_memory,
         ),
         profile=profile,
         overwrite=overwrite,

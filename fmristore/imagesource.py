@@ -11,10 +11,13 @@ from numpy.typing import DTypeLike
 
 from fmristore.scaling import Scaling, make_scaling
 from fmristore.space import NeuroSpace
-from fmristore_stores.errors import InvalidInputError
+from fmristore_stores.errors import InvalidInputError, UnknownFormatError
+from fmristore_stores.location import detect_kind, normalise
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["ArraySource", "Block", "ImageSource", "NiftiSource", "image_source"]
+__all__ = ["ArraySource", "Block", "ImageSource", "NiftiSource", "image_source", "is_store"]
+
+_NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 
 
 class Block(NamedTuple):
@@ -228,6 +231,24 @@ def image_source(
             tr=tr,
         )
     return ArraySource(data, space, slope=slope, inter=inter)
+
+
+def is_store(url: str | os.PathLike[str], options: Mapping[str, Any] | None) -> bool:
+    """Whether a URL is that of a store, not of a NIfTI file.
+
+    Raises
+    ------
+    NotFoundError
+        If there is nothing.
+    """
+    target = normalise(url)
+    if target.lower().endswith(_NIFTI_ENDINGS):
+        return False
+    try:
+        detect_kind(target, dict(options or {}))
+    except UnknownFormatError:
+        return False
+    return True
 
 
 def _is_nibabel(data: Any) -> bool:

@@ -17,7 +17,14 @@ from fmristore.voxels import VoxelSet
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["DEFAULT_SCAN", "CompressedRows", "LatentFactors", "LatentScanData", "make_factors"]
+__all__ = [
+    "DEFAULT_SCAN",
+    "CompressedRows",
+    "LatentFactors",
+    "LatentScanData",
+    "check_errors",
+    "make_factors",
+]
 
 DEFAULT_SCAN = "scan_1"
 """Name of a scan that was given none."""
@@ -215,6 +222,23 @@ def make_factors(
         scans=scans,
         offset=None if offset is None else _offset(offset, len(chosen)),
     )
+
+
+def check_errors(errors: Any, factors: LatentFactors) -> AnyArray:
+    """Errors of the voxels, (V,), as numbers.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is not one finite number for each voxel.
+    """
+    values = _array(errors, "voxel_error")
+    if values.shape != (len(factors.voxels),):
+        raise InvalidInputError(
+            f"voxel_error of shape {values.shape}: expected one number for each of "
+            f"{len(factors.voxels)} voxels"
+        )
+    return _numbers(values, "voxel_error")
 
 
 def _grid(space: NeuroSpace | AnyArray | None, mask: Any) -> NeuroSpace:

@@ -12,10 +12,10 @@ from numpy.typing import DTypeLike
 
 from fmristore import api
 from fmristore.formats.parcellated_parts import OwnTree
-from fmristore.formats.parcellated_source import is_store
 from fmristore.formats.parcellatedmultiscan import ParcellatedMultiScan
 from fmristore.formats.parcellatedsummary import ParcellatedScanSummary
 from fmristore.formats.profiles import Profile
+from fmristore.imagesource import is_store
 from fmristore.parcellation import Parcellation
 from fmristore.progress import Progress
 from fmristore.space import NeuroSpace

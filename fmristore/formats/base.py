@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import html
+import inspect
+import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from fmristore_stores.errors import ClosedError
+from fmristore.formats.describing import describe_numbers
+from fmristore.formats.stored import StoredArray
+from fmristore_stores.errors import ClosedError, InvalidInputError, SelectionError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import Store
 
@@ -96,6 +101,115 @@ class StoredObject(ABC):
     def close(self) -> None:
         """Release the store; the object cannot be read from then on."""
         self._handle.close()
+
+    # What a format says of itself: `fmristore info`, `export` and `verify` know no more ----------
+
+    @property
+    def primary_arrays(self) -> tuple[StoredArray, ...]:
+        """Arrays that hold the numbers, the main one first; every chunk of them must be there."""
+        return ()
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of its runs, scans or maps, if it has such."""
+        return ()
+
+    def part(self, name: str) -> Any:
+        """One of its runs, scans or maps, which is closed with it.
+
+        Raises
+        ------
+        SelectionError
+            If there is none of that name.
+        """
+        raise SelectionError(
+            f"there is no part {name!r}: a {type(self).__name__} is read as a whole", url=self.url
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Tell what it is and what it takes, as plain JSON values.
+
+        Returns
+        -------
+        dict
+            ``class``, facts of the format by name, and of its `primary_arrays` ``layout`` and
+            ``sizes``. Formats call the same fact by the same name, such as ``shape``, ``space``,
+            ``parcels``: see `fmristore.formats.describing`.
+
+        Raises
+        ------
+        FormatError
+            If something that it tells of is damaged.
+
+        Notes
+        -----
+        Reads attributes, small arrays and where chunks lie, no numbers.
+        """
+        return self._described(self._facts())
+
+    def _described(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Put facts of a format together with those that all have."""
+        numbers = describe_numbers(self.primary_arrays)
+        return {"class": type(self).__name__, **facts, **numbers}
+
+    def check(self) -> None:
+        """Read the small arrays that opening leaves alone, and see whether they fit each other.
+
+        Raises
+        ------
+        FormatError
+            If they do not, or one is damaged.
+        """
+
+    # Going elsewhere ------------------------------------------------------------------------------
+
+    def save(self, url: str | os.PathLike[str], **options: Any) -> Self:
+        """Store the same anew: in the other kind of store, encoded otherwise, or as R does.
+
+        Parameters
+        ----------
+        url : str or path
+            New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
+        **options
+            As of `create`: ``codec``, ``profile``, ``overwrite``, ``storage_options``,
+            ``max_memory``, ``progress``; for images also ``access`` and ``order``. None means
+            that it is not given.
+
+        Returns
+        -------
+        object of this class
+            The new store, opened.
+
+        Raises
+        ------
+        AlreadyExistsError
+            If there is something at `url` and ``overwrite`` is false.
+        InvalidInputError
+            If this format has no such option, or cannot be stored so.
+
+        Notes
+        -----
+        Numbers are decoded and encoded; `fmristore.transcode` copies encoded chunks where it can,
+        and keeps every node of a store.
+        """
+        create: Any = getattr(type(self), "create", None)
+        known = inspect.signature(create).parameters if create is not None else {}
+        needless = {"max_memory", "progress"}  # for what is never large
+        given = {name: value for name, value in options.items() if value is not None}
+        unknown = sorted(set(given) - set(known) - needless)
+        if unknown:
+            raise InvalidInputError(
+                f"a {type(self).__name__} has no option {', '.join(unknown)}", url=self.url
+            )
+        for name in needless - set(known):
+            given.pop(name, None)
+        content, facts = self._content()
+        again: Self = create(url, *content, **{**facts, **given})
+        return again
+
+    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What `create` must be given, after the URL, to store the same again."""
+        raise InvalidInputError(f"a {type(self).__name__} cannot be stored anew", url=self.url)
 
     def __enter__(self) -> Self:
         return self

@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike
 from fmristore.digest import digest_image
 from fmristore.formats.base import StoredObject
 from fmristore.formats.create import create_image, image_options
+from fmristore.formats.describing import describe_space, plain_number, type_text
 from fmristore.formats.image_parts import COLORS, ImageParts, read_parts
 from fmristore.formats.profiles import Profile, find_profile
 from fmristore.formats.raw import RawView
@@ -157,6 +158,26 @@ class DenseImage(StoredObject):
             If a chunk is damaged or missing.
         """
         return digest_image(self._numbers.streaming_reader(), max_memory=max_memory)
+
+    @property
+    def primary_arrays(self) -> tuple[StoredArray, ...]:
+        """Docstring inherited."""
+        return (self._numbers,)
+
+    def describe(self) -> dict[str, Any]:
+        """Docstring inherited."""
+        return self._described(
+            {
+                "shape": list(self.shape),
+                "dtype": type_text(self.dtype),
+                "stored_dtype": type_text(self.stored_dtype),
+                "slope": plain_number(self.slope),
+                "intercept": plain_number(self.inter),
+                "space": describe_space(self.space),
+                "access": self.access if "t" in self.axes else None,
+                "digest": self.digest,
+            }
+        )
 
     # Reading --------------------------------------------------------------------------------
 
@@ -503,6 +524,9 @@ class DenseImage(StoredObject):
             opened: Self = find_profile(profile, "dense", url).open_r(handle)
             return opened
         return cls(handle)
+
+    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (self,), {"access": self.access or "time"}
 
     def _facts(self) -> dict[str, str]:
         facts = {

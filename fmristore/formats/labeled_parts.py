@@ -57,6 +57,10 @@ class MapRows(Protocol):
     def dtype(self) -> np.dtype[Any]:
         """Type of the numbers."""
 
+    @property
+    def arrays(self) -> tuple[StoredArray, ...]:
+        """Arrays that hold the numbers."""
+
     def read(self, maps: slice, rows: NDArray[np.integer[Any]]) -> AnyArray:
         """Numbers of some voxels, given by increasing numbers, in some maps: (voxels, maps)."""
 
@@ -72,6 +76,7 @@ class MatrixMaps:
 
     def __init__(self, array: StoredArray) -> None:
         self.array = array
+        self.arrays = (array,)
 
     @property
     def dtype(self) -> np.dtype[Any]:

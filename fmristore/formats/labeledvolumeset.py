@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fmristore.formats.create import image_options
+from fmristore.formats.describing import first_few
 from fmristore.formats.grid_image import write_source
+from fmristore.formats.labeled_map import LabeledMap
 from fmristore.formats.labeled_parts import (
     LabeledParts,
     read_labeled_parts,
@@ -25,6 +27,7 @@ from fmristore.formats.map_stack import check_labels, map_source, map_stack, num
 from fmristore.formats.masked import Fill, MaskedObject, check_fill
 from fmristore.formats.profiles import Profile, find_profile
 from fmristore.formats.registry import register
+from fmristore.formats.stored import StoredArray
 from fmristore.imagesource import ArraySource, ImageSource
 from fmristore.indexing import parse_selection
 from fmristore.progress import Progress
@@ -117,6 +120,30 @@ class LabeledVolumeSet(MaskedObject):
 
     def __contains__(self, label: object) -> bool:
         return label in self.labels
+
+    @property
+    def primary_arrays(self) -> tuple[StoredArray, ...]:
+        """Docstring inherited."""
+        return self._parts.maps.arrays
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Labels of the maps."""
+        return self.labels
+
+    def part(self, name: str) -> LabeledMap:
+        """Docstring inherited."""
+        return LabeledMap(self, self._number(name))
+
+    def describe(self) -> dict[str, Any]:
+        """Docstring inherited."""
+        facts = {"shape": list(self.shape), "dtype": str(self.dtype)}
+        return self._described(facts | self._mask_facts() | {"labels": first_few(self.labels)})
+
+    def check(self) -> None:
+        """Docstring inherited."""
+        super().check()
+        self.labels  # noqa: B018 - reading them checks them
 
     def with_fill(self, fill: Fill) -> LabeledVolumeSet:
         """The same stored maps, with another number outside the mask.
@@ -493,6 +520,9 @@ class LabeledVolumeSet(MaskedObject):
         self._handle = handle
         self._nodes = replace(parts.nodes, fill=fill)
         self._parts = replace(parts, nodes=self._nodes)
+
+    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (self,), {"fill": self.fill}
 
     def _facts(self) -> dict[str, str]:
         stored, whole = self._nodes.count, int(np.prod(self.shape[:3]))

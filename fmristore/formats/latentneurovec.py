@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
@@ -9,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from fmristore.formats.base import StoredObject
+from fmristore.formats.describing import describe_scan, describe_space
 from fmristore.formats.latent_parts import LatentParts, ScanParts, read_parts
 from fmristore.formats.latent_view import LatentView
 from fmristore.formats.latent_writer import write_latent
@@ -16,7 +18,13 @@ from fmristore.formats.profiles import Profile, find_profile
 from fmristore.formats.registry import register
 from fmristore.formats.stored import StoredArray
 from fmristore.formats.voxel_source import VoxelSource, parts_of, voxel_source
-from fmristore.latent import DEFAULT_SCAN, LatentFactors, LatentScanData, make_factors
+from fmristore.latent import (
+    DEFAULT_SCAN,
+    LatentFactors,
+    LatentScanData,
+    check_errors,
+    make_factors,
+)
 from fmristore.space import NeuroSpace
 from fmristore.voxels import VoxelSet
 from fmristore_stores.errors import InvalidInputError
@@ -133,6 +141,52 @@ class LatentNeuroVec(LatentView, StoredObject):
             url=self.url,
         )
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the scans, if there are several."""
+        return self.scan_names if len(self._scans) > 1 else ()
+
+    def part(self, name: str) -> LatentScan:
+        """Docstring inherited."""
+        return self.scan(name)
+
+    @property
+    def primary_arrays(self) -> tuple[StoredArray, ...]:
+        """Docstring inherited."""
+        parts = self._parts
+        bases = [array for scan in self._scans for array in scan.basis.arrays]
+        offset = () if parts.offset is None else (parts.offset.array,)
+        return (*parts.loadings.arrays, *bases, *offset)
+
+    def describe(self) -> dict[str, Any]:
+        """Docstring inherited."""
+        scans = [
+            describe_scan(
+                s.name, self._parts.space.with_time(s.basis.shape[0], tr=s.tr), self.dtype
+            )
+            for s in self._scans
+        ]
+        return self._described(
+            {
+                "shape": list(self.shape),
+                "dtype": str(self.dtype),
+                "space": describe_space(self.space),
+                "scans": scans,
+                "components": self.n_components,
+                "loadings": "sparse" if self.loadings.is_sparse else "dense",
+                "offset": self._parts.offset is not None,
+                "mask": {"voxels": self.n_voxels, "of": math.prod(self.shape[:3])},
+                "compression_ratio": self.compression_ratio,
+                "reconstruction_error": self.reconstruction_error,
+            }
+        )
+
+    def check(self) -> None:
+        """Docstring inherited."""
+        self.voxel_set  # noqa: B018 - reading them checks them
+        self.voxel_error  # noqa: B018
+        self.loadings.check()
+
     # Errors of the approximation --------------------------------------------------------------
 
     @property
@@ -166,6 +220,8 @@ class LatentNeuroVec(LatentView, StoredObject):
         space: NeuroSpace | AnyArray | None = None,
         tr: float | Mapping[str, float] | None = None,
         offset: Any = None,
+        reconstruction_error: float | None = None,
+        voxel_error: Any = None,
         codec: str | None = None,
         profile: Profile | None = None,
         overwrite: bool = False,
@@ -192,6 +248,10 @@ class LatentNeuroVec(LatentView, StoredObject):
             Repetition time in seconds, of all scans or by name.
         offset : array_like, (V,), optional
             Added to every time point.
+        reconstruction_error : float, optional
+            Share of the data that the components miss, to be recorded (not with a profile).
+        voxel_error : array_like, (V,), optional
+            Root of the mean squared error in time of each voxel, to be recorded likewise.
         codec : str, optional
             Preset; ``"portable"`` for HDF5 and ``"dual"`` for Zarr by default.
         profile : {"r"}, optional
@@ -228,7 +288,23 @@ class LatentNeuroVec(LatentView, StoredObject):
             profile=profile,
             overwrite=overwrite,
             storage_options=storage_options,
+            error=reconstruction_error,
+            voxel_error=None if voxel_error is None else check_errors(voxel_error, factors),
         )
+
+    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        scans = {name: self.scan(name) for name in self.scan_names}
+        loadings: Any = self.loadings
+        if loadings.is_sparse:
+            loadings = loadings.to_scipy()
+        return ({name: scan.basis for name, scan in scans.items()}, loadings), {
+            "voxels": self.voxels,
+            "space": self._parts.space.without_time(),
+            "tr": {name: scan.tr for name, scan in scans.items() if scan.tr is not None},
+            "offset": self.offset,
+            "reconstruction_error": self.reconstruction_error,
+            "voxel_error": self.voxel_error,
+        }
 
     @classmethod
     def from_pca(  # noqa: PLR0913

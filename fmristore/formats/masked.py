@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmristore.formats.base import StoredObject
+from fmristore.formats.describing import describe_space, plain_number
 from fmristore.formats.image_parts import read_grid
 from fmristore.formats.stored import StoredArray
 from fmristore.layout import choose_codecs, split_chunks
@@ -156,6 +157,33 @@ class MaskedObject(StoredObject):
     def voxels(self) -> NDArray[np.int32]:
         """(V, 3) int32: indices (x, y, z) of the stored voxels, 0-based, in stored order."""
         return self.voxel_set.voxels
+
+    def _mask_facts(self) -> dict[str, Any]:
+        """Which voxels are stored, and what the others are read as."""
+        return {
+            "space": describe_space(self._nodes.space),
+            "mask": {
+                "voxels": self._nodes.count,
+                "of": math.prod(self._nodes.space.spatial_shape),
+            },
+            "fill": plain_number(self.fill),
+        }
+
+    def check(self) -> None:
+        """Docstring inherited."""
+        nodes, voxels = self._nodes, self.voxel_set
+        size = math.prod(nodes.space.spatial_shape)
+        mask = StoredArray(self._handle, nodes.mask).read_small(size)
+        alike = np.array_equal((mask != 0).transpose(2, 1, 0), voxels.mask)
+        if not nodes.voxels and "voxels" in self._handle.store.root.children():
+            found = StoredArray(self._handle, "voxels").read_small(3 * nodes.count)
+            alike &= np.array_equal(found, voxels.voxels)
+        if not alike:
+            raise MetadataError(
+                "mask and voxels do not say the same",
+                url=self._handle.locator.url,
+                node=nodes.mask,
+            )
 
     def _rows(self, region: Region) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
         """Which voxels of a region of the grid are stored, (z, y, x), and their numbers."""

@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from fmristore.formats.create import image_options
 from fmristore.formats.grid_image import GridImage
+from fmristore.formats.describing import plain_number
 from fmristore.formats.masked import Fill, MaskedObject, check_fill, read_columns
 from fmristore.formats.masked_dense import SpreadSource, matrix_volumes
 from fmristore.formats.masked_parts import MaskedParts, read_masked_parts, write_maskedneurovec
@@ -112,6 +113,24 @@ class MaskedNeuroVec(MaskedObject, GridImage):
     def inter(self) -> float | AnyArray | None:
         """What is added after multiplying with `slope`, one number or (T,); None if not."""
         return None if self._parts.scaling is None else self._parts.scaling.inter
+
+    @property
+    def primary_arrays(self) -> tuple[StoredArray, ...]:
+        """Docstring inherited."""
+        return (self._numbers,)
+
+    def describe(self) -> dict[str, Any]:
+        """Docstring inherited."""
+        return self._described(
+            {
+                "shape": list(self.shape),
+                "dtype": str(self.dtype),
+                "stored_dtype": str(self.stored_dtype),
+                "slope": plain_number(self.slope),
+                "intercept": plain_number(self.inter),
+                **self._mask_facts(),
+            }
+        )
 
     def with_fill(self, fill: Fill) -> MaskedNeuroVec:
         """The same stored run, with another number outside the mask.
@@ -374,6 +393,9 @@ class MaskedNeuroVec(MaskedObject, GridImage):
                 progress=progress,
             )
         return cls(Handle(locate(url, storage_options=storage_options)))
+
+    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (self,), {"mask": self.mask, "fill": self.fill}
 
     def _facts(self) -> dict[str, str]:
         stored, whole = self._nodes.count, math.prod(self.shape[:3])

@@ -36,14 +36,28 @@ class StoredMatrix(ABC):
     shape: tuple[int, int]
     dtype: np.dtype[Any]
 
+    @property
+    @abstractmethod
+    def arrays(self) -> tuple[StoredArray, ...]:
+        """Arrays that it consists of."""
+
+    def check(self) -> None:
+        """See whether its arrays fit each other, as far as that takes no numbers.
+
+        Raises
+        ------
+        CorruptDataError
+            If they do not.
+        """
+
     @abstractmethod
     def take(self, rows: NDArray[np.int64]) -> AnyArray:
         """Dense rows (n, K) given by strictly increasing numbers from 0."""
 
     @property
-    @abstractmethod
     def stored_bytes(self) -> int:
         """Bytes of its encoded chunks; decoded where only a library knows where they are."""
+        return sum(array_bytes(array) for array in self.arrays)
 
     def __getitem__(self, index: Any) -> Any:
         selection = parse_selection(index, self.shape)
@@ -119,9 +133,9 @@ class DenseMatrix(StoredMatrix):
         return found.T if self._axis else found
 
     @property
-    def stored_bytes(self) -> int:
-        """Bytes of its encoded chunks."""
-        return array_bytes(self._array)
+    def arrays(self) -> tuple[StoredArray, ...]:
+        """The array."""
+        return (self._array,)
 
 
 class SparseMatrix(StoredMatrix):
@@ -208,9 +222,13 @@ class SparseMatrix(StoredMatrix):
         return CompressedRows(data, columns.astype(np.int32), indptr, self.shape)
 
     @property
-    def stored_bytes(self) -> int:
-        """Bytes of the encoded chunks of its three arrays."""
-        return sum(array_bytes(array) for array in (self._data, self._indices, self._indptr))
+    def arrays(self) -> tuple[StoredArray, ...]:
+        """Data, indices and indptr."""
+        return (self._data, self._indices, self._indptr)
+
+    def check(self) -> None:
+        """Docstring inherited."""
+        self._spans(np.arange(self.shape[0]))
 
     def _spans(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First entry of each row, and number of its entries."""

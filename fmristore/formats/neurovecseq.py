@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 
 from fmristore.formats.base import BorrowedHandle, StoredObject
 from fmristore.formats.create import image_options
+from fmristore.formats.describing import describe_scan, describe_space, type_text
 from fmristore.formats.grid_image import GridImage
 from fmristore.formats.neurovec import NeuroVec
 from fmristore.formats.nodes import format_attributes
@@ -199,6 +200,29 @@ class NeuroVecSeq(StoredObject, GridImage):
             which = self.runs.index(which)
         number = parse_selection(which, (len(self.runs),)).region[0].start
         return NeuroVec(BorrowedHandle(self._handle), self._parts.images[number])
+
+    part_names = runs
+    part = run
+
+    @property
+    def primary_arrays(self) -> tuple[StoredArray, ...]:
+        """Docstring inherited."""
+        return tuple(array for image in self.images for array in image.primary_arrays)
+
+    def describe(self) -> dict[str, Any]:
+        """Docstring inherited."""
+        runs = [
+            describe_scan(name, image.space, image.dtype) | {"digest": image.digest}
+            for name, image in zip(self.runs, self.images, strict=True)
+        ]
+        return self._described(
+            {
+                "shape": list(self.shape),
+                "dtype": type_text(self.dtype),
+                "space": describe_space(self.space),
+                "runs": runs,
+            }
+        )
 
     def __iter__(self) -> Iterator[Any]:
         raise InvalidInputError("iterate over seq.images for runs, or index the sequence")
@@ -443,6 +467,10 @@ class NeuroVecSeq(StoredObject, GridImage):
             opened: Self = rlayout.open_r(handle)
             return opened
         return cls(handle)
+
+    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        runs = dict(zip(self.runs, self.images, strict=True))
+        return (runs,), {"access": self.images[0].access or "time"}
 
     def _facts(self) -> dict[str, str]:
         names = [_shortened(name) for name in self.runs[:_SHOWN]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from types import MappingProxyType
@@ -11,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmristore.formats.base import StoredObject
+from fmristore.formats.describing import describe_parcels, describe_space
 from fmristore.formats.parcellated_parts import Kind, OwnTree, ScanParts
+from fmristore.formats.stored import StoredArray
 from fmristore.indexing import Selection, parse_selection
 from fmristore.labeltable import LabelTable
 from fmristore.parcellation import Parcellation, find_parcel
@@ -116,6 +119,32 @@ class ParcellatedBase(StoredObject):
         """Names of the parcels."""
         return self.table.names
 
+    @property
+    def primary_arrays(self) -> tuple[StoredArray, ...]:
+        """Docstring inherited."""
+        return self._parts.arrays
+
+    def describe(self) -> dict[str, Any]:
+        """Docstring inherited."""
+        count, times = self._parts.numbers.shape
+        facts: dict[str, Any] = {
+            "scan": self.name,
+            "kind": self.kind,
+            "statistic": self._parts.statistic,
+            "shape": list(self.space.shape) if self.kind == "full" else [times, count],
+            "dtype": str(self.dtype),
+            "space": describe_space(self.space),
+            "parcels": describe_parcels(self.table),
+        }
+        if self.kind == "full":
+            of = math.prod(self.space.spatial_shape)
+            facts["mask"] = {"voxels": count, "of": of}
+        return self._described(facts)
+
+    def check(self) -> None:
+        """Docstring inherited."""
+        self.parcellation  # noqa: B018 - reading it checks it
+
     def index(self, key: Any) -> int:
         """Position of a parcel that is given by its id or name.
 
@@ -131,3 +160,10 @@ class ParcellatedBase(StoredObject):
         if not isinstance(times, slice | None):
             raise SelectionError(f"times must be a slice, not {times!r}")
         return parse_selection(Ellipsis if times is None else times, (self.time_points,))
+
+    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (self,), {
+            "parcellation": self.parcellation,
+            "name": self.name,
+            "metadata": self.metadata,
+        }

@@ -136,6 +136,8 @@ class ScanParts:
         What a summary was made by.
     metadata : mapping
         What else is known of the scan.
+    arrays : tuple of StoredArray
+        Where the series lie.
     """
 
     tree: ScanTree
@@ -145,6 +147,7 @@ class ScanParts:
     space: NeuroSpace
     statistic: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    arrays: tuple[StoredArray, ...] = ()
 
 
 class ScanTree(Protocol):
@@ -298,6 +301,7 @@ class OwnTree:
             space=self._timed(attributes, numbers.shape[1], path),
             statistic=None if statistic is None else str(statistic),
             metadata=metadata,
+            arrays=(StoredArray(self._handle, f"{path}/0"),),
         )
 
     def _timed(self, attributes: Mapping[str, Any], times: int, path: str) -> NeuroSpace:

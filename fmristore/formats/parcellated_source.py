@@ -15,14 +15,13 @@ from fmristore.formats.base import StoredObject
 from fmristore.formats.dense import DenseImage
 from fmristore.formats.parcellated_parts import Numbers
 from fmristore.formats.registry import find_format
-from fmristore.imagesource import ImageSource, image_source
+from fmristore.imagesource import ImageSource, image_source, is_store
 from fmristore.parcellation import Parcellation
 from fmristore.parcelstats import Matrix, Piece
 from fmristore.scaling import make_scaling
 from fmristore.scratch import Scratch
 from fmristore.space import NeuroSpace
-from fmristore_stores.errors import InvalidInputError, UnknownFormatError
-from fmristore_stores.location import detect_kind, normalise
+from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import AnyArray
 
@@ -31,13 +30,11 @@ __all__ = [
     "SeriesSource",
     "block_bytes",
     "column_pieces",
-    "is_store",
     "open_source",
     "scan_volumes",
 ]
 
 _BLOCK_BYTES = 32 * 1024 * 1024
-_NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 
 
 class SeriesSource(Protocol):
@@ -105,24 +102,6 @@ def _stored_source(image: Any) -> SeriesSource:
 def _refuse(given: Mapping[str, Any]) -> None:
     if given:
         raise InvalidInputError(f"{', '.join(given)}: for arrays; a stored object has its own")
-
-
-def is_store(url: str | os.PathLike[str], options: Mapping[str, Any] | None) -> bool:
-    """Whether a URL is that of a store, not of a NIfTI file.
-
-    Raises
-    ------
-    NotFoundError
-        If there is nothing.
-    """
-    target = normalise(url)
-    if target.lower().endswith(_NIFTI_ENDINGS):
-        return False
-    try:
-        detect_kind(target, dict(options or {}))
-    except UnknownFormatError:
-        return False
-    return True
 
 
 def _checked(space: NeuroSpace, dtype: np.dtype[Any]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fmristore.formats.base import BorrowedHandle, StoredObject
+from fmristore.formats.describing import describe_parcels, describe_scan, describe_space
 from fmristore.formats.parcellated_change import add_requests, remove_scan
 from fmristore.formats.parcellated_concat import ConcatenatedScans, concatenate
 from fmristore.formats.parcellated_create import Target, create_scans, open_created
@@ -22,6 +23,7 @@ from fmristore.formats.parcellatedscan import ParcellatedScan
 from fmristore.formats.parcellatedsummary import ParcellatedScanSummary
 from fmristore.formats.profiles import Profile
 from fmristore.formats.registry import register
+from fmristore.formats.stored import StoredArray
 from fmristore.labeltable import LabelTable
 from fmristore.parcellation import Parcellation
 from fmristore.progress import Progress
@@ -123,6 +125,10 @@ class ParcellatedMultiScan(StoredObject):
         """Names of the parcels."""
         return self.table.names
 
+    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        metadata = {name: scan.metadata for name, scan in self.items()}
+        return (dict(self.items()),), {"parcellation": self.parcellation, "metadata": metadata}
+
     def _facts(self) -> dict[str, str]:
         scans = self.scan_names
         shown = ", ".join(scans[:3]) + (", ..." if len(scans) > 3 else "")
@@ -131,6 +137,38 @@ class ParcellatedMultiScan(StoredObject):
             "parcels": f"{len(self.table)} parcels",
             "shape": " x ".join(map(str, self.space.spatial_shape)),
         }
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the scans."""
+        return self.scan_names
+
+    def part(self, name: str) -> ParcellatedScan | ParcellatedScanSummary:
+        """Docstring inherited."""
+        return self[name]
+
+    @property
+    def primary_arrays(self) -> tuple[StoredArray, ...]:
+        """Docstring inherited."""
+        return tuple(array for scan in self.values() for array in scan.primary_arrays)
+
+    def describe(self) -> dict[str, Any]:
+        """Docstring inherited."""
+        scans = [
+            describe_scan(name, scan.space, scan.dtype) | {"kind": scan.kind}
+            for name, scan in self.items()
+        ]
+        return self._described(
+            {
+                "space": describe_space(self.space),
+                "scans": scans,
+                "parcels": describe_parcels(self.table),
+            }
+        )
+
+    def check(self) -> None:
+        """Docstring inherited."""
+        self.parcellation  # noqa: B018 - reading it checks it
 
     # Scans ----------------------------------------------------------------------------------
 

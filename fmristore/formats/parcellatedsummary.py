@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from fmristore.formats.parcellated_base import ParcellatedBase
 from fmristore.formats.parcellated_create import Target, create_scans, open_created
-from fmristore.formats.parcellated_writer import ScanRequest, make_parcellation
+from fmristore.formats.parcellated_writer import ScanRequest, given_matrix, make_parcellation
 from fmristore.formats.profiles import Profile
 from fmristore.formats.registry import register
 from fmristore.indexing import parse_selection
@@ -138,6 +138,10 @@ class ParcellatedScanSummary(ParcellatedBase):
             raise InvalidInputError("a stored summary cannot become an array without a copy")
         return self.to_numpy(dtype)
 
+    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        content, facts = super()._content()
+        return content, facts | {"statistic": self.statistic}
+
     def _facts(self) -> dict[str, str]:
         times, count = self.shape
         facts = {"scan": repr(self.name), "shape": f"{times} x {count} parcels"}
@@ -224,7 +228,7 @@ class ParcellatedScanSummary(ParcellatedBase):
         InvalidInputError
             If labels and run do not fit, or an argument cannot be used.
         """
-        if statistic is None:
+        if statistic is None and given_matrix(source) is None:
             raise InvalidInputError("a summary needs a statistic")
         target = Target(
             url=url,

@@ -46,6 +46,11 @@ class StoredArray:
         self._opened: tuple[Store, ChunkReader] | None = None
 
     @property
+    def path(self) -> str:
+        """Path in the store."""
+        return self._path
+
+    @property
     def reader(self) -> ChunkReader:
         """Reader of the array in the store that this process has open now.
 

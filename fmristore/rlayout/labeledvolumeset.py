@@ -122,6 +122,15 @@ class DatasetMaps:
         """Voxels of a map."""
         return self._first[1]
 
+    @property
+    def arrays(self) -> tuple[StoredArray, ...]:
+        """Arrays that hold the numbers; labels without one of their own are left out."""
+        return tuple(
+            StoredArray(self._handle, f"data/{name}", missing="fill", dims=("voxel",))
+            for name, count in self._counts.items()
+            if count == 1 and name not in ("", ".", "..")
+        )
+
     def read(self, maps: slice, rows: NDArray[np.integer[Any]]) -> AnyArray:
         """Numbers of some voxels in some maps, (voxels, maps)."""
         numbers = range(maps.start, maps.stop, maps.step or 1)

@@ -245,7 +245,7 @@ class RTree:
         full = "clusters" in children
         if not full and "clusters_summary" not in children:
             raise self._wrong("holds neither clusters nor their summary", path)
-        numbers = self._full(path) if full else self._summary(path)
+        numbers, arrays = self._full(path) if full else self._summary(path)
         return ScanParts(
             tree=self,
             name=name,
@@ -253,9 +253,10 @@ class RTree:
             numbers=numbers,
             space=self.space.with_time(numbers.shape[1], tr=_tr(metadata)),
             metadata=metadata,
+            arrays=arrays,
         )
 
-    def _full(self, path: str) -> Numbers:
+    def _full(self, path: str) -> tuple[Numbers, tuple[StoredArray, ...]]:
         labels, _ = self._labels
         sizes = np.bincount(
             np.searchsorted(self.table.ids, labels[labels != 0]), minlength=len(self.table)
@@ -268,12 +269,13 @@ class RTree:
             for number, size in zip(self.table.ids, sizes, strict=True)
         ]
         try:
-            return Numbers(RClusters(arrays, indptr))
+            numbers = Numbers(RClusters(arrays, indptr))
         except MetadataError as error:
             error.url, error.node = self._handle.locator.url, error.node or path
             raise
+        return numbers, tuple(array for array in arrays if array is not None)
 
-    def _summary(self, path: str) -> Numbers:
+    def _summary(self, path: str) -> tuple[Numbers, tuple[StoredArray, ...]]:
         node = f"{path}/clusters_summary/summary_data"
         array = StoredArray(self._handle, node, dims=("parcel", "t"))
         matrix = StoredMatrix(array, "parcel")
@@ -281,7 +283,7 @@ class RTree:
             raise self._wrong(
                 f"has the shape {matrix.shape} where there are {len(self.table)} clusters", node
             )
-        return Numbers(matrix)
+        return Numbers(matrix), (array,)
 
     def _metadata(self, path: str) -> dict[str, Any]:
         found = {}

@@ -1,0 +1,177 @@
+"""Every format is stored anew: in the other kind of store, encoded otherwise, as R does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fmristore as fs
+from fmristore_stores.errors import AlreadyExistsError, InvalidInputError
+
+AFFINE = np.array([[2.0, 0.1, 0, -20], [0, 2.5, 0.2, -30], [0.1, 0, 3.0, 5], [0, 0, 0, 1]])
+SHAPE = (6, 7, 5, 12)
+RNG = np.random.default_rng(8)
+STORED = RNG.integers(-300, 300, SHAPE).astype(np.int16)
+MASK = RNG.random(SHAPE[:3]) < 0.5
+LABELS = np.where(MASK, RNG.integers(1, 5, SHAPE[:3]), 0)
+SPACE = fs.NeuroSpace(spatial_shape=SHAPE[:3], affine=AFFINE, time_points=SHAPE[3], tr=1.5)
+GRID = SPACE.without_time()
+
+
+def volume(url: Path) -> Any:
+    return fs.NeuroVol.create(url, STORED[..., 0], space=GRID)
+
+
+def run(url: Path) -> Any:
+    return fs.NeuroVec.create(url, STORED, space=SPACE, slope=0.5, inter=2.0, access="volume")
+
+
+def masked(url: Path) -> Any:
+    return fs.MaskedNeuroVec.create(url, STORED, mask=MASK, space=SPACE, fill=-7)
+
+
+def sequence(url: Path) -> Any:
+    return fs.NeuroVecSeq.create(
+        url, {"a": STORED[..., :5], "b": STORED[..., 5:]}, space=GRID, tr=(1.5, 2.0)
+    )
+
+
+def maps(url: Path) -> Any:
+    named = {"Faces > Houses": STORED[..., 0], "été": STORED[..., 1]}
+    return fs.LabeledVolumeSet.create(url, named, mask=MASK, space=GRID)
+
+
+def latent(url: Path) -> Any:
+    rows = int(MASK.sum())
+    return fs.LatentNeuroVec.create(
+        url,
+        {"a": RNG.normal(size=(7, 3)), "b": RNG.normal(size=(7, 3))},
+        RNG.normal(size=(rows, 3)),
+        mask=MASK,
+        space=GRID,
+        tr={"a": 1.5, "b": 1.5},
+        offset=RNG.normal(size=rows),
+        reconstruction_error=0.25,
+        voxel_error=np.arange(rows, dtype=np.float32),
+    )
+
+
+def sparse_latent(url: Path) -> Any:
+    import scipy.sparse
+
+    loadings = scipy.sparse.random(int(MASK.sum()), 4, 0.2, "csr", rng=RNG)
+    return fs.LatentNeuroVec.create(
+        url, RNG.normal(size=(9, 4)), loadings, mask=MASK, space=GRID, tr=1.5
+    )
+
+
+def scan(url: Path) -> Any:
+    return fs.ParcellatedScan.create(
+        url,
+        STORED,
+        parcellation=LABELS,
+        names={1: "un", 2: "deux", 3: "trois", 4: "vier"},
+        space=SPACE,
+        name="rest",
+        metadata={"subject": "01"},
+    )
+
+
+def summary(url: Path) -> Any:
+    return fs.ParcellatedScanSummary.create(
+        url, STORED, parcellation=LABELS, space=SPACE, statistic="median", name="rest"
+    )
+
+
+def several(url: Path) -> Any:
+    multi = fs.ParcellatedMultiScan.create(
+        url, {"b": STORED}, parcellation=LABELS, space=GRID, tr=1.5, metadata={"b": {"x": 1}}
+    )
+    multi.add_scan("a", STORED[..., :5], summary="max", tr=2.0)
+    return multi
+
+
+MAKERS: list[Callable[..., Any]] = [
+    latent,
+    maps,
+    masked,
+    run,
+    scan,
+    sequence,
+    several,
+    sparse_latent,
+    summary,
+    volume,
+]
+
+
+def facts(stored: Any) -> dict[str, Any]:
+    """What must be the same again."""
+    found: dict[str, Any] = {"affine": stored.affine.tolist(), "space": stored.space}
+    if isinstance(stored, fs.ParcellatedMultiScan):
+        return found | {name: facts(scan) for name, scan in stored.items()}
+    found["numbers"] = np.asarray(stored).tolist()
+    found["dtype"] = str(stored.dtype)
+    for name in (
+        *("tr", "fill", "name", "names", "labels", "lengths", "runs", "statistic", "scan_names"),
+        *("slope", "inter", "stored_dtype", "reconstruction_error", "access"),
+    ):
+        value = getattr(stored, name, None)
+        found[name] = value() if callable(value) else value
+    for name in ("mask", "voxels", "ids", "voxel_error"):
+        value = getattr(stored, name, None)
+        found[name] = None if value is None else np.asarray(value).tolist()
+    found["metadata"] = dict(getattr(stored, "metadata", {}))
+    return found
+
+
+@pytest.fixture(params=MAKERS, ids=lambda make: make.__name__)
+def make(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    maker: Callable[..., Any] = request.param
+    return maker
+
+
+@pytest.mark.parametrize(("kind", "other"), [("h5", "ome.zarr"), ("ome.zarr", "h5")])
+def test_the_same_again(tmp_path: Path, make: Callable[..., Any], kind: str, other: str) -> None:
+    with make(tmp_path / f"first.{kind}") as first:
+        before = facts(first)
+        with first.save(tmp_path / f"second.{other}", codec="fast", max_memory=1 << 24) as second:
+            assert type(second) is type(first)
+            assert facts(second) == before
+        with pytest.raises(AlreadyExistsError):
+            first.save(tmp_path / f"second.{other}")
+    fs.convert(tmp_path / f"second.{other}", tmp_path / f"third.{kind}", max_memory=1 << 24)
+    with fs.open(tmp_path / f"third.{kind}") as third:
+        assert type(third) is type(first)
+        assert facts(third) == before
+    assert fs.verify(tmp_path / f"third.{kind}", deep=True).ok
+
+
+@pytest.mark.parametrize("make", [make for make in MAKERS if make is not masked])
+def test_as_r_does_and_back(tmp_path: Path, make: Callable[..., Any]) -> None:
+    with make(tmp_path / "own.zarr") as own:
+        before = facts(own)
+    fs.convert(tmp_path / "own.zarr", tmp_path / "r.h5", profile="r")
+    fs.convert(tmp_path / "r.h5", tmp_path / "back.h5")
+    with fs.open(tmp_path / "r.h5") as theirs, fs.open(tmp_path / "back.h5") as back:
+        assert type(theirs) is type(back) is type(own)
+        assert facts(theirs).keys() == before.keys()
+        assert "fmristore_format" not in theirs.root_attributes
+        assert back.root_attributes["fmristore_format"] == own.format_name
+
+
+def test_options_that_a_format_does_not_have(tmp_path: Path) -> None:
+    with masked(tmp_path / "a.h5") as stored:
+        for options in ({"access": "volume"}, {"profile": "r"}, {"level": 3}):
+            with pytest.raises(InvalidInputError, match=f"no option {next(iter(options))}"):
+                stored.save(tmp_path / "b.h5", **options)
+        assert not (tmp_path / "b.h5").exists()
+
+
+def test_layout_of_an_image(tmp_path: Path) -> None:
+    with run(tmp_path / "a.h5") as first, first.save(tmp_path / "b.h5", access="time") as second:
+        assert (first.access, second.access) == ("volume", "time")
