@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fmristore.space import NeuroSpace
     from fmristore.transcoding import transcode
     from fmristore.verification import verify
+    from fmristore.virtual import virtualize
 
 __all__ = [
     "LabeledVolumeSet",
@@ -56,6 +57,7 @@ __all__ = [
     "plan_layout",
     "transcode",
     "verify",
+    "virtualize",
 ]
 
 _HOME = {
@@ -76,6 +78,7 @@ _HOME = {
     "plan_layout": "fmristore.layout",
     "transcode": "fmristore.transcoding",
     "verify": "fmristore.verification",
+    "virtualize": "fmristore.virtual",
 }
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fmristore.formats.base import StoredObject
 from fmristore.formats.create import create_image, image_options
+from fmristore.formats.opening import open_handle, opened
 from fmristore.formats.profiles import Profile
-from fmristore.formats.registry import FORMAT, find_format
-from fmristore.imagesource import image_source, is_store
+from fmristore.imagesource import image_source
 from fmristore.layout import Access, Order
 from fmristore.progress import Progress
-from fmristore_stores.errors import UnknownFormatError
 from fmristore_stores.location import Kind
 from fmristore_stores.opening import Handle, locate
 
@@ -26,19 +25,24 @@ def open(  # noqa: A001 - fs.open is what users expect it to be called
     format: str | None = None,  # noqa: A002
     kind: Kind | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    targets: Sequence[str] = (),
 ) -> Any:
     """Open a store and find out what it holds; files of the R package fmristore open too.
 
     Parameters
     ----------
     url : str or path
-        HDF5 file or Zarr store, local or on any filesystem that fsspec knows.
+        HDF5 file, Zarr store or reference file (``.json``; see `fmristore.virtualize`), local or
+        on any filesystem that fsspec knows.
     format : str, optional
         Insist on a format, such as ``"neurovec"``.
-    kind : {"hdf5", "zarr"}, optional
+    kind : {"hdf5", "zarr", "reference"}, optional
         Insist on a container; found out by its first bytes otherwise.
     storage_options : mapping, optional
         Passed to fsspec: credentials, endpoint, ``anon=True``.
+    targets : sequence of str, optional
+        URLs or paths that a reference file may refer to, besides what lies beside it: below its
+        folder, in its bucket or on its server.
 
     Returns
     -------
@@ -60,41 +64,13 @@ def open(  # noqa: A001 - fs.open is what users expect it to be called
     >>> with fs.open("sub-01_task-rest_bold.h5") as bold:                     # doctest: +SKIP
     ...     series = bold[32, 40, 20]
     """
-    handle = Handle(locate(url, kind=kind, storage_options=storage_options), fresh=True)
+    locator = locate(url, kind=kind, storage_options=storage_options, targets=targets)
+    handle = Handle(locator, fresh=True)
     try:
         return open_handle(handle, insist=format)
     except BaseException:
         handle.close()
         raise
-
-
-def open_handle(handle: Handle, *, insist: str | None = None) -> Any:
-    """Open what the store of a handle holds; see `open`.
-
-    Parameters
-    ----------
-    handle : Handle
-        The store; closing it is up to the caller if this raises.
-    insist : str, optional
-        Name of the format that it must be.
-    """
-    attributes = handle.store.root.read_attributes()
-    if FORMAT not in attributes:
-        return _open_r(handle, insist)
-    cls = find_format(attributes, url=handle.locator.url, insist=insist)
-    return cls(handle)
-
-
-def _open_r(handle: Handle, insist: str | None) -> Any:
-    from fmristore.rlayout import open_r
-
-    opened = open_r(handle)
-    if insist is not None and opened.format_name != insist:
-        raise UnknownFormatError(
-            f"expected format {insist!r} and found {opened.format_name!r} of the R package",
-            url=handle.locator.url,
-        )
-    return opened
 
 
 def convert(  # noqa: PLR0913
@@ -164,13 +140,10 @@ def convert(  # noqa: PLR0913
         "max_memory": max_memory,
         "progress": progress,
     }
-    if isinstance(source, StoredObject):
-        source.save(url, **options).close()
-        return
-    if isinstance(source, str | os.PathLike) and is_store(source, storage_options):
-        with open(source, storage_options=storage_options) as stored:
-            stored.save(url, **options).close()
-        return
+    with opened(source, storage_options) as found:
+        if isinstance(found, StoredObject):
+            found.save(url, **options).close()
+            return
     create_image(
         url,
         image_source(source, storage_options=storage_options),

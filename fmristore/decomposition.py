@@ -1,4 +1,4 @@
-"""Principal components of a run, found step by step in bounded memory."""
+"""Principal components of a run: exact, in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmristore.scratch import Scratch
-from fmristore_stores.errors import DependencyError, InvalidInputError, MemoryLimitError
+from fmristore_stores.errors import InvalidInputError, MemoryLimitError
 from fmristore_stores.protocol import AnyArray
 
 __all__ = ["Decomposition", "principal_components"]
 
-_COPIES = 5
-"""Copies of a batch that are in memory while its singular values are found."""
+_BLOCK_BYTES = 16 << 20
+"""A block that is larger makes nothing faster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -29,7 +29,7 @@ class Decomposition:
     basis : ndarray of float32, (T, K)
         Time points in the coordinates of the components, largest variance first.
     loadings : ndarray of float32, (V, K)
-        Orthonormal columns.
+        Orthonormal columns; the number of largest magnitude in each is positive.
     offset : ndarray of float32, (V,)
         Mean over time of each voxel.
     error : float
@@ -55,10 +55,9 @@ def principal_components(
 ) -> Decomposition:
     """Find the principal components of a run.
 
-    Time points are the samples of scikit-learn's `IncrementalPCA` and voxels its features, so
-    that its mean is the offset. It takes them in batches as large as memory allows, and carries
-    more components from batch to batch than are asked for: what is asked for is then close to
-    the best possible. Where all time points fit, it is the best possible.
+    They are the eigenvectors of the products of the centred time points with each other, (T, T),
+    or of the voxels, (V, V), where there are fewer of these. The products are summed in float64,
+    block by block.
 
     Parameters
     ----------
@@ -76,66 +75,103 @@ def principal_components(
 
     Raises
     ------
-    DependencyError
-        If scikit-learn is not installed.
     InvalidInputError
         If a number is not finite, or `n_components` does not fit.
     MemoryLimitError
-        If the components of so many voxels cannot be found within `max_memory`.
+        If products and components do not fit `max_memory`.
 
     Notes
     -----
     Deterministic: the same run and `max_memory` give the same components.
     """
-    make_pca = _library()
     points, voxels = shape
     count = _components(n_components, points, voxels)
-    kept, batch = _batches(count, points, voxels, max_memory)
-    with Scratch(shape, dtype, max_memory=max_memory // 4) as run:
+    _require_memory(count, points, voxels, max_memory)
+    with Scratch(shape, dtype, max_memory=max_memory // 4) as scratch:
         for first, voxel, values in parts:
             _require_finite(values, first)
             times = slice(first, first + values.shape[0], 1)
-            run.write((times, slice(voxel, voxel + values.shape[1], 1)), values)
-        pca = make_pca(n_components=kept, copy=False)
-        for part in _batched(points, batch):
-            with np.errstate(invalid="ignore", divide="ignore"):  # a run without variance
-                pca.partial_fit(_read(run, part), check_input=False)
-        axes: NDArray[np.float64] = pca.components_[:count]
-        return _project(run, axes, pca.mean_, batch)
-
-
-def _project(
-    run: Scratch, axes: NDArray[np.float64], mean: NDArray[np.float64], batch: int
-) -> Decomposition:
-    """Coordinates of the time points on some axes, and what they miss."""
-    points, voxels = run.shape
-    basis = np.empty((points, len(axes)))
-    missed, whole = np.zeros(voxels), np.zeros(voxels)
-    for part in _batched(points, batch):
-        values = _read(run, part)
-        values -= mean
-        whole += np.einsum("tv,tv->v", values, values)
-        basis[part] = values @ axes.T
-        values -= basis[part] @ axes
-        missed += np.einsum("tv,tv->v", values, values)
+            scratch.write((times, slice(voxel, voxel + values.shape[1], 1)), values)
+        run = _Centred(scratch, max_memory // 4)
+        axes = _first_axes(run, count)
+        others, missed, whole = _project(run, axes)
+    if run.by_voxel:
+        loadings, mixing = np.linalg.qr(others)  # orthonormal even where there is no variance
+        basis = axes @ mixing.T
+    else:
+        loadings, basis = axes, others
+    signs = np.sign(loadings[np.abs(loadings).argmax(axis=0), np.arange(count)])
     total = float(whole.sum())
     return Decomposition(
-        basis=basis.astype(np.float32),
-        loadings=axes.T.astype(np.float32),
-        offset=mean.astype(np.float32),
+        basis=(basis * signs).astype(np.float32),
+        loadings=(loadings * signs).astype(np.float32),
+        offset=run.mean.astype(np.float32),
         error=float(np.sqrt(missed.sum() / total)) if total else 0.0,
         voxel_error=np.sqrt(missed / points).astype(np.float32),
     )
 
 
-def _library() -> Any:
-    try:
-        from sklearn.decomposition import IncrementalPCA
-    except ImportError as error:
-        raise DependencyError(
-            "principal components need scikit-learn: pip install 'fmristore[latent]'"
-        ) from error
-    return IncrementalPCA
+class _Centred:
+    """A run without its means, cut into blocks along the longer axis.
+
+    Parameters
+    ----------
+    run : Scratch
+        (T, V).
+    max_bytes : int
+        For a block and what is made of it.
+    """
+
+    def __init__(self, run: Scratch, max_bytes: int) -> None:
+        self._run = run
+        self.by_voxel = run.shape[0] <= run.shape[1]
+        self.short, self.long = sorted(run.shape)
+        self._step = max(1, min(max_bytes // 4, _BLOCK_BYTES) // (8 * self.short))
+        self.mean: NDArray[np.float64] = np.zeros(run.shape[1])
+        total = np.zeros(run.shape[1])
+        for part, values in self.blocks():
+            self.add_over_time(values, part, total)
+        self.mean = total / run.shape[0]
+
+    def blocks(self) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+        """Which part of the longer axis, and its numbers, (shorter axis, part)."""
+        for start in range(0, self.long, self._step):
+            part = slice(start, min(start + self._step, self.long), 1)
+            every = slice(0, self.short, 1)
+            region = (every, part) if self.by_voxel else (part, every)
+            values = self._run.read(region).astype(np.float64)
+            values -= self.mean[region[1]]
+            yield part, values if self.by_voxel else values.T
+
+    def add_over_time(self, values: NDArray[np.float64], part: slice, out: AnyArray) -> None:
+        """Add numbers of a block, summed over time, to those of their voxels, (V,)."""
+        if self.by_voxel:
+            out[part] = values.sum(axis=0)
+        else:
+            out += values.sum(axis=1)
+
+
+def _first_axes(run: _Centred, count: int) -> NDArray[np.float64]:
+    """Directions of the largest variance along the shorter axis, (shorter axis, K)."""
+    products = np.zeros((run.short, run.short))
+    for _, values in run.blocks():
+        products += values @ values.T
+    _, vectors = np.linalg.eigh(products)  # in order of rising variance
+    return np.ascontiguousarray(vectors[:, : -count - 1 : -1])
+
+
+def _project(
+    run: _Centred, axes: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Coordinates on some axes, and squares by voxel of what they miss and of everything."""
+    found = np.empty((run.long, axes.shape[1]))
+    missed, whole = np.zeros_like(run.mean), np.zeros_like(run.mean)
+    for part, values in run.blocks():
+        run.add_over_time(np.square(values), part, whole)
+        found[part] = values.T @ axes
+        rest = values - axes @ found[part].T
+        run.add_over_time(np.square(rest), part, missed)
+    return found, missed, whole
 
 
 def _components(asked: Any, points: int, voxels: int) -> int:
@@ -152,29 +188,15 @@ def _components(asked: Any, points: int, voxels: int) -> int:
     return count
 
 
-def _batches(count: int, points: int, voxels: int, max_memory: int) -> tuple[int, int]:
-    """How many components to carry along, and how many time points to take at a time."""
-    row = voxels * 8 * _COPIES
-    room = max_memory // 2 // row
-    if points <= room:
-        return count, points
-    if room <= 2 * count:
+def _require_memory(count: int, points: int, voxels: int, max_memory: int) -> None:
+    """Check that what cannot be cut into blocks takes half of the memory at most."""
+    short, long = sorted((points, voxels))
+    needed = 2 * 8 * (5 * short * short + 4 * long * count)
+    if needed > max_memory:
         raise MemoryLimitError(
-            f"{count} components of {voxels} voxels take {2 * (2 * count + 1) * row} bytes: raise "
-            "max_memory, ask for fewer components, or give a smaller mask"
+            f"{count} components of {points} time points and {voxels} voxels take {needed} bytes: "
+            "raise max_memory, ask for fewer components, or give a smaller mask"
         )
-    kept = min(max(count, min(room // 2, 2 * count + 10)), voxels)
-    return kept, room - kept
-
-
-def _batched(points: int, batch: int) -> Iterator[slice]:
-    for start in range(0, points, batch):
-        yield slice(start, min(start + batch, points), 1)
-
-
-def _read(run: Scratch, part: slice) -> NDArray[np.float64]:
-    """A copy of some time points, which may be changed."""
-    return run.read((part, slice(0, run.shape[1], 1))).astype(np.float64)
 
 
 def _require_finite(values: AnyArray, first: int) -> None:

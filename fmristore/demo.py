@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -12,10 +14,10 @@ import numpy as np
 
 from fmristore.api import convert
 from fmristore.api import open as open_store
-from fmristore.nifti import NiftiWriter, make_header
-from fmristore.space import NeuroSpace
+from fmristore.nifti import NiftiWriter, make_header, read_header
+from fmristore.space import HeaderWarning, NeuroSpace
 from fmristore.transcoding import transcode
-from fmristore_stores.errors import CorruptDataError
+from fmristore_stores.errors import CorruptDataError, InvalidInputError
 from fmristore_stores.protocol import AnyArray
 
 __all__ = ["make_run", "run_demo"]
@@ -54,23 +56,48 @@ def make_run(path: Path, *, shape: tuple[int, int, int, int] = (64, 64, 36, 200)
 def run_demo(
     folder: Path, source: Path | None = None, *, say: Callable[[str], None] = print
 ) -> None:
-    """Convert a run, read parts of it, move it to the other store, and export it again.
+    """Convert an image, read parts of it, move it to the other store, and export it again.
 
     Parameters
     ----------
     folder : Path
         Where the files go; made if it does not exist.
     source : Path, optional
-        A NIfTI run; one is made up otherwise.
+        A NIfTI image in one file; a run is made up otherwise.
     say : callable
         Takes each line of the account.
 
     Raises
     ------
+    NotFoundError, FormatError
+        If there is no image at `source`, or it is none.
+    InvalidInputError
+        If it consists of two files, which one file cannot be compared with.
     CorruptDataError
         If what comes back is not, byte for byte, what went in.
     """
+    if source is not None:
+        _check_single(source)
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _run(folder, source, say)
+    except BaseException:
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # unless there is something in it
+        raise
+
+
+def _check_single(source: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HeaderWarning)  # the conversion says it again
+        single = read_header(source).single
+    if not single:
+        raise InvalidInputError("the demo takes one .nii or .nii.gz file", url=str(source))
+
+
+def _run(folder: Path, source: Path | None, say: Callable[[str], None]) -> None:
     if source is None:
         source = folder / "bold.nii.gz"
         if not source.exists():
@@ -82,11 +109,13 @@ def run_demo(
 
     with open_store(hdf5) as bold:
         say(f"opened                    {bold!r}")
-        at = tuple(n // 2 for n in bold.shape[:3])
-        seconds, series = _timed(lambda: bold[at])
-        say(f"one voxel's series        {_spread(series)}  {1000 * seconds:.1f} ms")
-        seconds, volume = _timed(lambda: bold[..., bold.shape[-1] // 2])
-        say(f"one volume                {_spread(volume)}  {1000 * seconds:.1f} ms")
+        if bold.ndim == 4:
+            at = tuple(n // 2 for n in bold.shape[:3])
+            seconds, series = _timed(lambda: bold[at])
+            say(f"one voxel's series        {_spread(series)}  {1000 * seconds:.1f} ms")
+        seconds, last = _timed(lambda: bold[..., bold.shape[-1] // 2])
+        what = "volume" if bold.ndim == 4 else "slice"
+        say(f"{f'one {what}':24}  {_spread(last)}  {1000 * seconds:.1f} ms")
 
     seconds, report = _timed(lambda: transcode(hdf5, zarr, overwrite=True))
     say(f"moved to Zarr             {zarr}  {_size(zarr)}  {seconds:.1f} s, digests equal")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from fmristore.formats.parcellated_parts import OwnTree
 from fmristore.formats.parcellatedmultiscan import ParcellatedMultiScan
 from fmristore.formats.parcellatedsummary import ParcellatedScanSummary
 from fmristore.formats.profiles import Profile
-from fmristore.imagesource import is_store
 from fmristore.parcellation import Parcellation
 from fmristore.progress import Progress
 from fmristore.space import NeuroSpace
@@ -123,58 +121,47 @@ def parcellate(  # noqa: PLR0913
     ... )
     >>> rest.to_dataframe()                                                   # doctest: +SKIP
     """
-    with _opened(source, storage_options) as run:
-        if scan is not None and not overwrite and exists(normalise(out), storage_options):
-            _refuse(profile=profile, dtype=dtype)
-            return _add(
-                run,
-                labels,
-                out,
-                scan,
-                options={
-                    "summary": statistic,
-                    "weights": weights,
-                    "metadata": metadata,
-                    "tr": tr,
-                    "codec": codec,
-                    "max_memory": max_memory,
-                    "progress": progress,
-                },
-                parcels={"names": names, "mask": mask},
-                storage_options=storage_options,
-            )
-        if labels is None:
-            raise InvalidInputError("labels are needed for a new store")
-        return ParcellatedScanSummary.create(
+    if scan is not None and not overwrite and exists(normalise(out), storage_options):
+        _refuse(profile=profile, dtype=dtype)
+        return _add(
+            source,
+            labels,
             out,
-            run,
-            parcellation=labels,
-            names=names,
-            mask=mask,
-            statistic=statistic,
-            weights=weights,
-            name="scan" if scan is None else scan,
-            metadata=metadata,
-            space=space,
-            tr=tr,
-            dtype=dtype,
-            codec=codec,
-            profile=profile,
-            overwrite=overwrite,
+            scan,
+            options={
+                "summary": statistic,
+                "weights": weights,
+                "metadata": metadata,
+                "tr": tr,
+                "codec": codec,
+                "max_memory": max_memory,
+                "progress": progress,
+            },
+            parcels={"names": names, "mask": mask},
             storage_options=storage_options,
-            max_memory=max_memory,
-            progress=progress,
         )
-
-
-@contextlib.contextmanager
-def _opened(source: Any, storage_options: Mapping[str, Any] | None) -> Iterator[Any]:
-    """Open a store that is given by its URL, also one of the R package."""
-    if isinstance(source, str | os.PathLike) and is_store(source, storage_options):
-        with api.open(source, storage_options=storage_options) as image:
-            yield image
-    else:
-        yield source
+    if labels is None:
+        raise InvalidInputError("labels are needed for a new store")
+    return ParcellatedScanSummary.create(
+        out,
+        source,
+        parcellation=labels,
+        names=names,
+        mask=mask,
+        statistic=statistic,
+        weights=weights,
+        name="scan" if scan is None else scan,
+        metadata=metadata,
+        space=space,
+        tr=tr,
+        dtype=dtype,
+        codec=codec,
+        profile=profile,
+        overwrite=overwrite,
+        storage_options=storage_options,
+        max_memory=max_memory,
+        progress=progress,
+    )
 
 
 def _refuse(**given: Any) -> None:

@@ -12,6 +12,18 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.servers.fixtures import (
+    azurite,
+    gcs_emulator,
+    gcs_proxy,
+    nginx,
+    plain_web,
+    rclone,
+    s3_port,
+)
+
+__all__ = ["azurite", "gcs_emulator", "gcs_proxy", "nginx", "plain_web", "rclone", "s3_port"]
+
 hypothesis.settings.register_profile("default", deadline=None, max_examples=40)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")

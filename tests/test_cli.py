@@ -38,7 +38,10 @@ from fmristore_stores.opening import open_store
 nibabel: Any = untyped_nibabel
 
 CAPTURE: Any = {"capture_output": True, "text": True}
-COMMANDS = ("convert", "info", "transcode", "export", "plan", "verify")
+COMMANDS = (
+    *("convert", "parcellate", "formats", "info", "transcode", "export", "plan", "verify"),
+    "demo",
+)
 
 
 def run(*args: str | Path) -> Result:
@@ -145,9 +148,11 @@ def test_convert_json(nifti: Path, tmp_path: Path) -> None:
     url = tmp_path / "new.h5"
     document = json.loads(done("convert", nifti, url, "--json", "--max-memory", "64MB"))
     assert document["target"] == str(url)
-    assert document["image"]["shape"] == [6, 7, 8, 12]
-    assert document["image"]["digest"].startswith("sha256-planes:")
-    assert document["image"]["layout"]["raw_bytes"] == 6 * 7 * 8 * 12 * 2
+    content = document["content"]
+    assert content["class"] == "NeuroVec"
+    assert content["shape"] == [6, 7, 8, 12]
+    assert content["digest"].startswith("sha256-planes:")
+    assert content["sizes"]["raw_bytes"] == 6 * 7 * 8 * 12 * 2
 
 
 def test_convert_refuses_to_replace(nifti: Path, stored: Path) -> None:
@@ -189,8 +194,8 @@ def test_info(stored: Path) -> None:
     document = json.loads(done("info", stored, "--json"))
     assert document["container"] == "hdf5"
     assert document["stored_bytes"] == stored.stat().st_size
-    assert document["image"]["space"]["affine"][2][2] == 3.0
-    assert document["image"]["layout"]["ratio"] > 1
+    assert document["content"]["space"]["affine"][2][2] == 3.0
+    assert document["content"]["sizes"]["ratio"] > 1
 
 
 def test_info_of_a_zarr_store(nifti: Path, tmp_path: Path) -> None:
@@ -211,17 +216,27 @@ def test_info_of_a_volume_with_scaling(tmp_path: Path) -> None:
     assert "float32 (stored as int16, times 0.5, plus 1)" in text
     assert "MNI" in text
     assert "TR" not in text
+    assert "for time" not in text
+    assert "for time" not in repr(fs.open(tmp_path / "v.h5"))
 
 
-def test_info_of_another_store(shared_data: Path) -> None:
-    url = shared_data / "golden" / "r-fmristore" / "labeled_dots.h5"
+def test_info_of_another_store(tmp_path: Path) -> None:
+    import h5py
+
+    url = tmp_path / "other.h5"
+    with h5py.File(url, "w") as file:
+        file.create_dataset("data/ok", data=np.arange(6), chunks=(3,), compression=4)
+        file.create_dataset("line\x1b[31m\nbreak", data=1)
     text = done("info", url)
     assert "/data/ok" in text
     assert "deflate(level=4)" in text
+    assert "\x1b" not in text
+    assert r"/line\x1b[31m\nbreak" in text
     document = json.loads(done("info", url, "--json"))
     assert document["format"] is None
-    assert document["image"] is None
-    assert {"path": "mask", "shape": [4, 5, 7]}.items() <= document["arrays"][1].items()
+    assert document["note"] is None
+    assert document["content"] is None
+    assert {"path": "data/ok", "shape": [6]}.items() <= document["arrays"][0].items()
 
 
 def test_info_of_a_newer_format(stored: Path) -> None:
@@ -341,7 +356,7 @@ def test_damage_is_named_with_its_file(stored: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["convert", "a"], "Missing argument 'OUT'"),
+        (["convert", "a"], "Invalid value for 'OUT'"),
         (["nothing"], "No such command 'nothing'"),
         (["info", "a", "--wrong"], "--wrong"),
         (["convert", "a", "b", "--access", "space"], "--access"),
@@ -357,8 +372,11 @@ def test_wrong_usage(args: list[str], told: str) -> None:
     assert "--help" in line
 
 
-def test_debug(tmp_path: Path) -> None:
-    result = run("--debug", "info", tmp_path / "none.h5")
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_debug(tmp_path: Path, at: int) -> None:
+    args: list[str | Path] = ["info", tmp_path / "none.h5"]
+    args.insert(at, "--debug")
+    result = run(*args)
     assert result.exit_code == 1
     assert "Traceback" in result.stderr
     assert result.stderr.splitlines()[-1].startswith("error: ")
@@ -400,6 +418,28 @@ def test_as_a_program(stored: Path) -> None:
     result = subprocess.run([*command, "info"], check=False, **CAPTURE)
     assert result.returncode == 2
     assert result.stdout == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interruption_is_not_lost_in_a_finaliser(number: signal.Signals, code: int) -> None:
+    """Python ignores what is raised there."""
+    program = (
+        "import signal, sys, time\n"
+        "from fmristore import cli\n"
+        "class Loud:\n"
+        f"    def __del__(self): signal.raise_signal({number:d})\n"
+        "def work():\n"
+        "    Loud()\n"
+        "    time.sleep(50)\n"
+        "    sys.exit(1)\n"
+        "cli.app.registered_callback.callback = work\n"
+        "sys.argv = ['fmristore']\n"
+        "cli.main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], check=False, timeout=40, **CAPTURE)
+    assert result.returncode == code, result
+    assert "Exception ignored" not in result.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")

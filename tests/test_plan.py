@@ -52,8 +52,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[CountingStore]:
     found: list[CountingStore] = []
     plainly = opening._open
 
-    def open_counting(*arguments: Any) -> Store:
-        found.append(CountingStore(plainly(*arguments)))
+    def open_counting(*arguments: Any, **options: Any) -> Store:
+        found.append(CountingStore(plainly(*arguments, **options)))
         return found[-1]
 
     monkeypatch.setattr(opening, "_open", open_counting)

@@ -63,7 +63,9 @@ def contents(url: Any) -> dict[str, Any]:
             if child.kind == "group":
                 walk(group.group(name))
             elif child.kind == "link":
-                if child.target != "0":  # R's name for the image, kept only where R reads it rightly
+                if (
+                    child.target != "0"
+                ):  # R's name for the image, kept only where R reads it rightly
                     found[path] = child
             else:
                 array = group.array(name)
@@ -185,7 +187,7 @@ def test_verbatim_is_verbatim(
     assert "0" in report.kept
     with open_store(first) as old, open_store(second) as new:
         one, two = (store.root.array("0") for store in (old, new))
-        assert one.spec.codecs == two.spec.codecs
+        assert codecs.equivalent(one.spec.codecs, two.spec.codecs)
         order = [two.spec.dims.index(d) for d in one.spec.dims]
         for key in np.ndindex(*grid_shape(one.spec.shape, one.spec.layout.chunks)):
             other = [0] * len(key)

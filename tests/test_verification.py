@@ -158,8 +158,9 @@ def test_files_of_the_r_package(shared_data: Path) -> None:
     assert files
     for file in files:
         report = fs.verify(file, deep=True)
-        assert report.ok, report
-        assert report.format is None
+        assert report, report
+        with fs.open(file) as stored:
+            assert report.format == stored.format_name
 
 
 def test_on_object_storage(make: Make, s3: S3Server) -> None:
@@ -478,9 +479,9 @@ def test_damaged_metadata_of_one_node(make: Make) -> None:
     (url / "t" / "zarr.json").write_text("{")
     overwrite(ranges(url)[0])
     report = fs.verify(url, deep=True)
-    assert {("group", ""), ("metadata", "t"), ("corrupt-chunk", "0")} <= {
-        (p.kind, p.node) for p in report.problems
-    }
+    assert {("array", "t"), ("corrupt-chunk", "0")} <= {(p.kind, p.node) for p in report.problems}
+    assert not {p.node for p in report.problems} & {"affine", "nifti"}
+    assert report.arrays == 3
 
 
 @pytest.mark.parametrize("name", NAMES)

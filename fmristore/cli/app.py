@@ -19,15 +19,16 @@ from fmristore.cli.console import (
     report_error,
     say,
 )
+from fmristore.cli.convert import convert
+from fmristore.cli.options import Json, MaxMemory, Overwrite, Part, StorageOptions, Url
+from fmristore.cli.parcellate import parcellate
 from fmristore.cli.parsing import (
     Access,
-    Codec,
     TranscodeCodec,
     parse_options,
     parse_selection_text,
     parse_size,
 )
-from fmristore.text import size_text
 from fmristore_stores._version import __version__
 
 __all__ = ["app"]
@@ -58,6 +59,13 @@ class _Commands(TyperGroup):
             say("error", "interrupted")
         sys.exit(code if isinstance(code, int) else 0)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take ``--debug`` wherever it stands: before the command and after it."""
+        end = args.index("--") if "--" in args else len(args)
+        if "--debug" in args[:end]:
+            args = ["--debug", *(a for a in args[:end] if a != "--debug"), *args[end:]]
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command; what it raises becomes a line on stderr."""
         debug = bool(ctx.params.get("debug"))
@@ -80,21 +88,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Url = Annotated[str, typer.Argument(metavar="URL", help="HDF5 file or Zarr store.")]
-Json = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-MaxMemory = Annotated[
-    str, typer.Option(metavar="SIZE", help="Bytes that this may take, such as 512MB or 2GiB.")
-]
-StorageOptions = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--storage-option",
-        metavar="KEY=VALUE",
-        help="For fsspec, such as anon=true; the value may be JSON. Can be repeated.",
-    ),
-]
-
 
 def _show_version(value: bool) -> None:  # noqa: FBT001 - typer's protocol
     if value:
@@ -107,7 +100,7 @@ def root(
     ctx: typer.Context,
     *,
     debug: Annotated[  # noqa: ARG001 - read where errors are reported
-        bool, typer.Option("--debug", help="Show the traceback of an error.")
+        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")
     ] = False,
     version: Annotated[  # noqa: ARG001 - handled when it is parsed
         bool,
@@ -120,60 +113,33 @@ def root(
         raise typer.Exit(_USAGE)
 
 
-@app.command(epilog="Example: fmristore convert bold.nii.gz bold.ome.zarr --access time")
-def convert(  # noqa: PLR0913
-    source: Annotated[str, typer.Argument(metavar="IN", help="NIfTI image: path or URL.")],
-    target: Annotated[
-        str, typer.Argument(metavar="OUT", help="New store: .h5 for HDF5, .zarr for Zarr.")
-    ],
-    *,
-    access: Annotated[Access, typer.Option(help="What is read most.")] = Access.time,
-    codec: Annotated[
-        Codec | None,
-        typer.Option(help="Codec preset; portable for HDF5 and dual for Zarr by default."),
-    ] = None,
-    max_memory: MaxMemory = "1GiB",
-    overwrite: Overwrite = False,
-    storage_option: StorageOptions = None,
-    json: Json = False,
-) -> None:
-    """Turn a NIfTI image into a store that can be read in parts."""
-    options = parse_options(storage_option or ())
-    limit = parse_size(max_memory)
-    from fmristore import api
-    from fmristore.cli.describe import describe_image
+app.command(
+    epilog="Example: fmristore convert bold.nii.gz bold.ome.zarr --access time",
+    options_metavar="[OPTIONS]",
+)(convert)
+app.command(epilog="Example: fmristore parcellate bold.h5 atlas.nii.gz rest.h5 --names atlas.tsv")(
+    parcellate
+)
 
-    started = time.perf_counter()
-    with progress_bar("converting", quiet=json) as progress:
-        api.convert(
-            source,
-            target,
-            access=access.value,
-            codec=None if codec is None else codec.value,
-            overwrite=overwrite,
-            storage_options=options,
-            max_memory=limit,
-            progress=progress,
-        )
-    seconds = time.perf_counter() - started
-    with api.open(target, storage_options=options) as image:
-        facts = describe_image(image)
-        text = repr(image)
+
+@app.command(name="formats", epilog="Example: fmristore formats")
+def list_formats(*, json: Json = False) -> None:
+    """List what a store can hold, and when to use which."""
+    from fmristore.formats.chooser import formats
+
+    known = formats()
     if json:
-        emit({"source": source, "target": image.url, "seconds": seconds, "image": facts})
-        return
-    layout = facts["layout"]
-    sizes = f"{size_text(layout['raw_bytes'])} of numbers"
-    if layout["encoded_bytes"]:
-        sizes += f" in {size_text(layout['encoded_bytes'])} (ratio {layout['ratio']:.2f})"
-    typer.echo(f"{text}: {sizes}, {seconds:.1f} s")
+        emit([info.to_json() for info in known])
+    else:
+        typer.echo(repr(known))
 
 
 @app.command(epilog="Example: fmristore info bold.h5")
 def info(url: Url, *, storage_option: StorageOptions = None, json: Json = False) -> None:
     """Say what a store is, where its voxels lie, how it is laid out and what it takes."""
     options = parse_options(storage_option or ())
-    from fmristore.cli.describe import describe_store, store_text
+    from fmristore.cli.describe import describe_store
+    from fmristore.cli.telling import store_text
 
     with naming(url):
         document = describe_store(url, options)
@@ -251,22 +217,36 @@ def export(
     url: Url,
     out: Annotated[str, typer.Argument(metavar="OUT", help=".nii, .nii.gz, or .hdr/.img.")],
     *,
+    part: Part = None,
+    max_memory: MaxMemory = "256MiB",
     overwrite: Overwrite = False,
     storage_option: StorageOptions = None,
+    json: Json = False,
 ) -> None:
-    """Write a stored image as NIfTI, with the header and numbers of its source."""
+    """Write a stored image as NIfTI, with the header and numbers of its source if it has them."""
     options = parse_options(storage_option or ())
+    limit = parse_size(max_memory)
     from fmristore import api
+    from fmristore.cli.choosing import able, choose
 
     started = time.perf_counter()
-    with (
-        naming(url),
-        api.open(url, storage_options=options) as image,
-        progress_bar("exporting", quiet=False) as progress,
-    ):
-        image.to_nifti(out, overwrite=overwrite, storage_options=options, progress=progress)
-        size = size_text(image.spec.nbytes)
-    typer.echo(f"{url} -> {out}: {size} of numbers, {time.perf_counter() - started:.1f} s")
+    with naming(url), api.open(url, storage_options=options) as stored:
+        image = choose(stored, part)
+        to_nifti = able(image, "to_nifti", "export")
+        with progress_bar("exporting", quiet=json) as progress:
+            to_nifti(
+                out,
+                overwrite=overwrite,
+                storage_options=options,
+                max_memory=limit,
+                progress=progress,
+            )
+        shape = list(image.shape)
+    seconds = time.perf_counter() - started
+    if json:
+        emit({"source": url, "part": part, "target": out, "shape": shape, "seconds": seconds})
+    else:
+        typer.echo(f"{url} -> {out}: {' x '.join(map(str, shape))}, {seconds:.1f} s")
 
 
 @app.command(
@@ -283,6 +263,7 @@ def plan(
         ),
     ],
     *,
+    part: Part = None,
     storage_option: StorageOptions = None,
     json: Json = False,
 ) -> None:
@@ -290,9 +271,10 @@ def plan(
     options = parse_options(storage_option or ())
     index = parse_selection_text(selection)
     from fmristore import api
+    from fmristore.cli.choosing import able, choose
 
-    with naming(url), api.open(url, storage_options=options) as image:
-        found = image.plan[index]
+    with naming(url), api.open(url, storage_options=options) as stored:
+        found = able(choose(stored, part), "plan", "plan reads of")[index]
     if not json:
         found.explain()
         return
@@ -344,7 +326,7 @@ def verify(
 @app.command(epilog="Example: fmristore demo bold.nii.gz --folder try")
 def demo(
     source: Annotated[
-        Path | None, typer.Argument(help="A NIfTI run; one is made up otherwise.")
+        Path | None, typer.Argument(help="A NIfTI image; a run is made up otherwise.")
     ] = None,
     *,
     folder: Annotated[Path, typer.Option(help="Where the files go.")] = Path("fmristore-demo"),

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import time
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fmristore.cli.console import emit, progress_bar
-from fmristore.cli.parsing import Codec, parse_options, parse_size
+from fmristore.cli.options import (
+    CodecOption,
+    Json,
+    MaxMemory,
+    Overwrite,
+    ProfileOption,
+    StorageOptions,
+)
+from fmristore.cli.parsing import parse_options, parse_size
 from fmristore.text import size_text
 
-__all__ = ["parcellate"]
+__all__ = ["Statistic", "parcellate"]
 
 
 class Statistic(StrEnum):
@@ -52,29 +60,17 @@ def parcellate(  # noqa: PLR0913
         Statistic, typer.Option(help="What the voxels of a parcel become.")
     ] = Statistic.mean,
     scan: Annotated[str | None, typer.Option(help="Name of the scan.")] = None,
-    codec: Annotated[
-        Codec | None,
-        typer.Option(help="Codec preset; portable for HDF5 and dual for Zarr by default."),
-    ] = None,
-    max_memory: Annotated[
-        str, typer.Option(metavar="SIZE", help="Bytes that this may take, such as 512MB or 2GiB.")
-    ] = "1GiB",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
-    storage_option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--storage-option",
-            metavar="KEY=VALUE",
-            help="For fsspec, such as anon=true; the value may be JSON. Can be repeated.",
-        ),
-    ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Write one JSON document to stdout.")
-    ] = False,
+    codec: CodecOption = None,
+    profile: ProfileOption = None,
+    max_memory: MaxMemory = "1GiB",
+    overwrite: Overwrite = False,
+    storage_option: StorageOptions = None,
+    json: Json = False,
 ) -> None:
     """Summarise a run by the parcels of a label image, in one pass."""
     options = parse_options(storage_option or ())
     limit = parse_size(max_memory)
+    layout: Any = None if profile is None else profile.value
     from fmristore.parcellating import parcellate as run
 
     started = time.perf_counter()
@@ -89,6 +85,7 @@ def parcellate(  # noqa: PLR0913
             statistic=statistic.value,
             scan=scan,
             codec=None if codec is None else codec.value,
+            profile=layout,
             overwrite=overwrite,
             storage_options=options,
             max_memory=limit,

@@ -14,6 +14,7 @@ import typer
 __all__ = [
     "Access",
     "Codec",
+    "Profile",
     "TranscodeCodec",
     "parse_options",
     "parse_selection_text",
@@ -48,6 +49,12 @@ class TranscodeCodec(StrEnum):
     small = "small"
     none = "none"
     keep = "keep"
+
+
+class Profile(StrEnum):
+    """Layouts of other software."""
+
+    r = "r"
 
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?(?:e\+?[0-9]{1,2})?)\s*(?:([kmgt])(i?))?b?", re.IGNORECASE)

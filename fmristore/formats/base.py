@@ -6,7 +6,7 @@ import html
 import inspect
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 from fmristore.formats.describing import describe_numbers
@@ -14,6 +14,7 @@ from fmristore.formats.stored import StoredArray
 from fmristore_stores.errors import ClosedError, InvalidInputError, SelectionError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import Store
+from fmristore_stores.stats import Stats, stats_of
 
 __all__ = ["BorrowedHandle", "StoredObject"]
 
@@ -102,6 +103,23 @@ class StoredObject(ABC):
         """Release the store; the object cannot be read from then on."""
         self._handle.close()
 
+    @property
+    def stats(self) -> Stats:
+        """What reading this store has cost in this process: requests, bytes and chunks.
+
+        Counts go on for all objects that read the same URL; ``stats.reset()`` starts them again,
+        and ``with obj.stats.watch() as read:`` counts what happens inside the block. The logger
+        ``fmristore`` tells of every fetch at level ``DEBUG``.
+
+        Examples
+        --------
+        >>> with bold.stats.watch() as read:                                  # doctest: +SKIP
+        ...     bold[32, 40, 20]
+        >>> read.requests, read.bytes_fetched                                 # doctest: +SKIP
+        (1, 104857)
+        """
+        return stats_of(self.url)
+
     # What a format says of itself: `fmristore info`, `export` and `verify` know no more ----------
 
     @property
@@ -147,12 +165,14 @@ class StoredObject(ABC):
         """
         return self._described(self._facts())
 
-    def _described(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+    def _described(
+        self, facts: Mapping[str, Any], arrays: Iterable[StoredArray] | None = None
+    ) -> dict[str, Any]:
         """Put facts of a format together with those that all have."""
-        numbers = describe_numbers(self.primary_arrays)
+        numbers = describe_numbers(self.primary_arrays if arrays is None else arrays)
         return {"class": type(self).__name__, **facts, **numbers}
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027 - most have nothing to do
         """Read the small arrays that opening leaves alone, and see whether they fit each other.
 
         Raises

@@ -16,6 +16,7 @@ from fmristore.formats.base import StoredObject
 from fmristore.formats.create import create_image, image_options
 from fmristore.formats.describing import describe_space, plain_number, type_text
 from fmristore.formats.image_parts import COLORS, ImageParts, read_parts
+from fmristore.formats.opening import opened
 from fmristore.formats.profiles import Profile, find_profile
 from fmristore.formats.raw import RawView
 from fmristore.formats.stored import StoredArray
@@ -308,7 +309,10 @@ class DenseImage(StoredObject):
     @cached_property
     def trailer_bytes(self) -> bytes:
         """Bytes that followed the numbers in the NIfTI source, usually none."""
-        return self._read_bytes(self._parts.trailer) if self._parts.trailer else b""
+        folder, _, name = self._parts.trailer.rpartition("/")
+        root = self._handle.store.root
+        group = root.group(folder) if folder else root
+        return self._read_bytes(self._parts.trailer) if name in group.children() else b""
 
     def _read_bytes(self, name: str) -> bytes:
         values = StoredArray(self._handle, name).read_small(_MOST_BYTES)
@@ -461,8 +465,9 @@ class DenseImage(StoredObject):
         ----------
         url : str or path
             New store: ``.h5`` for HDF5, ``.zarr`` (best ``.ome.zarr``) for Zarr.
-        data : path, nibabel image, or array_like of shape (X, Y, Z) or (X, Y, Z, T)
-            A path or URL is that of a NIfTI file, whose header is kept byte for byte.
+        data : path, stored image, nibabel image, or array_like (X, Y, Z) or (X, Y, Z, T)
+            A path or URL is that of a NIfTI file, whose header is kept byte for byte, or of a
+            store.
         space : NeuroSpace or (4, 4) affine, optional
             Needed for arrays.
         tr : float, optional
@@ -500,29 +505,35 @@ class DenseImage(StoredObject):
         InvalidInputError
             If the data have another number of axes, or are not an image.
         """
-        source = image_source(
-            data, space=space, tr=tr, slope=slope, inter=inter, storage_options=storage_options
-        )
-        if len(source.space.shape) != len(cls.axes):
-            raise InvalidInputError(
-                f"{cls.__name__} takes data with axes {', '.join(cls.axes)}; "
-                f"these have the shape {source.space.shape}"
+        with opened(data, storage_options) as image:
+            source = image_source(
+                image, space=space, tr=tr, slope=slope, inter=inter, storage_options=storage_options
             )
-        create_image(
-            url,
-            source,
-            options=image_options(
-                url, access=access, codec=codec, order=order, profile=profile, max_memory=max_memory
-            ),
-            profile=profile,
-            overwrite=overwrite,
-            storage_options=storage_options,
-            progress=progress,
-        )
+            if len(source.space.shape) != len(cls.axes):
+                raise InvalidInputError(
+                    f"{cls.__name__} takes data with axes {', '.join(cls.axes)}; "
+                    f"these have the shape {source.space.shape}"
+                )
+            create_image(
+                url,
+                source,
+                options=image_options(
+                    url,
+                    access=access,
+                    codec=codec,
+                    order=order,
+                    profile=profile,
+                    max_memory=max_memory,
+                ),
+                profile=profile,
+                overwrite=overwrite,
+                storage_options=storage_options,
+                progress=progress,
+            )
         handle = Handle(locate(url, storage_options=storage_options), fresh=True)
         if profile is not None:
-            opened: Self = find_profile(profile, "dense", url).open_r(handle)
-            return opened
+            made: Self = find_profile(profile, "dense", url).open_r(handle)
+            return made
         return cls(handle)
 
     def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -536,7 +547,7 @@ class DenseImage(StoredObject):
         }
         if self.space.tr is not None:
             facts["TR"] = f"TR {self.space.tr:.4g} s"
-        if self.access:
+        if self.access and "t" in self.axes:
             facts["layout"] = f"for {self.access}"
         return facts
 

@@ -37,6 +37,7 @@ def describe_space(space: NeuroSpace) -> dict[str, Any]:
         "spacing_mm": list(space.spacing),
         "origin_mm": list(space.origin),
         "orientation": space.orientation,
+        "time_points": space.time_points,
         "tr_s": space.tr,
         "name": space.space_name,
         "unit": space.space_unit,

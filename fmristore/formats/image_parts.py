@@ -35,7 +35,8 @@ class ImageParts:
     scaling : Scaling, optional
         To apply to stored numbers.
     header, trailer : str
-        Paths of the arrays of NIfTI bytes; empty where there are none.
+        Paths of the arrays of NIfTI bytes, of which the second need not exist; empty where there
+        are none.
     dims : tuple of str, optional
         Names of the axes of the array, if it is one of other software that does not say them.
     """
@@ -66,13 +67,12 @@ def read_parts(handle: Handle, axes: Sequence[str]) -> ImageParts:
     numbers = StoredArray(handle, "0")
     space = _read_space(handle, numbers.reader.spec, axes)
     attributes = numbers.attributes
-    children = handle.store.root.children()
     return ImageParts(
         numbers="0",
         space=space,
         scaling=read_scaling(handle, attributes, space.time_points),
         header="nifti",
-        trailer="nifti_trailer" if "nifti_trailer" in children else "",
+        trailer="nifti_trailer",
     )
 
 

@@ -187,7 +187,11 @@ class _Maps:
         old, height = self._reader.spec, spec.layout.chunks[0]
         same = old.memory.layout.chunks == spec.memory.layout.chunks
         direct = Capability.CHUNK_REFS in self._reader.array.capabilities
-        if not (same and direct) or old.dims != spec.dims or old.codecs != spec.codecs:
+        if (
+            not (same and direct)
+            or old.dims != spec.dims
+            or not codecs.equivalent(old.codecs, spec.codecs)
+        ):
             return None
         first = self._rows[maps.start]
         if first is None or first % height:

@@ -14,6 +14,8 @@ from fmristore.formats.describing import describe_scan, describe_space
 from fmristore.formats.latent_parts import LatentParts, ScanParts, read_parts
 from fmristore.formats.latent_view import LatentView
 from fmristore.formats.latent_writer import write_latent
+from fmristore.formats.masked import MaskedObject
+from fmristore.formats.opening import opened
 from fmristore.formats.profiles import Profile, find_profile
 from fmristore.formats.registry import register
 from fmristore.formats.stored import StoredArray
@@ -332,11 +334,12 @@ class LatentNeuroVec(LatentView, StoredObject):
         url : str or path
             New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
         source : path, nibabel image, stored run, or array_like of shape (X, Y, Z, T)
-            Read once.
+            A path or URL is that of a NIfTI file or a store. Read once.
         n_components : int
             At least 1, and less than T.
         mask : path, stored volume, nibabel image, or array_like of shape (X, Y, Z), optional
-            Voxels to take; all of them by default, which takes memory for nothing.
+            Voxels to take; by default those that are stored of a `MaskedNeuroVec`, and all of
+            everything else.
         space : NeuroSpace or (4, 4) affine, optional
             Needed for arrays.
         tr : float, optional
@@ -346,8 +349,7 @@ class LatentNeuroVec(LatentView, StoredObject):
         codec, overwrite, storage_options
             As of `create`.
         max_memory : int
-            Bytes that this may take. Less makes more and smaller steps, and the components
-            slightly less optimal where the spectrum is flat.
+            Bytes that this may take; a run that does not fit passes through a temporary file.
 
         Returns
         -------
@@ -356,26 +358,32 @@ class LatentNeuroVec(LatentView, StoredObject):
 
         Raises
         ------
-        DependencyError
-            If scikit-learn is not installed.
         InvalidInputError
             If the source is no run, has numbers that are not finite, or `n_components` does not
             fit it.
         MemoryLimitError
-            If the components of so many voxels cannot be found within `max_memory`.
+            If min(T, V) x min(T, V) products or the components do not fit `max_memory`.
+
+        Notes
+        -----
+        Exact, of the products of the time points (or of the voxels, where there are fewer) in
+        float64; components of less than about 1e-6 of the first one's strength are inaccurate.
         """
         from fmristore.decomposition import principal_components
 
-        run = voxel_source(source, space=space, tr=tr, storage_options=storage_options)
-        inside = np.ones(run.space.spatial_shape, bool) if mask is None else mask
-        voxels = VoxelSet.from_mask(inside, run.space)
-        found = principal_components(
-            _scaled_parts(run, voxels, max_memory // 4),
-            (run.space.time_points or 1, len(voxels)),
-            n_components,
-            dtype=_working(run),
-            max_memory=max_memory,
-        )
+        with opened(source, storage_options) as image:
+            if mask is None and isinstance(image, MaskedObject):
+                mask = image.mask
+            run = voxel_source(image, space=space, tr=tr, storage_options=storage_options)
+            inside = np.ones(run.space.spatial_shape, bool) if mask is None else mask
+            voxels = VoxelSet.from_mask(inside, run.space)
+            found = principal_components(
+                _scaled_parts(run, voxels, max_memory // 4),
+                (run.space.time_points or 1, len(voxels)),
+                n_components,
+                dtype=_working(run),
+                max_memory=max_memory,
+            )
         factors = LatentFactors(
             voxels=voxels,
             loadings=found.loadings,

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fmristore.formats.create import image_options
-from fmristore.formats.grid_image import GridImage
 from fmristore.formats.describing import plain_number
+from fmristore.formats.grid_image import GridImage
 from fmristore.formats.masked import Fill, MaskedObject, check_fill, read_columns
 from fmristore.formats.masked_dense import SpreadSource, matrix_volumes
 from fmristore.formats.masked_parts import MaskedParts, read_masked_parts, write_maskedneurovec
+from fmristore.formats.opening import opened
 from fmristore.formats.raw import RawView
 from fmristore.formats.registry import register
 from fmristore.formats.stored import StoredArray
@@ -338,7 +339,7 @@ class MaskedNeuroVec(MaskedObject, GridImage):
         url : str or path
             New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
         data : path, nibabel image, stored run, or array_like of shape (X, Y, Z, T)
-            A path or URL is that of a NIfTI file; a stored run is one that was opened.
+            A path or URL is that of a NIfTI file or a store.
         mask : NeuroVol, nibabel image, path, or array_like of shape (X, Y, Z)
             Voxels that are not zero (NaN counts as zero). An image must lie on the grid of `data`.
         space : NeuroSpace or (4, 4) affine, optional
@@ -376,22 +377,23 @@ class MaskedNeuroVec(MaskedObject, GridImage):
         MemoryLimitError
             If not even one write unit fits the limit.
         """
-        source = voxel_source(
-            data, space=space, tr=tr, slope=slope, inter=inter, storage_options=storage_options
-        )
-        voxels = VoxelSet.from_mask(mask, source.space)
-        chosen = image_options(url, codec=codec).codec
-        with create_store(url, overwrite=overwrite, storage_options=storage_options) as store:
-            write_maskedneurovec(
-                store.root,
-                source,
-                voxels,
-                capabilities=store.capabilities,
-                codec=chosen,
-                fill=fill,
-                max_memory=max_memory,
-                progress=progress,
+        with opened(data, storage_options) as run:
+            source = voxel_source(
+                run, space=space, tr=tr, slope=slope, inter=inter, storage_options=storage_options
             )
+            voxels = VoxelSet.from_mask(mask, source.space)
+            chosen = image_options(url, codec=codec).codec
+            with create_store(url, overwrite=overwrite, storage_options=storage_options) as store:
+                write_maskedneurovec(
+                    store.root,
+                    source,
+                    voxels,
+                    capabilities=store.capabilities,
+                    codec=chosen,
+                    fill=fill,
+                    max_memory=max_memory,
+                    progress=progress,
+                )
         return cls(Handle(locate(url, storage_options=storage_options)))
 
     def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:

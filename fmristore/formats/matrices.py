@@ -41,7 +41,7 @@ class StoredMatrix(ABC):
     def arrays(self) -> tuple[StoredArray, ...]:
         """Arrays that it consists of."""
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027 - a dense one has nothing to do
         """See whether its arrays fit each other, as far as that takes no numbers.
 
         Raises

@@ -17,6 +17,7 @@ from fmristore.formats.describing import describe_scan, describe_space, type_tex
 from fmristore.formats.grid_image import GridImage
 from fmristore.formats.neurovec import NeuroVec
 from fmristore.formats.nodes import format_attributes
+from fmristore.formats.opening import opened_all
 from fmristore.formats.profiles import Profile, find_profile
 from fmristore.formats.raw import RawView
 from fmristore.formats.registry import register
@@ -28,6 +29,7 @@ from fmristore.formats.sequence_parts import (
     write_sequence,
 )
 from fmristore.formats.sequence_source import SequenceSource
+from fmristore.formats.stored import StoredArray
 from fmristore.imagesource import ImageSource, image_source
 from fmristore.indexing import parse_selection
 from fmristore.layout import Access, Order
@@ -202,7 +204,10 @@ class NeuroVecSeq(StoredObject, GridImage):
         return NeuroVec(BorrowedHandle(self._handle), self._parts.images[number])
 
     part_names = runs
-    part = run
+
+    def part(self, name: str) -> NeuroVec:
+        """Docstring inherited."""
+        return self.run(name)
 
     @property
     def primary_arrays(self) -> tuple[StoredArray, ...]:
@@ -411,9 +416,9 @@ class NeuroVecSeq(StoredObject, GridImage):
         url : str or path
             New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
         runs : mapping of str to run, or sequence of runs
-            By name, in their order; a run is the path or URL of a NIfTI file, a stored image
-            (`NeuroVec`), a nibabel image, or an array (X, Y, Z, T). Without names they are called
-            ``run-1``, ``run-2`` ...
+            By name, in their order; a run is the path or URL of a NIfTI file or a store, a
+            stored image (`NeuroVec`), a nibabel image, or an array (X, Y, Z, T). Without names
+            they are called ``run-1``, ``run-2`` ...
         space : NeuroSpace or (4, 4) affine, optional
             For runs that are arrays: where their voxels are.
         tr : float or sequence of float, optional
@@ -449,19 +454,20 @@ class NeuroVecSeq(StoredObject, GridImage):
             If there are no runs, a name is empty or occurs twice, or a run is no run, in colour,
             or on another grid than the others; nothing is written then.
         """
-        checked = check_runs(_sources(runs, space, tr, storage_options))
-        options = image_options(
-            url, access=access, codec=codec, order=order, profile=profile, max_memory=max_memory
-        )
-        rlayout = None if profile is None else find_profile(profile, "neurovecseq", url)
-        with create_store(url, overwrite=overwrite, storage_options=storage_options) as store:
-            if rlayout is not None:
-                rlayout.write_sequence(store, checked, options, progress=progress)
-            else:
-                attributes = write_sequence(
-                    store.root, checked, options, store.capabilities, progress=progress
-                )
-                store.root.write_attributes(format_attributes(cls.format_name) | attributes)
+        with opened_all(_listed(runs), storage_options) as found:
+            checked = check_runs(_sources(found, space, tr, storage_options))
+            options = image_options(
+                url, access=access, codec=codec, order=order, profile=profile, max_memory=max_memory
+            )
+            rlayout = None if profile is None else find_profile(profile, "neurovecseq", url)
+            with create_store(url, overwrite=overwrite, storage_options=storage_options) as store:
+                if rlayout is not None:
+                    rlayout.write_sequence(store, checked, options, progress=progress)
+                else:
+                    attributes = write_sequence(
+                        store.root, checked, options, store.capabilities, progress=progress
+                    )
+                    store.root.write_attributes(format_attributes(cls.format_name) | attributes)
         handle = Handle(locate(url, storage_options=storage_options))
         if rlayout is not None:
             opened: Self = rlayout.open_r(handle)
@@ -488,14 +494,18 @@ class NeuroVecSeq(StoredObject, GridImage):
         return facts
 
 
-def _sources(
-    runs: Any, space: Any, tr: Any, storage_options: Mapping[str, Any] | None
-) -> Iterator[tuple[str, ImageSource]]:
-    """Runs as sources, with their names."""
+def _listed(runs: Any) -> Mapping[str, Any] | list[Any]:
     if isinstance(runs, str | os.PathLike) or not isinstance(runs, Mapping | Sequence):
         raise InvalidInputError(
             f"runs must be a mapping of names to runs or a list of runs, not {type(runs).__name__}"
         )
+    return runs if isinstance(runs, Mapping) else list(runs)
+
+
+def _sources(
+    runs: Any, space: Any, tr: Any, storage_options: Mapping[str, Any] | None
+) -> Iterator[tuple[str, ImageSource]]:
+    """Runs as sources, with their names."""
     named = (
         runs if isinstance(runs, Mapping) else dict(zip(run_names(len(runs)), runs, strict=True))
     )

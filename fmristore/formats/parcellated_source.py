@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -13,16 +12,15 @@ from numpy.typing import NDArray
 from fmristore.boxes import box_shape
 from fmristore.formats.base import StoredObject
 from fmristore.formats.dense import DenseImage
+from fmristore.formats.opening import opened
 from fmristore.formats.parcellated_parts import Numbers
-from fmristore.formats.registry import find_format
-from fmristore.imagesource import ImageSource, image_source, is_store
+from fmristore.imagesource import ImageSource, image_source
 from fmristore.parcellation import Parcellation
 from fmristore.parcelstats import Matrix, Piece
 from fmristore.scaling import make_scaling
 from fmristore.scratch import Scratch
 from fmristore.space import NeuroSpace
 from fmristore_stores.errors import InvalidInputError
-from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import AnyArray
 
 __all__ = [
@@ -62,7 +60,7 @@ def open_source(
     Parameters
     ----------
     source : stored object, path, URL, nibabel image, or array_like of shape (X, Y, Z, T)
-        A path or URL is that of a NIfTI file or a store of fmristore.
+        A path or URL is that of a NIfTI file or a store.
     storage_options : mapping, optional
         For a URL.
     **array
@@ -75,19 +73,11 @@ def open_source(
         If it is not a run of numbers.
     """
     given = {name: value for name, value in array.items() if value is not None}
-    if isinstance(source, StoredObject):
-        _refuse(given)
-        yield _stored_source(source)
-        return
-    if isinstance(source, str | os.PathLike) and is_store(source, storage_options):
-        _refuse(given)
-        handle = Handle(locate(source, storage_options=storage_options))
-        try:
-            attributes = handle.store.root.read_attributes()
-            yield _stored_source(find_format(attributes, url=handle.locator.url)(handle))
-        finally:
-            handle.close()
-        return
+    with opened(source, storage_options) as run:
+        if isinstance(run, StoredObject):
+            _refuse(given)
+            yield _stored_source(run)
+            return
     space = given.get("space")
     shape = tuple(getattr(source, "shape", ()))
     if isinstance(space, NeuroSpace) and space.time_points is None and len(shape) == 4:

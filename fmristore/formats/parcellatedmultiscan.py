@@ -154,17 +154,16 @@ class ParcellatedMultiScan(StoredObject):
 
     def describe(self) -> dict[str, Any]:
         """Docstring inherited."""
-        scans = [
-            describe_scan(name, scan.space, scan.dtype) | {"kind": scan.kind}
-            for name, scan in self.items()
-        ]
-        return self._described(
-            {
-                "space": describe_space(self.space),
-                "scans": scans,
-                "parcels": describe_parcels(self.table),
-            }
-        )
+        scans = list(self.values())
+        facts = {
+            "space": describe_space(self.space),
+            "scans": [
+                describe_scan(scan.name, scan.space, scan.dtype) | {"kind": scan.kind}
+                for scan in scans
+            ],
+            "parcels": describe_parcels(self.table),
+        }
+        return self._described(facts, [a for scan in scans for a in scan.primary_arrays])
 
     def check(self) -> None:
         """Docstring inherited."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 import importlib
 import os
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.location import kind_of_name, normalise
+from fmristore_stores.opening import Handle
 
-__all__ = ["Profile", "find_profile"]
+__all__ = ["Profile", "find_profile", "open_layout"]
 
 Profile = Literal["r"]
 """``"r"``: as the R package fmristore writes it, in HDF5 only."""
@@ -46,3 +47,21 @@ def find_profile(profile: str, module: str, url: str | os.PathLike[str]) -> Modu
     if kind_of_name(target) != "hdf5":
         raise InvalidInputError("R reads HDF5 files: the name must end in .h5", url=target)
     return importlib.import_module(f"{package}.{module}")
+
+
+def open_layout(profile: Profile, handle: Handle) -> Any:
+    """Open what other software has stored.
+
+    Parameters
+    ----------
+    profile : str
+        Name of the profile.
+    handle : Handle
+        The store.
+
+    Raises
+    ------
+    UnknownFormatError
+        If it is no layout of that software.
+    """
+    return importlib.import_module(_PACKAGES[profile]).open_r(handle)

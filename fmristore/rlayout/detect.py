@@ -11,7 +11,7 @@ from fmristore_stores.errors import UnknownFormatError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import Child, Group
 
-__all__ = ["detect", "open_r"]
+__all__ = ["detect", "open_r", "r_writer"]
 
 _MODULES = {
     "dense": "fmristore.rlayout.dense",
@@ -103,6 +103,12 @@ def _text(attributes: Mapping[str, Any], name: str) -> str:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     return value if isinstance(value, str) else ""
+
+
+def r_writer(root: Group) -> str:
+    """Name and, where it is recorded, version of the software that wrote a file of R's."""
+    version = _text(root.read_attributes(), "fmristore_version")
+    return f"R package fmristore {version}".rstrip()
 
 
 def open_r(handle: Handle) -> StoredObject:

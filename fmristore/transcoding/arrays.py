@@ -196,8 +196,8 @@ def _pipeline(
     if codec is not None and source.nbytes <= _SMALL and not source.codecs:
         return (), ""
     chosen = choose_codecs(codec or kind.codec, shaped)
-    if chosen == source.codecs:
-        return chosen, ""
+    if codecs.equivalent(chosen, source.codecs):
+        return source.codecs, ""
     present = " + ".join(step.name for step in source.codecs) or "no compression"
     asked = "asked for" if codec else f"readers of {kind.kind} may not know {present}"
     return chosen, f"{present} becomes {' + '.join(step.name for step in chosen)}: {asked}"

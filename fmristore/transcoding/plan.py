@@ -16,7 +16,7 @@ from fmristore_stores.location import Kind
 from fmristore_stores.protocol import Array, Capability, Store
 from fmristore_stores.spec import ArraySpec, Attributes, check_attributes
 
-__all__ = ["LOSSES", "Loss", "TranscodePlan", "plan_transcode"]
+__all__ = ["LOSSES", "Loss", "TranscodePlan", "plan_transcode", "portable_attributes"]
 
 LOSSES: Mapping[str, str] = {
     "external-link": "links to other files are left out",
@@ -187,13 +187,13 @@ def plan_transcode(
     tree = walk(store.root)
     losses = [Loss(item.kind, item.path, item.reason) for item in tree.unreadable]
     groups = tuple(
-        (path, _portable_attributes(attributes, path, losses))
+        (path, portable_attributes(attributes, path, losses))
         for path, attributes in tree.groups.items()
     )
     image = _is_image(tree)
     steps = []
     for path, array in tree.arrays.items():
-        attributes = _portable_attributes(_array_attributes(array, losses), path, losses)
+        attributes = portable_attributes(_array_attributes(array, losses), path, losses)
         relayout = access if image and path == "0" else None
         if relayout is not None and "access" in attributes:
             attributes["access"] = relayout
@@ -301,8 +301,18 @@ def _array_attributes(array: Array, losses: list[Loss]) -> Attributes:
         return {}
 
 
-def _portable_attributes(attributes: Attributes, path: str, losses: list[Loss]) -> Attributes:
-    """Attributes that every store holds; NaN and infinity, which JSON lacks, become text."""
+def portable_attributes(attributes: Attributes, path: str, losses: list[Loss]) -> Attributes:
+    """Attributes that every store holds; NaN and infinity, which JSON lacks, become text.
+
+    Parameters
+    ----------
+    attributes : mapping
+        As they were read.
+    path : str
+        Of the node, for `losses`.
+    losses : list of Loss
+        What is not carried over as it was is added.
+    """
     attributes = {name: value for name, value in attributes.items() if name != LINKS}
     portable: Attributes = {}
     for name, value in attributes.items():

@@ -90,7 +90,7 @@ def walk(root: Group, *, tolerant: bool = False) -> Tree:
             attributes = _attributes(group, tree)
             tree.groups[group.path] = attributes
             _add_recorded_links(group.path, attributes.pop(LINKS, []), tree)
-            for name, child in group.children().items():
+            for name, child in group.children(tolerant=tolerant).items():
                 path = _join(group.path, name)
                 with _noting(child.kind, path, tree, tolerant=tolerant):
                     if not _is_name(name, path, tree):

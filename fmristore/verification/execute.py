@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from fmristore.formats.dense import DenseImage
-from fmristore.formats.registry import FORMAT, find_format, formats
 from fmristore.progress import Progress
 from fmristore.transcoding.tree import Tree, walk
-from fmristore.verification.arrays import DAMAGE, UNABLE, ArrayCheck
-from fmristore.verification.images import FixedHandle, check_image
+from fmristore.verification.arrays import DAMAGE, ArrayCheck
+from fmristore.verification.content import open_content
 from fmristore.verification.report import Findings, VerifyReport
-from fmristore_stores.errors import NotFoundError, UnknownFormatError, UnsupportedVersionError
 from fmristore_stores.opening import locate, open_store
-from fmristore_stores.protocol import Store
+from fmristore_stores.protocol import Array, Store
 
 __all__ = ["verify"]
 
-_IMAGE_NODES = ("0", "affine", "nifti", "t")
+_IMAGE_AXES = frozenset("tczyx")
 
 
 def verify(
@@ -49,7 +46,7 @@ def verify(
     Returns
     -------
     VerifyReport
-        Damage is reported here, not raised.
+        Damage is reported here, not raised. It is true if there is none.
 
     Raises
     ------
@@ -62,17 +59,21 @@ def verify(
 
     Notes
     -----
-    Without `deep`, reads metadata, chunk tables, indexes of shards and sizes of objects, and the
-    small arrays of an image: header, affine and times. Kinds of problems:
+    Without `deep`, reads metadata, chunk tables, indexes of shards and sizes of objects, and what
+    is small: headers, affines, times, masks, voxels, labels and parcels. Files of the R package
+    are checked as those of fmristore are. Kinds of problems:
 
-    - ``group``, ``array``: a node that cannot be read
+    - ``group``, ``array``: a node that cannot be read; ``array`` also if it does not even say
+      what it is
+    - ``consolidated``: a Zarr node of which the root's copy of all metadata says something else
     - ``chunk-index``: a chunk table, or index of a shard, that is damaged or points elsewhere
-    - ``missing-chunk``: a chunk of an image that is not there
+    - ``missing-chunk``: a chunk of the numbers of a format that is not there
     - ``corrupt-chunk``: a chunk that has a wrong size, or cannot be read or decoded
     - ``digest``: numbers that are not those that were written
     - ``header``: a NIfTI header that is damaged, or contradicts the image
     - ``times``: times of volumes that contradict the repetition time
-    - the ``kind`` of an error of `fmristore.errors` that was met otherwise
+    - the ``kind`` of an error of `fmristore.errors` that was met otherwise: ``metadata`` where
+      nodes or attributes do not fit the format or each other
 
     Notes tell what is no damage: chunks of other arrays that were never written, links that lead
     nowhere or to other files, what could not be checked and why.
@@ -92,27 +93,50 @@ def verify(
     with open_store(url, storage_options=storage_options) as store:
         tree = walk(store.root, tolerant=True)
         _report_tree(tree, findings)
-        cls = _image_class(tree, store.url, findings)
-        image = None
-        if cls is not None:
-            _add_image_nodes(tree, store, findings)
-            handle = FixedHandle(locate(url, storage_options=storage_options), store)
-            image = check_image(cls, handle, tree.arrays, findings)
-        done = _Done(sum(array.spec.nbytes for array in tree.arrays.values()), progress)
-        for path, array in tree.arrays.items():
-            numbers = cls is not None and path == "0"
-            check = ArrayCheck(array, findings, required=numbers, max_memory=max_memory)
-            findings.arrays += 1
-            whole = check.locate(None if deep else done.add)
-            if deep and not (numbers and whole and check.fits and _digested(image, check, done)):
-                check.decode(done.add)
-    name = tree.groups.get("", {}).get(FORMAT)
+        _check_metadata(store, tree, findings)
+        locator = locate(url, storage_options=storage_options)
+        content = open_content(locator, store, tree, findings)
+        _check_arrays(
+            tree, content.numbers, findings, deep=deep, max_memory=max_memory, progress=progress
+        )
     return findings.report(
         url=store.url,
-        name=None if name is None else str(name),
+        name=content.format,
         deep=deep,
         seconds=time.perf_counter() - started,
     )
+
+
+def _check_arrays(
+    tree: Tree,
+    numbers: Collection[str],
+    findings: Findings,
+    *,
+    deep: bool,
+    max_memory: int,
+    progress: Progress | None,
+) -> None:
+    """Check the chunks of all arrays; those of `numbers` must be there, and equal their digest."""
+    done = _Done(sum(array.spec.nbytes for array in tree.arrays.values()), progress)
+    for path, array in tree.arrays.items():
+        required = path in numbers
+        check = ArrayCheck(array, findings, required=required, max_memory=max_memory)
+        findings.arrays += 1
+        whole = check.locate(None if deep else done.add)
+        digest = _digest(array, findings) if required else None
+        compare = deep and whole and check.fits and digest is not None
+        if deep and not (compare and check.compare(str(digest), done.add)):
+            check.decode(done.add)
+
+
+def _digest(array: Array, findings: Findings) -> str | None:
+    """Recorded digest of an image's numbers; None if there is none, or nobody can compute it."""
+    if set(array.spec.dims) - _IMAGE_AXES or not {"x", "y", "z"} <= set(array.spec.dims):
+        return None
+    digest = array.read_attributes().get("digest")
+    if digest is None:
+        findings.note("no-digest", array.path, "no digest was recorded")
+    return None if digest is None else str(digest)
 
 
 class _Done:
@@ -130,11 +154,17 @@ class _Done:
             self._progress(self._done, self._total)
 
 
-def _digested(image: DenseImage | None, check: ArrayCheck, done: _Done) -> bool:
-    """Whether the numbers could be read and compared with a recorded digest."""
-    if image is None or image.digest is None:
-        return False
-    return check.compare(image.digest, done.add)
+def _check_metadata(store: Store, tree: Tree, findings: Findings) -> None:
+    """Tell where a store keeps metadata twice, and not alike."""
+    unreadable = {item.path for item in tree.unreadable}
+    try:
+        found = store.contradictions([*tree.groups, *tree.arrays, *unreadable])
+    except DAMAGE as error:
+        findings.error(error, "")
+        return
+    for node, text in found:
+        if node not in unreadable:
+            findings.problem("consolidated", node, text)
 
 
 def _report_tree(tree: Tree, findings: Findings) -> None:
@@ -146,32 +176,3 @@ def _report_tree(tree: Tree, findings: Findings) -> None:
         known = target in tree.arrays or target in tree.groups
         if not known and not any(f"{target}/".startswith(f"{link}/") for link in tree.links):
             findings.note("link", path, f"it leads to /{target}, where nothing is")
-
-
-def _image_class(tree: Tree, url: str, findings: Findings) -> type[DenseImage] | None:
-    """Class of the image that the store says it holds; None if it says something else."""
-    attributes = tree.groups.get("", {})
-    if FORMAT not in attributes:
-        return None
-    try:
-        cls = find_format(attributes, url=url)
-    except (UnknownFormatError, UnsupportedVersionError) as error:
-        if attributes[FORMAT] in tuple(formats()) and isinstance(error, UnknownFormatError):
-            findings.error(error, "")
-        else:
-            findings.note("not-checked", "", f"only the chunks were checked: {error.message}")
-        return None
-    return cls if issubclass(cls, DenseImage) else None
-
-
-def _add_image_nodes(tree: Tree, store: Store, findings: Findings) -> None:
-    """Find the nodes of an image whose group cannot be listed because one of them is damaged."""
-    if all(item.path or item.kind != "group" for item in tree.unreadable):
-        return
-    for name in _IMAGE_NODES:
-        try:
-            tree.arrays.setdefault(name, store.root.array(name))
-        except NotFoundError:
-            continue
-        except (*DAMAGE, *UNABLE) as error:
-            findings.error(error, name)

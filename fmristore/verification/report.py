@@ -47,7 +47,8 @@ class VerifyReport:
     url : str
         The store.
     format : str or None
-        Format that it says it holds; None for a store of other software.
+        Format that it holds, in the layout of fmristore or of the R package; None for a store of
+        other software.
     problems : tuple of Problem
         Damage.
     notes : tuple of Problem
@@ -78,6 +79,9 @@ class VerifyReport:
     def ok(self) -> bool:
         """Whether no damage was found."""
         return not self.problems
+
+    def __bool__(self) -> bool:
+        return self.ok
 
     def __str__(self) -> str:
         count = len(self.problems)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Mapping
 
 from fmristore_stores.errors import ClosedError
 from fmristore_stores.protocol import Buffer, ByteRange
 from fmristore_stores.sources import ByteSource
 
-__all__ = ["BlockFile"]
+__all__ = ["PAGE", "BlockFile"]
+
+PAGE = 4096
 
 
 class BlockFile:
@@ -28,6 +31,11 @@ class BlockFile:
         Bytes of a block.
     keep : int
         Number of blocks kept.
+    size : int, optional
+        Length of the file, if it is known.
+    known : mapping of int to bytes, optional
+        Bytes of the file that are there already, by their offset, in pieces of `PAGE` bytes or
+        more that begin at a multiple of that: what `used` gave, or the beginning of the file.
 
     Raises
     ------
@@ -36,7 +44,14 @@ class BlockFile:
     """
 
     def __init__(
-        self, source: ByteSource, path: str, *, block: int = 512 * 1024, keep: int = 32
+        self,
+        source: ByteSource,
+        path: str,
+        *,
+        block: int = 512 * 1024,
+        keep: int = 32,
+        size: int | None = None,
+        known: Mapping[int, bytes] | None = None,
     ) -> None:
         self._source = source
         self._path = path
@@ -45,7 +60,27 @@ class BlockFile:
         self._blocks: OrderedDict[int, Buffer] = OrderedDict()
         self._position = 0
         self._closed = False
-        self._size = source.size(path)
+        self._size = source.size(path) if size is None else size
+        self._pages: dict[int, bytes] = {}
+        self._used: set[int] = set()
+        for offset, data in (known or {}).items():
+            for start in range(0, len(data), PAGE):
+                self._pages[(offset + start) // PAGE] = data[start : start + PAGE]
+
+    @property
+    def used(self) -> dict[int, bytes]:
+        """Bytes that were read and are still here, by their offset, in pieces of `PAGE` bytes."""
+        found = {}
+        for page in sorted(self._used):
+            begin, end = page * PAGE, min((page + 1) * PAGE, self._size)
+            data = self._from_pages(begin, end)
+            number, start = divmod(begin, self._block)
+            if data is None and number in self._blocks:
+                # A page may go on in the next block where blocks are no multiples of pages.
+                data = bytes(self._blocks[number][start : start + end - begin])
+            if data is not None and len(data) == end - begin:
+                found[begin] = data
+        return found
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Move to a position, and return it."""
@@ -75,17 +110,35 @@ class BlockFile:
         begin = min(self._position, end)
         if begin == end:
             return b""
-        first, last = begin // self._block, -(-end // self._block)
-        self._load(first, last)
-        found = b"".join(self._blocks[number] for number in range(first, last))
-        self._trim()
+        self._used.update(range(begin // PAGE, -(-end // PAGE)))
+        found = self._from_pages(begin, end)
+        if found is None:
+            found = self._from_blocks(begin, end)
         self._position = end
-        return found[begin - first * self._block : end - first * self._block]
+        return found
 
     def close(self) -> None:
         """Forget the blocks; harmless when repeated."""
         self._closed = True
         self._blocks.clear()
+        self._pages.clear()
+
+    def _from_pages(self, begin: int, end: int) -> bytes | None:
+        """Bytes that were known from the start; None if some of them were not."""
+        first, last = begin // PAGE, -(-end // PAGE)
+        pages = self._pages
+        if not all(page in pages for page in range(first, last)):
+            return None
+        joined = b"".join([pages[page] for page in range(first, last)])
+        found = joined[begin - first * PAGE : end - first * PAGE]
+        return found if len(found) == end - begin else None
+
+    def _from_blocks(self, begin: int, end: int) -> bytes:
+        first, last = begin // self._block, -(-end // self._block)
+        self._load(first, last)
+        found = b"".join(self._blocks[number] for number in range(first, last))
+        self._trim()
+        return found[begin - first * self._block : end - first * self._block]
 
     def _load(self, first: int, last: int) -> None:
         """Have some neighbouring blocks ready, by one request for all that are missing."""

@@ -67,6 +67,8 @@ def change_store(
     locator = locate(url, storage_options=storage_options)
     if locator.url.startswith(("http://", "https://")):
         raise ReadOnlyError("nothing can be written over http", url=locator.url)
+    if locator.kind == "reference":
+        raise ReadOnlyError("change the file that it refers to", url=locator.url)
     if locator.kind == "zarr":
         with _change_zarr(locator, check) as store:
             yield store

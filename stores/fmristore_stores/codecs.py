@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import struct
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Protocol
 
+import deflate
 import google_crc32c
 import numcodecs
 import numpy as np
@@ -35,6 +38,7 @@ __all__ = [
     "decode",
     "decode_part",
     "encode",
+    "equivalent",
     "preset",
     "preset_name",
     "supported",
@@ -50,6 +54,7 @@ _DAMAGE: tuple[Any, ...] = (
     EOFError,
     zlib.error,
     isal_zlib.IsalError,
+    deflate.DeflateError,
 )
 """What the codecs raise on damaged bytes, and on options that make no sense."""
 
@@ -78,7 +83,7 @@ def _blosc(cname: str, clevel: int) -> _Preset:
             clevel=clevel,
             shuffle="bitshuffle" if bits else "shuffle",
             typesize=dtype.itemsize,
-            blocksize=0,
+            blocksize=_SERIES_BLOCKS[cname] if series else 0,
         )
         return (step,)
 
@@ -93,6 +98,9 @@ def _portable(dtype: np.dtype[Any], *, series: bool) -> Pipeline:  # noqa: ARG00
 
 
 _SHORT = 2
+_SERIES_BLOCKS = {"zstd": 1 << 16, "lz4": 1 << 15}
+"""Sizes to ask blosc for so that it makes blocks of 64 KiB: a voxel's series then lies in one or
+two of them, which are decoded alone. Takes 0.1 to 0.7 % more space than undivided chunks."""
 PRESETS: Mapping[str, _Preset] = {
     "portable": _portable,
     "dual": _blosc("zstd", 5),
@@ -130,9 +138,24 @@ def preset(name: str, dtype: np.dtype[Any], *, series: bool = False) -> Pipeline
 def preset_name(pipeline: Pipeline, dtype: np.dtype[Any]) -> str | None:
     """Name of the preset that makes a pipeline, None if none does."""
     for name, make in PRESETS.items():
-        if pipeline in (make(dtype, series=False), make(dtype, series=True)):
+        if any(equivalent(pipeline, make(dtype, series=series)) for series in (False, True)):
             return name
     return None
+
+
+def equivalent(one: Pipeline, other: Pipeline) -> bool:
+    """Whether two pipelines decode each other's chunks: they may differ in blosc's block size.
+
+    Every blosc frame says its own, and HDF5 has no place for it.
+    """
+    return _without_block_size(one) == _without_block_size(other)
+
+
+def _without_block_size(pipeline: Pipeline) -> list[tuple[str, list[tuple[str, Any]]]]:
+    return [
+        (step.name, [option for option in step.options if option[0] != "blocksize"])
+        for step in pipeline
+    ]
 
 
 # Encoding and decoding one chunk -------------------------------------------------------------
@@ -153,6 +176,11 @@ def _unshuffle(data: Buffer, width: int) -> Buffer:
     if not 1 < width <= len(flat):
         return data
     count = len(flat) // width
+    if width == _SHORT and 2 * count == len(flat):  # arithmetic is twice as fast as moving bytes
+        numbers = flat[count:].astype("<u2")
+        numbers <<= 8
+        numbers |= flat[:count]
+        return memoryview(numbers).cast("B")
     out = np.empty(len(flat), np.uint8)
     elements = out[: count * width].reshape(count, width)
     planes = flat[: count * width].reshape(width, count)
@@ -163,17 +191,18 @@ def _unshuffle(data: Buffer, width: int) -> Buffer:
 
 
 def _deflate(data: Buffer, level: int) -> bytes:
-    """Compress to a zlib stream.
-
-    ISA-L has only low levels; its level 1 gives less than zlib's level 1, in a fifth of the time.
-    """
-    compress: Callable[[Buffer, int], bytes] = isal_zlib.compress if level == 1 else zlib.compress
-    return compress(data, level)
+    """Compress to a zlib stream."""
+    return bytes(deflate.zlib_compress(data, level))
 
 
-def _inflate(data: Buffer, limit: int, wbits: int) -> bytes:
-    """Decompress a zlib or gzip stream that must not yield more than `limit` bytes."""
-    engine = isal_zlib.decompressobj(wbits=wbits)
+def _undeflate(data: Buffer, limit: int) -> Buffer:
+    """Decompress a zlib stream that must not yield more than `limit` bytes."""
+    return memoryview(deflate.zlib_decompress(data, max(1, limit)))
+
+
+def _ungzip(data: Buffer, limit: int) -> bytes:
+    """Decompress a gzip stream that must not yield more than `limit` bytes."""
+    engine = isal_zlib.decompressobj(wbits=31)
     out: bytes = engine.decompress(data, limit + 1)
     if not engine.eof and len(out) <= limit:
         raise CorruptDataError("the compressed stream of a chunk is truncated")
@@ -280,9 +309,9 @@ def _decode_step(step: CodecSpec, data: Buffer, limit: int) -> Buffer:
         case "zstd":
             return _zstd_decode(data, limit)
         case "deflate":
-            return _inflate(data, limit, zlib.MAX_WBITS)
+            return _undeflate(data, limit)
         case "gzip":
-            return _inflate(data, limit, 31)
+            return _ungzip(data, limit)
         case "shuffle":
             return _unshuffle(data, step.get("elementsize", 1))
         case "crc32c":
@@ -437,20 +466,17 @@ def decode_part(
     if first < 0 or last - first >= count or 16 + 4 * count > total:
         return None
     view = memoryview(data).cast("B")
-    table = np.frombuffer(view, "<i4", count, 16)
-    bounds = np.append(np.sort(table), total)
+    table = struct.unpack_from(f"<{count}i", view, 16)
+    bounds = [*sorted(table), total]  # blocks lie in any order, each up to where the next begins
     if bounds[0] < 16 + 4 * count or bounds[-2] >= total:
         raise CorruptDataError("the table of blocks of a blosc chunk is damaged")
-    begins = table[first:last].tolist()
-    ends = bounds[np.searchsorted(bounds, table[first:last], side="right")].tolist()
-    blocks = [view[begin:end] for begin, end in zip(begins, ends, strict=True)]
-    head = 16 + 4 * (last - first)
-    starts = np.cumsum([head, *(len(block) for block in blocks)], dtype="<i4")
+    blocks = [view[begin : bounds[bisect_right(bounds, begin)]] for begin in table[first:last]]
+    end = 16 + 4 * len(blocks)
+    starts = list(accumulate(map(len, blocks), initial=end))
     wanted = min(last * blocksize, size) - first * blocksize
-    header = _BLOSC_HEADER.pack(
-        version, compressor, flags, width, wanted, blocksize, int(starts[-1])
-    )
-    frame = b"".join((header, starts[:-1].tobytes(), *blocks))
+    header = _BLOSC_HEADER.pack(version, compressor, flags, width, wanted, blocksize, starts[-1])
+    places = struct.pack(f"<{len(blocks)}i", *starts[:-1])
+    frame = b"".join((header, places, *blocks))
     out = np.empty(wanted, np.uint8)
     try:
         numcodecs.blosc.decompress(frame, out)

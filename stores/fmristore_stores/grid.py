@@ -17,6 +17,7 @@ __all__ = [
     "Region",
     "chunk_region",
     "grid_shape",
+    "only_overlap",
     "overlap_count",
     "overlaps",
     "parse_region",
@@ -115,6 +116,21 @@ def overlap_count(region: Region, chunks: tuple[int, ...]) -> int:
             elements = last // chunk - item.start // chunk + 1
         count *= elements
     return count
+
+
+def only_overlap(region: Region, chunks: tuple[int, ...]) -> Overlap | None:
+    """The chunk that `region` touches if it is a single one; None if there are several or none."""
+    key, source, target = [], [], []
+    for item, chunk in zip(region, chunks, strict=True):
+        start, stop, step = item.start, item.stop, item.step
+        number = start // chunk
+        origin = number * chunk
+        if not start < stop <= origin + chunk:
+            return None
+        key.append(number)
+        source.append(slice(start - origin, stop - origin, step))
+        target.append(slice(0, (stop - start - 1) // step + 1))
+    return Overlap(tuple(key), tuple(source), tuple(target))
 
 
 def overlaps(region: Region, chunks: tuple[int, ...]) -> Iterator[Overlap]:

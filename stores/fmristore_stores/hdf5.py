@@ -7,7 +7,7 @@ external storage and views that lead out of the file are never followed.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from h5py import h5d, h5g, h5l, h5o, h5p
@@ -45,6 +45,7 @@ from fmristore_stores.hdf5_types import create_dataset
 from fmristore_stores.protocol import Capability, Child
 from fmristore_stores.sources import ByteSource, LocalSource
 from fmristore_stores.spec import ArraySpec, Attributes, check_attributes, check_name
+from fmristore_stores.stats import stats_of
 
 __all__ = ["HDF5Array", "HDF5Group", "HDF5Store"]
 
@@ -124,7 +125,8 @@ class HDF5Store:
             raise
         if source is None and file is None and mode == "r":
             # The same open file, also when another one takes over its name.
-            source = LocalSource(path, descriptor=os.dup(h5.id.get_vfd_handle()))
+            descriptor = os.dup(h5.id.get_vfd_handle())
+            source = LocalSource(path, descriptor=descriptor, stats=stats_of(name))
         self._session = Session(name, path, h5, mode != "r", source, file)
 
     @property
@@ -157,6 +159,10 @@ class HDF5Store:
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._session.closed
+
+    def contradictions(self, nodes: Iterable[str]) -> list[tuple[str, str]]:  # noqa: ARG002
+        """None: a file keeps all metadata once."""
+        return []
 
     def close(self) -> None:
         """Flush and release everything; harmless when repeated.
@@ -210,7 +216,9 @@ class HDF5Group:
         """
         self._session.check_open()
         with self._session.reading(self._path):
-            return read_attributes(self._node, is_array=False)
+            return self._session.attributes_of(
+                self._path, lambda: read_attributes(self._node, is_array=False)
+            )
 
     def write_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Replace all attributes by these.
@@ -228,7 +236,7 @@ class HDF5Group:
         with self._session.writing(self._path):
             write_attributes(self._node, attributes, is_array=False, ignore=frozenset())
 
-    def children(self) -> dict[str, Child]:
+    def children(self, *, tolerant: bool = False) -> dict[str, Child]:  # noqa: ARG002
         """Names and kinds of the direct children, sorted by name.
 
         Of an object with several names, the first one created is its own and the others are
@@ -364,7 +372,7 @@ class HDF5Group:
             node = create_dataset(self._node, raw, spec)
             self._session.unmasked.add(facts(node).address)
             name_axes(self._node, name, node, spec.dims)
-            array = HDF5Array(self._session, path, node)
+            array = HDF5Array(self._session, path, node, spec.codecs)
         self._set_attributes(name, array, checked)
         return array
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from h5py import h5d, h5g, h5s
 
-from fmristore_stores.codecs import decode, encode, supported
+from fmristore_stores.codecs import decode, encode, equivalent, supported
 from fmristore_stores.errors import (
     InvalidInputError,
     LayoutNotSupportedError,
@@ -25,18 +26,20 @@ from fmristore_stores.grid import (
     region_shape,
 )
 from fmristore_stores.hdf5_attributes import decode_text, read_attributes, write_attributes
-from fmristore_stores.hdf5_chunks import ChunkIndex, index_chunked, index_contiguous
+from fmristore_stores.hdf5_chunks import ChunkIndex, index_chunked, index_contiguous, look_up
 from fmristore_stores.hdf5_dimensions import read_names
 from fmristore_stores.hdf5_files import Session
 from fmristore_stores.hdf5_links import facts, resolve
-from fmristore_stores.hdf5_types import check_filters, parse_type, spec_of
+from fmristore_stores.hdf5_types import check_filters, parse_type, spec_of, stored_dtype
 from fmristore_stores.protocol import AnyArray, Buffer, ByteRange, Capability, ChunkRef, FetchPolicy
-from fmristore_stores.spec import STRING, ArraySpec, Attributes, is_string
+from fmristore_stores.spec import STRING, ArraySpec, Attributes, CodecSpec, is_string
 
 __all__ = ["HDF5Array"]
 
 _MOST_CHUNKS = 2**63
 """Chunks of an array that can be numbered; an honest one has fewer."""
+_LOOKUPS = 64
+"""Chunks that are looked up one by one before the whole table is read."""
 _ENUM = "_enum"
 """Attribute under which names and numbers of an enumeration are shown."""
 
@@ -52,6 +55,8 @@ class HDF5Array:
         Where the dataset is.
     node : h5py.h5d.DatasetID
         The open dataset.
+    codecs : tuple of CodecSpec, optional
+        How it shall be encoded, if that says more than the file can.
 
     Raises
     ------
@@ -64,7 +69,9 @@ class HDF5Array:
     is complete before it is assigned; two threads may both build it.
     """
 
-    def __init__(self, session: Session, path: str, node: Any) -> None:
+    def __init__(
+        self, session: Session, path: str, node: Any, codecs: tuple[CodecSpec, ...] = ()
+    ) -> None:
         self._session = session
         self._path = path
         self._node = node
@@ -72,8 +79,13 @@ class HDF5Array:
         self._type = parse_type(node)
         dims = read_names(node, node.rank, path.rpartition("/")[2])
         self._spec = spec_of(node, self._plan, self._type.dtype, dims)
+        if equivalent(codecs, self._spec.codecs):
+            self._spec = replace(self._spec, codecs=codecs)
         self._capabilities = self._find_capabilities()
         self._index: ChunkIndex | None = None
+        chunked = self._plan.get_layout() == h5d.CHUNKED
+        self._lookups = 0 if self.policy.concurrent or not chunked else _LOOKUPS
+        self._looked_up = 0
         self._address = facts(node).address
         self._inside_file = False
         self._filters_checked = [False, False]
@@ -135,7 +147,9 @@ class HDF5Array:
         """
         self._session.check_open()
         with self._session.reading(self._path):
-            found = read_attributes(self._node, is_array=True)
+            found = self._session.attributes_of(
+                self._path, lambda: read_attributes(self._node, is_array=True)
+            )
         if self._type.members is not None:
             found[_ENUM] = dict(self._type.members)
         return found
@@ -274,17 +288,53 @@ class HDF5Array:
 
         Notes
         -----
-        The first call reads the whole table of chunks, one pass over its index in the file.
+        The first chunks are looked up one by one, where the file is local; then the whole table
+        of chunks is read, in one pass over it.
         """
         self._session.check_open()
         self._need(Capability.CHUNK_REFS)
+        self._looked_up += len(keys)
+        if self._index is None and self._looked_up <= self._lookups:
+            with self._session.reading(self._path):
+                size = int(self._session.h5.id.get_filesize())
+                path = self._session.path
+                return [look_up(self._node, self._spec, path, size, key) for key in keys]
+        return self._located().refs(keys)
+
+    def _located(self) -> ChunkIndex:
         if self._index is None:
             with self._session.reading(self._path):
                 size = int(self._session.h5.id.get_filesize())
                 chunked = self._plan.get_layout() == h5d.CHUNKED
                 build = index_chunked if chunked else index_contiguous
                 self._index = build(self._node, self._spec, self._session.path, size)
-        return self._index.refs(keys)
+        return self._index
+
+    def located(self) -> tuple[np.dtype[Any], ChunkIndex] | None:
+        """Type of the elements as they lie in the file, and where the chunks are.
+
+        Unlike `refs`, also where the bytes have the other order. None where the numbers do not
+        lie in the file in pieces of their own, or not as numpy could have them in memory.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        CorruptDataError
+            If the table of chunks is damaged, or points beyond the end of the file.
+        """
+        self._session.check_open()
+        with self._session.reading(self._path):
+            stored = stored_dtype(self._node)
+            layout = self._plan.get_layout()
+            inside = layout == h5d.CHUNKED or (
+                layout == h5d.CONTIGUOUS
+                and self._plan.get_external_count() == 0
+                and self._node.get_storage_size() > 0
+            )
+        if stored is None or not inside:
+            return None
+        return stored, self._located()
 
     def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
         """Bytes of each range, in order.
@@ -306,6 +356,24 @@ class HDF5Array:
             self._need(Capability.CHUNK_REFS)
             return []
         return source.fetch(ranges)
+
+    def fetch_stored(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
+        """Bytes of ranges of the file, of whatever elements, as `located` tells them.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        CorruptDataError, StorageError
+            As `fetch`.
+        """
+        self._session.check_open()
+        source = self._session.source
+        if source is None:
+            msg = "a file that is open for writing hands out no bytes"
+            raise LayoutNotSupportedError(msg, url=self._session.url, node=self._path)
+        path = self._session.path
+        return source.fetch([item._replace(source=path) for item in ranges])
 
     def write_encoded(self, unit: ChunkKey, chunks: Sequence[Buffer | None]) -> None:
         """Write one encoded chunk as it is.

@@ -14,7 +14,9 @@ from fmristore_stores.grid import ChunkKey, grid_shape
 from fmristore_stores.protocol import ByteRange, ChunkRef
 from fmristore_stores.spec import ArraySpec
 
-__all__ = ["ChunkIndex", "index_chunked", "index_contiguous"]
+__all__ = ["ChunkIndex", "index_chunked", "index_contiguous", "look_up"]
+
+_OUTSIDE = "the chunk table points beyond the end of the file ({} bytes)"
 
 
 class ChunkIndex:
@@ -50,6 +52,12 @@ class ChunkIndex:
     def __len__(self) -> int:
         return len(self._numbers)
 
+    @property
+    def rows(self) -> np.ndarray[Any, Any]:
+        """Number, offset, size and filter mask of each chunk, by number: int64, (chunks, 4)."""
+        columns = (self._numbers, self._offsets, self._sizes, self._masks)
+        return np.array(columns, np.int64).T.reshape(-1, 4)
+
     def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
         """Locate chunks; None for one that was never written.
 
@@ -76,6 +84,31 @@ class ChunkIndex:
         return ChunkRef(
             ByteRange(self._source, self._offsets[row], self._sizes[row]), self._masks[row]
         )
+
+
+def look_up(
+    node: Any, spec: ArraySpec, source: str, file_size: int, key: ChunkKey
+) -> ChunkRef | None:
+    """Locate one chunk of a chunked dataset without reading the rest of the table.
+
+    Raises
+    ------
+    SelectionError
+        If the key is outside the grid.
+    CorruptDataError
+        If the entry lies outside the file.
+    """
+    chunks = spec.layout.chunks
+    grid = grid_shape(spec.shape, chunks)
+    if len(key) != len(grid) or not all(0 <= k < n for k, n in zip(key, grid, strict=True)):
+        raise SelectionError(f"chunk {key} is not in a grid of {grid}")
+    info = node.get_chunk_info_by_coord(tuple(k * c for k, c in zip(key, chunks, strict=True)))
+    if not info.byte_offset:
+        return None
+    offset, size = int(info.byte_offset), int(info.size)
+    if offset < 0 or size < 0 or size > file_size - offset:
+        raise CorruptDataError(_OUTSIDE.format(file_size))
+    return ChunkRef(ByteRange(source, offset, size), int(info.filter_mask))
 
 
 def index_chunked(node: Any, spec: ArraySpec, source: str, file_size: int) -> ChunkIndex:
@@ -153,5 +186,4 @@ def index_contiguous(node: Any, spec: ArraySpec, source: str, file_size: int) ->
 def _check_ranges(rows: np.ndarray[Any, Any], file_size: int) -> None:
     offsets, sizes = rows[:, 1], rows[:, 2]
     if (offsets < 0).any() or (sizes < 0).any() or (sizes > file_size - offsets).any():
-        msg = f"the chunk table points beyond the end of the file ({file_size} bytes)"
-        raise CorruptDataError(msg)
+        raise CorruptDataError(_OUTSIDE.format(file_size))

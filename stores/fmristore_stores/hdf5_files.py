@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from fmristore_stores.errors import (
     UnknownFormatError,
 )
 from fmristore_stores.sources import ByteSource, storage_error
+from fmristore_stores.spec import Attributes
 
 __all__ = ["Mode", "Place", "Session", "Translated", "near_names", "open_file"]
 
@@ -41,6 +43,8 @@ _PAGE_BUFFER = 16 * 1024 * 1024
 _METADATA_BLOCK = 64 * 1024
 """Metadata are written in blocks of this size. Scattered through the file as HDF5 does by itself,
 the chunk table of a large array would take a request for each node on object storage."""
+_MOST_REMEMBERED = 256
+"""Nodes whose attributes are kept in memory while a file is read."""
 _LARGEST_PAGE = 64 * 1024 * 1024
 """A file that asks for larger pages is read without a page buffer."""
 
@@ -89,10 +93,22 @@ class Session:
     closed: bool = False
     places: dict[int, Place] | None = field(default=None, repr=False)
     unmasked: set[int] = field(default_factory=set, repr=False)
+    _attributes: dict[str, Attributes] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.file is not None:
             _ON_FILE_OBJECTS.add(self)
+
+    def attributes_of(self, path: str, read: Callable[[], Attributes]) -> Attributes:
+        """Attributes of a node, read once where the file cannot change; the caller's own copy."""
+        if self.writable:
+            return read()
+        found = self._attributes.get(path)
+        if found is None:
+            found = read()
+            if len(self._attributes) < _MOST_REMEMBERED:
+                self._attributes[path] = found
+        return copy.deepcopy(found)
 
     def check_open(self) -> None:
         """Refuse to go on with a closed store."""

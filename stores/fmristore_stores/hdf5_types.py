@@ -32,6 +32,7 @@ __all__ = [
     "is_chunked",
     "parse_type",
     "spec_of",
+    "stored_dtype",
 ]
 
 _TEXT = h5py.string_dtype()
@@ -114,6 +115,17 @@ def parse_type(node: Any) -> ElementType:
     plain = h5t.py_create(dtype, logical=True)
     exact = bool(base.equal(plain)) or _is_byte(base)
     return ElementType(dtype, dtype, memory, exact, members)
+
+
+def stored_dtype(node: Any) -> np.dtype[Any] | None:
+    """Type that numpy has for the very bytes of a dataset of numbers; None if it has none."""
+    stored = node.get_type()
+    if h5t.check_string_dtype(node.dtype) is not None or node.dtype.kind not in "biufc":
+        return None
+    base = stored.get_super() if stored.get_class() == h5t.ENUM else stored
+    plain = np.dtype(node.dtype.str)
+    same = bool(base.equal(h5t.py_create(plain, logical=True))) or _is_byte(base)
+    return plain if same else None
 
 
 def _is_byte(stored: Any) -> bool:

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from fmristore_stores.clients import s3_class, web_class
 from fmristore_stores.errors import (
     DependencyError,
     InvalidInputError,
     NotFoundError,
     UnknownFormatError,
 )
-from fmristore_stores.sources import storage_error
+from fmristore_stores.sources import VERSIONS, storage_error
 
 __all__ = [
     "HDF5_SUFFIXES",
@@ -25,12 +26,14 @@ __all__ = [
     "exists",
     "filesystem",
     "identify",
+    "is_hdf5",
     "is_local",
     "kind_of_name",
     "normalise",
 ]
 
-Kind = Literal["hdf5", "zarr"]
+Kind = Literal["hdf5", "zarr", "reference"]
+"""What holds a store; ``"reference"`` is a file that lists where in other files the chunks lie."""
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".nc")
 ZARR_SUFFIXES = (".zarr",)
@@ -38,8 +41,6 @@ ZARR_SUFFIXES = (".zarr",)
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _USER_BLOCKS = (0, 512, 1024, 2048, 4096)
 _ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
-_VERSIONS = ("ETag", "etag", "md5Hash", "generation", "LastModified", "mtime", "created")
-"""Under which names filesystems tell the version of an object."""
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+(?:::|://)")
 _EXTRAS = {
     "s3": "s3",
@@ -54,6 +55,23 @@ _EXTRAS = {
 }
 
 Options = Mapping[str, Any]
+
+_S3 = {
+    # s3fs asks for the size of an object before it reads it otherwise.
+    "max_concurrency": 1,
+    "config_kwargs": {
+        "max_pool_connections": 64,
+        # Some servers send the checksum of the whole object with a part of it.
+        "response_checksum_validation": "when_required",
+    },
+}
+_WEB = {"client_kwargs": {"headers": {"Accept-Encoding": "identity"}}}
+"""A server that compresses on the way serves no ranges."""
+_DEFAULTS: Mapping[str, Options] = {"s3": _S3, "s3a": _S3, "http": _WEB, "https": _WEB}
+_CLIENTS = {
+    "fsspec.implementations.http.HTTPFileSystem": web_class,
+    "s3fs.core.S3FileSystem": s3_class,
+}
 
 
 def normalise(url: str | os.PathLike[str]) -> str:
@@ -99,20 +117,50 @@ def filesystem(url: str, options: Options | None = None) -> tuple[Any, str]:
     """
     import fsspec
 
-    scheme = re.split(r"::|://", url, maxsplit=1)[0].lower()
-    if scheme in ("s3", "s3a"):
-        options = {"max_concurrency": 1, "config_kwargs": {"max_pool_connections": 64}} | dict(
-            options or {}
-        )
     try:
-        fs, path = fsspec.core.url_to_fs(url, **(options or {}))
+        fs, path = fsspec.core.url_to_fs(url, **_with_defaults(url, options or {}))
+        return _checked(fs), path
     except ImportError as error:
+        scheme = _schemes(url)[-1]
         extra = _EXTRAS.get(scheme)
         hint = f'pip install "fmristore[{extra}]"' if extra else str(error)
         raise DependencyError(f"{scheme}:// needs another package: {hint}", url=url) from error
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise InvalidInputError(f"unknown protocol or options: {error}", url=url) from error
-    return fs, path
+
+
+def _schemes(url: str) -> list[str]:
+    """Protocols of a URL, outermost first: ``simplecache::s3://b/k`` has two."""
+    return [part.partition("://")[0].lower() for part in url.split("::")]
+
+
+def _with_defaults(url: str, options: Options) -> Options:
+    *outer, scheme = _schemes(url)
+    defaults = _DEFAULTS.get(scheme)
+    if defaults is None:
+        return options
+    if outer:
+        return {**options, scheme: _merged(defaults, options.get(scheme, {}))}
+    return _merged(defaults, options)
+
+
+def _merged(defaults: Options, given: Options) -> dict[str, Any]:
+    """What was given, and the defaults for the rest, also inside of mappings."""
+    merged = dict(defaults)
+    for name, value in given.items():
+        default = merged.get(name)
+        both = isinstance(value, Mapping) and isinstance(default, Mapping)
+        merged[name] = _merged(default, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _checked(fs: Any) -> Any:
+    """The same filesystem with a client that checks what a server sends, where there is one."""
+    name = f"{type(fs).__module__}.{type(fs).__qualname__}"
+    find = _CLIENTS.get(name)
+    if find is None:
+        return fs
+    return find()(*fs.storage_args, **fs.storage_options)
 
 
 def kind_of_name(url: str) -> Kind | None:
@@ -166,6 +214,11 @@ def detect_kind(url: str, options: Options | None = None) -> Kind:
         If it is neither HDF5 nor Zarr.
     """
     return _known(_detect_local(url) if is_local(url) else _Remote(url, options).kind(), url)
+
+
+def is_hdf5(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of an HDF5 file; 4 KiB and more are enough."""
+    return any(head[start : start + 8] == _HDF5_SIGNATURE for start in _USER_BLOCKS)
 
 
 def _known(kind: Kind | None, url: str) -> Kind:
@@ -235,14 +288,14 @@ class _Remote:
             head = self.fs.cat_file(self.path, start=0, end=end) if end else b""
         except Exception as error:
             raise storage_error(error, self.url) from error
-        return any(head[start : start + 8] == _HDF5_SIGNATURE for start in _USER_BLOCKS)
+        return is_hdf5(head)
 
     def token(self, kind: Kind) -> str:
         """As `content_token`."""
-        facts = self.facts(self.path if kind == "hdf5" else f"{self.path}/zarr.json")
+        facts = self.facts(f"{self.path}/zarr.json" if kind == "zarr" else self.path)
         if facts is None:
             return ""
-        for name in _VERSIONS:
+        for name in VERSIONS:
             if facts.get(name):
                 return f"{facts[name]}-{facts.get('size')}"
         return str(facts.get("size", ""))
@@ -255,7 +308,7 @@ def content_token(url: str, kind: Kind, options: Options | None = None) -> str:
     remotely what the filesystem offers as a version of that object (etag, size, time).
     """
     if is_local(url):
-        path = url if kind == "hdf5" else os.path.join(url, "zarr.json")  # noqa: PTH118 - hot path
+        path = os.path.join(url, "zarr.json") if kind == "zarr" else url  # noqa: PTH118 - hot path
         try:
             status = os.stat(path)  # noqa: PTH116 - hot path
         except OSError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -132,6 +132,10 @@ class MemoryStore:
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._session.closed
+
+    def contradictions(self, nodes: Iterable[str]) -> list[tuple[str, str]]:  # noqa: ARG002
+        """None: everything is kept once."""
+        return []
 
     def close(self) -> None:
         """Refuse any further use; harmless when repeated."""
@@ -276,7 +280,7 @@ class MemoryGroup(_Handle):
         super().__init__(session, path, node)
         self._node = node
 
-    def children(self) -> dict[str, Child]:
+    def children(self, *, tolerant: bool = False) -> dict[str, Child]:  # noqa: ARG002
         """Names and kinds of the direct children, sorted by name.
 
         Raises

@@ -7,30 +7,53 @@ deepcopy, fork and any scheduler.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
+import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-from fmristore_stores.blockfile import BlockFile
-from fmristore_stores.errors import ChangedError, ClosedError, FmristoreError, NotFoundError
+from fmristore_stores.blockfile import PAGE, BlockFile
+from fmristore_stores.errors import (
+    ChangedError,
+    ClosedError,
+    FmristoreError,
+    NotFoundError,
+    ReadOnlyError,
+)
 from fmristore_stores.location import (
     Kind,
     content_token,
     filesystem,
     identify,
+    is_hdf5,
     is_local,
+    kind_of_name,
     normalise,
 )
 from fmristore_stores.protocol import Store
-from fmristore_stores.sources import FsspecSource
+from fmristore_stores.reference_targets import read_whole
+from fmristore_stores.sources import FsspecSource, LocalSource
+from fmristore_stores.stats import stats_of
 
 __all__ = ["Handle", "Locator", "locate", "open_store"]
 
 _IDLE_STORES = 32
 """Stores without users that stay open, in case they are wanted again."""
+_REFERENCE_SUFFIX = ".json"
+_LARGEST_JSON = 512 * 1024 * 1024
+_FIRST_BYTES = 256 * 1024
+"""What is read of a remote file to find out what it is; most of its metadata lie there."""
+_MOST_AHEAD = 8
+_MOST_PICKLED = 2 * 1024 * 1024
+"""Bytes of metadata of a remote file that travel with a pickled object."""
+
+
+Known: TypeAlias = Mapping[int, bytes]
+"""Bytes of a file that are here already, by their offset."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,18 +64,21 @@ class Locator:
     ----------
     url : str
         Normalised URL or absolute path.
-    kind : {"hdf5", "zarr"}
+    kind : {"hdf5", "zarr", "reference"}
         Which library opens it.
     token : str
         Changes when the store is replaced; empty if the filesystem offers nothing to tell by.
     options : mapping
         fsspec's storage options.
+    targets : tuple of str
+        What a reference file may refer to, besides what lies beside it.
     """
 
     url: str
     kind: Kind
     token: str = ""
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    targets: tuple[str, ...] = ()
 
 
 def locate(
@@ -60,8 +86,21 @@ def locate(
     *,
     kind: Kind | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    targets: Sequence[str] = (),
 ) -> Locator:
     """Find an existing store and what kind it is.
+
+    Parameters
+    ----------
+    url : str or path
+        Local path or any URL that fsspec knows.
+    kind : {"hdf5", "zarr", "reference"}, optional
+        Insist on a kind. By default a name that ends in ``.json`` is that of a reference file, and
+        the first bytes tell the others.
+    storage_options : mapping, optional
+        Passed to fsspec.
+    targets : sequence of str, optional
+        URLs or paths that a reference file may refer to, besides what lies beside it.
 
     Raises
     ------
@@ -70,10 +109,75 @@ def locate(
     UnknownFormatError
         If it is neither HDF5 nor Zarr.
     """
+    locator, known = _locate(url, kind, storage_options, targets)
+    if known is not None:
+        _ahead.put(locator, known)
+    return locator
+
+
+class _Ahead:
+    """What `locate` read of files that are about to be opened."""
+
+    def __init__(self) -> None:
+        self._read: OrderedDict[Locator, Known] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def put(self, locator: Locator, known: Known) -> None:
+        """Keep it for a moment."""
+        with self._lock:
+            self._read[locator] = known
+            while len(self._read) > _MOST_AHEAD:
+                self._read.popitem(last=False)
+
+    def take(self, locator: Locator) -> Known | None:
+        """Give it away."""
+        with self._lock:
+            return self._read.pop(locator, None)
+
+    def after_fork(self) -> None:
+        """In a child: another thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
+        self._read.clear()
+
+
+_ahead = _Ahead()
+
+
+def _locate(
+    url: str | os.PathLike[str],
+    kind: Kind | None,
+    storage_options: Mapping[str, Any] | None,
+    targets: Sequence[str],
+) -> tuple[Locator, Known | None]:
+    """Find a store, and give along what was read of it on the way, by offset."""
     options = dict(storage_options or {})
     normal = normalise(url)
-    found, token = identify(normal, options, kind=kind)
-    return Locator(url=normal, kind=found, token=token, options=options)
+    if kind == "reference" or (kind is None and normal.lower().endswith(_REFERENCE_SUFFIX)):
+        data = read_whole(normal, options, limit=_LARGEST_JSON)
+        token, allowed = _digest(data), tuple(map(str, targets))
+        locator = Locator(
+            url=normal, kind="reference", token=token, options=options, targets=allowed
+        )
+        return locator, {0: data}
+    if kind != "zarr" and not is_local(normal) and kind_of_name(normal) != "zarr":
+        found = _look(normal, options, kind)
+        if found is not None:
+            return found
+    known, token = identify(normal, options, kind=kind)
+    return Locator(url=normal, kind=known, token=token, options=options), None
+
+
+def _look(url: str, options: Mapping[str, Any], kind: Kind | None) -> tuple[Locator, Known] | None:
+    """Look at a remote file that may be HDF5; None if it is not, or nothing tells its version."""
+    fs, path = filesystem(url, options)
+    try:
+        begin = FsspecSource(fs, stats=stats_of(url)).look(path, _FIRST_BYTES)
+    except NotFoundError:
+        return None
+    if kind is None and not is_hdf5(begin.data):
+        return None
+    token = f"{begin.version}-{begin.size}" if begin.version else str(begin.size)
+    return Locator(url=url, kind="hdf5", token=token, options=options), {0: begin.data}
 
 
 def open_store(
@@ -82,6 +186,7 @@ def open_store(
     *,
     kind: Kind | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    targets: Sequence[str] = (),
 ) -> Store:
     """Open an existing store by path or URL.
 
@@ -91,10 +196,12 @@ def open_store(
         Local path or any URL that fsspec knows.
     mode : {"r", "r+"}
         Reading, or reading and writing in place.
-    kind : {"hdf5", "zarr"}, optional
-        Insist on a kind; found out by the first bytes otherwise.
+    kind : {"hdf5", "zarr", "reference"}, optional
+        Insist on a kind; see `locate`.
     storage_options : mapping, optional
         Passed to fsspec.
+    targets : sequence of str, optional
+        See `locate`.
 
     Returns
     -------
@@ -108,32 +215,72 @@ def open_store(
     UnknownFormatError
         If it is neither HDF5 nor Zarr.
     """
-    return _open(locate(url, kind=kind, storage_options=storage_options), mode)
+    locator, known = _locate(url, kind, storage_options, targets)
+    return _open(locator, mode, known)
 
 
-def _open(locator: Locator, mode: Literal["r", "r+"] = "r") -> Store:
+def _open(locator: Locator, mode: Literal["r", "r+"] = "r", known: Known | None = None) -> Store:
+    """Open a store; `known` are bytes of its file by their offset."""
+    if locator.kind == "reference":
+        return _open_references(locator, mode, known)
+    stats = stats_of(locator.url)
     if locator.kind == "zarr":
         from fmristore_stores.zarr import ZarrStore
 
         if is_local(locator.url):
-            return ZarrStore(locator.url, mode=mode)
+            return ZarrStore(locator.url, mode=mode, source=LocalSource(stats=stats))
         fs, path = filesystem(locator.url, locator.options)
-        return ZarrStore(path, mode=mode, url=locator.url, fs=fs)
+        source = FsspecSource(fs, stats=stats)
+        return ZarrStore(path, mode=mode, url=locator.url, fs=fs, source=source)
 
     from fmristore_stores.hdf5 import HDF5Store
 
     if is_local(locator.url):
         return HDF5Store(locator.url, mode=mode)
     fs, path = filesystem(locator.url, locator.options)
-    source = FsspecSource(fs)
-    file = BlockFile(source, path)
+    source = FsspecSource(fs, etag=_etag(locator), stats=stats)
+    file = BlockFile(source, path, size=_size(locator), known=known)
+    _files[locator] = file
     return HDF5Store(path, mode=mode, url=locator.url, source=source, file=file)
 
 
+def _open_references(locator: Locator, mode: Literal["r", "r+"], known: Known | None) -> Store:
+    from fmristore_stores.reference import ReferenceStore
+
+    if mode != "r":
+        msg = "a reference file is only read; change the file that it refers to"
+        raise ReadOnlyError(msg, url=locator.url)
+    data = known[0] if known else read_whole(locator.url, locator.options, limit=_LARGEST_JSON)
+    if locator.token != _digest(data):
+        raise _changed(locator, gone=False)
+    return ReferenceStore(data, url=locator.url, options=locator.options, targets=locator.targets)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _etag(locator: Locator) -> str:
+    """Version of a remote file, if it is one that a server compares; see `content_token`."""
+    version = locator.token.rpartition("-")[0]
+    return version if version.startswith('"') else ""
+
+
+def _size(locator: Locator) -> int | None:
+    size = locator.token.rpartition("-")[2]
+    return int(size) if _etag(locator) and size.isdecimal() else None
+
+
 def _check_unchanged(locator: Locator) -> None:
+    if locator.kind == "reference" or (_is_s3(locator.url) and _size(locator) is not None):
+        return  # opening it compares the version
     now = content_token(locator.url, locator.kind, locator.options)
     if now != locator.token:
         raise _changed(locator, gone=bool(locator.token and not now))
+
+
+def _is_s3(url: str) -> bool:
+    return url.startswith(("s3://", "s3a://"))
 
 
 def _changed(locator: Locator, *, gone: bool) -> FmristoreError:
@@ -158,6 +305,10 @@ def _folder(locator: Locator) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+_files: weakref.WeakValueDictionary[Locator, BlockFile] = weakref.WeakValueDictionary()
+"""Remote HDF5 files that are open."""
+
+
 class _OpenStores:
     """Stores that this process has open for reading, with the number of their users."""
 
@@ -168,25 +319,26 @@ class _OpenStores:
         self._users: Counter[Locator] = Counter()
         self._inherited: list[Store] = []
 
-    def join(self, locator: Locator, *, fresh: bool = False) -> Store:
+    def join(self, locator: Locator, *, fresh: bool = False, known: Known | None = None) -> Store:
         """Become a user of a store, opening it if nobody has yet."""
         with self._lock:
-            store = self.get(locator, fresh=fresh)
+            store = self.get(locator, fresh=fresh, known=known)
             self._users[locator] += 1
             return store
 
-    def get(self, locator: Locator, *, fresh: bool = False) -> Store:
+    def get(self, locator: Locator, *, fresh: bool = False, known: Known | None = None) -> Store:
         """Return the opened store, opening it again if this process does not have it.
 
         A `fresh` locator was made a moment ago, so that the store needs no second look.
         """
         with self._lock:
+            ahead = _ahead.take(locator) if fresh else None
             store = self._stores.get(locator)
             if store is None or store.closed:
                 if not fresh:
                     _check_unchanged(locator)
                 self._folders[locator] = _folder(locator)
-                store = self._stores[locator] = _open(locator)
+                store = self._stores[locator] = _open(locator, known=ahead or known)
                 self._drop_idle()
             elif (folder := _folder(locator)) != self._folders[locator]:
                 raise _changed(locator, gone=folder is None)
@@ -217,6 +369,8 @@ class _OpenStores:
         self._stores.clear()
         self._folders.clear()
         self._users.clear()
+        _files.clear()
+        _ahead.after_fork()
 
 
 _open_stores = _OpenStores()
@@ -233,6 +387,8 @@ class Handle:
         Which store.
     fresh : bool
         The locator was made by `locate` a moment ago.
+    known : mapping of int to bytes, optional
+        Bytes of its file that are here already, by their offset.
 
     Raises
     ------
@@ -240,11 +396,13 @@ class Handle:
         If the store is no longer the one that the locator was made for.
     """
 
-    def __init__(self, locator: Locator, *, fresh: bool = False) -> None:
+    def __init__(
+        self, locator: Locator, *, fresh: bool = False, known: Known | None = None
+    ) -> None:
         self.locator = locator
         self._closed = False
         self._joined = os.getpid()
-        _open_stores.join(locator, fresh=fresh)
+        _open_stores.join(locator, fresh=fresh, known=known)
 
     @property
     def store(self) -> Store:
@@ -274,10 +432,25 @@ class Handle:
             if self._joined == os.getpid():
                 _open_stores.leave(self.locator)
 
-    def __reduce__(self) -> tuple[type[Handle], tuple[Locator]]:
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As the locator, and the metadata that were read of a remote HDF5 file.
+
+        Whoever unpickles it then has the table of chunks without asking for it again.
+        """
         if self._closed:
             raise ClosedError("a closed object cannot be pickled", url=self.locator.url)
-        return Handle, (self.locator,)
+        return _unpickle, (self.locator, _used(self.locator))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Handle:
         return Handle(self.locator)
+
+
+def _unpickle(locator: Locator, known: Known | None) -> Handle:
+    return Handle(locator, known=known)
+
+
+def _used(locator: Locator) -> Known | None:
+    """Metadata that were read of a remote HDF5 file, unless they are many."""
+    file = _files.get(locator)
+    used = file.used if file is not None else {}
+    return used if 0 < len(used) * PAGE <= _MOST_PICKLED else None

@@ -10,7 +10,7 @@ flag `Capability.CHUNK_REFS` and then also has the methods of `ChunkRefs`; likew
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -62,7 +62,7 @@ class Capability(enum.Flag):
 class Child(NamedTuple):
     """An entry of a group."""
 
-    kind: Literal["group", "array", "link"]
+    kind: Literal["group", "array", "link", "unreadable"]
     target: str = ""
     """For a link, the absolute path of what it leads to, without a leading slash."""
 
@@ -179,8 +179,12 @@ class Group(Protocol):
     def write_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Replace all attributes by these."""
 
-    def children(self) -> dict[str, Child]:
-        """Names and kinds of the direct children, sorted by name."""
+    def children(self, *, tolerant: bool = False) -> dict[str, Child]:
+        """Names and kinds of the direct children, sorted by name.
+
+        If `tolerant`, a child whose metadata are damaged is listed as ``"unreadable"`` where a
+        store can do that; opening it raises. Otherwise it makes the whole listing fail.
+        """
 
     def group(self, path: str) -> Group:
         """Open a group below this one; `path` may have several segments."""
@@ -229,6 +233,12 @@ class Store(Protocol):
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
+
+    def contradictions(self, nodes: Iterable[str]) -> list[tuple[str, str]]:
+        """Nodes of which the store keeps metadata twice, and not alike; and what differs.
+
+        `nodes` are the paths of all nodes that are known to exist.
+        """
 
     def close(self) -> None:
         """Flush and release everything; harmless when repeated."""

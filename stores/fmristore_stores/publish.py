@@ -3,7 +3,7 @@
 Locally everything is written beside its destination under a hidden name, flushed to disk, and
 renamed. On object storage, where nothing can be renamed, an HDF5 file is built locally and
 uploaded when complete, and the root metadata of a Zarr store, which makes it recognisable, is
-written last.
+written last. What is not to be overwritten is not, also if it appears meanwhile.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from fmristore_stores.location import (
     kind_of_name,
     normalise,
 )
+from fmristore_stores.newobjects import NewObjects, create_file, create_object, taken, upload
 from fmristore_stores.protocol import Store
 from fmristore_stores.sources import storage_error
 
@@ -48,6 +50,8 @@ __all__ = ["create_store", "publish_file"]
 _RENAME_ATTEMPTS = 6
 """Windows refuses a rename while a virus scanner holds the file; it lets go within a second."""
 _LATE_WRITES = 20
+_COPIES = 16
+_REPLACING = ".fmristore-replacing"
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 
 
@@ -97,6 +101,9 @@ def create_store(
     if chosen is None:
         endings = " or ".join((*HDF5_SUFFIXES[:2], *ZARR_SUFFIXES))
         raise InvalidInputError(f"the name of a new store must end in {endings}", url=target)
+    if chosen == "reference":
+        msg = "a reference file is only read; make it with fmristore.virtualize"
+        raise ReadOnlyError(msg, url=target)
     if chosen == "hdf5":
         with (
             publish_file(target, overwrite=overwrite, storage_options=storage_options) as path,
@@ -126,10 +133,12 @@ def _new_hdf5(path: str, url: str, check: Check | None) -> Iterator[Store]:
 
 
 @contextlib.contextmanager
-def _new_zarr(path: str, url: str, check: Check | None, fs: Any = None) -> Iterator[Store]:
+def _new_zarr(
+    path: str, url: str, check: Check | None, fs: Any = None, new: NewObjects | None = None
+) -> Iterator[Store]:
     from fmristore_stores.zarr import ZarrStore
 
-    with ZarrStore(path, mode="w", url=url, fs=fs, root_last=fs is not None) as store:
+    with ZarrStore(path, mode="w", url=url, fs=fs, new=new) as store:
         yield store
         if fs is not None and check is not None:
             check(store)  # without its root, it could not be opened anew
@@ -175,15 +184,18 @@ def publish_file(
                 _name_file(staged, target)
             _sync(os.path.dirname(target))  # noqa: PTH120 - one string, no Path needed
         return
-    fs, path = filesystem(url, storage_options)
     _check_writable(url)
+    fs, path = filesystem(url, storage_options)
     _check_absent(url, storage_options, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="fmristore-") as folder:
         staged = str(Path(folder, "new"))
         yield staged
+        if not overwrite:
+            _check_absent(url, storage_options, overwrite=False)
+            create_file(fs, path, staged, url)
+            return
         try:
-            _check_absent(url, storage_options, overwrite=overwrite)
-            fs.put_file(staged, path)
+            upload(fs, path, staged, {})
         except Exception as error:
             raise storage_error(error, url) from error
 
@@ -224,12 +236,12 @@ def _publish_prefix(
     fs, path = filesystem(url, options)
     replace = _check_absent(url, options, overwrite=overwrite)
     place = f"{path}.{uuid.uuid4().hex[:8]}.partial" if replace else path
+    new = NewObjects(fs, place, url)
     try:
-        with _new_zarr(place, url, check, fs) as store:
+        with _new_zarr(place, url, check, fs, new) as store:
             yield store
     except BaseException:
-        with contextlib.suppress(Exception):
-            fs.rm(place, recursive=True)
+        new.discard()
         raise
     if replace:
         try:
@@ -241,12 +253,30 @@ def _publish_prefix(
 
 
 def _replace_prefix(fs: Any, place: str, path: str) -> None:
-    """Put the objects at `place` in the place of those at `path`, root metadata last."""
+    """Put the objects at `place` in the place of those at `path`, root metadata last.
+
+    Two writers that did this at once would leave a mixture; an object of a certain name keeps the
+    second one out.
+    """
+    lock = f"{path}/{_REPLACING}"
+    try:
+        create_object(fs, lock, uuid.uuid4().hex.encode(), path)
+    except AlreadyExistsError as error:
+        msg = f"another writer is replacing this store; if none is running, remove {lock}"
+        raise StorageError(msg, url=path) from error
     fs.invalidate_cache()
-    names = sorted(fs.find(place), key=lambda name: name == f"{place}/zarr.json")
-    fs.rm(path, recursive=True)
-    for name in names:
-        fs.copy(name, path + name.removeprefix(place))
+    root = "zarr.json"
+    old = [name for name in fs.find(path) if not name.endswith(f"/{_REPLACING}")]
+    first = [name for name in old if name.removeprefix(path).lstrip("/") == root]
+    rest = [name for name in old if name not in first]
+    for names in (first, rest):  # without its root it is not taken for a store any more
+        if names:
+            fs.rm(names)
+    names = sorted(fs.find(place), key=lambda name: name == f"{place}/{root}")
+    with ThreadPoolExecutor(_COPIES) as threads:
+        list(threads.map(lambda name: fs.copy(name, path + name.removeprefix(place)), names[:-1]))
+    fs.copy(names[-1], path + names[-1].removeprefix(place))
+    fs.rm_file(lock)
     fs.rm(place, recursive=True)
 
 
@@ -301,7 +331,7 @@ def _check_free(target: str, *, overwrite: bool, directory: bool) -> None:
     if not os.path.lexists(target):
         return
     if not overwrite:
-        raise _taken(target)
+        raise taken(target)
     if directory:
         stored = path.is_dir() and (
             any((path / name).exists() for name in _ZARR_FILES) or not any(path.iterdir())
@@ -317,12 +347,12 @@ def _name_file(staged: str, target: str) -> None:
     try:
         os.link(staged, target)
     except FileExistsError as error:
-        raise _taken(target) from error
+        raise taken(target) from error
     except OSError:  # a file system without hard links: hold the name with an empty file
         try:
             os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         except FileExistsError as error:
-            raise _taken(target) from error
+            raise taken(target) from error
         try:
             _rename(staged, target)
         except BaseException:
@@ -336,12 +366,8 @@ def _name_directory(staged: str, target: str) -> None:
         _rename(staged, target)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise _taken(target) from error
+            raise taken(target) from error
         raise
-
-
-def _taken(target: str) -> AlreadyExistsError:
-    return AlreadyExistsError("exists already; pass overwrite=True to replace it", url=target)
 
 
 def _exchange(one: str, other: str) -> bool:
@@ -391,11 +417,13 @@ def _sync_tree(folder: str) -> None:
 def _check_writable(url: str) -> None:
     if url.startswith(("http://", "https://")):
         raise ReadOnlyError("nothing can be written over http", url=url)
+    if "::" in url:
+        raise ReadOnlyError("a chain of protocols is read, not written", url=url)
 
 
 def _check_absent(url: str, options: Mapping[str, Any] | None, *, overwrite: bool) -> bool:
     """Whether something lies at `url`, which is an error unless it may be overwritten."""
     found = exists(url, options)
     if found and not overwrite:
-        raise _taken(url)
+        raise taken(url)
     return found

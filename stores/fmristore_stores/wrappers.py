@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, Self, cast
@@ -122,8 +122,8 @@ class _Group:
         self._owner.before_change(self.path)
         self._inner.write_attributes(attributes)
 
-    def children(self) -> dict[str, Child]:
-        return self._inner.children()
+    def children(self, *, tolerant: bool = False) -> dict[str, Child]:
+        return self._inner.children(tolerant=tolerant)
 
     def group(self, path: str) -> Group:
         return _Group(self._owner, self._inner.group(path))
@@ -181,6 +181,10 @@ class _Wrapper:
     def closed(self) -> bool:
         """Whether the store inside is closed."""
         return self._inner.closed
+
+    def contradictions(self, nodes: Iterable[str]) -> list[tuple[str, str]]:
+        """Those of the store inside."""
+        return self._inner.contradictions(nodes)
 
     def close(self) -> None:
         """Close the store inside."""

@@ -7,6 +7,7 @@ encoded chunks can also be located and written without zarr-python and its event
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,6 +18,7 @@ from fmristore_stores.errors import (
     StorageError,
     UnknownFormatError,
 )
+from fmristore_stores.newobjects import NewObjects
 from fmristore_stores.protocol import Capability
 from fmristore_stores.sources import ByteSource, FsspecSource, LocalSource
 from fmristore_stores.zarr_files import Files, LocalFiles, RemoteFiles, protocols
@@ -47,10 +49,11 @@ class ZarrStore:
         Fetches encoded chunks; a `LocalSource` or `FsspecSource` if not given.
     fs : AbstractFileSystem, optional
         Filesystem of fsspec that is not asynchronous; without one, the local disk.
-    root_last : bool
-        With mode ``"w"`` and `fs`: keep the root's metadata in memory until `consolidate`, so that
-        nobody takes what is written until then for a whole store. Without effect on the local
-        disk, where a finished directory can be renamed.
+    new : NewObjects, optional
+        With mode ``"w"`` and `fs`: makes the objects, none of which may exist. The root's metadata
+        are kept in memory until `consolidate`, so that nobody takes what is written until then
+        for a whole store. Without effect on the local disk, where a finished directory can be
+        renamed.
 
     Raises
     ------
@@ -99,7 +102,7 @@ class ZarrStore:
         url: str | None = None,
         source: ByteSource | None = None,
         fs: Any = None,
-        root_last: bool = False,
+        new: NewObjects | None = None,
     ) -> None:
         if mode not in ("r", "r+", "w"):
             raise InvalidInputError(f"mode {mode!r} is none of 'r', 'r+', 'w'")
@@ -111,9 +114,7 @@ class ZarrStore:
         if remote:
             if writable and _WEB & protocols(fs):
                 raise ReadOnlyError("a web server cannot be written", url=url)
-            files = RemoteFiles(
-                fs, path, source, keep=not writable, root_last=mode == "w" and root_last
-            )
+            files = RemoteFiles(fs, path, source, keep=not writable, new=new)
         else:
             if mode != "w":
                 _check_directory(path, url)
@@ -156,6 +157,32 @@ class ZarrStore:
         """Whether `close` was called."""
         return self._tree.closed
 
+    def contradictions(self, nodes: Iterable[str]) -> list[tuple[str, str]]:
+        """Nodes of which the root's copy of their metadata is not what they have themselves.
+
+        Parameters
+        ----------
+        nodes : iterable of str
+            Paths of all nodes that are known to exist.
+
+        Returns
+        -------
+        list of (str, str)
+            Path of each node, and what differs; empty where metadata are not consolidated.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        StorageError
+            If the disk or the service failed.
+
+        Notes
+        -----
+        Two small requests for each node.
+        """
+        return self._tree.live().contradictions(nodes)
+
     def close(self) -> None:
         """Release everything; harmless when repeated. What was written is in the files already."""
         self._tree.close()
@@ -169,7 +196,7 @@ class ZarrStore:
     def consolidate(self) -> None:
         """Write the metadata of all nodes into the root's, so that opening costs one request.
 
-        To be called once, when everything else is written. With `root_last`, this is what makes
+        To be called once, when everything else is written. With `new`, this is what makes
         the store appear.
 
         Raises

@@ -6,21 +6,24 @@ ones needs no event loop and goes through `LocalFiles` or `RemoteFiles`.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import os
 import shutil
 import stat
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from zarr.abc.store import Store as ZarrByteStore
 from zarr.storage import FsspecStore, LocalStore
 
 from fmristore_stores.errors import CorruptDataError, MetadataError, NotFoundError, ReadOnlyError
+from fmristore_stores.newobjects import NewObjects
 from fmristore_stores.protocol import Buffer
 from fmristore_stores.sources import ByteSource, storage_error
 
@@ -50,6 +53,9 @@ class Files(Protocol):
 
         `folder` holds all of them and about `count` objects.
         """
+
+    def names(self, folder: str) -> list[str]:
+        """What is directly below a folder, sorted."""
 
     def exists(self, key: str) -> bool:
         """Whether there is an object or a folder of that name."""
@@ -146,6 +152,13 @@ class LocalFiles:
         found = (self.status(key) for key in keys)
         return [s.st_size if s is not None and stat.S_ISREG(s.st_mode) else None for s in found]
 
+    def names(self, folder: str) -> list[str]:
+        """What is directly below a folder, sorted."""
+        try:
+            return sorted(os.listdir(self.path(folder)))  # noqa: PTH208
+        except OSError as error:
+            raise storage_error(error, self.path(folder)) from error
+
     def exists(self, key: str) -> bool:
         """Whether there is a file, folder or link of that name."""
         return os.path.lexists(self.path(key))
@@ -233,23 +246,31 @@ class RemoteFiles:
         Tells the size of one object.
     keep : bool
         Remember sizes that were asked for or listed; only for stores that nobody writes.
-    root_last : bool
-        Hold the root's metadata back until `release_root`.
+    new : NewObjects, optional
+        Makes the objects of a store that is new; the root's metadata are held back until
+        `release_root`.
     """
 
     def __init__(
-        self, fs: Any, root: str, source: ByteSource, *, keep: bool, root_last: bool = False
+        self,
+        fs: Any,
+        root: str,
+        source: ByteSource,
+        *,
+        keep: bool,
+        new: NewObjects | None = None,
     ) -> None:
         self._fs = fs
         self._root = root.rstrip("/")
         self._source = source
         self._keep = keep
-        self.can_list = not {"http", "https"} & protocols(fs)
+        self._web = bool({"http", "https"} & protocols(fs))
+        self.can_list = not self._web
         self._known: dict[str, int | None] = {}
         self._listed: set[str] = set()
         self._fs_of_zarr = fs
-        self._root_last = root_last
-        self._held: _RootLastStore | None = None
+        self._new = new
+        self._held: _NewStore | None = None
 
     def zarr_store(self, *, read_only: bool) -> ZarrByteStore:
         """The same objects as zarr-python sees them, on its own event loop."""
@@ -262,13 +283,16 @@ class RemoteFiles:
 
             fs = AsyncFileSystemWrapper(fs, asynchronous=True)
         self._fs_of_zarr = fs
-        if self._root_last:
-            self._held = _RootLastStore(fs, path=self._root, read_only=read_only)
+        if self._new is not None:
+            self._held = _NewStore(fs, path=self._root, read_only=read_only)
+            self._held.write = self.put
             return self._held
-        return FsspecStore(fs, path=self._root, read_only=read_only)
+        kind = _WebStore if self._web else FsspecStore
+        return kind(fs, path=self._root, read_only=read_only)
 
     def path(self, key: str) -> str:
         """Path of an object on the filesystem."""
+        key = quote(key) if self._web else key
         return f"{self._root}/{key}" if key else self._root
 
     def sizes(self, keys: Sequence[str], folder: str, count: int) -> list[int | None]:
@@ -311,6 +335,15 @@ class RemoteFiles:
         except NotFoundError:
             return None
 
+    def names(self, folder: str) -> list[str]:
+        """What is directly below a prefix, sorted."""
+        self.refresh()
+        try:
+            found = self._fs.ls(self.path(folder), detail=False)
+        except Exception as error:
+            raise storage_error(error, self._url(folder)) from error
+        return sorted({path.rstrip("/").rpartition("/")[2] for path in found} - {""})
+
     def exists(self, key: str) -> bool:
         """Whether there is an object or a prefix of that name."""
         self.refresh()
@@ -323,7 +356,10 @@ class RemoteFiles:
         """Write one object with one call; object storage shows it when it is complete."""
         path = self.path(key)
         try:
-            self._fs.pipe_file(path, b"".join(parts))
+            if self._new is not None:
+                self._new.put(path, b"".join(parts))
+            else:
+                self._fs.pipe_file(path, b"".join(parts))
         except Exception as error:
             raise _write_error(error, self._url(key)) from error
         self.refresh()
@@ -351,9 +387,10 @@ class RemoteFiles:
 
     def release_root(self) -> None:
         """Write the root's metadata if they were held back."""
-        if self._held is not None and self._held.holding:
+        if self._new is not None and self._held is not None and self._held.holding:
             self._held.holding = False
-            self.put(_ROOT, [self._held.held.to_bytes()])
+            self._new.finish(self.path(_ROOT), self._held.held.to_bytes())
+            self.refresh()
 
     def _url(self, key: str) -> str:
         return str(self._fs.unstrip_protocol(self.path(key)))
@@ -364,28 +401,40 @@ class RemoteFiles:
         self._fs_of_zarr.invalidate_cache()
 
 
-class _RootLastStore(FsspecStore):
-    """A zarr-python store that keeps the root's metadata in memory as long as `holding`."""
+class _WebStore(FsspecStore):
+    """A zarr-python store on a web server, where a name is a part of a URL."""
+
+    async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
+        return await super().get(quote(key), *args, **kwargs)
+
+    async def exists(self, key: str) -> bool:
+        return await super().exists(quote(key))
+
+
+class _NewStore(FsspecStore):
+    """A zarr-python store that is being made.
+
+    It keeps the root's metadata in memory as long as `holding`, and writes through `write`.
+    """
 
     held: Any = None
     holding = True
+    write: Callable[[str, Sequence[Buffer]], None]
 
     async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
         if key == _ROOT and self.holding:
             return self.held
         return await super().get(key, *args, **kwargs)
 
-    async def set(self, key: str, value: Any, *args: Any, **kwargs: Any) -> None:
+    async def set(self, key: str, value: Any, byte_range: Any = None) -> None:  # noqa: ARG002
         if key == _ROOT and self.holding:
             self.held = value
         else:
-            await super().set(key, value, *args, **kwargs)
+            await asyncio.to_thread(self.write, key, [value.to_bytes()])
 
     async def set_if_not_exists(self, key: str, value: Any) -> None:
-        if key != _ROOT or not self.holding:
-            await super().set_if_not_exists(key, value)
-        elif self.held is None:
-            self.held = value
+        if not await self.exists(key):
+            await self.set(key, value)
 
     async def exists(self, key: str) -> bool:
         if key == _ROOT and self.holding:

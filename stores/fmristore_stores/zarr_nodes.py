@@ -13,7 +13,7 @@ from fmristore_stores.errors import (
     LayoutNotSupportedError,
     NotFoundError,
 )
-from fmristore_stores.grid import ChunkKey, Region, parse_region, region_shape
+from fmristore_stores.grid import ChunkKey, Region, overlaps, parse_region, region_shape
 from fmristore_stores.protocol import (
     AnyArray,
     Buffer,
@@ -75,17 +75,22 @@ class _Handle:
 class ZarrGroup(_Handle):
     """A group of a `ZarrStore`."""
 
-    def children(self) -> dict[str, Child]:
+    def children(self, *, tolerant: bool = False) -> dict[str, Child]:
         """Names and kinds of the direct children, sorted by name.
 
         Files and folders that are not nodes of Zarr are left out.
+
+        Parameters
+        ----------
+        tolerant : bool
+            List a child whose metadata are damaged, or not understood, as ``"unreadable"``.
 
         Raises
         ------
         ClosedError
             If the store is closed.
         MetadataError
-            If the metadata of a child are damaged.
+            If the metadata of a child are damaged and `tolerant` is false.
         StorageError
             If the storage cannot list its content and the metadata are not consolidated.
 
@@ -94,7 +99,7 @@ class ZarrGroup(_Handle):
         Costs nothing where the metadata are consolidated, else one listing and one small read for
         each child.
         """
-        return self._tree.live().children(self._path)
+        return self._tree.live().children(self._path, tolerant=tolerant)
 
     def group(self, path: str) -> ZarrGroup:
         """Open a group below this one; `path` may have several segments.
@@ -238,7 +243,7 @@ class ZarrArray(_Handle):
         InvalidInputError
             If `out` has another shape or dtype.
         CorruptDataError
-            If a chunk cannot be decoded.
+            If a chunk cannot be decoded, or one of texts is missing that fmristore has written.
         StorageError
             If the disk or the service failed.
         """
@@ -250,8 +255,12 @@ class ZarrArray(_Handle):
             raise InvalidInputError(msg, url=self._tree.url, node=self._path)
         if 0 in shape:
             return np.empty(shape, dtype) if out is None else out
+        node = tree.array(self._path)
         with zarr_errors(self._tree.url, self._path, CorruptDataError):
-            values = _plain(np.asarray(tree.array(self._path).zarr[parsed]), dtype)
+            values = _plain(np.asarray(node.zarr[parsed]), dtype)
+            if is_string(dtype) and "" in values and tree.finished:
+                _check_written(tree, self._path, node, parsed)
+                values = _plain(np.asarray(node.zarr[parsed]), dtype)
         if out is None:
             return values.reshape(shape)
         out[...] = values
@@ -380,6 +389,20 @@ class ZarrArray(_Handle):
             msg = "the encoded chunks of this array can be read by zarr-python only"
             raise LayoutNotSupportedError(msg, url=self._tree.url, node=self._path)
         return self._locator
+
+
+def _check_written(tree: Tree, path: str, node: ArrayNode, region: Region) -> None:
+    """Check that the objects behind a region of an array are there, and can be read.
+
+    Zarr-python takes what is not found for what was never written. Chunks of numbers are found by
+    their references, which tell.
+    """
+    units = [overlap.key for overlap in overlaps(region, node.spec.layout.units)]
+    keys = [f"{path}/{node.zarr.metadata.encode_chunk_key(unit)}" for unit in units]
+    for key, size in zip(keys, tree.files.sizes(keys, path, len(keys)), strict=True):
+        if size is None:
+            raise CorruptDataError(f"chunk {key} is missing: the data are damaged")
+        tree.source.fetch([ByteRange(tree.files.path(key), 0, size)])
 
 
 def _plain(values: AnyArray, dtype: np.dtype[Any]) -> AnyArray:

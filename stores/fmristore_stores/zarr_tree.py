@@ -8,7 +8,7 @@ import gzip
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeAlias
 
@@ -20,6 +20,7 @@ from fmristore_stores.errors import (
     ClosedError,
     CodecError,
     FmristoreError,
+    FormatError,
     InvalidInputError,
     LayoutNotSupportedError,
     MemoryLimitError,
@@ -29,9 +30,10 @@ from fmristore_stores.errors import (
     StorageError,
     UnknownFormatError,
 )
-from fmristore_stores.protocol import Capability, Child
+from fmristore_stores.protocol import ByteRange, Capability, Child
 from fmristore_stores.sources import ByteSource, storage_error
 from fmristore_stores.spec import ArraySpec, Attributes, check_attributes, check_name
+from fmristore_stores.zarr_consolidated import contradictions
 from fmristore_stores.zarr_files import Files
 from fmristore_stores.zarr_metadata import creation, describe
 from fmristore_stores.zarr_refs import ChunkLocator
@@ -43,6 +45,7 @@ _ZarrNode: TypeAlias = "zarr.Group | zarr.Array[Any]"
 
 _READ = Capability.CHUNK_REFS | Capability.SHARDS | Capability.CHUNK_ORDER
 _METADATA_KEYS = ("zarr.json", ".zarray", ".zgroup")
+_WRITER = "fmristore_writer"
 _UNKNOWN = 2**62
 """Number of objects of a folder that shall not be listed to find a few of them."""
 _DAMAGE = (
@@ -157,7 +160,7 @@ class Tree:
         writable: bool,
         use_consolidated: bool,
     ) -> None:
-        self._files = files
+        self.files = files
         self.source = source
         self.url = url
         self.closed = False
@@ -173,6 +176,11 @@ class Tree:
     def capabilities(self) -> Capability:
         """What arrays of this store can do."""
         return _READ | Capability.WRITE | Capability.RAW_WRITE if self._writable else _READ
+
+    @property
+    def finished(self) -> bool:
+        """Whether fmristore made this store and nobody writes it: then no chunk is missing."""
+        return not self._writable and _WRITER in self.read_attributes("")
 
     def live(self, *, write: bool = False) -> Self:
         """Return the tree, if it can be used.
@@ -208,7 +216,7 @@ class Tree:
         try:
             root = self._open_group("", consolidated=self._use_consolidated, zarr_format=2)
         except NotFoundError:
-            if not self._files.exists(""):
+            if not self.files.exists(""):
                 raise NotFoundError("there is no such store", url=self.url) from None
             msg = "this is not a Zarr group: there is no zarr.json"
             raise UnknownFormatError(msg, url=self.url) from None
@@ -225,11 +233,27 @@ class Tree:
 
     def consolidate(self) -> None:
         """Write the metadata of all nodes into the root's."""
-        self._files.refresh()
+        self.files.refresh()
         self._consolidated = True
         with zarr_errors(self.url, ""), _quiet():
             zarr.consolidate_metadata(self._store, zarr_format=3)
-        self._files.release_root()
+        self.files.release_root()
+
+    def contradictions(self, nodes: Iterable[str]) -> list[tuple[str, str]]:
+        """Nodes of which the root's copy of their metadata is not what they have themselves."""
+
+        def read(paths: Sequence[str]) -> list[bytes | None]:
+            keys = [f"{path}/zarr.json" if path else "zarr.json" for path in paths]
+            sizes = self.files.sizes(keys, "", _UNKNOWN)
+            there = [
+                ByteRange(self.files.path(key), 0, size)
+                for key, size in zip(keys, sizes, strict=True)
+                if size is not None
+            ]
+            found = iter(self.source.fetch(there))
+            return [None if size is None else bytes(next(found)) for size in sizes]
+
+        return contradictions(read, nodes)
 
     def close(self) -> None:
         """Release everything; harmless when repeated."""
@@ -321,7 +345,7 @@ class Tree:
         if placement is not None:
             keep = not self._writable
             locator = ChunkLocator(
-                self._files, self.source, path, spec=spec, placement=placement, keep=keep
+                self.files, self.source, path, spec=spec, placement=placement, keep=keep
             )
         self._nodes[path] = ArrayNode(node, attributes, spec, locator)
         return self._nodes[path]
@@ -360,20 +384,42 @@ class Tree:
 
     def _has_metadata(self, path: str) -> bool:
         names = [f"{path}/{key}" if path else key for key in _METADATA_KEYS]
-        return any(size is not None for size in self._files.sizes(names, path, _UNKNOWN))
+        return any(size is not None for size in self.files.sizes(names, path, _UNKNOWN))
 
     def _missing(self, path: str) -> NotFoundError:
         return NotFoundError("there is no such node", url=self.url, node=path)
 
-    def children(self, path: str) -> dict[str, Child]:
+    def children(self, path: str, *, tolerant: bool = False) -> dict[str, Child]:
         """Direct children of a group, sorted by name."""
+        try:
+            return self._children(path)
+        except (FormatError, CodecError):
+            if not tolerant:
+                raise
+        return self._children_one_by_one(path)
+
+    def _children_one_by_one(self, path: str) -> dict[str, Child]:
+        """Direct children of a group of which some cannot be read."""
+        found: dict[str, Child] = {}
+        for name in self.files.names(path):
+            try:
+                node = self._load(f"{path}/{name}" if path else name)
+            except NotFoundError:
+                continue  # a file, or a folder of chunks
+            except (FormatError, CodecError):
+                found[name] = Child("unreadable")
+            else:
+                found[name] = Child("group" if isinstance(node, zarr.Group) else "array")
+        return found
+
+    def _children(self, path: str) -> dict[str, Child]:
         group = self.group(path).zarr
         known = group.metadata.consolidated_metadata is not None
         if not known:
-            self._files.refresh()
+            self.files.refresh()
         with zarr_errors(self.url, path), _quiet():
             members = dict(group.members(max_depth=0))
-        if not members and not known and not self._files.can_list:
+        if not members and not known and not self.files.can_list:
             msg = "this server lists nothing: consolidate the store's metadata, or name its nodes"
             raise StorageError(msg, url=self.url, node=path)
         return {
@@ -431,7 +477,7 @@ class Tree:
         if not _is_name(name) or not self._is_removable(path):
             raise self._missing(path)
         self._drop_consolidated()
-        self._files.remove_tree(path)
+        self.files.remove_tree(path)
         for known in [p for p in self._nodes if p == path or p.startswith(f"{path}/")]:
             del self._nodes[known]
 

@@ -26,6 +26,7 @@ from fmristore_stores.errors import (
     UnknownFormatError,
 )
 from fmristore_stores.location import filesystem
+from fmristore_stores.newobjects import NewObjects
 from fmristore_stores.protocol import Capability
 from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout
 from fmristore_stores.zarr import ZarrStore
@@ -196,7 +197,7 @@ def test_many_chunks_cost_one_listing_and_one_index_each(counting: CountingFileS
 
 def test_root_comes_last(memory: tuple[Any, str]) -> None:
     fs, path = memory
-    store = ZarrStore(path, mode="w", fs=fs, root_last=True)
+    store = ZarrStore(path, mode="w", fs=fs, new=NewObjects(fs, path, path))
     store.root.write_attributes({"x": 1})
     fill(store)
     check(store)
@@ -220,7 +221,7 @@ def test_root_comes_last(memory: tuple[Any, str]) -> None:
 
 def test_abandoned_store_has_no_root(memory: tuple[Any, str]) -> None:
     fs, path = memory
-    with ZarrStore(path, mode="w", fs=fs, root_last=True) as store:
+    with ZarrStore(path, mode="w", fs=fs, new=NewObjects(fs, path, path)) as store:
         fill(store)
     with pytest.raises(UnknownFormatError):
         ZarrStore(path, fs=fs)
@@ -285,7 +286,7 @@ def test_round_trip_on_s3(s3: Any) -> None:
     fs, path = filesystem(url, s3.options)
     with pytest.raises(NotFoundError, match="s3://"):
         ZarrStore(path, fs=fs, url=url)
-    with ZarrStore(path, mode="w", fs=fs, url=url, root_last=True) as store:
+    with ZarrStore(path, mode="w", fs=fs, url=url, new=NewObjects(fs, path, url)) as store:
         fill(store)
         labels = ArraySpec(shape=(2,), dtype=STRING, layout=ChunkLayout(chunks=(2,)))
         store.root.create_array("labels", labels).write(None, ["a", "ü"])

@@ -1,0 +1,102 @@
+"""The command that turns NIfTI images into a store."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from fmristore.cli.console import emit, progress_bar
+from fmristore.cli.options import (
+    CodecOption,
+    Json,
+    MaxMemory,
+    Overwrite,
+    ProfileOption,
+    StorageOptions,
+)
+from fmristore.cli.parsing import Access, parse_options, parse_size
+from fmristore.text import size_text
+
+__all__ = ["convert"]
+
+
+def convert(  # noqa: PLR0913
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IN... OUT",
+            help="NIfTI images, paths or URLs (several are the runs of a sequence), and the new "
+            "store: .h5 for HDF5, .zarr for Zarr.",
+        ),
+    ],
+    *,
+    access: Annotated[
+        Access | None, typer.Option(help="What is read most; time by default.")
+    ] = None,
+    mask: Annotated[
+        str | None, typer.Option(help="NIfTI mask; voxels outside it are not stored.")
+    ] = None,
+    codec: CodecOption = None,
+    profile: ProfileOption = None,
+    max_memory: MaxMemory = "1GiB",
+    overwrite: Overwrite = False,
+    storage_option: StorageOptions = None,
+    json: Json = False,
+) -> None:
+    """Turn a NIfTI image into a store that can be read in parts."""
+    if len(paths) < 2:
+        raise typer.BadParameter("the new store is missing", param_hint="'OUT'")
+    *sources, target = paths
+    layout = {"access": access, "profile": profile}
+    chosen = {name: option.value for name, option in layout.items() if option is not None}
+    if mask is not None:
+        _refuse(len(sources) > 1, "takes one run")
+        for name in chosen:
+            _refuse(True, f"does not go with --{name}")  # noqa: FBT003
+    options = parse_options(storage_option or ())
+    common: dict[str, Any] = {
+        "codec": None if codec is None else codec.value,
+        "overwrite": overwrite,
+        "storage_options": options,
+        "max_memory": parse_size(max_memory),
+    }
+    started = time.perf_counter()
+    with progress_bar("converting", quiet=json) as progress:
+        _write(sources, target, mask, **chosen, **common, progress=progress)
+    seconds = time.perf_counter() - started
+    from fmristore import api
+
+    with api.open(target, storage_options=options) as stored:
+        content, text, url = stored.describe(), repr(stored), stored.url
+    if json:
+        source: Any = sources[0] if len(sources) == 1 else sources
+        emit({"source": source, "target": url, "seconds": seconds, "content": content})
+        return
+    sizes = content["sizes"]
+    told = f"{size_text(sizes['raw_bytes'])} of numbers"
+    if sizes["encoded_bytes"]:
+        told += f" in {size_text(sizes['encoded_bytes'])} (ratio {sizes['ratio']:.2f})"
+    typer.echo(f"{text}: {told}, {seconds:.1f} s")
+
+
+def _refuse(wrong: bool, why: str) -> None:  # noqa: FBT001
+    if wrong:
+        raise typer.BadParameter(why, param_hint="'--mask'")
+
+
+def _write(sources: list[str], target: str, mask: str | None, **options: Any) -> None:
+    """Store one image, the voxels of a mask of one run, or a sequence of runs."""
+    if mask is not None:
+        from fmristore.formats.maskedneurovec import MaskedNeuroVec
+
+        MaskedNeuroVec.create(target, sources[0], mask=mask, **options).close()
+    elif len(sources) > 1:
+        from fmristore.formats.neurovecseq import NeuroVecSeq
+
+        NeuroVecSeq.create(target, sources, **options).close()
+    else:
+        from fmristore import api
+
+        api.convert(sources[0], target, **options)

@@ -1,0 +1,53 @@
+"""Arguments and options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fmristore.cli.parsing import Codec, Profile
+
+__all__ = [
+    "CodecOption",
+    "Json",
+    "MaxMemory",
+    "Overwrite",
+    "Part",
+    "ProfileOption",
+    "StorageOptions",
+    "Url",
+]
+
+Url = Annotated[str, typer.Argument(metavar="URL", help="HDF5 file or Zarr store.")]
+Json = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+MaxMemory = Annotated[
+    str, typer.Option(metavar="SIZE", help="Bytes that this may take, such as 512MB or 2GiB.")
+]
+StorageOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--storage-option",
+        metavar="KEY=VALUE",
+        help="For fsspec, such as anon=true; the value may be JSON. Can be repeated.",
+    ),
+]
+CodecOption = Annotated[
+    Codec | None,
+    typer.Option("--codec", help="Preset; portable for HDF5 and dual for Zarr by default."),
+]
+ProfileOption = Annotated[
+    Profile | None, typer.Option("--profile", help="Write the layout of the R package, HDF5 only.")
+]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        "--part",
+        "--run",
+        "--scan",
+        "--label",
+        metavar="NAME",
+        help="One run, scan or map of several.",
+    ),
+]

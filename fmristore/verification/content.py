@@ -1,0 +1,201 @@
+"""Checking that what a store holds can be opened, and that its parts agree with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from fmristore.api import open_handle
+from fmristore.formats.base import StoredObject
+from fmristore.formats.dense import DenseImage
+from fmristore.formats.registry import FORMAT, formats
+from fmristore.nifti import NiftiHeader, parse_header
+from fmristore.space import NeuroSpace
+from fmristore.transcoding.tree import Tree
+from fmristore.verification.arrays import DAMAGE, UNABLE
+from fmristore.verification.report import Findings
+from fmristore_stores.cache import ChunkCache
+from fmristore_stores.errors import (
+    FmristoreError,
+    InvalidInputError,
+    UnknownFormatError,
+    UnsupportedVersionError,
+)
+from fmristore_stores.opening import Handle, Locator
+from fmristore_stores.protocol import Array, Store
+from fmristore_stores.reader import ChunkReader
+
+__all__ = ["Content", "FixedHandle", "open_content"]
+
+Result = TypeVar("Result")
+
+_TOLERANCE = 1e-5
+"""NIfTI-1 holds spacings and slopes as float32."""
+
+
+class FixedHandle(Handle):
+    """A hold on one opened store that shares nothing with other users of the same URL.
+
+    Parameters
+    ----------
+    locator : Locator
+        Where the store is.
+    store : Store
+        To be closed by the caller.
+    """
+
+    def __init__(self, locator: Locator, store: Store) -> None:
+        self.locator = locator
+        self._opened = store
+
+    @property
+    def store(self) -> Store:
+        """The opened store."""
+        return self._opened
+
+    @property
+    def closed(self) -> bool:
+        """Whether the store is closed."""
+        return self._opened.closed
+
+    def close(self) -> None:
+        """Do nothing: the store belongs to the caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a store holds, as far as verification is concerned.
+
+    Parameters
+    ----------
+    format : str or None
+        Name of its format; None for a store of other software.
+    numbers : frozenset of str
+        Paths of the arrays of which every chunk must be there.
+    """
+
+    format: str | None
+    numbers: frozenset[str] = frozenset()
+
+
+def open_content(locator: Locator, store: Store, tree: Tree, findings: Findings) -> Content:
+    """Open what a store holds and see whether its parts fit each other."""
+    name = tree.groups.get("", {}).get(FORMAT)
+    told = None if name is None else str(name)
+    own = frozenset(path for path in tree.arrays if path.rpartition("/")[2] == "0")
+    try:
+        stored = open_handle(FixedHandle(locator, store))
+    except (UnknownFormatError, UnsupportedVersionError) as error:
+        if name in tuple(formats()) and isinstance(error, UnknownFormatError):
+            findings.error(error, "")
+        elif name is not None:
+            findings.note("not-checked", "", f"only the chunks were checked: {error.message}")
+        return Content(told)
+    except (*DAMAGE, *UNABLE) as error:
+        _tell(error, findings)
+        # Then this rule of the format has to do: all chunks of an array 0 were written.
+        return Content(told, own if told else frozenset())
+    told = stored.format_name
+    if not isinstance(stored, StoredObject):
+        return Content(told)
+    _attempt(stored.check, findings)
+    _check_parts(stored, tree, findings)
+    paths = _attempt(lambda: [array.path for array in stored.primary_arrays], findings)
+    if paths is None:
+        return Content(told, own)
+    known = {item.path for item in tree.unreadable}
+    for path in {*paths} - {*tree.arrays} - known:
+        findings.problem("not-found", path, "the numbers are missing")
+    return Content(told, frozenset(paths))
+
+
+def _attempt(work: Callable[[], Result], findings: Findings) -> Result | None:
+    """Result of reading something, or None; what is damaged is noted."""
+    try:
+        return work()
+    except (*DAMAGE, *UNABLE) as error:
+        _tell(error, findings)
+        return None
+
+
+def _tell(error: FmristoreError, findings: Findings) -> None:
+    if isinstance(error, UNABLE):
+        findings.note("not-checked", error.node or "", error.message)
+    else:
+        findings.error(error, "")
+
+
+def _check_parts(stored: StoredObject, tree: Tree, findings: Findings) -> None:
+    """Check every run or scan, or the object itself if it has none."""
+    names = _attempt(lambda: stored.part_names, findings)
+    if names is None:
+        return
+    for name in names:
+        part = _attempt(partial(stored.part, name), findings)
+        if isinstance(part, StoredObject):
+            _check_part(part, tree.arrays, findings)
+    if not names:
+        _check_part(stored, tree.arrays, findings)
+
+
+def _check_part(part: StoredObject, arrays: Mapping[str, Array], findings: Findings) -> None:
+    """Check header and coordinates of one image or scan."""
+    paths = [array.path for array in part.primary_arrays]
+    group = paths[0].rpartition("/")[0] if paths else ""
+    if isinstance(part, DenseImage):
+        _check_header(part, f"{group}/nifti".strip("/"), findings)
+    times, space = f"{group}/t".strip("/"), getattr(part, "space", None)
+    if times in arrays and isinstance(space, NeuroSpace):
+        _check_times(space, arrays[times], findings)
+
+
+def _check_header(image: DenseImage, node: str, findings: Findings) -> None:
+    try:
+        header = parse_header(image.header_bytes)
+    except (*DAMAGE, *UNABLE, InvalidInputError) as error:
+        findings.problem("header", node, f"the header cannot be read: {error.message}")
+    else:
+        for text in _contradictions(image, header):
+            findings.problem("header", node, text)
+
+
+def _contradictions(image: DenseImage, header: NiftiHeader) -> list[str]:
+    """What the header says otherwise than the image."""
+    found = []
+    if header.space.shape != image.shape:
+        found.append(f"the header's shape is {header.space.shape}, the image's {image.shape}")
+    elif not image.space.same_grid(header.space):
+        distance = image.space.grid_distance(header.space)
+        found.append(f"the header's affine differs from the image's, by up to {distance:.3g} mm")
+    colors = len(image.stored_dtype.names or ())
+    number = np.dtype("u1") if colors else image.stored_dtype
+    if (header.dtype, header.colors) != (number, colors):
+        theirs = f"{header.colors} colours" if header.colors else header.dtype
+        found.append(f"the header's type is {theirs}, the image's {image.stored_dtype}")
+    told, kept = header.tr, image.space.tr
+    if (told is None) != (kept is None) or not np.isclose(told or 0, kept or 0, rtol=_TOLERANCE):
+        found.append(f"the header's TR is {told} s, the image's {kept} s")
+    said = (1.0 if header.slope is None else header.slope, header.inter or 0.0)
+    slope: Any = 1.0 if image.slope is None else image.slope
+    inter: Any = 0.0 if image.inter is None else image.inter
+    meant = (slope, inter)
+    if np.ndim(slope) == 0 and not np.allclose(said, meant, rtol=_TOLERANCE):
+        found.append(f"the header's slope and intercept are {said}, the image's {meant}")
+    return found
+
+
+def _check_times(space: NeuroSpace, array: Array, findings: Findings) -> None:
+    """Compare the times of the volumes with the repetition time."""
+    volumes, tr = space.time_points or 0, space.tr
+    try:
+        right = array.spec.shape == (volumes,) and tr is not None
+        reader = ChunkReader(array, cache=ChunkCache(0))
+        if not right or not np.allclose(reader.read(), np.arange(volumes) * (tr or 0)):
+            text = f"the times of the volumes are not those of {volumes} volumes, TR {tr} s"
+            findings.problem("times", array.path, text)
+    except (*DAMAGE, *UNABLE) as error:
+        findings.problem("times", array.path, error.message)

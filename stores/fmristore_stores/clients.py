@@ -1,0 +1,149 @@
+"""Clients of fsspec for web servers and S3 that look at what a server says it sent.
+
+A server, or something on the way to it, may ignore a range, or send another one than was asked
+for. The clients of fsspec do not look, and hand out wrong bytes. Those here compare the range that
+the server names, and do so before the body is read, which may be a whole object. Imported on use:
+each base class belongs to an optional package.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from fmristore_stores.errors import CorruptDataError, FmristoreError
+
+__all__ = ["check_range", "s3_class", "web_class"]
+
+T = TypeVar("T")
+
+_ATTEMPTS = 4
+_FIRST_PAUSE = 0.1
+"""Seconds before the second attempt; each pause is three times as long as the one before."""
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Statuses of failures that may pass."""
+
+
+def check_range(asked: str, answered: str | None, length: int | None, url: str) -> None:
+    """Check that an answer holds the range that was asked for.
+
+    Parameters
+    ----------
+    asked : str
+        Header ``Range`` of the request.
+    answered : str, optional
+        Header ``Content-Range`` of the answer. Without one the answer is taken for a whole
+        object.
+    length : int, optional
+        Bytes of the answer.
+    url : str
+        For messages.
+
+    Raises
+    ------
+    CorruptDataError
+        If it holds something else.
+    """
+    wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", asked)
+    if wanted is None:
+        return
+    start, last = map(int, wanted.groups())
+    if answered:
+        sent = re.match(r"bytes (\d+)-(\d+)/", answered)
+        if sent is not None and int(sent[1]) == start and int(sent[2]) <= last:
+            return
+        raise CorruptDataError(f"asked for {asked} and was sent {answered}", url=url)
+    if length is None or length > last - start + 1:
+        msg = f"asked for {asked} and was sent a whole object: the server does not serve ranges"
+        raise CorruptDataError(msg, url=url)
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether trying again may help."""
+    import aiohttp
+
+    cause = error.__cause__ if isinstance(error, FileNotFoundError) else error
+    if isinstance(cause, aiohttp.ClientResponseError):
+        return cause.status in _PASSING
+    return isinstance(cause, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError)
+
+
+async def _repeated(action: Callable[[], Awaitable[T]]) -> T:
+    """Do something again, after a pause that grows, while it fails in a way that may pass."""
+    pause = _FIRST_PAUSE
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return await action()
+        except Exception as error:
+            if isinstance(error, FmristoreError) or not _passes(error):
+                raise
+        await asyncio.sleep(pause)
+        pause *= 3
+    return await action()
+
+
+@functools.cache
+def web_class() -> type[Any]:
+    """Class of filesystems on web servers: ranges are checked, failures that may pass repeated."""
+    from fsspec.implementations.http import HTTPFileSystem
+
+    class WebFileSystem(HTTPFileSystem):  # type: ignore[misc]
+        async def _cat_file(
+            self, url: str, start: int | None = None, end: int | None = None, **kwargs: Any
+        ) -> bytes:
+            if start is not None and start == end:
+                return b""
+            wanted = {**self.kwargs, **kwargs}
+            if start is not None or end is not None:
+                limits = await self._process_limits(url, start, end)
+                wanted["headers"] = {**wanted.get("headers", {}), "Range": limits}
+            return await _repeated(lambda: self._get(url, wanted))
+
+        async def _get(self, url: str, wanted: Mapping[str, Any]) -> bytes:
+            session = await self.set_session()
+            async with session.get(self.encode_url(url), **wanted) as answer:
+                self._raise_not_found_for_status(answer, url)
+                if asked := wanted.get("headers", {}).get("Range"):
+                    said = answer.headers
+                    length = None if "Content-Encoding" in said else answer.content_length
+                    check_range(asked, said.get("Content-Range"), length, url)
+                body: bytes = await answer.read()
+                return body
+
+        async def _info(self, url: str, **kwargs: Any) -> dict[str, Any]:
+            ask = super()._info
+
+            async def action() -> dict[str, Any]:
+                found: dict[str, Any] = await ask(url, **kwargs)
+                return found
+
+            return await _repeated(action)
+
+    return WebFileSystem
+
+
+@functools.cache
+def s3_class() -> type[Any]:
+    """Class of filesystems on S3 whose ranges are checked; s3fs itself repeats what failed."""
+    from s3fs import S3FileSystem
+
+    class CheckedS3FileSystem(S3FileSystem):  # type: ignore[misc]
+        async def _call_s3(self, method: str, *args: Any, **kwargs: Any) -> Any:
+            answer = await super()._call_s3(method, *args, **kwargs)
+            if method == "get_object" and "Range" in kwargs:
+                url = f"s3://{kwargs.get('Bucket')}/{kwargs.get('Key')}"
+                try:
+                    check_range(
+                        kwargs["Range"], answer.get("ContentRange"), answer["ContentLength"], url
+                    )
+                except CorruptDataError:
+                    with contextlib.suppress(Exception):
+                        answer["Body"].close()
+                    raise
+            return answer
+
+    return CheckedS3FileSystem

@@ -1,0 +1,241 @@
+"""Making objects on object storage without ever touching somebody else's.
+
+An object is made on the condition that there is none of its name, where the service can check
+that. A client repeats a request whose answer got lost, and is then told that the object exists: so
+before anything is called a conflict, what is there is compared with what was to be written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fmristore_stores.errors import AlreadyExistsError, FmristoreError, NotFoundError, StorageError
+from fmristore_stores.sources import status_of, storage_error
+
+__all__ = ["CLAIM", "NewObjects", "create_file", "create_object", "taken", "upload"]
+
+CLAIM = ".fmristore-writing"
+"""Name of the object by which a writer of a store keeps others out, below the store's root."""
+
+_ATTEMPTS = 3
+_BLOCK = 8 * 1024 * 1024
+_PART = 16 * 1024 * 1024
+_PARTS_AT_ONCE = 4
+_CONFLICTS = (409, 412)
+_NO_CONDITIONS = 501
+
+
+def taken(url: str) -> AlreadyExistsError:
+    """Something is in the place already."""
+    return AlreadyExistsError("exists already; pass overwrite=True to replace it", url=url)
+
+
+def create_object(fs: Any, path: str, data: bytes, url: str) -> None:
+    """Make an object of these bytes.
+
+    Raises
+    ------
+    AlreadyExistsError
+        If there is another object of that name, which stays as it is.
+    StorageError
+        If the service fails.
+    """
+
+    def write(options: Mapping[str, Any]) -> None:
+        fs.pipe_file(path, data, **options)
+
+    _create(fs, path, write, lambda: _holds_bytes(fs, path, data), url)
+
+
+def create_file(fs: Any, path: str, local: str, url: str) -> None:
+    """Make an object of the bytes of a local file, which are sent in parts if they are many.
+
+    Raises
+    ------
+    AlreadyExistsError
+        If there is another object of that name, which stays as it is.
+    StorageError
+        If the service fails.
+    """
+
+    def write(options: Mapping[str, Any]) -> None:
+        upload(fs, path, local, options)
+
+    _create(fs, path, write, lambda: _holds_file(fs, path, local), url)
+
+
+def upload(fs: Any, path: str, local: str, options: Mapping[str, Any]) -> None:
+    """Send a file, in parts of a size that bounds the memory it takes where that can be said."""
+    names = fs.protocol if isinstance(fs.protocol, tuple | list) else (fs.protocol,)
+    parts = {"chunksize": _PART, "max_concurrency": _PARTS_AT_ONCE} if "s3" in names else {}
+    fs.put_file(local, path, **parts, **options)
+
+
+def _create(
+    fs: Any,
+    path: str,
+    write: Callable[[Mapping[str, Any]], None],
+    holds: Callable[[], bool],
+    url: str,
+) -> None:
+    options: dict[str, Any] = {"mode": "create"}
+    for attempt in range(_ATTEMPTS):
+        try:
+            write(options)
+        except Exception as error:
+            if _unconditional(error) and options:
+                _check_absent(fs, path, url)
+                options = {}
+                continue
+            conflict = _is_conflict(error)
+            try:
+                if holds():
+                    return  # it was done, and the answer got lost
+            except NotFoundError:
+                if conflict and attempt < _ATTEMPTS - 1:
+                    continue  # refused because of another request that was not completed
+            except FmristoreError as other:
+                raise storage_error(error, url) from other
+            raise (taken(url) if conflict else storage_error(error, url)) from error
+        else:
+            return
+    raise StorageError("the service refuses to write this object", url=url)
+
+
+def _is_conflict(error: BaseException) -> bool:
+    return isinstance(error, FileExistsError) or status_of(error) in _CONFLICTS
+
+
+def _unconditional(error: BaseException) -> bool:
+    """Whether a service, or a filesystem of fsspec, knows no conditions."""
+    return isinstance(error, TypeError) or status_of(error) == _NO_CONDITIONS
+
+
+def _check_absent(fs: Any, path: str, url: str) -> None:
+    try:
+        fs.invalidate_cache()
+        found = fs.exists(path)
+    except Exception as error:
+        raise storage_error(error, url) from error
+    if found:
+        raise taken(url)
+
+
+def _holds_bytes(fs: Any, path: str, data: bytes) -> bool:
+    try:
+        found: bytes = fs.cat_file(path)
+    except Exception as error:
+        raise storage_error(error, path) from error
+    return found == data
+
+
+def _holds_file(fs: Any, path: str, local: str) -> bool:
+    try:
+        fs.invalidate_cache()
+        size = Path(local).stat().st_size
+        if fs.info(path)["size"] != size:
+            return False
+        with Path(local).open("rb") as file:
+            for start in range(0, size, _BLOCK):
+                end = min(start + _BLOCK, size)
+                if fs.cat_file(path, start=start, end=end) != file.read(end - start):
+                    return False
+    except Exception as error:
+        raise storage_error(error, path) from error
+    return True
+
+
+class NewObjects:
+    """The objects of a store in the making, all of which are new.
+
+    The first one is a claim with a token of its own: of two writers that make a store of the same
+    name, the second finds it and gives up. Every other object is made on condition that there is
+    none, so that nothing of a writer that knows nothing of claims is overwritten either.
+
+    Parameters
+    ----------
+    fs : AbstractFileSystem
+        Not asynchronous.
+    root : str
+        Path of the store within it.
+    url : str
+        For messages.
+
+    Raises
+    ------
+    AlreadyExistsError
+        If another writer has claimed the place.
+    StorageError
+        If the service fails.
+    """
+
+    def __init__(self, fs: Any, root: str, url: str) -> None:
+        self._fs = fs
+        self._root = root.rstrip("/")
+        self._url = url
+        self._token = uuid.uuid4().hex.encode()
+        self._made: set[str] = set()
+        self._lock = threading.Lock()
+        self._claim = f"{self._root}/{CLAIM}"
+        create_object(fs, self._claim, self._token, url)
+
+    def put(self, path: str, data: bytes) -> None:
+        """Make an object, or write one again that was made here.
+
+        Raises
+        ------
+        AlreadyExistsError
+            If somebody else made an object of that name.
+        StorageError
+            If the service fails.
+        """
+        if path in self._made:
+            try:
+                self._fs.pipe_file(path, data)
+            except Exception as error:
+                raise storage_error(error, self._url) from error
+            return
+        create_object(self._fs, path, data, self._url)
+        with self._lock:
+            self._made.add(path)
+
+    def finish(self, path: str, data: bytes) -> None:
+        """Make the last object, which makes the store visible, and give the claim up.
+
+        Raises
+        ------
+        AlreadyExistsError
+            If somebody else made a store of that name meanwhile.
+        StorageError
+            If the service fails.
+        """
+        if not self._is_ours():
+            raise AlreadyExistsError("another writer took this place over", url=self._url)
+        self.put(path, data)
+        with contextlib.suppress(Exception):
+            self._fs.rm_file(self._claim)
+
+    def discard(self) -> None:
+        """Remove what was made here, unless another writer took the place over."""
+        with contextlib.suppress(Exception):
+            self._fs.invalidate_cache()
+            if not self._is_ours():
+                return
+            if self._made:
+                self._fs.rm(sorted(self._made))
+        with contextlib.suppress(Exception):
+            self._fs.rm_file(self._claim)
+            self._fs.invalidate_cache()
+            if not self._fs.find(self._root):  # there may be empty folders
+                self._fs.rm(self._root, recursive=True)
+
+    def _is_ours(self) -> bool:
+        try:
+            return _holds_bytes(self._fs, self._claim, self._token)
+        except NotFoundError:
+            return False

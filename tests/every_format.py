@@ -1,0 +1,90 @@
+"""A small store of every format, for tests of what works on all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fmristore as fs
+
+SHAPE = (6, 5, 4, 20)
+AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
+RUN = np.random.default_rng(3).integers(0, 900, SHAPE).astype(np.int16)
+MASK = np.random.default_rng(4).random(SHAPE[:3]) > 0.4
+LABELS = np.where(MASK, np.arange(120).reshape(SHAPE[:3]) % 3 + 1, 0).astype(np.int32)
+NAMES = {1: "Left V1", 2: "Right V1", 3: "Insula"}
+SPACE = fs.NeuroSpace(spatial_shape=SHAPE[:3], affine=AFFINE, time_points=SHAPE[3], tr=1.5)
+GRID = SPACE.without_time()
+
+
+def _image(url: Path) -> Any:
+    return fs.NeuroVec.create(url, RUN, space=SPACE, slope=0.5, inter=1.0)
+
+
+def _volume(url: Path) -> Any:
+    return fs.NeuroVol.create(url, RUN[..., 0], space=GRID)
+
+
+def _sequence(url: Path) -> Any:
+    runs = {"rest": RUN, "task": RUN[..., :8]}
+    return fs.NeuroVecSeq.create(url, runs, space=GRID, tr=[1.5, 2.0])
+
+
+def _masked(url: Path) -> Any:
+    return fs.MaskedNeuroVec.create(url, RUN, mask=MASK, space=SPACE)
+
+
+def _maps(url: Path) -> Any:
+    maps = {"Faces > Houses": RUN[..., 0] / 4, "rest/..": RUN[..., 1] / 4}
+    return fs.LabeledVolumeSet.create(url, maps, mask=MASK, space=GRID)
+
+
+def _latent(url: Path) -> Any:
+    rng = np.random.default_rng(5)
+    loadings = rng.normal(size=(int(MASK.sum()), 3))
+    bases = {"one": rng.normal(size=(9, 3)), "two": rng.normal(size=(7, 3))}
+    offset = np.arange(len(loadings)) / 2
+    return fs.LatentNeuroVec.create(
+        url, bases, loadings, mask=MASK, space=GRID, tr={"one": 2.0, "two": 2.0}, offset=offset
+    )
+
+
+def _scan(url: Path) -> Any:
+    return fs.ParcellatedScan.create(
+        url, RUN, parcellation=LABELS, names=NAMES, space=SPACE, name="rest"
+    )
+
+
+def _summary(url: Path) -> Any:
+    return fs.parcellate(RUN, LABELS, url, names=NAMES, space=SPACE, scan="rest")
+
+
+def _scans(url: Path) -> Any:
+    multi = fs.ParcellatedMultiScan.create(
+        url, {"rest": RUN}, parcellation=LABELS, names=NAMES, space=SPACE
+    )
+    multi.add_scan("task", RUN[..., :8], summary="mean", tr=2.0)
+    return multi
+
+
+WRITERS: Mapping[str, Callable[[Path], Any]] = {
+    "labeledvolumeset": _maps,
+    "latentneurovec": _latent,
+    "maskedneurovec": _masked,
+    "neurovec": _image,
+    "neurovecseq": _sequence,
+    "neurovol": _volume,
+    "parcellatedmultiscan": _scans,
+    "parcellatedscan": _scan,
+    "parcellatedscansummary": _summary,
+}
+"""Writes a store of each format and returns it opened."""
+
+
+def write(format_name: str, url: Path) -> Path:
+    """Write a store of a format."""
+    WRITERS[format_name](url).close()
+    return url

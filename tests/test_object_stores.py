@@ -1,0 +1,144 @@
+"""Every format in both kinds of store on real servers: written, read, transcoded, verified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import nibabel as untyped_nibabel
+import numpy as np
+import pytest
+
+import fmristore as fs
+from fmristore_stores.errors import AlreadyExistsError, NotFoundError, ReadOnlyError
+from fmristore_stores.opening import open_store
+from tests.servers.fixtures import make_place
+from tests.servers.places import Place
+from tests.small_stores import AFFINE, DATA, FORMATS, KINDS, check_dense
+
+nibabel: Any = untyped_nibabel
+
+PLACES = ["file", "memory", "moto", "rclone", "gcs", "azure", "http"]
+SERVERS = PLACES[2:]
+OTHER = {"h5": "ome.zarr", "ome.zarr": "h5"}
+MORE = [name for name in FORMATS if name != "dense"]
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return make_place(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return make_place(request.param, request, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A NIfTI file."""
+    path = tmp_path_factory.mktemp("nifti") / "run.nii.gz"
+    image = nibabel.Nifti1Image(DATA, AFFINE)
+    image.header.set_zooms((2, 2, 3, 1.5))
+    image.header.set_xyzt_units("mm", "sec")
+    nibabel.save(image, path)
+    return path
+
+
+def listed(place: Place) -> list[str]:
+    """Names of what lies there."""
+    filesystem, path = fsspec.core.url_to_fs(place.source("").rstrip("/"), **place.source_options)
+    filesystem.invalidate_cache()
+    return sorted(name.rsplit("/", 1)[-1] for name in filesystem.ls(path, detail=False))
+
+
+# Images ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("access", ["time", "volume"])
+def test_convert_and_read(place: Place, run: Path, kind: str, access: Any) -> None:
+    name = f"sub-01 run ü.{kind}"
+    fs.convert(run, place.source(name), access=access, storage_options=place.source_options)
+    with fs.open(place / name, storage_options=place.options) as image:
+        check_dense(image)
+        np.testing.assert_array_equal(image.affine, AFFINE)
+        assert image.tr == 1.5
+        assert image.compute_digest() == image.digest
+    assert fs.verify(place / name, storage_options=place.options).ok
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_overwriting_is_refused_and_allowed(place: Place, run: Path, kind: str) -> None:
+    url = place / f"a.{kind}"
+    if place.folder is not None:
+        for overwrite in (False, True):
+            with pytest.raises(ReadOnlyError):
+                fs.convert(run, url, overwrite=overwrite)
+        assert not list(place.folder.iterdir())
+        return
+    fs.convert(run, url, storage_options=place.options)
+    with pytest.raises(AlreadyExistsError, match="overwrite"):
+        fs.NeuroVec.create(url, DATA + 1, space=AFFINE, storage_options=place.options)
+    with fs.open(url, storage_options=place.options) as image:
+        check_dense(image)
+    fs.NeuroVec.create(
+        url, DATA + 1, space=AFFINE, overwrite=True, storage_options=place.options
+    ).close()
+    with fs.open(url, storage_options=place.options) as image:
+        check_dense(image, DATA + 1)
+    assert listed(place) == [f"a.{kind}"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_failed_write_leaves_what_was_there(place: Place, run: Path, kind: str) -> None:
+    if place.folder is not None:
+        return
+    url = place / f"a.{kind}"
+    fs.convert(run, url, storage_options=place.options)
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    for name, overwrite in ((f"a.{kind}", True), (f"b.{kind}", False)):
+        with pytest.raises(KeyboardInterrupt):
+            fs.convert(
+                run,
+                place / name,
+                overwrite=overwrite,
+                storage_options=place.options,
+                progress=stop,
+            )
+    with fs.open(url, storage_options=place.options) as image:
+        check_dense(image)
+    assert listed(place) == [f"a.{kind}"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_there_is_nothing(place: Place, kind: str) -> None:
+    with pytest.raises(NotFoundError):
+        fs.open(place / f"missing.{kind}", storage_options=place.options)
+    for insist in ("zarr", "hdf5"):
+        with pytest.raises(NotFoundError):
+            open_store(place / f"missing.{kind}", kind=insist, storage_options=place.options)
+
+
+# Formats -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", MORE)
+def test_every_format_there_and_back(server: Place, name: str, kind: str, tmp_path: Path) -> None:
+    make, check_format = FORMATS[name]
+    local = str(tmp_path / f"local.{OTHER[kind]}")
+    make(local).close()
+    file = f"{name} ü.{kind}"
+    fs.transcode(local, server.source(file), storage_options=server.source_options)
+    with fs.open(server / file, storage_options=server.options) as opened:
+        check_format(opened)
+    assert fs.verify(server / file, storage_options=server.options).ok
+    back = tmp_path / f"back.{OTHER[kind]}"
+    fs.transcode(server / file, back, storage_options=server.options)
+    with fs.open(back) as opened:
+        check_format(opened)
