@@ -620,6 +620,31 @@ def test_what_r_could_not_read_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("dtype", ["u4", "i8", "u8"])
+def test_integers_that_r_lacks_become_exact_floats(tmp_path: Path, dtype: str) -> None:
+    most = 2**32 - 1 if dtype == "u4" else 2**53 - 1
+    values = np.full(SHAPE, most, dtype)
+    values[:, 1] -= 1
+    with make(tmp_path, "h5", {"a": values, "b": values // 2}, profile="r") as maps:
+        assert maps.dtype == np.float64
+        np.testing.assert_array_equal(maps["a"][MASK].astype(dtype), values[MASK])
+        np.testing.assert_array_equal(maps["b"][MASK].astype(dtype), values[MASK] // 2)
+    with h5py.File(maps.url) as file:
+        assert file["header/datatype"][()] == 64
+        assert file["header/bitpix"][()] == 64
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"), [("i8", 2**53), ("i8", -(2**60)), ("u8", 2**64 - 1), ("i4", -(2**31))]
+)
+def test_integers_that_r_does_not_have_are_refused(tmp_path: Path, dtype: str, value: int) -> None:
+    values = np.zeros(SHAPE, dtype)
+    values[tuple(np.argwhere(MASK)[-1])] = value
+    with pytest.raises(InvalidInputError, match=f"no whole number {value} in"):
+        make(tmp_path, "h5", {"a": values * 0, "b": values}, profile="r")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_r_profile_is_for_hdf5(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError):
         make(tmp_path, "zarr", profile="r")

@@ -219,6 +219,33 @@ def test_scaling_of_a_stored_source_is_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(run), on_grid(np.asarray(dense)))
 
 
+@pytest.mark.parametrize("slope", [0.3, np.linspace(0.5, 2, SHAPE[3])])
+def test_stored_numbers_go_from_one_masked_run_to_another(tmp_path: Path, slope: Any) -> None:
+    first = make(tmp_path, "h5", slope=slope, inter=1.0)
+    run = first.save(tmp_path / "b.zarr")
+    assert run.stored_dtype == np.int16
+    np.testing.assert_array_equal(run.slope, first.slope)
+    np.testing.assert_array_equal(np.asarray(run), np.asarray(first))
+    wider = MaskedNeuroVec.create(tmp_path / "c.h5", first, mask=np.ones(SHAPE[:3]))
+    np.testing.assert_array_equal(np.asarray(wider), np.asarray(first))
+
+
+def test_a_stored_source_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    fs.NeuroVec.create(path, DATA, space=SPACE, slope=0.25).close()
+    mask = fs.NeuroVol.create(tmp_path / "mask.zarr", MASK.astype("u1"), space=SPACE.without_time())
+    run = MaskedNeuroVec.create(tmp_path / "b.h5", path, mask=mask)
+    np.testing.assert_array_equal(run, on_grid(DATA) * np.float32(0.25))
+    assert run.stored_dtype == np.int16
+    again = fs.NeuroVec.create(tmp_path / "c.zarr", str(path))
+    np.testing.assert_array_equal(again, DATA * np.float32(0.25))
+    with pytest.raises(NotFoundError):
+        fs.NeuroVec.create(tmp_path / "d.h5", tmp_path / "missing.h5")
+    with pytest.raises(InvalidInputError, match="axes x, y, z"):
+        fs.NeuroVol.create(tmp_path / "d.h5", path)
+    assert not (tmp_path / "d.h5").exists()
+
+
 def test_a_masked_source_is_read_with_its_fill(tmp_path: Path) -> None:
     inner = make(tmp_path, "h5", fill=-7)
     run = MaskedNeuroVec.create(tmp_path / "b.h5", inner, mask=np.ones(SHAPE[:3]))

@@ -221,21 +221,23 @@ def test_runs_of_every_origin(tmp_path: Path, kind: str) -> None:
         tmp_path / "b.zarr", values, space=AFFINE, tr=1.5, slope=per_volume, inter=1.0
     )
     image = nibabel.Nifti1Image(values.astype("f4"), AFFINE)
-    runs = {"path": path, "stored": stored, "nibabel": image, "array": values.astype("f8")}
+    runs: dict[str, Any] = {"path": path, "stored": stored, "nibabel": image}
+    runs |= {"array": values.astype("f8"), "store": stored.url}
     expected = {
         "path": values.astype("f4") * np.float32(0.5) + 1,
         "stored": stored[...],
         "nibabel": values.astype("f4"),
         "array": values.astype("f8"),
+        "store": stored[...],
     }
     with create(tmp_path / f"seq.{kind}", runs, tr=3.0) as sequence:
         assert sequence.dtype == np.float64
-        assert sequence.trs == (2.0, 1.5, 1.0, 3.0)
+        assert sequence.trs == (2.0, 1.5, 1.0, 3.0, 1.5)
         for name, numbers in expected.items():
             assert sequence[name].dtype == numbers.dtype
             np.testing.assert_array_equal(sequence[name][...], numbers)
         np.testing.assert_array_equal(sequence[...], joined(expected))
-        np.testing.assert_array_equal(sequence.read(raw=True), np.concatenate([values] * 4, -1))
+        np.testing.assert_array_equal(sequence.read(raw=True), np.concatenate([values] * 5, -1))
         sequence["path"].to_nifti(tmp_path / "back.nii")
     assert (tmp_path / "back.nii").read_bytes() == path.read_bytes()
     stored.close()

@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 
 import fmristore as fs
-from fmristore_stores.errors import AlreadyExistsError, NotFoundError, ReadOnlyError
+from fmristore_stores.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    InvalidInputError,
+    NotFoundError,
+    ReadOnlyError,
+)
 from fmristore_stores.opening import open_store
 from tests.servers.fixtures import make_place
 from tests.servers.places import Place
@@ -142,3 +148,111 @@ def test_every_format_there_and_back(server: Place, name: str, kind: str, tmp_pa
     fs.transcode(server / file, back, storage_options=server.options)
     with fs.open(back) as opened:
         check_format(opened)
+
+
+# URLs --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bucket(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return make_place("moto", request, tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_chain_of_protocols(bucket: Place, run: Path, kind: str, tmp_path: Path) -> None:
+    fs.convert(run, bucket / f"a.{kind}", storage_options=bucket.options)
+    options = {
+        "s3": dict(bucket.options),
+        "simplecache": {"cache_storage": str(tmp_path / "cache")},
+    }
+    with fs.open(f"simplecache::{bucket / 'a'}.{kind}", storage_options=options) as image:
+        check_dense(image)
+    assert any((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_credentials_and_endpoint_from_the_environment(
+    bucket: Place, run: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.options["endpoint_url"])
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    fresh = {"skip_instance_cache": True}
+    fs.convert(run, bucket / f"a.{kind}", storage_options=fresh)
+    with fs.open(bucket / f"a.{kind}", storage_options=fresh) as image:
+        check_dense(image)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_azure_from_the_environment(
+    request: pytest.FixtureRequest, run: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_place("azure", request, run)
+    connection = place.options["connection_string"]
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection)
+    url = place.url.replace("az://", "abfs://")
+    fs.convert(run, f"{url}/a.{kind}", storage_options={"skip_instance_cache": True})
+    with fs.open(f"{place.url}/a.{kind}", storage_options={"skip_instance_cache": True}) as image:
+        check_dense(image)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_public_bucket_without_credentials(bucket: Place, run: Path, kind: str) -> None:
+    import s3fs
+
+    name = bucket.url.removeprefix("s3://")
+    s3fs.S3FileSystem(**bucket.options).call_s3("put_bucket_acl", Bucket=name, ACL="public-read")
+    public = {**bucket.options, "s3_additional_kwargs": {"ACL": "public-read"}}
+    fs.convert(run, bucket / f"a.{kind}", storage_options=public)
+    options = {"anon": True, "endpoint_url": bucket.options["endpoint_url"]}
+    with fs.open(bucket / f"a.{kind}", storage_options=options) as image:
+        check_dense(image)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_wrong_secret(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> None:
+    place = make_place("rclone", request, tmp_path)
+    wrong = {**place.options, "secret": "wrong"}
+    with pytest.raises(AccessDeniedError, match="storage_options"):
+        fs.open(place / f"a.{kind}", storage_options=wrong)
+    with pytest.raises(AccessDeniedError):
+        fs.NeuroVec.create(place / f"a.{kind}", DATA, space=AFFINE, storage_options=wrong)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_credentials_at_all(
+    bucket: Place, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AZURE_STORAGE_CONNECTION_STRING"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    fresh = {"skip_instance_cache": True}
+    options = {"endpoint_url": bucket.options["endpoint_url"], **fresh}
+    with pytest.raises(AccessDeniedError, match="credentials"):
+        fs.open(bucket / f"a.{kind}", storage_options=options)
+    with pytest.raises(AccessDeniedError, match="credentials"):
+        fs.open(f"az://container/a.{kind}", storage_options=fresh)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["moto", "rclone", "gcs", "azure"])
+def test_there_is_no_such_bucket(
+    request: pytest.FixtureRequest, name: str, kind: str, tmp_path: Path
+) -> None:
+    place = make_place(name, request, tmp_path)
+    url = f"{place.url.split('://')[0]}://no-such-bucket-at-all/a.{kind}"
+    with pytest.raises(NotFoundError):
+        fs.open(url, storage_options=place.options)
+    with pytest.raises(NotFoundError, match="no such bucket"):
+        fs.NeuroVec.create(url, DATA, space=AFFINE, storage_options=place.options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_protocols_that_nobody_knows(run: Path, kind: str) -> None:
+    with pytest.raises(InvalidInputError, match="protocol"):
+        fs.open(f"nonsense://bucket/a.{kind}")
+    with pytest.raises(InvalidInputError, match="protocol"):
+        fs.convert(run, f"nonsense://bucket/a.{kind}")

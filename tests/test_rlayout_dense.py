@@ -281,6 +281,44 @@ def test_images_that_r_would_misread_look_like_none(
         assert "rtype" not in file.attrs
 
 
+@pytest.mark.parametrize(
+    ("dtype", "value", "named"),
+    [
+        ("i8", 2**53 - 1, True),
+        ("i8", -(2**53) + 1, True),
+        ("i8", 2**53, False),
+        ("i8", -(2**53), False),
+        ("i8", 2**53 + 1, False),
+        ("i8", -(2**63), False),
+        ("i4", 2**31 - 1, True),
+        ("i4", -(2**31) + 1, True),
+        ("i4", -(2**31), False),  # R's NA
+        ("u4", 1, False),
+        ("u8", 1, False),
+    ],
+)
+@pytest.mark.parametrize("rank", [3, 4])
+def test_names_for_r_depend_on_the_integers(
+    tmp_path: Path, dtype: str, value: int, named: bool, rank: int
+) -> None:
+    values = np.zeros((7, 6, 5, 9)[:rank], dtype)
+    values[(-1,) * rank] = value
+    store(tmp_path / "new.h5", values).close()
+    with h5py.File(tmp_path / "new.h5") as file:
+        assert {"data", "space"} & set(file) == ({"data", "space"} if named else set())
+        assert ("rtype" in file.attrs) is named
+    with fs.open(tmp_path / "new.h5") as image:
+        np.testing.assert_array_equal(image[...], values)
+        if not named:
+            return
+    np.testing.assert_array_equal(as_r(tmp_path / "new.h5")[1], values)
+
+
+def test_names_for_r_where_nothing_is_finite(tmp_path: Path) -> None:
+    store(tmp_path / "new.h5", np.full((3, 4, 5, 6), np.nan)).close()
+    assert np.isnan(as_r(tmp_path / "new.h5")[1]).all()
+
+
 def test_names_for_r_do_no_harm(tmp_path: Path) -> None:
     values = numbers()
     for rank in (3, 4):
@@ -334,7 +372,7 @@ def test_the_profile_writes_the_layout_of_r(
     image = store(tmp_path / "new.h5", values, profile="r")
     np.testing.assert_array_equal(image[...], values)
     np.testing.assert_array_equal(image.affine, AFFINE)
-    assert image.dtype == np.dtype(dtype)
+    assert image.dtype == np.dtype("f8" if dtype == "i8" else dtype)
     image.close()
     model = golden / ("neurovec_float_c4.h5" if rank == 4 else "neurovol_float_c4.h5")
     assert _tree(tmp_path / "new.h5") == _tree(model) - ({"data/elements"} if rank == 4 else set())
@@ -368,11 +406,42 @@ def test_the_profile_scales_numbers(tmp_path: Path, slope: Any, codec: str) -> N
         np.testing.assert_array_equal(image[...], expected)
 
 
-def test_wide_integers_become_exact_floats(tmp_path: Path) -> None:
-    values = numbers(dtype="u4")
+@pytest.mark.parametrize(
+    ("dtype", "extremes"),
+    [
+        ("u4", [0, 2**32 - 1]),
+        ("i8", [-(2**53) + 1, 2**53 - 1]),
+        ("u8", [0, 2**53 - 1]),
+    ],
+)
+def test_wide_integers_become_exact_floats(tmp_path: Path, dtype: str, extremes: list[int]) -> None:
+    values = abs(numbers()).astype(dtype)
+    values[0, 0, 0, :2] = extremes
     with store(tmp_path / "new.h5", values, profile="r") as image:
         assert image.dtype == np.float64
-        np.testing.assert_array_equal(image[...], values)
+        np.testing.assert_array_equal(image[...].astype(dtype), values)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        ("i8", 2**53),
+        ("i8", -(2**53)),
+        ("i8", 2**53 + 1),
+        ("i8", -(2**63)),
+        ("u8", 2**64 - 1),
+        ("i4", -(2**31)),
+    ],
+)
+def test_integers_that_r_does_not_have_are_refused(tmp_path: Path, dtype: str, value: int) -> None:
+    values = np.zeros((7, 6, 5, 9), dtype)
+    values[3, 2, 1, 8] = value
+    with pytest.raises(InvalidInputError, match=f"no whole number {value} in"):
+        store(tmp_path / "new.h5", values, profile="r")
+    runs = {"a": values[..., :4] * 0, "b": values}
+    with pytest.raises(InvalidInputError, match=f"no whole number {value} in"):
+        fs.NeuroVecSeq.create(tmp_path / "seq.h5", runs, space=AFFINE, profile="r")
+    assert not list(tmp_path.iterdir())
 
 
 def test_nifti_converts_to_the_layout_of_r(tmp_path: Path) -> None:
@@ -393,7 +462,7 @@ def test_nifti_converts_to_the_layout_of_r(tmp_path: Path) -> None:
         ("a.h5", "i2", {"order": "auto"}, "position"),
         ("a.h5", "i2", {"profile": "matlab"}, "unknown profile"),
         ("a.h5", "c8", {}, "complex64"),
-        ("a.h5", "u8", {}, "uint64"),
+        ("a.h5", "u8", {}, "no whole number"),
         ("a.h5", [("R", "u1"), ("G", "u1"), ("B", "u1")], {}, "colours"),
     ],
 )

@@ -178,6 +178,18 @@ def test_profile_with_voxels_in_another_order(tmp_path: Path, loadings: str) -> 
         fs.open(tmp_path / "a.h5", format="neurovec")
 
 
+def _part(box: Any, *, cut: bool = False) -> dict[str, Any]:
+    """Arguments for the voxels of a box, in a grid of its own if `cut`."""
+    mask = np.zeros(GRID, bool)
+    mask[box] = True
+    count = int(mask.sum())
+    return {
+        "mask": mask[box] if cut else mask,
+        "loadings": np.ones((count, LOADINGS.shape[1])),
+        "offset": None,
+    }
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -185,6 +197,12 @@ def test_profile_with_voxels_in_another_order(tmp_path: Path, loadings: str) -> 
         ({"basis": {"b": STACKED, "a": STACKED}}, "order of their names"),
         ({"basis": {"a": STACKED, "b": STACKED[1:]}}, "number of time points"),
         ({"basis": {"a/b": STACKED}}, "name of a scan"),
+        ({"basis": {"größe": STACKED}}, "ASCII"),
+        ({"basis": {"a": STACKED[:1]}}, "single time point"),
+        ({"basis": STACKED} | _part(np.s_[3:4, 2:3, 1:2]), "single voxel"),
+        ({"basis": STACKED} | _part(np.s_[1:2], cut=True), "single slice"),
+        ({"basis": STACKED} | _part(np.s_[:, 2:3], cut=True), "single slice"),
+        ({"basis": STACKED} | _part(np.s_[:, :, 3:], cut=True), "single slice"),
         ({"basis": STACKED, "codec": "dual"}, "plug-in"),
         ({"basis": STACKED, "loadings": LOADINGS * np.nan}, "not finite"),
     ],

@@ -27,7 +27,6 @@ from typer.testing import CliRunner
 
 import fmristore as fs
 from fmristore.virtual import VirtualReport, virtualize
-from fmristore_stores import reference_document
 from fmristore_stores.errors import (
     AlreadyExistsError,
     ChangedError,
@@ -51,7 +50,7 @@ from fmristore_stores.reference_index import pack_rows, unpack_rows
 from fmristore_stores.spec import STRING, is_string
 from fmristore_stores.testing import Mode, StoreTests
 from tests.conftest import S3Server
-from tests.slowproxy import SlowProxy, slow_proxy
+from tests.servers.proxy import Proxy, run_proxy
 
 SHAPE = (24, 22, 20, 64)
 RNG = np.random.default_rng(7)
@@ -419,13 +418,13 @@ def test_a_local_file_that_changed(tmp_path: Path, relative: bool) -> None:
 
 
 @pytest.fixture
-def proxied(s3_endpoint: str, s3: S3Server) -> Iterator[tuple[SlowProxy, S3Server]]:
+def proxied(s3_endpoint: str, s3: S3Server) -> Iterator[tuple[Proxy, S3Server]]:
     """A bucket through a proxy that counts."""
-    with slow_proxy(int(s3_endpoint.rpartition(":")[2])) as proxy:
+    with run_proxy(int(s3_endpoint.rpartition(":")[2])) as proxy:
         yield proxy, S3Server(s3.bucket, s3.options | {"endpoint_url": proxy.url})
 
 
-def test_one_request_to_open_and_one_for_a_voxel(proxied: tuple[SlowProxy, S3Server]) -> None:
+def test_one_request_to_open_and_one_for_a_voxel(proxied: tuple[Proxy, S3Server]) -> None:
     proxy, server = proxied
     make(server.url("a.h5"), storage_options=server.options)
     report = fs.virtualize(server.url("a.h5"), storage_options=server.options)
@@ -461,7 +460,7 @@ def test_others_read_it_on_object_storage(s3: S3Server) -> None:
 
 
 @pytest.mark.parametrize("relative", [False, True])
-def test_a_remote_file_that_changed(proxied: tuple[SlowProxy, S3Server], relative: bool) -> None:
+def test_a_remote_file_that_changed(proxied: tuple[Proxy, S3Server], relative: bool) -> None:
     """The server is told which version is meant, in the very request for the bytes."""
     proxy, server = proxied
     options = server.options
@@ -500,7 +499,10 @@ def test_a_local_file_about_a_remote_one(tmp_path: Path, s3: S3Server) -> None:
     fs.virtualize(s3.url("a.h5"), out, storage_options=s3.options)
     with pytest.raises(LayoutNotSupportedError, match="targets"):
         read(out, storage_options=s3.options)
-    allowed = {"targets": [f"s3://{s3.bucket}"], "storage_options": s3.options}
+    allowed: dict[str, Any] = {
+        "targets": [f"s3://{s3.bucket}"],
+        "storage_options": s3.options,
+    }
     np.testing.assert_array_equal(read(out, **allowed), DATA[3, 4, 5])
     with pytest.raises(LayoutNotSupportedError):
         read(out, targets=[f"s3://{s3.bucket}/a"], storage_options=s3.options)
@@ -724,7 +726,7 @@ def test_the_first_line_is_enough_unless_something_changed(
         parsed.append(len(text))
         return load(text, **options)
 
-    monkeypatch.setattr(reference_document.json, "loads", counting)
+    monkeypatch.setattr(json, "loads", counting)
     target = Path(report.target)
     with open_store(target) as store:
         np.testing.assert_array_equal(ChunkReader(store.root.array("a")).read(), values)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fmristore_stores.errors import ClosedError
-from fmristore_stores.protocol import Buffer, ByteRange
+from fmristore_stores.protocol import Buffer, ByteRange, FetchPolicy
 from fmristore_stores.sources import ByteSource
 
-__all__ = ["PAGE", "BlockFile"]
+__all__ = ["PAGE", "BlockFile", "FileSource"]
 
 PAGE = 4096
+_SMALL = 4 * PAGE
 
 
 class BlockFile:
@@ -80,6 +81,17 @@ class BlockFile:
                 data = bytes(self._blocks[number][start : start + end - begin])
             if data is not None and len(data) == end - begin:
                 found[begin] = data
+        return found
+
+    def at_hand(self, begin: int, length: int) -> bytes | None:
+        """Bytes that were known from the start; None if some of them were not.
+
+        Unlike the other methods, it may be called by several threads.
+        """
+        end = begin + length
+        found = self._from_pages(begin, end) if length > 0 and end <= self._size else None
+        if found is not None and length <= _SMALL:
+            self._used.update(range(begin // PAGE, -(-end // PAGE)))
         return found
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -156,3 +168,45 @@ class BlockFile:
     def _trim(self) -> None:
         while len(self._blocks) > self._keep:
             self._blocks.popitem(last=False)
+
+
+class FileSource:
+    """Ranges of a file of which a part is here already.
+
+    Parameters
+    ----------
+    source : ByteSource
+        Of the rest; stays open.
+    path : str
+        Of the file.
+    file : BlockFile
+        The file.
+    """
+
+    def __init__(self, source: ByteSource, path: str, file: BlockFile) -> None:
+        self._source = source
+        self._path = path
+        self._file = file
+
+    @property
+    def policy(self) -> FetchPolicy:
+        """How ranges are best asked for."""
+        return self._source.policy
+
+    def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
+        """Bytes of each range, requested where they are not here."""
+        found: list[Buffer | None] = [
+            self._file.at_hand(item.offset, item.length) if item.source == self._path else None
+            for item in ranges
+        ]
+        missing = [item for item, data in zip(ranges, found, strict=True) if data is None]
+        fetched = iter(self._source.fetch(missing) if missing else ())
+        return [next(fetched) if data is None else data for data in found]
+
+    def size(self, path: str) -> int:
+        """Length of a file in bytes."""
+        return self._source.size(path)
+
+    def close(self) -> None:
+        """Close the source."""
+        self._source.close()

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from fmristore_stores.clients import s3_class, web_class
 from fmristore_stores.errors import (
+    AccessDeniedError,
     DependencyError,
     InvalidInputError,
     NotFoundError,
@@ -42,6 +43,8 @@ _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _USER_BLOCKS = (0, 512, 1024, 2048, 4096)
 _ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+(?:::|://)")
+_NO_CREDENTIALS = re.compile(r"(?i)credential|connection_string|account_name")
+"""In the errors of clients that do not begin without an account."""
 _EXTRAS = {
     "s3": "s3",
     "s3a": "s3",
@@ -77,8 +80,8 @@ _CLIENTS = {
 def normalise(url: str | os.PathLike[str]) -> str:
     """Bring a path or URL into its one form: an absolute path for local files, else the URL.
 
-    ``~`` is expanded and ``file://`` removed; a single letter before a colon is a Windows drive,
-    not a scheme. A trailing slash is dropped.
+    ``~`` is expanded and ``file://`` or ``local://`` removed; a single letter before a colon is a
+    Windows drive, not a scheme. Protocols are spelled in lower case. A trailing slash is dropped.
 
     Raises
     ------
@@ -91,13 +94,24 @@ def normalise(url: str | os.PathLike[str]) -> str:
         text = b""
     if not isinstance(text, str) or not text or "\x00" in text:
         raise InvalidInputError(f"{url!r} is not a path or URL")
-    if _SCHEME.match(text) and not text.startswith("file://"):
-        return text.rstrip("/") if not text.endswith("://") else text
-    path = Path(text.removeprefix("file://"))
+    if found := _SCHEME.match(text):
+        text = found[0].lower() + text[found.end() :]
+        if found[0].lower() not in ("file://", "local://"):
+            return text.rstrip("/") if not text.endswith("://") else text
+        text = _without_scheme(text, windows=os.name == "nt")
+    path = Path(text)
     try:
         return str(path.expanduser().absolute())
     except RuntimeError as error:
         raise InvalidInputError(f"{url!r}: {error}") from error
+
+
+def _without_scheme(url: str, *, windows: bool) -> str:
+    """Path of a URL of a file; on Windows there is a slash before the letter of a drive."""
+    path = url.partition("://")[2]
+    if path.startswith("localhost/"):
+        path = path.removeprefix("localhost")
+    return path[1:] if windows and re.match(r"/[A-Za-z]:", path) else path
 
 
 def is_local(url: str) -> bool:
@@ -114,6 +128,8 @@ def filesystem(url: str, options: Options | None = None) -> tuple[Any, str]:
         If the protocol needs a package that is not installed.
     InvalidInputError
         If nobody knows the protocol.
+    AccessDeniedError
+        If the protocol does not begin without an account, and none was given.
     """
     import fsspec
 
@@ -126,6 +142,8 @@ def filesystem(url: str, options: Options | None = None) -> tuple[Any, str]:
         hint = f'pip install "fmristore[{extra}]"' if extra else str(error)
         raise DependencyError(f"{scheme}:// needs another package: {hint}", url=url) from error
     except (ValueError, TypeError) as error:
+        if _NO_CREDENTIALS.search(str(error)):
+            raise AccessDeniedError(f"credentials are missing: {error}", url=url) from error
         raise InvalidInputError(f"unknown protocol or options: {error}", url=url) from error
 
 

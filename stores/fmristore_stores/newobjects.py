@@ -17,7 +17,7 @@ from typing import Any
 from fmristore_stores.errors import AlreadyExistsError, FmristoreError, NotFoundError, StorageError
 from fmristore_stores.sources import status_of, storage_error
 
-__all__ = ["CLAIM", "NewObjects", "create_file", "create_object", "taken", "upload"]
+__all__ = ["CLAIM", "NewObjects", "create_file", "create_object", "taken", "upload", "write_error"]
 
 CLAIM = ".fmristore-writing"
 """Name of the object by which a writer of a store keeps others out, below the store's root."""
@@ -101,10 +101,18 @@ def _create(
                     continue  # refused because of another request that was not completed
             except FmristoreError as other:
                 raise storage_error(error, url) from other
-            raise (taken(url) if conflict else storage_error(error, url)) from error
+            raise (taken(url) if conflict else write_error(error, url)) from error
         else:
             return
     raise StorageError("the service refuses to write this object", url=url)
+
+
+def write_error(error: BaseException, url: str) -> FmristoreError:
+    """Translate what a service raised that was asked to write an object."""
+    ours = storage_error(error, url)
+    if isinstance(ours, NotFoundError):
+        return NotFoundError("there is no such bucket, container or folder", url=url)
+    return ours
 
 
 def _is_conflict(error: BaseException) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from fmristore_stores.blockfile import PAGE, BlockFile
+from fmristore_stores.blockfile import PAGE, BlockFile, FileSource
 from fmristore_stores.errors import (
     ChangedError,
     ClosedError,
@@ -241,7 +241,8 @@ def _open(locator: Locator, mode: Literal["r", "r+"] = "r", known: Known | None 
     source = FsspecSource(fs, etag=_etag(locator), stats=stats)
     file = BlockFile(source, path, size=_size(locator), known=known)
     _files[locator] = file
-    return HDF5Store(path, mode=mode, url=locator.url, source=source, file=file)
+    known_first = FileSource(source, path, file)
+    return HDF5Store(path, mode=mode, url=locator.url, source=known_first, file=file)
 
 
 def _open_references(locator: Locator, mode: Literal["r", "r+"], known: Known | None) -> Store:

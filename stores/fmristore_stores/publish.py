@@ -39,7 +39,14 @@ from fmristore_stores.location import (
     kind_of_name,
     normalise,
 )
-from fmristore_stores.newobjects import NewObjects, create_file, create_object, taken, upload
+from fmristore_stores.newobjects import (
+    NewObjects,
+    create_file,
+    create_object,
+    taken,
+    upload,
+    write_error,
+)
 from fmristore_stores.protocol import Store
 from fmristore_stores.sources import storage_error
 
@@ -197,7 +204,7 @@ def publish_file(
         try:
             upload(fs, path, staged, {})
         except Exception as error:
-            raise storage_error(error, url) from error
+            raise write_error(error, url) from error
 
 
 @contextlib.contextmanager

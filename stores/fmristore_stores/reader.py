@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
@@ -507,7 +508,8 @@ class ChunkReader:
         nbytes = self._chunk_nbytes
         if self._chunks != self._whole and ref.range.length < nbytes:  # the last piece of a chunk
             nbytes, shape = ref.range.length, shorter_piece(shape, self.spec.memory.layout.chunks)
-        decoded = codecs.decode(spec.codecs, data, nbytes, skip=ref.skip)
+        out = None if keep else _scratch(nbytes)
+        decoded = codecs.decode(spec.codecs, data, nbytes, skip=ref.skip, out=out)
         self._stats.add(chunks=1, bytes_decoded=nbytes)
         values = np.frombuffer(decoded, spec.dtype).reshape(shape)
         chunk = values.transpose(self._inverse)
@@ -535,11 +537,22 @@ class ChunkReader:
         return CorruptDataError(f"chunk {key} {text}", url=self._url, node=self.array.path)
 
 
+_threads = threading.local()
+
+
+def _scratch(nbytes: int) -> AnyArray:
+    """Memory of this thread to decode a chunk into that is copied from at once."""
+    found: AnyArray | None = getattr(_threads, "scratch", None)
+    if found is None or found.nbytes < nbytes:
+        found = np.empty(nbytes, np.uint8)
+        if nbytes <= _LONG_BYTES:
+            _threads.scratch = found
+    return found
+
+
 def _within(part: Region, origin: Sequence[int]) -> tuple[slice, ...]:
     """A part of a chunk as one of the elements that were decoded of it."""
-    return tuple(
-        slice(s.start - o, s.stop - o, s.step) for s, o in zip(part, origin, strict=True)
-    )
+    return tuple(slice(s.start - o, s.stop - o, s.step) for s, o in zip(part, origin, strict=True))
 
 
 def _index(*parts: Any) -> Any:

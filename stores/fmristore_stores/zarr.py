@@ -21,6 +21,7 @@ from fmristore_stores.errors import (
 from fmristore_stores.newobjects import NewObjects
 from fmristore_stores.protocol import Capability
 from fmristore_stores.sources import ByteSource, FsspecSource, LocalSource
+from fmristore_stores.stats import stats_of
 from fmristore_stores.zarr_files import Files, LocalFiles, RemoteFiles, protocols
 from fmristore_stores.zarr_nodes import ZarrArray, ZarrGroup
 from fmristore_stores.zarr_tree import Tree
@@ -114,7 +115,7 @@ class ZarrStore:
         if remote:
             if writable and _WEB & protocols(fs):
                 raise ReadOnlyError("a web server cannot be written", url=url)
-            files = RemoteFiles(fs, path, source, keep=not writable, new=new)
+            files = RemoteFiles(fs, path, source, keep=not writable, new=new, stats=stats_of(url))
         else:
             if mode != "w":
                 _check_directory(path, url)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
+from fsspec.asyn import AsyncFileSystem
 from zarr.abc.store import Store as ZarrByteStore
 from zarr.storage import FsspecStore, LocalStore
 
@@ -26,6 +27,7 @@ from fmristore_stores.errors import CorruptDataError, MetadataError, NotFoundErr
 from fmristore_stores.newobjects import NewObjects
 from fmristore_stores.protocol import Buffer
 from fmristore_stores.sources import ByteSource, storage_error
+from fmristore_stores.stats import Stats
 
 __all__ = ["Files", "LocalFiles", "RemoteFiles", "protocols"]
 
@@ -249,6 +251,8 @@ class RemoteFiles:
     new : NewObjects, optional
         Makes the objects of a store that is new; the root's metadata are held back until
         `release_root`.
+    stats : Stats, optional
+        Where listings, and what zarr-python asks for, are counted.
     """
 
     def __init__(
@@ -259,6 +263,7 @@ class RemoteFiles:
         *,
         keep: bool,
         new: NewObjects | None = None,
+        stats: Stats | None = None,
     ) -> None:
         self._fs = fs
         self._root = root.rstrip("/")
@@ -270,12 +275,13 @@ class RemoteFiles:
         self._listed: set[str] = set()
         self._fs_of_zarr = fs
         self._new = new
+        self._stats = Stats() if stats is None else stats
         self._held: _NewStore | None = None
 
     def zarr_store(self, *, read_only: bool) -> ZarrByteStore:
         """The same objects as zarr-python sees them, on its own event loop."""
         fs = self._fs
-        if fs.async_impl:
+        if isinstance(fs, AsyncFileSystem):  # a cache in front of one only says that it is
             options = dict(fs.storage_options) | {"asynchronous": True}
             fs = type(fs)(*fs.storage_args, **options)
         else:
@@ -287,8 +293,10 @@ class RemoteFiles:
             self._held = _NewStore(fs, path=self._root, read_only=read_only)
             self._held.write = self.put
             return self._held
-        kind = _WebStore if self._web else FsspecStore
-        return kind(fs, path=self._root, read_only=read_only)
+        kind = _WebStore if self._web else _CountedStore
+        store = kind(fs, path=self._root, read_only=read_only)
+        store.stats = self._stats
+        return store
 
     def path(self, key: str) -> str:
         """Path of an object on the filesystem."""
@@ -320,6 +328,7 @@ class RemoteFiles:
             return {}
         except Exception as error:
             raise storage_error(error, self._url(folder)) from error
+        self._stats.add(requests=max(1, math.ceil(len(found) / _PAGE)))
         start = len(self.path("")) + 1
         return {name[start:]: info["size"] for name, info in found.items()}
 
@@ -401,7 +410,18 @@ class RemoteFiles:
         self._fs_of_zarr.invalidate_cache()
 
 
-class _WebStore(FsspecStore):
+class _CountedStore(FsspecStore):
+    """A zarr-python store that counts what it reads."""
+
+    stats: Stats
+
+    async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
+        found = await super().get(key, *args, **kwargs)
+        self.stats.add(requests=1, bytes_fetched=0 if found is None else len(found))
+        return found
+
+
+class _WebStore(_CountedStore):
     """A zarr-python store on a web server, where a name is a part of a URL."""
 
     async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:

@@ -108,6 +108,7 @@ class Proxy:
     most_at_once: int = 0
     faults: int = 0
     _now: int = 0
+    _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def url(self) -> str:
@@ -160,11 +161,9 @@ class Proxy:
             asked.headers[name] = f"bytes={int(first) - back}-{int(last) - back}"
         if self.before is not None:
             await asyncio.to_thread(self.before, request)
-        if self.google and await self._exists_on_google(request, asked.body):
-            writer.write(_refusal(412))
-            await writer.drain()
-            return
-        answer = await self._forward(asked)
+        answer = await (
+            self._forward_to_google(request, asked) if self.google else self._forward(asked)
+        )
         if rule.do == "lost":
             writer.transport.abort()
             return
@@ -173,6 +172,12 @@ class Proxy:
         if rule.do == "cut":
             await asyncio.sleep(0.02)  # what is on its way is lost otherwise
             writer.transport.abort()
+
+    async def _forward_to_google(self, request: Request, asked: _Message) -> bytes:
+        async with self._one_at_a_time:
+            if await self._exists_on_google(request, asked.body):
+                return _refusal(412)
+            return await self._forward(asked)
 
     async def _exists_on_google(self, request: Request, body: bytes) -> bool:
         address = urlsplit(request.path)
