@@ -32,10 +32,8 @@ SIZED = (
     ("hdf5-portable", "portable"),
     ("hdf5-dual", "dual"),
     ("hdf5-dual", "fast"),
-    ("hdf5-dual", "small"),
     ("zarr-dual", "dual"),
     ("zarr-dual", "fast"),
-    ("zarr-dual", "small"),
 )
 
 

@@ -100,7 +100,7 @@ def convert(  # noqa: PLR0913
         For images, what is read most: time series (the default), whole volumes, or some of both.
     codec : str, optional
         Preset: ``"portable"`` (default for HDF5: any HDF5 reader), ``"dual"`` (default for Zarr:
-        the same bytes in both stores), ``"fast"``, ``"small"`` or ``"none"``.
+        the same bytes in both stores), ``"fast"`` or ``"none"``.
     order : {"auto", "canonical"}, optional
         Order inside chunks; ``"canonical"`` (x fastest) by default for ``"portable"``.
     profile : {"r"}, optional

@@ -258,7 +258,7 @@ def test_transcode(stored: Path, tmp_path: Path) -> None:
         *(f"space/{name}" for name in ("dim", "origin", "spacing", "trans")),
     }
     assert not url.exists()
-    assert "digests equal" in done("transcode", stored, url, "--codec", "small")
+    assert "digests equal" in done("transcode", stored, url, "--codec", "fast")
     report = json.loads(
         done("transcode", stored, url, "--overwrite", "--access", "volume", "--json")
     )
@@ -460,7 +460,7 @@ def test_interruption_leaves_nothing(
     folder = tmp_path / "out"
     folder.mkdir()
     command = [sys.executable, "-m", "fmristore", "convert", str(source), str(folder / name)]
-    with subprocess.Popen([*command, "--codec", "small"], stderr=subprocess.PIPE) as process:
+    with subprocess.Popen([*command, "--codec", "portable"], stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60
         while not any(folder.iterdir()) and time.monotonic() < deadline:
             time.sleep(0.005)

@@ -388,7 +388,7 @@ def test_without_scipy(
             lat.loadings.to_scipy()
 
 
-@pytest.mark.parametrize("codec", ["portable", "dual", "fast", "small", "none"])
+@pytest.mark.parametrize("codec", ["portable", "dual", "fast", "none"])
 @pytest.mark.parametrize("name", NAMES)
 def test_codecs(tmp_path: Path, name: str, codec: str) -> None:
     np.testing.assert_allclose(make(tmp_path / name, codec=codec), FULL)

@@ -120,7 +120,6 @@ IMAGES: dict[str, dict[str, Any]] = {
     for codec in ("portable", "dual", "none")
 } | {
     "fast": {"codec": "fast"},
-    "small": {"codec": "small"},
     "ordered portable": {"codec": "portable", "order": "auto"},
     "canonical dual": {"codec": "dual", "order": "canonical"},
     "colour": {"dtype": RGB},
@@ -202,7 +201,7 @@ def test_verbatim_is_verbatim(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("codec", ["portable", "dual", "fast", "small", "none", "keep", None])
+@pytest.mark.parametrize("codec", ["portable", "dual", "fast", "none", "keep", None])
 def test_codecs_are_chosen_or_kept(tmp_path: Path, kind: str, codec: str | None) -> None:
     first, second = tmp_path / "a.h5", tmp_path / f"b.{kind}"
     create(first, **image(), codec="portable")

@@ -36,7 +36,6 @@ class Codec(StrEnum):
     portable = "portable"
     dual = "dual"
     fast = "fast"
-    small = "small"
     none = "none"
 
 
@@ -46,7 +45,6 @@ class TranscodeCodec(StrEnum):
     portable = "portable"
     dual = "dual"
     fast = "fast"
-    small = "small"
     none = "none"
     keep = "keep"
 

@@ -105,7 +105,6 @@ PRESETS: Mapping[str, _Preset] = {
     "portable": _portable,
     "dual": _blosc("zstd", 5),
     "fast": _blosc("lz4", 5),
-    "small": _blosc("zstd", 9),
     "none": lambda dtype, *, series: (),  # noqa: ARG005
 }
 """Named pipelines, as functions of the array's dtype and of whether time varies fastest."""
