@@ -28,8 +28,10 @@ def plot(report: Report, path: Path) -> None:
     report : Report
         What was measured.
     path : Path
-        PNG file.
+        PNG file; none is made if only sizes were measured.
     """
+    if not report.results:
+        return
     panels = _panels(report.results)
     runs = list(dict.fromkeys(run for run, _ in panels))
     columns = list(dict.fromkeys(column for _, column in panels))
