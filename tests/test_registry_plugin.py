@@ -19,6 +19,7 @@ from fmristore.formats.nodes import format_attributes, write_plain
 from fmristore.formats.registry import register
 from fmristore.formats.stored import StoredArray
 from fmristore_stores.errors import (
+    DependencyError,
     InvalidInputError,
     UnknownFormatError,
     UnsupportedVersionError,
@@ -84,6 +85,32 @@ def test_a_format_from_outside_opens(tmp_path: Path, name: str) -> None:
         assert toy.format_name == "toy"
     with pytest.raises(UnknownFormatError, match="'neurovec'"):
         fs.open(tmp_path / name, format="neurovec")
+
+
+def test_an_installed_package_is_imported_when_its_format_is_met(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.formats()
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    (tmp_path / "toys.py").write_text(
+        "from fmristore.formats.base import StoredObject\n"
+        "from fmristore.formats.registry import register\n"
+        "@register('toy')\n"
+        "class Toy(StoredObject):\n"
+        "    format_version = (2, 3)\n"
+        "    def _facts(self): return {}\n"
+    )
+    installed = tmp_path / "toys-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1\n")
+    points = installed / "entry_points.txt"
+    points.write_text(f"[{registry.PLUGINS}]\ntoy = toys\nbroken = nowhere_to_be_found\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    write(tmp_path / "a.h5")
+    with fs.open(tmp_path / "a.h5") as toy:
+        assert type(toy).__module__ == "toys"
+    with pytest.raises(DependencyError, match="nowhere_to_be_found"):
+        registry.find_format({registry.FORMAT: "broken", registry.VERSION: "1.0"}, url="b.h5")
 
 
 @pytest.mark.usefixtures("plugin")

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
-from fmristore_stores.errors import InvalidInputError, UnknownFormatError, UnsupportedVersionError
+from fmristore_stores.errors import (
+    DependencyError,
+    InvalidInputError,
+    UnknownFormatError,
+    UnsupportedVersionError,
+)
 from fmristore_stores.opening import Handle
 
-__all__ = ["FORMAT", "VERSION", "WRITER", "StoredFormat", "find_format", "formats", "register"]
+__all__ = [
+    "FORMAT",
+    "PLUGINS",
+    "VERSION",
+    "WRITER",
+    "StoredFormat",
+    "find_format",
+    "formats",
+    "register",
+]
 
 FORMAT = "fmristore_format"
 """Root attribute that names the format."""
@@ -18,6 +33,8 @@ VERSION = "fmristore_format_version"
 """Root attribute with the version of the format, as ``major.minor``."""
 WRITER = "fmristore_writer"
 """Root attribute with the software that wrote the store."""
+PLUGINS = "fmristore.formats"
+"""Entry points of packages with formats: the name of the format, and a module to import."""
 
 
 class StoredFormat(Protocol):
@@ -92,6 +109,8 @@ def find_format(attributes: Mapping[str, Any], *, url: str, insist: str | None =
             f"expected format {insist!r} and found {reprlib.repr(name)}", url=url
         )
     known = formats()
+    if isinstance(name, str) and name not in known:
+        _load_plugin(name)
     if not isinstance(name, str) or name not in known:
         raise UnknownFormatError(
             f"format {reprlib.repr(name)} is not known here; there are {', '.join(sorted(known))}",
@@ -111,6 +130,17 @@ def find_format(attributes: Mapping[str, Any], *, url: str, insist: str | None =
             url=url,
         )
     return cls
+
+
+def _load_plugin(name: str) -> None:
+    """Import the installed package that says it registers a format, if there is one."""
+    for entry in entry_points(group=PLUGINS, name=name):
+        try:
+            entry.load()
+        except ImportError as error:
+            raise DependencyError(
+                f"format {name!r} is that of {entry.value}, which cannot be imported: {error}"
+            ) from error
 
 
 def _load_builtin() -> None:
