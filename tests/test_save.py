@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def several(url: Path) -> Any:
     multi = fs.ParcellatedMultiScan.create(
         url, {"b": STORED}, parcellation=LABELS, space=GRID, tr=1.5, metadata={"b": {"x": 1}}
     )
-    multi.add_scan("a", STORED[..., :5], summary="max", tr=2.0)
+    multi.add_scan("a", STORED[..., :5], statistic="max", tr=2.0)
     return multi
 
 
@@ -149,6 +150,30 @@ def test_the_same_again(tmp_path: Path, make: Callable[..., Any], kind: str, oth
         assert type(third) is type(first)
         assert facts(third) == before
     assert fs.verify(tmp_path / f"third.{kind}", deep=True).ok
+
+
+@pytest.mark.parametrize(("kind", "other"), [("h5", "ome.zarr"), ("ome.zarr", "h5")])
+def test_transcoded_there_and_back(
+    tmp_path: Path, make: Callable[..., Any], kind: str, other: str
+) -> None:
+    with make(tmp_path / f"first.{kind}") as first:
+        before = facts(first)
+    fs.transcode(tmp_path / f"first.{kind}", tmp_path / f"second.{other}")
+    fs.transcode(tmp_path / f"second.{other}", tmp_path / f"third.{kind}")
+    for name in (f"second.{other}", f"third.{kind}"):
+        with fs.open(tmp_path / name) as stored:
+            assert type(stored) is type(first)
+            assert facts(stored) == before
+        assert fs.verify(tmp_path / name, deep=True).ok
+
+
+def test_pickled(tmp_path: Path, make: Callable[..., Any]) -> None:
+    with make(tmp_path / "first.zarr") as first:
+        before = facts(first)
+        with pickle.loads(pickle.dumps(first)) as again:
+            assert facts(again) == before
+        assert str(tmp_path / "first.zarr") in repr(first)
+        assert "<table>" in first._repr_html_()
 
 
 @pytest.mark.parametrize("make", [make for make in MAKERS if make is not masked])
