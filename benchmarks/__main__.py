@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks.cells import Group, Result, run_group
 from benchmarks.data import ACCESSES, find_runs
 from benchmarks.engines import available
+from benchmarks.extraction import extraction_groups
 from benchmarks.machine import machine, versions
 from benchmarks.read_cells import read_groups
 from benchmarks.report import Report, markdown, write_json
@@ -79,6 +80,7 @@ def _run(options: argparse.Namespace, workdir: Path) -> int:
         *write_groups(runs, engines, accesses, write),
         *transcode_groups(runs, engines, write),
         *rechunk_groups(runs, rechunk, tiles=2 if options.quick else 8),
+        *extraction_groups(runs, rechunk),
     ]
     groups = [part for group in groups if (part := group.only(options.cell)).cells]
     if options.list:

@@ -57,7 +57,7 @@ def _panels(results: list[Result]) -> dict[tuple[str, str], list[Result]]:
     found: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         parts = result.name.split("/")
-        column = f"read {parts[2]}" if parts[0] == "read" else "write and transcode"
+        column = f"read {parts[2]}" if parts[0] == "read" else "write, move, extract"
         found.setdefault((parts[1], column), []).append(result)
     for chosen in found.values():
         order = list(dict.fromkeys(_group(r) for r in chosen))

@@ -1,26 +1,19 @@
-"""Rechunking in a process of its own, so that its peak memory is its own.
-
-``python -m benchmarks.rechunk LABEL SOURCE TARGET ACCESS MAX_MEMORY`` does it and prints what it
-took as JSON.
-"""
+"""Rechunking a Zarr store, by fmristore and by dask: see `benchmarks.apart`."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.apart import run_apart
 from benchmarks.timing import Measured
 from fmristore.layout import Access
 
-__all__ = ["Job", "peers", "run_apart"]
+__all__ = ["Job", "dask", "fmristore", "peers", "run"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,99 +32,51 @@ def peers() -> tuple[str, ...]:
     return ("dask",) if importlib.util.find_spec("dask") else ()
 
 
-def run_apart(job: Job) -> Measured:
-    """Do a job in another process.
-
-    Returns
-    -------
-    Measured
-        Seconds and bytes without starting Python and importing.
-    """
-    arguments = (job.label, job.source, job.target, job.access, job.max_memory)
-    done = subprocess.run(
-        [sys.executable, "-m", __name__, *map(str, arguments)],
-        cwd=Path(__file__).resolve().parents[1],
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-    )
-    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+def run(job: Job) -> Measured:
+    """Do a job in another process."""
+    given = asdict(job)
+    return run_apart(__name__, given.pop("label"), **given)
 
 
-def _ours(job: Job) -> Callable[[], Any]:
+def fmristore(source: str, target: str, access: Access, max_memory: int) -> Callable[[], Any]:
+    """Transcode with another access pattern."""
     import fmristore as fs
 
-    with fs.open(job.source) as image:  # imports what it needs
+    with fs.open(source) as image:  # imports what it needs
         image.read((0, 0, 0, 0))
-    return partial(
-        fs.transcode, job.source, job.target, access=job.access, max_memory=job.max_memory
-    )
+    return partial(fs.transcode, source, target, access=access, max_memory=max_memory)
 
 
-def _dask(job: Job) -> Callable[[], Any]:
-    import dask
+def dask(source: str, target: str, access: Access, max_memory: int) -> Callable[[], Any]:
+    """Rechunk to the same chunks, shards and codecs."""
     import dask.array as da
     import zarr
+    from dask import config
     from zarr.codecs import TransposeCodec
 
     from benchmarks.write_cells import sync
     from fmristore.layout import plan_layout
 
-    source: Any = zarr.open_array(job.source / "0", mode="r")
-    layout = plan_layout(source.shape, source.dtype, access=job.access)
+    old: Any = zarr.open_array(Path(source) / "0", mode="r")
+    layout = plan_layout(old.shape, old.dtype, access=access)
     arrays: Any = da
-    order = layout.order or tuple(range(source.ndim))
+    order = layout.order or tuple(range(old.ndim))
 
     def work() -> None:
-        zarr.open_group(job.target, mode="w")
-        target: Any = zarr.create_array(
-            store=job.target / "0",
-            shape=source.shape,
-            dtype=source.dtype,
+        zarr.open_group(target, mode="w")
+        new: Any = zarr.create_array(
+            store=Path(target) / "0",
+            shape=old.shape,
+            dtype=old.dtype,
             chunks=layout.chunks,
             shards=layout.shards,
             filters=[TransposeCodec(order=order)],
-            compressors=source.compressors,
-            dimension_names=source.metadata.dimension_names,
+            compressors=old.compressors,
+            dimension_names=old.metadata.dimension_names,
         )
-        units = layout.units
-        loaded: Any = arrays.from_array(source, chunks=source.shards or source.chunks)
-        with dask.config.set({"array.chunk-size": job.max_memory // 4}):
-            arrays.store(loaded.rechunk(units), target, lock=False)
-        sync(job.target)
+        loaded: Any = arrays.from_array(old, chunks=old.shards or old.chunks)
+        with config.set({"array.chunk-size": max_memory // 4}):
+            arrays.store(loaded.rechunk(layout.units), new, lock=False)
+        sync(Path(target))
 
     return work
-
-
-def _peak_bytes() -> int:
-    """Most memory this process has had resident; of the process itself on Linux."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = status.read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
-    import resource
-
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else 1024 * used
-
-
-def main(arguments: list[str]) -> None:
-    """Do one job and print its seconds and peak memory."""
-    label, source, target, access, max_memory = arguments
-    job = Job(
-        label=label,
-        source=Path(source),
-        target=Path(target),
-        access=access,  # type: ignore[arg-type]
-        max_memory=int(max_memory),
-    )
-    work = {"fmristore": _ours, "dask": _dask}[label](job)
-    before = _peak_bytes()
-    began = time.perf_counter()
-    work()
-    seconds = time.perf_counter() - began
-    print(json.dumps({"seconds": seconds, "peak_bytes": _peak_bytes() - before}))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

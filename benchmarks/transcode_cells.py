@@ -203,7 +203,7 @@ def _rechunkers(run: Run, tiles: int, labels: Sequence[str], wanted: set[str]) -
 
 def _prepare_rechunk(job: rechunk.Job, _: int) -> Callable[[], Measured]:
     remove(job.target)
-    return partial(rechunk.run_apart, job)
+    return partial(rechunk.run, job)
 
 
 def _check_rechunk(job: rechunk.Job, run: Run, tiles: int, _: int, __: Any) -> None:

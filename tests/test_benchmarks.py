@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import fmristore as fs
+from benchmarks import rechunk
 from benchmarks.__main__ import main
 from benchmarks.cells import OURS, Cell, Group, run_group
 from benchmarks.data import find_runs
 from benchmarks.engines import HDF5, NIFTI, ZARR, available
-from benchmarks.rechunk import Job, run_apart
 from benchmarks.timing import Budget, Contender, Measured, Timing, ratio
 
 TINY = ["--shape", "12,10,8,20", "--repetitions", "1"]
@@ -39,14 +39,25 @@ def test_rechunking_reports_its_memory(tmp_path: Path) -> None:
     (run,) = find_runs(tmp_path, shape=(12, 10, 8, 20))
     source, target = tmp_path / "a.ome.zarr", tmp_path / "b.ome.zarr"
     fs.convert(run.nii, source)
-    job = Job(
+    job = rechunk.Job(
         label=OURS, source=source, target=target, access="volume", max_memory=52 * 1024 * 1024
     )
-    found = run_apart(job)
+    found = rechunk.run(job)
     assert found.seconds > 0
     assert found.peak_bytes > 0
     with fs.open(target) as image:
         assert image.access == "volume"
+
+
+def test_extraction_agrees_and_reports_its_memory(tmp_path: Path) -> None:
+    main([*TINY, "--cell", "extract/", "--out", str(tmp_path), "--workdir", str(tmp_path / "work")])
+    found = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert [result["name"] for result in found] == [
+        f"extract/generated/{what}" for what in ("series", "means")
+    ]
+    for result in found:
+        assert set(result["engines"]) == {OURS, "nilearn"}
+        assert all(len(timing["peak_bytes"]) == 1 for timing in result["engines"].values())
 
 
 def test_sizes_are_listed_beside_those_of_nifti(tmp_path: Path) -> None:
