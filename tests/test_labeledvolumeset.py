@@ -171,6 +171,7 @@ def test_sources_of_every_kind(tmp_path: Path, kind: str) -> None:
     volume = fs.NeuroVol.create(tmp_path / f"d.{kind}", arrays[3], space=SPACE)
     sources = [tmp_path / "a.nii.gz", nibabel.Nifti1Image(arrays[1], AFFINE), arrays[2], volume]
     sources.append(nibabel.Nifti1Image(arrays[4][..., None], AFFINE))
+    names, arrays, sources = [*names, "f"], [*arrays, arrays[3]], [*sources, volume.url]
     expected = np.where(MASK[..., None], np.stack(arrays, axis=-1), 0)
     given = dict(zip(names, sources, strict=True))
     maps = LabeledVolumeSet.create(tmp_path / f"1.{kind}", given, mask=tmp_path / "mask.nii")
@@ -180,10 +181,11 @@ def test_sources_of_every_kind(tmp_path: Path, kind: str) -> None:
         tmp_path / f"2.{kind}", labels=names, data=sources, mask=MASK, space=AFFINE
     )
     np.testing.assert_array_equal(np.asarray(listed), expected)
-    again = LabeledVolumeSet.create(tmp_path / f"3.{kind}", listed)
-    np.testing.assert_array_equal(np.asarray(again), expected)
-    np.testing.assert_array_equal(again.mask, MASK)
-    assert again.labels == tuple(names)
+    for source in (listed, listed.url):
+        again = LabeledVolumeSet.create(tmp_path / f"3.{kind}", source, overwrite=True)
+        np.testing.assert_array_equal(np.asarray(again), expected)
+        np.testing.assert_array_equal(again.mask, MASK)
+        assert again.labels == tuple(names)
 
 
 @pytest.mark.parametrize("kind", STORES)
@@ -192,7 +194,7 @@ def test_one_image_of_all_maps(tmp_path: Path, kind: str) -> None:
     image = nibabel.Nifti1Image(data, AFFINE)
     nibabel.save(image, tmp_path / "all.nii.gz")
     run = fs.NeuroVec.create(tmp_path / f"run.{kind}", image)
-    sources = (tmp_path / "all.nii.gz", nibabel.Nifti1Image(data, AFFINE), run, data)
+    sources = (tmp_path / "all.nii.gz", nibabel.Nifti1Image(data, AFFINE), run, data, run.url)
     for number, source in enumerate(sources):
         maps = LabeledVolumeSet.create(
             tmp_path / f"{number}.{kind}", labels=["x", "y", "z"], data=source, space=SPACE
@@ -331,7 +333,42 @@ def test_hostile_labels_reach_no_path(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["maps.zarr"]
 
 
+@pytest.mark.parametrize("kind", STORES)
+def test_voxels_that_are_finite_in_all_maps(tmp_path: Path, kind: str) -> None:
+    values = RNG.normal(size=(*SHAPE, 3)).astype("f4")
+    values[1, 2, 3, 0] = np.nan
+    values[4, 0, 0, 2] = np.inf
+    finite = np.isfinite(values).all(axis=-1)
+    named = {str(n): values[..., n] for n in range(3)}
+    contents: list[dict[str, Any]] = [{"maps": named}, {"labels": list(named), "data": values}]
+    for number, content in enumerate(contents):
+        maps = LabeledVolumeSet.create(
+            tmp_path / f"{number}.{kind}", **content, mask="finite", space=SPACE
+        )
+        np.testing.assert_array_equal(maps.mask, finite)
+        np.testing.assert_array_equal(maps, np.where(finite[..., None], values, 0))
+    inner = make(tmp_path, kind, named)
+    again = LabeledVolumeSet.create(tmp_path / f"again.{kind}", inner, mask="finite")
+    np.testing.assert_array_equal(again.mask, finite & MASK)
+    with pytest.raises(InvalidInputError, match="no voxel"):
+        make(tmp_path, "h5", {"a": np.full(SHAPE, np.nan)}, mask="finite", overwrite=True)
+
+
 # Changing ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_adding_numbers_of_the_stored_voxels(tmp_path: Path, kind: str) -> None:
+    maps = make(tmp_path, kind, fill=-1)
+    mean = maps.to_numpy().mean(axis=0)
+    maps.add("mean", mean)
+    np.testing.assert_array_equal(maps.to_numpy()[-1], mean)
+    np.testing.assert_array_equal(maps["mean"][~MASK], -1)
+    for wrong in (mean[1:], mean.astype("c8"), mean.astype(str)):
+        with pytest.raises(InvalidInputError):
+            maps.add("wrong", wrong)
+    maps.add("store", fs.NeuroVol.create(tmp_path / "vol.h5", A, space=SPACE).url)
+    np.testing.assert_array_equal(maps["store"], np.where(MASK, A.astype("f4"), -1))
 
 
 @pytest.mark.parametrize("kind", STORES)

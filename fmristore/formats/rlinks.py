@@ -5,6 +5,8 @@ R finds axes by position and knows no scaling, so only some images get them.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,16 +22,25 @@ __all__ = ["R_NUMBERS", "R_TYPES", "link_for_r", "r_class", "write_r_space"]
 R_NUMBERS = "data"
 """Where R looks for the numbers of a run."""
 
-R_TYPES = frozenset(
-    ["uint8", "int8", "int16", "uint16", "int32", "int64", "float16", "float32", "float64"]
-)
-"""Types of numbers that the R package reads."""
+R_TYPES = dict.fromkeys(["uint8", "int8", "int16", "uint16", "float32", "float64"], math.inf) | {
+    "int32": 2**31,
+    "int64": 2**53,
+}
+"""Types of numbers that the R package reads, and what their absolute values must stay below.
+
+-2**31 is R's NA, and larger integers of 64 bits come out as other numbers without a word.
+"""
 
 
-def link_for_r(group: Group, space: NeuroSpace, scaling: Scaling | None) -> dict[str, Any]:
+def link_for_r(
+    group: Group,
+    space: NeuroSpace,
+    scaling: Scaling | None,
+    limits: Sequence[float] | None,
+) -> dict[str, Any]:
     """Give a finished image the names that R looks for, if R would read the right numbers.
 
-    That is so if array ``0`` has the canonical order of axes, a type that R has, no colours and
+    That is so if array ``0`` has the canonical order of axes, numbers that R has, no colours and
     no scaling. Takes some kilobytes; the numbers are not stored again.
 
     Parameters
@@ -40,6 +51,8 @@ def link_for_r(group: Group, space: NeuroSpace, scaling: Scaling | None) -> dict
         Of the image.
     scaling : Scaling, optional
         Of the image.
+    limits : (float, float), optional
+        Smallest and largest stored number, None if there is no finite one.
 
     Returns
     -------
@@ -50,7 +63,7 @@ def link_for_r(group: Group, space: NeuroSpace, scaling: Scaling | None) -> dict
     canonical = tuple(d for d in AXES if d in spec.dims)
     if scaling is not None or spec.dims != canonical or "c" in canonical:
         return {}
-    if spec.dtype.name not in R_TYPES:
+    if not max(map(abs, limits or [0])) < R_TYPES.get(spec.dtype.name, 0):
         return {}
     if "t" in canonical:
         group.link(R_NUMBERS, "0")

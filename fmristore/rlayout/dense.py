@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from fmristore.formats.dense import DenseImage
 from fmristore.formats.image_parts import ImageParts
 from fmristore.formats.image_writer import ImageOptions, image_spec, write_numbers
 from fmristore.formats.neurovec import NeuroVec
 from fmristore.formats.neurovol import NeuroVol
-from fmristore.formats.rlinks import R_TYPES, r_class, write_r_space
+from fmristore.formats.rlinks import r_class, write_r_space
 from fmristore.formats.stored import StoredArray
 from fmristore.imagesource import Block, ImageSource
 from fmristore.progress import Progress
+from fmristore.rlayout.numbers import r_dtype, r_numbers
 from fmristore.scaling import Scaling
 from fmristore.space import NeuroSpace
 from fmristore_stores.errors import InvalidInputError, MetadataError, NotFoundError
@@ -229,21 +228,23 @@ class RSource:
         self.header = source.header
         self.scaling: Scaling | None = None
         self.colors = 0
-        self.dtype = source.dtype
-        if self._scaling is not None:
-            self.dtype = self._scaling.dtype(source.dtype)
-        elif source.dtype == np.uint32:
-            self.dtype = np.dtype(np.float64)
-        if source.colors or self.dtype.name not in R_TYPES:
-            what = "colours" if source.colors else f"numbers of type {self.dtype}"
-            raise InvalidInputError(f"R cannot read {what}")
+        if source.colors:
+            raise InvalidInputError("R cannot read colours")
+        scaled = source.dtype if self._scaling is None else self._scaling.dtype(source.dtype)
+        self.dtype = r_dtype(scaled)
 
     def blocks(self, max_bytes: int) -> Iterator[Block]:
-        """Parts of at most `max_bytes`, or single planes."""
+        """Parts of at most `max_bytes`, or single planes.
+
+        Raises
+        ------
+        InvalidInputError
+            If R has no such number.
+        """
         most = max(1, max_bytes * self._source.dtype.itemsize // self.dtype.itemsize)
         for t0, z0, values in self._source.blocks(most):
             if self._scaling is None:
-                yield Block(t0, z0, values.astype(self.dtype, copy=False))
+                yield Block(t0, z0, r_numbers(values, self.dtype))
                 continue
             times = slice(t0, t0 + len(values))
             yield Block(t0, z0, self._scaling.apply(values, times=times, axis=0))

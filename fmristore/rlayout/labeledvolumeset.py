@@ -20,11 +20,8 @@ from fmristore.formats.nodes import write_plain, write_texts
 from fmristore.formats.stored import StoredArray
 from fmristore.layout import choose_codecs
 from fmristore.progress import Progress
-from fmristore.rlayout.labeled_header import (
-    read_header_space,
-    transform_fields,
-    write_fields,
-)
+from fmristore.rlayout.header import read_header_space, transform_fields, write_fields
+from fmristore.rlayout.numbers import r_dtype, r_numbers
 from fmristore.scratch import Scratch
 from fmristore.voxels import VoxelSet
 from fmristore_stores.errors import InvalidInputError, MetadataError
@@ -41,8 +38,8 @@ _CHUNK = 1024
 """Voxels in a chunk, as R has it by default."""
 
 _TYPES = {"uint8": 2, "int16": 4, "int32": 8, "float32": 16, "float64": 64, "int8": 256}
-_TYPES |= {"uint16": 512, "int64": 1024}
-"""NIfTI's codes for the types of numbers that R reads."""
+_TYPES |= {"uint16": 512}
+"""NIfTI's codes for the types of numbers that are written for R."""
 
 
 def open_r(handle: Handle) -> LabeledVolumeSet:
@@ -215,7 +212,11 @@ def write_labeledvolumeset(  # noqa: PLR0913
     ------
     InvalidInputError
         If R could not read the file: labels that give the same name, numbers of a type that it
-        does not have, or another `fill` or `codec`.
+        does not have, integers that float64 does not hold, or another `fill` or `codec`.
+
+    Notes
+    -----
+    Integers that R does not have, those of 64 bits among them, become float64.
     """
     _check(stack, codec, fill)
     header = group.create_group("header")
@@ -225,7 +226,7 @@ def write_labeledvolumeset(  # noqa: PLR0913
     write_texts(group, "labels", "", stack.labels)
     data = group.create_group("data")
     step = len(stack.labels)
-    row = len(voxels) * stack.dtype.itemsize
+    row = len(voxels) * r_dtype(stack.dtype).itemsize
     if not stack.whole:
         step = max(1, max_memory // 2 // row)
     total = len(stack.labels) * row
@@ -247,16 +248,17 @@ def _write_maps(
 ) -> None:
     count = len(voxels)
     layout = ChunkLayout(chunks=(min(_CHUNK, count),))
-    spec = ArraySpec(shape=(count,), dtype=stack.dtype, layout=layout)
+    dtype = r_dtype(stack.dtype)
+    spec = ArraySpec(shape=(count,), dtype=dtype, layout=layout)
     spec = replace(spec, codecs=choose_codecs(codec, spec))
     whole = slice(0, count, 1)
     shape = (rows.stop - rows.start, count)
-    with Scratch(shape, stack.dtype, max_memory=max_memory // 2) as scratch:
+    with Scratch(shape, dtype, max_memory=max_memory // 2) as scratch:
         for part in stack.parts(voxels, rows, max_memory):
             first = part.row - rows.start
             n, m = part.values.shape
             region = (slice(first, first + n, 1), slice(part.voxel, part.voxel + m, 1))
-            scratch.write(region, part.values)
+            scratch.write(region, r_numbers(part.values, dtype))
         for number in range(shape[0]):
             array = group.create_array(sanitise(stack.labels[rows.start + number]), spec)
             write(array, None, scratch.read((slice(number, number + 1, 1), whole))[0])
@@ -269,8 +271,7 @@ def _check(stack: MapStack, codec: str, fill: Fill) -> None:
         raise InvalidInputError(
             f"R has no plug-in for the codec {codec!r}; there are portable and none"
         )
-    if stack.dtype.name not in _TYPES:
-        raise InvalidInputError(f"R cannot read numbers of type {stack.dtype}; pass dtype=")
+    r_dtype(stack.dtype)
     _check_names(stack.labels)
 
 
@@ -294,7 +295,7 @@ def _check_names(labels: Sequence[str]) -> None:
 
 def _fields(stack: MapStack) -> dict[str, Any]:
     """The fields that R writes, in its order."""
-    bits = stack.dtype.itemsize * 8
+    dtype = r_dtype(stack.dtype)
     transform = transform_fields(stack.space)
     zeros = [0.0] * 3
     return {
@@ -310,8 +311,8 @@ def _fields(stack: MapStack) -> dict[str, Any]:
         "intent_p2": 0.0,
         "intent_p3": 0.0,
         "intent_code": 0,
-        "datatype": _TYPES[stack.dtype.name],
-        "bitpix": bits,
+        "datatype": _TYPES[dtype.name],
+        "bitpix": 8 * dtype.itemsize,
         "slice_start": 0,
         "pixdim": [0.0, *stack.space.spacing, 0.0, *zeros],
         "vox_offset": 0.0,

@@ -15,12 +15,12 @@ from fmristore.formats.latent_parts import (
 from fmristore.formats.latentneurovec import LatentNeuroVec
 from fmristore.formats.masked import mask_shape
 from fmristore.formats.matrices import DenseMatrix, SparseMatrix, StoredMatrix
-from fmristore.formats.names import encode_name
 from fmristore.formats.nodes import write_plain
 from fmristore.formats.stored import StoredArray
 from fmristore.latent import CompressedRows, LatentFactors
 from fmristore.layout import choose_codecs, split_chunks
-from fmristore.rlayout.labeled_header import read_header_space, transform_fields, write_fields
+from fmristore.rlayout.header import read_header_space, transform_fields, write_fields
+from fmristore.rlayout.names import node_name
 from fmristore.space import NeuroSpace
 from fmristore_stores.errors import (
     InvalidInputError,
@@ -185,8 +185,9 @@ def write_latent(root: Group, factors: LatentFactors, *, codec: str) -> None:
     Raises
     ------
     InvalidInputError
-        If R could not read the file: one component, names of scans that do not sort in the order
-        of the scans, scans of different length, a codec that R does not have.
+        If R could not read the file: one component, voxel or time point, a grid of one slice;
+        names of scans that are not ASCII or do not sort in the order of the scans; scans of
+        different length; a codec that R does not have.
     """
     _check(factors)
     writer = _Writer(root, codec)
@@ -223,15 +224,23 @@ def write_latent(root: Group, factors: LatentFactors, *, codec: str) -> None:
 
 def _check(factors: LatentFactors) -> None:
     names = list(factors.scans)
-    if factors.loadings.shape[1] < 2:
-        raise InvalidInputError("R cannot read a file with a single component")
-    if len({len(scan.basis) for scan in factors.scans.values()}) > 1:
+    lengths = {len(scan.basis) for scan in factors.scans.values()}
+    voxels, components = factors.loadings.shape
+    for what, count in (
+        ("component", components),
+        ("voxel", voxels),
+        ("time point", min(lengths)),
+        ("slice along x, y or z", min(factors.space.spatial_shape)),
+    ):
+        if count < 2:  # R drops axes of length 1 and then misses them
+            raise InvalidInputError(f"R cannot read a file with a single {what}")
+    if len(lengths) > 1:
         raise InvalidInputError(
             "R's layout has one number of time points for all scans: store each in its own file"
         )
     for name in names:
-        if encode_name(name) != name:
-            raise InvalidInputError(f"{name!r} cannot be the name of a scan in R's layout")
+        if not node_name(name, "a scan").isascii():
+            raise InvalidInputError(f"{name!r}: R reads names of scans in ASCII only")
     if names != sorted(names):
         raise InvalidInputError(
             f"R reads scans in order of their names, {', '.join(sorted(names))}: choose names that "

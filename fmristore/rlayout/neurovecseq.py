@@ -8,7 +8,6 @@ import numpy as np
 
 from fmristore.formats.image_parts import ImageParts
 from fmristore.formats.image_writer import ImageOptions, image_spec
-from fmristore.formats.names import encode_name
 from fmristore.formats.neurovecseq import NeuroVecSeq
 from fmristore.formats.nodes import write_plain
 from fmristore.formats.rlinks import write_r_space
@@ -16,6 +15,7 @@ from fmristore.formats.sequence_parts import Runs, SequenceParts, shifted
 from fmristore.formats.stored import StoredArray
 from fmristore.progress import Progress
 from fmristore.rlayout.dense import RSource, read_r_affine, read_r_run, write_r_run
+from fmristore.rlayout.names import node_name
 from fmristore_stores.errors import InvalidInputError, MetadataError, NotFoundError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import Store
@@ -104,8 +104,7 @@ def write_sequence(
             "sort in the order of the runs"
         )
     for name in runs:
-        if encode_name(name) != name:
-            raise InvalidInputError(f"{name!r} cannot be the name of a run in R's layout")
+        node_name(name, "a run")
     sources = {name: RSource(source) for name, source in runs.items()}
     nbytes = {name: image_spec(source, options).nbytes for name, source in sources.items()}
     scans = store.root.create_group("scans")

@@ -24,7 +24,8 @@ from fmristore.formats.parcellatedsummary import ParcellatedScanSummary
 from fmristore.formats.stored import StoredArray
 from fmristore.labeltable import LabelTable
 from fmristore.parcellation import Parcellation
-from fmristore.rlayout.labeled_header import read_header_space
+from fmristore.rlayout.header import read_header_space
+from fmristore.rlayout.names import from_r_name
 from fmristore.rlayout.parcellated_write import write_tree
 from fmristore.space import NeuroSpace
 from fmristore_stores.errors import InvalidInputError, MetadataError, NotFoundError
@@ -212,12 +213,14 @@ class RTree:
         return StoredArray(self._handle, "clusters/cluster_ids").read_small(_MOST_PARCELS).ravel()
 
     def _columns(self, count: int) -> dict[str, AnyArray]:
-        """Columns of the table: in a group of their own, or beside the ids in single scans."""
-        children = self._handle.store.root.group("clusters").children()
-        place = "clusters/cluster_meta" if "cluster_meta" in children else "clusters"
-        columns = read_columns(self._handle, place, count)
+        """Columns of the table: in a group of their own, or beside the ids in single scans.
+
+        A column that is in both places is one with two names, and found by its first.
+        """
+        columns = read_columns(self._handle, "clusters", count)
+        columns |= read_columns(self._handle, "clusters/cluster_meta", count)
         columns.pop("cluster_ids", None)
-        return columns
+        return {from_r_name(name): values for name, values in columns.items()}
 
     def parcellation(self) -> Parcellation:
         """The parcels and their voxels."""
@@ -290,7 +293,7 @@ class RTree:
         for name, child in self._handle.store.root.group(path).children().items():
             if child.kind == "array":
                 values = StoredArray(self._handle, f"{path}/{name}").read_small(_MOST_VALUES)
-                found[name] = values.item() if values.ndim == 0 else values.tolist()
+                found[from_r_name(name)] = values.item() if values.ndim == 0 else values.tolist()
         return found
 
 

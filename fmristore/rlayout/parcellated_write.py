@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmristore.formats.names import encode_name
 from fmristore.formats.nodes import write_plain, write_texts
 from fmristore.formats.parcellated_writer import ParcelOptions, ScanContent
 from fmristore.layout import choose_codecs, split_chunks
 from fmristore.parcellation import Parcellation
-from fmristore.rlayout.labeled_header import transform_fields, write_fields
+from fmristore.rlayout.header import transform_fields, write_fields
+from fmristore.rlayout.names import node_name, to_r_name
+from fmristore.rlayout.numbers import R_EXACT, r_numbers
 from fmristore.space import NeuroSpace
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray, Group, Store
@@ -45,7 +46,8 @@ def write_tree(
     Raises
     ------
     InvalidInputError
-        If a name of a scan or column has no place in R's layout, or the codec no counterpart in R.
+        If a name of a scan or column has no place in R's layout, the codec no counterpart in R,
+        or an integer is none that R has.
     """
     if options.codec not in ("portable", "none"):
         raise InvalidInputError(
@@ -59,9 +61,9 @@ def write_tree(
     done: list[ScanContent] = []
     for content in contents:
         group = scans.create_group(
-            _node_name(content.name), {} if single else {"class": [_CLASSES[content.kind]]}
+            node_name(content.name, "a scan"), {} if single else {"class": [_CLASSES[content.kind]]}
         )
-        number = np.dtype("f8" if single else "f4")
+        number = _dtype(content, single=single)
         if content.kind == "full":
             _write_full(group, content, parcellation, number, options)
         else:
@@ -84,11 +86,11 @@ def write_tree(
     root.write_attributes(attributes)
 
 
-def _node_name(name: str) -> str:
-    """Check a name that R finds its nodes by."""
-    if encode_name(name) != name:
-        raise InvalidInputError(f"{name!r} cannot be the name of a node, which R goes by")
-    return name
+def _dtype(content: ScanContent, *, single: bool) -> np.dtype[Any]:
+    """Type of R's files, but float64 for integers that float32 might not hold."""
+    stored = content.numbers.dtype
+    wide = stored.kind in "iu" and not np.can_cast(stored, np.float32, "safe")
+    return np.dtype("f8" if single or wide else "f4")
 
 
 def _write_clusters(
@@ -107,12 +109,18 @@ def _write_clusters(
     if not single:
         table = clusters.create_group("cluster_meta")
         write_plain(table, "cluster_id", (), ids)
-    names = [parcellation.names[k] for k in kept]
-    _write_column(table, "name", np.array(names, STRING))
+    columns = {"name": np.array([parcellation.names[k] for k in kept], STRING)}
     for name, values in parcellation.columns.items():
         if name in ("name", "cluster_id", *_RESERVED):
             raise InvalidInputError(f"R's layout has no room for a column called {name!r}")
-        _write_column(table, _node_name(name), values[kept])
+        columns[to_r_name(name, "a column")] = values[kept]
+    for name, values in columns.items():
+        _write_column(table, name, values)
+    if single:  # where R's H5ParcellatedMultiScan, which opens these files too, has its table
+        again = clusters.create_group("cluster_meta")
+        again.link("cluster_id", "clusters/cluster_ids")
+        for name in columns:
+            again.link(name, f"clusters/{name}")
 
 
 def _write_column(group: Group, name: str, values: AnyArray) -> None:
@@ -126,7 +134,7 @@ def _narrow(values: AnyArray) -> AnyArray:
     """Integers as R's, where they fit: R has none of 64 bits."""
     if values.dtype.kind in "iu":
         fits = not values.size or (values.min() > -_INT32 and values.max() < _INT32)
-        return values.astype(np.int32 if fits else np.float64)
+        return r_numbers(values, np.dtype(np.int32 if fits else np.float64))
     return values
 
 
@@ -179,8 +187,8 @@ def _write_full(
         step *= max(1, options.max_memory // 2 // (width * step))
         for t0 in range(0, times, step):
             part = slice(t0, min(t0 + step, times), 1)
-            values = content.numbers.read(slice(first, stop, 1), part, dtype=dtype)
-            write(array, (part, slice(0, shape[1], 1)), values)
+            values = content.numbers.read(slice(first, stop, 1), part)
+            write(array, (part, slice(0, shape[1], 1)), r_numbers(values, dtype))
 
 
 def _write_summary(
@@ -191,27 +199,26 @@ def _write_summary(
     options: ParcelOptions,
 ) -> None:
     times = content.numbers.shape[1]
-    values = content.numbers.read(kept, slice(0, times, 1), dtype=dtype).T
+    values = r_numbers(content.numbers.read(kept, slice(0, times, 1)), dtype).T
     shape = (len(kept), times)
     summary = group.create_group("clusters_summary")
     write(_array(summary, "summary_data", shape, shape, dtype, options), None, values)
 
 
 def _write_metadata(group: Group, content: ScanContent) -> None:
-    """Write what is known of a scan, and its length, which R otherwise guesses."""
-    metadata: dict[str, Any] = {"n_time": content.numbers.shape[1]}
+    """Write what is known of a scan, and its length, which R goes by and otherwise guesses."""
+    metadata = {**content.metadata, "n_time": content.numbers.shape[1]}
     if content.space.tr is not None:
         metadata["TR"] = content.space.tr
-    metadata |= content.metadata
     target = group.create_group("metadata")
     for name, value in _plain(metadata).items():
-        write_plain(target, _node_name(name), (), value)
+        write_plain(target, to_r_name(name, "an item of metadata"), (), value)
 
 
 def _plain(metadata: Mapping[str, Any]) -> dict[str, AnyArray]:
     """Values as arrays; what R has no vectors for becomes JSON text."""
     return {
-        name: _vector(value) if isinstance(value, list) else _vector([value]).reshape(())
+        name: _vector(value) if value and isinstance(value, list) else _vector([value]).reshape(())
         for name, value in metadata.items()
         if value is not None
     }
@@ -223,7 +230,7 @@ def _vector(values: Sequence[Any]) -> AnyArray:
         return np.array(values, STRING)
     if kinds == {bool}:
         return np.array(values, np.int8)
-    if kinds and kinds <= {int, float}:
+    if kinds <= {int, float} and not any(abs(v) >= R_EXACT for v in values if type(v) is int):
         return _narrow(np.array(values))
     texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
     return np.array(texts, STRING)
