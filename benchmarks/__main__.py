@@ -15,6 +15,7 @@ from benchmarks.cells import Group, Result, run_group
 from benchmarks.data import ACCESSES, find_runs
 from benchmarks.engines import available
 from benchmarks.extraction import extraction_groups
+from benchmarks.growth import growth_groups
 from benchmarks.machine import machine, versions
 from benchmarks.read_cells import read_groups
 from benchmarks.report import Report, markdown, write_json
@@ -75,12 +76,14 @@ def _run(options: argparse.Namespace, workdir: Path) -> int:
     runs = find_runs(workdir, quick=options.quick, shape=options.shape, say=_say)
     accesses = QUICK_ACCESSES if options.quick else ACCESSES
     read, write, rechunk = _budgets(options)
+    once = Budget(least=1, most=1, seconds=0)
     groups = [
         *read_groups(runs, engines, read),
         *write_groups(runs, engines, accesses, write),
         *transcode_groups(runs, engines, write),
         *rechunk_groups(runs, rechunk, tiles=2 if options.quick else 8),
         *extraction_groups(runs, rechunk),
+        *growth_groups(runs[0], (1, 4) if options.quick else (1, 2, 4, 8, 16), write, once),
     ]
     groups = [part for group in groups if (part := group.only(options.cell)).cells]
     if options.list:

@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike
 
 import fmristore as fs
 from fmristore.demo import make_run
-from fmristore.layout import Access
+from fmristore.layout import Access, Pattern
 from fmristore_stores.protocol import AnyArray
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
     "remove",
 ]
 
-ACCESSES: tuple[Access, ...] = get_args(Access)
+ACCESSES: tuple[Pattern, ...] = get_args(Pattern)
 
 ONE_BACK = "data/real/bold/sub-02_task-oneback_run-1_bold.nii.gz"
 GENERATED_SHAPE = (64, 64, 40, 200)

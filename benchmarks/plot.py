@@ -28,11 +28,11 @@ def plot(report: Report, path: Path) -> None:
     report : Report
         What was measured.
     path : Path
-        PNG file; none is made if only sizes were measured.
+        PNG file; none is made if nothing was compared.
     """
-    if not report.results:
+    panels = _panels([result for result in report.results if result.peers])
+    if not panels:
         return
-    panels = _panels(report.results)
     runs = list(dict.fromkeys(run for run, _ in panels))
     columns = list(dict.fromkeys(column for _, column in panels))
     heights = [max(len(panels.get((run, c), [])) for c in columns) + 2 for run in runs]

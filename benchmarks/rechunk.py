@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.apart import run_apart
 from benchmarks.timing import Measured
-from fmristore.layout import Access
+from fmristore.layout import Pattern
 
 __all__ = ["Job", "dask", "fmristore", "peers", "run"]
 
@@ -23,7 +23,7 @@ class Job:
     label: str
     source: Path
     target: Path
-    access: Access
+    access: Pattern
     max_memory: int
 
 
@@ -38,7 +38,7 @@ def run(job: Job) -> Measured:
     return run_apart(__name__, given.pop("label"), **given)
 
 
-def fmristore(source: str, target: str, access: Access, max_memory: int) -> Callable[[], Any]:
+def fmristore(source: str, target: str, access: Pattern, max_memory: int) -> Callable[[], Any]:
     """Transcode with another access pattern."""
     import fmristore as fs
 
@@ -47,7 +47,7 @@ def fmristore(source: str, target: str, access: Access, max_memory: int) -> Call
     return partial(fs.transcode, source, target, access=access, max_memory=max_memory)
 
 
-def dask(source: str, target: str, access: Access, max_memory: int) -> Callable[[], Any]:
+def dask(source: str, target: str, access: Pattern, max_memory: int) -> Callable[[], Any]:
     """Rechunk to the same chunks, shards and codecs."""
     import dask.array as da
     import zarr

@@ -175,7 +175,7 @@ def _median(measured: list[dict[str, Any]]) -> dict[str, Any]:
 def _broken(cells: list[dict[str, Any]]) -> list[str]:
     """Where HDF5 or references took more requests than Zarr with the same chunks."""
     ours = {(c["store"], c["read"]): c for c in cells if c["engine"] == "fmristore"}
-    found = []
+    found: list[str] = []
     for read in READS:
         zarr = ours["zarr-dual", read]
         for store in ("hdf5-dual", "refs-dual"):

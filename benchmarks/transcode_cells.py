@@ -20,7 +20,7 @@ from benchmarks.engines.writers import WRITERS
 from benchmarks.selections import Selection
 from benchmarks.timing import Budget, Contender, Measured
 from benchmarks.write_cells import read_array, sync
-from fmristore.layout import Access
+from fmristore.layout import Pattern
 from fmristore_stores.opening import open_store
 
 __all__ = ["rechunk_groups", "transcode_groups"]
@@ -33,7 +33,7 @@ PAIRS = {
 }
 """Name of cell to source and target."""
 
-RECHUNKS: tuple[tuple[Access, Access], ...] = (("time", "volume"), ("volume", "time"))
+RECHUNKS: tuple[tuple[Pattern, Pattern], ...] = (("time", "volume"), ("volume", "time"))
 
 PEERS = {True: ("h5py", "zarr-python"), False: ("zarr-python", "h5py")}
 """Whether the source is HDF5, to the libraries that read and write."""

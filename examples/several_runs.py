@@ -38,19 +38,19 @@ def main(runs: list[Any], labels: Any, names: Any, out: Path) -> None:
         # Parcels: scans are found by name, and more can be added at any time.
         last, run = named.popitem()
         with fs.ParcellatedMultiScan.create(
-            f"{folder}/parcels.h5", named, parcellation=labels, names=names, summary="mean"
+            f"{folder}/parcels.h5", named, parcellation=labels, names=names, statistic="mean"
         ) as scans:
-            scans.add_scan(last, run, summary="mean")
+            scans.add_scan(last, run, statistic="mean")
             print(scans)
-            tr, joined = scans[last].tr, scans.concat()
+            joined = scans.concat()
 
-    series = joined.to_dataframe()[joined.columns[0]]  # indexed by scan and volume
+    series = joined.to_dataframe()[joined.columns[0]]  # indexed by scan and time
     by_run = series.groupby("scan", sort=False)
     print(by_run.agg(["size", "mean", "std"]).round(1))
     change = 100 * (series / by_run.transform("mean") - 1)
 
     figure, (top, bottom) = plt.subplots(2, sharex=True, figsize=(9, 4.5), layout="constrained")
-    begins = joined.boundaries * (tr or 1) / 60
+    begins = joined.boundaries * (joined.tr or 1) / 60
     for axes, values in ((top, series), (bottom, change)):
         axes.margins(x=0)
         for name, begin, end in zip(joined.scan_names, begins[:-1], begins[1:], strict=True):

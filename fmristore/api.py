@@ -96,8 +96,9 @@ def convert(  # noqa: PLR0913
         out and encoded anew: see `StoredObject.save`.
     url : str or path
         New store: ``.h5`` for HDF5, ``.zarr`` (best ``.ome.zarr``) for Zarr.
-    access : {"time", "volume", "balanced"}, optional
+    access : {"time", "volume", "balanced", "both"}, optional
         For images, what is read most: time series (the default), whole volumes, or some of both.
+        ``"both"`` stores a run twice, and every read takes the copy with less to decode.
     codec : str, optional
         Preset: ``"portable"`` (default for HDF5: any HDF5 reader), ``"dual"`` (default for Zarr:
         the same bytes in both stores), ``"fast"`` or ``"none"``.

@@ -121,7 +121,7 @@ def _parse_integer(entry: Any, length: int, axis: int) -> int:
     except TypeError:
         raise SelectionError(
             f"axis {axis}: only integers, slices, '...' and None are possible here; "
-            "use series() for scattered voxels or a mask"
+            "series() takes scattered voxels, masks, or parcels"
         ) from None
     if not -length <= number < length:
         raise SelectionError(f"axis {axis}: index {number} is out of bounds for length {length}")

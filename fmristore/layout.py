@@ -23,6 +23,8 @@ __all__ = [
     "AXES",
     "Access",
     "Order",
+    "Pattern",
+    "access_patterns",
     "adapt_spec",
     "canonical_axes",
     "choose_codecs",
@@ -31,8 +33,11 @@ __all__ = [
     "split_chunks",
 ]
 
-Access = Literal["time", "volume", "balanced"]
-"""What is read most: time series of voxels and regions, whole volumes, or some of both."""
+Pattern = Literal["time", "volume", "balanced"]
+"""What one layout is for: time series of voxels and regions, whole volumes, or some of both."""
+
+Access = Literal[Pattern, "both"]
+"""What is read most; ``"both"`` stores a run twice, once for time and once for volumes."""
 
 Order = Literal["auto", "canonical"]
 """Order of the elements in a chunk: the best for the access pattern, or always that of `AXES`."""
@@ -66,12 +71,35 @@ def canonical_axes(dims: Sequence[str]) -> tuple[int, ...]:
     return tuple(sorted(range(len(dims)), key=lambda axis: AXES.index(dims[axis])))
 
 
+def access_patterns(access: Access, dims: Sequence[str]) -> tuple[Pattern, ...]:
+    """Layouts that an image is stored in, the one of its array ``0`` first.
+
+    Parameters
+    ----------
+    access : {"time", "volume", "balanced", "both"}
+        What is read most.
+    dims : sequence of str
+        Names of the axes. What has no time axis is stored once.
+
+    Raises
+    ------
+    InvalidInputError
+        If the access pattern is unknown.
+    """
+    if access not in get_args(Access):
+        names = ", ".join(get_args(Access))
+        raise InvalidInputError(f"unknown access pattern {access!r}; there are {names}")
+    if access != "both":
+        return (access,)
+    return ("time", "volume") if "t" in dims else ("time",)
+
+
 def plan_layout(
     shape: tuple[int, ...],
     dtype: DTypeLike,
     *,
     dims: Sequence[str] = ("t", "z", "y", "x"),
-    access: Access = "time",
+    access: Pattern = "time",
     order: Order = "auto",
     codec: str = "dual",
 ) -> ChunkLayout:
@@ -103,7 +131,7 @@ def plan_layout(
     InvalidInputError
         If the access pattern or order is unknown, or the axes are not those of an image.
     """
-    for what, given, known in (("access pattern", access, Access), ("order", order, Order)):
+    for what, given, known in (("access pattern", access, Pattern), ("order", order, Order)):
         if given not in get_args(known):
             names = ", ".join(get_args(known))
             raise InvalidInputError(f"unknown {what} {given!r}; there are {names}")

@@ -21,7 +21,9 @@ def mask_array(mask: Any, space: NeuroSpace) -> AnyArray:
     Parameters
     ----------
     mask : path, stored volume, nibabel image, or array_like of shape (X, Y, Z)
-        Voxels that are not zero are in; NaN is out. A path is that of a NIfTI file.
+        Voxels that are not zero are in; NaN is out. A path is that of a NIfTI file. What has a
+        mask and a grid of its own, as `MaskedNeuroVec`, `LabeledVolumeSet` and `Parcellation`
+        have, stands for that mask.
     space : NeuroSpace
         Grid that the mask must be on; an array need only have its shape.
 
@@ -34,7 +36,7 @@ def mask_array(mask: Any, space: NeuroSpace) -> AnyArray:
     InvalidInputError
         If shape or grid differ, the mask is not a single volume, or no voxel is in it.
     """
-    values, grid, name = load_volume(mask, "mask")
+    values, grid, name = _own_mask(mask) or load_volume(mask, "mask")
     if values.dtype.kind not in "biuf":
         raise InvalidInputError(f"a mask must be real numbers, not {values.dtype}", url=name)
     shape = values.shape[:3] if values.shape[3:] == (1,) else values.shape
@@ -96,6 +98,13 @@ def load_volume(volume: Any, what: str) -> tuple[AnyArray, NeuroSpace | None, st
     except ValueError as error:
         raise InvalidInputError(f"the {what} is not an array of numbers: {error}") from error
     return values, space if isinstance(space, NeuroSpace) else None, getattr(volume, "url", None)
+
+
+def _own_mask(owner: Any) -> tuple[AnyArray, NeuroSpace, str | None] | None:
+    space = getattr(owner, "space", None)
+    if not isinstance(space, NeuroSpace) or not hasattr(owner, "mask"):
+        return None
+    return owner.mask, space, getattr(owner, "url", None)
 
 
 def _from_path(path: str | os.PathLike[str], what: str) -> tuple[AnyArray, NeuroSpace]:

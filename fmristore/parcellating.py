@@ -129,7 +129,7 @@ def parcellate(  # noqa: PLR0913
             out,
             scan,
             options={
-                "summary": statistic,
+                "statistic": statistic,
                 "weights": weights,
                 "metadata": metadata,
                 "tr": tr,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +19,7 @@ from fmristore.voxels import VoxelSet
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["Parcellation", "ParcellationWarning", "find_parcel"]
+__all__ = ["Parcellation", "ParcellationWarning", "find_parcel", "find_parcels"]
 
 _LARGEST_ID = 2**31 - 1
 
@@ -292,6 +293,11 @@ def find_parcel(table: LabelTable, key: Any) -> int:
     return k
 
 
+def find_parcels(table: LabelTable, keys: Iterable[Any]) -> NDArray[np.int64]:
+    """Positions of several parcels, (n,); see `find_parcel`."""
+    return np.array([find_parcel(table, key) for key in keys], np.int64)
+
+
 def _full_table(names: Any, labels: NDArray[np.int32]) -> LabelTable:
     """Table of the ids that a user names and of those that occur."""
     present = np.unique(labels)
@@ -355,4 +361,8 @@ def _common_grid(
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, ParcellationWarning, stacklevel=3)
+    """Warn, at the line outside of this package that led here."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("fmristore."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, ParcellationWarning, stacklevel=level)

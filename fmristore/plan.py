@@ -32,6 +32,8 @@ class ReadPlan:
         Chunks that the whole array has.
     cost : ReadCost
         Chunks, bytes and requests.
+    copy : str, optional
+        Path of the array that is read, where there are several copies to choose from.
     """
 
     url: str
@@ -40,6 +42,7 @@ class ReadPlan:
     dtype: np.dtype[Any]
     chunks_in_all: int
     cost: ReadCost
+    copy: str | None = None
 
     @property
     def chunks(self) -> int:
@@ -90,6 +93,8 @@ class ReadPlan:
         ]
         if self.fetched_bytes != self.encoded_bytes:
             lines.insert(5, f"  fetched        {size_text(self.fetched_bytes)}")
+        if self.copy is not None:
+            lines.insert(2, f"  copy           /{self.copy}, the one with less to decode")
         text = "\n".join(lines)
         print(text)  # noqa: T201 - printing is what it is for
         return text

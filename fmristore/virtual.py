@@ -29,9 +29,10 @@ from fmristore_stores.location import is_local, normalise
 from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import AnyArray, ByteRange
 from fmristore_stores.publish import publish_file
-from fmristore_stores.reference_document import TargetFacts, compose
+from fmristore_stores.reference_document import TargetFacts
 from fmristore_stores.reference_metadata import DIMENSIONS, array_document, text_chunk
 from fmristore_stores.reference_targets import facts_of
+from fmristore_stores.reference_writing import compose
 from fmristore_stores.spec import ArraySpec, Attributes, ChunkLayout, is_string
 
 __all__ = ["SUFFIX", "VirtualReport", "virtualize"]

@@ -66,7 +66,7 @@ def _scans(url: Path) -> Any:
     multi = fs.ParcellatedMultiScan.create(
         url, {"rest": RUN}, parcellation=LABELS, names=NAMES, space=SPACE
     )
-    multi.add_scan("task", RUN[..., :8], summary="mean", tr=2.0)
+    multi.add_scan("task", RUN[..., :8], statistic="mean", tr=2.0)
     return multi
 
 

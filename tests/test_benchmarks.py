@@ -60,6 +60,14 @@ def test_extraction_agrees_and_reports_its_memory(tmp_path: Path) -> None:
         assert all(len(timing["peak_bytes"]) == 1 for timing in result["engines"].values())
 
 
+def test_growth(tmp_path: Path) -> None:
+    growing = ["--quick", "--cell", "growth/"]
+    main([*TINY, *growing, "--out", str(tmp_path), "--workdir", str(tmp_path / "work")])
+    found = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert len(found) == 2 * 2 * 5
+    assert "volumes x 4/convert" in (tmp_path / "results.md").read_text()
+
+
 def test_sizes_are_listed_beside_those_of_nifti(tmp_path: Path) -> None:
     main([*TINY, "--quick", "--cell", "sizes", "--out", str(tmp_path)])
     found = json.loads((tmp_path / "results.json").read_text())["sizes"]["generated"]

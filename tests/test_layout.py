@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from fmristore.chunking import compact_shape, even, shard_shape
 from fmristore.layout import (
     AXES,
-    Access,
     Order,
+    Pattern,
     adapt_spec,
     canonical_axes,
     choose_codecs,
@@ -49,7 +49,7 @@ def spec_of(layout: ChunkLayout, shape: tuple[int, ...] = RUN, dtype: Any = "i2"
     dims=DIMS,
     data=st.data(),
     dtype=ITEMS,
-    access=st.sampled_from(get_args(Access)),
+    access=st.sampled_from(get_args(Pattern)),
     order=st.sampled_from(get_args(Order)),
     codec=st.sampled_from(["portable", "dual"]),
 )
@@ -57,7 +57,7 @@ def test_every_layout(
     dims: tuple[str, ...],
     data: st.DataObject,
     dtype: str,
-    access: Access,
+    access: Pattern,
     order: Order,
     codec: str,
 ) -> None:
@@ -77,7 +77,7 @@ def test_every_layout(
 
 
 def test_each_access_pattern_is_best_at_what_it_is_for() -> None:
-    layouts = {access: plan_layout(RUN, "i2", access=access) for access in get_args(Access)}
+    layouts = {access: plan_layout(RUN, "i2", access=access) for access in get_args(Pattern)}
     everything = slice(None)
     voxel = {a: touched(v, RUN, everything, 10, 30, 30) for a, v in layouts.items()}
     volume = {a: touched(v, RUN, 100, *[everything] * 3) for a, v in layouts.items()}
@@ -88,7 +88,7 @@ def test_each_access_pattern_is_best_at_what_it_is_for() -> None:
 
 
 def test_time_varies_fastest_where_series_are_read() -> None:
-    for access in get_args(Access):
+    for access in get_args(Pattern):
         auto, canonical = (
             spec_of(plan_layout(RUN, "i2", access=access, order=order)) for order in get_args(Order)
         )
@@ -98,7 +98,7 @@ def test_time_varies_fastest_where_series_are_read() -> None:
 
 def test_long_runs_of_few_voxels() -> None:
     shape = (1_000_000, 1, 1, 2)
-    for access in get_args(Access):
+    for access in get_args(Pattern):
         layout = plan_layout(shape, "f8", access=access)
         assert math.prod(layout.chunks) * 8 <= 4 << 20
 
@@ -129,7 +129,7 @@ def test_canonical_axes_sort_any_order() -> None:
 
 
 @pytest.mark.parametrize("access", LAYOUTS)
-def test_stores_hold_the_same_bytes(access: Access) -> None:
+def test_stores_hold_the_same_bytes(access: Pattern) -> None:
     wished = spec_of(plan_layout(RUN, "i2", access=access))
     full = adapt_spec(wished, Capability.CHUNK_ORDER | Capability.SHARDS)
     plain = adapt_spec(wished, Capability.NONE)

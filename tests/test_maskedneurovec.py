@@ -230,6 +230,37 @@ def test_stored_numbers_go_from_one_masked_run_to_another(tmp_path: Path, slope:
     np.testing.assert_array_equal(np.asarray(wider), np.asarray(first))
 
 
+@pytest.mark.parametrize("kind", STORES)
+def test_stored_bytes(tmp_path: Path, kind: str) -> None:
+    run = make(tmp_path, kind)
+    path = Path(run.url)
+    files = [path] if kind == "h5" else [p for p in path.rglob("*") if p.is_file()]
+    assert run.stored_bytes == sum(file.stat().st_size for file in files)
+    sequence = fs.NeuroVecSeq.create(tmp_path / f"seq.{kind}", [run])
+    assert sequence.images[0].stored_bytes == sequence.stored_bytes
+    if kind == "h5":
+        path.unlink()
+        with pytest.raises(NotFoundError):
+            run.stored_bytes  # noqa: B018
+
+
+def test_what_has_a_mask_stands_for_it(tmp_path: Path) -> None:
+    grid = SPACE.without_time()
+    run = make(tmp_path, "h5")
+    maps = fs.LabeledVolumeSet.create(
+        tmp_path / "maps.h5", {"a": DATA[..., 0]}, mask=MASK, space=grid
+    )
+    parcels = fs.Parcellation.from_labels(MASK * 3, space=grid)
+    dense = fs.NeuroVec.create(tmp_path / "dense.h5", DATA, space=SPACE)
+    for mask in (run, maps, parcels):
+        np.testing.assert_array_equal(dense.series(mask=mask), dense.series(mask=MASK))
+        made = MaskedNeuroVec.create(tmp_path / "made.h5", dense, mask=mask, overwrite=True)
+        np.testing.assert_array_equal(made.mask, MASK)
+    moved = fs.NeuroSpace(spatial_shape=SHAPE[:3], affine=np.diag([2.0, 2, 2, 1]))
+    with pytest.raises(InvalidInputError, match="mm apart"):
+        dense.series(mask=fs.Parcellation.from_labels(MASK * 3, space=moved))
+
+
 def test_a_stored_source_by_its_path(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     fs.NeuroVec.create(path, DATA, space=SPACE, slope=0.25).close()

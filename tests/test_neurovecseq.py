@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fmristore as fs
+from fmristore.formats import opening
 from fmristore_stores.errors import (
     AlreadyExistsError,
     ClosedError,
@@ -28,6 +29,7 @@ from fmristore_stores.errors import (
     NotFoundError,
     SelectionError,
 )
+from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
 
 nibabel: Any = untyped_nibabel
@@ -241,6 +243,28 @@ def test_runs_of_every_origin(tmp_path: Path, kind: str) -> None:
         sequence["path"].to_nifti(tmp_path / "back.nii")
     assert (tmp_path / "back.nii").read_bytes() == path.read_bytes()
     stored.close()
+
+
+def test_what_is_opened_as_a_source_is_closed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / "a.h5", tmp_path / "b.zarr"]
+    for path, values in zip(paths, make_runs().values(), strict=False):
+        fs.NeuroVec.create(path, values, space=AFFINE).close()
+    made: list[Handle] = []
+
+    class Noted(Handle):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            made.append(self)
+
+    monkeypatch.setattr(opening, "Handle", Noted)
+    fs.NeuroVecSeq.create(tmp_path / "seq.h5", paths).close()
+    assert [handle.closed for handle in made] == [True, True]
+    made.clear()
+    with pytest.raises(NotFoundError):
+        fs.NeuroVecSeq.create(tmp_path / "no.h5", [*paths, tmp_path / "missing.zarr"])
+    assert [handle.closed for handle in made] == [True, True]
 
 
 @pytest.mark.parametrize("kind", STORES)

@@ -63,10 +63,9 @@ def listed(place: Place) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("access", ["time", "volume"])
-def test_convert_and_read(place: Place, run: Path, kind: str, access: Any) -> None:
+def test_convert_and_read(place: Place, run: Path, kind: str) -> None:
     name = f"sub-01 run ü.{kind}"
-    fs.convert(run, place.source(name), access=access, storage_options=place.source_options)
+    fs.convert(run, place.source(name), storage_options=place.source_options)
     with fs.open(place / name, storage_options=place.options) as image:
         check_dense(image)
         np.testing.assert_array_equal(image.affine, AFFINE)

@@ -29,6 +29,7 @@ from fmristore.cli.parsing import (
     parse_selection_text,
     parse_size,
 )
+from fmristore.cli.virtualize import virtualize
 from fmristore_stores._version import __version__
 
 __all__ = ["app"]
@@ -120,6 +121,9 @@ app.command(
 app.command(epilog="Example: fmristore parcellate bold.h5 atlas.nii.gz rest.h5 --names atlas.tsv")(
     parcellate
 )
+
+
+app.command(epilog="Example: fmristore virtualize s3://lab/bold.h5")(virtualize)
 
 
 @app.command(name="formats", epilog="Example: fmristore formats")
@@ -286,6 +290,7 @@ def plan(
             "dtype": str(found.dtype),
             "chunks": found.chunks,
             "chunks_in_all": found.chunks_in_all,
+            "copy": found.copy,
             "chunks_missing": found.cost.missing,
             "requests": found.requests,
             "encoded_bytes": found.encoded_bytes,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from fmristore.api import open_handle
@@ -13,9 +11,8 @@ from fmristore.formats.registry import FORMAT, VERSION, WRITER
 from fmristore.rlayout.detect import r_writer
 from fmristore.transcoding.tree import Tree, walk
 from fmristore_stores.errors import UnknownFormatError, UnsupportedVersionError
-from fmristore_stores.location import filesystem, is_local
-from fmristore_stores.opening import Handle, Locator, locate
-from fmristore_stores.sources import storage_error
+from fmristore_stores.location import count_files
+from fmristore_stores.opening import Handle, locate
 from fmristore_stores.spec import ArraySpec
 
 __all__ = ["describe_store"]
@@ -35,7 +32,8 @@ def describe_store(url: str, storage_options: Mapping[str, Any]) -> dict[str, An
     try:
         tree = walk(handle.store.root, tolerant=True)
         attributes = tree.groups.get("", {})
-        files, stored = _files(handle.locator)
+        locator = handle.locator
+        files, stored = count_files(locator.url, locator.kind, locator.options)
         return {
             "url": handle.locator.url,
             "container": handle.locator.kind,
@@ -82,25 +80,3 @@ def _array_facts(path: str, spec: ArraySpec) -> dict[str, Any]:
 
 def _unreadable(tree: Tree) -> list[dict[str, str]]:
     return [{"path": i.path, "kind": i.kind, "reason": i.reason} for i in tree.unreadable]
-
-
-def _files(locator: Locator) -> tuple[int | None, int | None]:
-    """Number of files or objects and their bytes; None where they cannot be listed."""
-    url = locator.url
-    if is_local(url):
-        files = [Path(url)] if locator.kind == "hdf5" else _below(url)
-        sizes = [path.lstat().st_size for path in files]
-        return len(sizes), sum(sizes)
-    fs, path = filesystem(url, locator.options)
-    try:
-        found = fs.find(path, detail=True) if locator.kind == "zarr" else {path: fs.info(path)}
-    except NotImplementedError:
-        return None, None
-    except Exception as error:
-        raise storage_error(error, url) from error
-    sizes = [facts.get("size") or 0 for facts in found.values()]
-    return (len(sizes), sum(sizes)) if sizes else (None, None)
-
-
-def _below(folder: str) -> Iterable[Path]:
-    return [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]

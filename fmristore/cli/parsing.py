@@ -28,6 +28,7 @@ class Access(StrEnum):
     time = "time"
     volume = "volume"
     balanced = "balanced"
+    both = "both"
 
 
 class Codec(StrEnum):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from fmristore.formats.describing import access_text
 from fmristore.text import size_text
 
 __all__ = ["store_text"]
@@ -149,13 +150,24 @@ def _ratio(_: str, content: Mapping[str, Any]) -> Rows:
 
 def _layout(_: str, content: Mapping[str, Any]) -> Rows:
     layout, sizes = content["layout"], content["sizes"]
-    axes = layout["axes"]
     rows: Rows = []
     if content.get("access"):
-        rows.append(("layout", f"for {_shown(content['access'])}"))
-    if sizes["arrays"] > 1:
+        rows.append(("layout", f"for {access_text(_shown(content['access']))}"))
+    if sizes["arrays"] > 1 and not (sizes["arrays"] == 2 and "copy" in content):
         rows.append(("array", f"/{_shown(layout['array'])}, the first of {sizes['arrays']}"))
-    rows.append(("chunks", f"{layout['chunk_count']} of {_lengths(axes, layout['chunks'])}"))
+    rows.extend(_chunks(layout))
+    if "copy" in content:
+        copy, more = content["copy"], sizes["copies_encoded_bytes"]
+        first = None if more is None else sizes["encoded_bytes"] - more
+        cost = f", {size_text(more)} ({more / first:.0%} on top)" if more and first else ""
+        rows.append(("second copy", f"/{_shown(copy['array'])}{cost}"))
+        rows.extend(_chunks(copy))
+    return rows
+
+
+def _chunks(layout: Mapping[str, Any]) -> Rows:
+    axes = layout["axes"]
+    rows = [("chunks", f"{layout['chunk_count']} of {_lengths(axes, layout['chunks'])}")]
     if layout["shards"]:
         rows.append(("shards", f"of {_lengths(axes, layout['shards'])}"))
     if any(axes):
@@ -188,6 +200,7 @@ def _digest(_: str, content: Mapping[str, Any]) -> Rows:
 _WORDS: Mapping[str, Callable[[str, Mapping[str, Any]], Rows]] = {
     "access": _nothing,
     "class": _nothing,
+    "copy": _nothing,
     "compression_ratio": _ratio,
     "digest": _digest,
     "dtype": _dtype,

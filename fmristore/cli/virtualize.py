@@ -18,7 +18,7 @@ def virtualize(
     url: Annotated[str, typer.Argument(metavar="URL", help="HDF5 file of any software.")],
     out: Annotated[
         str | None,
-        typer.Argument(metavar="[OUT]", help="Reference file; beside the HDF5 file by default."),
+        typer.Argument(metavar="OUT", help="Reference file; beside the HDF5 file by default."),
     ] = None,
     *,
     relative: Annotated[

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self
 from fmristore.formats.describing import describe_numbers
 from fmristore.formats.stored import StoredArray
 from fmristore_stores.errors import ClosedError, InvalidInputError, SelectionError
+from fmristore_stores.location import count_files
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import Store
 from fmristore_stores.stats import Stats, stats_of
@@ -102,6 +103,20 @@ class StoredObject(ABC):
     def close(self) -> None:
         """Release the store; the object cannot be read from then on."""
         self._handle.close()
+
+    @property
+    def stored_bytes(self) -> int | None:
+        """Bytes of all files or objects of the store, which parts of it share.
+
+        None where they cannot be listed, as over HTTP for Zarr. Of a reference file, its own.
+
+        Raises
+        ------
+        StorageError
+            If the server says no.
+        """
+        locator = self._handle.locator
+        return count_files(locator.url, locator.kind, locator.options)[1]
 
     @property
     def stats(self) -> Stats:

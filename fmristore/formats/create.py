@@ -11,6 +11,7 @@ from fmristore.formats.profiles import Profile, find_profile
 from fmristore.imagesource import ImageSource
 from fmristore.layout import Access, Order
 from fmristore.progress import Progress
+from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.location import kind_of_name, normalise
 from fmristore_stores.publish import create_store
 
@@ -26,7 +27,18 @@ def image_options(
     profile: Profile | None = None,
     max_memory: int = 1 << 30,
 ) -> ImageOptions:
-    """Fill in what a user left open: an HDF5 file is readable everywhere, by R too."""
+    """Fill in what a user left open: an HDF5 file is readable everywhere, by R too.
+
+    Raises
+    ------
+    InvalidInputError
+        If a profile is to have two copies.
+    """
+    if profile is not None and access == "both":
+        raise InvalidInputError(
+            "the layout of the R package has no second copy: access must be another than 'both'",
+            url=normalise(url),
+        )
     chosen = codec or ("portable" if kind_of_name(normalise(url)) == "hdf5" else "dual")
     if order is None:
         order = "canonical" if chosen == "portable" or profile is not None else "auto"

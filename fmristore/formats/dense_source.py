@@ -43,7 +43,7 @@ class DenseSource:
 
         What does not fit while chunks are decoded once passes through a temporary file.
         """
-        reader = self._image.reader
+        reader = self._image.volume_reader
         spec = reader.spec
         axes = canonical_axes(spec.dims)
         dims = [spec.dims[a] for a in axes]

@@ -15,6 +15,7 @@ from fmristore_stores.grid import grid_shape
 from fmristore_stores.reader import ChunkReader
 
 __all__ = [
+    "access_text",
     "describe_numbers",
     "describe_parcels",
     "describe_scan",
@@ -79,26 +80,33 @@ def describe_numbers(arrays: Iterable[StoredArray]) -> dict[str, Any]:
     -------
     dict
         ``layout`` of the main array and ``sizes`` of all; empty if there are none. Encoded bytes
-        are None where only a library knows where chunks are, or where there are too many.
+        are None where only a library knows where chunks are, or where there are too many. Where
+        numbers are stored twice, ``copy`` is the layout of the first copy, raw bytes are counted
+        once, and ``copies_encoded_bytes`` is what all copies add.
 
     Raises
     ------
     CorruptDataError
         If a chunk table or the index of a shard is damaged.
     """
-    layout: dict[str, Any] = {}
+    layouts: dict[str, dict[str, Any]] = {}
     count = raw = missing = 0
     encoded: int | None = 0
+    added: int | None = 0
     for array in arrays:
         reader = array.reader
-        layout = layout or _layout(array.path, reader)
+        role = "copy" if array.is_copy else "layout"
+        if role not in layouts:
+            layouts[role] = _layout(array.path, reader)
         chunks = math.prod(grid_shape(reader.spec.shape, reader.spec.layout.chunks))
         cost = reader.cost() if chunks <= _MOST_CHUNKS else None
         count += 1
-        raw += reader.spec.nbytes
+        raw += 0 if array.is_copy else reader.spec.nbytes
         missing += 0 if cost is None else cost.missing
         stored = None if cost is None else cost.encoded_bytes
         encoded = None if encoded is None or stored is None else encoded + stored
+        if array.is_copy:
+            added = None if added is None or stored is None else added + stored
     if not count:
         return {}
     sizes = {
@@ -108,7 +116,9 @@ def describe_numbers(arrays: Iterable[StoredArray]) -> dict[str, Any]:
         "ratio": raw / encoded if encoded else None,
         "chunks_missing": missing,
     }
-    return {"layout": layout, "sizes": sizes}
+    if "copy" in layouts:
+        sizes["copies_encoded_bytes"] = added
+    return {**layouts, "sizes": sizes}
 
 
 def _layout(path: str, reader: ChunkReader) -> dict[str, Any]:
@@ -124,6 +134,11 @@ def _layout(path: str, reader: ChunkReader) -> dict[str, Any]:
         "codecs": [str(codec) for codec in spec.codecs],
         "chunk_count": math.prod(grid_shape(spec.shape, layout.chunks)),
     }
+
+
+def access_text(access: str) -> str:
+    """What an image is laid out for, in words."""
+    return "time and for volumes" if access == "both" else access
 
 
 def type_text(dtype: np.dtype[Any]) -> str:

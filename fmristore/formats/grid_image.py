@@ -15,8 +15,10 @@ from fmristore.formats.neurovec import NeuroVec
 from fmristore.imagesource import ArraySource, ImageSource
 from fmristore.layout import Access, Order
 from fmristore.progress import Progress
+from fmristore.scaling import Scaling
 from fmristore.space import NeuroSpace
 from fmristore_stores.opening import Handle, locate
+from fmristore_stores.protocol import AnyArray
 
 if TYPE_CHECKING:
     from fmristore.nifti import NiftiHeader
@@ -65,6 +67,22 @@ class GridImage(ABC):
         """
         del max_memory, nifti
         return ArraySource(self, self.space)
+
+    def stored_scaling(self, voxels: AnyArray) -> Scaling | None:
+        """What makes ``series(voxels, raw=True)`` the numbers meant.
+
+        Parameters
+        ----------
+        voxels : ndarray of int, (n, 3)
+            Indices.
+
+        Returns
+        -------
+        Scaling or None
+            None if stored numbers are not scaled, or not all of these voxels are stored.
+        """
+        del voxels
+        return None
 
     @property
     def nifti_header(self) -> NiftiHeader:

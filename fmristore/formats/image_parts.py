@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fmristore.formats.copies import read_copies
 from fmristore.formats.stored import StoredArray
 from fmristore.layout import AXES
 from fmristore.scaling import Scaling, make_scaling
@@ -39,6 +40,8 @@ class ImageParts:
         are none.
     dims : tuple of str, optional
         Names of the axes of the array, if it is one of other software that does not say them.
+    copies : tuple of str
+        Paths of arrays that hold the same numbers, laid out for other reads.
     """
 
     numbers: str
@@ -47,6 +50,7 @@ class ImageParts:
     header: str = ""
     trailer: str = ""
     dims: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
 
 
 def read_parts(handle: Handle, axes: Sequence[str]) -> ImageParts:
@@ -73,6 +77,7 @@ def read_parts(handle: Handle, axes: Sequence[str]) -> ImageParts:
         scaling=read_scaling(handle, attributes, space.time_points),
         header="nifti",
         trailer="nifti_trailer",
+        copies=read_copies(handle, numbers),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ import numpy as np
 
 from fmristore.boxes import box_shape, boxes
 from fmristore.digest import ImageDigest
+from fmristore.formats.copies import COPY_GROUP, access_attributes, find_copies
 from fmristore.formats.nodes import (
     format_attributes,
     space_attributes,
@@ -19,7 +21,15 @@ from fmristore.formats.nodes import (
 )
 from fmristore.formats.rlinks import link_for_r
 from fmristore.imagesource import Block, ImageSource
-from fmristore.layout import AXES, Access, Order, adapt_spec, choose_codecs, plan_layout
+from fmristore.layout import (
+    AXES,
+    Access,
+    Order,
+    access_patterns,
+    adapt_spec,
+    choose_codecs,
+    plan_layout,
+)
 from fmristore.progress import Progress
 from fmristore.scaling import Scaling
 from fmristore.scratch import Scratch
@@ -33,6 +43,7 @@ __all__ = [
     "ImageOptions",
     "Written",
     "image_spec",
+    "image_specs",
     "scaling_attributes",
     "write_affine",
     "write_coordinates",
@@ -51,8 +62,8 @@ class ImageOptions:
 
     Parameters
     ----------
-    access : {"time", "volume", "balanced"}
-        What is read most.
+    access : {"time", "volume", "balanced", "both"}
+        What is read most; with ``"both"`` a run gets a second copy.
     codec : str
         Name of a codec preset.
     order : {"auto", "canonical"}
@@ -104,7 +115,9 @@ def write_image(
     attributes |= format_attributes("neurovol" if space.time_points is None else "neurovec")
     attributes |= space_attributes(space)
     if Capability.HARD_LINKS in store.capabilities:
-        attributes |= link_for_r(group, space, source.scaling)
+        numbers = "0", *find_copies(group.array("0").read_attributes(), "0")
+        limits = attributes.get("value_range")
+        attributes |= link_for_r(group, space, source.scaling, limits, numbers)
     group.write_attributes(attributes)
 
 
@@ -136,12 +149,20 @@ def write_run(
     dict
         Attributes that the group shall have: those that do not depend on the format.
     """
-    canonical = image_spec(source, options)
+    canonical, *others = image_specs(source, options)
     write_times(group, source.space, source.scaling)
-    attributes = scaling_attributes(source.scaling) | {"access": options.access}
-    array = group.create_array("0", adapt_spec(canonical, capabilities), attributes)
-    written = write_numbers(array, array.spec.dims, source, options.max_memory, progress=progress)
-    array.write_attributes(attributes | {"digest": written.digest})
+    attributes = scaling_attributes(source.scaling)
+    patterns = access_patterns(options.access, canonical.dims)
+    array = group.create_array("0", adapt_spec(canonical, capabilities))
+    copies = [
+        group.create_group(COPY_GROUP).create_array("0", adapt_spec(spec, capabilities))
+        for spec in others
+    ]
+    written = write_numbers(
+        array, array.spec.dims, source, options.max_memory, copies=copies, progress=progress
+    )
+    for one, access in zip((array, *copies), access_attributes(patterns), strict=True):
+        one.write_attributes(attributes | access | {"digest": written.digest})
     write_bytes(group, "nifti", "nifti_byte", source.header)
     if source.trailer:
         write_bytes(group, "nifti_trailer", "nifti_trailer_byte", source.trailer)
@@ -165,6 +186,7 @@ def write_numbers(
     source: ImageSource,
     max_memory: int,
     *,
+    copies: Sequence[Array] = (),
     progress: Progress | None = None,
 ) -> Written:
     """Write the numbers of an image, in one pass over its source.
@@ -178,7 +200,9 @@ def write_numbers(
     source : ImageSource
         Read once, front to back.
     max_memory : int
-        Bytes that writing may take.
+        Bytes that writing may take; copies share it.
+    copies : sequence of Array
+        Others that get the same numbers in the same pass; their axes are named.
     progress : callable, optional
         Called with the bytes of stored numbers done and in all.
 
@@ -190,11 +214,15 @@ def write_numbers(
     digest = ImageDigest(source.space.spatial_shape[2])
     window = _Window()
     done = 0
-    with _Writer(array, dims, max_memory) as writer:
+    share = max_memory // (1 + len(copies))
+    targets = [(array, dims), *((copy, copy.spec.dims) for copy in copies)]
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(_Writer(*target, share)) for target in targets]
         for block in source.blocks(max(1, min(_BLOCK_BYTES, max_memory // 8))):
             digest.update(block.z0, block.values)
             window.update(block.values)
-            writer.put(block)
+            for writer in writers:
+                writer.put(block)
             done += block.values.nbytes
             if progress is not None:
                 progress(done, array.spec.nbytes)
@@ -202,21 +230,29 @@ def write_numbers(
 
 
 def image_spec(source: ImageSource, options: ImageOptions) -> ArraySpec:
-    """Spec of the array of numbers, axes in canonical order."""
+    """Spec of the array ``0`` of numbers, axes in canonical order."""
+    return image_specs(source, options)[0]
+
+
+def image_specs(source: ImageSource, options: ImageOptions) -> tuple[ArraySpec, ...]:
+    """Specs of the array ``0`` and of its copies, axes in canonical order."""
     x, y, z = source.space.spatial_shape
     length = {"t": source.space.time_points, "c": source.colors or None, "z": z, "y": y, "x": x}
     dims = tuple(d for d in AXES if length[d] is not None)
     shape = tuple(n for d in dims if (n := length[d]) is not None)
-    layout = plan_layout(
-        shape,
-        source.dtype,
-        dims=dims,
-        access=options.access,
-        order=options.order,
-        codec=options.codec,
-    )
-    spec = ArraySpec(shape=shape, dtype=source.dtype, dims=dims, layout=layout)
-    return replace(spec, codecs=choose_codecs(options.codec, spec))
+    specs = []
+    for pattern in access_patterns(options.access, dims):
+        layout = plan_layout(
+            shape,
+            source.dtype,
+            dims=dims,
+            access=pattern,
+            order=options.order,
+            codec=options.codec,
+        )
+        spec = ArraySpec(shape=shape, dtype=source.dtype, dims=dims, layout=layout)
+        specs.append(replace(spec, codecs=choose_codecs(options.codec, spec)))
+    return tuple(specs)
 
 
 def scaling_attributes(scaling: Scaling | None) -> dict[str, Any]:

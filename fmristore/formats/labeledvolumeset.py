@@ -23,8 +23,15 @@ from fmristore.formats.labeled_parts import (
     write_labeledvolumeset,
 )
 from fmristore.formats.labeled_rewrite import rewrite_maps
-from fmristore.formats.map_stack import check_labels, map_source, map_stack, numbers_of
+from fmristore.formats.map_stack import (
+    check_labels,
+    finite_mask,
+    map_source,
+    map_stack,
+    numbers_of,
+)
 from fmristore.formats.masked import Fill, MaskedObject, check_fill
+from fmristore.formats.opening import opened, opened_all
 from fmristore.formats.profiles import Profile, find_profile
 from fmristore.formats.registry import register
 from fmristore.formats.stored import StoredArray
@@ -352,14 +359,18 @@ class LabeledVolumeSet(MaskedObject):
         ----------
         url : str or path
             New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
-        maps : mapping of str to map, or LabeledVolumeSet, optional
-            A map is a NIfTI path, a nibabel image, a stored volume, or an array (X, Y, Z).
+        maps : mapping of str to map, or LabeledVolumeSet or its path, optional
+            A map is the path of a NIfTI file or a store, a nibabel image, a stored volume, or an
+            array (X, Y, Z).
         labels : sequence of str, optional
             In place of `maps`, with `data`: any text that is not blank, each once.
         data : sequence of maps, or one image (X, Y, Z, L), optional
-            An image is a NIfTI path, a nibabel image, a stored run, or an array.
-        mask : NeuroVol, nibabel image, path, or array_like of shape (X, Y, Z), optional
+            An image is the path of a NIfTI file or a store, a nibabel image, a stored run, or an
+            array.
+        mask : stored object, nibabel image, path, or array_like of shape (X, Y, Z), optional
             Voxels to store; all of the grid by default, or those of a `LabeledVolumeSet`.
+            ``"finite"`` takes those that are neither NaN nor infinite in any map, for which all
+            maps are read twice.
         space : NeuroSpace or (4, 4) affine, optional
             Grid of arrays; that of the maps that have one by default.
         dtype : dtype, optional
@@ -393,32 +404,37 @@ class LabeledVolumeSet(MaskedObject):
             on one grid; if the mask is empty; or if `fill` or `dtype` do not fit the numbers.
             Nothing is written then.
         """
-        stack = map_stack(
-            maps,
-            labels=labels,
-            data=data,
-            space=space,
-            dtype=dtype,
-            storage_options=storage_options,
-        )
-        if mask is None:
-            mask = maps.mask if isinstance(maps, MaskedObject) else None
-        if mask is None:
-            mask = np.ones(stack.space.spatial_shape, np.bool_)
-        voxels = VoxelSet.from_mask(mask, stack.space)
-        module = None if profile is None else find_profile(profile, "labeledvolumeset", url)
-        writer = write_labeledvolumeset if module is None else module.write_labeledvolumeset
-        with create_store(url, overwrite=overwrite, storage_options=storage_options) as store:
-            writer(
-                store.root,
-                stack,
-                voxels,
-                capabilities=store.capabilities,
-                codec=image_options(url, codec=codec).codec,
-                fill=fill,
-                max_memory=max_memory,
-                progress=progress,
+        with (
+            opened_all(maps, storage_options) as given,
+            opened_all(data, storage_options) as listed,
+        ):
+            stack = map_stack(
+                given,
+                labels=labels,
+                data=listed,
+                space=space,
+                dtype=dtype,
+                storage_options=storage_options,
             )
+            own = given.mask if isinstance(given, MaskedObject) else None
+            if isinstance(mask, str) and mask == "finite":
+                mask = finite_mask(stack, own, max_memory)
+            elif mask is None:
+                mask = np.ones(stack.space.spatial_shape, np.bool_) if own is None else own
+            voxels = VoxelSet.from_mask(mask, stack.space)
+            module = None if profile is None else find_profile(profile, "labeledvolumeset", url)
+            writer = write_labeledvolumeset if module is None else module.write_labeledvolumeset
+            with create_store(url, overwrite=overwrite, storage_options=storage_options) as store:
+                writer(
+                    store.root,
+                    stack,
+                    voxels,
+                    capabilities=store.capabilities,
+                    codec=image_options(url, codec=codec).codec,
+                    fill=fill,
+                    max_memory=max_memory,
+                    progress=progress,
+                )
         handle = Handle(locate(url, storage_options=storage_options))
         return cls(handle, None if module is None else module.read_r_parts(handle))
 
@@ -436,8 +452,9 @@ class LabeledVolumeSet(MaskedObject):
         ----------
         label : str
             Of the new map.
-        data : path, nibabel image, stored volume, or array_like of shape (X, Y, Z)
-            On the grid of the others, of numbers that `dtype` holds.
+        data : path, nibabel image, stored volume, or array_like of shape (X, Y, Z) or (V,)
+            On the grid of the others, or numbers of the stored voxels in the order of `voxels`;
+            of numbers that `dtype` holds.
         storage_options : mapping, optional
             For the URL of the map.
         max_memory : int
@@ -458,14 +475,28 @@ class LabeledVolumeSet(MaskedObject):
         its place when it is complete. Other objects that have the old one open must open it again.
         """
         labels = check_labels((*self.labels, label))
-        source = map_source(data, label=label, space=self.space, storage_options=storage_options)
-        found = source.dtype if source.scaling is None else source.scaling.dtype(source.dtype)
-        if not np.can_cast(found, self.dtype, "same_kind"):
-            raise InvalidInputError(
-                f"a map of type {found} cannot be stored with the others, which are {self.dtype}"
+        if len(getattr(data, "shape", ())) == 1:
+            data = self._on_own_grid(np.asarray(data))
+        with opened(data, storage_options) as given:
+            source = map_source(
+                given, label=label, space=self.space, storage_options=storage_options
             )
-        values = numbers_of(source, self.voxel_set, self.dtype)
+            found = source.dtype if source.scaling is None else source.scaling.dtype(source.dtype)
+            if not np.can_cast(found, self.dtype, "same_kind"):
+                raise InvalidInputError(
+                    f"a map of type {found} cannot be stored with the others, which are "
+                    f"{self.dtype}"
+                )
+            values = numbers_of(source, self.voxel_set, self.dtype)
         self._rewrite(labels, [*range(len(self)), None], values, max_memory=max_memory)
+
+    def _on_own_grid(self, values: AnyArray) -> AnyArray:
+        if values.shape != (self._nodes.count,):
+            raise InvalidInputError(
+                f"a map of shape {values.shape}: expected {self.shape[:3]}, or one number for "
+                f"each of {self._nodes.count} stored voxels"
+            )
+        return self.voxel_set.scatter(values)
 
     def rename(self, old: str, new: str, *, max_memory: int = 1 << 30) -> None:
         """Give a map another label; as `add`.

@@ -144,17 +144,17 @@ class LatentView(GridImage):
             ) from error
 
     @property
-    def stored_bytes(self) -> int:
+    def encoded_bytes(self) -> int:
         """Bytes that basis, loadings, offset and voxels take in the store, encoded."""
         parts = self._parts
         matrices = [parts.voxels, parts.loadings, *(scan.basis for scan in self._scans)]
         offset = 0 if parts.offset is None else array_bytes(parts.offset.array)
-        return offset + sum(matrix.stored_bytes for matrix in matrices)
+        return offset + sum(matrix.encoded_bytes for matrix in matrices)
 
     @property
     def compression_ratio(self) -> float:
-        """Bytes of the whole image (X * Y * Z * T) as plain float32, over `stored_bytes`."""
-        return 4 * math.prod(self.shape) / self.stored_bytes
+        """Bytes of the whole image (X * Y * Z * T) as plain float32, over `encoded_bytes`."""
+        return 4 * math.prod(self.shape) / self.encoded_bytes
 
     # Reading --------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ from fmristore.formats.describing import describe_scan, describe_space
 from fmristore.formats.latent_parts import LatentParts, ScanParts, read_parts
 from fmristore.formats.latent_view import LatentView
 from fmristore.formats.latent_writer import write_latent
-from fmristore.formats.masked import MaskedObject
 from fmristore.formats.opening import opened
 from fmristore.formats.profiles import Profile, find_profile
 from fmristore.formats.registry import register
@@ -372,11 +371,9 @@ class LatentNeuroVec(LatentView, StoredObject):
         from fmristore.decomposition import principal_components
 
         with opened(source, storage_options) as image:
-            if mask is None and isinstance(image, MaskedObject):
-                mask = image.mask
-            run = voxel_source(image, space=space, tr=tr, storage_options=storage_options)
-            inside = np.ones(run.space.spatial_shape, bool) if mask is None else mask
-            voxels = VoxelSet.from_mask(inside, run.space)
+            run, voxels = voxel_source(
+                image, mask, space=space, tr=tr, storage_options=storage_options
+            )
             found = principal_components(
                 _scaled_parts(run, voxels, max_memory // 4),
                 (run.space.time_points or 1, len(voxels)),

@@ -18,7 +18,7 @@ from fmristore.voxels import VoxelSet
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["MapStack", "check_labels", "map_source", "map_stack", "numbers_of"]
+__all__ = ["MapStack", "check_labels", "finite_mask", "map_source", "map_stack", "numbers_of"]
 
 
 class MapStack(ABC):
@@ -102,6 +102,27 @@ def numbers_of(source: VoxelSource, voxels: VoxelSet, dtype: np.dtype[Any]) -> A
     return values
 
 
+def finite_mask(stack: MapStack, within: AnyArray | None, max_memory: int) -> AnyArray:
+    """Voxels that are neither NaN nor infinite in any map, (X, Y, Z) bool.
+
+    Parameters
+    ----------
+    stack : MapStack
+        The maps; read once.
+    within : ndarray of bool, (X, Y, Z), optional
+        Voxels to look at; all of them by default.
+    max_memory : int
+        Bytes that reading may take.
+    """
+    inside = np.ones(stack.space.spatial_shape, np.bool_) if within is None else within
+    voxels = VoxelSet.from_mask(inside, stack.space)
+    finite = np.ones(len(voxels), np.bool_)
+    for part in stack.parts(voxels, slice(0, len(stack.labels), 1), max_memory):
+        columns = slice(part.voxel, part.voxel + part.values.shape[1])
+        finite[columns] &= np.isfinite(part.values).all(axis=0)
+    return voxels.scatter(finite)
+
+
 # What a user gives ----------------------------------------------------------------------------
 
 
@@ -119,7 +140,8 @@ def map_stack(
     Parameters
     ----------
     maps : mapping of str to map, or stored object with labels, optional
-        A map is a NIfTI path, a nibabel image, a stored volume, or an array (X, Y, Z).
+        A map is a NIfTI path, a nibabel image, a stored volume, or an array (X, Y, Z). Stores
+        are opened already: see `fmristore.formats.opening`.
     labels, data : sequence of str, and sequence of maps or image (X, Y, Z, L), optional
         In place of `maps`.
     space : NeuroSpace or (4, 4) affine, optional

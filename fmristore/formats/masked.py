@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from fmristore.formats.base import StoredObject
 from fmristore.formats.describing import describe_space, plain_number
 from fmristore.formats.image_parts import read_grid
+from fmristore.formats.nodes import write_encoded
 from fmristore.formats.stored import StoredArray
-from fmristore.layout import choose_codecs, split_chunks
 from fmristore.space import NeuroSpace
 from fmristore.voxels import VoxelSet
 from fmristore_stores.errors import (
@@ -27,8 +27,6 @@ from fmristore_stores.grid import Region
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray, Group
 from fmristore_stores.reader import ChunkReader
-from fmristore_stores.spec import ArraySpec
-from fmristore_stores.writer import write
 
 __all__ = [
     "ORDER",
@@ -345,21 +343,6 @@ def voxel_nodes(
 def write_voxels(group: Group, voxels: VoxelSet, codec: str) -> None:
     """Write ``mask`` and ``voxels``, which must be in the order `ORDER`."""
     mask = voxels.mask.transpose(2, 1, 0).astype(np.uint8)
-    _write_encoded(group, "mask", ("z", "y", "x"), mask, codec)
+    write_encoded(group, "mask", ("z", "y", "x"), mask, codec)
     array = voxels.voxels.astype("<i4")
-    _write_encoded(group, "voxels", ("voxel", "xyz"), array, codec, {"order": ORDER})
-
-
-def _write_encoded(
-    group: Group,
-    name: str,
-    dims: tuple[str, ...],
-    values: AnyArray,
-    codec: str,
-    attributes: Mapping[str, Any] | None = None,
-) -> None:
-    """Write an array in large compressed chunks."""
-    layout = split_chunks(values.shape, values.dtype.itemsize, values.shape)
-    spec = ArraySpec(shape=values.shape, dtype=values.dtype, dims=dims, layout=layout)
-    spec = replace(spec, codecs=choose_codecs(codec, spec))
-    write(group.create_array(name, spec, attributes), None, values)
+    write_encoded(group, "voxels", ("voxel", "xyz"), array, codec, {"order": ORDER})

@@ -26,8 +26,9 @@ from fmristore.imagesource import ImageSource
 from fmristore.indexing import parse_selection
 from fmristore.plan import Planner, ReadPlan
 from fmristore.progress import Progress
+from fmristore.scaling import Scaling
 from fmristore.space import NeuroSpace
-from fmristore.voxels import VoxelSet, parse_points
+from fmristore.voxels import parse_points
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.grid import grid_shape
 from fmristore_stores.opening import Handle, locate
@@ -234,7 +235,7 @@ class MaskedNeuroVec(MaskedObject, GridImage):
         ----------
         voxels : (x, y, z) or array_like of int, (n, 3), optional
             One voxel, or many in any order; negative indices count from the end.
-        mask : NeuroVol, nibabel image, path, or array_like of shape (X, Y, Z), optional
+        mask : stored object, nibabel image, path, or array_like of shape (X, Y, Z), optional
             Voxels that are not zero (NaN counts as zero), in place of `voxels`.
         times : slice, optional
             Part of the run.
@@ -312,6 +313,10 @@ class MaskedNeuroVec(MaskedObject, GridImage):
             nifti=nifti,
         )
 
+    def stored_scaling(self, voxels: AnyArray) -> Scaling | None:
+        """Docstring inherited."""
+        return self._parts.scaling if (self.voxel_set.rows(voxels) >= 0).all() else None
+
     # Creating -------------------------------------------------------------------------------
 
     @classmethod
@@ -340,7 +345,7 @@ class MaskedNeuroVec(MaskedObject, GridImage):
             New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
         data : path, nibabel image, stored run, or array_like of shape (X, Y, Z, T)
             A path or URL is that of a NIfTI file or a store.
-        mask : NeuroVol, nibabel image, path, or array_like of shape (X, Y, Z)
+        mask : stored object, nibabel image, path, or array_like of shape (X, Y, Z)
             Voxels that are not zero (NaN counts as zero). An image must lie on the grid of `data`.
         space : NeuroSpace or (4, 4) affine, optional
             Needed for arrays.
@@ -378,10 +383,15 @@ class MaskedNeuroVec(MaskedObject, GridImage):
             If not even one write unit fits the limit.
         """
         with opened(data, storage_options) as run:
-            source = voxel_source(
-                run, space=space, tr=tr, slope=slope, inter=inter, storage_options=storage_options
+            source, voxels = voxel_source(
+                run,
+                mask,
+                space=space,
+                tr=tr,
+                slope=slope,
+                inter=inter,
+                storage_options=storage_options,
             )
-            voxels = VoxelSet.from_mask(mask, source.space)
             chosen = image_options(url, codec=codec).codec
             with create_store(url, overwrite=overwrite, storage_options=storage_options) as store:
                 write_maskedneurovec(

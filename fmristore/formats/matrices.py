@@ -55,7 +55,7 @@ class StoredMatrix(ABC):
         """Dense rows (n, K) given by strictly increasing numbers from 0."""
 
     @property
-    def stored_bytes(self) -> int:
+    def encoded_bytes(self) -> int:
         """Bytes of its encoded chunks; decoded where only a library knows where they are."""
         return sum(array_bytes(array) for array in self.arrays)
 

@@ -52,7 +52,7 @@ class NeuroVec(DenseImage):
         ----------
         voxels : (x, y, z) or array_like of int, (n, 3), optional
             One voxel, or many in any order; negative indices count from the end.
-        mask : NeuroVol, nibabel image, path, or array_like of shape (X, Y, Z), optional
+        mask : stored object, nibabel image, path, or array_like of shape (X, Y, Z), optional
             Voxels that are not zero (NaN counts as zero), in place of `voxels`. An image must lie
             on the same grid.
         times : slice, optional
@@ -86,12 +86,12 @@ class NeuroVec(DenseImage):
             points, single = mask_voxels(mask, self.space), False
         else:
             points, single = self._points(voxels)
-        reader = self._numbers.reader
-        spec = reader.spec
-        wanted = [d for d in spec.dims if d not in "xyz"]
         if not isinstance(times, slice | None):
             raise SelectionError(f"times must be a slice, not {times!r}")
         part = parse_selection(Ellipsis if times is None else times, self.shape[3:])
+        reader = self._copies.for_voxels(points, part.region[0]).reader
+        spec = reader.spec
+        wanted = [d for d in spec.dims if d not in "xyz"]
         region = tuple(
             part.region[0] if d == "t" else slice(0, spec.shape[spec.dims.index(d)], 1)
             for d in wanted

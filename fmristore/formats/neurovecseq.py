@@ -35,6 +35,7 @@ from fmristore.indexing import parse_selection
 from fmristore.layout import Access, Order
 from fmristore.plan import Planner, ReadPlan
 from fmristore.progress import Progress
+from fmristore.scaling import Scaling
 from fmristore.space import NeuroSpace
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.grid import region_shape
@@ -288,7 +289,7 @@ class NeuroVecSeq(StoredObject, GridImage):
         ----------
         voxels : (x, y, z) or array_like of int, (n, 3), optional
             One voxel, or many in any order; negative indices count from the end.
-        mask : NeuroVol, nibabel image, path, or array_like of shape (X, Y, Z), optional
+        mask : stored object, nibabel image, path, or array_like of shape (X, Y, Z), optional
             Voxels that are not zero (NaN counts as zero), in place of `voxels`. An image must lie
             on the same grid.
         times : slice, optional
@@ -389,6 +390,11 @@ class NeuroVecSeq(StoredObject, GridImage):
         """Docstring inherited."""
         del max_memory
         return SequenceSource(self.images, self.space, nifti=nifti)
+
+    def stored_scaling(self, voxels: AnyArray) -> Scaling | None:
+        """Docstring inherited."""
+        del voxels
+        return self.as_source().scaling
 
     # Creating -------------------------------------------------------------------------------
 

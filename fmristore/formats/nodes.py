@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fmristore.formats.registry import FORMAT, VERSION, WRITER
+from fmristore.layout import choose_codecs, split_chunks
 from fmristore.space import NeuroSpace
 from fmristore_stores._version import __version__
 from fmristore_stores.protocol import AnyArray, Group
 from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout
+from fmristore_stores.writer import write
 
-__all__ = ["format_attributes", "space_attributes", "write_bytes", "write_plain", "write_texts"]
+__all__ = [
+    "format_attributes",
+    "space_attributes",
+    "write_bytes",
+    "write_encoded",
+    "write_plain",
+    "write_texts",
+]
 
 
 def write_plain(
@@ -27,6 +37,21 @@ def write_plain(
     layout = ChunkLayout(chunks=tuple(max(1, n) for n in values.shape))
     spec = ArraySpec(shape=values.shape, dtype=values.dtype, dims=tuple(dims), layout=layout)
     group.create_array(name, spec, attributes).write(None, values)
+
+
+def write_encoded(
+    group: Group,
+    name: str,
+    dims: Sequence[str],
+    values: AnyArray,
+    codec: str,
+    attributes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write an array that is read as a whole, in a few large chunks encoded as a preset says."""
+    layout = split_chunks(values.shape, values.dtype.itemsize, values.shape)
+    spec = ArraySpec(shape=values.shape, dtype=values.dtype, dims=tuple(dims), layout=layout)
+    spec = replace(spec, codecs=choose_codecs(codec, spec))
+    write(group.create_array(name, spec, attributes), None, values)
 
 
 def write_texts(group: Group, name: str, dim: str, texts: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ __all__ = ["array_options", "scan_requests"]
 
 def scan_requests(
     scans: Mapping[str, Any],
-    summary: Any,
+    statistic: Any,
     metadata: Mapping[str, Mapping[str, Any]] | None,
     space: NeuroSpace | AnyArray | None,
     tr: float | None,
@@ -28,7 +28,7 @@ def scan_requests(
     ----------
     scans : mapping
         Sources by name.
-    summary : str or callable, optional
+    statistic : str or callable, optional
         What parcels are summarised by, in all of them.
     metadata : mapping, optional
         Mappings by name of the scan.
@@ -49,7 +49,7 @@ def scan_requests(
         ScanRequest(
             name=name,
             source=source,
-            statistic=summary,
+            statistic=statistic,
             metadata=(metadata or {}).get(name, {}),
             array=array_options(source, space, tr),
         )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fmristore.boxes import box_shape
 from fmristore.formats.base import StoredObject
 from fmristore.formats.dense import DenseImage
+from fmristore.formats.grid_image import GridImage
 from fmristore.formats.opening import opened
 from fmristore.formats.parcellated_parts import Numbers
 from fmristore.imagesource import ImageSource, image_source
@@ -213,12 +214,15 @@ class _StoredSource:
     def numbers(self, parcellation: Parcellation, max_memory: int) -> Iterator[Numbers]:
         """Series of the labelled voxels; read when asked for if they do not fit."""
         voxels = parcellation.voxels
-        matrix: Matrix = _SeriesMatrix(self._image, voxels)
+        scaling = None
+        if isinstance(self._image, GridImage):
+            scaling = self._image.stored_scaling(voxels)
+        matrix: Matrix = _SeriesMatrix(self._image, voxels, raw=scaling is not None)
         times = self.space.time_points or 0
-        if len(voxels) * times * self.dtype.itemsize <= max_memory // 2:
+        if len(voxels) * times * matrix.dtype.itemsize <= max_memory // 2:
             every = slice(0, len(voxels), 1)
             matrix = MemoryMatrix(matrix.read(every, slice(0, times, 1)))
-        yield Numbers(matrix)
+        yield Numbers(matrix, scaling)
 
     def pieces(self, parcellation: Parcellation, max_memory: int) -> Iterator[Piece]:
         """Numbers of all labelled voxels, some voxels after the other."""
@@ -301,17 +305,18 @@ class MemoryMatrix:
 
 
 class _SeriesMatrix:
-    """Series of some voxels of a stored object."""
+    """Series of some voxels of a stored object: numbers meant, or stored ones."""
 
-    def __init__(self, image: Any, voxels: AnyArray) -> None:
+    def __init__(self, image: Any, voxels: AnyArray, *, raw: bool = False) -> None:
         self._image = image
         self._voxels = voxels
+        self._options = {"raw": True} if raw else {}
         self.shape = (len(voxels), int(image.shape[3]))
-        self.dtype: np.dtype[Any] = image.dtype
+        self.dtype: np.dtype[Any] = image.raw.dtype if raw else image.dtype
 
     def read(self, rows: slice | NDArray[np.int64], times: slice) -> AnyArray:
         """Numbers (times, rows)."""
-        found: AnyArray = self._image.series(self._voxels[rows], times=times)
+        found: AnyArray = self._image.series(self._voxels[rows], times=times, **self._options)
         return found
 
 

@@ -15,13 +15,14 @@ from fmristore.formats.names import encode_name
 from fmristore.formats.nodes import (
     format_attributes,
     space_attributes,
+    write_encoded,
     write_plain,
     write_texts,
 )
 from fmristore.formats.parcellated_parts import Kind, Numbers
 from fmristore.formats.parcellated_reduce import summarise
 from fmristore.formats.parcellated_source import MemoryMatrix, open_source
-from fmristore.layout import adapt_spec, choose_codecs, plan_layout, plan_matrix
+from fmristore.layout import adapt_spec, choose_codecs, plan_matrix
 from fmristore.masks import load_volume
 from fmristore.parcellation import Parcellation
 from fmristore.parcelstats import make_reduction, result_dtype
@@ -315,30 +316,18 @@ def write_root(
     space = parcellation.space
     write_plain(root, "affine", ("world", "voxel"), np.array(space.affine), {"units": "mm"})
     group = root.create_group("parcellation")
-    _write_volume(store, group, "labels", parcellation.labels, options)
-    _write_volume(store, group, "mask", parcellation.mask.astype(np.uint8), options)
+    codec = options.codec
+    volume = ("z", "y", "x")
+    write_encoded(group, "labels", volume, parcellation.labels.T, codec)
+    write_encoded(group, "mask", volume, parcellation.mask.T.astype(np.uint8), codec)
     write_plain(group, "ids", ("parcel",), parcellation.ids)
     write_texts(group, "names", "parcel", parcellation.names)
-    write_plain(group, "voxels", ("voxel", "axis"), parcellation.voxels)
-    write_plain(group, "indptr", ("bound",), parcellation.indptr)
+    write_encoded(group, "voxels", ("voxel", "axis"), parcellation.voxels, codec)
+    write_encoded(group, "indptr", ("bound",), parcellation.indptr, codec)
     _write_columns(group, parcellation)
     attributes = format_attributes(format_name) | space_attributes(space)
     del attributes["time_unit"]
     return attributes
-
-
-def _write_volume(
-    store: Store, group: Group, name: str, values: AnyArray, options: ParcelOptions
-) -> None:
-    layout = plan_layout(
-        values.shape[::-1], values.dtype, dims=("z", "y", "x"), access="volume", codec=options.codec
-    )
-    spec = ArraySpec(
-        shape=values.shape[::-1], dtype=values.dtype, dims=("z", "y", "x"), layout=layout
-    )
-    spec = replace(spec, codecs=choose_codecs(options.codec, spec))
-    spec = adapt_spec(spec, store.capabilities)
-    write(group.create_array(name, spec), None, values.transpose([2, 1, 0]))
 
 
 def _write_columns(group: Group, parcellation: Parcellation) -> None:

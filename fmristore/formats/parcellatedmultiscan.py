@@ -65,7 +65,7 @@ class ParcellatedMultiScan(StoredObject):
     >>> multi = fs.ParcellatedMultiScan.create(                               # doctest: +SKIP
     ...     "sub-01.h5", parcellation="atlas.nii.gz"
     ... )
-    >>> multi.add_scan("rest", "rest_bold.nii.gz", summary="mean")            # doctest: +SKIP
+    >>> multi.add_scan("rest", "rest_bold.nii.gz", statistic="mean")          # doctest: +SKIP
     >>> multi["rest"].to_numpy()                                              # doctest: +SKIP
     """
 
@@ -235,15 +235,16 @@ class ParcellatedMultiScan(StoredObject):
         InvalidInputError
             If there are no scans at all.
         """
-        parts = []
+        parts, trs = [], []
         for name in self._chosen(scans):
             scan = self[name]
+            trs.append(scan.tr)
             parts.append(
                 scan.to_numpy()
                 if isinstance(scan, ParcellatedScanSummary)
                 else scan.summary(statistic)
             )
-        return concatenate(parts, self._chosen(scans), self.names)
+        return concatenate(parts, self._chosen(scans), trs, self.table)
 
     def series(
         self,
@@ -276,15 +277,16 @@ class ParcellatedMultiScan(StoredObject):
         InvalidInputError
             If a scan holds no voxels, or none does.
         """
-        parts, names = [], []
+        parts, names, trs = [], [], []
         for name in self._chosen(scans):
             scan = self[name]
             if isinstance(scan, ParcellatedScan):
                 parts.append(scan.series(voxels, mask=mask, dtype=dtype))
                 names.append(name)
+                trs.append(scan.tr)
             elif scans is not None:
                 raise InvalidInputError(f"scan {name!r} is a summary: it holds no voxels")
-        return concatenate(parts, names)
+        return concatenate(parts, names, trs)
 
     def _chosen(self, scans: Sequence[str] | None) -> tuple[str, ...]:
         if isinstance(scans, str):
@@ -298,7 +300,7 @@ class ParcellatedMultiScan(StoredObject):
         name: str,
         source: Any,
         *,
-        summary: Any = None,
+        statistic: Any = None,
         weights: Any = None,
         metadata: Mapping[str, Any] | None = None,
         tr: float | None = None,
@@ -315,7 +317,7 @@ class ParcellatedMultiScan(StoredObject):
         source : stored object, path, nibabel image, or array_like
             A run (X, Y, Z, T) on the grid of the parcellation, read once; or the series of the
             parcels, (T, K), as they are.
-        summary : {"mean", "median", "sum", "min", "max", "std"} or callable, optional
+        statistic : {"mean", "median", "sum", "min", "max", "std"} or callable, optional
             What parcels are summarised by; the series of every voxel are stored without it.
         weights : path, nibabel image, array_like of shape (X, Y, Z) or (V,), optional
             Of the voxels, for means and sums.
@@ -348,7 +350,7 @@ class ParcellatedMultiScan(StoredObject):
         request = ScanRequest(
             name=name,
             source=source,
-            statistic=summary,
+            statistic=statistic,
             weights=weights,
             metadata=metadata or {},
             array=array_options(source, self.space, tr),
@@ -359,7 +361,7 @@ class ParcellatedMultiScan(StoredObject):
         self,
         scans: Mapping[str, Any],
         *,
-        summary: Any = None,
+        statistic: Any = None,
         metadata: Mapping[str, Mapping[str, Any]] | None = None,
         codec: str | None = None,
         max_memory: int = 1 << 30,
@@ -371,7 +373,7 @@ class ParcellatedMultiScan(StoredObject):
         ----------
         scans : mapping
             Sources by name.
-        summary : str or callable, optional
+        statistic : str or callable, optional
             What parcels are summarised by, in all of them.
         metadata : mapping, optional
             Mappings by name of the scan.
@@ -383,7 +385,7 @@ class ParcellatedMultiScan(StoredObject):
         AlreadyExistsError, InvalidInputError, ReadOnlyError, ChangedError
             See `add_scan`; none of them is added then.
         """
-        requests = scan_requests(scans, summary, metadata, self.space, None)
+        requests = scan_requests(scans, statistic, metadata, self.space, None)
         self._add(requests, codec, max_memory, progress)
 
     def _add(
@@ -477,7 +479,7 @@ class ParcellatedMultiScan(StoredObject):
         parcellation: Any,
         names: Any = None,
         mask: Any = None,
-        summary: Any = None,
+        statistic: Any = None,
         metadata: Mapping[str, Mapping[str, Any]] | None = None,
         space: NeuroSpace | AnyArray | None = None,
         tr: float | None = None,
@@ -500,7 +502,7 @@ class ParcellatedMultiScan(StoredObject):
             Label image on the grid of the scans.
         names, mask : object, optional
             Table of the labels, and voxels to keep: see `Parcellation.from_labels`.
-        summary, tr : object, optional
+        statistic, tr : object, optional
             As of `add_scan`, for all scans.
         metadata : mapping, optional
             Mappings by name of the scan.
@@ -530,7 +532,7 @@ class ParcellatedMultiScan(StoredObject):
             max_memory=max_memory,
             progress=progress,
         )
-        requests = scan_requests(scans or {}, summary, metadata, space, tr)
+        requests = scan_requests(scans or {}, statistic, metadata, space, tr)
         parcels = make_parcellation(
             parcellation,
             names,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -23,12 +23,14 @@ from fmristore.formats.parcellated_writer import (
     voxel_weights,
 )
 from fmristore.formats.profiles import Profile
+from fmristore.formats.raw import RawView
 from fmristore.formats.registry import register
 from fmristore.imagesource import ImageSource
 from fmristore.indexing import parse_selection
 from fmristore.masks import mask_voxels
 from fmristore.parcelstats import make_reduction
 from fmristore.progress import Progress
+from fmristore.scaling import Scaling
 from fmristore.space import NeuroSpace
 from fmristore.voxels import parse_points
 from fmristore_stores.errors import InvalidInputError
@@ -72,6 +74,23 @@ class ParcellatedScan(ParcellatedBase, GridImage):
     def size(self) -> int:
         """Number of voxels of the grid in all volumes."""
         return math.prod(self.shape)
+
+    @property
+    def stored_dtype(self) -> np.dtype[Any]:
+        """Type of the stored numbers."""
+        return self._parts.numbers.matrix.dtype
+
+    @property
+    def slope(self) -> float | AnyArray | None:
+        """What stored numbers are multiplied with on reading, one number or (T,); None if not."""
+        scaling = self._parts.numbers.scaling
+        return None if scaling is None else scaling.slope
+
+    @property
+    def inter(self) -> float | AnyArray | None:
+        """What is added after multiplying with `slope`, one number or (T,); None if not."""
+        scaling = self._parts.numbers.scaling
+        return None if scaling is None else scaling.inter
 
     @property
     def voxels(self) -> NDArray[np.int32]:
@@ -158,6 +177,7 @@ class ParcellatedScan(ParcellatedBase, GridImage):
         mask: Any = None,
         times: slice | None = None,
         dtype: DTypeLike | None = None,
+        raw: bool = False,
     ) -> AnyArray:
         """Time series of one voxel, many voxels, or all voxels of a mask.
 
@@ -165,12 +185,14 @@ class ParcellatedScan(ParcellatedBase, GridImage):
         ----------
         voxels : (x, y, z) or array_like of int, (n, 3), optional
             One voxel, or many in any order; negative indices count from the end.
-        mask : NeuroVol, nibabel image, path, or array_like of shape (X, Y, Z), optional
+        mask : stored object, nibabel image, path, or array_like of shape (X, Y, Z), optional
             Voxels that are not zero, in place of `voxels`.
         times : slice, optional
             Part of the run.
         dtype : dtype, optional
             Type to return.
+        raw : bool
+            Return stored numbers, not scaled.
 
         Returns
         -------
@@ -187,33 +209,38 @@ class ParcellatedScan(ParcellatedBase, GridImage):
         """
         if (voxels is None) == (mask is None):
             raise InvalidInputError("give either voxels or mask=")
-        points, single = parse_points(voxels) if mask is None else (None, False)
-        if points is None:
-            points = mask_voxels(mask, self.space)
+        inside = None if mask is None else mask_voxels(mask, self.space)
+        points, single = parse_points(voxels) if inside is None else (inside, False)
         part = self._times(times)
         rows = self.parcellation.voxel_set.rows(points)
-        values = self._read_rows(rows, part.region[0], dtype)
+        values = self._read_rows(rows, part.region[0], self._result_type(dtype, raw=raw), raw=raw)
         result: AnyArray = part.apply(values)
         return result[:, 0] if single else result
 
     def _read_rows(
-        self, rows: NDArray[np.int64], times: slice, dtype: DTypeLike | None
+        self, rows: NDArray[np.int64], times: slice, dtype: np.dtype[Any], *, raw: bool
     ) -> AnyArray:
         """Series (times, rows) of stored voxels; 0 for row -1."""
         inside = rows >= 0
-        wanted = self.dtype if dtype is None else np.dtype(dtype)
         if inside.all() and len(rows):
-            return self._parts.numbers.read(rows, times, dtype=dtype)
+            return self._parts.numbers.read(rows, times, dtype=dtype, raw=raw)
         count = region_shape((times,))[0]
-        values = np.zeros((count, len(rows)), wanted)
+        values = np.zeros((count, len(rows)), dtype)
         if inside.any():
-            values[:, inside] = self._parts.numbers.read(rows[inside], times, dtype=dtype)
+            values[:, inside] = self._parts.numbers.read(rows[inside], times, dtype=dtype, raw=raw)
         return values
+
+    def _result_type(self, dtype: DTypeLike | None, *, raw: bool) -> np.dtype[Any]:
+        if dtype is not None:
+            return np.dtype(dtype)
+        return self.stored_dtype if raw else self.dtype
 
     def __getitem__(self, index: Any) -> Any:
         return self.read(index)
 
-    def read(self, index: Any = Ellipsis, *, dtype: DTypeLike | None = None) -> Any:
+    def read(
+        self, index: Any = Ellipsis, *, dtype: DTypeLike | None = None, raw: bool = False
+    ) -> Any:
         """Read a part of the run as if it were whole volumes.
 
         Parameters
@@ -222,6 +249,8 @@ class ParcellatedScan(ParcellatedBase, GridImage):
             numpy's basic indexing, axes (x, y, z, t).
         dtype : dtype, optional
             Type to return.
+        raw : bool
+            Return stored numbers, not scaled.
 
         Returns
         -------
@@ -239,18 +268,19 @@ class ParcellatedScan(ParcellatedBase, GridImage):
         box, times = selection.region[:3], selection.region[3]
         rows = self.parcellation.voxel_set.row_of[box]
         inside = rows >= 0
-        wanted = self.dtype if dtype is None else np.dtype(dtype)
+        wanted = self._result_type(dtype, raw=raw)
+        numbers = self._parts.numbers
         values = np.zeros((*rows.shape, region_shape((times,))[0]), wanted)
         if inside.any():
             found = rows[inside].astype(np.int64)
             if len(found) == len(self.voxels):  # everything: one read is faster than points
                 order = np.argsort(found)
-                read = self._parts.numbers.read(slice(0, len(found), 1), times, dtype=dtype)
+                read = numbers.read(slice(0, len(found), 1), times, dtype=wanted, raw=raw)
                 target = np.empty((len(found), read.shape[0]), wanted)
                 target[order] = read.T
                 values[inside] = target
             else:
-                values[inside] = self._parts.numbers.read(found, times, dtype=dtype).T
+                values[inside] = numbers.read(found, times, dtype=wanted, raw=raw).T
         return selection.apply(values)
 
     def __array__(
@@ -269,6 +299,16 @@ class ParcellatedScan(ParcellatedBase, GridImage):
         raise InvalidInputError(
             "iterating would read the scan plane by plane; index it, or use map_parcels"
         )
+
+    @property
+    def raw(self) -> RawView:
+        """Stored numbers, not scaled: ``scan.raw[32, 40, 20]``."""
+        return RawView(cast("Any", self))
+
+    def stored_scaling(self, voxels: AnyArray) -> Scaling | None:
+        """Docstring inherited."""
+        inside = (self.parcellation.voxel_set.rows(voxels) >= 0).all()
+        return self._parts.numbers.scaling if inside else None
 
     def as_source(self, *, max_memory: int = 1 << 28, nifti: bool = False) -> ImageSource:
         """Docstring inherited."""

@@ -15,6 +15,7 @@ from fmristore.formats.parcellated_writer import ScanRequest, given_matrix, make
 from fmristore.formats.profiles import Profile
 from fmristore.formats.registry import register
 from fmristore.indexing import parse_selection
+from fmristore.parcellation import find_parcels
 from fmristore.progress import Progress
 from fmristore.space import NeuroSpace
 from fmristore_stores.errors import InvalidInputError
@@ -59,14 +60,20 @@ class ParcellatedScanSummary(ParcellatedBase):
         return self.time_points
 
     def __getitem__(self, index: Any) -> Any:
-        """Read a part of the matrix, or the series of the parcel of that name.
+        """Read a part of the matrix, or the series of parcels.
+
+        Parameters
+        ----------
+        index : int, slice, Ellipsis, None or tuple of them; or str; or list of str and int
+            numpy's basic indexing, axes (t, parcel); the name of a parcel; or names and ids of
+            several.
 
         Raises
         ------
         SelectionError
             If the index does not fit, or there is no such parcel.
         """
-        if isinstance(index, str):
+        if isinstance(index, str | list):
             return self.series(index)
         selection = parse_selection(index, self.shape)
         times, columns = selection.region
@@ -103,7 +110,7 @@ class ParcellatedScanSummary(ParcellatedBase):
             )
             return np.ascontiguousarray(part.apply(values))
         single = isinstance(parcels, str | int | np.integer)
-        rows = np.array([self.index(key) for key in ([parcels] if single else parcels)], np.int64)
+        rows = find_parcels(self.table, [parcels] if single else parcels)
         found: AnyArray = part.apply(self._parts.numbers.read(rows, part.region[0], dtype=dtype))
         return found[:, 0] if single else found
 

@@ -11,7 +11,7 @@ from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
 
 if TYPE_CHECKING:
-    from fmristore.formats.dense import DenseImage
+    from fmristore.formats.dense_reading import ReadableImage
 
 __all__ = ["RawView"]
 
@@ -19,7 +19,7 @@ __all__ = ["RawView"]
 class RawView:
     """Stored numbers of an image, not scaled; indexed as the image is."""
 
-    def __init__(self, image: DenseImage) -> None:
+    def __init__(self, image: ReadableImage) -> None:
         self._image = image
 
     @property

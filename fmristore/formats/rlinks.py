@@ -37,10 +37,11 @@ def link_for_r(
     space: NeuroSpace,
     scaling: Scaling | None,
     limits: Sequence[float] | None,
+    numbers: Sequence[str] = ("0",),
 ) -> dict[str, Any]:
     """Give a finished image the names that R looks for, if R would read the right numbers.
 
-    That is so if array ``0`` has the canonical order of axes, numbers that R has, no colours and
+    That is so if array ``0``, or a copy of it, has the canonical order of axes, numbers that R has, no colours and
     no scaling. Takes some kilobytes; the numbers are not stored again.
 
     Parameters
@@ -53,20 +54,24 @@ def link_for_r(
         Of the image.
     limits : (float, float), optional
         Smallest and largest stored number, None if there is no finite one.
+    numbers : sequence of str
+        Paths of the array ``0`` and its copies; the names lead to the first that R can read.
 
     Returns
     -------
     dict
         Attributes for the root group, none if R cannot read the image.
     """
-    spec = group.array("0").spec
+    specs = {path: group.array(path).spec for path in numbers}
+    spec = specs["0"]
     canonical = tuple(d for d in AXES if d in spec.dims)
-    if scaling is not None or spec.dims != canonical or "c" in canonical:
+    target = next((path for path, found in specs.items() if found.dims == canonical), None)
+    if scaling is not None or target is None or "c" in canonical:
         return {}
     if not max(map(abs, limits or [0])) < R_TYPES.get(spec.dtype.name, 0):
         return {}
     if "t" in canonical:
-        group.link(R_NUMBERS, "0")
+        group.link(R_NUMBERS, target)
     else:
         group.create_group("data").link("elements", "0")
     write_r_space(group.create_group("space"), space)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fmristore.formats.copies import read_copies
 from fmristore.formats.image_parts import ImageParts, read_grid, read_scaling
 from fmristore.formats.image_writer import ImageOptions, image_spec, write_affine, write_run
 from fmristore.formats.names import encode_name
@@ -100,6 +101,7 @@ def _read_run(
         scaling=read_scaling(handle, numbers.attributes, length, group=group.path),
         header=f"{group.path}/nifti" if "nifti" in children else "",
         trailer=f"{group.path}/nifti_trailer" if "nifti_trailer" in children else "",
+        copies=read_copies(handle, numbers),
     )
 
 

@@ -15,6 +15,8 @@ from fmristore_stores.spec import ArraySpec, Attributes
 
 __all__ = ["StoredArray"]
 
+_State = tuple[Handle, str, Literal["fill", "error"], tuple[str, ...], bool]
+
 
 class StoredArray:
     """One array of a store, opened when it is needed.
@@ -29,6 +31,8 @@ class StoredArray:
         What a chunk that was never written means.
     dims : tuple of str, optional
         Names of its axes, for an array of other software that has none or others.
+    is_copy : bool
+        Whether its numbers are those of another array of the same object.
     """
 
     def __init__(
@@ -38,17 +42,24 @@ class StoredArray:
         *,
         missing: Literal["fill", "error"] = "error",
         dims: tuple[str, ...] = (),
+        is_copy: bool = False,
     ) -> None:
         self._handle = handle
         self._path = path
         self._missing = missing
         self._dims = dims
+        self._is_copy = is_copy
         self._opened: tuple[Store, ChunkReader] | None = None
 
     @property
     def path(self) -> str:
         """Path in the store."""
         return self._path
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether its numbers are those of another array of the same object."""
+        return self._is_copy
 
     @property
     def reader(self) -> ChunkReader:
@@ -123,11 +134,9 @@ class StoredArray:
             )
         return reader.read()
 
-    def __getstate__(self) -> tuple[Handle, str, Literal["fill", "error"], tuple[str, ...]]:
-        return self._handle, self._path, self._missing, self._dims
+    def __getstate__(self) -> _State:
+        return self._handle, self._path, self._missing, self._dims, self._is_copy
 
-    def __setstate__(
-        self, state: tuple[Handle, str, Literal["fill", "error"], tuple[str, ...]]
-    ) -> None:
-        self._handle, self._path, self._missing, self._dims = state
+    def __setstate__(self, state: _State) -> None:
+        self._handle, self._path, self._missing, self._dims, self._is_copy = state
         self._opened = None

@@ -11,6 +11,8 @@ import numpy as np
 from fmristore.boxes import box_shape, boxes
 from fmristore.formats.base import StoredObject
 from fmristore.formats.dense import DenseImage
+from fmristore.formats.grid_image import GridImage
+from fmristore.formats.masked import MaskedObject
 from fmristore.imagesource import Block, image_source
 from fmristore.progress import Progress
 from fmristore.scaling import Scaling, make_scaling
@@ -45,7 +47,7 @@ class StoredSource:
     ----------
     image : StoredObject
         Anything stored that is indexed (x, y, z, t). The stored numbers of a `NeuroVec` are
-        taken, and the numbers meant of everything else.
+        taken, and the numbers meant of everything else; but see `keep_stored`.
 
     Raises
     ------
@@ -71,6 +73,15 @@ class StoredSource:
             spec = image.spec
             self._thick = spec.layout.chunks[spec.dims.index("z")]
 
+    def keep_stored(self, voxels: VoxelSet) -> None:
+        """Take stored numbers with their scaling, if all voxels that will be taken have such."""
+        scaling = None
+        if isinstance(self._data, GridImage):
+            scaling = self._data.stored_scaling(voxels.voxels)
+        if scaling is not None:
+            self.scaling, self._data = scaling, self._data.raw
+            self.dtype = np.dtype(self._data.dtype)
+
     def blocks(self, max_bytes: int) -> Iterator[Block]:
         """All of the image, plane after plane."""
         x, y, z = self.space.spatial_shape
@@ -87,25 +98,36 @@ class StoredSource:
 
 def voxel_source(
     data: Any,
+    mask: Any = None,
     *,
     space: NeuroSpace | AnyArray | None = None,
     tr: float | None = None,
     slope: float | AnyArray | None = None,
     inter: float | AnyArray | None = None,
     storage_options: Mapping[str, Any] | None = None,
-) -> VoxelSource:
-    """Understand what a user gives as a run; as `image_source`, and stored objects besides.
+) -> tuple[VoxelSource, VoxelSet]:
+    """Understand what a user gives as a run, and which of its voxels are wanted.
+
+    Parameters
+    ----------
+    data, space, tr, slope, inter, storage_options : object
+        As of `image_source`.
+    mask : object, optional
+        See `fmristore.masks`; by default the voxels that are stored of what is stored so, and all
+        of everything else.
 
     Raises
     ------
     InvalidInputError
-        If it has not four axes, is in colour, or is no image at all.
+        If it has not four axes, is in colour, or is no image at all, or the mask does not fit.
     """
     source: VoxelSource
     if isinstance(data, StoredObject):
         if any(given is not None for given in (space, tr, slope, inter)):
             raise InvalidInputError("space, tr, slope and inter are for arrays")
         source = StoredSource(data)
+        if mask is None and isinstance(data, MaskedObject):
+            mask = data.mask
     else:
         source = image_source(
             data, space=space, tr=tr, slope=slope, inter=inter, storage_options=storage_options
@@ -117,7 +139,11 @@ def voxel_source(
         )
     if source.colors:
         raise InvalidInputError("colours cannot be stored by voxel", url=name)
-    return source
+    inside = np.ones(source.space.spatial_shape, bool) if mask is None else mask
+    voxels = VoxelSet.from_mask(inside, source.space)
+    if isinstance(source, StoredSource):
+        source.keep_stored(voxels)
+    return source, voxels
 
 
 # Into the store -------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ def series_frame(
     columns: Sequence[str],
     *,
     tr: float | None = None,
-    runs: Sequence[tuple[str, int]] | None = None,
+    runs: Sequence[tuple[str, int, float | None]] | None = None,
 ) -> Any:
     """Series as a pandas data frame.
 
@@ -30,8 +30,9 @@ def series_frame(
         Names of the columns, numbers if there are none.
     tr : float, optional
         Seconds between rows; the index is then ``time``, else ``volume``.
-    runs : sequence of (str, int), optional
-        Names and lengths of runs that the rows are of; the index is then ``scan`` and ``volume``.
+    runs : sequence of (str, int, float or None), optional
+        Names, lengths and `tr` of runs that the rows are of; the index is then ``scan`` and
+        ``time``, or ``scan`` and ``volume`` if a `tr` is unknown.
 
     Returns
     -------
@@ -47,8 +48,14 @@ def series_frame(
     except ImportError as error:
         raise DependencyError("data frames need pandas: pip install pandas") from error
     if runs is not None:
-        pairs = [(name, volume) for name, length in runs for volume in range(length)]
-        index: Any = pd.MultiIndex.from_tuples(pairs, names=["scan", "volume"])
+        timed = all(seconds is not None for _, _, seconds in runs)
+        pairs = [
+            (name, volume * seconds if timed and seconds is not None else volume)
+            for name, length, seconds in runs
+            for volume in range(length)
+        ]
+        names = ["scan", "time" if timed else "volume"]
+        index: Any = pd.MultiIndex.from_tuples(pairs, names=names)
     elif tr is None:
         index = pd.RangeIndex(len(values), name="volume")
     else:

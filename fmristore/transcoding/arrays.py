@@ -8,7 +8,7 @@ from typing import Literal
 from fmristore.chunking import shard_shape
 from fmristore.layout import (
     AXES,
-    Access,
+    Pattern,
     adapt_spec,
     canonical_axes,
     choose_codecs,
@@ -80,7 +80,9 @@ class ArrayStep:
     Parameters
     ----------
     path : str
-        In both stores.
+        In the new store.
+    origin : str
+        Path in the source; another one only for a copy of an image's numbers.
     source, target : ArraySpec
         Specs there and here.
     axes : tuple of int
@@ -94,6 +96,7 @@ class ArrayStep:
     """
 
     path: str
+    origin: str
     source: ArraySpec
     target: ArraySpec
     axes: tuple[int, ...]
@@ -108,8 +111,8 @@ def plan_array(
     attributes: Attributes,
     kind: TargetKind,
     *,
-    access: Access | None,
-    recorded: Access | None,
+    access: Pattern | None,
+    recorded: Pattern | None,
     codec: str | None,
 ) -> ArrayStep:
     """Plan one array; arguments as of `plan_transcode`.
@@ -124,6 +127,7 @@ def plan_array(
         )
         return ArrayStep(
             path=path,
+            origin=array.path,
             source=source,
             target=whole,
             axes=tuple(range(len(source.shape))),
@@ -142,6 +146,7 @@ def plan_array(
     method, why = _method(array, target, reason)
     return ArrayStep(
         path=path,
+        origin=array.path,
         source=source,
         target=target,
         axes=axes,
@@ -152,7 +157,7 @@ def plan_array(
 
 
 def _lay_out(
-    source: ArraySpec, kind: TargetKind, access: Access, codec: str | None
+    source: ArraySpec, kind: TargetKind, access: Pattern, codec: str | None
 ) -> tuple[tuple[int, ...], ArraySpec, str]:
     """Lay an image out anew for an access pattern, with chunks that suit the new codec.
 

@@ -72,8 +72,9 @@ def transcode(  # noqa: PLR0913
         Paths or URLs of an existing and of a new store.
     kind : {"hdf5", "zarr"}, optional
         Of the new store; by the ending of its name otherwise.
-    access : {"time", "volume", "balanced"}, optional
-        Lay images out anew for this; chunks are kept otherwise.
+    access : {"time", "volume", "balanced", "both"}, optional
+        Lay images out anew for this; chunks are kept otherwise. ``"both"`` adds a second copy to
+        a run, any other drops it; a copy that has the layout wanted already is kept as it is.
     codec : str, optional
         Preset to encode with, or ``"keep"`` to insist on the present codecs.
     allow : collection of str
@@ -189,7 +190,7 @@ def execute(
             parent = new.root.group(folder) if folder else new.root
             array = parent.create_array(name, step.target, step.attributes)
             written[step.path] = _copy(
-                store.root.array(step.path), array, step, plan.max_memory, done
+                store.root.array(step.origin), array, step, plan.max_memory, done
             )
         _make_groups(new, [group for group in plan.groups if group[0] not in parents])
         _make_links(new, plan)

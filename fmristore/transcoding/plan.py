@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from fmristore.formats.rlinks import R_NUMBERS
 from fmristore.layout import AXES, Access, canonical_axes
 from fmristore.transcoding.arrays import ArrayStep, TargetKind, plan_array
+from fmristore.transcoding.copies import arrange, named_copies
 from fmristore.transcoding.tree import LINKS, Tree, walk
 from fmristore_stores.errors import InvalidInputError, LossyError
 from fmristore_stores.location import Kind
@@ -87,7 +88,8 @@ class TranscodePlan:
         for step in self.arrays:
             target = step.target
             shape = " x ".join(map(str, target.shape)) or "scalar"
-            lines.append(f"  {step.method:8} /{step.path}  {shape} {target.dtype}")
+            origin = f" from /{step.origin}" if step.origin != step.path else ""
+            lines.append(f"  {step.method:8} /{step.path}{origin}  {shape} {target.dtype}")
             if math.prod(target.shape) > 1 and step.path == _largest(self.arrays):
                 lines.append(f"           from {_layout_text(step.source)}")
                 lines.append(f"           to   {_layout_text(target)}")
@@ -109,6 +111,7 @@ class TranscodePlan:
             "arrays": [
                 {
                     "path": step.path,
+                    "origin": step.origin,
                     "method": step.method,
                     "reason": step.reason,
                     "shape": list(step.target.shape),
@@ -162,8 +165,9 @@ def plan_transcode(
         Where the new store shall be.
     kind : TargetKind
         What the new store can do.
-    access : {"time", "volume", "balanced"}, optional
-        Lay images out anew for this; chunks are kept otherwise.
+    access : {"time", "volume", "balanced", "both"}, optional
+        Lay images out anew for this; chunks are kept otherwise. ``"both"`` adds a second copy to
+        a run, any other drops it; a copy that has the layout wanted already is kept as it is.
     codec : str, optional
         Preset to encode with, or ``"keep"`` to insist on the present codecs. By default they are
         kept where common readers of the new kind of store know them.
@@ -177,7 +181,8 @@ def plan_transcode(
     LossyError
         If something cannot be carried over and is not allowed to be lost.
     InvalidInputError
-        If `allow` has a name that is not known.
+        If `allow` has a name that is not known, or something else than a run is to have two
+        copies.
     """
     unknown = set(allow) - set(LOSSES)
     if unknown:
@@ -186,29 +191,28 @@ def plan_transcode(
         )
     tree = walk(store.root)
     losses = [Loss(item.kind, item.path, item.reason) for item in tree.unreadable]
+    of_arrays = {
+        path: portable_attributes(_array_attributes(array, losses), path, losses)
+        for path, array in tree.arrays.items()
+    }
+    tree, wishes = arrange(tree, of_arrays, access)
+    losses = [loss for loss in losses if loss.path not in {*of_arrays} - {*tree.arrays}]
     groups = tuple(
         (path, portable_attributes(attributes, path, losses))
         for path, attributes in tree.groups.items()
     )
-    image = _is_image(tree)
-    steps = []
-    for path, array in tree.arrays.items():
-        attributes = portable_attributes(_array_attributes(array, losses), path, losses)
-        relayout = access if image and path == "0" else None
-        if relayout is not None and "access" in attributes:
-            attributes["access"] = relayout
-        recorded = attributes.get("access") if image and path == "0" else None
-        steps.append(
-            plan_array(
-                path,
-                array,
-                attributes,
-                kind,
-                access=relayout,
-                recorded=recorded if recorded in get_args(Access) else None,
-                codec=codec,
-            )
+    steps = [
+        plan_array(
+            path,
+            array,
+            wishes[path].attributes,
+            kind,
+            access=wishes[path].access,
+            recorded=wishes[path].recorded,
+            codec=codec,
         )
+        for path, array in tree.arrays.items()
+    ]
     links = _plan_links(tree, kind, losses)
     refused = [loss for loss in losses if loss.kind not in allow]
     if refused:
@@ -219,7 +223,7 @@ def plan_transcode(
         kind=kind.kind,
         groups=groups,
         arrays=tuple(sorted(steps, key=lambda step: (len(step.target.shape), step.path))),
-        links=_without_turned(links, steps, kind),
+        links=_links_for_r(links, steps, kind),
         losses=tuple(losses),
         max_memory=max_memory,
     )
@@ -267,12 +271,13 @@ def _refusal(losses: list[Loss]) -> str:
     return f"not everything can be carried over: {first}{more}. To accept this, allow {names}"
 
 
-def _without_turned(
+def _links_for_r(
     links: tuple[tuple[str, str], ...], steps: list[ArrayStep], kind: TargetKind
 ) -> tuple[tuple[str, str], ...]:
     """The links without that under which R looks for an image whose axes it would mix up.
 
-    R finds axes by position, and these have now become those of time access; see `rlinks`.
+    R finds axes by position, and these have now become those of time access; see `rlinks`. If the
+    image has a copy whose axes R understands, the link leads there instead.
     """
     turned = {
         step.path
@@ -281,14 +286,15 @@ def _without_turned(
         and {"z", "y", "x"} <= set(step.target.dims) <= set(AXES)
         and canonical_axes(step.target.dims) != tuple(range(len(step.target.dims)))
     }
-    return tuple(
-        (path, target) for path, target in links if not (path == R_NUMBERS and target in turned)
-    )
-
-
-def _is_image(tree: Tree) -> bool:
-    array = tree.arrays.get("0")
-    return array is not None and {"z", "y", "x"} <= set(array.spec.dims) <= set(AXES)
+    copies = [p for s in steps if s.path == "0" for p in named_copies(s.attributes, "0")]
+    plain = [path for path in copies if path not in turned]
+    found = []
+    for path, target in links:
+        if path != R_NUMBERS or target not in turned:
+            found.append((path, target))
+        elif target == "0" and plain:
+            found.append((path, plain[0]))
+    return tuple(found)
 
 
 def _array_attributes(array: Array, losses: list[Loss]) -> Attributes:

@@ -48,16 +48,20 @@ def check_range(asked: str, answered: str | None, length: int | None, url: str) 
     CorruptDataError
         If it holds something else.
     """
-    wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", asked)
+    wanted = re.fullmatch(r"bytes=(\d*)-(\d+)", asked)
     if wanted is None:
         return
-    start, last = map(int, wanted.groups())
+    start, last = wanted.groups()  # without a start, so many bytes from the end
+    most = int(last) - int(start) + 1 if start else int(last)
     if answered:
-        sent = re.match(r"bytes (\d+)-(\d+)/", answered)
-        if sent is not None and int(sent[1]) == start and int(sent[2]) <= last:
-            return
+        sent = re.match(r"bytes (\d+)-(\d+)/(\d+|\*)", answered)
+        if sent is not None:
+            first, end, size = sent.groups()
+            right = first == start if start else size in ("*", str(int(end) + 1))
+            if right and int(end) - int(first) < most:
+                return
         raise CorruptDataError(f"asked for {asked} and was sent {answered}", url=url)
-    if length is None or length > last - start + 1:
+    if length is None or length > most:
         msg = f"asked for {asked} and was sent a whole object: the server does not serve ranges"
         raise CorruptDataError(msg, url=url)
 

@@ -184,7 +184,7 @@ def _unshuffle(data: Buffer, width: int, out: AnyArray | None = None) -> Buffer:
         numbers = _room(len(flat), out).view("<u2")
         np.left_shift(flat[count:], 8, out=numbers, dtype=np.uint16)
         numbers |= flat[:count]
-        return memoryview(numbers).cast("B")
+        return numbers.view(np.uint8).data
     room = _room(len(flat), out)
     elements = room[: count * width].reshape(count, width)
     planes = flat[: count * width].reshape(width, count)

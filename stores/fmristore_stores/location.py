@@ -23,6 +23,7 @@ __all__ = [
     "ZARR_SUFFIXES",
     "Kind",
     "content_token",
+    "count_files",
     "detect_kind",
     "exists",
     "filesystem",
@@ -197,6 +198,52 @@ def exists(url: str, options: Options | None = None) -> bool:
         return os.path.lexists(url)
     remote = _Remote(url, options)
     return remote.facts(remote.path) is not None
+
+
+def count_files(
+    url: str, kind: Kind, options: Options | None = None
+) -> tuple[int | None, int | None]:
+    """How many files or objects a store consists of, and their bytes.
+
+    Parameters
+    ----------
+    url : str
+        Normalised URL.
+    kind : {"hdf5", "zarr", "reference"}
+        A Zarr store is a folder, any other one a file.
+    options : mapping, optional
+        Passed to fsspec.
+
+    Returns
+    -------
+    (int, int) or (None, None)
+        None where they cannot be listed.
+
+    Raises
+    ------
+    StorageError
+        If the server says no.
+    """
+    if is_local(url):
+        try:
+            files = _below(url) if kind == "zarr" else [Path(url)]
+            sizes = [path.lstat().st_size for path in files]
+        except OSError as error:
+            raise storage_error(error, url) from error
+        return len(sizes), sum(sizes)
+    fs, path = filesystem(url, options)
+    try:
+        found = fs.find(path, detail=True) if kind == "zarr" else {path: fs.info(path)}
+    except NotImplementedError:
+        return None, None
+    except Exception as error:
+        raise storage_error(error, url) from error
+    sizes = [facts.get("size") or 0 for facts in found.values()]
+    return (len(sizes), sum(sizes)) if sizes else (None, None)
+
+
+def _below(folder: str) -> list[Path]:
+    return [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
 
 
 def identify(

@@ -159,8 +159,9 @@ def _locate(
             url=normal, kind="reference", token=token, options=options, targets=allowed
         )
         return locator, {0: data}
-    if kind != "zarr" and not is_local(normal) and kind_of_name(normal) != "zarr":
-        found = _look(normal, options, kind)
+    if not is_local(normal):
+        named = (kind or kind_of_name(normal)) == "zarr"
+        found = (_look_at_zarr if named else _look)(normal, options, kind)
         if found is not None:
             return found
     known, token = identify(normal, options, kind=kind)
@@ -219,6 +220,23 @@ def open_store(
     return _open(locator, mode, known)
 
 
+def _look_at_zarr(
+    url: str, options: Mapping[str, Any], kind: Kind | None
+) -> tuple[Locator, Known] | None:
+    """Look at the metadata of a Zarr store on S3; None if they are long, or not there."""
+    if kind == "hdf5" or not _is_s3(url):
+        return None
+    fs, path = filesystem(url, options)
+    try:
+        begin = FsspecSource(fs, stats=stats_of(url)).look(f"{path}/zarr.json", _FIRST_BYTES)
+    except NotFoundError:
+        return None
+    if begin.size != len(begin.data) or not begin.version:
+        return None
+    token = f"{begin.version}-{begin.size}"
+    return Locator(url=url, kind="zarr", token=token, options=options), {0: begin.data}
+
+
 def _open(locator: Locator, mode: Literal["r", "r+"] = "r", known: Known | None = None) -> Store:
     """Open a store; `known` are bytes of its file by their offset."""
     if locator.kind == "reference":
@@ -231,7 +249,8 @@ def _open(locator: Locator, mode: Literal["r", "r+"] = "r", known: Known | None 
             return ZarrStore(locator.url, mode=mode, source=LocalSource(stats=stats))
         fs, path = filesystem(locator.url, locator.options)
         source = FsspecSource(fs, stats=stats)
-        return ZarrStore(path, mode=mode, url=locator.url, fs=fs, source=source)
+        root = known.get(0) if known else None
+        return ZarrStore(path, mode=mode, url=locator.url, fs=fs, source=source, metadata=root)
 
     from fmristore_stores.hdf5 import HDF5Store
 
@@ -273,7 +292,8 @@ def _size(locator: Locator) -> int | None:
 
 
 def _check_unchanged(locator: Locator) -> None:
-    if locator.kind == "reference" or (_is_s3(locator.url) and _size(locator) is not None):
+    pinned = locator.kind == "hdf5" and _is_s3(locator.url) and _size(locator) is not None
+    if locator.kind == "reference" or pinned:
         return  # opening it compares the version
     now = content_token(locator.url, locator.kind, locator.options)
     if now != locator.token:

@@ -73,6 +73,7 @@ class ByteRange(NamedTuple):
     source: str
     """Path or URL, meaningful to the array that handed it out."""
     offset: int
+    """Negative for the last bytes of an object, where the policy allows it."""
     length: int
 
 
@@ -94,6 +95,8 @@ class FetchPolicy(NamedTuple):
     concurrent: bool
     """True where one `fetch` of many ranges runs them concurrently by itself (object storage);
     False where `fetch` is a plain call that worker threads may make in parallel (local disk)."""
+    suffix: bool = False
+    """True where the last bytes of an object can be asked for without knowing its size."""
 
 
 class Array(Protocol):

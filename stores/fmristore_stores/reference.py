@@ -13,7 +13,6 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
-import numcodecs
 import numpy as np
 
 from fmristore_stores import codecs
@@ -40,9 +39,9 @@ from fmristore_stores.protocol import (
 from fmristore_stores.ranges import batches, merge_ranges, span_of
 from fmristore_stores.reference_document import Document, parse
 from fmristore_stores.reference_index import INLINE, WHOLE, ChunkTable
-from fmristore_stores.reference_metadata import DIMENSIONS, parse_array
+from fmristore_stores.reference_metadata import DIMENSIONS, as_text, parse_array, unpack_text
 from fmristore_stores.reference_targets import Targets
-from fmristore_stores.spec import STRING, ArraySpec, Attributes, is_string
+from fmristore_stores.spec import ArraySpec, Attributes, is_string
 
 __all__ = ["ReferenceArray", "ReferenceGroup", "ReferenceStore"]
 
@@ -474,31 +473,11 @@ class ReferenceArray(_Node):
         memory = spec.memory.layout.chunks
         count = math.prod(memory)
         if form.stored.kind == "O":
-            values = _unpack_text(data, count)
+            values = unpack_text(data, count)
         else:
             nbytes = count * form.stored.itemsize
             values = np.frombuffer(codecs.decode(spec.codecs, data, nbytes), form.stored)
         if is_string(spec.dtype):
-            values = _as_text(values)
+            values = as_text(values)
         chunk = values.astype(spec.dtype, copy=False).reshape(memory)
         return chunk.transpose(tuple(np.argsort(spec.layout.axes)))
-
-
-def _unpack_text(data: Buffer, count: int) -> AnyArray:
-    """Text of any length: the number of texts, and each with its length before it."""
-    view = memoryview(data).cast("B")
-    if int.from_bytes(view[:4], "little") != count or len(view) < 4 * (count + 1):
-        raise CorruptDataError(f"a chunk of text does not hold {count} texts")
-    try:
-        return np.asarray(numcodecs.VLenUTF8().decode(bytes(view)), object)
-    except (ValueError, RuntimeError) as error:
-        raise CorruptDataError(f"a chunk of text is damaged: {error}") from error
-
-
-def _as_text(values: AnyArray) -> AnyArray:
-    try:
-        if values.dtype.kind == "S":
-            values = np.char.decode(values, "utf-8")
-        return values.astype(STRING)
-    except (UnicodeDecodeError, ValueError) as error:
-        raise CorruptDataError(f"a chunk of text is damaged: {error}") from error

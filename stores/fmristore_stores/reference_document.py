@@ -23,8 +23,8 @@ import binascii
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,17 +39,30 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.grid import grid_shape
 from fmristore_stores.protocol import AnyArray
-from fmristore_stores.reference_index import INLINE, WHOLE, ChunkTable, pack_rows, unpack_rows
+from fmristore_stores.reference_index import INLINE, WHOLE, ChunkTable, unpack_rows
 from fmristore_stores.reference_metadata import Form
 from fmristore_stores.spec import Attributes, check_name
 
-__all__ = ["Document", "Listed", "Packed", "TargetFacts", "compose", "parse"]
+__all__ = [
+    "BASE64",
+    "OWN",
+    "OWN_VERSION",
+    "TEMPLATE",
+    "Document",
+    "Listed",
+    "Packed",
+    "TargetFacts",
+    "digest_of",
+    "parse",
+]
 
-_OWN = "fmristore"
-_OWN_VERSION = 1
-_TEMPLATE = "u"
+OWN = "fmristore"
+"""Member of a reference file that only fmristore reads."""
+OWN_VERSION = 1
+TEMPLATE = "u"
+"""Name that stands for the URL of the one file that is referred to."""
 _USE = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
-_BASE64 = "base64:"
+BASE64 = "base64:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,13 +115,18 @@ class Listed:
         """
         grid = grid_shape(form.spec.shape, form.spec.layout.chunks)
         sources: dict[str, int] = {INLINE: 0}
+        written: dict[str, int] = {}
         rows: list[tuple[int, int, int, int]] = []
         for key, value in self.entries:
             number = None if isinstance(value, str) else _number(key, grid, form.separator)
-            if number is not None:
-                url, offset, length = _reference(value)
-                url = _expand(url, self._templates) if "{{" in url else url
-                rows.append((number, sources.setdefault(url, len(sources)), offset, length))
+            if number is None:
+                continue
+            text, offset, length = _reference(value)
+            source = written.get(text)
+            if source is None:
+                url = _expand(text, self._templates) if "{{" in text else text
+                source = written[text] = sources.setdefault(url, len(sources))
+            rows.append((number, source, offset, length))
         inline, data = self.inline_rows(form)
         table = np.concatenate([np.array(rows, np.int64).reshape(-1, 4), inline])
         return ChunkTable(grid, table, tuple(sources)), data
@@ -200,75 +218,8 @@ class Document:
     target: str = ""
 
 
-# Writing -------------------------------------------------------------------------------------
-
-
-def compose(
-    small: Mapping[str, Any],
-    chunks: Mapping[str, tuple[tuple[int, ...], AnyArray]],
-    *,
-    target: str,
-    facts: TargetFacts,
-) -> Iterator[bytes]:
-    """Text of a reference file, in parts.
-
-    Parameters
-    ----------
-    small : mapping of str to object
-        Keys of the Zarr store: metadata as JSON values, and chunks as bytes.
-    chunks : mapping of str to (tuple of int, ndarray of int64, shape (chunks, 3))
-        For each array its grid, and number, offset and length of each chunk in the target.
-    target : str
-        URL of the file that all chunks lie in, or its path relative to the reference file.
-    facts : TargetFacts
-        By which it is recognised.
-
-    Raises
-    ------
-    InvalidInputError
-        If the URL has two opening braces, which readers take for a program.
-    """
-    if "{{" in target:
-        raise InvalidInputError("a URL with {{ cannot be referred to", url=target)
-    rest = b"".join(_lines(chunks)) + b"}}\n"
-    index = {
-        path: {"count": len(rows), "rows": pack_rows(rows)} for path, (_, rows) in chunks.items()
-    }
-    head = {
-        "version": 1,
-        _OWN: {
-            "version": _OWN_VERSION,
-            "target": asdict(facts),
-            "index": index,
-            "rest": _digest(rest),
-        },
-        "templates": {_TEMPLATE: target},
-        "refs": {key: _as_content(value) for key, value in small.items()},
-    }
-    yield json.dumps(head, ensure_ascii=False, allow_nan=False).encode()[:-2]
-    yield b"\n"
-    yield rest
-
-
-def _lines(chunks: Mapping[str, tuple[tuple[int, ...], AnyArray]]) -> Iterator[bytes]:
-    for path, (grid, rows) in chunks.items():
-        keys = np.array(np.unravel_index(rows[:, 0], grid or (1,))).T.tolist()
-        name = json.dumps(path, ensure_ascii=False)[1:-1]
-        lines = [
-            f',"{name}/{".".join(map(str, key)) if grid else 0}":'
-            f'["{{{{{_TEMPLATE}}}}}",{offset},{length}]\n'
-            for key, (_, offset, length) in zip(keys, rows.tolist(), strict=True)
-        ]
-        yield "".join(lines).encode()
-
-
-def _as_content(value: Any) -> str:
-    if isinstance(value, bytes):
-        return _BASE64 + base64.b64encode(value).decode()
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-
-def _digest(data: bytes) -> str:
+def digest_of(data: bytes) -> str:
+    """Digest of the lines after the first one."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
@@ -323,8 +274,8 @@ def _own_head(data: bytes) -> Document | None:
         found = _load(head + b"}}")
     except UnknownFormatError:
         return None
-    own = found.get(_OWN)
-    if not isinstance(own, dict) or own.get("rest") != _digest(rest):
+    own = found.get(OWN)
+    if not isinstance(own, dict) or own.get("rest") != digest_of(rest):
         return None
     document = _document(found)
     index = own.get("index")
@@ -356,8 +307,8 @@ def _document(found: dict[str, Any]) -> Document:
         for value in templates.values()
     ):
         raise MetadataError("templates that are programs are not supported")
-    facts = _facts(found.get(_OWN)) if version else None
-    target = templates.get(_TEMPLATE, "") if facts is not None else ""
+    facts = _facts(found.get(OWN)) if version else None
+    target = templates.get(TEMPLATE, "") if facts is not None else ""
     if not target:
         facts = None
     document = Document(facts=facts, target=target)
@@ -374,7 +325,7 @@ def _is_zarr(refs: Mapping[str, Any]) -> bool:
 def _facts(own: Any) -> TargetFacts | None:
     if not isinstance(own, dict):
         return None
-    if own.get("version") != _OWN_VERSION:
+    if own.get("version") != OWN_VERSION:
         raise UnsupportedVersionError("this reference file is of a newer fmristore")
     try:
         facts = TargetFacts(**own["target"])
@@ -462,11 +413,11 @@ def _json(value: Any, key: str) -> Any:
 
 
 def _content(value: str) -> bytes:
-    if not value.startswith(_BASE64):
+    if not value.startswith(BASE64):
         # Bytes beyond ASCII stand there as the UTF-8 text that they happen to be.
         return value.encode("utf-8", "surrogatepass")
     try:
-        return base64.b64decode(value[len(_BASE64) :], validate=True)
+        return base64.b64decode(value[len(BASE64) :], validate=True)
     except (binascii.Error, ValueError) as error:
         raise CorruptDataError(f"what is stored inline is not base64: {error}") from error
 
@@ -475,8 +426,10 @@ def _reference(value: Any) -> tuple[str, int, int]:
     if isinstance(value, list) and value and isinstance(value[0], str):
         if len(value) == 1:
             return value[0], 0, WHOLE
-        if len(value) == 3 and all(type(n) is int and 0 <= n < 2**62 for n in value[1:]):
-            return value[0], value[1], value[2]
+        if len(value) == 3:
+            url, offset, length = value
+            if type(offset) is type(length) is int and 0 <= offset < 2**62 and 0 <= length < 2**62:
+                return url, offset, length
     raise CorruptDataError(f"{str(value)[:80]} is no reference to a file")
 
 

@@ -20,11 +20,25 @@ import numcodecs
 import numpy as np
 
 from fmristore_stores.codecs import BLOSC_SHUFFLES, Pipeline, supported
-from fmristore_stores.errors import CodecError, InvalidInputError, MetadataError
-from fmristore_stores.protocol import AnyArray
-from fmristore_stores.spec import ArraySpec, ChunkLayout, CodecSpec, is_string
+from fmristore_stores.errors import (
+    CodecError,
+    CorruptDataError,
+    InvalidInputError,
+    MetadataError,
+)
+from fmristore_stores.protocol import AnyArray, Buffer
+from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout, CodecSpec, is_string
 
-__all__ = ["DIMENSIONS", "Form", "array_document", "parse_array", "steps_of", "text_chunk"]
+__all__ = [
+    "DIMENSIONS",
+    "Form",
+    "array_document",
+    "as_text",
+    "parse_array",
+    "steps_of",
+    "text_chunk",
+    "unpack_text",
+]
 
 DIMENSIONS = "_ARRAY_DIMENSIONS"
 """Attribute of an array with the names of its axes, as xarray wants it."""
@@ -282,3 +296,24 @@ def _fill_value(value: Any, stored: np.dtype[Any]) -> Any:
             raise MetadataError(f"the fill value {value[:80]!r} is not known")
         return _WORDS[value]
     return value
+
+
+def unpack_text(data: Buffer, count: int) -> AnyArray:
+    """Text of any length: the number of texts, and each with its length before it."""
+    view = memoryview(data).cast("B")
+    if int.from_bytes(view[:4], "little") != count or len(view) < 4 * (count + 1):
+        raise CorruptDataError(f"a chunk of text does not hold {count} texts")
+    try:
+        return np.asarray(numcodecs.VLenUTF8().decode(bytes(view)), object)
+    except (ValueError, RuntimeError) as error:
+        raise CorruptDataError(f"a chunk of text is damaged: {error}") from error
+
+
+def as_text(values: AnyArray) -> AnyArray:
+    """Text of any kind of numpy as that of the spec."""
+    try:
+        if values.dtype.kind == "S":
+            values = np.char.decode(values, "utf-8")
+        return values.astype(STRING)
+    except (UnicodeDecodeError, ValueError) as error:
+        raise CorruptDataError(f"a chunk of text is damaged: {error}") from error

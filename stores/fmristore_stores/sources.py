@@ -159,6 +159,8 @@ class FsspecSource:
         self._owner = fs  # its connections are closed when it is forgotten
         self._fs, self._options = _conditional(fs, etag)
         self._stats = Stats() if stats is None else stats
+        if "s3" in _protocols(fs):
+            self.policy = self.policy._replace(suffix=True)
 
     def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
         """Bytes of each range, requested concurrently where the filesystem can.
@@ -195,13 +197,16 @@ class FsspecSource:
 
     def _get(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
         if len(ranges) == 1:
-            path, start, length = ranges[0]
-            return [self._fs.cat_file(path, start=start, end=start + length, **self._options)]
+            only = ranges[0]
+            found = self._fs.cat_file(
+                only.source, start=only.offset, end=_end(only), **self._options
+            )
+            return [found]
         return list(
             self._fs.cat_ranges(
                 [r.source for r in ranges],
                 [r.offset for r in ranges],
-                [r.offset + r.length for r in ranges],
+                [_end(r) for r in ranges],
                 on_error="raise",
                 **self._options,
             )
@@ -241,6 +246,10 @@ class FsspecSource:
 
     def close(self) -> None:
         """Nothing to release: the filesystem belongs to fsspec."""
+
+
+def _end(item: ByteRange) -> int | None:
+    return None if item.offset < 0 else item.offset + item.length
 
 
 class Beginning(NamedTuple):
@@ -293,7 +302,7 @@ def _look(fs: Any, path: str, length: int) -> Beginning:
     fs.invalidate_cache(path)
     facts = fs.info(path)
     if facts["type"] != "file":
-        raise FileNotFoundError(path)
+        raise NotFoundError("this is a folder", url=path)
     size = facts["size"]
     if size is None:
         raise StorageError("the server does not tell the size of this object", url=path)

@@ -55,6 +55,8 @@ class ZarrStore:
         are kept in memory until `consolidate`, so that nobody takes what is written until then
         for a whole store. Without effect on the local disk, where a finished directory can be
         renamed.
+    metadata : bytes, optional
+        Content of ``zarr.json`` at the root of a remote store, if it was read a moment ago.
 
     Raises
     ------
@@ -104,6 +106,7 @@ class ZarrStore:
         source: ByteSource | None = None,
         fs: Any = None,
         new: NewObjects | None = None,
+        metadata: bytes | None = None,
     ) -> None:
         if mode not in ("r", "r+", "w"):
             raise InvalidInputError(f"mode {mode!r} is none of 'r', 'r+', 'w'")
@@ -115,7 +118,15 @@ class ZarrStore:
         if remote:
             if writable and _WEB & protocols(fs):
                 raise ReadOnlyError("a web server cannot be written", url=url)
-            files = RemoteFiles(fs, path, source, keep=not writable, new=new, stats=stats_of(url))
+            files = RemoteFiles(
+                fs,
+                path,
+                source,
+                keep=not writable,
+                new=new,
+                stats=stats_of(url),
+                metadata=metadata,
+            )
         else:
             if mode != "w":
                 _check_directory(path, url)

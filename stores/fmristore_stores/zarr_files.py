@@ -253,6 +253,8 @@ class RemoteFiles:
         `release_root`.
     stats : Stats, optional
         Where listings, and what zarr-python asks for, are counted.
+    metadata : bytes, optional
+        The root's, if they were read a moment ago.
     """
 
     def __init__(
@@ -264,6 +266,7 @@ class RemoteFiles:
         keep: bool,
         new: NewObjects | None = None,
         stats: Stats | None = None,
+        metadata: bytes | None = None,
     ) -> None:
         self._fs = fs
         self._root = root.rstrip("/")
@@ -276,6 +279,7 @@ class RemoteFiles:
         self._fs_of_zarr = fs
         self._new = new
         self._stats = Stats() if stats is None else stats
+        self._metadata = metadata
         self._held: _NewStore | None = None
 
     def zarr_store(self, *, read_only: bool) -> ZarrByteStore:
@@ -295,7 +299,7 @@ class RemoteFiles:
             return self._held
         kind = _WebStore if self._web else _CountedStore
         store = kind(fs, path=self._root, read_only=read_only)
-        store.stats = self._stats
+        store.stats, store.metadata = self._stats, self._metadata
         return store
 
     def path(self, key: str) -> str:
@@ -411,12 +415,16 @@ class RemoteFiles:
 
 
 class _CountedStore(FsspecStore):
-    """A zarr-python store that counts what it reads."""
+    """A zarr-python store that counts what it reads, and knows the root's metadata for once."""
 
     stats: Stats
+    metadata: bytes | None = None
 
-    async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
-        found = await super().get(key, *args, **kwargs)
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        if key == _ROOT and self.metadata is not None and byte_range is None:
+            data, self.metadata = self.metadata, None
+            return prototype.buffer.from_bytes(data)
+        found = await super().get(key, prototype, byte_range)
         self.stats.add(requests=1, bytes_fetched=0 if found is None else len(found))
         return found
 
@@ -469,6 +477,8 @@ def _write_error(error: BaseException, url: str) -> Exception:
 
 
 def protocols(fs: Any) -> frozenset[str]:
-    """Names of the protocols that a filesystem of fsspec serves."""
+    """Names of the protocols that a filesystem of fsspec serves, itself or as a cache."""
     names = fs.protocol
-    return frozenset((names,) if isinstance(names, str) else names)
+    own = frozenset((names,) if isinstance(names, str) else names)
+    behind = getattr(fs, "fs", None)
+    return own if behind is None else own | protocols(behind)

@@ -8,6 +8,7 @@ Sharding codec: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-i
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections import OrderedDict
@@ -17,7 +18,12 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from fmristore_stores.errors import CorruptDataError, InvalidInputError, SelectionError
+from fmristore_stores.errors import (
+    CorruptDataError,
+    InvalidInputError,
+    NotFoundError,
+    SelectionError,
+)
 from fmristore_stores.grid import ChunkKey, grid_shape
 from fmristore_stores.protocol import Buffer, ByteRange, ChunkRef
 from fmristore_stores.sources import ByteSource
@@ -36,15 +42,15 @@ _CHECKSUM = 4
 _CACHE_BYTES = 32 * 1024 * 1024
 
 
-def parse_index(data: Buffer, size: int, *, first: bool, url: str) -> Index:
+def parse_index(data: Buffer, size: int | None, *, first: bool, url: str) -> Index:
     """Check and decode the index of a shard.
 
     Parameters
     ----------
     data : bytes-like
         The encoded index with its checksum.
-    size : int
-        Length of the whole shard in bytes.
+    size : int or None
+        Length of the whole shard in bytes, if it is known.
     first : bool
         Whether the index lies at the start of the shard.
     url : str
@@ -67,6 +73,8 @@ def parse_index(data: Buffer, size: int, *, first: bool, url: str) -> Index:
     index = np.frombuffer(view[:-_CHECKSUM], "<u8").reshape(-1, 2).astype(np.uint64)
     present = ~(index == _MISSING).all(axis=1)
     begin = len(view) if first else 0
+    if size is None:
+        size = 2**62  # what lies beyond the end is noticed when it is fetched
     end = size if first else size - len(view)
     offsets, lengths = index[present, 0], index[present, 1]
     # In this order nothing can overflow: an offset of at most `end` is subtracted from `end`.
@@ -198,8 +206,16 @@ class ChunkLocator:
             if index is None:
                 unknown.append(unit)
             indexes[unit] = index
-        names = [self._name(unit) for unit in unknown]
         length = count * _ENTRY + _CHECKSUM
+        if unknown and not self._placement.index_first and self._source.policy.suffix:
+            paths = [self._files.path(self._name(unit)) for unit in unknown]
+            with contextlib.suppress(NotFoundError):  # found out below, for each of them
+                tails = [ByteRange(path, -length, length) for path in paths]
+                fetched = self._source.fetch(tails)
+                for unit, path, data in zip(unknown, paths, fetched, strict=True):
+                    indexes[unit] = self._keep(unit, data, None, path)
+                return indexes
+        names = [self._name(unit) for unit in unknown]
         wanted: list[tuple[ChunkKey, int, ByteRange]] = []
         for unit, name, size in zip(unknown, names, self._sizes(names), strict=True):
             if size is None:
@@ -210,13 +226,15 @@ class ChunkLocator:
                 raise CorruptDataError(msg, url=path)
             start = 0 if self._placement.index_first else size - length
             wanted.append((unit, size, ByteRange(path, start, length)))
-        fetched = self._source.fetch([item[2] for item in wanted]) if wanted else []
-        for (unit, size, where), data in zip(wanted, fetched, strict=True):
-            first = self._placement.index_first
-            index = parse_index(data, size, first=first, url=where.source)
-            self._indexes.put(unit, index)
-            indexes[unit] = index
+        found = self._source.fetch([item[2] for item in wanted]) if wanted else []
+        for (unit, size, where), data in zip(wanted, found, strict=True):
+            indexes[unit] = self._keep(unit, data, size, where.source)
         return indexes
+
+    def _keep(self, unit: ChunkKey, data: Buffer, size: int | None, path: str) -> Index:
+        index = parse_index(data, size, first=self._placement.index_first, url=path)
+        self._indexes.put(unit, index)
+        return index
 
     def write(self, unit: ChunkKey, chunks: Sequence[Buffer | None]) -> None:
         """Write one whole unit; remove it if there is no chunk in it.

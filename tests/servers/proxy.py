@@ -155,7 +155,7 @@ class Proxy:
             return
         if rule.do == "norange":
             asked.headers.pop(name, None)
-        if rule.do == "wrongrange" and request.range:
+        if rule.do == "wrongrange" and re.match(r"bytes=\d", request.range):
             first, _, last = request.range.removeprefix("bytes=").partition("-")
             back = min(rule.argument, int(first))
             asked.headers[name] = f"bytes={int(first) - back}-{int(last) - back}"

@@ -1,18 +1,13 @@
-"""Web servers of files: nginx in four moods, and one in the process of the test."""
+"""Web servers of files: nginx in four moods."""
 
 from __future__ import annotations
 
-import contextlib
-import http.server
 import os
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tests.servers.process import Facts, free_port, program, start
 
-__all__ = ["MOODS", "Ranges", "begin_nginx", "web_server"]
+__all__ = ["MOODS", "begin_nginx"]
 
 MOODS = {
     "ranges": "",
@@ -50,47 +45,3 @@ def begin_nginx(work: Path) -> Facts:
     command = [nginx, "-p", str(work), "-e", str(work / "error.log"), "-c", str(file)]
     pid = start(command, list(ports.values()), work / "log")
     return {"pid": pid, "ports": ports, "folder": str(files)}
-
-
-class Ranges(http.server.SimpleHTTPRequestHandler):
-    """Files of a folder, with ranges."""
-
-    protocol_version = "HTTP/1.1"
-    def send_head(self) -> Any:
-        wanted = self.headers.get("Range", "")
-        path = Path(self.translate_path(self.path))
-        if not wanted.startswith("bytes=") or not path.is_file():
-            return super().send_head()
-        size = path.stat().st_size
-        first, _, last = wanted.removeprefix("bytes=").partition("-")
-        start, stop = int(first), min(int(last or size - 1) + 1, size)
-        if start >= size:
-            self.send_error(416)
-            return None
-        self.send_response(206)
-        self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
-        self.send_header("Content-Length", str(stop - start))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(path.read_bytes()[start:stop])
-        return None
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-@contextlib.contextmanager
-def web_server(folder: Path, handler: type[Ranges] = Ranges) -> Iterator[int]:
-    def make(*args: Any) -> Ranges:
-        return handler(*args, directory=str(folder))
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), make)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

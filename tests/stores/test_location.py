@@ -16,6 +16,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fmristore_stores import location
 from fmristore_stores.errors import (
     DependencyError,
     FmristoreError,
@@ -47,6 +48,10 @@ from fmristore_stores.location import (
         ("simplecache::s3://b/k", "simplecache::s3://b/k"),
         ("http://h:80/x.h5?token=1", "http://h:80/x.h5?token=1"),
         ("/a/b:c://d", "/a/b:c:/d"),
+        ("FILE:///a/b.h5", "/a/b.h5"),
+        ("local:///a/b.h5", "/a/b.h5"),
+        ("file://localhost/a/b.h5", "/a/b.h5"),
+        ("S3://Bucket/Key", "s3://Bucket/Key"),
     ],
 )
 def test_one_form_for_every_url(url: Any, normal: str) -> None:
@@ -61,6 +66,29 @@ def test_relative_paths_and_homes(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert normalise("x.h5") == str(tmp_path / "x.h5")
     assert normalise("~/x y.h5") == str(tmp_path / "x y.h5")
     assert normalise("c:x.h5") == str(tmp_path / "c:x.h5")
+
+
+def test_drives_of_windows() -> None:
+    assert location._without_scheme("file:///C:/a b/x.h5", windows=True) == "C:/a b/x.h5"
+    assert location._without_scheme("file:///C:/x.h5", windows=False) == "/C:/x.h5"
+    assert location._without_scheme("file:///data/x.h5", windows=True) == "/data/x.h5"
+    assert is_local("C:\\data\\x.h5")
+    assert is_local("C:/data/x.h5")
+
+
+def test_options_are_added_to_and_never_overruled() -> None:
+    given = {"config_kwargs": {"read_timeout": 3}, "anon": True}
+    fs, path = filesystem("s3://bucket/key", given)
+    assert path == "bucket/key"
+    assert fs.anon
+    assert fs.config_kwargs["read_timeout"] == 3
+    assert fs.config_kwargs["max_pool_connections"] == 64
+    fs, _ = filesystem("s3://bucket/key", {"config_kwargs": {"max_pool_connections": 7}})
+    assert fs.config_kwargs["max_pool_connections"] == 7
+    chain, _ = filesystem("simplecache::s3://bucket/key", {"s3": {"anon": True}})
+    assert chain.fs.anon
+    assert chain.fs.config_kwargs["max_pool_connections"] == 64
+    assert given == {"config_kwargs": {"read_timeout": 3}, "anon": True}
 
 
 @pytest.mark.parametrize("wrong", ["", "a\x00b", b"/a", 5, None, "~nobody-of-that-name/x.h5"])

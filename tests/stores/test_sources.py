@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmristore_stores.blockfile import BlockFile
+from fmristore_stores.clients import check_range
 from fmristore_stores.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -255,3 +256,41 @@ def test_errors_of_services_become_ours(error: Exception, ours: type[FmristoreEr
     assert type(found) is ours
     assert found.url == "s3://bucket/key"
     assert storage_error(found, "elsewhere") is found
+
+
+# Answers of servers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "length"),
+    [
+        ("bytes=10-19", "bytes 10-19/100", 10),
+        ("bytes=10-19", "bytes 10-19/*", 10),
+        ("bytes=90-120", "bytes 90-99/100", 10),
+        ("bytes=0-19", None, 12),
+        ("bytes=-5", "bytes 95-99/100", 5),
+        ("bytes=-500", "bytes 0-99/100", 100),
+        ("bytes=-500", None, 100),
+        ("bytes=5-", "bytes 5-99/100", 95),
+    ],
+)
+def test_ranges_that_are_answered(asked: str, answered: str | None, length: int) -> None:
+    check_range(asked, answered, length, "url")
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "length"),
+    [
+        ("bytes=10-19", "bytes 11-20/100", 10),
+        ("bytes=10-19", "bytes 10-20/100", 11),
+        ("bytes=10-19", "nonsense", 10),
+        ("bytes=10-19", None, 100),
+        ("bytes=10-19", None, None),
+        ("bytes=-5", "bytes 0-4/100", 5),
+        ("bytes=-5", "bytes 0-99/100", 100),
+        ("bytes=-5", None, 100),
+    ],
+)
+def test_other_ranges_are_noticed(asked: str, answered: str | None, length: int | None) -> None:
+    with pytest.raises(CorruptDataError):
+        check_range(asked, answered, length, "url")

@@ -1,0 +1,153 @@
+"""Copies of an image's numbers in a transcode: which are kept, made or left out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import cast, get_args
+
+from fmristore.formats.copies import (
+    COPIES,
+    COPY_GROUP,
+    access_attributes,
+    copy_fault,
+    find_copies,
+)
+from fmristore.formats.registry import FORMAT
+from fmristore.layout import AXES, Access, Pattern, access_patterns
+from fmristore.transcoding.tree import Tree
+from fmristore_stores.errors import InvalidInputError
+from fmristore_stores.protocol import Array
+from fmristore_stores.spec import Attributes
+
+__all__ = ["Wish", "arrange", "named_copies"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What the new store shall have of an array.
+
+    Parameters
+    ----------
+    attributes : dict
+        To be written.
+    access : {"time", "volume", "balanced"}, optional
+        To be laid out anew for this; the chunks are kept otherwise.
+    recorded : {"time", "volume", "balanced"}, optional
+        What the present chunks were chosen for.
+    """
+
+    attributes: Attributes
+    access: Pattern | None = None
+    recorded: Pattern | None = None
+
+
+def _is_image(tree: Tree) -> bool:
+    """Whether the root group of a tree is an image: its array ``0`` has the axes of one."""
+    array = tree.arrays.get("0")
+    return array is not None and {"z", "y", "x"} <= set(array.spec.dims) <= set(AXES)
+
+
+def arrange(
+    tree: Tree, attributes: Mapping[str, Attributes], access: Access | None
+) -> tuple[Tree, dict[str, Wish]]:
+    """Decide which arrays the new store has, and from which array of the source each comes.
+
+    Parameters
+    ----------
+    tree : Tree
+        The source.
+    attributes : mapping
+        Of its arrays, by path.
+    access : {"time", "volume", "balanced", "both"}, optional
+        What an image is to be laid out for; its layouts are kept otherwise.
+
+    Returns
+    -------
+    tree : Tree
+        The new store: its arrays are those of the source that they come from.
+    wishes : dict of str to Wish
+        By path in the new store.
+
+    Raises
+    ------
+    InvalidInputError
+        If something else than a run of this package's formats is to have two copies.
+    """
+    wishes = {path: Wish(attributes=attributes[path]) for path in tree.arrays}
+    if not _is_image(tree):
+        return tree, wishes
+    stored = _stored(tree, attributes)
+    if access is None:
+        for path, pattern in stored.items():
+            wishes[path] = replace(wishes[path], recorded=pattern)
+        return tree, wishes
+    patterns = access_patterns(access, tree.arrays["0"].spec.dims)
+    if len(patterns) > 1 and tree.groups.get("", {}).get(FORMAT) != "neurovec":
+        raise InvalidInputError("access='both' is for runs in the format neurovec of fmristore")
+    group = _copy_group(tree, stored)
+    arrays = {path: array for path, array in tree.arrays.items() if path not in stored}
+    described = access_attributes(patterns, group)
+    for path, pattern, words in zip(("0", f"{group}/0"), patterns, described, strict=False):
+        origin = next((known for known, found in stored.items() if found == pattern), "0")
+        kept = stored[origin] == pattern and len(patterns) + len(stored) > 2
+        own = {name: value for name, value in attributes["0"].items() if name != COPIES}
+        arrays[path] = tree.arrays[origin]
+        wishes[path] = Wish(
+            attributes=own | (words if len(patterns) > 1 or "access" in own else {}),
+            access=None if kept else pattern,
+            recorded=pattern,
+        )
+    return _rearranged(tree, arrays, [path for path in stored if path not in arrays]), wishes
+
+
+def _stored(tree: Tree, attributes: Mapping[str, Attributes]) -> dict[str, Pattern | None]:
+    """The numbers of an image and their sound copies, and what each was laid out for."""
+    numbers, own = tree.arrays["0"], attributes["0"]
+    copies = [
+        path
+        for path in named_copies(own, "0")
+        if path in tree.arrays
+        and not copy_fault(numbers.spec, own, tree.arrays[path].spec, attributes[path])
+    ]
+    patterns = {path: _pattern(attributes[path]) for path in copies}
+    return {"0": "time" if own.get("access") == "both" else _pattern(own), **patterns}
+
+
+def named_copies(attributes: Attributes, numbers: str) -> tuple[str, ...]:
+    """Copies that an array names, as `find_copies`; none if the attribute is damaged."""
+    try:
+        return find_copies(attributes, numbers)
+    except InvalidInputError:
+        return ()
+
+
+def _pattern(attributes: Attributes) -> Pattern | None:
+    found = attributes.get("access")
+    return cast("Pattern", found) if found in get_args(Pattern) else None
+
+
+def _copy_group(tree: Tree, stored: Mapping[str, object]) -> str:
+    """Name of the group of the copy: the one that there is, or one that nothing else has."""
+    for path in stored:
+        if path != "0":
+            return path.rpartition("/")[0]
+    taken = {*tree.groups, *tree.arrays, *tree.links}
+    names = itertools.chain([COPY_GROUP], (f"{COPY_GROUP}-{n}" for n in itertools.count(2)))
+    return next(name for name in names if name not in taken)
+
+
+def _rearranged(tree: Tree, arrays: dict[str, Array], dropped: list[str]) -> Tree:
+    """The tree with other arrays; what led to a copy that is left out leads to the array ``0``."""
+    groups = {path: dict(words) for path, words in tree.groups.items()}
+    links = {path: "0" if target in dropped else target for path, target in tree.links.items()}
+    for path in dropped:
+        group = path.rpartition("/")[0]
+        inside = [p for p in (*arrays, *groups, *links) if p.startswith(f"{group}/")]
+        if not inside and not groups.get(group):
+            groups.pop(group, None)
+    for path in arrays:
+        if "/" in path:
+            groups.setdefault(path.rpartition("/")[0], {})
+    return replace(tree, groups=groups, arrays=arrays, links=links)
