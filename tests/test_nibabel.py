@@ -124,8 +124,8 @@ class TestProxy:
         counting: list[CountingStore] = []
         plainly = opening._open
 
-        def open_counting(*arguments: Any) -> Store:
-            counting.append(CountingStore(plainly(*arguments)))
+        def open_counting(*arguments: Any, **options: Any) -> Store:
+            counting.append(CountingStore(plainly(*arguments, **options)))
             return counting[-1]
 
         monkeypatch.setattr(opening, "_open", open_counting)

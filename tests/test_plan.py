@@ -131,8 +131,13 @@ def test_a_cold_read_does_what_the_plan_says(
         counts = counting.counts["0"]
         assert counts.reads == 0
         assert counts.chunks_fetched == plan.chunks
-        assert counts.ranges == plan.requests == len(fetched.ranges)
-        assert counts.bytes_fetched == plan.fetched_bytes == sum(r.length for r in fetched.ranges)
+        assert counts.ranges == plan.requests
+        assert counts.bytes_fetched == plan.fetched_bytes
+        requests, nbytes = len(fetched.ranges), sum(r.length for r in fetched.ranges)
+        if place == "memory h5":  # what opening read of the file is not fetched again
+            assert (requests, nbytes) <= (plan.requests, plan.fetched_bytes)
+        else:
+            assert (requests, nbytes) == (plan.requests, plan.fetched_bytes)
         assert plan.encoded_bytes is not None
         assert plan.fetched_bytes is not None
         assert plan.encoded_bytes <= plan.fetched_bytes

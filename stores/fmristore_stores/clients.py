@@ -19,7 +19,7 @@ from fmristore_stores.errors import CorruptDataError, FmristoreError
 
 __all__ = ["check_range", "s3_class", "web_class"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _ATTEMPTS = 4
 _FIRST_PAUSE = 0.1
@@ -76,7 +76,7 @@ def _passes(error: BaseException) -> bool:
     return isinstance(cause, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError)
 
 
-async def _repeated(action: Callable[[], Awaitable[T]]) -> T:
+async def _repeated(action: Callable[[], Awaitable[_T]]) -> _T:
     """Do something again, after a pause that grows, while it fails in a way that may pass."""
     pause = _FIRST_PAUSE
     for _ in range(_ATTEMPTS - 1):

@@ -123,7 +123,7 @@ ALL = DIRECT | FALLBACK
 @pytest.fixture(autouse=True)
 def _threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FMRISTORE_WORKERS", "3")
-    monkeypatch.setattr("fmristore_stores.reader._INLINE_BYTES", 0)
+    monkeypatch.setattr("fmristore_stores.loading._INLINE_BYTES", 0)
 
 
 @pytest.fixture(scope="module")

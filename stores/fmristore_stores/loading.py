@@ -1,0 +1,331 @@
+"""Chunks of one array: located, fetched, decoded on worker threads, and kept for a while.
+
+Those that were decoded before come from a cache. The rest is fetched (each chunk with its own read
+on a local disk, as few merged ranges on object storage) and decoded outside the libraries' locks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, cast
+
+import numpy as np
+
+from fmristore_stores import codecs
+from fmristore_stores.cache import CHUNK_CACHE, ChunkCache
+from fmristore_stores.errors import CorruptDataError, FmristoreError
+from fmristore_stores.grid import ChunkKey, Region, grid_shape
+from fmristore_stores.parallel import for_each
+from fmristore_stores.pieces import contiguous_run, piece_shape, shorter_piece
+from fmristore_stores.protocol import (
+    AnyArray,
+    Array,
+    Buffer,
+    ByteRange,
+    Capability,
+    ChunkRef,
+    ChunkRefs,
+)
+from fmristore_stores.ranges import ReadCost, batches, merge_ranges, span_of
+from fmristore_stores.stats import Stats, stats_of
+
+__all__ = ["ChunkLoader", "Loaded", "Piece"]
+
+_BATCH_BYTES = 64 * 1024 * 1024
+"""Encoded bytes of one round of concurrent requests."""
+_INLINE_BYTES = 128 * 1024
+"""Decoded bytes below which handing work to another thread costs more than it saves."""
+_LONG_BYTES = 16 * 1024 * 1024
+"""Decoded bytes from which a read must leave something worth keeping in the cache."""
+_CODEC_OVERHEAD = 64 * 1024
+"""Bytes that encoding may add to a chunk, besides doubling it."""
+_MISSING = "is missing: the data are damaged"
+
+
+class Loaded(NamedTuple):
+    """Elements of one chunk: at least those that were needed."""
+
+    values: AnyArray
+    origin: tuple[int, ...]
+    """Position within the chunk of the first element of `values`."""
+
+
+class Piece(NamedTuple):
+    """One chunk's part in a read."""
+
+    key: ChunkKey
+    box: Region
+    """Smallest box of the chunk that holds all that is needed of it."""
+    place: Callable[[Loaded | None], None]
+    """Copies into the result; None stands for a chunk that was never written."""
+
+
+class ChunkLoader:
+    """Loads chunks of an array that hands out references to them.
+
+    Parameters
+    ----------
+    array : Array
+        Of any store.
+    cache : ChunkCache, optional
+        Where decoded chunks are kept; the process-wide one by default.
+    missing : {"fill", "error"}
+        What a chunk that was never written means: the fill value, or damage.
+    url : str, optional
+        Where the array is, for messages.
+    """
+
+    _numbers = itertools.count()
+
+    def __init__(
+        self,
+        array: Array,
+        *,
+        cache: ChunkCache | None = None,
+        missing: Literal["fill", "error"] = "fill",
+        url: str | None = None,
+    ) -> None:
+        self.array = array
+        self._url = url
+        self._stats = Stats() if url is None else stats_of(url)
+        self.spec = array.spec
+        self._cache = CHUNK_CACHE if cache is None else cache
+        self._missing = missing
+        self._owner = next(self._numbers)
+        self._seen: set[ChunkKey] = set()
+        self._direct = Capability.CHUNK_REFS in array.capabilities
+        self._remote = self._direct and cast("ChunkRefs", array).policy.concurrent
+        self._lasting = Capability.WRITE not in array.capabilities
+        self._axes = self.spec.layout.axes
+        self._inverse = tuple(int(i) for i in np.argsort(self._axes))
+        self._whole = self.spec.layout.chunks
+        self._memory_chunks = self.spec.memory.layout.chunks
+        if not self.spec.codecs:
+            self._memory_chunks = piece_shape(self.spec.memory)
+        self._chunks = tuple(self._memory_chunks[i] for i in self._inverse)
+        self._chunk_nbytes = math.prod(self._chunks) * self.spec.dtype.itemsize
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Shape of what is loaded at once: a chunk, or a piece of a large one without codecs."""
+        return self._chunks
+
+    @property
+    def direct(self) -> bool:
+        """Whether the array hands out references at all."""
+        return self._direct
+
+    def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
+        """Where chunks lie; None for one that was never written."""
+        array = cast("ChunkRefs", self.array)
+        if self._chunks == self._whole:
+            return array.refs(keys)
+        ratio = grid_shape(self._whole, self._chunks)
+        whole = [tuple(k // r for k, r in zip(key, ratio, strict=True)) for key in keys]
+        return [
+            None if ref is None else self._piece_ref(key, ratio, ref)
+            for key, ref in zip(keys, array.refs(whole), strict=True)
+        ]
+
+    def _piece_ref(self, key: ChunkKey, ratio: Sequence[int], ref: ChunkRef) -> ChunkRef:
+        """Where a piece of a large chunk that is not encoded lies."""
+        source, offset, length = ref.range
+        if length != self.spec.chunk_nbytes:
+            raise self.error(key, f"has {length} bytes instead of {self.spec.chunk_nbytes}")
+        position = 0
+        for axis in self._axes:
+            position = position * self._whole[axis] + key[axis] % ratio[axis] * self._chunks[axis]
+        start = position * self.spec.dtype.itemsize
+        return ChunkRef(ByteRange(source, offset + start, min(self._chunk_nbytes, length - start)))
+
+    def cost(self, keys: list[ChunkKey], returned: int) -> ReadCost:
+        """What loading chunks takes, of which `returned` bytes are wanted."""
+        if not self._direct:
+            return ReadCost(
+                chunks=len(keys),
+                missing=0,
+                requests=None,
+                encoded_bytes=None,
+                fetched_bytes=None,
+                decoded_bytes=len(keys) * self._chunk_nbytes,
+                returned_bytes=returned,
+            )
+        ranges = [ref.range for ref in self.refs(keys) if ref is not None]
+        policy = cast("ChunkRefs", self.array).policy
+        groups = merge_ranges(ranges, policy)
+        return ReadCost(
+            chunks=len(ranges),
+            missing=len(keys) - len(ranges),
+            requests=len(groups),
+            encoded_bytes=sum(r.length for r in ranges),
+            fetched_bytes=sum(span_of(ranges, group).length for group in groups),
+            decoded_bytes=len(ranges) * self._chunk_nbytes,
+            returned_bytes=returned,
+        )
+
+    def one(self, key: ChunkKey, box: Region) -> Loaded | None:
+        """Load one chunk, or the part of it that holds a box; None if it was never written.
+
+        Without any detour, for what takes a fraction of a millisecond.
+
+        Raises
+        ------
+        CorruptDataError
+            If it is damaged, or missing where that means damage.
+        """
+        chunk = self._cache.get(self._owner, key)
+        if chunk is not None:
+            return Loaded(chunk, (0,) * chunk.ndim)
+        (ref,) = self.refs([key])
+        if ref is None:
+            if self._missing == "error":
+                raise self.error(key, _MISSING)
+            return None
+        self._check_size(key, ref)
+        (data,) = cast("ChunkRefs", self.array).fetch([ref.range])
+        keep = self._worth_keeping(self._chunk_nbytes, 0)
+        try:
+            return self._decode(key, box, ref, data, keep=keep)
+        except CorruptDataError as error:
+            raise self.error(key, f"cannot be read: {error.message}") from error
+
+    def require_first(self, key: ChunkKey) -> None:
+        """Refuse early to read many chunks where not even the first one was written.
+
+        Raises
+        ------
+        CorruptDataError
+            If it is missing and that means damage.
+        """
+        if self._missing == "error" and self.refs([key])[0] is None:
+            raise self.error(key, _MISSING)
+
+    def run(self, pieces: list[Piece], returned: int) -> None:
+        """Place every piece: cached chunks first, the others as they are fetched and decoded."""
+        wanted = []
+        for piece in pieces:
+            chunk = self._cache.get(self._owner, piece.key)
+            if chunk is None:
+                wanted.append(piece)
+            else:
+                piece.place(Loaded(chunk, (0,) * chunk.ndim))
+        if not wanted:
+            return
+        keep = self._worth_keeping(len(wanted) * self._chunk_nbytes, returned)
+        found: list[tuple[Piece, ChunkRef]] = []
+        for piece, ref in zip(wanted, self.refs([p.key for p in wanted]), strict=True):
+            if ref is not None:
+                self._check_size(piece.key, ref)
+                found.append((piece, ref))
+            elif self._missing == "fill":
+                piece.place(None)
+            else:
+                raise self.error(piece.key, _MISSING)
+        (self._run_remote if self._remote else self._run_local)(found, keep=keep)
+
+    def _worth_keeping(self, decoded: int, returned: int) -> bool:
+        """Whether to cache chunks: not where the caller of a long local read gets most of them."""
+        useful = decoded < _LONG_BYTES or 2 * returned < decoded or self._remote
+        return useful and self._lasting and decoded <= self._cache.limit
+
+    def _check_size(self, key: ChunkKey, ref: ChunkRef) -> None:
+        """Refuse to fetch what cannot be the encoding of a chunk, before memory is taken for it."""
+        if ref.range.length > 2 * self.spec.chunk_nbytes + _CODEC_OVERHEAD:
+            raise self.error(
+                key, f"has {ref.range.length} bytes for {self.spec.chunk_nbytes} decoded: damaged"
+            )
+
+    def _run_local(self, found: list[tuple[Piece, ChunkRef]], *, keep: bool) -> None:
+        array = cast("ChunkRefs", self.array)
+
+        def work(item: tuple[Piece, ChunkRef]) -> None:
+            piece, ref = item
+            (data,) = array.fetch([ref.range])
+            self._place(piece, ref, data, keep=keep)
+
+        small = len(found) * self._chunk_nbytes <= _INLINE_BYTES
+        for_each(work, found, workers=1 if small else None)
+
+    def _run_remote(self, found: list[tuple[Piece, ChunkRef]], *, keep: bool) -> None:
+        array = cast("ChunkRefs", self.array)
+        ranges = [ref.range for _, ref in found]
+
+        def work(item: tuple[int, Buffer]) -> None:
+            piece, ref = found[item[0]]
+            self._place(piece, ref, item[1], keep=keep)
+
+        for batch in batches(ranges, merge_ranges(ranges, array.policy), _BATCH_BYTES):
+            spans = [span_of(ranges, group) for group in batch]
+            arrived = array.fetch(spans)
+            cut = [
+                (i, memoryview(data)[start : start + ranges[i].length])
+                for group, span, data in zip(batch, spans, arrived, strict=True)
+                for i in group
+                for start in (ranges[i].offset - span.offset,)
+            ]
+            for_each(work, cut)
+
+    def _place(self, piece: Piece, ref: ChunkRef, data: Buffer, *, keep: bool) -> None:
+        try:
+            piece.place(self._decode(piece.key, piece.box, ref, data, keep=keep))
+        except CorruptDataError as error:
+            raise self.error(piece.key, f"cannot be read: {error.message}") from error
+
+    def _decode(
+        self, key: ChunkKey, box: Region, ref: ChunkRef, data: Buffer, *, keep: bool
+    ) -> Loaded:
+        """Decode a chunk, or just the part that is needed when it is needed for the first time."""
+        spec = self.spec
+        if not ref.skip and not self._remote and key not in self._seen:
+            part = self._decode_part(box, data)
+            if part is not None:
+                self._seen.add(key)
+                return part
+        shape: Sequence[int] = self._memory_chunks
+        nbytes = self._chunk_nbytes
+        if self._chunks != self._whole and ref.range.length < nbytes:  # the last piece of a chunk
+            nbytes, shape = ref.range.length, shorter_piece(shape, self.spec.memory.layout.chunks)
+        out = None if keep else _scratch(nbytes)
+        decoded = codecs.decode(spec.codecs, data, nbytes, skip=ref.skip, out=out)
+        self._stats.add(chunks=1, bytes_decoded=nbytes)
+        values = np.frombuffer(decoded, spec.dtype).reshape(shape)
+        chunk = values.transpose(self._inverse)
+        if keep:
+            self._cache.put(self._owner, key, chunk)
+        return Loaded(chunk, (0,) * chunk.ndim)
+
+    def _decode_part(self, box: Region, data: Buffer) -> Loaded | None:
+        """Decode one run of elements that is contiguous in the chunk and holds a box."""
+        start, shape, origin = contiguous_run([box[a] for a in self._axes], self._memory_chunks)
+        count = math.prod(shape)
+        width = self.spec.dtype.itemsize
+        if 2 * count > math.prod(self._memory_chunks):
+            return None
+        begin, end = start * width, (start + count) * width
+        found = codecs.decode_part(self.spec.codecs, data, self.spec.chunk_nbytes, begin, end)
+        if found is None:
+            return None
+        part, offset = found
+        self._stats.add(chunks=1, bytes_decoded=len(part))
+        values = np.frombuffer(part, self.spec.dtype, count, begin - offset).reshape(shape)
+        return Loaded(values.transpose(self._inverse), tuple(origin[i] for i in self._inverse))
+
+    def error(self, key: ChunkKey, text: str) -> FmristoreError:
+        """Make the error that says what is wrong with a chunk."""
+        return CorruptDataError(f"chunk {key} {text}", url=self._url, node=self.array.path)
+
+
+_threads = threading.local()
+
+
+def _scratch(nbytes: int) -> AnyArray:
+    """Memory of this thread to decode a chunk into that is copied from at once."""
+    found: AnyArray | None = getattr(_threads, "scratch", None)
+    if found is None or found.nbytes < nbytes:
+        found = np.empty(nbytes, np.uint8)
+        if nbytes <= _LONG_BYTES:
+            _threads.scratch = found
+    return found
