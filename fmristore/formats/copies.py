@@ -154,15 +154,15 @@ class Copies:
         if len(self._arrays) == 1:
             return self._arrays[0]
 
-        def decoded(array: StoredArray) -> int:
+        def cost(array: StoredArray) -> tuple[int, int]:
             reader = array.reader
             spec = reader.spec
             region = tuple(
                 parts.get(d, slice(0, n, 1)) for d, n in zip(spec.dims, spec.shape, strict=True)
             )
-            return overlap_count(region, reader.chunks) * _chunk_bytes(reader)
+            return _cost(reader, overlap_count(region, reader.chunks))
 
-        return min(self._arrays, key=decoded)
+        return min(self._arrays, key=cost)
 
     def for_voxels(self, voxels: AnyArray, times: slice) -> StoredArray:
         """The array that has the fewest bytes to decode for series of scattered voxels.
@@ -177,7 +177,7 @@ class Copies:
         if len(self._arrays) == 1:
             return self._arrays[0]
 
-        def decoded(array: StoredArray) -> int:
+        def cost(array: StoredArray) -> tuple[int, int]:
             reader = array.reader
             size = dict(zip(reader.spec.dims, reader.chunks, strict=True))
             number = np.zeros(len(voxels), np.int64)
@@ -185,9 +185,9 @@ class Copies:
                 length = reader.spec.shape[reader.spec.dims.index(d)]
                 number = number * -(-length // size[d]) + voxels[:, axis] // size[d]
             spans = overlap_count((times,), (size["t"],))
-            return len(np.unique(number)) * spans * _chunk_bytes(reader)
+            return _cost(reader, len(np.unique(number)) * spans)
 
-        return min(self._arrays, key=decoded)
+        return min(self._arrays, key=cost)
 
     @property
     def for_volumes(self) -> StoredArray:
@@ -195,5 +195,6 @@ class Copies:
         return self.for_region({"t": slice(0, 1, 1)})
 
 
-def _chunk_bytes(reader: ChunkReader) -> int:
-    return math.prod(reader.chunks) * reader.spec.dtype.itemsize
+def _cost(reader: ChunkReader, chunks: int) -> tuple[int, int]:
+    """Bytes to decode; where they are equal, fewer chunks are cheaper."""
+    return chunks * math.prod(reader.chunks) * reader.spec.dtype.itemsize, chunks

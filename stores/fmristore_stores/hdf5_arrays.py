@@ -26,7 +26,7 @@ from fmristore_stores.grid import (
     region_shape,
 )
 from fmristore_stores.hdf5_attributes import decode_text, read_attributes, write_attributes
-from fmristore_stores.hdf5_chunks import ChunkIndex, index_chunked, index_contiguous, look_up
+from fmristore_stores.hdf5_chunks import ChunkFinder, ChunkIndex
 from fmristore_stores.hdf5_dimensions import read_names
 from fmristore_stores.hdf5_files import Session
 from fmristore_stores.hdf5_links import facts, resolve
@@ -38,8 +38,6 @@ __all__ = ["HDF5Array"]
 
 _MOST_CHUNKS = 2**63
 """Chunks of an array that can be numbered; an honest one has fewer."""
-_LOOKUPS = 64
-"""Chunks that are looked up one by one before the whole table is read."""
 _ENUM = "_enum"
 """Attribute under which names and numbers of an enumeration are shown."""
 
@@ -65,8 +63,7 @@ class HDF5Array:
 
     Notes
     -----
-    Safe to read from several threads: h5py lets one at a time into HDF5, and the table of chunks
-    is complete before it is assigned; two threads may both build it.
+    Safe to read from several threads: h5py lets one at a time into HDF5.
     """
 
     def __init__(
@@ -82,10 +79,7 @@ class HDF5Array:
         if equivalent(codecs, self._spec.codecs):
             self._spec = replace(self._spec, codecs=codecs)
         self._capabilities = self._find_capabilities()
-        self._index: ChunkIndex | None = None
-        chunked = self._plan.get_layout() == h5d.CHUNKED
-        self._lookups = 0 if self.policy.concurrent or not chunked else _LOOKUPS
-        self._looked_up = 0
+        self._finder = ChunkFinder(session, node, self._spec, local=not self.policy.concurrent)
         self._address = facts(node).address
         self._inside_file = False
         self._filters_checked = [False, False]
@@ -98,16 +92,23 @@ class HDF5Array:
             return found
         if self._session.writable:
             return found | Capability.RAW_WRITE if layout == h5d.CHUNKED else found
-        located = layout == h5d.CHUNKED or (
-            layout == h5d.CONTIGUOUS
-            and self._plan.get_external_count() == 0
-            and self._node.get_storage_size() > 0
-        )
         grid = grid_shape(self._spec.shape, self._spec.layout.chunks)
         countable = math.prod(grid) < _MOST_CHUNKS
-        if located and countable and self._session.source is not None:
+        if self._lies_in_file() and countable and self._session.source is not None:
             return found | Capability.CHUNK_REFS
         return found
+
+    def _lies_in_file(self) -> bool:
+        """Whether the numbers are in the file, in pieces of their own."""
+        layout = self._plan.get_layout()
+        return bool(
+            layout == h5d.CHUNKED
+            or (
+                layout == h5d.CONTIGUOUS
+                and self._plan.get_external_count() == 0
+                and self._node.get_storage_size() > 0
+            )
+        )
 
     @property
     def path(self) -> str:
@@ -293,22 +294,8 @@ class HDF5Array:
         """
         self._session.check_open()
         self._need(Capability.CHUNK_REFS)
-        self._looked_up += len(keys)
-        if self._index is None and self._looked_up <= self._lookups:
-            with self._session.reading(self._path):
-                size = int(self._session.h5.id.get_filesize())
-                path = self._session.path
-                return [look_up(self._node, self._spec, path, size, key) for key in keys]
-        return self._located().refs(keys)
-
-    def _located(self) -> ChunkIndex:
-        if self._index is None:
-            with self._session.reading(self._path):
-                size = int(self._session.h5.id.get_filesize())
-                chunked = self._plan.get_layout() == h5d.CHUNKED
-                build = index_chunked if chunked else index_contiguous
-                self._index = build(self._node, self._spec, self._session.path, size)
-        return self._index
+        with self._session.reading(self._path):
+            return self._finder.refs(keys)
 
     def located(self) -> tuple[np.dtype[Any], ChunkIndex] | None:
         """Type of the elements as they lie in the file, and where the chunks are.
@@ -326,15 +313,9 @@ class HDF5Array:
         self._session.check_open()
         with self._session.reading(self._path):
             stored = stored_dtype(self._node)
-            layout = self._plan.get_layout()
-            inside = layout == h5d.CHUNKED or (
-                layout == h5d.CONTIGUOUS
-                and self._plan.get_external_count() == 0
-                and self._node.get_storage_size() > 0
-            )
-        if stored is None or not inside:
-            return None
-        return stored, self._located()
+            if stored is None or not self._lies_in_file():
+                return None
+            return stored, self._finder.index
 
     def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
         """Bytes of each range, in order.

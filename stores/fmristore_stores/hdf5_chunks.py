@@ -8,15 +8,79 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from h5py import h5d
 
 from fmristore_stores.errors import CorruptDataError, SelectionError
 from fmristore_stores.grid import ChunkKey, grid_shape
+from fmristore_stores.hdf5_files import Session
 from fmristore_stores.protocol import ByteRange, ChunkRef
 from fmristore_stores.spec import ArraySpec
 
-__all__ = ["ChunkIndex", "index_chunked", "index_contiguous", "look_up"]
+__all__ = ["ChunkFinder", "ChunkIndex"]
 
 _OUTSIDE = "the chunk table points beyond the end of the file ({} bytes)"
+
+
+_LOOKUPS = 64
+"""Chunks that are looked up one by one before the whole table is read."""
+
+
+class ChunkFinder:
+    """Locates chunks of one dataset; the caller sees to the errors of h5py.
+
+    Parameters
+    ----------
+    session : Session
+        The file.
+    node : h5py.h5d.DatasetID
+        The dataset.
+    spec : ArraySpec
+        Its spec.
+    local : bool
+        Whether the first chunks may be looked up one by one, because reading a node of the table
+        costs no request.
+
+    Notes
+    -----
+    The table is complete before it is assigned; two threads may both build it.
+    """
+
+    def __init__(self, session: Session, node: Any, spec: ArraySpec, *, local: bool) -> None:
+        self._session = session
+        self._node = node
+        self._spec = spec
+        self._chunked = node.get_create_plist().get_layout() == h5d.CHUNKED
+        self._lookups = _LOOKUPS if local and self._chunked else 0
+        self._looked_up = 0
+        self._index: ChunkIndex | None = None
+
+    def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
+        """Locate chunks; None for one that was never written.
+
+        Raises
+        ------
+        SelectionError
+            If a key is outside the grid.
+        CorruptDataError
+            If the table of chunks is damaged, or points beyond the end of the file.
+        """
+        self._looked_up += len(keys)
+        if self._index is None and self._looked_up <= self._lookups:
+            size, path = self._file_size(), self._session.path
+            return [_look_up(self._node, self._spec, path, size, key) for key in keys]
+        return self.index.refs(keys)
+
+    @property
+    def index(self) -> ChunkIndex:
+        """The whole table of chunks, read when it is first asked for."""
+        if self._index is None:
+            build = _index_chunked if self._chunked else _index_contiguous
+            path = self._session.path
+            self._index = build(self._node, self._spec, path, self._file_size())
+        return self._index
+
+    def _file_size(self) -> int:
+        return int(self._session.h5.id.get_filesize())
 
 
 class ChunkIndex:
@@ -86,7 +150,7 @@ class ChunkIndex:
         )
 
 
-def look_up(
+def _look_up(
     node: Any, spec: ArraySpec, source: str, file_size: int, key: ChunkKey
 ) -> ChunkRef | None:
     """Locate one chunk of a chunked dataset without reading the rest of the table.
@@ -111,7 +175,7 @@ def look_up(
     return ChunkRef(ByteRange(source, offset, size), int(info.filter_mask))
 
 
-def index_chunked(node: Any, spec: ArraySpec, source: str, file_size: int) -> ChunkIndex:
+def _index_chunked(node: Any, spec: ArraySpec, source: str, file_size: int) -> ChunkIndex:
     """Read the chunk table of a chunked dataset.
 
     Parameters
@@ -167,7 +231,7 @@ def index_chunked(node: Any, spec: ArraySpec, source: str, file_size: int) -> Ch
     return ChunkIndex(source, grid, rows[rows[:, 1] > 0])
 
 
-def index_contiguous(node: Any, spec: ArraySpec, source: str, file_size: int) -> ChunkIndex:
+def _index_contiguous(node: Any, spec: ArraySpec, source: str, file_size: int) -> ChunkIndex:
     """The one chunk of a dataset that lies in one piece.
 
     Raises
