@@ -150,7 +150,7 @@ def convert(  # noqa: PLR0913
         image_source(source, storage_options=storage_options),
         options=image_options(
             url,
-            access=access or "time",
+            access="time" if access is None else access,
             codec=codec,
             order=order,
             profile=profile,

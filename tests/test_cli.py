@@ -420,6 +420,11 @@ def test_as_a_program(stored: Path) -> None:
     assert result.stdout == ""
 
 
+def _with_usual_signals() -> None:
+    """In a child: a shell lets what it runs in the background ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interruption_is_not_lost_in_a_finaliser(number: signal.Signals, code: int) -> None:
@@ -437,7 +442,13 @@ def test_interruption_is_not_lost_in_a_finaliser(number: signal.Signals, code: i
         "sys.argv = ['fmristore']\n"
         "cli.main()\n"
     )
-    result = subprocess.run([sys.executable, "-c", program], check=False, timeout=40, **CAPTURE)
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        check=False,
+        timeout=40,
+        preexec_fn=_with_usual_signals,  # noqa: PLW1509 - nothing else runs here
+        **CAPTURE,
+    )
     assert result.returncode == code, result
     assert "Exception ignored" not in result.stderr
 
@@ -460,7 +471,11 @@ def test_interruption_leaves_nothing(
     folder = tmp_path / "out"
     folder.mkdir()
     command = [sys.executable, "-m", "fmristore", "convert", str(source), str(folder / name)]
-    with subprocess.Popen([*command, "--codec", "portable"], stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [*command, "--codec", "portable"],
+        stderr=subprocess.PIPE,
+        preexec_fn=_with_usual_signals,  # noqa: PLW1509 - nothing else runs here
+    ) as process:
         deadline = time.monotonic() + 60
         while not any(folder.iterdir()) and time.monotonic() < deadline:
             time.sleep(0.005)

@@ -15,6 +15,7 @@ from fmristore.layout import (
     AXES,
     Order,
     Pattern,
+    access_patterns,
     adapt_spec,
     canonical_axes,
     choose_codecs,
@@ -116,6 +117,16 @@ def test_long_runs_of_few_voxels() -> None:
 def test_refused(options: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidInputError, match=text):
         plan_layout(RUN, "i2", **options)
+
+
+def test_both_is_a_layout_for_time_and_one_for_volumes() -> None:
+    assert access_patterns("both", ("t", "z", "y", "x")) == ("time", "volume")
+    assert access_patterns("both", ("z", "y", "x")) == ("time",)
+    assert [access_patterns(one, AXES) for one in get_args(Pattern)] == [
+        (one,) for one in get_args(Pattern)
+    ]
+    with pytest.raises(InvalidInputError, match="'space'; there are time, volume, balanced, both"):
+        access_patterns("space", AXES)  # type: ignore[arg-type]
 
 
 def test_unknown_codec() -> None:

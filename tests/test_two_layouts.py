@@ -129,7 +129,6 @@ def test_two_copies_of_the_same_numbers(both: Path, kind: str) -> None:
         assert chunk_size(second.spec)["t"] == 1
         datasets = opened_.root.read_attributes()["ome"]["multiscales"][0]["datasets"]
         assert [dataset["path"] for dataset in datasets] == ["0"]
-        assert "volume layout" not in repr(image)
         assert "for time and for volumes" in repr(image)
 
 
@@ -392,7 +391,8 @@ def test_others_read_the_array_0(both: Path, kind: str) -> None:
             )
         dataset = xarray.open_dataset(both, engine="h5netcdf")
     else:
-        np.testing.assert_array_equal(zarr.open_array(both / "0", mode="r")[...].T, VALUES)
+        plain = np.asarray(zarr.open_array(both / "0", mode="r")[...])
+        np.testing.assert_array_equal(plain.T, VALUES)
         dataset = xarray.open_zarr(both, chunks=None)
     with dataset:
         np.testing.assert_array_equal(dataset["0"].transpose(*"xyzt"), VALUES)
@@ -503,6 +503,11 @@ def old_values(spec: Any) -> AnyArray:
     return VALUES.transpose(["xyzt".index(d) for d in spec.dims])
 
 
+def remove(url: Path) -> None:
+    with open_store(url, "r+") as opened_:
+        opened_.root.group("volume").remove("0")
+
+
 DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "shape": (lambda url: replace(url, make=lambda v: v[..., :-1].copy()), "not those of"),
     "axes": (
@@ -515,18 +520,13 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "type": (lambda url: replace(url, make=lambda v: v.astype("i4")), "holds int32"),
     "digest": (lambda url: change(url, "volume/0", digest="sha256-planes:00"), "another digest"),
-    "missing": (lambda url: remove(url), "volume/0"),
+    "missing": (remove, "volume/0"),
     "no list": (lambda url: change(url, "0", copies=5), "not the array 0 of a child group"),
     "itself": (lambda url: change(url, "0", copies=["0"]), "not the array 0 of a child group"),
     "elsewhere": (lambda url: change(url, "0", copies=["../0"]), "name"),
     "deep": (lambda url: change(url, "0", copies=["a/b/0"]), "not the array 0 of a child group"),
     "twice": (lambda url: change(url, "0", copies=["volume/0"] * 2), "named twice"),
 }
-
-
-def remove(url: Path) -> None:
-    with open_store(url, "r+") as opened_:
-        opened_.root.group("volume").remove("0")
 
 
 @pytest.mark.parametrize("name", DAMAGED)
@@ -633,7 +633,8 @@ def test_a_copy_is_added(
             open_store(tmp_path / f"c.{target}") as made,
         ):
             one, two = (opened_.root.array(path) for opened_ in (new, made))
-            assert one.spec == two.spec
+            assert one.spec.layout == two.spec.layout
+            assert codecs.equivalent(one.spec.codecs, two.spec.codecs)
             assert one.read_attributes() == two.read_attributes()
     with fs.open(tmp_path / f"b.{target}") as image:
         np.testing.assert_array_equal(image[..., 3], VALUES[..., 3])
@@ -718,7 +719,7 @@ def test_command_line(tmp_path: Path) -> None:
     lines = [line.split(maxsplit=2) for line in done("info", url).splitlines()]
     (second,) = (line for line in lines if line[0] == "second")
     assert f"({two / one:.0%} on top)" in second[2]
-    assert second[2].startswith("/volume/0") or "/volume/0" in second[2]
+    assert "/volume/0" in second[2]
     assert json.loads(done("plan", url, "[..., 3]", "--json"))["copy"] == "volume/0"
     text = done("transcode", url, tmp_path / "b.h5", "--access", "volume", "--dry-run")
     assert "verbatim /0 from /volume/0" in text

@@ -153,13 +153,16 @@ def test_damaged_chunks_and_tables(path: str) -> None:
     Path(path).write_bytes(damaged)
     with HDF5Store(path, mode="r") as store, pytest.raises(CorruptDataError, match=r"\[/0\]"):
         store.root.array("0").read()
+    key = tuple(offset // length for offset, length in zip(last.chunk_offset, (2, 3), strict=True))
     where = content.index(last.byte_offset.to_bytes(8, "little"))
     for address in (len(content) - 1, 2**62, 2**64 - 2):
         content[where : where + 8] = address.to_bytes(8, "little")
         Path(path).write_bytes(content)
         with HDF5Store(path, mode="r") as store:
             with pytest.raises(CorruptDataError):
-                store.root.array("0").refs([(0, 0)])
+                store.root.array("0").refs([key])
+            with pytest.raises(CorruptDataError):
+                store.root.array("0").refs([(0, 0)] * 100)  # by the whole table
             with pytest.raises(CorruptDataError):
                 store.root.array("0").read()
 
