@@ -446,7 +446,7 @@ def test_interruption_is_not_lost_in_a_finaliser(number: signal.Signals, code: i
         [sys.executable, "-c", program],
         check=False,
         timeout=40,
-        preexec_fn=_with_usual_signals,  # noqa: PLW1509 - nothing else runs here
+        preexec_fn=_with_usual_signals,
         **CAPTURE,
     )
     assert result.returncode == code, result

@@ -214,10 +214,12 @@ def write_numbers(
     digest = ImageDigest(source.space.spatial_shape[2])
     window = _Window()
     done = 0
-    share = max_memory // (1 + len(copies))
     targets = [(array, dims), *((copy, copy.spec.dims) for copy in copies)]
     with contextlib.ExitStack() as stack:
-        writers = [stack.enter_context(_Writer(*target, share)) for target in targets]
+        writers = [
+            stack.enter_context(_Writer(*target, max_memory, writers=len(targets)))
+            for target in targets
+        ]
         for block in source.blocks(max(1, min(_BLOCK_BYTES, max_memory // 8))):
             digest.update(block.z0, block.values)
             window.update(block.values)
@@ -343,10 +345,15 @@ class _Writer:
     dims : sequence of str
         Its axes, named as in `AXES`, in any order.
     max_memory : int
-        Bytes for everything held here.
+        Bytes for everything held here, and by the other writers.
+    writers : int
+        How many take the same blocks. Each may gather as long as its part of the memory lasts; but
+        they write one after the other.
     """
 
-    def __init__(self, array: Array, dims: Sequence[str], max_memory: int) -> None:
+    def __init__(
+        self, array: Array, dims: Sequence[str], max_memory: int, *, writers: int = 1
+    ) -> None:
         spec = replace(array.spec, dims=tuple(dims))
         self._array = array
         self._dims = tuple(d for d in AXES if d in spec.dims)
@@ -355,11 +362,12 @@ class _Writer:
         self._shape = tuple(length[d] for d in self._dims)
         self._unit = tuple(unit[d] for d in self._dims)
         self._to_stored = tuple(self._dims.index(d) for d in spec.dims)
-        self._max_memory = max_memory
+        self._box_bytes = max_memory // 4
+        self._band_bytes = max_memory // 2 // writers
         self._times = length.get("t", 1)
         volume = spec.nbytes // max(1, self._times)
         unit_times = min(unit.get("t", 1), self._times) or 1
-        roomy = max_memory // 4 // max(1, volume * unit_times)
+        roomy = self._band_bytes // 2 // max(1, volume * unit_times)
         self._band_times = min(max(1, self._times), unit_times * max(1, roomy))
         self._band_start = 0
         self._band: Scratch | None = None
@@ -387,7 +395,7 @@ class _Writer:
         if self._band is None:
             times = min(self._band_times, self._times - self._band_start)
             shape = (times, *self._shape[-len(part.shape) + 1 :])
-            self._band = Scratch(shape, part.dtype, max_memory=self._max_memory // 2)
+            self._band = Scratch(shape, part.dtype, max_memory=self._band_bytes)
         planes = slice(z, z + part.shape[-3], 1)
         full = [slice(0, n, 1) for n in self._band.shape]
         full[0] = slice(t, t + part.shape[0], 1)
@@ -417,5 +425,5 @@ class _Writer:
             yield whole
             return
         unit = self._unit if "t" in self._dims else (1, *self._unit)
-        limit = self._max_memory // 4
-        yield from boxes(band.shape, box_shape(band.shape, unit, band.dtype.itemsize, limit))
+        size = box_shape(band.shape, unit, band.dtype.itemsize, self._box_bytes)
+        yield from boxes(band.shape, size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -231,33 +232,36 @@ class _StoredSource:
 
 
 class _DenseSource(_StoredSource):
-    """A stored run of volumes, read in boxes of whole chunks."""
+    """A stored run of volumes, read once in boxes of whole chunks, of which none is kept."""
 
     def __init__(self, image: DenseImage) -> None:
         super().__init__(image)
-        self._spec = image.spec
+        self._reader = image.primary_arrays[0].streaming_reader()
         self._scaling = make_scaling(image.slope, image.inter, volumes=image.shape[3])
 
     def _box(self, max_memory: int) -> dict[str, int]:
         """Lengths of the boxes by axis."""
-        spec = self._spec
-        limit = max(block_bytes(max_memory, spec.dtype), min(spec.chunk_nbytes, max_memory // 2))
-        size = box_shape(spec.shape, spec.layout.chunks, spec.dtype.itemsize, limit)
+        spec, chunks = self._reader.spec, self._reader.chunks
+        chunk = math.prod(chunks) * spec.dtype.itemsize
+        limit = max(block_bytes(max_memory, spec.dtype), min(chunk, max_memory // 2))
+        size = box_shape(spec.shape, chunks, spec.dtype.itemsize, limit)
         return dict(zip(spec.dims, size, strict=True))
 
     def _stored_pieces(self, parcellation: Parcellation, size: dict[str, int]) -> Iterator[Piece]:
-        end = self.space.time_points or 0
+        *_, end = self.space.shape
+        dims = self._reader.spec.dims
+        axes = [dims.index(d) for d in "xyzt"]
         for columns in _cells(parcellation.voxels, size):
             voxels = parcellation.voxels[columns]
-            box = [
-                slice(int(v) // size[d] * size[d], (int(v) // size[d] + 1) * size[d])
-                for v, d in zip(voxels[0], "xyz", strict=True)
-            ]
-            inside = tuple((voxels - [part.start for part in box]).T)
+            first = [int(v) // size[d] * size[d] for v, d in zip(voxels[0], "xyz", strict=True)]
+            inside = tuple((voxels - first).T)
             for t0 in range(0, end, size["t"]):
-                times = slice(t0, min(t0 + size["t"], end), 1)
-                values = self._image.read((*box, times), raw=True)
-                yield Piece(times, columns, values[inside].T)
+                box = {
+                    d: slice(start, min(start + size[d], length), 1)
+                    for d, start, length in zip("xyzt", (*first, t0), self.space.shape, strict=True)
+                }
+                values = self._reader.read(tuple(box[d] for d in dims)).transpose(axes)
+                yield Piece(box["t"], columns, values[inside].T)
 
     def pieces(self, parcellation: Parcellation, max_memory: int) -> Iterator[Piece]:
         """Numbers of all labelled voxels, box after box."""
@@ -278,7 +282,7 @@ class _DenseSource(_StoredSource):
         place = np.empty(count, np.int64)
         place[order] = np.arange(count)
         shape = (times, count) if whole else (count, times)
-        with Scratch(shape, self._spec.dtype, max_memory=max_memory // 2) as scratch:
+        with Scratch(shape, self._reader.spec.dtype, max_memory=max_memory // 2) as scratch:
             for piece in self._stored_pieces(parcellation, size):
                 columns = piece.columns
                 assert not isinstance(columns, slice)

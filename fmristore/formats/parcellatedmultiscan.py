@@ -5,18 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import DTypeLike, NDArray
-
-from fmristore.formats.base import BorrowedHandle, StoredObject
+from fmristore.formats.base import BorrowedHandle
 from fmristore.formats.describing import describe_parcels, describe_scan, describe_space
 from fmristore.formats.parcellated_change import add_requests, remove_scan
-from fmristore.formats.parcellated_concat import ConcatenatedScans, concatenate
 from fmristore.formats.parcellated_create import Target, create_scans, open_created
 from fmristore.formats.parcellated_parts import OwnTree, ScanTree
+from fmristore.formats.parcellated_reading import ReadableScans
 from fmristore.formats.parcellated_request import array_options, scan_requests
 from fmristore.formats.parcellated_writer import ScanRequest, make_parcellation
 from fmristore.formats.parcellatedscan import ParcellatedScan
@@ -24,17 +20,9 @@ from fmristore.formats.parcellatedsummary import ParcellatedScanSummary
 from fmristore.formats.profiles import Profile
 from fmristore.formats.registry import register
 from fmristore.formats.stored import StoredArray
-from fmristore.labeltable import LabelTable
-from fmristore.parcellation import Parcellation
 from fmristore.progress import Progress
 from fmristore.space import NeuroSpace
-from fmristore_stores.errors import (
-    ChangedError,
-    FmristoreError,
-    InvalidInputError,
-    ReadOnlyError,
-    SelectionError,
-)
+from fmristore_stores.errors import ChangedError, FmristoreError, ReadOnlyError
 from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import AnyArray
 
@@ -42,7 +30,7 @@ __all__ = ["ParcellatedMultiScan"]
 
 
 @register("parcellatedmultiscan")
-class ParcellatedMultiScan(StoredObject):
+class ParcellatedMultiScan(ReadableScans):
     """Named scans of either kind that share one parcellation; more can be added.
 
     Behaves as a mapping from names to scans. Opening one touches no other.
@@ -73,11 +61,9 @@ class ParcellatedMultiScan(StoredObject):
     use_when = "scans of a subject or study belong in one container and more will come"
 
     def __init__(self, handle: Handle, tree: ScanTree | None = None) -> None:
-        super().__init__(handle)
-        self._tree: ScanTree = OwnTree(handle) if tree is None else tree
+        super().__init__(handle, tree)
         self._lent = False
         self._former: list[Handle] = []
-        self.scan_names  # noqa: B018 - damage shows on opening
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_lent": False, "_former": []}
@@ -88,55 +74,7 @@ class ParcellatedMultiScan(StoredObject):
         for handle in self._former:
             handle.close()
 
-    # What it is -----------------------------------------------------------------------------
-
-    @property
-    def scan_names(self) -> tuple[str, ...]:
-        """Names of the scans, in the order in which they were added."""
-        return self._tree.scan_names
-
-    @property
-    def space(self) -> NeuroSpace:
-        """Grid in the world."""
-        return self._tree.space
-
-    @property
-    def affine(self) -> AnyArray:
-        """(4, 4) float64: voxel indices (0-based) to mm, RAS+."""
-        return self._tree.space.affine
-
-    @cached_property
-    def table(self) -> LabelTable:
-        """Ids, names and further columns of the parcels."""
-        return self._tree.table
-
-    @cached_property
-    def parcellation(self) -> Parcellation:
-        """The parcels and their voxels; read once, when first asked for."""
-        return self._tree.parcellation()
-
-    @property
-    def ids(self) -> NDArray[np.int32]:
-        """(K,) ids of the parcels, ascending."""
-        return self.table.ids
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the parcels."""
-        return self.table.names
-
-    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        metadata = {name: scan.metadata for name, scan in self.items()}
-        return (dict(self.items()),), {"parcellation": self.parcellation, "metadata": metadata}
-
-    def _facts(self) -> dict[str, str]:
-        scans = self.scan_names
-        shown = ", ".join(scans[:3]) + (", ..." if len(scans) > 3 else "")
-        return {
-            "scans": f"{len(scans)} scans" + (f": {shown}" if scans else ""),
-            "parcels": f"{len(self.table)} parcels",
-            "shape": " x ".join(map(str, self.space.spatial_shape)),
-        }
+    # What it says of itself ----------------------------------------------------------------
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -169,129 +107,18 @@ class ParcellatedMultiScan(StoredObject):
         """Docstring inherited."""
         self.parcellation  # noqa: B018 - reading it checks it
 
-    # Scans ----------------------------------------------------------------------------------
+    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        metadata = {name: scan.metadata for name, scan in self.items()}
+        return (dict(self.items()),), {"parcellation": self.parcellation, "metadata": metadata}
 
-    def __getitem__(self, name: str) -> ParcellatedScan | ParcellatedScanSummary:
-        """Open a scan; it closes with this object.
-
-        Raises
-        ------
-        SelectionError
-            If there is none of that name.
-        MetadataError
-            If it is damaged.
-        """
-        if not isinstance(name, str):
-            raise SelectionError(f"scans are found by name, not by {name!r}", url=self.url)
-        handle = BorrowedHandle(self._handle)
-        self._lent = True
-        parts = type(self._tree)(handle).scan(name)
-        if parts.kind == "full":
-            return ParcellatedScan(handle, parts)
-        return ParcellatedScanSummary(handle, parts)
-
-    def __len__(self) -> int:
-        return len(self.scan_names)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.scan_names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.scan_names
-
-    def keys(self) -> tuple[str, ...]:
-        """Names of the scans, as `scan_names`."""
-        return self.scan_names
-
-    def values(self) -> Iterator[ParcellatedScan | ParcellatedScanSummary]:
-        """The scans, opened one after the other."""
-        return (self[name] for name in self.scan_names)
-
-    def items(self) -> Iterator[tuple[str, ParcellatedScan | ParcellatedScanSummary]]:
-        """Names and scans, opened one after the other."""
-        return ((name, self[name]) for name in self.scan_names)
-
-    def concat(
-        self, scans: Sequence[str] | None = None, *, statistic: Any = "mean"
-    ) -> ConcatenatedScans:
-        """Series of the parcels through several scans.
-
-        Parameters
-        ----------
-        scans : sequence of str, optional
-            Which, in this order; all by default.
-        statistic : str or callable
-            What scans of voxels are summarised by; see `ParcellatedScan.summary`.
-
-        Returns
-        -------
-        ConcatenatedScans
-            Values (T, K), and which rows belong to which scan.
-
-        Raises
-        ------
-        SelectionError
-            If there is no such scan.
-        InvalidInputError
-            If there are no scans at all.
-        """
-        parts, trs = [], []
-        for name in self._chosen(scans):
-            scan = self[name]
-            trs.append(scan.tr)
-            parts.append(
-                scan.to_numpy()
-                if isinstance(scan, ParcellatedScanSummary)
-                else scan.summary(statistic)
-            )
-        return concatenate(parts, self._chosen(scans), trs, self.table)
-
-    def series(
-        self,
-        voxels: Any = None,
-        *,
-        mask: Any = None,
-        scans: Sequence[str] | None = None,
-        dtype: DTypeLike | None = None,
-    ) -> ConcatenatedScans:
-        """Series of voxels through several scans that hold voxels.
-
-        Parameters
-        ----------
-        voxels, mask : object
-            As for `ParcellatedScan.series`.
-        scans : sequence of str, optional
-            Which, in this order; all that hold voxels by default.
-        dtype : dtype, optional
-            Type to return.
-
-        Returns
-        -------
-        ConcatenatedScans
-            Values (T, n), or (T,) for one voxel.
-
-        Raises
-        ------
-        SelectionError
-            If there is no such scan, or a voxel lies outside the grid.
-        InvalidInputError
-            If a scan holds no voxels, or none does.
-        """
-        parts, names, trs = [], [], []
-        for name in self._chosen(scans):
-            scan = self[name]
-            if isinstance(scan, ParcellatedScan):
-                parts.append(scan.series(voxels, mask=mask, dtype=dtype))
-                names.append(name)
-                trs.append(scan.tr)
-            elif scans is not None:
-                raise InvalidInputError(f"scan {name!r} is a summary: it holds no voxels")
-        return concatenate(parts, names, trs)
-
-    def _chosen(self, scans: Sequence[str] | None) -> tuple[str, ...]:
-        if isinstance(scans, str):
-            raise InvalidInputError(f"scans must be a list of names, not {scans!r}")
-        return self.scan_names if scans is None else tuple(scans)
+    def _facts(self) -> dict[str, str]:
+        scans = self.scan_names
+        shown = ", ".join(scans[:3]) + (", ..." if len(scans) > 3 else "")
+        return {
+            "scans": f"{len(scans)} scans" + (f": {shown}" if scans else ""),
+            "parcels": f"{len(self.table)} parcels",
+            "shape": " x ".join(map(str, self.space.spatial_shape)),
+        }
 
     # Adding and removing --------------------------------------------------------------------
 
@@ -467,6 +294,10 @@ class ParcellatedMultiScan(StoredObject):
         else:
             old.close()
         self._lent = False
+
+    def _lend(self) -> Handle:
+        self._lent = True
+        return super()._lend()
 
     # Creating -------------------------------------------------------------------------------
 

@@ -41,8 +41,8 @@ def link_for_r(
 ) -> dict[str, Any]:
     """Give a finished image the names that R looks for, if R would read the right numbers.
 
-    That is so if array ``0``, or a copy of it, has the canonical order of axes, numbers that R has, no colours and
-    no scaling. Takes some kilobytes; the numbers are not stored again.
+    That is so if array ``0``, or a copy of it, has the canonical order of axes, numbers that R
+    has, no colours and no scaling. Takes some kilobytes; the numbers are not stored again.
 
     Parameters
     ----------

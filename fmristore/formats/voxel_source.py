@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -13,14 +14,17 @@ from fmristore.formats.base import StoredObject
 from fmristore.formats.dense import DenseImage
 from fmristore.formats.grid_image import GridImage
 from fmristore.formats.masked import MaskedObject
+from fmristore.formats.stored import StoredArray
 from fmristore.imagesource import Block, image_source
 from fmristore.progress import Progress
+from fmristore.rechunk import read_in_boxes
 from fmristore.scaling import Scaling, make_scaling
 from fmristore.scratch import Scratch
 from fmristore.space import NeuroSpace
 from fmristore.voxels import VoxelSet
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray, Array
+from fmristore_stores.reader import ChunkReader
 from fmristore_stores.writer import write
 
 __all__ = ["Part", "StoredSource", "VoxelSource", "parts_of", "voxel_source", "write_parts"]
@@ -64,14 +68,12 @@ class StoredSource:
         self.scaling: Scaling | None = None
         self.dtype = np.dtype(image.dtype)
         self._data = image
-        self._thick = 1
+        self._stored: StoredArray | None = None
         if isinstance(image, DenseImage):
             self.dtype = image.spec.dtype
             self.colors = len(image.stored_dtype.names or ())
             self.scaling = make_scaling(image.slope, image.inter, volumes=shape[3])
-            self._data = image.raw
-            spec = image.spec
-            self._thick = spec.layout.chunks[spec.dims.index("z")]
+            self._stored = image.primary_arrays[0]
 
     def keep_stored(self, voxels: VoxelSet) -> None:
         """Take stored numbers with their scaling, if all voxels that will be taken have such."""
@@ -84,16 +86,33 @@ class StoredSource:
 
     def blocks(self, max_bytes: int) -> Iterator[Block]:
         """All of the image, plane after plane."""
+        if self._stored is not None:
+            yield from _slabs(self._stored.streaming_reader(), max_bytes)
+            return
         x, y, z = self.space.spatial_shape
         times = self.space.time_points or 1
         plane = x * y * self.dtype.itemsize
         thick = max(1, min(z, max_bytes // (plane * times)))
-        thick -= thick % self._thick if thick > self._thick else 0
         step = max(1, min(times, max_bytes // plane))
         for k in range(0, z, thick):
             for t in range(0, times, step):
                 part = self._data[:, :, k : min(k + thick, z), t : min(t + step, times)]
                 yield Block(t, k, np.asarray(part).transpose(3, 2, 1, 0))
+
+
+def _slabs(reader: ChunkReader, max_bytes: int) -> Iterator[Block]:
+    """Stored numbers as slabs of planes, decoding each chunk about once."""
+    spec = reader.spec
+    axes = [spec.dims.index(d) for d in "ztyx"]
+    plane = spec.shape[axes[2]], spec.shape[axes[3]]
+    chunk = [reader.chunks[a] for a in axes]
+    unit = (chunk[0], chunk[1], *plane)
+    if math.prod(unit) * spec.dtype.itemsize > max_bytes:
+        unit = (1, 1, *plane)
+    least = max(math.prod(plane), math.prod(chunk)) * spec.dtype.itemsize
+    # A third of the room is for a box.
+    for box, values in read_in_boxes(reader, axes, unit, 3 * max(max_bytes, least)):
+        yield Block(box[1].start, box[0].start, values.transpose(1, 0, 2, 3))
 
 
 def voxel_source(
