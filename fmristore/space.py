@@ -108,8 +108,8 @@ class NeuroSpace:
         object.__setattr__(self, "affine", affine)
         if self.time_points is not None:
             object.__setattr__(self, "time_points", int(self.time_points))
-        if self.time_points is not None and self.time_points < 1:
-            raise InvalidInputError(f"{self.time_points} time points: expected at least 1")
+            if self.time_points < 1:
+                raise InvalidInputError(f"{self.time_points} time points: expected at least 1")
         if self.tr is not None:
             try:
                 object.__setattr__(self, "tr", float(self.tr))
@@ -320,8 +320,8 @@ class NeuroSpace:
         code = _transform_code(self.space_name)
         header.set_sform(self.affine, code)
         header.set_qform(self.affine, code)
-        units = (2 if self.space_unit == "mm" else 0) + _TIME_CODES.get(self.time_unit, 0)
-        header["xyzt_units"] = units
+        in_mm = 2 if self.space_unit == "mm" else 0
+        header["xyzt_units"] = in_mm + _TIME_CODES.get(self.time_unit, 0)
         return header
 
 
@@ -412,8 +412,7 @@ def _checked_shape(shape: Sequence[int]) -> tuple[int, int, int]:
 def _points(values: npt.ArrayLike) -> FloatArray:
     points = np.asarray(values, dtype=np.float64)
     if points.ndim == 0 or points.shape[-1] != 3:
-        msg = f"coordinates of shape {points.shape}: expected (..., 3)"
-        raise InvalidInputError(msg)
+        raise InvalidInputError(f"coordinates of shape {points.shape}: expected (..., 3)")
     return points
 
 

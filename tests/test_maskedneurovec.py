@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import tracemalloc
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import nibabel as untyped_nibabel
 import numpy as np
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import fmristore as fs
 from fmristore.formats.maskedneurovec import MaskedNeuroVec
+from fmristore.layout import Access
 from fmristore.space import NeuroSpace
 from fmristore_stores.cache import CHUNK_CACHE
 from fmristore_stores.errors import (
@@ -348,6 +349,23 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert peak < limit + (1 << 22)  # encoded chunks and buffers of the libraries besides
     np.testing.assert_array_equal(run[3, 4], checks[0])
     np.testing.assert_array_equal(dense[..., 7], checks[1])
+
+
+@pytest.mark.parametrize("access", get_args(Access))
+def test_a_stored_source_is_decoded_once_and_not_kept(tmp_path: Path, access: Access) -> None:
+    shape, limit = (24, 26, 30, 120), 4 << 20
+    values = np.random.default_rng(1).integers(0, 999, shape).astype("i2")
+    assert values.nbytes > limit
+    source = fs.NeuroVec.create(tmp_path / "dense.zarr", values, space=np.eye(4), access=access)
+    first = source.primary_arrays[0].reader.spec
+    chunks = np.prod([-(-n // c) for n, c in zip(first.shape, first.layout.chunks, strict=True)])
+    mask = np.random.default_rng(2).random(shape[:3]) < 0.3
+    CHUNK_CACHE.clear()
+    with source.stats.watch() as read:
+        run = MaskedNeuroVec.create(tmp_path / "a.h5", source, mask=mask, max_memory=limit)
+    assert CHUNK_CACHE.nbytes < values.nbytes // 20  # small arrays alone
+    assert chunks <= read.chunks <= 1.5 * chunks
+    np.testing.assert_array_equal(np.asarray(run), on_grid(values, mask=mask))
 
 
 def test_runs_longer_than_a_chunk(tmp_path: Path) -> None:

@@ -101,14 +101,9 @@ class HDF5Array:
     def _lies_in_file(self) -> bool:
         """Whether the numbers are in the file, in pieces of their own."""
         layout = self._plan.get_layout()
-        return bool(
-            layout == h5d.CHUNKED
-            or (
-                layout == h5d.CONTIGUOUS
-                and self._plan.get_external_count() == 0
-                and self._node.get_storage_size() > 0
-            )
-        )
+        if layout != h5d.CONTIGUOUS:
+            return bool(layout == h5d.CHUNKED)
+        return not self._plan.get_external_count() and self._node.get_storage_size() > 0
 
     @property
     def path(self) -> str:

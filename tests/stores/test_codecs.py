@@ -201,9 +201,7 @@ def test_chunks_that_hdf5_wrote_decode_here(tmp_path: Path, way: str, dtype: str
             np.testing.assert_array_equal(np.frombuffer(found, dtype), values[row])
 
 
-@pytest.mark.parametrize(
-    "name", ["portable", "dual", "fast", "deflate and fletcher32", "zstd"]
-)
+@pytest.mark.parametrize("name", ["portable", "dual", "fast", "deflate and fletcher32", "zstd"])
 @pytest.mark.parametrize("dtype", ["u1", "i2", "c16"])
 def test_chunks_encoded_here_are_read_by_hdf5(tmp_path: Path, name: str, dtype: str) -> None:
     values = smooth(dtype, 1237)
