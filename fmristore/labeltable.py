@@ -7,6 +7,7 @@ import io
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,11 +144,11 @@ def parse_ids(values: Any, *, url: str | None = None) -> NDArray[np.int64]:
         text = str(value).strip() if isinstance(value, str) else value
         try:
             number = float(text)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if isinstance(value, bool) or not number.is_integer() or not 0 <= number <= _LARGEST_ID:
             raise InvalidInputError(
-                f"{value!r} is no id of a parcel: expected a whole number from 0 to {_LARGEST_ID}",
+                f"{value!r:.80} is no id of a parcel: expected a whole number, 0 to {_LARGEST_ID}",
                 url=url,
             )
         parsed.append(int(number))
@@ -163,7 +164,7 @@ def as_column(values: Sequence[Any]) -> Column:
             return np.array(numbers, np.int64)
     plain = [math.nan if isinstance(v, str) and v.lower() in _MISSING else v for v in texts]
     known = [v for v in plain if not (isinstance(v, float) and math.isnan(v))]
-    if known and all(_like(v, _NUMBER) for v in known):
+    if known and all(_like(v, _NUMBER) and _fits(v) for v in known):
         return np.array([float(v) for v in plain], np.float64)
     return np.array(["" if v is None else _storable(str(v)) for v in texts], STRING)
 
@@ -176,6 +177,11 @@ def _like(value: Any, pattern: re.Pattern[str]) -> bool:
     if isinstance(value, float | np.floating):
         return pattern is _NUMBER
     return isinstance(value, str) and bool(pattern.fullmatch(value))
+
+
+def _fits(value: Any) -> bool:
+    """Whether a number is not beyond float64."""
+    return not isinstance(value, int) or abs(value) <= sys.float_info.max
 
 
 def _storable(text: str) -> str:

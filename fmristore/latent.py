@@ -306,8 +306,8 @@ def _tr(seconds: Any) -> float | None:
         return None
     try:
         value = float(seconds)
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"TR {seconds!r} is not a number") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidInputError(f"TR {seconds!r:.80} is not a number") from error
     if not (math.isfinite(value) and value > 0):
         raise InvalidInputError(f"TR {value} s: expected a positive number")
     return value

@@ -117,7 +117,7 @@ def make_scaling(slope: Any, inter: Any, *, volumes: int | None) -> Scaling | No
     for name, given in (("slope", slope), ("inter", 0.0 if inter is None else inter)):
         try:
             values = np.asarray(given, np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidInputError(f"{name} must be numbers: {error}") from error
         if values.shape not in ((), (volumes,)):
             raise InvalidInputError(

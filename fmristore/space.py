@@ -98,7 +98,7 @@ class NeuroSpace:
         object.__setattr__(self, "spatial_shape", _checked_shape(self.spatial_shape))
         try:
             affine = np.array(self.affine, dtype=np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidInputError(f"the affine is not a matrix of numbers: {error}") from error
         problem = _affine_problem(affine)
         if problem:
@@ -113,8 +113,8 @@ class NeuroSpace:
         if self.tr is not None:
             try:
                 object.__setattr__(self, "tr", float(self.tr))
-            except (TypeError, ValueError) as error:
-                raise InvalidInputError(f"TR {self.tr!r} is not a number") from error
+            except (TypeError, ValueError, OverflowError) as error:
+                raise InvalidInputError(f"TR {self.tr!r:.80} is not a number") from error
             if self.time_points is None or not math.isfinite(self.tr) or self.tr <= 0:
                 msg = f"TR {self.tr} s: expected a positive number, and only with time points"
                 raise InvalidInputError(msg)

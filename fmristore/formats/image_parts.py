@@ -15,9 +15,10 @@ from fmristore.scaling import Scaling, make_scaling
 from fmristore.space import NeuroSpace
 from fmristore_stores.errors import InvalidInputError, MetadataError
 from fmristore_stores.opening import Handle
+from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import ArraySpec, is_string
 
-__all__ = ["COLORS", "ImageParts", "read_grid", "read_parts", "read_scaling"]
+__all__ = ["COLORS", "ImageParts", "read_affine", "read_grid", "read_parts", "read_scaling"]
 
 COLORS = {3: [("R", "u1"), ("G", "u1"), ("B", "u1")], 4: [(n, "u1") for n in "RGBA"]}
 """Structured types of colour voxels, by the length of their axis."""
@@ -135,6 +136,29 @@ def _read_space(handle: Handle, spec: ArraySpec, axes: Sequence[str]) -> NeuroSp
     return read_grid(handle, (length["x"], length["y"], length["z"]), length.get("t"))
 
 
+def read_affine(handle: Handle) -> AnyArray:
+    """Read the array ``affine`` of a root group, (4, 4); whether it is invertible is not checked.
+
+    Parameters
+    ----------
+    handle : Handle
+        The store.
+
+    Raises
+    ------
+    MetadataError
+        If it is missing, too large or not made of real numbers.
+    """
+    affine = StoredArray(handle, "affine").read_small(16)
+    if affine.dtype.kind not in "iuf":
+        raise MetadataError(
+            f"the affine is {affine.dtype}, expected real numbers",
+            url=handle.locator.url,
+            node="affine",
+        )
+    return affine
+
+
 def read_grid(
     handle: Handle,
     shape: tuple[int, int, int],
@@ -160,7 +184,7 @@ def read_grid(
     MetadataError
         If they are missing or damaged.
     """
-    affine = StoredArray(handle, "affine").read_small(16)
+    affine = read_affine(handle)
     if attributes is None:
         attributes = handle.store.root.read_attributes()
     name = attributes.get("space_name")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from fmristore.formats.image_parts import read_grid
 from fmristore.formats.masked import mask_shape
@@ -169,7 +168,7 @@ def _read_loadings(handle: Handle, *, sparse: bool) -> StoredMatrix:
     attributes = handle.store.root.group("loadings").read_attributes()
     storage, shape = attributes.get("storage"), attributes.get("shape")
     if storage != "csr":
-        raise MetadataError(f"sparse loadings are stored as {storage!r}, expected 'csr'")
+        raise MetadataError(f"sparse loadings are stored as {storage!r:.80}, expected 'csr'")
     return SparseMatrix(data, indices, indptr, matrix_shape(shape))
 
 
@@ -184,7 +183,7 @@ def matrix_shape(value: Any) -> tuple[int, int]:
     match value:
         case [int(rows), int(columns)] if rows >= 0 and columns >= 0:
             return rows, columns
-    raise MetadataError(f"the shape of the sparse loadings is {value!r}, expected two lengths")
+    raise MetadataError(f"the shape of the sparse loadings is {value!r:.80}, expected two lengths")
 
 
 def _read_scans(handle: Handle, *, present: bool) -> tuple[ScanParts, ...]:
@@ -198,8 +197,8 @@ def _read_scans(handle: Handle, *, present: bool) -> tuple[ScanParts, ...]:
         attributes = group.group(node).read_attributes()
         name, position = attributes.pop("name", None), attributes.pop("position", None)
         tr = attributes.pop("repetition_time", None)
-        if not isinstance(position, int):
-            raise MetadataError(f"position is {position!r}", node=f"scans/{node}")
+        if type(position) is not int:
+            raise MetadataError(f"position is {position!r:.80}", node=f"scans/{node}")
         scan = ScanParts(
             name=name if isinstance(name, str) else decode_name(node),
             basis=DenseMatrix(StoredArray(handle, f"scans/{node}/basis"), "t"),
@@ -210,13 +209,16 @@ def _read_scans(handle: Handle, *, present: bool) -> tuple[ScanParts, ...]:
     found.sort(key=lambda entry: entry[0])
     names = [scan.name for _, scan in found]
     if len(set(names)) != len(names):
-        raise MetadataError(f"scans have the same name: {names}", node="scans")
+        raise MetadataError(f"scans have the same name: {names!r:.80}", node="scans")
+    if len({position for position, _ in found}) != len(found):
+        raise MetadataError("scans have the same position: their order is not known", node="scans")
     return tuple(scan for _, scan in found)
 
 
 def _read_tr(value: Any, node: str) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < np.inf:
-        raise MetadataError(f"the repetition time is {value!r}", node=node)
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    if not known or not 0 < value <= sys.float_info.max:
+        raise MetadataError(f"the repetition time is {value!r:.80}", node=node)
     return float(value)

@@ -239,15 +239,15 @@ def check_fill(fill: Any, dtype: np.dtype[Any]) -> Fill:
     """
     if isinstance(fill, np.generic):
         fill = fill.item()
-    if not isinstance(fill, int | float):
-        raise InvalidInputError(f"fill={fill!r}: expected one real number")
+    if isinstance(fill, bool) or not isinstance(fill, int | float):
+        raise InvalidInputError(f"fill={fill!r:.80}: expected one real number")
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
-        if not math.isfinite(fill) or fill != int(fill) or not limits.min <= fill <= limits.max:
-            raise InvalidInputError(f"fill={fill!r} cannot be a number of type {dtype}")
+        if not limits.min <= fill <= limits.max or fill != int(fill):
+            raise InvalidInputError(f"fill={fill!r:.80} cannot be a number of type {dtype}")
         return int(fill)
-    if abs(fill) > np.finfo(dtype).max and math.isfinite(fill):
-        raise InvalidInputError(f"fill={fill!r} cannot be a number of type {dtype}")
+    if np.finfo(dtype).max < abs(fill) != math.inf:
+        raise InvalidInputError(f"fill={fill!r:.80} cannot be a number of type {dtype}")
     return fill if isinstance(fill, float) else int(fill)
 
 
@@ -288,9 +288,11 @@ def mask_shape(handle: Handle, path: str = "mask") -> tuple[int, int, int]:
     """
     spec = StoredArray(handle, path).reader.spec
     url = handle.locator.url
-    if len(spec.shape) != 3 or spec.dtype.kind not in "biu" or 0 in spec.shape:
+    named = not any(spec.dims) or spec.dims == ("z", "y", "x")  # R's files have no names of axes
+    if len(spec.shape) != 3 or not named or spec.dtype.kind not in "biu" or 0 in spec.shape:
         raise MetadataError(
-            f"a mask of shape {spec.shape} and type {spec.dtype}: expected whole numbers (z, y, x)",
+            f"a mask of shape {spec.shape}, type {spec.dtype} and axes {spec.dims}: expected whole "
+            "numbers (z, y, x)",
             url=url,
             node=path,
         )

@@ -244,7 +244,12 @@ class SparseMatrix(StoredMatrix):
             starts, stops = values[rows - first], values[rows - first + 1]
         counts = stops - starts
         ordered = (counts >= 0).all() and (starts[1:] >= stops[:-1]).all()
-        if not ordered or starts[0] < 0 or stops[-1] > self.nnz:
+        fits = starts[0] >= 0 and stops[-1] <= self.nnz
+        if not first:
+            fits &= starts[0] == 0
+        if last == self.shape[0]:
+            fits &= stops[-1] == self.nnz
+        if not ordered or not fits:
             raise self._damaged("indptr", "does not increase from 0 to the number of entries")
         if (counts > self.shape[1]).any():
             raise self._damaged("indptr", f"gives a row more than {self.shape[1]} entries")

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fmristore.formats.image_parts import read_affine
 from fmristore.formats.names import encode_name
 from fmristore.formats.stored import StoredArray
 from fmristore.labeltable import LabelTable
@@ -222,7 +223,7 @@ class OwnTree:
         try:
             return NeuroSpace(
                 spatial_shape=(length["x"], length["y"], length["z"]),
-                affine=StoredArray(self._handle, "affine").read_small(16),
+                affine=read_affine(self._handle),
                 space_name=None if name is None else str(name),
                 space_unit=str(self._attributes.get("space_unit", "mm")),
             )
@@ -237,7 +238,7 @@ class OwnTree:
         if ids.dtype.kind not in "iu" or not is_string(names.dtype) or len(ids) != len(names):
             raise self._wrong("ids and names do not fit each other", "parcellation")
         wide = ids.astype(np.int64)
-        if not len(ids) or wide[0] < 1 or wide[-1] >= 2**31 or (np.diff(wide) < 1).any():
+        if not len(ids) or wide[0] < 1 or wide[-1] >= 2**31 or (wide[1:] <= wide[:-1]).any():
             raise self._wrong("ids must be positive and ascending", "parcellation/ids")
         columns = read_columns(self._handle, "parcellation/columns", len(ids), by_attribute=True)
         return LabelTable(wide.astype(np.int32), tuple(names.tolist()), columns)
@@ -259,11 +260,13 @@ class OwnTree:
         indptr = self._small("indptr", ("bound",), _MOST_PARCELS + 1)
         if labels.dtype.kind not in "iu" or mask.dtype.kind not in "iub":
             raise self._wrong("labels and mask must be integers", "parcellation")
+        if labels.size and (labels.min() < 0 or labels.max() >= 2**31):
+            raise self._wrong("labels must be from 0 to 2**31 - 1", "parcellation/labels")
         try:
             made = Parcellation(self.space, labels, self.table, mask=mask != 0, voxels=voxels)
         except InvalidInputError as error:
             raise self._wrong(f"the parcellation is damaged: {error.message}") from error
-        if not np.array_equal(made.indptr, indptr):
+        if indptr.dtype.kind not in "iu" or not np.array_equal(made.indptr, indptr):
             raise self._wrong("indptr does not fit the labels", "parcellation/indptr")
         return made
 
@@ -288,7 +291,7 @@ class OwnTree:
         attributes = group.read_attributes()
         kind = attributes.get("kind")
         if kind not in ("full", "summary"):
-            raise self._wrong(f"kind is {kind!r}, expected 'full' or 'summary'", path)
+            raise self._wrong(f"kind is {kind!r:.80}, expected 'full' or 'summary'", path)
         numbers = self._numbers(path, kind)
         children = group.children()
         metadata = group.group("metadata").read_attributes() if "metadata" in children else {}

@@ -72,8 +72,13 @@ def read_sequence_parts(handle: Handle) -> SequenceParts:
         except (NotFoundError, InvalidInputError) as error:
             raise _damaged(handle, f"run {node!r} is listed, but: {error.message}") from error
         of_run = group.read_attributes()
-        names.append(str(of_run.get("name", node)))
+        name = of_run.get("name", node)
+        if not isinstance(name, str):
+            raise _damaged(handle, f"name is {name!r:.80}, expected text", node=group.path)
+        names.append(name)
         images.append(_read_run(handle, group, attributes | of_run, length))
+        if images[-1].space.spatial_shape != images[0].space.spatial_shape:
+            raise _damaged(handle, "volumes differ in shape from those of other runs", group.path)
     if len(set(names)) != len(names):
         raise _damaged(handle, "two runs have the same name")
     return SequenceParts(names=tuple(names), images=tuple(images))

@@ -146,7 +146,8 @@ def _read_scans(handle: Handle) -> tuple[ScanParts, ...]:
 
 def _seconds(value: Any) -> float | None:
     """A repetition time, or None for a value that is none."""
-    number = isinstance(value, int | float | np.number) and 0 < value < np.inf
+    real = isinstance(value, int | float | np.integer | np.floating)
+    number = real and 0 < value < np.inf
     return float(value) if number else None
 
 

@@ -187,10 +187,13 @@ class RTree:
         ids = self._ids
         if ids.dtype.kind not in "iuf" or not len(ids):
             raise self._wrong("must be numbers", "clusters/cluster_ids")
+        # One comparison at a time: NaN, and what is beyond 64 bits, fail the first or the last.
+        if not (ids[:1] >= 0).all() or not (ids < 2**31).all() or (ids[1:] <= ids[:-1]).any():
+            raise self._wrong("must be positive and ascending", "clusters/cluster_ids")
         wide = ids.astype(np.int64)
         kept = wide != 0
-        if (np.diff(wide) < 1).any() or wide[0] < 0 or wide[-1] >= 2**31 or not kept.any():
-            raise self._wrong("must be positive and ascending", "clusters/cluster_ids")
+        if (wide != ids).any() or not kept.any():
+            raise self._wrong("must be whole numbers, not only 0", "clusters/cluster_ids")
         columns = self._columns(len(ids))
         columns.pop("cluster_id", None)
         names = next(

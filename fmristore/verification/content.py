@@ -192,7 +192,7 @@ def _check_times(space: NeuroSpace, array: Array, findings: Findings) -> None:
     """Compare the times of the volumes with the repetition time."""
     volumes, tr = space.time_points or 0, space.tr
     try:
-        right = array.spec.shape == (volumes,) and tr is not None
+        right = array.spec.shape == (volumes,) and array.spec.dtype.kind in "iuf" and tr is not None
         reader = ChunkReader(array, cache=ChunkCache(0))
         if not right or not np.allclose(reader.read(), np.arange(volumes) * (tr or 0)):
             text = f"the times of the volumes are not those of {volumes} volumes, TR {tr} s"
