@@ -383,6 +383,8 @@ def test_pickles_and_copies(both: Path) -> None:
 
 
 def test_others_read_the_array_0(both: Path, kind: str) -> None:
+    import hdf5plugin  # noqa: F401 - registers the filter with h5py
+
     if kind == "h5":
         with h5py.File(both) as file:
             labels = [dim.label for dim in file["0"].dims]

@@ -106,8 +106,11 @@ class ReadableImage(StoredObject):
 
     @property
     def volume_reader(self) -> ChunkReader:
-        """Reader of the copy with less to decode volume after volume; axes as in its own spec."""
-        return self._copies.for_volumes.reader
+        """Reader of the copy with less to decode volume after volume; axes as in its own spec.
+
+        For going through it once: it keeps no decoded chunks.
+        """
+        return self._copies.for_volumes.streaming_reader()
 
     @property
     def stored_dtype(self) -> np.dtype[Any]:

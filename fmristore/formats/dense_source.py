@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,7 @@ class DenseSource:
         dims = [spec.dims[a] for a in axes]
         unit = tuple(1 if d in "tz" else spec.shape[a] for d, a in zip(dims, axes, strict=True))
         plane = spec.nbytes // (self.space.spatial_shape[2] * (self.space.time_points or 1))
-        room = max(max_bytes, 3 * plane, 3 * spec.chunk_nbytes)
+        room = max(max_bytes, 3 * plane, 3 * math.prod(reader.chunks) * spec.dtype.itemsize)
         for box, values in read_in_boxes(reader, axes, unit, room):
             part = dict(zip(dims, box, strict=True))
             timed = "t" in dims

@@ -142,8 +142,8 @@ class NeuroVecSeq(ReadableSequence):
         tr : float or sequence of float, optional
             For runs that are arrays: repetition time in seconds, one for all runs or one for
             each.
-        access : {"time", "volume", "balanced"}
-            What is read most.
+        access : {"time", "volume", "balanced", "both"}
+            What is read most; ``"both"`` stores every run twice, for time and for volumes.
         codec : str, optional
             Preset; ``"portable"`` for HDF5 and ``"dual"`` for Zarr by default.
         order : {"auto", "canonical"}, optional
