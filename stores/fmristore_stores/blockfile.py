@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -14,6 +16,45 @@ __all__ = ["PAGE", "BlockFile", "FileSource"]
 
 PAGE = 4096
 _SMALL = 4 * PAGE
+
+
+class _NoCollection:
+    """Context in which no thread looks for cyclic garbage.
+
+    h5py reads from a file object inside its lock, and takes this lock to free one of its own
+    objects. If the thread that fetches for fsspec came upon such an object in a cycle, both would
+    wait for ever.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._was_enabled = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._was_enabled = gc.isenabled()
+                gc.disable()
+            self._users += 1
+
+    def __exit__(self, *exc: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users and self._was_enabled:
+                gc.enable()
+
+    def renew(self) -> None:
+        """In a forked child: another thread of the parent may have been inside."""
+        self._lock = threading.Lock()
+        if self._users:
+            self._users = 0
+            gc.enable()
+
+
+_no_collection = _NoCollection()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_no_collection.renew)
 
 
 class BlockFile:
@@ -158,7 +199,8 @@ class BlockFile:
         if missing:
             start = missing[0] * self._block
             stop = min((missing[-1] + 1) * self._block, self._size)
-            (data,) = self._source.fetch([ByteRange(self._path, start, stop - start)])
+            with _no_collection:
+                (data,) = self._source.fetch([ByteRange(self._path, start, stop - start)])
             for number in range(missing[0], missing[-1] + 1):
                 place = number * self._block - start
                 self._blocks[number] = bytes(data[place : place + self._block])

@@ -28,6 +28,8 @@ _PART = 16 * 1024 * 1024
 _PARTS_AT_ONCE = 4
 _CONFLICTS = (409, 412)
 _NO_CONDITIONS = 501
+_ALONE = threading.Lock()
+"""Held to look and write where there are no conditions: writers of this process do not race."""
 
 
 def taken(url: str) -> AlreadyExistsError:
@@ -86,10 +88,16 @@ def _create(
     options: dict[str, Any] = {"mode": "create"}
     for attempt in range(_ATTEMPTS):
         try:
-            write(options)
+            if options:
+                write(options)
+            else:
+                with _ALONE:
+                    _check_absent(fs, path, url)
+                    write(options)
+        except AlreadyExistsError:
+            raise
         except Exception as error:
             if _unconditional(error) and options:
-                _check_absent(fs, path, url)
                 options = {}
                 continue
             conflict = _is_conflict(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import uuid
@@ -294,3 +295,24 @@ def test_ranges_that_are_answered(asked: str, answered: str | None, length: int)
 def test_other_ranges_are_noticed(asked: str, answered: str | None, length: int | None) -> None:
     with pytest.raises(CorruptDataError):
         check_range(asked, answered, length, "url")
+
+
+def test_no_cycle_is_collected_while_a_library_waits_inside_its_lock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """h5py would be asked for its lock by the thread that fetches, and both would wait for ever."""
+    seen: list[bool] = []
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/collecting", bytes(range(100)))
+    source = FsspecSource(memory)
+    plainly = source.fetch
+
+    def fetch(ranges: Any) -> list[Buffer]:
+        seen.append(gc.isenabled())
+        return plainly(ranges)
+
+    monkeypatch.setattr(source, "fetch", fetch)
+    file = BlockFile(source, "/collecting", block=10)
+    assert file.read(20) == bytes(range(20))
+    assert seen == [False]
+    assert gc.isenabled()
