@@ -118,7 +118,7 @@ def make_scaling(slope: Any, inter: Any, *, volumes: int | None) -> Scaling | No
         try:
             values = np.asarray(given, np.float64)
         except (TypeError, ValueError, OverflowError) as error:
-            raise InvalidInputError(f"{name} must be numbers: {error}") from error
+            raise InvalidInputError(f"{name} must be numbers: {error!s:.200}") from error
         if values.shape not in ((), (volumes,)):
             raise InvalidInputError(
                 f"{name} of shape {values.shape}: expected one number, or one for each of "

@@ -246,7 +246,7 @@ def check_fill(fill: Any, dtype: np.dtype[Any]) -> Fill:
         if not limits.min <= fill <= limits.max or fill != int(fill):
             raise InvalidInputError(f"fill={fill!r:.80} cannot be a number of type {dtype}")
         return int(fill)
-    if np.finfo(dtype).max < abs(fill) != math.inf:
+    if float(np.finfo(dtype).max) < abs(fill) != math.inf:
         raise InvalidInputError(f"fill={fill!r:.80} cannot be a number of type {dtype}")
     return fill if isinstance(fill, float) else int(fill)
 

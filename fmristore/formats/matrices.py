@@ -271,9 +271,8 @@ class SparseMatrix(StoredMatrix):
 
     def _damaged(self, name: str, text: str) -> CorruptDataError:
         array = self._indptr if name == "indptr" else self._indices
-        return CorruptDataError(
-            f"the sparse loadings are damaged: {name} {text}", node=array.reader.array.path
-        )
+        message = f"the sparse loadings are damaged: {name} {text}"
+        return CorruptDataError(message, url=array.url, node=array.path)
 
 
 def array_bytes(array: StoredArray) -> int:

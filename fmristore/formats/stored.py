@@ -57,6 +57,11 @@ class StoredArray:
         return self._path
 
     @property
+    def url(self) -> str:
+        """Path or URL of the store."""
+        return self._handle.locator.url
+
+    @property
     def is_copy(self) -> bool:
         """Whether its numbers are those of another array of the same object."""
         return self._is_copy

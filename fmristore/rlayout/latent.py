@@ -110,7 +110,7 @@ def _read_loadings(handle: Handle) -> StoredMatrix:
     storage = attributes.get("storage")
     if storage not in ("csc", ["csc"]):
         raise LayoutNotSupportedError(
-            f"the loadings are stored as {storage!r}; only 'csc', which R can read, is supported",
+            f"the loadings are stored as {storage!r:.80}; only R's 'csc' is supported",
             url=handle.locator.url,
             node=path,
         )

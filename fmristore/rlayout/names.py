@@ -27,7 +27,7 @@ def node_name(name: str, what: str) -> str:
         If it cannot be that of a node as it is.
     """
     if encode_name(name) != name:
-        raise InvalidInputError(f"{name!r} cannot be the name of {what} in R's layout")
+        raise InvalidInputError(f"{name!r:.80} cannot be the name of {what} in R's layout")
     return name
 
 
