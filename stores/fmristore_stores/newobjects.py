@@ -29,7 +29,7 @@ _PARTS_AT_ONCE = 4
 _CONFLICTS = (409, 412)
 _NO_CONDITIONS = 501
 _ALONE = threading.Lock()
-"""Held to look and write where there are no conditions: writers of this process do not race."""
+"""Held to look and write where no service checks: writers of this process do not race."""
 
 
 def taken(url: str) -> AlreadyExistsError:
@@ -88,7 +88,7 @@ def _create(
     options: dict[str, Any] = {"mode": "create"}
     for attempt in range(_ATTEMPTS):
         try:
-            if options:
+            if options and fs.async_impl:  # the service sees to it
                 write(options)
             else:
                 with _ALONE:
