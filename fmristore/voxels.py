@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fmristore.indexing import Selection, parse_selection
 from fmristore.masks import mask_voxels
 from fmristore.space import NeuroSpace
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["VoxelSet", "parse_points"]
+__all__ = ["SeriesRequest", "VoxelSet", "parse_points", "parse_series", "parse_times"]
 
 
 class VoxelSet:
@@ -155,3 +156,58 @@ def parse_points(voxels: Any) -> tuple[AnyArray, bool]:
             "(3,) for one voxel or (n, 3) for many"
         )
     return points, points.ndim == 1
+
+
+def parse_times(times: slice | None, length: int) -> Selection:
+    """Understand a part of a run of `length` volumes; None is all of it.
+
+    Raises
+    ------
+    SelectionError
+        If it is no slice.
+    """
+    if not isinstance(times, slice | None):
+        raise SelectionError(f"times must be a slice, not {times!r}")
+    return parse_selection(Ellipsis if times is None else times, (length,))
+
+
+class SeriesRequest(NamedTuple):
+    """Whose series are wanted, and which part of them."""
+
+    points: AnyArray
+    """(n, 3), or (3,) for one voxel: as given, negative indices and all."""
+    single: bool
+    """Whether it was one voxel, so that the result has no axis of voxels."""
+    times: Selection
+
+
+def parse_series(
+    voxels: Any, mask: Any, times: slice | None, *, space: NeuroSpace, length: int
+) -> SeriesRequest:
+    """Understand what the method ``series`` of a format is asked for.
+
+    Parameters
+    ----------
+    voxels, mask : object
+        One of them: see `parse_points` and `fmristore.masks.mask_voxels`.
+    times : slice, optional
+        Part of the run.
+    space : NeuroSpace
+        Grid that the mask must lie on.
+    length : int
+        Number of volumes.
+
+    Raises
+    ------
+    InvalidInputError
+        If both or neither of `voxels` and `mask` are given, or the mask does not fit.
+    SelectionError
+        If the voxels are not rows of three integers, or `times` is no slice.
+    """
+    if (voxels is None) == (mask is None):
+        raise InvalidInputError("give either voxels or mask=")
+    if mask is not None:
+        points, single = mask_voxels(mask, space), False
+    else:
+        points, single = parse_points(voxels)
+    return SeriesRequest(points, single, parse_times(times, length))

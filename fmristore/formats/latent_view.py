@@ -14,9 +14,8 @@ from fmristore.formats.grid_image import GridImage
 from fmristore.formats.latent_parts import LatentParts, ScanParts
 from fmristore.formats.matrices import StoredMatrix, array_bytes, empty_result
 from fmristore.indexing import parse_selection
-from fmristore.masks import mask_voxels
 from fmristore.space import NeuroSpace
-from fmristore.voxels import VoxelSet, parse_points
+from fmristore.voxels import VoxelSet, parse_series
 from fmristore_stores.errors import InvalidInputError, MetadataError, SelectionError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
@@ -235,18 +234,10 @@ class LatentView(GridImage):
         InvalidInputError
             If both or neither of `voxels` and `mask` are given, or the mask does not fit.
         """
-        if (voxels is None) == (mask is None):
-            raise InvalidInputError("give either voxels or mask=")
-        single = False
-        if mask is not None:
-            points = mask_voxels(mask, self._parts.space)
-        else:
-            points, single = parse_points(voxels)
-        if not isinstance(times, slice | None):
-            raise SelectionError(f"times must be a slice, not {times!r}")
-        part = parse_selection(Ellipsis if times is None else times, self.shape[3:])
+        request = parse_series(voxels, mask, times, space=self._parts.space, length=self.shape[3])
+        part = request.times
         wanted = self._dtype(dtype)
-        rows = self.voxel_set.rows(points)
+        rows = self.voxel_set.rows(request.points)
         unique, back = np.unique(rows, return_inverse=True)
         length = part.shape[0]
         found = empty_result((len(unique), length), wanted)
@@ -254,7 +245,7 @@ class LatentView(GridImage):
         for where, values in self._compute(unique[outside:], part.region[0], wanted):
             found[where.start + outside : where.stop + outside] = values
         result: AnyArray = found[back].T[part.finish]
-        return result[:, 0] if single else result
+        return result[:, 0] if request.single else result
 
     def reconstruction(
         self, *, voxel: Any = None, roi: Any = None, volume: int | None = None

@@ -28,8 +28,8 @@ from fmristore.plan import Planner, ReadPlan
 from fmristore.progress import Progress
 from fmristore.scaling import Scaling
 from fmristore.space import NeuroSpace
-from fmristore.voxels import parse_points
-from fmristore_stores.errors import InvalidInputError, SelectionError
+from fmristore.voxels import parse_series
+from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.grid import grid_shape
 from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import AnyArray
@@ -257,25 +257,16 @@ class MaskedNeuroVec(MaskedObject, GridImage):
         InvalidInputError
             If both or neither of `voxels` and `mask` are given, or the mask does not fit.
         """
-        if (voxels is None) == (mask is None):
-            raise InvalidInputError("give either voxels or mask=")
-        if not isinstance(times, slice | None):
-            raise SelectionError(f"times must be a slice, not {times!r}")
-        if mask is not None:
-            from fmristore.masks import mask_voxels
-
-            points, single = mask_voxels(mask, self.space), False
-        else:
-            points, single = parse_points(voxels)
-        part = parse_selection(Ellipsis if times is None else times, self.shape[3:])
-        rows = self.voxel_set.rows(points)
+        request = parse_series(voxels, mask, times, space=self.space, length=self.shape[3])
+        part = request.times
+        rows = self.voxel_set.rows(request.points)
         stored = rows >= 0
         found = self._read_rows(rows[stored], part.region[0], dtype=dtype, raw=raw)
         fill = check_fill(0 if raw else self.fill, found.dtype)
         values = np.full((len(rows), found.shape[1]), fill, found.dtype)
         values[stored] = found
         result: AnyArray = values.T[part.finish]
-        return result[:, 0] if single else result
+        return result[:, 0] if request.single else result
 
     def to_numpy(self, *, dtype: DTypeLike | None = None, raw: bool = False) -> AnyArray:
         """Numbers of the stored voxels, (V, T), in the order of `voxels`."""

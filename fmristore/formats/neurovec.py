@@ -9,8 +9,8 @@ from numpy.typing import DTypeLike
 
 from fmristore.formats.dense import DenseImage
 from fmristore.formats.registry import register
-from fmristore.indexing import parse_selection
-from fmristore_stores.errors import InvalidInputError, SelectionError
+from fmristore.voxels import parse_series
+from fmristore_stores.errors import SelectionError
 from fmristore_stores.protocol import AnyArray
 
 __all__ = ["NeuroVec"]
@@ -78,17 +78,8 @@ class NeuroVec(DenseImage):
         -----
         Every chunk is fetched and decoded once, however many voxels lie in it.
         """
-        if (voxels is None) == (mask is None):
-            raise InvalidInputError("give either voxels or mask=")
-        if mask is not None:
-            from fmristore.masks import mask_voxels
-
-            points, single = mask_voxels(mask, self.space), False
-        else:
-            points, single = self._points(voxels)
-        if not isinstance(times, slice | None):
-            raise SelectionError(f"times must be a slice, not {times!r}")
-        part = parse_selection(Ellipsis if times is None else times, self.shape[3:])
+        request = parse_series(voxels, mask, times, space=self.space, length=self.shape[3])
+        points, part = self._inside(request.points), request.times
         reader = self._copies.for_voxels(points, part.region[0]).reader
         spec = reader.spec
         wanted = [d for d in spec.dims if d not in "xyz"]
@@ -101,21 +92,10 @@ class NeuroVec(DenseImage):
         values = self._as_indexed(found, ("voxel", *wanted), ("t", "voxel"))
         values = self._converted(values, part.region[0], axis=0, dtype=dtype, raw=raw)
         result: AnyArray = values[part.finish]
-        return result[:, 0] if single else result
+        return result[:, 0] if request.single else result
 
-    def _points(self, voxels: Any) -> tuple[AnyArray, bool]:
-        try:
-            points = np.asarray(voxels)
-        except ValueError as error:
-            raise SelectionError("voxels: expected rows of three integers") from error
-        single = points.ndim == 1 and points.shape[0] == 3
-        if points.size == 0:
-            return np.empty((0, 3), np.int64), False
-        if points.dtype.kind not in "iu" or points.ndim > 2 or points.shape[-1:] != (3,):
-            raise SelectionError(
-                f"voxels of shape {points.shape} and type {points.dtype}: expected integers, "
-                "(3,) for one voxel or (n, 3) for many"
-            )
+    def _inside(self, points: AnyArray) -> AnyArray:
+        """Voxels (n, 3) counted from the beginning, which must lie in the image."""
         points = points.reshape(-1, 3)
         lengths = np.array(self.shape[:3])
         outside = ((points < -lengths) | (points >= lengths)).any(axis=1)
@@ -123,4 +103,4 @@ class NeuroVec(DenseImage):
             first = tuple(points[outside][0].tolist())
             raise SelectionError(f"voxel {first} lies outside the image of shape {self.shape[:3]}")
         points = points.astype(np.int64)
-        return np.where(points < 0, points + lengths, points), single
+        return np.where(points < 0, points + lengths, points)

@@ -15,11 +15,10 @@ from fmristore.formats.base import StoredObject
 from fmristore.formats.describing import describe_parcels, describe_space
 from fmristore.formats.parcellated_parts import Kind, OwnTree, ScanParts
 from fmristore.formats.stored import StoredArray
-from fmristore.indexing import Selection, parse_selection
 from fmristore.labeltable import LabelTable
 from fmristore.parcellation import Parcellation, find_parcel
 from fmristore.space import NeuroSpace
-from fmristore_stores.errors import MetadataError, SelectionError
+from fmristore_stores.errors import MetadataError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
 
@@ -154,12 +153,6 @@ class ParcellatedBase(StoredObject):
             If there is no such parcel, or several have the name.
         """
         return find_parcel(self.table, key)
-
-    def _times(self, times: slice | None) -> Selection:
-        """Understand a part of the run."""
-        if not isinstance(times, slice | None):
-            raise SelectionError(f"times must be a slice, not {times!r}")
-        return parse_selection(Ellipsis if times is None else times, (self.time_points,))
 
     def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (self,), {

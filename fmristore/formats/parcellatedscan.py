@@ -27,12 +27,11 @@ from fmristore.formats.raw import RawView
 from fmristore.formats.registry import register
 from fmristore.imagesource import ImageSource
 from fmristore.indexing import parse_selection
-from fmristore.masks import mask_voxels
 from fmristore.parcelstats import make_reduction
 from fmristore.progress import Progress
 from fmristore.scaling import Scaling
 from fmristore.space import NeuroSpace
-from fmristore.voxels import parse_points
+from fmristore.voxels import parse_series, parse_times
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.grid import region_shape
 from fmristore_stores.protocol import AnyArray
@@ -131,7 +130,7 @@ class ParcellatedScan(ParcellatedBase, GridImage):
             If a chunk is damaged or missing.
         """
         rows = self.parcellation.rows(key)
-        part = self._times(times)
+        part = parse_times(times, self.time_points)
         values = self._parts.numbers.read(rows, part.region[0], dtype=dtype)
         return np.ascontiguousarray(part.apply(values))
 
@@ -207,15 +206,12 @@ class ParcellatedScan(ParcellatedBase, GridImage):
         InvalidInputError
             If both or neither of `voxels` and `mask` are given, or the mask does not fit.
         """
-        if (voxels is None) == (mask is None):
-            raise InvalidInputError("give either voxels or mask=")
-        inside = None if mask is None else mask_voxels(mask, self.space)
-        points, single = parse_points(voxels) if inside is None else (inside, False)
-        part = self._times(times)
-        rows = self.parcellation.voxel_set.rows(points)
+        request = parse_series(voxels, mask, times, space=self.space, length=self.time_points)
+        part = request.times
+        rows = self.parcellation.voxel_set.rows(request.points)
         values = self._read_rows(rows, part.region[0], self._result_type(dtype, raw=raw), raw=raw)
         result: AnyArray = part.apply(values)
-        return result[:, 0] if single else result
+        return result[:, 0] if request.single else result
 
     def _read_rows(
         self, rows: NDArray[np.int64], times: slice, dtype: np.dtype[Any], *, raw: bool

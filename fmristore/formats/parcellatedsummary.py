@@ -18,6 +18,7 @@ from fmristore.indexing import parse_selection
 from fmristore.parcellation import find_parcels
 from fmristore.progress import Progress
 from fmristore.space import NeuroSpace
+from fmristore.voxels import parse_times
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
 
@@ -103,7 +104,7 @@ class ParcellatedScanSummary(ParcellatedBase):
         SelectionError
             If there is no such parcel, several have the name, or `times` is no slice.
         """
-        part = self._times(times)
+        part = parse_times(times, self.time_points)
         if parcels is None:
             values = self._parts.numbers.read(
                 slice(0, self.shape[1], 1), part.region[0], dtype=dtype

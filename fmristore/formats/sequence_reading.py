@@ -18,6 +18,7 @@ from fmristore.formats.sequence_parts import SequenceParts, read_sequence_parts
 from fmristore.indexing import parse_selection
 from fmristore.plan import Planner, ReadPlan
 from fmristore.space import NeuroSpace
+from fmristore.voxels import parse_series
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.grid import region_shape
 from fmristore_stores.opening import Handle
@@ -250,23 +251,15 @@ class ReadableSequence(StoredObject, GridImage):
         -----
         Every chunk is fetched and decoded once, however many voxels lie in it.
         """
-        if (voxels is None) == (mask is None):
-            raise InvalidInputError("give either voxels or mask=")
-        if mask is not None:
-            from fmristore.masks import mask_voxels
-
-            voxels = mask_voxels(mask, self.space)
-        if not isinstance(times, slice | None):
-            raise SelectionError(f"times must be a slice, not {times!r}")
-        part = parse_selection(Ellipsis if times is None else times, self.shape[3:])
-        spans = list(self._spans(part.region[0]))
+        request = parse_series(voxels, mask, times, space=self.space, length=self.shape[3])
+        spans = list(self._spans(request.times.region[0]))
         empty = _Span(self.images[0], slice(0, 0), slice(0, 0))
         found = [
-            image.series(voxels, times=within, dtype=dtype, raw=raw)
+            image.series(request.points, times=within, dtype=dtype, raw=raw)
             for image, within, _ in spans or [empty]
         ]
         values = np.concatenate(found, dtype=self._result_type(dtype, raw=raw), casting="unsafe")
-        result: AnyArray = values[part.finish]
+        result: AnyArray = values[request.times.finish]
         return result
 
     @property
