@@ -100,11 +100,6 @@ class ReadableImage(StoredObject):
         return self._spec
 
     @property
-    def reader(self) -> ChunkReader:
-        """Reader of the stored numbers, axes as in `spec`: for going through them in boxes."""
-        return self._numbers.reader
-
-    @property
     def volume_reader(self) -> ChunkReader:
         """Reader of the copy with less to decode volume after volume; axes as in its own spec.
 
