@@ -12,6 +12,8 @@ from fmristore_stores.protocol import AnyArray
 
 __all__ = ["CHUNK_CACHE", "ChunkCache"]
 
+_MOST_TOUCHED = 1 << 16
+
 
 class ChunkCache:
     """Decoded chunks of all readers of the process, least recently used dropped first.
@@ -26,6 +28,7 @@ class ChunkCache:
         self.limit = limit
         self._chunks: OrderedDict[tuple[int, ChunkKey], AnyArray] = OrderedDict()
         self._nbytes = 0
+        self._touched: set[tuple[int, ChunkKey]] = set()
         self._lock = threading.Lock()
         _CACHES.add(self)
 
@@ -53,9 +56,24 @@ class ChunkCache:
             while self._nbytes > self.limit:
                 self._nbytes -= self._chunks.popitem(last=False)[1].nbytes
 
-    def clear(self, owner: int | None = None) -> None:
-        """Drop the chunks of one owner, or all."""
+    def touch(self, owner: int, key: ChunkKey) -> bool:
+        """Note that a part of a chunk is wanted; True if none was before.
+
+        Decoding parts of a chunk again and again would cost more than decoding it once.
+        """
+        name = (owner, key)
         with self._lock:
+            if name in self._touched:
+                return False
+            if len(self._touched) >= _MOST_TOUCHED:
+                self._touched.clear()
+            self._touched.add(name)
+            return True
+
+    def clear(self, owner: int | None = None) -> None:
+        """Forget the chunks of one owner, or all."""
+        with self._lock:
+            self._touched = {n for n in self._touched if owner is not None and n[0] != owner}
             for name in [n for n in self._chunks if owner is None or n[0] == owner]:
                 self._nbytes -= self._chunks.pop(name).nbytes
 

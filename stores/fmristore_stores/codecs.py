@@ -5,19 +5,12 @@ is written. Everything here works on one whole chunk in memory, holds no lock of
 in many threads at once; the codecs' C code releases Python's lock.
 
 How the steps are called in HDF5 and in Zarr is in `fmristore_stores.spellings`.
-
-References
-----------
-Blosc chunk format: https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst
 """
 
 from __future__ import annotations
 
-import struct
 import zlib
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
 from typing import Any, Protocol
 
 import deflate
@@ -28,6 +21,7 @@ from isal import isal_zlib
 from numcodecs.blosc import compress as _blosc_compress
 
 from fmristore_stores.errors import CodecError, CorruptDataError, InvalidInputError
+from fmristore_stores.frames import blosc_header, zstd_size
 from fmristore_stores.protocol import AnyArray, Buffer
 from fmristore_stores.spec import CodecSpec
 
@@ -36,7 +30,6 @@ __all__ = [
     "PRESETS",
     "check_encoded",
     "decode",
-    "decode_part",
     "encode",
     "equivalent",
     "preset",
@@ -62,9 +55,6 @@ numcodecs.blosc.use_threads = False  # as zarr-python does: our threads decode w
 
 BLOSC_SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
 """Names of blosc's shuffles; their position is their number."""
-_BLOSC_HEADER = struct.Struct("<BBBBiii")
-_BLOSC_MEMCPYED = 0x02
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 # Presets -------------------------------------------------------------------------------------
@@ -214,7 +204,7 @@ def _ungzip(data: Buffer, limit: int) -> bytes:
 
 
 def _blosc_decode(data: Buffer, limit: int, out: AnyArray | None = None) -> Buffer:
-    size = _blosc_header(data)[4]
+    size = blosc_header(data)[4]
     if size > limit:
         msg = f"a blosc chunk claims {size} bytes where at most {limit} are possible"
         raise CorruptDataError(msg)
@@ -224,7 +214,7 @@ def _blosc_decode(data: Buffer, limit: int, out: AnyArray | None = None) -> Buff
 
 
 def _zstd_decode(data: Buffer, limit: int, out: AnyArray | None = None) -> Buffer:
-    size = _zstd_size(data)
+    size = zstd_size(data)
     if size is not None and size > limit:
         msg = f"a zstd chunk claims {size} bytes where at most {limit} are possible"
         raise CorruptDataError(msg)
@@ -232,32 +222,6 @@ def _zstd_decode(data: Buffer, limit: int, out: AnyArray | None = None) -> Buffe
     room = _room(limit if size is None else size, out)
     numcodecs.Zstd().decode(data, room)
     return room.data
-
-
-def _zstd_size(data: Buffer) -> int | None:
-    """Content size in the header of a zstd frame, None if it has none (RFC 8878, 3.1.1.1)."""
-    head = bytes(memoryview(data).cast("B")[:18])
-    if len(head) < 5 or not head.startswith(_ZSTD_MAGIC):
-        raise CorruptDataError("a zstd chunk does not begin as a zstd frame does")
-    flags = head[4]
-    single = flags >> 5 & 1
-    start = 6 - single + (0, 1, 2, 4)[flags & 3]
-    width = (single, 2, 4, 8)[flags >> 6]
-    if len(head) < start + width:
-        raise CorruptDataError("a zstd chunk is shorter than its header")
-    size = int.from_bytes(head[start : start + width], "little") + (256 if width == 2 else 0)
-    return size if width else None
-
-
-def _blosc_header(data: Buffer) -> tuple[int, ...]:
-    view = memoryview(data)
-    if view.nbytes < _BLOSC_HEADER.size:
-        raise CorruptDataError("a blosc chunk is shorter than its header")
-    header = _BLOSC_HEADER.unpack_from(view)
-    if header[6] != view.nbytes or header[4] < 0 or header[5] < 0:
-        msg = f"a blosc chunk of {view.nbytes} bytes claims to have {header[6]}"
-        raise CorruptDataError(msg)
-    return header
 
 
 def _checked(data: Buffer, width: int, checksum: Callable[[Buffer], bytes], name: str) -> Buffer:
@@ -392,9 +356,10 @@ def decode(
     CodecError
         If a step is not known.
     """
-    steps = [step for number, step in enumerate(codecs) if not skip >> number & 1]
-    limits = _limits(steps, nbytes)
-    for step, limit in zip(reversed(steps), limits, strict=True):
+    steps: Sequence[CodecSpec] = codecs
+    if skip:
+        steps = [step for number, step in enumerate(codecs) if not skip >> number & 1]
+    for step, limit in zip(reversed(steps), _limits(steps, nbytes), strict=True):
         try:
             data = _decode_step(step, data, limit, out if step is steps[0] else None)
         except _DAMAGE as error:
@@ -431,9 +396,9 @@ def check_encoded(codecs: Pipeline, data: Buffer, nbytes: int) -> None:
     if not codecs:
         size = memoryview(data).nbytes
     elif last == "blosc":
-        size = _blosc_header(data)[4]
+        size = blosc_header(data)[4]
     elif last == "zstd":
-        size = _zstd_size(data)
+        size = zstd_size(data)
     elif last in _CHECKSUM:
         _decode_step(codecs[-1], data, nbytes)
     if len(codecs) <= 1 and size not in (None, nbytes):
@@ -452,48 +417,3 @@ def _limits(steps: Sequence[CodecSpec], nbytes: int) -> list[int]:
         elif step.name not in _SAME_SIZE:
             limit += limit // 8 + 4096
     return limits[::-1]
-
-
-def decode_part(
-    codecs: Pipeline, data: Buffer, nbytes: int, start: int, stop: int
-) -> tuple[Buffer, int] | None:
-    """Decode only the part of a chunk that holds the bytes from `start` to `stop`.
-
-    Works for a single blosc step whose chunk has several blocks: a smaller frame made of the
-    wanted blocks alone is handed to blosc.
-
-    Returns
-    -------
-    part, offset : bytes-like, int
-        Decoded bytes, and the position of their first one in the whole chunk; None where the
-        whole chunk has to be decoded.
-    """
-    if len(codecs) != 1 or codecs[0].name != "blosc":
-        return None
-    version, compressor, flags, width, size, blocksize, total = _blosc_header(data)
-    if flags & _BLOSC_MEMCPYED or not 0 < blocksize <= size or size != nbytes:
-        return None
-    first, last, count = start // blocksize, -(-stop // blocksize), -(-size // blocksize)
-    if last == count and first == last - 1 and size % blocksize:
-        first -= 1  # blosc refuses a frame that is shorter than its block size
-    if first < 0 or last - first >= count or 16 + 4 * count > total:
-        return None
-    view = memoryview(data).cast("B")
-    table = struct.unpack_from(f"<{count}i", view, 16)
-    bounds = [*sorted(table), total]  # blocks lie in any order, each up to where the next begins
-    if bounds[0] < 16 + 4 * count or bounds[-2] >= total:
-        raise CorruptDataError("the table of blocks of a blosc chunk is damaged")
-    blocks = [view[begin : bounds[bisect_right(bounds, begin)]] for begin in table[first:last]]
-    end = 16 + 4 * len(blocks)
-    starts = list(accumulate(map(len, blocks), initial=end))
-    wanted = min(last * blocksize, size) - first * blocksize
-    header = _BLOSC_HEADER.pack(version, compressor, flags, width, wanted, blocksize, starts[-1])
-    places = struct.pack(f"<{len(blocks)}i", *starts[:-1])
-    frame = b"".join((header, places, *blocks))
-    out = np.empty(wanted, np.uint8)
-    try:
-        numcodecs.blosc.decompress(frame, out)
-    except RuntimeError as error:
-        msg = f"blosc cannot decode a chunk: its bytes are damaged ({error})"
-        raise CorruptDataError(msg) from error
-    return out.data, first * blocksize

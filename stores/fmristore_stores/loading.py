@@ -17,8 +17,9 @@ import numpy as np
 from fmristore_stores import codecs
 from fmristore_stores.cache import CHUNK_CACHE, ChunkCache
 from fmristore_stores.errors import CorruptDataError, FmristoreError
+from fmristore_stores.frames import decode_part, decodes_parts
 from fmristore_stores.grid import ChunkKey, Region, grid_shape
-from fmristore_stores.parallel import for_each
+from fmristore_stores.parallel import for_each, worker_count
 from fmristore_stores.pieces import contiguous_run, piece_shape, shorter_piece
 from fmristore_stores.protocol import (
     AnyArray,
@@ -36,6 +37,10 @@ __all__ = ["ChunkLoader", "Loaded", "Piece"]
 
 _BATCH_BYTES = 64 * 1024 * 1024
 """Encoded bytes of one round of concurrent requests."""
+_GROUPS = 8
+"""Groups of chunks for each thread that works on a read; a thread is done when none is left."""
+_LARGEST_GROUP = 15
+"""Further chunks that a thread fetches at once and then decodes one after the other."""
 _INLINE_BYTES = 128 * 1024
 """Decoded bytes below which handing work to another thread costs more than it saves."""
 _LONG_BYTES = 16 * 1024 * 1024
@@ -49,8 +54,8 @@ class Loaded(NamedTuple):
     """Elements of one chunk: at least those that were needed."""
 
     values: AnyArray
-    origin: tuple[int, ...]
-    """Position within the chunk of the first element of `values`."""
+    origin: tuple[int, ...] | None = None
+    """Position within the chunk of the first element of `values`; None for the whole chunk."""
 
 
 class Piece(NamedTuple):
@@ -61,6 +66,8 @@ class Piece(NamedTuple):
     """Smallest box of the chunk that holds all that is needed of it."""
     place: Callable[[Loaded | None], None]
     """Copies into the result; None stands for a chunk that was never written."""
+    room: AnyArray | None = None
+    """Where the bytes of the whole chunk belong in the result if they lie there in one run."""
 
 
 class ChunkLoader:
@@ -95,7 +102,6 @@ class ChunkLoader:
         self._cache = CHUNK_CACHE if cache is None else cache
         self._missing = missing
         self._owner = next(self._numbers)
-        self._seen: set[ChunkKey] = set()
         self._direct = Capability.CHUNK_REFS in array.capabilities
         self._remote = self._direct and cast("ChunkRefs", array).policy.concurrent
         self._lasting = Capability.WRITE not in array.capabilities
@@ -107,6 +113,7 @@ class ChunkLoader:
             self._memory_chunks = piece_shape(self.spec.memory)
         self._chunks = tuple(self._memory_chunks[i] for i in self._inverse)
         self._chunk_nbytes = math.prod(self._chunks) * self.spec.dtype.itemsize
+        self._by_parts = not self._remote and decodes_parts(self.spec.codecs)
 
     @property
     def chunks(self) -> tuple[int, ...]:
@@ -178,7 +185,7 @@ class ChunkLoader:
         """
         chunk = self._cache.get(self._owner, key)
         if chunk is not None:
-            return Loaded(chunk, (0,) * chunk.ndim)
+            return Loaded(chunk)
         (ref,) = self.refs([key])
         if ref is None:
             if self._missing == "error":
@@ -211,7 +218,7 @@ class ChunkLoader:
             if chunk is None:
                 wanted.append(piece)
             else:
-                piece.place(Loaded(chunk, (0,) * chunk.ndim))
+                piece.place(Loaded(chunk))
         if not wanted:
             return
         keep = self._worth_keeping(len(wanted) * self._chunk_nbytes, returned)
@@ -241,13 +248,15 @@ class ChunkLoader:
     def _run_local(self, found: list[tuple[Piece, ChunkRef]], *, keep: bool) -> None:
         array = cast("ChunkRefs", self.array)
 
-        def work(item: tuple[Piece, ChunkRef]) -> None:
-            piece, ref = item
-            (data,) = array.fetch([ref.range])
-            self._place(piece, ref, data, keep=keep)
+        def work(group: list[tuple[Piece, ChunkRef]]) -> None:
+            fetched = array.fetch([ref.range for _, ref in group])
+            for (piece, ref), data in zip(group, fetched, strict=True):
+                self._place(piece, ref, data, keep=keep)
 
-        small = len(found) * self._chunk_nbytes <= _INLINE_BYTES
-        for_each(work, found, workers=1 if small else None)
+        workers = 1 if len(found) * self._chunk_nbytes <= _INLINE_BYTES else worker_count()
+        size = 1 + min(_LARGEST_GROUP, len(found) // (_GROUPS * workers))
+        groups = [found[start : start + size] for start in range(0, len(found), size)]
+        for_each(work, groups, workers=workers)
 
     def _run_remote(self, found: list[tuple[Piece, ChunkRef]], *, keep: bool) -> None:
         array = cast("ChunkRefs", self.array)
@@ -269,43 +278,56 @@ class ChunkLoader:
             for_each(work, cut)
 
     def _place(self, piece: Piece, ref: ChunkRef, data: Buffer, *, keep: bool) -> None:
+        room = None if keep else piece.room
         try:
-            piece.place(self._decode(piece.key, piece.box, ref, data, keep=keep))
+            loaded = self._decode(piece.key, piece.box, ref, data, keep=keep, room=room)
         except CorruptDataError as error:
             raise self.error(piece.key, f"cannot be read: {error.message}") from error
+        if room is None or not np.may_share_memory(loaded.values, room):
+            piece.place(loaded)
 
     def _decode(
-        self, key: ChunkKey, box: Region, ref: ChunkRef, data: Buffer, *, keep: bool
+        self,
+        key: ChunkKey,
+        box: Region,
+        ref: ChunkRef,
+        data: Buffer,
+        *,
+        keep: bool,
+        room: AnyArray | None = None,
     ) -> Loaded:
         """Decode a chunk, or just the part that is needed when it is needed for the first time."""
         spec = self.spec
-        if not ref.skip and not self._remote and key not in self._seen:
-            part = self._decode_part(box, data)
+        if self._by_parts and not ref.skip:
+            part = self._decode_part(key, box, data)
             if part is not None:
-                self._seen.add(key)
                 return part
         shape: Sequence[int] = self._memory_chunks
         nbytes = self._chunk_nbytes
         if self._chunks != self._whole and ref.range.length < nbytes:  # the last piece of a chunk
             nbytes, shape = ref.range.length, shorter_piece(shape, self.spec.memory.layout.chunks)
-        out = None if keep else _scratch(nbytes)
+        out = None if keep else _scratch(nbytes) if room is None else room
         decoded = codecs.decode(spec.codecs, data, nbytes, skip=ref.skip, out=out)
         self._stats.add(chunks=1, bytes_decoded=nbytes)
         values = np.frombuffer(decoded, spec.dtype).reshape(shape)
         chunk = values.transpose(self._inverse)
         if keep:
             self._cache.put(self._owner, key, chunk)
-        return Loaded(chunk, (0,) * chunk.ndim)
+        return Loaded(chunk)
 
-    def _decode_part(self, box: Region, data: Buffer) -> Loaded | None:
-        """Decode one run of elements that is contiguous in the chunk and holds a box."""
-        start, shape, origin = contiguous_run([box[a] for a in self._axes], self._memory_chunks)
+    def _decode_part(self, key: ChunkKey, box: Region, data: Buffer) -> Loaded | None:
+        """Decode one run of elements that is contiguous in the chunk and holds a box.
+
+        None where that would be most of the chunk, or a part of it was wanted before.
+        """
+        run = contiguous_run([box[a] for a in self._axes], self._memory_chunks)
+        if run is None or not self._cache.touch(self._owner, key):
+            return None
+        start, shape, origin = run
         count = math.prod(shape)
         width = self.spec.dtype.itemsize
-        if 2 * count > math.prod(self._memory_chunks):
-            return None
         begin, end = start * width, (start + count) * width
-        found = codecs.decode_part(self.spec.codecs, data, self.spec.chunk_nbytes, begin, end)
+        found = decode_part(self.spec.codecs, data, self.spec.chunk_nbytes, begin, end)
         if found is None:
             return None
         part, offset = found

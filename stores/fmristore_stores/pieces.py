@@ -57,25 +57,25 @@ def shorter_piece(piece: Sequence[int], chunk: Sequence[int]) -> list[int]:
 
 def contiguous_run(
     box: Sequence[slice], shape: Sequence[int]
-) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+) -> tuple[int, tuple[int, ...], tuple[int, ...]] | None:
     """Smallest run of consecutive elements of a C-ordered array that holds a box.
 
     Returns
     -------
     start, run, origin : int, tuple of int, tuple of int
-        Number of the run's first element, the run's shape, and its position in the array.
+        Number of the run's first element, the run's shape, and its position in the array; None
+        if the run is more than half of the array.
     """
     start = 0
-    run: list[int] = []
-    origin: list[int] = []
+    stride = math.prod(shape)
     for axis, part in enumerate(box):
-        stride = math.prod(shape[axis + 1 :])
-        length = part.stop - part.start
-        start += part.start * stride
-        run.append(length)
-        origin.append(part.start)
-        if length > 1:
-            run.extend(shape[axis + 1 :])
-            origin.extend([0] * (len(shape) - axis - 1))
-            break
-    return start, tuple(run), tuple(origin)
+        first, length = part.start, part.stop - part.start
+        stride //= shape[axis]
+        start += first * stride
+        if length > 1 or axis == len(shape) - 1:
+            if 2 * length * stride > math.prod(shape):
+                return None
+            before = [part.start for part in box[:axis]]
+            run = (*[1] * axis, length, *shape[axis + 1 :])
+            return start, run, (*before, first, *[0] * (len(shape) - axis - 1))
+    return None

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from fmristore_stores.cache import ChunkCache
 from fmristore_stores.errors import MemoryLimitError, SelectionError
 from fmristore_stores.grid import (
-    ChunkKey,
     Overlap,
     Region,
     only_overlap,
@@ -30,6 +29,8 @@ from fmristore_stores.protocol import AnyArray, Array
 from fmristore_stores.ranges import ReadCost
 
 __all__ = ["ChunkReader"]
+
+Item = TypeVar("Item")
 
 _MANY_CHUNKS = 1 << 12
 """Chunks whose bookkeeping takes a noticeable time, after which none of them may be there."""
@@ -71,6 +72,7 @@ class ChunkReader:
         self._direct = self._loader.direct
         self._axes = self.spec.layout.axes
         self._chunks = self._loader.chunks
+        self._memory_chunks = tuple(self._chunks[a] for a in self._axes)
 
     @property
     def chunks(self) -> tuple[int, ...]:
@@ -132,7 +134,7 @@ class ChunkReader:
         if loaded is None:
             shape = tuple(part.stop for part in overlap.target)
             return np.full(shape, self.spec.fill, self.spec.dtype)
-        values = loaded.values[_within(overlap.source, loaded.origin)]
+        values = loaded.values[_within(overlap.source, loaded)]
         return values.copy(order="K")  # never a view of what others will read
 
     def cost(self, region: Region | None = None) -> ReadCost:
@@ -150,9 +152,16 @@ class ChunkReader:
             if loaded is None:
                 result[overlap.target] = self.spec.fill
                 return
-            result[overlap.target] = loaded.values[_within(overlap.source, loaded.origin)]
+            result[overlap.target] = loaded.values[_within(overlap.source, loaded)]
 
-        return Piece(overlap.key, overlap.source, place)
+        return Piece(overlap.key, overlap.source, place, self._room(overlap, result))
+
+    def _room(self, overlap: Overlap, result: AnyArray) -> AnyArray | None:
+        """Bytes of the result that are those of a whole chunk, None if they are scattered."""
+        target = result[overlap.target].transpose(self._axes)
+        if target.shape != self._memory_chunks or not target.flags.c_contiguous:
+            return None
+        return target.reshape(-1).view(np.uint8)
 
     # Scattered points -----------------------------------------------------------------------
 
@@ -193,10 +202,13 @@ class ChunkReader:
             return result
         if not self._direct:
             return self._read_points_plainly(axes, points, region, result)
+        rest = list(self._overlaps(region, tuple(self._chunks[a] for a in others)))
+        order = axes + others
+        back = np.argsort(order).tolist()
         pieces = [
-            self._points_piece(axes, others, points[rows], rows, overlap, result)
-            for rows in self._rows_by_chunk(axes, points)
-            for overlap in self._overlaps(region, tuple(self._chunks[a] for a in others))
+            self._points_piece(group, overlap, result, order, back)
+            for group in self._groups(axes, points)
+            for overlap in rest
         ]
         self._loader.run(pieces, result.nbytes)
         return result
@@ -208,11 +220,12 @@ class ChunkReader:
         axes = tuple(axes)
         others, region = self._other_axes(axes, region)
         points = np.asarray(points, np.int64).reshape(-1, len(axes))
-        sizes = [self._chunks[a] for a in axes]
+        rest = list(self._overlaps(region, tuple(self._chunks[a] for a in others)))
+        back = np.argsort(axes + others).tolist()
         keys = [
-            self._key(axes, tuple(points[rows[0]] // sizes), others, overlap.key)
-            for rows in (self._rows_by_chunk(axes, points) if len(points) else ())
-            for overlap in self._overlaps(region, tuple(self._chunks[a] for a in others))
+            _reordered((*group.chunk, *overlap.key), back)
+            for group in (self._groups(axes, points) if len(points) else ())
+            for overlap in rest
         ]
         count = len(points) * math.prod(region_shape(region))
         return self._loader.cost(keys, count * self.spec.dtype.itemsize)
@@ -223,57 +236,60 @@ class ChunkReader:
         others = tuple(a for a in range(len(self.spec.shape)) if a not in axes)
         return others, parse_region(region, tuple(self.spec.shape[a] for a in others))
 
-    def _rows_by_chunk(self, axes: tuple[int, ...], points: AnyArray) -> list[AnyArray]:
-        """Row numbers of the points, grouped by the chunk they lie in."""
-        chunks = points // [self._chunks[a] for a in axes]
+    def _groups(self, axes: tuple[int, ...], points: AnyArray) -> Iterator[_Group]:
+        """Points by the chunk that they lie in."""
+        chunks, inside = np.divmod(points, [self._chunks[a] for a in axes])
         order = np.lexsort(chunks.T[::-1])
-        changes = (np.diff(chunks[order], axis=0) != 0).any(axis=1)
-        return np.split(order, np.flatnonzero(changes) + 1)
-
-    @staticmethod
-    def _key(
-        axes: tuple[int, ...], at: tuple[int, ...], others: tuple[int, ...], rest: ChunkKey
-    ) -> ChunkKey:
-        key = dict(zip(axes, at, strict=True)) | dict(zip(others, rest, strict=True))
-        return tuple(int(key[a]) for a in sorted(key))
+        chunks, inside = chunks[order], inside[order]
+        changes = np.flatnonzero((np.diff(chunks, axis=0) != 0).any(axis=1)) + 1
+        starts = np.concatenate(([0], changes))
+        low = np.minimum.reduceat(inside, starts).tolist()
+        high = np.maximum.reduceat(inside, starts).tolist()
+        ends = [*changes.tolist(), len(points)]
+        keys = chunks[starts].tolist()
+        bounds = zip(starts.tolist(), ends, strict=True)
+        for key, least, most, (start, end) in zip(keys, low, high, bounds, strict=True):
+            box = tuple(slice(a, b + 1, 1) for a, b in zip(least, most, strict=True))
+            yield _Group(tuple(key), box, order[start:end], inside[start:end])
 
     def _points_piece(
         self,
-        axes: tuple[int, ...],
-        others: tuple[int, ...],
-        points: AnyArray,
-        rows: AnyArray,
+        group: _Group,
         overlap: Overlap,
         result: AnyArray,
+        order: tuple[int, ...],
+        back: Sequence[int],
     ) -> Piece:
-        sizes = np.array([self._chunks[a] for a in axes])
-        inside = points % sizes
-        low, high = inside.min(axis=0), inside.max(axis=0) + 1
-        box: dict[int, slice] = dict(zip(others, overlap.source, strict=True))
-        box |= {a: slice(int(b), int(e), 1) for a, b, e in zip(axes, low, high, strict=True)}
+        """What points of one chunk need of it.
+
+        `order` has their axes first, then the others; `back` undoes it.
+        """
+        rows = group.rows if len(group.rows) > 1 else int(group.rows[0])
+        count = len(group.box)
 
         def place(loaded: Loaded | None) -> None:
             if loaded is None:
                 result[_index(rows, *overlap.target)] = self.spec.fill
                 return
-            origin = loaded.origin
-            at = tuple(inside[:, i] - origin[a] for i, a in enumerate(axes))
-            rest = tuple(
-                slice(s.start - origin[a], s.stop - origin[a], s.step)
-                for a, s in zip(others, overlap.source, strict=True)
-            )
-            values = loaded.values.transpose(axes + others)
-            result[_index(rows, *overlap.target)] = values[at + rest]
+            source = _within(box, loaded)
+            first = [source[axis] for axis in order]
+            at: list[Any] = [part.start for part in first[:count]]
+            if len(group.rows) > 1:
+                least = [part.start for part in group.box]
+                at = list((group.inside - np.subtract(least, at)).T)
+            values = loaded.values.transpose(order)
+            result[_index(rows, *overlap.target)] = values[_index(*at, *first[count:])]
 
-        key = self._key(axes, tuple(points[0] // sizes), others, overlap.key)
-        return Piece(key, tuple(box[a] for a in sorted(box)), place)
+        box = _reordered((*group.box, *overlap.source), back)
+        return Piece(_reordered((*group.chunk, *overlap.key), back), box, place)
 
     def _read_points_plainly(
         self, axes: tuple[int, ...], points: AnyArray, region: Region, result: AnyArray
     ) -> AnyArray:
         """Read points through the store itself: the box around the points of each chunk."""
         others = tuple(a for a in range(len(self.spec.shape)) if a not in axes)
-        for rows in self._rows_by_chunk(axes, points):
+        for group in self._groups(axes, points):
+            rows = group.rows
             low, high = points[rows].min(axis=0), points[rows].max(axis=0) + 1
             box: dict[int, slice] = dict(zip(others, region, strict=True))
             box |= {a: slice(int(b), int(e), 1) for a, b, e in zip(axes, low, high, strict=True)}
@@ -302,9 +318,29 @@ class ChunkReader:
         return overlaps(region, chunks)
 
 
-def _within(part: Region, origin: Sequence[int]) -> tuple[slice, ...]:
+def _within(part: Region, loaded: Loaded) -> Region:
     """A part of a chunk as one of the elements that were decoded of it."""
+    origin = loaded.origin
+    if origin is None:
+        return part
     return tuple(slice(s.start - o, s.stop - o, s.step) for s, o in zip(part, origin, strict=True))
+
+
+class _Group(NamedTuple):
+    """Points that lie in one chunk."""
+
+    chunk: tuple[int, ...]
+    """Number of the chunk along the axes of the points."""
+    box: Region
+    """Smallest box within the chunk that holds them."""
+    rows: AnyArray
+    """Their row numbers."""
+    inside: AnyArray
+    """Where they are within the chunk, shape (n, k)."""
+
+
+def _reordered(parts: tuple[Item, ...], order: Sequence[int]) -> tuple[Item, ...]:
+    return tuple(parts[i] for i in order)
 
 
 def _index(*parts: Any) -> Any:

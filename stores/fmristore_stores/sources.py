@@ -86,7 +86,17 @@ class LocalSource:
 
     def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
         """Bytes of each range, one ``pread`` each."""
-        found = [self._read(*item) for item in ranges]
+        found = []
+        last, descriptor = self._path, self._kept
+        try:
+            for path, offset, length in ranges:
+                if path != last or descriptor < 0:
+                    self._release(descriptor)
+                    last, descriptor = path, -1
+                    descriptor = self._acquire(path)
+                found.append(_pread(descriptor, path, offset, length))
+        finally:
+            self._release(descriptor)
         if self._stats is not None:
             self._stats.add(requests=len(found), bytes_fetched=sum(map(len, found)))
         return found
@@ -104,13 +114,11 @@ class LocalSource:
             kept, self._kept = self._kept, -1
             os.close(kept)
 
-    def _read(self, path: str, offset: int, length: int) -> Buffer:
-        if path == self._path and self._kept >= 0:
-            return _pread(self._kept, path, offset, length)
-        descriptor = _open(path)
-        try:
-            return _pread(descriptor, path, offset, length)
-        finally:
+    def _acquire(self, path: str) -> int:
+        return self._kept if path == self._path and self._kept >= 0 else _open(path)
+
+    def _release(self, descriptor: int) -> None:
+        if descriptor not in (-1, self._kept):
             os.close(descriptor)
 
 

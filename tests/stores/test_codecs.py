@@ -27,12 +27,12 @@ from fmristore_stores.codecs import (
     PRESETS,
     check_encoded,
     decode,
-    decode_part,
     encode,
     preset,
     supported,
 )
 from fmristore_stores.errors import CodecError, CorruptDataError, InvalidInputError
+from fmristore_stores.frames import decode_part
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import CodecSpec
 from fmristore_stores.spellings import (
@@ -468,7 +468,8 @@ def test_bombs_do_not_go_off() -> None:
     code = """
     import gzip, resource, struct, zlib
     import numpy as np
-    from fmristore_stores.codecs import decode, decode_part, encode
+    from fmristore_stores.codecs import decode, encode
+    from fmristore_stores.frames import decode_part
     from fmristore_stores.errors import CorruptDataError
     from fmristore_stores.spec import CodecSpec
 

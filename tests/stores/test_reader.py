@@ -20,7 +20,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmristore_stores import codecs
+from fmristore_stores import codecs, loading
 from fmristore_stores.cache import CHUNK_CACHE, ChunkCache
 from fmristore_stores.errors import (
     CorruptDataError,
@@ -330,7 +330,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Bytes of every chunk, or part of one, that is decoded during the test."""
     counts: list[int] = []
     lock = threading.Lock()
-    decode, decode_part = codecs.decode, codecs.decode_part
+    decode, decode_part = codecs.decode, loading.decode_part
 
     @functools.wraps(decode)
     def counting(*args: Any, **kwargs: Any) -> Any:
@@ -348,7 +348,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return found
 
     monkeypatch.setattr(codecs, "decode", counting)
-    monkeypatch.setattr(codecs, "decode_part", counting_part)
+    monkeypatch.setattr(loading, "decode_part", counting_part)
     return counts
 
 
@@ -367,6 +367,29 @@ def test_a_decoded_chunk_is_not_decoded_again(stores: dict[str, Store], decoded:
         other.read((slice(0, 1),) * 3)
         assert len(decoded) == first + 1
         decoded.clear()
+
+
+@pytest.mark.parametrize("codec", ["dual", "fast", "portable", "none"])
+@pytest.mark.parametrize("order", [(), (0, 2, 1)])
+def test_chunks_that_lie_in_one_run_of_the_result_are_decoded_there(
+    tmp_path: Path, codec: str, order: tuple[int, ...]
+) -> None:
+    spec = ArraySpec(
+        shape=SHAPE,
+        dtype=DTYPE,
+        layout=ChunkLayout(chunks=(2, 9, 10), order=order),
+        codecs=codecs.preset(codec, DTYPE),
+    )
+    with ZarrStore(str(tmp_path / "a.zarr"), mode="w") as store:
+        store.root.create_array("0", spec).write(None, VALUES)
+    with open_store(tmp_path / "a.zarr") as store:
+        reader = ChunkReader(store.root.array("0"), cache=ChunkCache(0))
+        np.testing.assert_array_equal(reader.read(), VALUES)
+        for out in (np.zeros(SHAPE, DTYPE), np.zeros(SHAPE, DTYPE, order="F")):
+            assert reader.read(out=out) is out
+            np.testing.assert_array_equal(out, VALUES)
+        part = (slice(1, 7), slice(0, 9), slice(0, 10, 3))
+        np.testing.assert_array_equal(reader.read(part), VALUES[part])
 
 
 def test_the_limit_of_the_cache_is_kept_by_several_readers(

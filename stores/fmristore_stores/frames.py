@@ -1,0 +1,108 @@
+"""Frames of blosc and zstd: what their headers say, and decoding a part of one.
+
+References
+----------
+Blosc chunk format: https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from itertools import accumulate
+
+import numcodecs.blosc
+import numpy as np
+
+from fmristore_stores.errors import CorruptDataError
+from fmristore_stores.protocol import Buffer
+from fmristore_stores.spec import CodecSpec
+
+__all__ = ["blosc_header", "decode_part", "decodes_parts", "zstd_size"]
+
+_BLOSC_HEADER = struct.Struct("<BBBBiii")
+_BLOSC_MEMCPYED = 0x02
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+def zstd_size(data: Buffer) -> int | None:
+    """Content size in the header of a zstd frame, None if it has none (RFC 8878, 3.1.1.1)."""
+    head = bytes(memoryview(data).cast("B")[:18])
+    if len(head) < 5 or not head.startswith(_ZSTD_MAGIC):
+        raise CorruptDataError("a zstd chunk does not begin as a zstd frame does")
+    flags = head[4]
+    single = flags >> 5 & 1
+    start = 6 - single + (0, 1, 2, 4)[flags & 3]
+    width = (single, 2, 4, 8)[flags >> 6]
+    if len(head) < start + width:
+        raise CorruptDataError("a zstd chunk is shorter than its header")
+    size = int.from_bytes(head[start : start + width], "little") + (256 if width == 2 else 0)
+    return size if width else None
+
+
+def blosc_header(data: Buffer) -> tuple[int, ...]:
+    """Version, compressor, flags, type size, decoded size, block size and size of a blosc frame.
+
+    Raises
+    ------
+    CorruptDataError
+        If a size is negative, or not that of `data`.
+    """
+    view = memoryview(data)
+    if view.nbytes < _BLOSC_HEADER.size:
+        raise CorruptDataError("a blosc chunk is shorter than its header")
+    header = _BLOSC_HEADER.unpack_from(view)
+    if header[6] != view.nbytes or header[4] < 0 or header[5] < 0:
+        msg = f"a blosc chunk of {view.nbytes} bytes claims to have {header[6]}"
+        raise CorruptDataError(msg)
+    return header
+
+
+def decodes_parts(codecs: tuple[CodecSpec, ...]) -> bool:
+    """Whether `decode_part` may decode less than a whole chunk."""
+    return len(codecs) == 1 and codecs[0].name == "blosc"
+
+
+def decode_part(
+    codecs: tuple[CodecSpec, ...], data: Buffer, nbytes: int, start: int, stop: int
+) -> tuple[Buffer, int] | None:
+    """Decode only the part of a chunk that holds the bytes from `start` to `stop`.
+
+    Works for a single blosc step (see `decodes_parts`) whose chunk has several blocks: a smaller
+    frame made of the wanted blocks alone is handed to blosc.
+
+    Returns
+    -------
+    part, offset : bytes-like, int
+        Decoded bytes, and the position of their first one in the whole chunk; None where the
+        whole chunk has to be decoded.
+    """
+    if not decodes_parts(codecs):
+        return None
+    version, compressor, flags, width, size, blocksize, total = blosc_header(data)
+    if flags & _BLOSC_MEMCPYED or not 0 < blocksize <= size or size != nbytes:
+        return None
+    first, last, count = start // blocksize, -(-stop // blocksize), -(-size // blocksize)
+    if last == count and first == last - 1 and size % blocksize:
+        first -= 1  # blosc refuses a frame that is shorter than its block size
+    if first < 0 or last - first >= count or 16 + 4 * count > total:
+        return None
+    view = memoryview(data).cast("B")
+    table = struct.unpack_from(f"<{count}i", view, 16)
+    bounds = [*sorted(table), total]  # blocks lie in any order, each up to where the next begins
+    if bounds[0] < 16 + 4 * count or bounds[-2] >= total:
+        raise CorruptDataError("the table of blocks of a blosc chunk is damaged")
+    blocks = [view[begin : bounds[bisect_right(bounds, begin)]] for begin in table[first:last]]
+    end = 16 + 4 * len(blocks)
+    starts = list(accumulate(map(len, blocks), initial=end))
+    wanted = min(last * blocksize, size) - first * blocksize
+    header = _BLOSC_HEADER.pack(version, compressor, flags, width, wanted, blocksize, starts[-1])
+    places = struct.pack(f"<{len(blocks)}i", *starts[:-1])
+    frame = b"".join((header, places, *blocks))
+    out = np.empty(wanted, np.uint8)
+    try:
+        numcodecs.blosc.decompress(frame, out)
+    except RuntimeError as error:
+        msg = f"blosc cannot decode a chunk: its bytes are damaged ({error})"
+        raise CorruptDataError(msg) from error
+    return out.data, first * blocksize
