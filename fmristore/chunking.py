@@ -59,17 +59,20 @@ def compact_shape(lengths: Sequence[int], most: int, *, multiple: int = 1) -> tu
     found = (1,) * len(lengths)
     options = [_candidates(n, most) for n in lengths]
     for head in itertools.product(*options[:-1]):
-        room = most // math.prod(head)
-        for last in options[-1][: bisect.bisect_right(options[-1], room)][-12:]:
-            shape = (*head, last)
-            size = math.prod(shape)
-            pieces = math.prod(math.ceil(n / c) for n, c in zip(lengths, shape, strict=True))
-            edge = size ** (1 / len(shape))
-            surface = sum(edge / c for c in shape)
-            score = pieces * size / whole * surface * (most / size) ** 0.15
+        area = math.prod(head)
+        rows = math.prod(-(-n // c) for n, c in zip(lengths[:-1], head, strict=True))
+        width = sum(1 / c for c in head)
+        room = bisect.bisect_right(options[-1], most // area)
+        for last in options[-1][max(0, room - 12) : room]:
+            size = area * last
+            if 2 * size <= most and not best[0]:
+                continue
+            padding = rows * -(-lengths[-1] // last) * size / whole
+            surface = size ** (1 / len(lengths)) * (width + 1 / last)
+            score = padding * surface * (most / size) ** 0.15
             candidate = (2 * size <= most, size % multiple > 0, score)
             if candidate < best:
-                best, found = candidate, shape
+                best, found = candidate, (*head, last)
     return found
 
 

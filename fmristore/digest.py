@@ -48,8 +48,10 @@ class ImageDigest:
             Whole planes, axes in canonical order.
         """
         planes = np.moveaxis(values, -3, 0)
+        room = np.empty(planes.shape[1:], planes.dtype)
         for z, plane in enumerate(planes, start=z0):
-            self._planes[z].update(np.ascontiguousarray(plane).view(np.uint8).data)
+            np.copyto(room, plane)
+            self._planes[z].update(room.reshape(-1).view(np.uint8).data)
 
     def hexdigest(self) -> str:
         """Digest of everything taken so far."""

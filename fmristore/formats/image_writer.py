@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -215,16 +216,22 @@ def write_numbers(
     window = _Window()
     done = 0
     targets = [(array, dims), *((copy, copy.spec.dims) for copy in copies)]
+
+    def observe(values: AnyArray, z0: int) -> None:
+        digest.update(z0, values)
+        window.update(values)
+
     with contextlib.ExitStack() as stack:
+        observer = stack.enter_context(ThreadPoolExecutor(1, "fmristore-digest"))
         writers = [
             stack.enter_context(_Writer(*target, max_memory, writers=len(targets)))
             for target in targets
         ]
         for block in source.blocks(max(1, min(_BLOCK_BYTES, max_memory // 8))):
-            digest.update(block.z0, block.values)
-            window.update(block.values)
+            observed = observer.submit(observe, block.values, block.z0)
             for writer in writers:
                 writer.put(block)
+            observed.result()  # so that one block at a time is in memory
             done += block.values.nbytes
             if progress is not None:
                 progress(done, array.spec.nbytes)
@@ -334,9 +341,9 @@ def _ome(space: NeuroSpace, dims: tuple[str, ...]) -> dict[str, Any]:
 class _Writer:
     """Takes blocks in order of time and writes whole shards.
 
-    Volumes are gathered in bands as long as a write unit is in time, several units where memory
-    allows; a band that does not fit lies in a temporary file and is written in boxes of whole
-    units.
+    What fills write units is written as it comes. Other volumes are gathered in bands as long as
+    a write unit is in time, several units where memory allows; a band that does not fit lies in a
+    temporary file and is written in boxes of whole units.
 
     Parameters
     ----------
@@ -366,15 +373,22 @@ class _Writer:
         self._band_bytes = max_memory // 2 // writers
         self._times = length.get("t", 1)
         volume = spec.nbytes // max(1, self._times)
-        unit_times = min(unit.get("t", 1), self._times) or 1
-        roomy = self._band_bytes // 2 // max(1, volume * unit_times)
-        self._band_times = min(max(1, self._times), unit_times * max(1, roomy))
+        self._unit_times = min(unit.get("t", 1), self._times) or 1
+        roomy = self._band_bytes // 2 // max(1, volume * self._unit_times)
+        self._band_times = min(max(1, self._times), self._unit_times * max(1, roomy))
         self._band_start = 0
         self._band: Scratch | None = None
 
     def put(self, block: Block) -> None:
         """Take the next block."""
         t0, values = block.t0, block.values
+        whole = self._whole_units(block)
+        if whole:
+            self._write_box(
+                (slice(t0, t0 + whole, 1), *_everything(values.shape[1:])), values[:whole]
+            )
+            t0, values = t0 + whole, values[whole:]
+            self._band_start = t0
         while values.shape[0]:
             room = self._band_start + self._band_times - t0
             part, values = values[:room], values[room:]
@@ -397,33 +411,45 @@ class _Writer:
             shape = (times, *self._shape[-len(part.shape) + 1 :])
             self._band = Scratch(shape, part.dtype, max_memory=self._band_bytes)
         planes = slice(z, z + part.shape[-3], 1)
-        full = [slice(0, n, 1) for n in self._band.shape]
+        full = [*_everything(self._band.shape)]
         full[0] = slice(t, t + part.shape[0], 1)
         full[-3] = planes
         self._band.write(tuple(full), part)
 
+    def _whole_units(self, block: Block) -> int:
+        """Volumes of a block that can be written at once: those that fill write units."""
+        count = int(block.values.shape[0])
+        if self._band is not None or block.values.shape[-3] < self._shape[-3]:
+            return 0
+        rest = 0 if block.t0 + count == self._times else count % self._unit_times
+        return count - rest
+
     def _flush(self, end: int) -> None:
         assert self._band is not None
-        timed = "t" in self._dims
         for box in self._boxes(self._band):
             values = self._band.read(box)
-            if timed:
-                first = box[0].start + self._band_start
-                box = (slice(first, first + values.shape[0], 1), *box[1:])  # noqa: PLW2901
-            else:
-                box, values = box[1:], values[0]  # noqa: PLW2901
-            region = tuple(box[i] for i in self._to_stored)
-            write(self._array, region, values.transpose(self._to_stored))
+            first = box[0].start + self._band_start
+            self._write_box((slice(first, first + values.shape[0], 1), *box[1:]), values)
         self._band.close()
         self._band = None
         self._band_start = end
 
+    def _write_box(self, box: Region, values: AnyArray) -> None:
+        """Write a part made of whole units, axes in canonical order with t always first."""
+        if "t" not in self._dims:
+            box, values = box[1:], values[0]
+        region = tuple(box[i] for i in self._to_stored)
+        write(self._array, region, values.transpose(self._to_stored))
+
     def _boxes(self, band: Scratch) -> Iterator[Region]:
         """Cut a band into boxes of whole units that may be in memory at once."""
-        whole = tuple(slice(0, n, 1) for n in band.shape)
         if band.in_memory:
-            yield whole
+            yield _everything(band.shape)
             return
         unit = self._unit if "t" in self._dims else (1, *self._unit)
         size = box_shape(band.shape, unit, band.dtype.itemsize, self._box_bytes)
         yield from boxes(band.shape, size)
+
+
+def _everything(shape: Sequence[int]) -> Region:
+    return tuple(slice(0, n, 1) for n in shape)

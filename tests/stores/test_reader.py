@@ -20,7 +20,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmristore_stores import codecs, loading
+from fmristore_stores import codecs, frames, loading
 from fmristore_stores.cache import CHUNK_CACHE, ChunkCache
 from fmristore_stores.errors import (
     CorruptDataError,
@@ -330,7 +330,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Bytes of every chunk, or part of one, that is decoded during the test."""
     counts: list[int] = []
     lock = threading.Lock()
-    decode, decode_part = codecs.decode, loading.decode_part
+    decode, decode_part = codecs.decode, frames.decode_part
 
     @functools.wraps(decode)
     def counting(*args: Any, **kwargs: Any) -> Any:
