@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -42,6 +43,9 @@ from fmristore_stores.spec import ArraySpec, Attributes
 from fmristore_stores.writer import unit_chunks, write
 
 __all__ = ["Written", "execute", "make_plan", "transcode"]
+
+_BATCH_BYTES = 8 * 1024 * 1024
+"""Decoded size of the write units that a thread takes at once."""
 
 Digests = dict[tuple[int, ...], bytes]
 """Digest of each write unit of an array, by its place in the grid."""
@@ -276,51 +280,47 @@ def _copy_encoded(
 ) -> Digests:
     """Hand the encoded chunks of each write unit over as they are."""
     digests: Digests = {}
+    complete = _was_complete(step)
 
-    def work(unit: ChunkKey) -> None:
-        chunks = _unit_bytes(source, step, unit)
-        _check_complete(chunks, step, unit)
-        for chunk in chunks:
-            if chunk is not None:
-                codecs.check_encoded(step.target.codecs, chunk, step.target.chunk_nbytes)
-        target.write_encoded(unit, chunks)
-        digests[unit] = _hash_chunks(chunks)
-        done.add(_unit_nbytes(step.target))
+    def work(batch: list[ChunkKey]) -> None:
+        for unit, keys, chunks in _encoded(source, step, batch):
+            for key, chunk in zip(keys, chunks, strict=True):
+                if chunk is not None:
+                    codecs.check_encoded(step.target.codecs, chunk, step.target.chunk_nbytes)
+                elif complete and key is not None:  # it was there once
+                    raise CorruptDataError(f"chunk {key} is missing", node=step.path)
+            target.write_encoded(unit, chunks)
+            digests[unit] = _hash_chunks(chunks)
+        done.add(len(batch) * _unit_nbytes(step.target))
 
-    for_each(work, _units(step.target), workers=_workers(step.target, max_memory))
+    for_each(work, _batches(step.target, max_memory), workers=_workers(step.target, max_memory))
     return digests
 
 
-def _unit_bytes(array: ChunkRefs, step: ArrayStep, unit: ChunkKey) -> list[Buffer | None]:
-    """Encoded chunks of a write unit of the target, as they lie in `array`."""
+def _encoded(
+    array: ChunkRefs, step: ArrayStep, units: Sequence[ChunkKey]
+) -> Iterator[tuple[ChunkKey, list[ChunkKey | None], list[Buffer | None]]]:
+    """Write units of the target with their chunks, and those encoded as they lie in `array`."""
     spec, target = array.spec, step.target
-    keys = unit_chunks(unit, target)
     to_array = [target.dims.index(d) if d else a for a, d in enumerate(spec.dims)]
-    wanted = [
-        (number, tuple(key[i] for i in to_array))
-        for number, key in enumerate(keys)
-        if key is not None
-    ]
-    found = array.refs([key for _, key in wanted])
-    located = [(number, ref) for (number, _), ref in zip(wanted, found, strict=True) if ref]
-    fetched = array.fetch([ref.range for _, ref in located])
-    chunks: list[Buffer | None] = [None] * len(keys)
-    for (number, ref), data in zip(located, fetched, strict=True):
-        chunks[number] = data
+    wanted = [unit_chunks(unit, target) for unit in units]
+    present = [key for keys in wanted for key in keys if key is not None]
+    refs = array.refs([tuple(key[i] for i in to_array) for key in present])
+    fetched = iter(array.fetch([ref.range for ref in refs if ref is not None]))
+    located = iter(refs)
+
+    def chunk_of(key: ChunkKey | None) -> Buffer | None:
+        ref = None if key is None else next(located)
+        if ref is None:
+            return None
+        data = next(fetched)
         if ref.skip:
             decoded = codecs.decode(spec.codecs, data, spec.chunk_nbytes, skip=ref.skip)
-            values = np.frombuffer(decoded, np.uint8)
-            chunks[number] = codecs.encode(spec.codecs, values)
-    return chunks
+            data = codecs.encode(spec.codecs, np.frombuffer(decoded, np.uint8))
+        return data
 
-
-def _check_complete(chunks: list[Buffer | None], step: ArrayStep, unit: ChunkKey) -> None:
-    """Refuse to go on where numbers are missing that were there once."""
-    keys = unit_chunks(unit, step.target)
-    if _was_complete(step) and any(
-        chunk is None and key is not None for chunk, key in zip(chunks, keys, strict=True)
-    ):
-        raise CorruptDataError(f"a chunk of part {unit} is missing", node=step.path)
+    for unit, keys in zip(units, wanted, strict=True):
+        yield unit, keys, [chunk_of(key) for key in keys]
 
 
 def _was_complete(step: ArrayStep) -> bool:
@@ -365,19 +365,26 @@ def _digest_stored(
     digests: Digests = {}
     reader = ChunkReader(array, cache=ChunkCache(0))
 
-    def work(unit: ChunkKey) -> None:
+    def work(batch: list[ChunkKey]) -> None:
         if encoded:
-            digests[unit] = _hash_chunks(_unit_bytes(cast("ChunkRefs", array), step, unit))
+            for unit, _, chunks in _encoded(cast("ChunkRefs", array), step, batch):
+                digests[unit] = _hash_chunks(chunks)
         else:
-            digests[unit] = _hash_values(reader.read(_unit_region(unit, step.target)))
-        done.add(_unit_nbytes(step.target))
+            for unit in batch:
+                digests[unit] = _hash_values(reader.read(_unit_region(unit, step.target)))
+        done.add(len(batch) * _unit_nbytes(step.target))
 
-    for_each(work, _units(step.target), workers=_workers(step.target, plan.max_memory))
+    memory = plan.max_memory
+    for_each(work, _batches(step.target, memory), workers=_workers(step.target, memory))
     return digests
 
 
-def _units(spec: ArraySpec) -> Iterator[ChunkKey]:
-    return iter(np.ndindex(*grid_shape(spec.shape, spec.layout.units)))
+def _batches(spec: ArraySpec, max_memory: int) -> Iterator[list[ChunkKey]]:
+    """All write units, small ones several at a time."""
+    units = iter(np.ndindex(*grid_shape(spec.shape, spec.layout.units)))
+    count = max(1, min(_BATCH_BYTES, max_memory // 8) // max(1, _unit_nbytes(spec)))
+    while batch := list(itertools.islice(units, count)):
+        yield batch
 
 
 def _unit_region(unit: ChunkKey, spec: ArraySpec) -> Region:
@@ -392,8 +399,9 @@ def _unit_nbytes(spec: ArraySpec) -> int:
 
 
 def _workers(spec: ArraySpec, max_memory: int) -> int:
-    """As many threads as may each hold the encoded chunks of a unit twice."""
-    return max(1, min(worker_count(), max_memory // max(1, 2 * _unit_nbytes(spec))))
+    """As many threads as may each hold the encoded chunks of a batch twice."""
+    size = max(min(_BATCH_BYTES, max_memory // 8), _unit_nbytes(spec), 1)
+    return max(1, min(worker_count(), max_memory // (2 * size)))
 
 
 def _hash_chunks(chunks: list[Buffer | None]) -> bytes:

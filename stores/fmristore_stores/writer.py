@@ -41,6 +41,8 @@ def units_of(region: Region, spec: ArraySpec) -> list[ChunkKey] | None:
 def unit_chunks(unit: ChunkKey, spec: ArraySpec) -> list[ChunkKey | None]:
     """Chunks of a write unit, last axis fastest; None where the unit reaches beyond the array."""
     layout = spec.layout
+    if layout.shards is None:
+        return [unit]
     inner = tuple(u // c for u, c in zip(layout.units, layout.chunks, strict=True))
     grid = grid_shape(spec.shape, layout.chunks)
     spans = [range(u * n, (u + 1) * n) for u, n in zip(unit, inner, strict=True)]

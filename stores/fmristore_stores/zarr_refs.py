@@ -180,6 +180,7 @@ class ChunkLocator:
     def _in_shards(self, keys: Sequence[ChunkKey], ratio: tuple[int, ...]) -> list[ChunkRef | None]:
         units = [tuple(k // r for k, r in zip(key, ratio, strict=True)) for key in keys]
         indexes = self._load(dict.fromkeys(units), math.prod(ratio))
+        paths = {unit: self._files.path(self._name(unit)) for unit in indexes}
         found: list[ChunkRef | None] = []
         for key, unit in zip(keys, units, strict=True):
             index = indexes[unit]
@@ -193,8 +194,7 @@ class ChunkLocator:
             if offset == length == _MISSING:
                 found.append(None)
             else:
-                path = self._files.path(self._name(unit))
-                found.append(ChunkRef(ByteRange(path, offset, length)))
+                found.append(ChunkRef(ByteRange(paths[unit], offset, length)))
         return found
 
     def _load(self, units: Iterable[ChunkKey], count: int) -> dict[ChunkKey, Index | None]:
