@@ -120,9 +120,9 @@ def _budgets(options: argparse.Namespace) -> tuple[Budget, Budget, Budget]:
         count = options.repetitions
         return (Budget(least=count, most=count, seconds=0),) * 3
     if options.quick:
-        return Budget(least=3, most=9, seconds=3), Budget(least=2, most=3, seconds=2), once
-    write = Budget(least=5, most=9, seconds=20)
-    return Budget(least=9, most=41, seconds=30), write, replace(write, most=5)
+        return Budget(least=3, most=9, seconds=0.3), Budget(least=2, most=3, seconds=2), once
+    write = Budget(least=5, most=9, seconds=10)
+    return Budget(least=9, most=41, seconds=2), write, replace(write, least=3, most=5)
 
 
 def _measure(group: Group) -> list[Result]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,8 +28,6 @@ class Cell:
         Label to name of contender: `OURS` and its peers.
     limit : str, optional
         Name of the contender that does the least that has to be done.
-    beside : dict
-        Label to name of contenders that are shown, but do not count as peers on the same store.
     note : str
         Anything a reader should know.
     """
@@ -37,14 +35,13 @@ class Cell:
     name: str
     engines: dict[str, str]
     limit: str | None = None
-    beside: dict[str, str] = field(default_factory=dict)
     note: str = ""
 
     @property
     def contenders(self) -> set[str]:
         """Names of all contenders that the cell needs."""
         limit = {self.limit} if self.limit else set()
-        return {*self.engines.values(), *self.beside.values(), *limit}
+        return {*self.engines.values(), *limit}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +78,6 @@ class Result:
     name: str
     engines: dict[str, Timing]
     limit: Timing | None
-    beside: dict[str, Timing]
     note: str
 
     @property
@@ -106,15 +102,11 @@ def run_group(group: Group) -> list[Result]:
     wanted = set[str]().union(*(cell.contenders for cell in group.cells))
     timings = measure(group.make(wanted), group.budget)
 
-    def found(names: dict[str, str]) -> dict[str, Timing]:
-        return {label: timings[name] for label, name in names.items() if name in timings}
-
     return [
         Result(
             name=cell.name,
-            engines=found(cell.engines),
+            engines={label: timings[name] for label, name in cell.engines.items()},
             limit=timings[cell.limit] if cell.limit else None,
-            beside=found(cell.beside),
             note=cell.note,
         )
         for cell in group.cells

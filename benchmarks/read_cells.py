@@ -1,4 +1,4 @@
-"""Read cells: seven kinds of reads from every store and layout."""
+"""Read cells: seven kinds of reads from every store and layout, and beside NIfTI files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.cells import OURS, Cell, Group, check_equal
 from benchmarks.data import ACCESSES, STORES, Run, prepare_store
-from benchmarks.engines import HDF5, NIFTI, ZARR, Engine
+from benchmarks.engines import HDF5, ZARR, Engine
 from benchmarks.engines.limit import Limit
 from benchmarks.engines.ours import Ours
 from benchmarks.selections import KINDS, OPEN, Selection, draw
@@ -22,9 +22,13 @@ __all__ = ["read_groups"]
 
 Engines = Mapping[str, type[Engine]]
 
+LIMIT = "limit"
+BESIDE = {"nii.gz": "nibabel .nii.gz", "nii": "nibabel .nii"}
+"""In place of a store: an HDF5 file with two layouts, beside the NIfTI file it was made from."""
+
 
 def read_groups(runs: Sequence[Run], engines: Engines, budget: Budget) -> list[Group]:
-    """One group for each run and kind of read: all stores and layouts take turns on a selection.
+    """One group for each cell: the same selection for all that read the same store.
 
     Parameters
     ----------
@@ -36,63 +40,50 @@ def read_groups(runs: Sequence[Run], engines: Engines, budget: Budget) -> list[G
         Repetitions of each group.
     """
     paths: dict[tuple[str, str, str], Path] = {}
-    return [
-        Group(
-            name=f"read/{run.name}/{kind}",
-            cells=tuple(_cells(run, kind, engines)),
-            make=partial(_contenders, run, kind, engines, paths),
-            budget=budget,
-        )
-        for run in runs
-        for kind in KINDS
-    ]
+    groups = []
+    for run in runs:
+        places: list[tuple[str, Access]] = [(name, a) for name in STORES for a in ACCESSES]
+        for store, access in [*places, *((name, "both") for name in BESIDE)]:
+            for kind in KINDS:
+                cell = _cell(run, store, access, kind, engines)
+                make = partial(_contenders, run, store, access, kind, engines, paths)
+                groups.append(Group(name=cell.name, cells=(cell,), make=make, budget=budget))
+    return groups
 
 
-def _cells(run: Run, kind: str, engines: Engines) -> list[Cell]:
-    cells = []
-    for store in STORES.values():
-        for access in ACCESSES:
-            place = f"{store.name}/{access}"
-            labels = [name for name in (HDF5 if store.hdf5 else ZARR) if name in engines]
-            cells.append(
-                Cell(
-                    name=f"read/{run.name}/{place}/{kind}",
-                    engines={label: f"{place}/{label}" for label in (OURS, *labels)},
-                    limit=f"{place}/limit",
-                    beside={label: label for label in NIFTI if label in engines},
-                )
-            )
-    return cells
+def _cell(run: Run, store: str, access: Access, kind: str, engines: Engines) -> Cell:
+    if store in BESIDE:
+        labels: Sequence[str] = (BESIDE[store],)
+    else:
+        labels = HDF5 if STORES[store].hdf5 else ZARR
+    return Cell(
+        name=f"read/{run.name}/{store}/{access}/{kind}",
+        engines={label: label for label in (OURS, *labels) if label in {OURS, *engines}},
+        limit=None if store in BESIDE else LIMIT,
+    )
 
 
 def _contenders(
     run: Run,
+    store: str,
+    access: Access,
     kind: str,
     engines: Engines,
     paths: dict[tuple[str, str, str], Path],
     wanted: set[str],
 ) -> list[Contender]:
-    made = []
-    every: Engines = {OURS: Ours, **engines, "limit": Limit}
-    for store in STORES.values():
-        for access in ACCESSES:
-            for label, engine in every.items():
-                name = f"{store.name}/{access}/{label}"
-                if name in wanted:
-                    path = _path(paths, run, store.name, access)
-                    made.append(_contender(name, engine, path, run, kind))
-    for label in NIFTI:
-        if label in wanted:
-            path = run.nii_gz if label.endswith(".gz") else run.nii
-            made.append(_contender(label, engines[label], path, run, kind))
-    return made
-
-
-def _path(paths: dict[tuple[str, str, str], Path], run: Run, store: str, access: Access) -> Path:
     key = (run.name, store, access)
     if key not in paths:
-        paths[key] = prepare_store(run, STORES[store], access)
-    return paths[key]
+        chosen = STORES["hdf5-dual" if store in BESIDE else store]
+        paths[key] = prepare_store(run, chosen, access)
+    at = dict.fromkeys(wanted, paths[key])
+    at |= {"nibabel .nii": run.nii, "nibabel .nii.gz": run.nii_gz}
+    every: Engines = {OURS: Ours, **engines, LIMIT: Limit}
+    return [
+        _contender(label, engine, at[label], run, kind)
+        for label, engine in every.items()
+        if label in wanted
+    ]
 
 
 def _contender(name: str, engine: type[Engine], path: Path, run: Run, kind: str) -> Contender:

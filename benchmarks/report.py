@@ -10,9 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cells import Result
-from benchmarks.timing import Ratio, best, ratio
+from benchmarks.timing import Ratio, Timing, best, ratio
 
-__all__ = ["Report", "best_peer", "markdown", "over_limit", "write_json"]
+__all__ = [
+    "Report",
+    "best_peer",
+    "facts",
+    "markdown",
+    "over_limit",
+    "read_json",
+    "short_table",
+    "write_json",
+]
+
+NOISE = 0.05
+"""Ratios that differ by less are not called faster or slower."""
+TWICE, NEAR, LONG = 2.0, 1.5, 0.010
+"""The bars: so much faster than the best peer in the median cell of HDF5 reads; within so much of
+the limit, in cells that take longer than so many seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +57,36 @@ class Report:
 
 
 def write_json(report: Report, path: Path) -> None:
-    """Write all numbers: seconds of each repetition."""
-    path.write_text(json.dumps(asdict(report), indent=1) + "\n")
+    """Write all numbers: seconds of each repetition, one result per line."""
+    found = _rounded(asdict(report))
+    results = ",\n".join(json.dumps(result) for result in found.pop("results"))
+    head = json.dumps(found, indent=1).removesuffix("\n}")
+    path.write_text(f'{head},\n "results": [\n{results}\n]}}\n', encoding="utf-8")
+
+
+def read_json(path: Path) -> Report:
+    """Read what `write_json` wrote."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    results = [
+        Result(
+            name=item["name"],
+            engines={label: Timing(**timing) for label, timing in item["engines"].items()},
+            limit=None if item["limit"] is None else Timing(**item["limit"]),
+            note=item["note"],
+        )
+        for item in found.pop("results")
+    ]
+    return Report(results=results, **found)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 7)
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items()}
+    return value
 
 
 def markdown(report: Report) -> str:
@@ -78,19 +121,21 @@ in an untimed turn before. Files are in the cache of the operating system.
   reading that is one `pread` for each chunk, decoding with the codec's C function on all cores, and
   one copy; for writing, encoding on all cores (and decompressing the source); for verbatim
   transcoding, `cp` and `fsync`. Decoding only a part of a chunk gets below 1.
-- **ms**: medians. fmristore starts with an empty cache of decoded chunks and has read nothing from
-  the image before, but where its chunks lie; *again* is the same read at once repeated. Peers stay
-  as they are, with whatever they keep. All writers end with `fsync`.
+- **ms**: medians. All keep their files open between repetitions, except where opening is measured;
+  fmristore forgets all decoded chunks before each read. *again* is the same read at once repeated.
+  All writers end with `fsync`.
 - Stored numbers are read and written, without slope and intercept."""
 
 
 def _lines(report: Report) -> Iterator[str]:
     yield _INTRODUCTION
     yield ""
-    yield from _facts(report)
+    yield facts(report)
     reads = [r for r in report.results if r.name.startswith("read/")]
     if reads:
-        yield from _summary(reads)
+        yield "\n## In short\n"
+        yield short_table(report)
+        yield from _missed(report.results)
     for heading, chosen in _sections(report.results):
         yield f"\n## {heading}\n"
         yield from (_read_table if chosen[0].name.startswith("read/") else _table)(chosen)
@@ -98,35 +143,70 @@ def _lines(report: Report) -> Iterator[str]:
         yield from _size_tables(report.sizes)
 
 
-def _facts(report: Report) -> Iterator[str]:
-    facts = report.machine
-    yield (
-        f"{facts['processor']}, {facts['cores']} cores, {facts['memory_gb']} GB, "
-        f"{facts['system']}, Python {facts['python']}."
-    )
-    yield ", ".join(f"{name} {text}" for name, text in report.versions.items()) + "."
+def facts(report: Report) -> str:
+    """Machine, versions and settings."""
+    known = report.machine
+    lines = [
+        f"{known['processor']}, {known['cores']} cores, {known['memory_gb']} GB, "
+        f"{known['system']}, Python {known['python']}.",
+        ", ".join(f"{name} {text}" for name, text in report.versions.items()) + ".",
+    ]
     settings = ", ".join(f"{name} {value}" for name, value in report.settings.items())
-    yield f"Settings: {settings}."
-    for label, reason in report.missing.items():
-        yield f"Not measured: {label} ({reason})."
+    lines.append(f"Settings: {settings}.")
+    lines += [f"Not measured: {label} ({reason})." for label, reason in report.missing.items()]
+    return "\n".join(lines)
 
 
-def _summary(reads: Sequence[Result]) -> Iterator[str]:
-    yield "\n## In short\n"
-    yield (
-        "| reads | cells | median peer / fmristore | cells slower than a peer "
-        "| median fmristore / limit |"
-    )
-    yield "|---|---:|---:|---:|---:|"
-    for store in dict.fromkeys(r.name.split("/")[2] for r in reads):
-        chosen = [r for r in reads if r.name.split("/")[2] == store]
+def short_table(report: Report) -> str:
+    """One row for each kind of store and of work, with how many cells miss their bar."""
+    lines = [
+        "| cells | | best peer / fmristore: median | least | slower than a peer "
+        "| fmristore / limit: median | above 1.5 |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    groups: dict[str, list[Result]] = {}
+    for result in report.results:
+        if result.peers:
+            groups.setdefault(_kind(result), []).append(result)
+    for kind, chosen in groups.items():
         peers = [peer[1].median for r in chosen if (peer := best_peer(r))]
-        limits = [limit.median for r in chosen if (limit := over_limit(r))]
-        faster = f"{statistics.median(peers):.2f}" if peers else "-"
-        slower = str(sum(p < 1 for p in peers)) if peers else "-"
-        yield (
-            f"| {store} | {len(chosen)} | {faster} | {slower} | {statistics.median(limits):.2f} |"
-        )
+        long = [r for r in chosen if r.ours.median > LONG]
+        limits = [limit.median for r in long if (limit := over_limit(r))]
+        cells = [kind, str(len(chosen)), f"{statistics.median(peers):.2f}", f"{min(peers):.2f}"]
+        cells.append(str(sum(p < 1 - NOISE for p in peers)))
+        cells.append(f"{statistics.median(limits):.2f}" if limits else "-")
+        cells.append(f"{sum(x > NEAR for x in limits)} of {len(limits)}" if limits else "-")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _kind(result: Result) -> str:
+    parts = result.name.split("/")
+    return f"{parts[0]} {parts[2]}" if parts[0] in {"read", "write", "transcode"} else parts[0]
+
+
+def _missed(results: Sequence[Result]) -> Iterator[str]:
+    """The cells that miss a bar, by name."""
+    hdf5 = [
+        peer[1].median
+        for r in results
+        if _kind(r).startswith("read hdf5") and (peer := best_peer(r))
+    ]
+    if hdf5:
+        yield f"\nAll HDF5 reads: median {statistics.median(hdf5):.2f}, wanted {TWICE:.0f}."
+    slower, far = [], []
+    for result in results:
+        peer, limit = best_peer(result), over_limit(result)
+        if peer and peer[1].median < 1 - NOISE:
+            slower.append((peer[1].median, f"{result.name} {peer[1].median:.2f} ({peer[0]})"))
+        if limit and limit.median > NEAR and result.ours.median > LONG:
+            far.append((-limit.median, f"{result.name} {limit.median:.2f}"))
+    for title, found in (
+        (f"Slower than the best peer, by more than {NOISE:.0%}", slower),
+        (f"More than {NEAR} times the limit, and above {1e3 * LONG:.0f} ms", far),
+    ):
+        yield f"\n{title}:\n"
+        yield "\n".join(f"- {text}" for _, text in sorted(found)) or "- none"
 
 
 def _sections(results: Iterable[Result]) -> Iterator[tuple[str, list[Result]]]:
@@ -139,11 +219,10 @@ def _sections(results: Iterable[Result]) -> Iterator[tuple[str, list[Result]]]:
 
 
 def _read_table(results: Sequence[Result]) -> Iterator[str]:
-    beside = list(dict.fromkeys(label for r in results for label in r.beside))
     peers = list(dict.fromkeys(label for r in results for label in r.peers))
     columns = ["layout", "read", "peer / fmristore", "best peer", "fmristore / limit"]
     columns += ["ms: fmristore", "again"]
-    columns += [*peers, "limit", *beside]
+    columns += [*peers, "limit"]
     yield "| " + " | ".join(columns) + " |"
     yield "|---|---|---:|---|" + "---:|" * (len(columns) - 4)
     order = list(dict.fromkeys(r.name.split("/")[3] for r in results))
@@ -153,7 +232,6 @@ def _read_table(results: Sequence[Result]) -> Iterator[str]:
         cells.append(_ms(statistics.median(result.ours.again)) if result.ours.again else "")
         cells += [_ms(result.peers[p].median) if p in result.peers else "" for p in peers]
         cells.append(_ms(result.limit.median) if result.limit else "")
-        cells += [_ms(result.beside[b].median) if b in result.beside else "" for b in beside]
         yield "| " + " | ".join(cells) + " |"
 
 

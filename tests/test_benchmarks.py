@@ -11,9 +11,11 @@ import pytest
 import fmristore as fs
 from benchmarks import rechunk
 from benchmarks.__main__ import main
-from benchmarks.cells import OURS, Cell, Group, run_group
+from benchmarks.cells import OURS, Cell, Group, Result, run_group
 from benchmarks.data import find_runs
+from benchmarks.document import documented
 from benchmarks.engines import HDF5, NIFTI, ZARR, available
+from benchmarks.report import Report, read_json, short_table, write_json
 from benchmarks.timing import Budget, Contender, Measured, Timing, ratio
 
 TINY = ["--shape", "12,10,8,20", "--repetitions", "1"]
@@ -33,6 +35,41 @@ def test_every_kind_of_cell_is_measured(tmp_path: Path) -> None:
     assert "## read · generated · zarr-dual" in text
     for label, reason in found["missing"].items():
         assert f"Not measured: {label} ({reason})" in text
+
+
+def test_results_are_read_back_as_they_were(tmp_path: Path) -> None:
+    results = [
+        Result(
+            name="read/run/hdf5-dual/time/voxel",
+            engines={OURS: Timing(seconds=[0.25], again=[0.125]), "h5py": Timing(seconds=[0.5])},
+            limit=Timing(seconds=[0.25], peak_bytes=[3]),
+            note="",
+        ),
+        Result(name="extract/run/means", engines={OURS: Timing([1.0])}, limit=None, note="n"),
+    ]
+    given = Report(
+        results=results,
+        sizes={"run": {"nii": 3}},
+        machine={"processor": "p", "cores": 2, "memory_gb": 4, "system": "s", "python": "3"},
+        versions={"numpy": "2"},
+        missing={},
+        settings={"quick": True},
+    )
+    write_json(given, tmp_path / "results.json")
+    assert read_json(tmp_path / "results.json") == given
+    table = short_table(given).split("\n")
+    assert table[2:] == ["| read hdf5-dual | 1 | 2.00 | 2.00 | 0 | 1.00 | 0 of 1 |"]
+    page = "a\n<!-- measured: begin -->\nold\n<!-- measured: end -->\nb"
+    assert documented(page, given).startswith(f"a\n<!-- measured: begin -->\n{table[0]}\n")
+    assert documented(documented(page, given), given) == documented(page, given)
+
+
+def test_the_table_in_the_documentation_is_that_of_the_results() -> None:
+    root = Path(__file__).resolve().parents[1]
+    page = (root / "docs/reference/performance.md").read_text(encoding="utf-8")
+    report = read_json(root / "benchmarks/results/results.json")
+    assert documented(page, report) == page
+    assert "best peer / fmristore: median" in page
 
 
 def test_rechunking_reports_its_memory(tmp_path: Path) -> None:

@@ -78,3 +78,39 @@ def test_peak(tmp_path: Path, kind: str, access: str) -> None:
         while piece := left.read(1 << 24):
             assert piece == right.read(1 << 24)
         assert not right.read(1)
+
+
+GROWTH = """
+def grow(name):
+    source, url, moved = (folder / f"{name}{end}" for end in (".nii", f".{kind}", f"-moved.{kind}"))
+    fs.convert(source, url, codec="fast", max_memory=limit)
+    peaks = [peak()]
+    fs.transcode(url, moved, access="volume", max_memory=limit)
+    peaks.append(peak())
+    with fs.open(moved) as image:
+        image[1, 2, 3, :4], image[..., 5], image[2:9, 2:9, 2:9, :4]
+        peaks.append(peak())
+    return peaks
+
+
+write(folder / "small.nii", (16, 16, 10, 8))
+grow("small")
+write(folder / "large.nii", tuple(map(int, shape)))
+print(json.dumps(grow("large")))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+@pytest.mark.parametrize("kind", STORES)
+def test_the_peak_does_not_grow_with_the_run(tmp_path: Path, kind: str) -> None:
+    """Peaks of a run that is 260 MiB larger differ by no more than the margin."""
+    peaks = []
+    for times in (144, 432):
+        folder = tmp_path / str(times)
+        folder.mkdir()
+        code = CODE[: CODE.index("def work(")] + GROWTH
+        done = run_python(code, folder, kind, "time", LIMIT, *SHAPE[:3], times)
+        assert done.returncode == 0, done.stderr
+        peaks.append(json.loads(done.stdout))
+    for what, once, thrice in zip(("convert", "transcode", "read"), *peaks, strict=True):
+        assert thrice - once <= MARGIN, f"{what}: {once >> 20} MiB became {thrice >> 20} MiB"

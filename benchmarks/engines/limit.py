@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
+import deflate
 import numpy as np
-from isal import isal_zlib
 from numcodecs.blosc import decompress
 
 from benchmarks.engines import Engine
@@ -138,10 +138,10 @@ def _decode(names: tuple[str, ...], data: bytes, spec: ArraySpec) -> AnyArray:
             out = np.empty(spec.chunk_nbytes, np.uint8)
             decompress(data, out)
         case ("deflate",):
-            out = np.frombuffer(isal_zlib.decompress(data), np.uint8)
+            out = np.frombuffer(deflate.zlib_decompress(data, spec.chunk_nbytes), np.uint8)
         case ("shuffle", "deflate"):
             out = np.empty(spec.chunk_nbytes, np.uint8)
-            plain = isal_zlib.decompress(data, bufsize=spec.chunk_nbytes)
+            plain = deflate.zlib_decompress(data, spec.chunk_nbytes)
             planes = np.frombuffer(plain, np.uint8).reshape(spec.dtype.itemsize, -1)
             for byte, plane in enumerate(planes):  # numcodecs.Shuffle would hold Python's lock
                 out.reshape(-1, len(planes))[:, byte] = plane

@@ -41,7 +41,7 @@ _GROUPS = 8
 """Groups of chunks for each thread that works on a read; a thread is done when none is left."""
 _LARGEST_GROUP = 15
 """Further chunks that a thread fetches at once and then decodes one after the other."""
-_INLINE_BYTES = 128 * 1024
+_INLINE_BYTES = 512 * 1024
 """Decoded bytes below which handing work to another thread costs more than it saves."""
 _LONG_BYTES = 16 * 1024 * 1024
 """Decoded bytes from which a read must leave something worth keeping in the cache."""
