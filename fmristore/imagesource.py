@@ -141,12 +141,14 @@ class ArraySource:
             inter=None if one is None else float(one.inter),
         )
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether blocks are views of an array in memory, so that large ones cost nothing."""
+        return type(self._data) is np.ndarray and self._data.dtype == self.dtype
+
     def blocks(self, max_bytes: int) -> Iterator[Block]:
-        """Parts of at most `max_bytes` or single planes; an array in memory as it is."""
+        """Parts of at most `max_bytes`, or single planes."""
         x, y, z = self.space.spatial_shape
-        if type(self._data) is np.ndarray and self._data.dtype == self.dtype:
-            yield Block(0, 0, self._part(slice(None), slice(None)))
-            return
         plane = x * y * self.dtype.itemsize * max(1, self.colors)
         times = self.space.time_points or 1
         if plane * z <= max_bytes:

@@ -100,8 +100,7 @@ class NeuroSpace:
             affine = np.array(self.affine, dtype=np.float64)
         except (TypeError, ValueError, OverflowError) as error:
             raise InvalidInputError(f"the affine is not a matrix of numbers: {error}") from error
-        problem = _affine_problem(affine)
-        if problem:
+        if problem := _affine_problem(affine):
             raise InvalidInputError(f"affine {problem}")
         affine += 0.0  # turns -0.0 into 0.0, so that equal affines have equal bytes
         affine.flags.writeable = False
@@ -422,13 +421,14 @@ def _affine_problem(affine: FloatArray) -> str | None:
         return f"has shape {affine.shape}: expected (4, 4)"
     if not np.isfinite(affine).all():
         return "has entries that are not finite"
-    if (affine[3] != (0, 0, 0, 1)).any():
+    if affine[3].tolist() != [0, 0, 0, 1]:
         return f"has last row {affine[3].tolist()}: expected 0 0 0 1"
-    with np.errstate(over="ignore", under="ignore"):
-        lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    if not (np.isfinite(lengths) & (lengths > 0)).all():
-        return f"has columns of length {lengths.tolist()}"
-    if abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6:
+    columns = affine[:3, :3].T.tolist()
+    lengths = [math.sqrt(x * x + y * y + z * z) for x, y, z in columns]
+    if not all(0 < length < math.inf for length in lengths):
+        return f"has columns of length {lengths}"
+    (a, b, c), (d, e, f), (g, h, i) = (affine[:3, :3] / lengths).tolist()
+    if abs(a * (e * i - f * h) + b * (f * g - d * i) + c * (d * h - e * g)) < 1e-6:
         return "cannot be inverted: its columns lie in a plane"
     return None
 

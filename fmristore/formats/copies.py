@@ -100,8 +100,17 @@ def copy_fault(
     return ""
 
 
-def read_copies(handle: Handle, numbers: StoredArray) -> tuple[str, ...]:
+def read_copies(handle: Handle, numbers: StoredArray, attributes: Attributes) -> tuple[str, ...]:
     """Find the copies of the numbers of an image.
+
+    Parameters
+    ----------
+    handle : Handle
+        The store.
+    numbers : StoredArray
+        The array ``0``.
+    attributes : mapping
+        Its attributes.
 
     Returns
     -------
@@ -113,7 +122,6 @@ def read_copies(handle: Handle, numbers: StoredArray) -> tuple[str, ...]:
     MetadataError
         If one is missing, or cannot be a copy.
     """
-    attributes = numbers.attributes
     try:
         paths = find_copies(attributes, numbers.path)
     except InvalidInputError as error:

@@ -50,8 +50,12 @@ class ReadableImage(StoredObject):
 
     def __init__(self, handle: Handle, parts: ImageParts | None = None) -> None:
         super().__init__(handle)
-        self._parts = read_parts(handle, self.axes) if parts is None else parts
-        self._numbers = StoredArray(handle, self._parts.numbers, dims=self._parts.dims)
+        if parts is None:
+            self._numbers = StoredArray(handle, "0")
+            self._parts = read_parts(handle, self._numbers, self.axes)
+        else:
+            self._numbers = StoredArray(handle, parts.numbers, dims=parts.dims)
+            self._parts = parts
         copies = [StoredArray(handle, path, is_copy=True) for path in self._parts.copies]
         self._copies = Copies([self._numbers, *copies])
         self._spec = self._numbers.reader.spec

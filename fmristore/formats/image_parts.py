@@ -54,13 +54,15 @@ class ImageParts:
     copies: tuple[str, ...] = ()
 
 
-def read_parts(handle: Handle, axes: Sequence[str]) -> ImageParts:
+def read_parts(handle: Handle, numbers: StoredArray, axes: Sequence[str]) -> ImageParts:
     """Find the parts of an image that is the root group of a store.
 
     Parameters
     ----------
     handle : Handle
         The store.
+    numbers : StoredArray
+        Its array ``0``.
     axes : sequence of str
         Axes that the image must have, besides colours.
 
@@ -69,16 +71,15 @@ def read_parts(handle: Handle, axes: Sequence[str]) -> ImageParts:
     MetadataError
         If a node or attribute that the format asks for is missing or wrong.
     """
-    numbers = StoredArray(handle, "0")
     space = _read_space(handle, numbers.reader.spec, axes)
     attributes = numbers.attributes
     return ImageParts(
-        numbers="0",
+        numbers=numbers.path,
         space=space,
         scaling=read_scaling(handle, attributes, space.time_points),
         header="nifti",
         trailer="nifti_trailer",
-        copies=read_copies(handle, numbers),
+        copies=read_copies(handle, numbers, attributes),
     )
 
 

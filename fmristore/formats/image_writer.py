@@ -21,7 +21,7 @@ from fmristore.formats.nodes import (
     write_plain,
 )
 from fmristore.formats.rlinks import link_for_r
-from fmristore.imagesource import Block, ImageSource
+from fmristore.imagesource import ArraySource, Block, ImageSource
 from fmristore.layout import (
     AXES,
     Access,
@@ -227,7 +227,7 @@ def write_numbers(
             stack.enter_context(_Writer(*target, max_memory, writers=len(targets)))
             for target in targets
         ]
-        for block in source.blocks(max(1, min(_BLOCK_BYTES, max_memory // 8))):
+        for block in source.blocks(_block_bytes(source, array.spec, max_memory)):
             observed = observer.submit(observe, block.values, block.z0)
             for writer in writers:
                 writer.put(block)
@@ -236,6 +236,13 @@ def write_numbers(
             if progress is not None:
                 progress(done, array.spec.nbytes)
     return Written(digest.hexdigest(), window.limits)
+
+
+def _block_bytes(source: ImageSource, spec: ArraySpec, max_memory: int) -> int:
+    """Size of the blocks to ask a source for; all at once what is in memory already."""
+    if isinstance(source, ArraySource) and source.in_memory:
+        return max(1, spec.nbytes)
+    return max(1, min(_BLOCK_BYTES, max_memory // 8))
 
 
 def image_spec(source: ImageSource, options: ImageOptions) -> ArraySpec:

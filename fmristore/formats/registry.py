@@ -108,9 +108,11 @@ def find_format(attributes: Mapping[str, Any], *, url: str, insist: str | None =
         raise UnknownFormatError(
             f"expected format {insist!r} and found {reprlib.repr(name)}", url=url
         )
-    known = formats()
+    known = _registered
     if isinstance(name, str) and name not in known:
-        _load_plugin(name)
+        _load_builtin()
+        if name not in known:
+            _load_plugin(name)
     if not isinstance(name, str) or name not in known:
         raise UnknownFormatError(
             f"format {reprlib.repr(name)} is not known here; there are {', '.join(sorted(known))}",

@@ -100,13 +100,14 @@ def _read_run(
     shape = found["x"], found["y"], found["z"]
     space = read_grid(handle, shape, length, attributes=attributes)
     children = group.children()
+    of_numbers = numbers.attributes
     return ImageParts(
         numbers=f"{group.path}/0",
         space=space,
-        scaling=read_scaling(handle, numbers.attributes, length, group=group.path),
+        scaling=read_scaling(handle, of_numbers, length, group=group.path),
         header=f"{group.path}/nifti" if "nifti" in children else "",
         trailer=f"{group.path}/nifti_trailer" if "nifti_trailer" in children else "",
-        copies=read_copies(handle, numbers),
+        copies=read_copies(handle, numbers, of_numbers),
     )
 
 

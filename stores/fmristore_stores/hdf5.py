@@ -128,6 +128,7 @@ class HDF5Store:
             descriptor = os.dup(h5.id.get_vfd_handle())
             source = LocalSource(path, descriptor=descriptor, stats=stats_of(name))
         self._session = Session(name, path, h5, mode != "r", source, file)
+        self._root: HDF5Group | None = None
 
     @property
     def url(self) -> str:
@@ -152,8 +153,11 @@ class HDF5Store:
             If the store is closed.
         """
         self._session.check_open()
-        with self._session.reading(""):
-            return HDF5Group(self._session, "", h5g.open(self._session.h5.id, b"/"))
+        if self._root is None:
+            with self._session.reading(""):
+                root = h5g.open(self._session.h5.id, b"/")
+                self._root = HDF5Group(self._session, "", root)
+        return self._root
 
     @property
     def closed(self) -> bool:

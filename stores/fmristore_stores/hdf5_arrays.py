@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -73,14 +74,15 @@ class HDF5Array:
         self._path = path
         self._node = node
         self._plan = node.get_create_plist()
-        self._type = parse_type(node)
-        dims = read_names(node, node.rank, path.rpartition("/")[2])
-        self._spec = spec_of(node, self._plan, self._type.dtype, dims)
-        if equivalent(codecs, self._spec.codecs):
+        space = node.get_space()
+        self._type = parse_type(node, space)
+        shape = tuple(map(int, space.shape))
+        dims = read_names(node, len(shape), path.rpartition("/")[2])
+        self._spec = spec_of(node, self._plan, self._type.dtype, shape, dims)
+        if codecs and equivalent(codecs, self._spec.codecs):
             self._spec = replace(self._spec, codecs=codecs)
         self._capabilities = self._find_capabilities()
         self._finder = ChunkFinder(session, node, self._spec, local=not self.policy.concurrent)
-        self._address = facts(node).address
         self._inside_file = False
         self._filters_checked = [False, False]
 
@@ -104,6 +106,10 @@ class HDF5Array:
         if layout != h5d.CONTIGUOUS:
             return bool(layout == h5d.CHUNKED)
         return not self._plan.get_external_count() and self._node.get_storage_size() > 0
+
+    @cached_property
+    def _address(self) -> int:
+        return facts(self._node).address
 
     @property
     def path(self) -> str:

@@ -51,6 +51,14 @@ _LARGEST = 64 * 1024 * 1024
 """Bytes of an attribute; larger claims are not read."""
 
 _TEXT_TYPE = h5py.string_dtype()
+_TEXTS = {
+    cset: (dtype, h5t.py_create(dtype))
+    for cset, dtype in (
+        (h5t.CSET_ASCII, h5py.string_dtype("ascii")),
+        (h5t.CSET_UTF8, _TEXT_TYPE),
+    )
+}
+"""Types of numpy and HDF5 that text of any length is read as, which most attributes are."""
 _TRUTH = {"FALSE": False, "TRUE": True, "NA": None}
 """How R writes logical values: names of an enumeration."""
 
@@ -113,27 +121,45 @@ def read_attribute(node: Any, name: bytes | str) -> Any:
     """
     stored = h5a.open(node, name if isinstance(name, bytes) else name.encode())
     label = decode_text(name)
-    if stored.get_space().get_simple_extent_type() == h5s.NULL:
+    space = stored.get_space()
+    if space.get_simple_extent_type() == h5s.NULL:
         return None
-    try:
-        dtype = stored.dtype
-    except TypeError as error:
-        msg = f"attribute {label!r} is of a type that has no JSON counterpart ({error})"
-        raise MetadataError(msg) from error
     kind = stored.get_type()
+    dtype, memory = _transfer_types(kind, label)
     base, inner = dtype.subdtype or (dtype, ())
-    readable = base.kind in "biufS" or h5t.check_string_dtype(base) or h5t.check_ref_dtype(base)
-    if not readable or base == np.longdouble:
-        msg = f"attribute {label!r} is of type {dtype}, which has no JSON counterpart"
-        raise MetadataError(msg)
-    shape = (*stored.shape, *inner)
+    shape = (*space.shape, *inner)
     if math.prod(shape) * base.itemsize > _LARGEST:
         msg = f"attribute {label!r} claims more than {_LARGEST} bytes"
         raise MetadataError(msg)
     values = np.zeros(shape, base)
     if values.size:
-        stored.read(values, h5t.py_create(dtype))
+        stored.read(values, memory)
     return _plain(values, kind, node)
+
+
+def _transfer_types(kind: Any, label: str) -> tuple[np.dtype[Any], Any]:
+    """Types of numpy and HDF5 that an attribute is read as.
+
+    Raises
+    ------
+    MetadataError
+        If it has no JSON counterpart.
+    """
+    if isinstance(kind, h5t.TypeStringID) and kind.is_variable_str():
+        found = _TEXTS.get(kind.get_cset())
+        if found is not None:
+            return found
+    try:
+        dtype = kind.dtype
+    except TypeError as error:
+        msg = f"attribute {label!r} is of a type that has no JSON counterpart ({error})"
+        raise MetadataError(msg) from error
+    base = dtype.subdtype[0] if dtype.subdtype else dtype
+    readable = base.kind in "biufS" or h5t.check_string_dtype(base) or h5t.check_ref_dtype(base)
+    if not readable or base == np.longdouble:
+        msg = f"attribute {label!r} is of type {dtype}, which has no JSON counterpart"
+        raise MetadataError(msg)
+    return dtype, h5t.py_create(dtype)
 
 
 def write_attributes(
@@ -175,8 +201,9 @@ def write_attributes(
 
 
 def _names(node: Any) -> list[bytes]:
-    found = (h5a.open(node, index=index).name for index in range(h5a.get_num_attrs(node)))
-    return [name if isinstance(name, bytes) else name.encode() for name in found]
+    found: list[bytes] = []
+    h5a.iterate(node, found.append)
+    return found
 
 
 def _hidden(node: Any, *, is_array: bool) -> frozenset[str]:

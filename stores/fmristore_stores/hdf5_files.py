@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import copy
 import os
 import weakref
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from fmristore_stores.errors import (
     UnknownFormatError,
 )
 from fmristore_stores.sources import ByteSource, storage_error
-from fmristore_stores.spec import Attributes
+from fmristore_stores.spec import Attributes, copy_attributes
 
 __all__ = ["Mode", "Place", "Session", "Translated", "near_names", "open_file"]
 
@@ -108,7 +107,7 @@ class Session:
             found = read()
             if len(self._attributes) < _MOST_REMEMBERED:
                 self._attributes[path] = found
-        return copy.deepcopy(found)
+        return copy_attributes(found)
 
     def check_open(self) -> None:
         """Refuse to go on with a closed store."""
@@ -303,8 +302,10 @@ def open_file(path: str, mode: Mode, url: str, file: Any = None) -> Any:
 
 def _open_for_reading(path: str) -> Any:
     """Open with a lock where the file system has them, without one where it fails."""
+    access = h5p.create(h5p.FILE_ACCESS)
+    access.set_file_locking(True, ignore_when_disabled=True)
     try:
-        return h5py.File(path, "r", locking="best-effort")
+        return h5py.File(h5f.open(os.fsencode(path), h5f.ACC_RDONLY, access))
     except OSError as error:
         if _NO_LOCK not in str(error):
             raise

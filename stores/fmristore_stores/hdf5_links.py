@@ -192,16 +192,18 @@ def _segments(value: bytes) -> list[bytes]:
 
 
 def _link_type(session: Session, node: Any, where: str, name: bytes) -> int:
-    missing = join(where, decode_name(name))
     if not isinstance(node, h5g.GroupID):
         msg = f"/{where} is an array and has no children"
-        raise NotFoundError(msg, url=session.url, node=missing)
-    if b"\x00" in name or not node.links.exists(name):
-        names = [decode_text(entry.name) for entry in entries(node)]
-        raise NotFoundError(
-            f"there is no such node; {near_names(names)}", url=session.url, node=missing
-        )
-    return int(node.links.get_info(name).type)
+        raise NotFoundError(msg, url=session.url, node=join(where, decode_name(name)))
+    if b"\x00" not in name:
+        try:
+            return int(node.links.get_info(name).type)
+        except (KeyError, RuntimeError):  # it is not there, or the group is damaged
+            if node.links.exists(name):
+                raise
+    names = [decode_text(entry.name) for entry in entries(node)]
+    msg = f"there is no such node; {near_names(names)}"
+    raise NotFoundError(msg, url=session.url, node=join(where, decode_name(name)))
 
 
 def first_places(session: Session) -> dict[int, Place]:

@@ -80,15 +80,22 @@ class ElementType:
     members: dict[str, int] | None = None
 
 
-def parse_type(node: Any) -> ElementType:
+def parse_type(node: Any, space: Any) -> ElementType:
     """Element type of an open dataset.
+
+    Parameters
+    ----------
+    node : h5py.h5d.DatasetID
+        The dataset.
+    space : h5py.h5s.SpaceID
+        Its dataspace.
 
     Raises
     ------
     LayoutNotSupportedError
         If `ArraySpec` has no counterpart for it.
     """
-    if node.get_space().get_simple_extent_type() == h5s.NULL:
+    if space.get_simple_extent_type() == h5s.NULL:
         raise LayoutNotSupportedError("it has no elements, not even zero (a null dataspace)")
     stored = node.get_type()
     try:
@@ -112,7 +119,7 @@ def parse_type(node: Any) -> ElementType:
     buffer = h5py.enum_dtype(members, dtype) if members else dtype
     memory = h5t.py_create(buffer, logical=True)
     base = stored.get_super() if members else stored
-    plain = h5t.py_create(dtype, logical=True)
+    plain = h5t.py_create(dtype, logical=True) if members else memory
     exact = bool(base.equal(plain)) or _is_byte(base)
     return ElementType(dtype, dtype, memory, exact, members)
 
@@ -141,7 +148,9 @@ def filters_of(plan: Any) -> list[tuple[int, tuple[int, ...]]]:
     return [(int(number), tuple(map(int, values))) for number, _, values, _ in found]
 
 
-def spec_of(node: Any, plan: Any, dtype: np.dtype[Any], dims: Sequence[str]) -> ArraySpec:
+def spec_of(
+    node: Any, plan: Any, dtype: np.dtype[Any], shape: tuple[int, ...], dims: Sequence[str]
+) -> ArraySpec:
     """The spec of an open dataset.
 
     Parameters
@@ -152,6 +161,8 @@ def spec_of(node: Any, plan: Any, dtype: np.dtype[Any], dims: Sequence[str]) -> 
         Its creation properties.
     dtype : dtype
         As in `ElementType`.
+    shape : tuple of int
+        Lengths of its axes.
     dims : sequence of str
         Names of its axes.
 
@@ -160,7 +171,6 @@ def spec_of(node: Any, plan: Any, dtype: np.dtype[Any], dims: Sequence[str]) -> 
     MetadataError
         If what the file says makes no array.
     """
-    shape = tuple(map(int, node.shape))
     chunked = plan.get_layout() == h5d.CHUNKED
     chunks = tuple(map(int, plan.get_chunk())) if chunked else tuple(max(n, 1) for n in shape)
     try:

@@ -24,6 +24,7 @@ __all__ = [
     "Scalar",
     "check_attributes",
     "check_name",
+    "copy_attributes",
     "is_string",
     "parse_dtype",
 ]
@@ -43,12 +44,13 @@ MAX_NAME_BYTES = 255
 
 _NUMERIC = frozenset(
     {
-        "bool",
-        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
-        *(f"float{bits}" for bits in (16, 32, 64)),
-        *(f"complex{bits}" for bits in (64, 128)),
+        "b1",
+        *(f"{kind}{nbytes}" for kind in "iu" for nbytes in (1, 2, 4, 8)),
+        *(f"f{nbytes}" for nbytes in (2, 4, 8)),
+        *(f"c{nbytes}" for nbytes in (8, 16)),
     }
 )
+"""Types of numbers as numpy spells them, without the order of their bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +201,8 @@ class ArraySpec:
         Two arrays whose `memory` specs have equal shape, dtype, chunks and codecs hold equal
         encoded chunks for equal values, whichever store they are in.
         """
-        axes = self.layout.axes
-        return self.permuted(axes, order=())
+        order = self.layout.order
+        return self.permuted(order) if order else self
 
     def permuted(self, axes: Sequence[int], *, order: tuple[int, ...] = ()) -> ArraySpec:
         """The spec with its axes rearranged as by ``numpy.transpose(array, axes)``."""
@@ -244,7 +246,7 @@ def parse_dtype(dtype: Any) -> np.dtype[Any]:
     if parsed.kind in "TUO":
         return STRING
     parsed = parsed.newbyteorder("<") if parsed.byteorder == ">" else parsed
-    if parsed.name not in _NUMERIC:
+    if parsed.str[1:] not in _NUMERIC:
         msg = f"dtype {parsed} cannot be stored: expected numbers, bool or text"
         raise InvalidInputError(msg)
     return parsed
@@ -305,6 +307,17 @@ def check_attributes(attributes: Mapping[str, Any]) -> Attributes:
             raise InvalidInputError(msg)
         checked[name] = plain
     return checked
+
+
+def copy_attributes(attributes: Attributes) -> Attributes:
+    """Copy attributes with the lists and mappings in them, so that the caller may change them."""
+    return {name: _copied(value) for name, value in attributes.items()}
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 def _plain(value: Any, name: str) -> Any:

@@ -1,12 +1,14 @@
 """Stores in Zarr format: local directories, and prefixes on whatever fsspec can reach.
 
 Format 3 is read and written, with sharding; format 2 is read. Zarr-python is the authority for
-metadata and the reference for reading and writing numbers. Where an array's codecs allow it, its
-encoded chunks can also be located and written without zarr-python and its event loop.
+metadata, and the reference for reading and writing numbers. Plain metadata on a local disk are
+understood without it, see `zarr_documents`. Where an array's codecs allow it, its encoded chunks
+can also be located and written without zarr-python and its event loop.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -222,11 +224,12 @@ class ZarrStore:
 
 
 def _check_directory(path: str, url: str) -> None:
+    if os.path.isdir(path):  # noqa: PTH112 - a hot path: no Path object
+        return
     try:
         if not Path(path).exists():
             raise NotFoundError("there is no such directory", url=url)
-        if not Path(path).is_dir():
-            raise UnknownFormatError("this is a file; a Zarr store is a directory", url=url)
+        raise UnknownFormatError("this is a file; a Zarr store is a directory", url=url)
     except OSError as error:
         if isinstance(error, NotFoundError):
             raise

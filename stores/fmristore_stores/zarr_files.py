@@ -6,14 +6,13 @@ ones needs no event loop and goes through `LocalFiles` or `RemoteFiles`.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import math
 import os
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,21 +20,29 @@ from urllib.parse import quote
 
 from fsspec.asyn import AsyncFileSystem
 from zarr.abc.store import Store as ZarrByteStore
-from zarr.storage import FsspecStore, LocalStore
+from zarr.storage import LocalStore
 
-from fmristore_stores.errors import CorruptDataError, MetadataError, NotFoundError, ReadOnlyError
+from fmristore_stores.errors import (
+    CorruptDataError,
+    FmristoreError,
+    MetadataError,
+    NotFoundError,
+    ReadOnlyError,
+)
 from fmristore_stores.newobjects import NewObjects
 from fmristore_stores.protocol import Buffer
 from fmristore_stores.sources import ByteSource, storage_error
 from fmristore_stores.stats import Stats
+from fmristore_stores.zarr_remote import ROOT, CountedStore, NewStore, WebStore
 
 __all__ = ["Files", "LocalFiles", "RemoteFiles", "protocols"]
 
-_ROOT = "zarr.json"
 _PAGE = 1000
 """Objects that one request of a listing returns on object storage."""
 _THREADS = 16
 _MAX_FOLDERS = 100_000
+_NO_NAMES = frozenset({"", ".", ".."})
+"""Parts of a path that are no names of what lies in a folder."""
 
 
 class Files(Protocol):
@@ -49,6 +56,9 @@ class Files(Protocol):
 
     def path(self, key: str) -> str:
         """Name of an object as a `ByteSource` takes it."""
+
+    def document(self, key: str) -> bytes | None:
+        """Content of a metadata document; None where zarr-python shall look for it."""
 
     def sizes(self, keys: Sequence[str], folder: str, count: int) -> list[int | None]:
         """Length of each object, None where there is none.
@@ -96,7 +106,7 @@ class LocalFiles:
         self._given = root
         self._root = os.path.realpath(root)
         self._inside = os.path.join(self._root, "")  # noqa: PTH118 - hot path, as below
-        self._folders: set[str] = set()
+        self._folders = {self._root}
 
     def zarr_store(self, *, read_only: bool) -> ZarrByteStore:
         """The same objects as zarr-python sees them."""
@@ -119,10 +129,7 @@ class LocalFiles:
         path = self.path(key)
         folder = os.path.dirname(path)  # noqa: PTH120
         try:
-            if folder not in self._folders:
-                self._confine(folder, key)
-                if len(self._folders) < _MAX_FOLDERS:
-                    self._folders.add(folder)
+            self._enter(folder, key)
             status = os.lstat(path)
             if stat.S_ISLNK(status.st_mode):
                 self._confine(path, key)
@@ -135,6 +142,25 @@ class LocalFiles:
             raise CorruptDataError("this is neither a file nor a folder", url=path)
         return status
 
+    def _enter(self, folder: str, key: str) -> None:
+        """Look once at every folder on the way to an object: only a link can lead out."""
+        if folder in self._folders:
+            return
+        names = folder.removeprefix(self._inside).split("/")
+        if not folder.startswith(self._inside) or not _NO_NAMES.isdisjoint(names):
+            self._confine(folder, key)
+            return
+        at = self._inside
+        for name in names:
+            at += name
+            if at not in self._folders:
+                # Windows has junctions too, which only resolving the path tells from folders.
+                if os.name == "nt" or stat.S_ISLNK(os.lstat(at).st_mode):
+                    self._confine(at, key)
+                if len(self._folders) < _MAX_FOLDERS:
+                    self._folders.add(at)
+            at += "/"
+
     def _confine(self, path: str, key: str) -> None:
         real = os.path.join(os.path.realpath(path), "")  # noqa: PTH118
         if not real.startswith(self._inside):
@@ -143,6 +169,16 @@ class LocalFiles:
                 f"{real[:-1]}; copy the store with its links resolved if you trust it"
             )
             raise MetadataError(msg, url=self._given)
+
+    def document(self, key: str) -> bytes | None:
+        """Content of a metadata document; None if it is not there, or not to be read."""
+        try:
+            if self.status(key) is None:
+                return None
+            with open(self.path(key), "rb", buffering=0) as file:  # noqa: PTH123
+                return file.read()
+        except (OSError, FmristoreError):
+            return None
 
     def sizes(
         self,
@@ -202,7 +238,7 @@ class LocalFiles:
                 shutil.rmtree(path)
         except OSError as error:
             raise storage_error(error, str(path)) from error
-        self._folders.clear()
+        self._folders = {self._root}
 
     def refresh(self) -> None:
         """Nothing is remembered of the directory's content."""
@@ -280,7 +316,7 @@ class RemoteFiles:
         self._new = new
         self._stats = Stats() if stats is None else stats
         self._metadata = metadata
-        self._held: _NewStore | None = None
+        self._held: NewStore | None = None
 
     def zarr_store(self, *, read_only: bool) -> ZarrByteStore:
         """The same objects as zarr-python sees them, on its own event loop."""
@@ -294,10 +330,10 @@ class RemoteFiles:
             fs = AsyncFileSystemWrapper(fs, asynchronous=True)
         self._fs_of_zarr = fs
         if self._new is not None:
-            self._held = _NewStore(fs, path=self._root, read_only=read_only)
+            self._held = NewStore(fs, path=self._root, read_only=read_only)
             self._held.write = self.put
             return self._held
-        kind = _WebStore if self._web else _CountedStore
+        kind = WebStore if self._web else CountedStore
         store = kind(fs, path=self._root, read_only=read_only)
         store.stats, store.metadata = self._stats, self._metadata
         return store
@@ -306,6 +342,10 @@ class RemoteFiles:
         """Path of an object on the filesystem."""
         key = quote(key) if self._web else key
         return f"{self._root}/{key}" if key else self._root
+
+    def document(self, key: str) -> bytes | None:  # noqa: ARG002
+        """None: zarr-python makes the requests, and knows how the metadata are consolidated."""
+        return None
 
     def sizes(self, keys: Sequence[str], folder: str, count: int) -> list[int | None]:
         """Length of each object, None where there is none.
@@ -402,7 +442,7 @@ class RemoteFiles:
         """Write the root's metadata if they were held back."""
         if self._new is not None and self._held is not None and self._held.holding:
             self._held.holding = False
-            self._new.finish(self.path(_ROOT), self._held.held.to_bytes())
+            self._new.finish(self.path(ROOT), self._held.held.to_bytes())
             self.refresh()
 
     def _url(self, key: str) -> str:
@@ -412,62 +452,6 @@ class RemoteFiles:
         """Drop the listings of fsspec's own caches, in both instances of the filesystem."""
         self._fs.invalidate_cache()
         self._fs_of_zarr.invalidate_cache()
-
-
-class _CountedStore(FsspecStore):
-    """A zarr-python store that counts what it reads, and knows the root's metadata for once."""
-
-    stats: Stats
-    metadata: bytes | None = None
-
-    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
-        if key == _ROOT and self.metadata is not None and byte_range is None:
-            data, self.metadata = self.metadata, None
-            return prototype.buffer.from_bytes(data)
-        found = await super().get(key, prototype, byte_range)
-        self.stats.add(requests=1, bytes_fetched=0 if found is None else len(found))
-        return found
-
-
-class _WebStore(_CountedStore):
-    """A zarr-python store on a web server, where a name is a part of a URL."""
-
-    async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
-        return await super().get(quote(key), *args, **kwargs)
-
-    async def exists(self, key: str) -> bool:
-        return await super().exists(quote(key))
-
-
-class _NewStore(FsspecStore):
-    """A zarr-python store that is being made.
-
-    It keeps the root's metadata in memory as long as `holding`, and writes through `write`.
-    """
-
-    held: Any = None
-    holding = True
-    write: Callable[[str, Sequence[Buffer]], None]
-
-    async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
-        if key == _ROOT and self.holding:
-            return self.held
-        return await super().get(key, *args, **kwargs)
-
-    async def set(self, key: str, value: Any, byte_range: Any = None) -> None:  # noqa: ARG002
-        if key == _ROOT and self.holding:
-            self.held = value
-        else:
-            await asyncio.to_thread(self.write, key, [value.to_bytes()])
-
-    async def set_if_not_exists(self, key: str, value: Any) -> None:
-        if not await self.exists(key):
-            await self.set(key, value)
-
-    async def exists(self, key: str) -> bool:
-        if key == _ROOT and self.holding:
-            return self.held is not None
-        return await super().exists(key)
 
 
 def _write_error(error: BaseException, url: str) -> Exception:

@@ -24,8 +24,9 @@ from fmristore_stores.protocol import (
     FetchPolicy,
 )
 from fmristore_stores.spec import STRING, ArraySpec, Attributes, is_string
+from fmristore_stores.zarr_errors import zarr_errors
 from fmristore_stores.zarr_refs import ChunkLocator
-from fmristore_stores.zarr_tree import ArrayNode, Tree, zarr_errors
+from fmristore_stores.zarr_tree import ArrayNode, Tree
 
 __all__ = ["ZarrArray", "ZarrGroup"]
 
@@ -255,12 +256,12 @@ class ZarrArray(_Handle):
             raise InvalidInputError(msg, url=self._tree.url, node=self._path)
         if 0 in shape:
             return np.empty(shape, dtype) if out is None else out
-        node = tree.array(self._path)
+        array = tree.zarr_array(self._path)
         with zarr_errors(self._tree.url, self._path, CorruptDataError):
-            values = _plain(np.asarray(node.zarr[parsed]), dtype)
+            values = _plain(np.asarray(array[parsed]), dtype)
             if is_string(dtype) and "" in values and tree.finished:
-                _check_written(tree, self._path, node, parsed)
-                values = _plain(np.asarray(node.zarr[parsed]), dtype)
+                _check_written(tree, self._path, parsed)
+                values = _plain(np.asarray(array[parsed]), dtype)
         if out is None:
             return values.reshape(shape)
         out[...] = values
@@ -306,7 +307,7 @@ class ZarrArray(_Handle):
         if 0 in shape:
             return
         with zarr_errors(self._tree.url, self._path, CorruptDataError):
-            tree.array(self._path).zarr[parsed] = whole
+            tree.zarr_array(self._path)[parsed] = whole
 
     # Encoded chunks ----------------------------------------------------------------------------
 
@@ -391,14 +392,15 @@ class ZarrArray(_Handle):
         return self._locator
 
 
-def _check_written(tree: Tree, path: str, node: ArrayNode, region: Region) -> None:
+def _check_written(tree: Tree, path: str, region: Region) -> None:
     """Check that the objects behind a region of an array are there, and can be read.
 
     Zarr-python takes what is not found for what was never written. Chunks of numbers are found by
     their references, which tell.
     """
-    units = [overlap.key for overlap in overlaps(region, node.spec.layout.units)]
-    keys = [f"{path}/{node.zarr.metadata.encode_chunk_key(unit)}" for unit in units]
+    units = [overlap.key for overlap in overlaps(region, tree.array(path).spec.layout.units)]
+    metadata = tree.zarr_array(path).metadata
+    keys = [f"{path}/{metadata.encode_chunk_key(unit)}" for unit in units]
     for key, size in zip(keys, tree.files.sizes(keys, path, len(keys)), strict=True):
         if size is None:
             raise CorruptDataError(f"chunk {key} is missing: the data are damaged")

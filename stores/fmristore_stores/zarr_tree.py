@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import gzip
-import threading
-import warnings
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeAlias
+from functools import cached_property
+from typing import Any, Literal, Self, TypeAlias, cast
 
 import zarr
 import zarr.errors
+from zarr.abc.store import Store as ZarrByteStore
 
 from fmristore_stores.errors import (
     AlreadyExistsError,
+    ChangedError,
     ClosedError,
     CodecError,
-    FmristoreError,
     FormatError,
     InvalidInputError,
     LayoutNotSupportedError,
-    MemoryLimitError,
     MetadataError,
     NotFoundError,
     ReadOnlyError,
@@ -31,14 +27,22 @@ from fmristore_stores.errors import (
     UnknownFormatError,
 )
 from fmristore_stores.protocol import ByteRange, Capability, Child
-from fmristore_stores.sources import ByteSource, storage_error
-from fmristore_stores.spec import ArraySpec, Attributes, check_attributes, check_name
+from fmristore_stores.sources import ByteSource
+from fmristore_stores.spec import (
+    ArraySpec,
+    Attributes,
+    check_attributes,
+    check_name,
+    copy_attributes,
+)
 from fmristore_stores.zarr_consolidated import contradictions
+from fmristore_stores.zarr_documents import understand
+from fmristore_stores.zarr_errors import quiet, zarr_errors
 from fmristore_stores.zarr_files import Files
-from fmristore_stores.zarr_metadata import creation, describe
+from fmristore_stores.zarr_metadata import Placement, creation, describe
 from fmristore_stores.zarr_refs import ChunkLocator
 
-__all__ = ["ArrayNode", "GroupNode", "Tree", "zarr_errors"]
+__all__ = ["ArrayNode", "GroupNode", "Tree"]
 
 Node: TypeAlias = "GroupNode | ArrayNode"
 _ZarrNode: TypeAlias = "zarr.Group | zarr.Array[Any]"
@@ -48,90 +52,27 @@ _METADATA_KEYS = ("zarr.json", ".zarray", ".zgroup")
 _WRITER = "fmristore_writer"
 _UNKNOWN = 2**62
 """Number of objects of a folder that shall not be listed to find a few of them."""
-_DAMAGE = (
-    ValueError,
-    TypeError,
-    LookupError,
-    RuntimeError,
-    AttributeError,
-    AssertionError,
-    ArithmeticError,
-    EOFError,
-    zlib.error,
-    gzip.BadGzipFile,
-)
-"""What zarr-python and its codecs raise when they meet something that they did not expect."""
-
-_warnings_lock = threading.RLock()
 
 
 @dataclass(slots=True)
 class GroupNode:
     """An open group, shared by all handles to it."""
 
-    zarr: zarr.Group
     attributes: Attributes
+    zarr: zarr.Group | None = None
+    """As zarr-python has it; None as long as it was not needed for anything."""
 
 
 @dataclass(slots=True)
 class ArrayNode:
     """An open array, shared by all handles to it."""
 
-    zarr: zarr.Array[Any]
     attributes: Attributes
     spec: ArraySpec
     locator: ChunkLocator | None
     """Finds the encoded chunks; None where only zarr-python can read them."""
-
-
-@contextlib.contextmanager
-def zarr_errors(
-    url: str, path: str, damage: type[FmristoreError] = MetadataError
-) -> Iterator[None]:
-    """Translate what zarr-python raises into our own errors.
-
-    Parameters
-    ----------
-    url, path : str
-        The store and the node, for messages.
-    damage : type of FmristoreError
-        What to raise for the many errors that mean "not as expected".
-    """
-    try:
-        yield
-    except Exception as error:
-        raise _translate(error, url, path, damage) from error
-
-
-def _translate(
-    error: Exception, url: str, path: str, damage: type[FmristoreError]
-) -> FmristoreError:
-    if isinstance(error, FmristoreError):
-        error.url, error.node = error.url or url, error.node or path or None
-        return error
-    node = path or None
-    text = str(error) or type(error).__name__
-    if isinstance(error, zarr.errors.ContainsArrayError | zarr.errors.ContainsGroupError):
-        return AlreadyExistsError("there is a node of that name", url=url, node=node)
-    if isinstance(error, FileExistsError):
-        return AlreadyExistsError("there is something else in the place", url=url, node=node)
-    if isinstance(error, zarr.errors.UnknownCodecError):
-        return CodecError(f"a codec is not known: {text}", url=url, node=node)
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return NotFoundError("there is no such node", url=url, node=node)
-    if isinstance(error, MemoryError):
-        return MemoryLimitError(f"there is not enough memory: {text}", url=url, node=node)
-    if isinstance(error, _DAMAGE):
-        return damage(f"zarr-python cannot do it: {text[:500]}", url=url, node=node)
-    return storage_error(error, url)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep warnings of zarr-python back; they are about its own plans and formats."""
-    with _warnings_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    zarr: zarr.Array[Any] | None = None
+    """As zarr-python has it; None as long as it was not needed for anything."""
 
 
 class Tree:
@@ -166,9 +107,9 @@ class Tree:
         self.closed = False
         self._writable = writable
         self._use_consolidated = use_consolidated
-        self._store = files.zarr_store(read_only=not writable)
         self._nodes: dict[str, Node] = {}
         self._root: zarr.Group | None = None
+        self._plain = False  # whether the root was understood without zarr-python
         # Whether the stored root may hold metadata of all nodes that are about to be wrong.
         self._consolidated = False
 
@@ -198,10 +139,18 @@ class Tree:
             raise ReadOnlyError("the store is open for reading only", url=self.url)
         return self
 
+    @cached_property
+    def _store(self) -> ZarrByteStore:
+        return self.files.zarr_store(read_only=not self._writable)
+
     # The root and the whole --------------------------------------------------------------------
 
     def open(self) -> None:
         """Open the root of an existing store."""
+        node = self._understood("")
+        if isinstance(node, GroupNode):
+            self._nodes[""], self._plain = node, True
+            return
         try:
             self._root = self._open_group("", consolidated=self._use_consolidated)
         except MetadataError:
@@ -235,7 +184,7 @@ class Tree:
         """Write the metadata of all nodes into the root's."""
         self.files.refresh()
         self._consolidated = True
-        with zarr_errors(self.url, ""), _quiet():
+        with zarr_errors(self.url, ""), quiet():
             zarr.consolidate_metadata(self._store, zarr_format=3)
         self.files.release_root()
 
@@ -260,13 +209,14 @@ class Tree:
         if not self.closed:
             self.closed = True
             self._nodes.clear()
-            self._store.close()
+            if "_store" in self.__dict__:
+                self._store.close()
             self.source.close()
 
     def _open_group(
         self, path: str, *, consolidated: bool, zarr_format: Literal[2, 3] = 3
     ) -> zarr.Group:
-        with zarr_errors(self.url, path), _quiet():
+        with zarr_errors(self.url, path), quiet():
             try:
                 return zarr.open_group(
                     self._store,
@@ -280,7 +230,7 @@ class Tree:
                 raise UnknownFormatError(msg, url=self.url) from error
 
     def _create_group(self, path: str, attributes: Attributes) -> zarr.Group:
-        with zarr_errors(self.url, path), _quiet():
+        with zarr_errors(self.url, path), quiet():
             return zarr.create_group(
                 self._store,
                 path=path or None,
@@ -290,7 +240,7 @@ class Tree:
 
     def _drop_consolidated(self) -> None:
         if self._consolidated and self._root is not None:
-            with zarr_errors(self.url, ""), _quiet():
+            with zarr_errors(self.url, ""), quiet():
                 self._root.attrs.put(self._root.attrs.asdict())
             self._consolidated = False
 
@@ -328,32 +278,83 @@ class Tree:
             raise NotFoundError("there is no such array", url=self.url, node=path)
         return node
 
+    def zarr_group(self, path: str) -> zarr.Group:
+        """The group at `path` as zarr-python has it; raises as `group` does."""
+        node = self.group(path)
+        if node.zarr is None:
+            found = self._load(path)
+            if not isinstance(found, zarr.Group):
+                raise self._changed(path)
+            node.zarr = found
+        return node.zarr
+
+    def zarr_array(self, path: str) -> zarr.Array[Any]:
+        """The array at `path` as zarr-python has it; raises as `array` does.
+
+        Raises
+        ------
+        ChangedError
+            If it is no longer the array that was opened.
+        """
+        node = self.array(path)
+        if node.zarr is None:
+            found = self._parsed(path, self._load(path))
+            if not isinstance(found, ArrayNode) or found.spec != node.spec:
+                raise self._changed(path)
+            node.zarr = found.zarr
+        return cast("zarr.Array[Any]", node.zarr)
+
+    def _changed(self, path: str) -> ChangedError:
+        msg = "the metadata of this node were changed since it was opened; open the store again"
+        return ChangedError(msg, url=self.url, node=path)
+
     def _node(self, path: str) -> Node:
         found = self._nodes.get(path)
-        return found if found is not None else self._remember(path, self._load(path))
+        if found is None:
+            found = self._understood(path) if self._plain else None
+            found = self._nodes[path] = found or self._parsed(path, self._load(path))
+        return found
 
-    def _remember(self, path: str, node: _ZarrNode) -> Node:
+    def _understood(self, path: str) -> Node | None:
+        """A node of a store that is read, if zarr-python is not needed to understand it."""
+        if self._writable or not all(_is_name(name) for name in path.split("/") if path):
+            return None
+        data = self.files.document(f"{path}/zarr.json" if path else "zarr.json")
+        found = None if data is None else understand(data)
+        if found is None:
+            return None
+        if found.described is None:
+            return GroupNode(found.attributes)
+        spec, placement = found.described
+        return ArrayNode(found.attributes, spec, self._locator(path, spec, placement))
+
+    def _parsed(self, path: str, node: _ZarrNode) -> Node:
+        """A node as zarr-python understands it."""
         with zarr_errors(self.url, path):
             attributes = copy.deepcopy(node.attrs.asdict())
         if isinstance(node, zarr.Group):
-            self._nodes[path] = GroupNode(node, attributes)
-            return self._nodes[path]
-        with zarr_errors(self.url, path), _quiet():
+            return GroupNode(attributes, node)
+        with zarr_errors(self.url, path), quiet():
             document = node.metadata.to_dict()
             spec, placement = describe(document, node.dtype, node.fill_value)
-        locator = None
-        if placement is not None:
-            keep = not self._writable
-            locator = ChunkLocator(
-                self.files, self.source, path, spec=spec, placement=placement, keep=keep
-            )
-        self._nodes[path] = ArrayNode(node, attributes, spec, locator)
-        return self._nodes[path]
+        return ArrayNode(attributes, spec, self._locator(path, spec, placement), node)
+
+    def _locator(
+        self, path: str, spec: ArraySpec, placement: Placement | None
+    ) -> ChunkLocator | None:
+        if placement is None:
+            return None
+        keep = not self._writable
+        return ChunkLocator(
+            self.files, self.source, path, spec=spec, placement=placement, keep=keep
+        )
 
     def _load(self, path: str) -> _ZarrNode:
-        root = self._root
-        if root is None or not all(_is_name(name) for name in path.split("/") if path):
+        if not all(_is_name(name) for name in path.split("/") if path):
             raise self._missing(path)
+        if self._root is None:
+            self._root = self._open_group("", consolidated=False)
+        root = self._root
         if not path:
             return root
         consolidated = root.metadata.consolidated_metadata is not None
@@ -376,7 +377,7 @@ class Tree:
     def _get(self, root: zarr.Group, path: str) -> _ZarrNode | None:
         # An array takes the setting over when it is opened; it takes effect when written to.
         every_chunk = {"array.write_empty_chunks": True}
-        with zarr_errors(self.url, path), _quiet(), zarr.config.set(every_chunk):
+        with zarr_errors(self.url, path), quiet(), zarr.config.set(every_chunk):
             try:
                 return root[path]
             except KeyError:
@@ -413,11 +414,11 @@ class Tree:
         return found
 
     def _children(self, path: str) -> dict[str, Child]:
-        group = self.group(path).zarr
+        group = self.zarr_group(path)
         known = group.metadata.consolidated_metadata is not None
         if not known:
             self.files.refresh()
-        with zarr_errors(self.url, path), _quiet():
+        with zarr_errors(self.url, path), quiet():
             members = dict(group.members(max_depth=0))
         if not members and not known and not self.files.can_list:
             msg = "this server lists nothing: consolidate the store's metadata, or name its nodes"
@@ -429,15 +430,15 @@ class Tree:
 
     def read_attributes(self, path: str) -> Attributes:
         """Attributes of a node, a copy."""
-        return copy.deepcopy(self._node(path).attributes)
+        return copy_attributes(self._node(path).attributes)
 
     def write_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:
         """Replace all attributes of a node."""
         checked = check_attributes(attributes)
         node = self._node(path)
         self._drop_consolidated()
-        with zarr_errors(self.url, path), _quiet():
-            node.zarr.attrs.put(copy.deepcopy(checked))
+        with zarr_errors(self.url, path), quiet():
+            cast("_ZarrNode", node.zarr).attrs.put(copy.deepcopy(checked))
         node.attributes = checked
 
     # Making and removing -----------------------------------------------------------------------
@@ -447,7 +448,7 @@ class Tree:
         path = self._new_path(parent, name)
         checked = check_attributes(attributes)
         self._drop_consolidated()
-        self._remember(path, self._create_group(path, checked))
+        self._nodes[path] = self._parsed(path, self._create_group(path, checked))
         return path
 
     def new_array(
@@ -458,9 +459,9 @@ class Tree:
         checked = check_attributes(attributes)
         arguments = creation(spec)
         self._drop_consolidated()
-        with zarr_errors(self.url, path, LayoutNotSupportedError), _quiet():
+        with zarr_errors(self.url, path, LayoutNotSupportedError), quiet():
             node = zarr.create_array(self._store, name=path, attributes=checked, **arguments)
-        self._remember(path, node)
+        self._nodes[path] = self._parsed(path, node)
         return path
 
     def _new_path(self, parent: str, name: str) -> str:

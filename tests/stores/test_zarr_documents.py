@@ -1,0 +1,294 @@
+"""Metadata of Zarr stores that are understood without zarr-python: as it understands them."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fmristore_stores.errors import ChangedError, MetadataError, NotFoundError
+from fmristore_stores.spec import ArraySpec, ChunkLayout, CodecSpec
+from fmristore_stores.zarr import ZarrStore
+from fmristore_stores.zarr_documents import Understood, understand
+from fmristore_stores.zarr_metadata import Described, describe
+from tests.stores.zarr_arrays import DTYPES, LAYOUTS, SHAPE, make, random_numbers
+
+PIPELINES = {
+    "none": (),
+    "blosc": (
+        CodecSpec.of(
+            "blosc", cname="zstd", clevel=5, shuffle="bitshuffle", typesize=2, blocksize=65536
+        ),
+    ),
+    "zstd": (CodecSpec.of("zstd", level=3, checksum=False),),
+    "gzip": (CodecSpec.of("gzip", level=4),),
+    "checked": (CodecSpec.of("gzip", level=1), CodecSpec.of("crc32c")),
+}
+
+
+def document(folder: Path, name: str = "") -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads((folder / name / "zarr.json").read_text())
+    return parsed
+
+
+def by_zarr(folder: Path, found: dict[str, Any]) -> Described:
+    """The array as zarr-python understands it; its errors where it does not."""
+    probe = folder / "probe"
+    probe.mkdir(exist_ok=True)
+    (probe / "zarr.json").write_text(json.dumps(found))
+    array = zarr.open_array(probe, mode="r", zarr_format=3)
+    return describe(array.metadata.to_dict(), array.dtype, array.fill_value)
+
+
+def ours(found: Any) -> Understood | None:
+    return understand(json.dumps(found).encode())
+
+
+def assert_same(found: Described, expected: Described) -> None:
+    assert found == expected
+    assert found.spec.fill == expected.spec.fill
+    assert type(found.spec.fill) is type(expected.spec.fill)
+
+
+def write(folder: Path, spec: ArraySpec) -> dict[str, Any]:
+    with ZarrStore(str(folder), mode="w") as store:
+        store.root.create_array("0", spec, {"units": "V", "more": {"a": [1, None]}})
+    return document(folder, "0")
+
+
+@pytest.mark.parametrize("codecs", PIPELINES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_we_write(tmp_path: Path, layout: str, codecs: str) -> None:
+    spec = ArraySpec(
+        shape=SHAPE,
+        dtype=np.dtype("i2"),
+        dims=("z", "", "x"),
+        layout=LAYOUTS[layout],
+        codecs=PIPELINES[codecs],
+    )
+    stored = write(tmp_path / "a.zarr", spec)
+    found = ours(stored)
+    assert found is not None
+    assert found.described is not None
+    assert found.attributes == {"units": "V", "more": {"a": [1, None]}}
+    assert found.described.spec == spec
+    assert_same(found.described, by_zarr(tmp_path, stored))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_type_of_numbers(tmp_path: Path, dtype: str) -> None:
+    stored = write(tmp_path / "a.zarr", make(dtype, "sharded"))
+    found = ours(stored)
+    if np.dtype(dtype).kind == "c":
+        assert found is None  # rare, and left to zarr-python
+        return
+    assert found is not None
+    assert found.described is not None
+    assert_same(found.described, by_zarr(tmp_path, stored))
+
+
+def test_what_zarr_python_writes(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "a.zarr", shape=(6, 5), dtype="uint8", chunks=(3, 5))
+    found = ours(document(tmp_path / "a.zarr"))
+    assert found is not None
+    assert found.described is not None
+    assert_same(found.described, by_zarr(tmp_path, document(tmp_path / "a.zarr")))
+
+
+def test_groups(tmp_path: Path) -> None:
+    with ZarrStore(str(tmp_path / "a.zarr"), mode="w") as store:
+        store.root.write_attributes({"a": {"b": [1]}})
+        store.root.create_group("g")
+        store.consolidate()
+    assert ours(document(tmp_path / "a.zarr")) == ({"a": {"b": [1]}}, None)
+    assert ours(document(tmp_path / "a.zarr", "g")) == ({}, None)
+
+
+ROOT = {"zarr_format": 3, "node_type": "group"}
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        None,
+        [],
+        "group",
+        {},
+        ROOT | {"zarr_format": 2},
+        ROOT | {"node_type": "other"},
+        ROOT | {"attributes": None},
+        ROOT | {"attributes": []},
+        ROOT | {"more": {"must_understand": False}},
+    ],
+)
+def test_groups_left_to_zarr_python(found: Any) -> None:
+    assert ours(found) is None
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000])
+def test_what_is_not_json(data: bytes) -> None:
+    assert understand(data) is None
+
+
+REGULAR = {"name": "regular"}
+FIELDS: dict[str, Any] = {
+    "structured": {"data_type": {"name": "numpy.datetime64"}},
+    "text": {"data_type": "string", "fill_value": ""},
+    "other fill value": {"fill_value": 7},
+    "not a number": {"data_type": "float32", "fill_value": "NaN"},
+    "fill value of another kind": {"fill_value": 0.0},
+    "no fill value": {"fill_value": None},
+    "negative length": {"shape": [-1, 10, 5]},
+    "fraction": {"shape": [9.0, 10, 5]},
+    "truth": {"shape": [True, 10, 5]},
+    "shape of text": {"shape": "abc"},
+    "another rank": {"shape": [9, 10]},
+    "absurd": {"shape": [2**62, 2**62, 5]},
+    "names that are too few": {"dimension_names": ["a"]},
+    "no names of three": {"dimension_names": []},
+    "names that are numbers": {"dimension_names": [1, 2, 3]},
+    "names that are text": {"dimension_names": "abc"},
+    "transformers": {"storage_transformers": [{"name": "x"}]},
+    "other chunks": {"chunk_grid": {"name": "rectilinear", "configuration": {}}},
+    "empty chunks": {
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [0, 4, 2]}}
+    },
+    "other keys": {"chunk_key_encoding": {"name": "v2", "configuration": {"separator": "."}}},
+    "unknown field": {"more": 1},
+    "attributes of another kind": {"attributes": [1]},
+    "no codecs": {"codecs": []},
+    "unknown codec": {"codecs": [{"name": "bytes"}, {"name": "mine"}]},
+    "big-endian": {"codecs": [{"name": "bytes", "configuration": {"endian": "big"}}]},
+    "unknown order of bytes": {"codecs": [{"name": "bytes"}]},
+    "level out of range": {
+        "codecs": [
+            {"name": "bytes", "configuration": {"endian": "little"}},
+            {"name": "gzip", "configuration": {"level": 11}},
+        ]
+    },
+    "option left out": {
+        "codecs": [
+            {"name": "bytes", "configuration": {"endian": "little"}},
+            {"name": "blosc", "configuration": {"cname": "zstd"}},
+        ]
+    },
+    "transposed twice": {
+        "codecs": [
+            {"name": "transpose", "configuration": {"order": [0, 0, 1]}},
+            {"name": "bytes", "configuration": {"endian": "little"}},
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS.keys())
+def test_arrays_left_to_zarr_python(tmp_path: Path, fields: dict[str, Any]) -> None:
+    stored = write(tmp_path / "a.zarr", make("int16", "plain"))
+    assert ours(stored) is not None
+    assert ours(stored | fields) is None
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.sampled_from([-1, 0, 1, 2, 3, 16, 2**31, 2**64, 0.0, 2.5]),
+    st.sampled_from(["", "little", "big", "start", "regular", "v2", ".", "int32", "gzip", "bytes"]),
+    st.sampled_from([[], [1], [4, 4, 2], [0, 1, 2], {}, {"must_understand": False}]),
+)
+
+
+def change(data: Any, part: Any) -> None:
+    """Replace, add or remove something somewhere in a document."""
+    keys = list(part) if isinstance(part, dict) else list(range(len(part)))
+    if not keys:
+        return
+    key = data.draw(st.sampled_from(keys))
+    if isinstance(part[key], dict | list) and part[key] and data.draw(st.integers(0, 3)):
+        change(data, part[key])
+        return
+    action = data.draw(st.sampled_from(["set", "set", "remove", "add"]))
+    if action == "remove":
+        del part[key]
+    elif action == "set":
+        part[key] = copy.deepcopy(data.draw(VALUES))
+    elif isinstance(part, dict):
+        part["more"] = copy.deepcopy(data.draw(VALUES))
+    else:
+        part.append(copy.deepcopy(part[key]))
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_what_is_understood_zarr_python_understands_equally(tmp_path: Path, data: Any) -> None:
+    layout = data.draw(st.sampled_from(list(LAYOUTS)))
+    codecs = data.draw(st.sampled_from(list(PIPELINES)))
+    folder = tmp_path / f"{layout}-{codecs}.zarr"
+    if not folder.exists():
+        spec = ArraySpec(
+            shape=SHAPE, dtype=np.dtype("i2"), layout=LAYOUTS[layout], codecs=PIPELINES[codecs]
+        )
+        write(folder, spec)
+    stored = document(folder, "0")
+    for _ in range(data.draw(st.integers(1, 2))):
+        change(data, stored)
+    found = ours(stored)
+    if found is not None and found.described is not None:
+        assert_same(found.described, by_zarr(tmp_path, stored))
+        assert found.attributes == stored.get("attributes", {})
+
+
+@pytest.mark.parametrize("depth", [600, 900])
+def test_attributes_that_are_too_deep(tmp_path: Path, depth: int) -> None:
+    folder = tmp_path / "a.zarr"
+    folder.mkdir()
+    deep = '{"a": ' + "[" * depth + "]" * depth + "}"
+    text = '{"zarr_format": 3, "node_type": "group", "attributes": ' + deep + "}"
+    (folder / "zarr.json").write_text(text)
+    with pytest.raises(MetadataError):
+        ZarrStore(str(folder), mode="r").root.read_attributes()
+
+
+def test_a_path_of_many_names(tmp_path: Path) -> None:
+    write(tmp_path / "a.zarr", make("int16", "plain"))
+    with ZarrStore(str(tmp_path / "a.zarr"), mode="r") as store, pytest.raises(NotFoundError):
+        store.root.array("/".join("a" * 1900))
+
+
+def test_an_array_that_changes_before_zarr_python_opens_it(tmp_path: Path) -> None:
+    folder = tmp_path / "a.zarr"
+    write(folder, make("int16", "plain"))
+    with ZarrStore(str(folder), mode="r") as store:
+        array = store.root.array("0")
+        path = folder / "0" / "zarr.json"
+        path.write_text(json.dumps(document(folder, "0") | {"shape": [3, 3, 3]}))
+        with pytest.raises(ChangedError, match="since it was opened"):
+            array.read()
+
+
+def test_both_ways_of_reading_agree(tmp_path: Path) -> None:
+    folder = tmp_path / "a.zarr"
+    numbers = random_numbers("int16")
+    with ZarrStore(str(folder), mode="w") as store:
+        for name in LAYOUTS:
+            store.root.create_array(name, make("int16", name)).write(None, numbers)
+    with ZarrStore(str(folder), mode="r") as store:
+        assert sorted(store.root.children()) == sorted(LAYOUTS)
+        for name in LAYOUTS:
+            assert np.array_equal(store.root.array(name).read(), numbers)
+
+
+def test_a_chunk_layout_that_is_not_whole_is_refused_as_before(tmp_path: Path) -> None:
+    spec = ArraySpec(
+        shape=(8, 8), dtype=np.dtype("i2"), layout=ChunkLayout(chunks=(2, 2), shards=(4, 4))
+    )
+    stored = write(tmp_path / "a.zarr", spec)
+    stored["chunk_grid"]["configuration"]["chunk_shape"] = [3, 4]
+    assert ours(stored) is None
