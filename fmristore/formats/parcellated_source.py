@@ -34,7 +34,7 @@ __all__ = [
     "scan_volumes",
 ]
 
-_BLOCK_BYTES = 32 * 1024 * 1024
+_BLOCK_BYTES = 4 * 1024 * 1024
 
 
 class SeriesSource(Protocol):
