@@ -111,7 +111,7 @@ def _means(run: Run) -> AnyArray:
 
 def fmristore_series(source: str, labels: str, out: str) -> Callable[[], None]:
     """Series of all labelled voxels; sorted afterwards, as orders of voxels differ."""
-    import nibabel  # noqa: F401, ICN001 - labels are read with it, and so do nilearn's maskers
+    import nibabel  # noqa: F401 - labels are read with it, and so do nilearn's maskers
 
     import fmristore as fs
 
@@ -121,7 +121,7 @@ def fmristore_series(source: str, labels: str, out: str) -> Callable[[], None]:
 
 def fmristore_means(source: str, labels: str, out: str) -> Callable[[], None]:
     """Mean series of the parcels, stored as well."""
-    import nibabel  # noqa: F401, ICN001 - labels are read with it, and so do nilearn's maskers
+    import nibabel  # noqa: F401 - labels are read with it, and so do nilearn's maskers
 
     import fmristore as fs
 
