@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import fmristore as fs
@@ -15,6 +16,8 @@ from benchmarks.cells import OURS, Cell, Group, Result, run_group
 from benchmarks.data import find_runs
 from benchmarks.document import documented
 from benchmarks.engines import HDF5, NIFTI, ZARR, available
+from benchmarks.measure_codecs import Run
+from benchmarks.measure_presets import preset_rows
 from benchmarks.report import Report, read_json, short_table, write_json
 from benchmarks.timing import Budget, Contender, Measured, Timing, ratio
 
@@ -70,6 +73,19 @@ def test_the_table_in_the_documentation_is_that_of_the_results() -> None:
     report = read_json(root / "benchmarks/results/results.json")
     assert documented(page, report) == page
     assert "best peer / fmristore: median" in page
+
+
+def test_presets_are_measured_in_the_layouts_that_are_written() -> None:
+    values = np.random.default_rng(0).integers(0, 50, (24, 6, 10, 12)).astype("<i2")
+    rows = preset_rows(Run("made up", values, values.nbytes // 2), "time", 1 << 20, 2)
+    assert [row[:3] for row in rows] == [
+        ["made up", "time", p] for p in ("portable", "dual", "fast")
+    ]
+    for row in rows:
+        ratio, against, *speeds = (float(cell) for cell in row[3:])
+        assert ratio > 1.5
+        assert against == pytest.approx(ratio / 2, abs=0.01)
+        assert min(speeds) > 0
 
 
 def test_rechunking_reports_its_memory(tmp_path: Path) -> None:
