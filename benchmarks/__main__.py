@@ -81,9 +81,9 @@ def _run(options: argparse.Namespace, workdir: Path) -> int:
         *read_groups(runs, engines, read),
         *write_groups(runs, engines, accesses, write),
         *transcode_groups(runs, engines, write),
-        *rechunk_groups(runs, rechunk, tiles=2 if options.quick else 8),
+        *rechunk_groups(runs, rechunk, tiles=1 if options.quick else 8),
         *extraction_groups(runs, rechunk),
-        *growth_groups(runs[0], (1, 4) if options.quick else (1, 2, 4, 8, 16), write, once),
+        *growth_groups(runs[0], (1, 2) if options.quick else (1, 2, 4, 8, 16), write, once),
     ]
     groups = [part for group in groups if (part := group.only(options.cell)).cells]
     if options.list:
@@ -120,7 +120,7 @@ def _budgets(options: argparse.Namespace) -> tuple[Budget, Budget, Budget]:
         count = options.repetitions
         return (Budget(least=count, most=count, seconds=0),) * 3
     if options.quick:
-        return Budget(least=3, most=9, seconds=0.3), Budget(least=2, most=3, seconds=2), once
+        return Budget(least=3, most=9, seconds=0.2), Budget(least=2, most=2, seconds=0), once
     write = Budget(least=5, most=9, seconds=10)
     return Budget(least=9, most=41, seconds=2), write, replace(write, least=3, most=5)
 

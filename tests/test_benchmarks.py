@@ -118,7 +118,7 @@ def test_growth(tmp_path: Path) -> None:
     main([*TINY, *growing, "--out", str(tmp_path), "--workdir", str(tmp_path / "work")])
     found = json.loads((tmp_path / "results.json").read_text())["results"]
     assert len(found) == 2 * 2 * 5
-    assert "volumes x 4/convert" in (tmp_path / "results.md").read_text()
+    assert "volumes x 2/convert" in (tmp_path / "results.md").read_text()
 
 
 def test_sizes_are_listed_beside_those_of_nifti(tmp_path: Path) -> None:
