@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.cells import Group, Result, run_group
-from benchmarks.data import ACCESSES, find_runs
+from benchmarks.data import ACCESSES, Run, find_runs
 from benchmarks.engines import available
 from benchmarks.extraction import extraction_groups
 from benchmarks.growth import growth_groups
@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks", description="Measure fmristore side by side with its peers."
     )
     add = parser.add_argument
-    add("--quick", action="store_true", help="one run, few repetitions: about two minutes")
+    add("--quick", action="store_true", help="one run, few repetitions: two to three minutes")
     add(
         "--cell",
         action="append",
@@ -76,14 +76,13 @@ def _run(options: argparse.Namespace, workdir: Path) -> int:
     runs = find_runs(workdir, quick=options.quick, shape=options.shape, say=_say)
     accesses = QUICK_ACCESSES if options.quick else ACCESSES
     read, write, rechunk = _budgets(options)
-    once = Budget(least=1, most=1, seconds=0)
     groups = [
         *read_groups(runs, engines, read),
         *write_groups(runs, engines, accesses, write),
         *transcode_groups(runs, engines, write),
         *rechunk_groups(runs, rechunk, tiles=1 if options.quick else 8),
         *extraction_groups(runs, rechunk),
-        *growth_groups(runs[0], (1, 2) if options.quick else (1, 2, 4, 8, 16), write, once),
+        *_growth(runs[0], write, quick=options.quick),
     ]
     groups = [part for group in groups if (part := group.only(options.cell)).cells]
     if options.list:
@@ -113,6 +112,13 @@ def _run(options: argparse.Namespace, workdir: Path) -> int:
     return 0
 
 
+def _growth(run: Run, reads: Budget, *, quick: bool) -> list[Group]:
+    once = Budget(least=1, most=1, seconds=0)
+    if quick:
+        return growth_groups(run, (1, 2), once, once, ways=("volumes",))
+    return growth_groups(run, (1, 2, 4, 8, 16), reads, once)
+
+
 def _budgets(options: argparse.Namespace) -> tuple[Budget, Budget, Budget]:
     """Repetitions of reading, of writing and transcoding, and of rechunking."""
     once = Budget(least=1, most=1, seconds=0)
@@ -120,7 +126,7 @@ def _budgets(options: argparse.Namespace) -> tuple[Budget, Budget, Budget]:
         count = options.repetitions
         return (Budget(least=count, most=count, seconds=0),) * 3
     if options.quick:
-        return Budget(least=3, most=9, seconds=0.2), Budget(least=2, most=2, seconds=0), once
+        return Budget(least=2, most=5, seconds=0.1), once, once
     write = Budget(least=5, most=9, seconds=10)
     return Budget(least=9, most=41, seconds=2), write, replace(write, least=3, most=5)
 

@@ -30,7 +30,14 @@ WORK = ("convert", "transcode")
 MAX_MEMORY = 256 * 1024 * 1024
 
 
-def growth_groups(run: Run, factors: Sequence[int], reads: Budget, writes: Budget) -> list[Group]:
+def growth_groups(
+    run: Run,
+    factors: Sequence[int],
+    reads: Budget,
+    writes: Budget,
+    *,
+    ways: Sequence[str] = ("volumes", "voxels"),
+) -> list[Group]:
     """Two groups for each way of growing and each factor: reads, and work in other processes.
 
     Parameters
@@ -41,9 +48,11 @@ def growth_groups(run: Run, factors: Sequence[int], reads: Budget, writes: Budge
         How often.
     reads, writes : Budget
         Repetitions.
+    ways : sequence of {"volumes", "voxels"}
+        What grows.
     """
     groups = []
-    for axis in ("volumes", "voxels"):
+    for axis in ways:
         for factor in factors:
             name = f"growth/{run.name}/{axis} x {factor}"
             note = f"{run.nbytes * factor / 1e6:.0f} MB"

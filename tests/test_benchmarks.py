@@ -117,7 +117,7 @@ def test_growth(tmp_path: Path) -> None:
     growing = ["--quick", "--cell", "growth/"]
     main([*TINY, *growing, "--out", str(tmp_path), "--workdir", str(tmp_path / "work")])
     found = json.loads((tmp_path / "results.json").read_text())["results"]
-    assert len(found) == 2 * 2 * 5
+    assert len(found) == 2 * 5
     assert "volumes x 2/convert" in (tmp_path / "results.md").read_text()
 
 
