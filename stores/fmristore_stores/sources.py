@@ -87,16 +87,19 @@ class LocalSource:
     def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
         """Bytes of each range, one ``pread`` each."""
         found = []
-        last, descriptor = self._path, self._kept
+        last, opened = "", -1
         try:
             for path, offset, length in ranges:
-                if path != last or descriptor < 0:
-                    self._release(descriptor)
-                    last, descriptor = path, -1
-                    descriptor = self._acquire(path)
-                found.append(_pread(descriptor, path, offset, length))
+                kept = self._kept if path == self._path else -1
+                if kept < 0 and path != last:
+                    if opened >= 0:
+                        os.close(opened)
+                    last, opened = "", -1
+                    last, opened = path, _open(path)
+                found.append(_pread(opened if kept < 0 else kept, path, offset, length))
         finally:
-            self._release(descriptor)
+            if opened >= 0:
+                os.close(opened)
         if self._stats is not None:
             self._stats.add(requests=len(found), bytes_fetched=sum(map(len, found)))
         return found
@@ -113,13 +116,6 @@ class LocalSource:
         if self._kept >= 0:
             kept, self._kept = self._kept, -1
             os.close(kept)
-
-    def _acquire(self, path: str) -> int:
-        return self._kept if path == self._path and self._kept >= 0 else _open(path)
-
-    def _release(self, descriptor: int) -> None:
-        if descriptor not in (-1, self._kept):
-            os.close(descriptor)
 
 
 def _open(path: str) -> int:

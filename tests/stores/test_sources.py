@@ -15,6 +15,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fmristore_stores import sources
 from fmristore_stores.blockfile import BlockFile
 from fmristore_stores.clients import check_range
 from fmristore_stores.errors import (
@@ -316,3 +317,24 @@ def test_no_cycle_is_collected_while_a_library_waits_inside_its_lock(
     assert file.read(20) == bytes(range(20))
     assert seen == [False]
     assert gc.isenabled()
+
+
+def test_a_source_closed_while_it_reads_closes_its_descriptor_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number may belong to another file by then."""
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    source = LocalSource(str(path))
+    others: list[int] = []
+
+    def pread(*_: object) -> bytes:
+        source.close()
+        others.append(os.open(path, os.O_RDONLY))
+        return b"abc"
+
+    monkeypatch.setattr(sources, "_pread", pread)
+    assert source.fetch([ByteRange(str(path), 0, 3)]) == [b"abc"]
+    for descriptor in others:
+        os.fstat(descriptor)
+        os.close(descriptor)
