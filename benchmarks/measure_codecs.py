@@ -40,8 +40,11 @@ __all__ = [
     "data_folder",
     "even",
     "load_runs",
+    "measure",
     "parser",
     "portable",
+    "rates",
+    "sample",
     "table",
 ]
 
@@ -287,7 +290,7 @@ def _timed(call: Callable[[AnyArray], Any], items: Sequence[Any]) -> tuple[float
     return time.perf_counter() - begin, results
 
 
-def _measure(
+def measure(
     candidates: Mapping[str, tuple[Pipeline, list[AnyArray]]], repetitions: int
 ) -> dict[str, Tally]:
     """Encode and decode every candidate's chunks, the candidates taking turns."""
@@ -307,7 +310,8 @@ def _measure(
     return tallies
 
 
-def _rates(tally: Tally, raw: int) -> tuple[str, str]:
+def rates(tally: Tally, raw: int) -> tuple[str, str]:
+    """MB of decoded data per second, encoding and decoding."""
     return (
         f"{raw / 1e6 / statistics.median(tally.encode_seconds):.0f}",
         f"{raw / 1e6 / statistics.median(tally.decode_seconds):.0f}",
@@ -330,7 +334,7 @@ def order_table(run: Run, access: str, nbytes: int, repetitions: int) -> str:
         chunks = [chunk(run.values, key, shape, order) for key in keys]
         for name, codecs in _candidates(run.values.itemsize).items():
             candidates[f"{name}|{label}"] = (codecs, chunks)
-    tallies = _measure(candidates, repetitions)
+    tallies = measure(candidates, repetitions)
     rows = []
     for name in _candidates(run.values.itemsize):
         row = [name]
@@ -338,7 +342,7 @@ def order_table(run: Run, access: str, nbytes: int, repetitions: int) -> str:
             tally = tallies[f"{name}|{label}"]
             ratio = raw / tally.encoded
             against = ratio * run.gz_bytes / run.values.nbytes
-            row += [f"{ratio:.2f}", f"{against:.2f}" if against else "", *_rates(tally, raw)]
+            row += [f"{ratio:.2f}", f"{against:.2f}" if against else "", *rates(tally, raw)]
         rows.append(row)
     names = ["ratio", ".nii.gz / this", "encode", "decode"]
     header = ["codec", *(f"{label}: {name}" for label in orders for name in names)]
@@ -412,14 +416,14 @@ def small_table(run: Run, access: str, nbytes: int, repetitions: int) -> str:
             if run.values.dtype.kind == "i":
                 folded = [fold(item) for item in changes]
                 candidates[f"differences along t, folded, {name}"] = (codecs, folded)
-    tallies = _measure(candidates, repetitions)
+    tallies = measure(candidates, repetitions)
     reference = tallies["blosc zstd 5"].encoded
     rows = [
         [
             name,
             f"{raw / tally.encoded:.3f}",
             f"{tally.encoded / reference:.3f}",
-            *_rates(tally, raw),
+            *rates(tally, raw),
         ]
         for name, tally in tallies.items()
     ]
