@@ -16,6 +16,8 @@ __all__ = ["PAGE", "BlockFile", "FileSource"]
 
 PAGE = 4096
 _SMALL = 4 * PAGE
+_MOST_USED = 1 << 14
+"""Pages whose use is remembered; an object with more metadata does not travel with them."""
 
 
 class _NoCollection:
@@ -72,7 +74,7 @@ class BlockFile:
     block : int
         Bytes of a block.
     keep : int
-        Number of blocks kept.
+        Number of blocks kept. What is longer than half of them is read past them.
     size : int, optional
         Length of the file, if it is known.
     known : mapping of int to bytes, optional
@@ -132,7 +134,7 @@ class BlockFile:
         end = begin + length
         found = self._from_pages(begin, end) if length > 0 and end <= self._size else None
         if found is not None and length <= _SMALL:
-            self._used.update(range(begin // PAGE, -(-end // PAGE)))
+            self._note_used(begin, end)
         return found
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -163,7 +165,12 @@ class BlockFile:
         begin = min(self._position, end)
         if begin == end:
             return b""
-        self._used.update(range(begin // PAGE, -(-end // PAGE)))
+        if 2 * (end - begin) > self._keep * self._block:
+            with _no_collection:
+                (data,) = self._source.fetch([ByteRange(self._path, begin, end - begin)])
+            self._position = end
+            return bytes(data)
+        self._note_used(begin, end)
         found = self._from_pages(begin, end)
         if found is None:
             found = self._from_blocks(begin, end)
@@ -175,6 +182,10 @@ class BlockFile:
         self._closed = True
         self._blocks.clear()
         self._pages.clear()
+
+    def _note_used(self, begin: int, end: int) -> None:
+        if len(self._used) < _MOST_USED:
+            self._used.update(range(begin // PAGE, -(-end // PAGE)))
 
     def _from_pages(self, begin: int, end: int) -> bytes | None:
         """Bytes that were known from the start; None if some of them were not."""

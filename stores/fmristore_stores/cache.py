@@ -6,13 +6,18 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
+from typing import Any
+
+import numpy as np
 
 from fmristore_stores.grid import ChunkKey
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["CHUNK_CACHE", "ChunkCache"]
+__all__ = ["CHUNK_CACHE", "ENTRY_NBYTES", "ChunkCache"]
 
 _MOST_TOUCHED = 1 << 16
+ENTRY_NBYTES = 512
+"""Bytes that keeping a chunk takes besides the chunk itself: its key, the array, the table's."""
 
 
 class ChunkCache:
@@ -21,7 +26,12 @@ class ChunkCache:
     Parameters
     ----------
     limit : int
-        Most bytes of decoded chunks to keep; 0 keeps none.
+        Most bytes of memory to hold on to; 0 keeps no chunks.
+
+    Notes
+    -----
+    A chunk that is a part of something bigger, as one of several that came in one answer of a
+    server, is copied, so that the rest can go.
     """
 
     def __init__(self, limit: int) -> None:
@@ -34,7 +44,7 @@ class ChunkCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes kept now."""
+        """Bytes held now: those of the chunks, and what keeping them takes."""
         return self._nbytes
 
     def get(self, owner: int, key: ChunkKey) -> AnyArray | None:
@@ -47,14 +57,20 @@ class ChunkCache:
 
     def put(self, owner: int, key: ChunkKey, chunk: AnyArray) -> None:
         """Keep a chunk, dropping others to stay within the limit."""
-        if chunk.nbytes > self.limit:
+        if not self.takes(chunk.nbytes):
             return
+        if _owner_nbytes(chunk) > chunk.nbytes:
+            chunk = chunk.copy(order="K")
         with self._lock:
             old = self._chunks.pop((owner, key), None)
-            self._nbytes += chunk.nbytes - (0 if old is None else old.nbytes)
+            self._nbytes += _cost(chunk) - (0 if old is None else _cost(old))
             self._chunks[owner, key] = chunk
             while self._nbytes > self.limit:
-                self._nbytes -= self._chunks.popitem(last=False)[1].nbytes
+                self._nbytes -= _cost(self._chunks.popitem(last=False)[1])
+
+    def takes(self, nbytes: int, count: int = 1) -> bool:
+        """Whether `count` chunks of `nbytes` bytes together can all be kept at once."""
+        return nbytes + count * ENTRY_NBYTES <= self.limit
 
     def touch(self, owner: int, key: ChunkKey) -> bool:
         """Note that a part of a chunk is wanted; True if none was before.
@@ -75,11 +91,25 @@ class ChunkCache:
         with self._lock:
             self._touched = {n for n in self._touched if owner is not None and n[0] != owner}
             for name in [n for n in self._chunks if owner is None or n[0] == owner]:
-                self._nbytes -= self._chunks.pop(name).nbytes
+                self._nbytes -= _cost(self._chunks.pop(name))
 
     def renew_lock(self) -> None:
         """In a forked child: another thread of the parent may have held the lock."""
         self._lock = threading.Lock()
+
+
+def _cost(chunk: AnyArray) -> int:
+    return chunk.nbytes + ENTRY_NBYTES
+
+
+def _owner_nbytes(chunk: AnyArray) -> int:
+    """Bytes of the memory that an array keeps alive, which may be more than its own."""
+    owner: Any = chunk
+    while True:
+        below = owner.base if isinstance(owner, np.ndarray) else getattr(owner, "obj", None)
+        if below is None:
+            return int(owner.nbytes) if isinstance(owner, np.ndarray) else len(owner)
+        owner = below
 
 
 _CACHES: weakref.WeakSet[ChunkCache] = weakref.WeakSet()

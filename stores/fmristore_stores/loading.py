@@ -193,7 +193,7 @@ class ChunkLoader:
             return None
         self._check_size(key, ref)
         (data,) = cast("ChunkRefs", self.array).fetch([ref.range])
-        keep = self._worth_keeping(self._chunk_nbytes, 0)
+        keep = self._worth_keeping(1, 0)
         try:
             return self._decode(key, box, ref, data, keep=keep)
         except CorruptDataError as error:
@@ -221,7 +221,7 @@ class ChunkLoader:
                 piece.place(Loaded(chunk))
         if not wanted:
             return
-        keep = self._worth_keeping(len(wanted) * self._chunk_nbytes, returned)
+        keep = self._worth_keeping(len(wanted), returned)
         found: list[tuple[Piece, ChunkRef]] = []
         for piece, ref in zip(wanted, self.refs([p.key for p in wanted]), strict=True):
             if ref is not None:
@@ -233,10 +233,11 @@ class ChunkLoader:
                 raise self.error(piece.key, _MISSING)
         (self._run_remote if self._remote else self._run_local)(found, keep=keep)
 
-    def _worth_keeping(self, decoded: int, returned: int) -> bool:
+    def _worth_keeping(self, count: int, returned: int) -> bool:
         """Whether to cache chunks: not where the caller of a long local read gets most of them."""
+        decoded = count * self._chunk_nbytes
         useful = decoded < _LONG_BYTES or 2 * returned < decoded or self._remote
-        return useful and self._lasting and decoded <= self._cache.limit
+        return useful and self._lasting and self._cache.takes(decoded, count)
 
     def _check_size(self, key: ChunkKey, ref: ChunkRef) -> None:
         """Refuse to fetch what cannot be the encoding of a chunk, before memory is taken for it."""

@@ -190,7 +190,7 @@ def test_a_block_file_reads_as_a_file_does(
         assert file.read(size) == wanted
         assert file.tell() == max(min(position, len(DATA)), position) + len(wanted)
     for asked in src.asked:
-        assert asked.offset % block == 0
+        assert asked.offset % block == 0 or 2 * asked.length > keep * block
         assert asked.length > 0
         assert asked.offset + asked.length <= len(DATA)
 
@@ -212,6 +212,19 @@ def test_blocks_are_asked_for_once_and_together() -> None:
     file.close()
     with pytest.raises(ClosedError):
         file.read(1)
+
+
+def test_a_long_read_goes_past_the_blocks() -> None:
+    src = Counted()
+    file = BlockFile(src, "x", block=100, keep=8)
+    file.read(50)
+    file.seek(30)
+    assert file.read(5000) == DATA[30:5030]
+    assert file.tell() == 5030
+    assert src.asked == [ByteRange("x", 0, 100), ByteRange("x", 30, 5000)]
+    file.seek(10)
+    file.read(50)
+    assert len(src.asked) == 2
 
 
 # Errors ----------------------------------------------------------------------------------------
