@@ -68,7 +68,7 @@ def test_facts(run: MaskedNeuroVec) -> None:
     assert run.dtype == run.stored_dtype == np.int16
     assert run.space == SPACE
     assert run.tr == 1.5
-    assert run.spec.shape == (MASK.sum(), 11)
+    assert run.spec.shape == (int(MASK.sum()), 11)
     assert run.spec.dims == ("voxel", "t")
     assert np.array_equal(run.mask, MASK)
     assert np.array_equal(run.voxels, np.argwhere(MASK.T)[:, ::-1])
