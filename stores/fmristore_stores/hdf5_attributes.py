@@ -27,7 +27,12 @@ from h5py import h5a, h5r, h5s, h5t
 
 from fmristore_stores.errors import MetadataError
 from fmristore_stores.protocol import AnyArray
-from fmristore_stores.spec import MAX_NUMERIC_ATTRIBUTE, Attributes, check_attributes
+from fmristore_stores.spec import (
+    MAX_NUMERIC_ATTRIBUTE,
+    Attributes,
+    check_attributes,
+    copy_attributes,
+)
 
 __all__ = ["decode_text", "has_attribute", "read_attribute", "read_attributes", "write_attributes"]
 
@@ -216,7 +221,7 @@ def _hidden(node: Any, *, is_array: bool) -> frozenset[str]:
 
 def _parse_json(name: str, text: Any) -> Any:
     try:
-        return json.loads(text)
+        return copy_attributes({name: json.loads(text)})[name]
     except (ValueError, TypeError, RecursionError) as error:
         msg = f"attribute {name!r} is listed as JSON text but is not ({error})"
         raise MetadataError(msg) from error

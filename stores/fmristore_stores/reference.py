@@ -7,7 +7,6 @@ nothing in them is run, and only files beside them are opened.
 
 from __future__ import annotations
 
-import copy
 import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,7 +40,7 @@ from fmristore_stores.reference_document import Document, parse
 from fmristore_stores.reference_index import INLINE, WHOLE, ChunkTable
 from fmristore_stores.reference_metadata import DIMENSIONS, as_text, parse_array, unpack_text
 from fmristore_stores.reference_targets import Targets
-from fmristore_stores.spec import ArraySpec, Attributes, is_string
+from fmristore_stores.spec import ArraySpec, Attributes, copy_attributes, is_string
 
 __all__ = ["ReferenceArray", "ReferenceGroup", "ReferenceStore"]
 
@@ -187,7 +186,7 @@ class ReferenceGroup(_Node):
             If the store is closed.
         """
         self._session.check_open()
-        return copy.deepcopy(self._session.document.groups[self._path])
+        return copy_attributes(self._session.document.groups[self._path])
 
     def children(self, *, tolerant: bool = False) -> dict[str, Child]:  # noqa: ARG002
         """Names and kinds of the direct children, sorted by name.
@@ -311,7 +310,7 @@ class ReferenceArray(_Node):
             If the store is closed.
         """
         self._session.check_open()
-        found = copy.deepcopy(self._attributes)
+        found = copy_attributes(self._attributes)
         found.pop(DIMENSIONS, None)
         return found
 

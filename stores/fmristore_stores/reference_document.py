@@ -41,7 +41,7 @@ from fmristore_stores.grid import grid_shape
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.reference_index import INLINE, WHOLE, ChunkTable, unpack_rows
 from fmristore_stores.reference_metadata import Form
-from fmristore_stores.spec import Attributes, check_name
+from fmristore_stores.spec import Attributes, check_name, copy_attributes
 
 __all__ = [
     "BASE64",
@@ -359,9 +359,7 @@ def _fill(document: Document, refs: Mapping[str, Any], templates: Mapping[str, s
             document.groups.setdefault(path, {})
     document.groups.setdefault("", {})
     for path, value in attributes.items():
-        found = _json(value, f"{path}/.zattrs")
-        if not isinstance(found, dict):
-            raise MetadataError("the attributes are not a JSON object", node=path)
+        found = _attributes(value, path)
         if path in document.arrays:
             document.attributes[path] = found
         elif path in document.groups:
@@ -399,6 +397,16 @@ def _is_path(path: str) -> bool:
     except InvalidInputError:
         return False
     return True
+
+
+def _attributes(value: Any, path: str) -> Attributes:
+    found = _json(value, f"{path}/.zattrs")
+    if not isinstance(found, dict):
+        raise MetadataError("the attributes are not a JSON object", node=path)
+    try:
+        return copy_attributes(found)
+    except MetadataError as error:
+        raise MetadataError(error.message, node=path) from error
 
 
 def _json(value: Any, key: str) -> Any:

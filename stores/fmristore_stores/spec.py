@@ -10,9 +10,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from fmristore_stores.errors import InvalidInputError
+from fmristore_stores.errors import InvalidInputError, MetadataError
 
 __all__ = [
+    "MAX_ATTRIBUTE_DEPTH",
     "MAX_NAME_BYTES",
     "MAX_NUMERIC_ATTRIBUTE",
     "MAX_RANK",
@@ -39,6 +40,8 @@ STRING: np.dtype[Any] = np.dtypes.StringDType()
 MAX_RANK = 32
 MAX_NUMERIC_ATTRIBUTE = 64 * 1024 - 512
 """Bytes that a list of numbers may take as an attribute: HDF5 object headers end at 64 KiB."""
+MAX_ATTRIBUTE_DEPTH = 100
+"""Lists and mappings inside of each other in an attribute, whichever Python reads or writes it."""
 MAX_NAME_BYTES = 255
 """Longest node name in UTF-8 bytes: file systems refuse longer ones."""
 
@@ -287,7 +290,8 @@ def check_attributes(attributes: Mapping[str, Any]) -> Attributes:
     ------
     InvalidInputError
         If a name is not text, a value is not JSON-able or not finite, an integer does not fit
-        64 bits, or a list of numbers takes more than 64 KiB (store it as an array instead).
+        64 bits, lists are nested more than `MAX_ATTRIBUTE_DEPTH` deep, or a list of numbers takes
+        more than 64 KiB (store it as an array instead).
     """
     checked: Attributes = {}
     items: Iterable[tuple[Any, Any]] = attributes.items()
@@ -298,7 +302,7 @@ def check_attributes(attributes: Mapping[str, Any]) -> Attributes:
         if len(name.encode()) > MAX_NAME_BYTES:
             msg = f"attribute name {name[:40]!r}... is longer than {MAX_NAME_BYTES} bytes"
             raise InvalidInputError(msg)
-        plain = _plain(value, name)
+        plain = _plain(value, name, MAX_ATTRIBUTE_DEPTH)
         if isinstance(plain, list) and len(plain) * 8 > MAX_NUMERIC_ATTRIBUTE:
             msg = (
                 f"attribute {name!r} has {len(plain)} values: more than 64 KiB; "
@@ -310,18 +314,33 @@ def check_attributes(attributes: Mapping[str, Any]) -> Attributes:
 
 
 def copy_attributes(attributes: Attributes) -> Attributes:
-    """Copy attributes with the lists and mappings in them, so that the caller may change them."""
-    return {name: _copied(value) for name, value in attributes.items()}
+    """Copy attributes with the lists and mappings in them, so that the caller may change them.
+
+    Raises
+    ------
+    MetadataError
+        If an attribute is nested more than `MAX_ATTRIBUTE_DEPTH` deep.
+    """
+    return {name: _copied(value, name, MAX_ATTRIBUTE_DEPTH) for name, value in attributes.items()}
 
 
-def _copied(value: Any) -> Any:
+def _copied(value: Any, name: str, room: int) -> Any:
+    """Copy a value that may be nested `room` deep."""
+    if not isinstance(value, dict | list):
+        return value
+    if not room:
+        raise MetadataError(_too_deep(name))
     if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list) else value
+        return {key: _copied(item, name, room - 1) for key, item in value.items()}
+    return [_copied(item, name, room - 1) for item in value]
 
 
-def _plain(value: Any, name: str) -> Any:
-    """Turn one attribute value into plain JSON, or say why not."""
+def _too_deep(name: str) -> str:
+    return f"attribute {name!r}: lists or mappings are nested more than {MAX_ATTRIBUTE_DEPTH} deep"
+
+
+def _plain(value: Any, name: str, room: int) -> Any:
+    """Turn one attribute value, nested at most `room` deep, into plain JSON, or say why not."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if value is None or isinstance(value, bool):
@@ -341,12 +360,16 @@ def _plain(value: Any, name: str) -> Any:
             msg = f"attribute {name!r}: {value} is not JSON; leave it out or store text"
             raise InvalidInputError(msg)
         return value
+    if isinstance(value, list | tuple | Mapping) and not room:
+        raise InvalidInputError(_too_deep(name))
     if isinstance(value, list | tuple):
-        return [_plain(item, name) for item in value]
+        return [_plain(item, name, room - 1) for item in value]
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             msg = f"attribute {name!r}: keys of a nested value must be text"
             raise InvalidInputError(msg)
-        return {_plain(key, name): _plain(item, name) for key, item in value.items()}
+        return {
+            _plain(key, name, room): _plain(item, name, room - 1) for key, item in value.items()
+        }
     msg = f"attribute {name!r}: a {type(value).__name__} is not JSON-able"
     raise InvalidInputError(msg)

@@ -331,7 +331,7 @@ class Tree:
     def _parsed(self, path: str, node: _ZarrNode) -> Node:
         """A node as zarr-python understands it."""
         with zarr_errors(self.url, path):
-            attributes = copy.deepcopy(node.attrs.asdict())
+            attributes = copy_attributes(node.attrs.asdict())
         if isinstance(node, zarr.Group):
             return GroupNode(attributes, node)
         with zarr_errors(self.url, path), quiet():

@@ -10,9 +10,9 @@ import h5py
 import numpy as np
 import pytest
 
-from fmristore_stores.errors import InvalidInputError, NotFoundError
+from fmristore_stores.errors import InvalidInputError, MetadataError, NotFoundError
 from fmristore_stores.hdf5 import HDF5Group, HDF5Store
-from fmristore_stores.spec import STRING
+from fmristore_stores.spec import MAX_ATTRIBUTE_DEPTH, STRING
 from tests.stores.hdf5_helpers import DEFLATE, spec
 
 
@@ -241,3 +241,12 @@ def test_removing_leaves_no_dangling_references(path: str) -> None:
         store.root.remove("1")
     with h5py.File(path) as file:
         assert set(file) == set()
+
+
+@pytest.mark.parametrize("depth", [MAX_ATTRIBUTE_DEPTH + 1, 900, 100_000])
+def test_json_text_that_is_nested_too_deep(path: str, depth: int) -> None:
+    with h5py.File(path, "w") as file:
+        file.attrs["x"] = '{"a": ' + "[" * depth + "]" * depth + "}"
+        file.attrs["_json"] = ["x"]
+    with HDF5Store(path, mode="r") as store, pytest.raises(MetadataError, match="'x'"):
+        store.root.read_attributes()

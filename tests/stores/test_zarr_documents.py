@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fmristore_stores.errors import ChangedError, MetadataError, NotFoundError
-from fmristore_stores.spec import ArraySpec, ChunkLayout, CodecSpec
+from fmristore_stores.spec import MAX_ATTRIBUTE_DEPTH, ArraySpec, ChunkLayout, CodecSpec
 from fmristore_stores.zarr import ZarrStore
 from fmristore_stores.zarr_documents import Understood, understand
 from fmristore_stores.zarr_metadata import Described, describe
@@ -245,15 +245,16 @@ def test_what_is_understood_zarr_python_understands_equally(tmp_path: Path, data
         assert found.attributes == stored.get("attributes", {})
 
 
-@pytest.mark.parametrize("depth", [600, 900])
+@pytest.mark.parametrize("depth", [MAX_ATTRIBUTE_DEPTH + 1, 600, 900, 5000])
 def test_attributes_that_are_too_deep(tmp_path: Path, depth: int) -> None:
     folder = tmp_path / "a.zarr"
     folder.mkdir()
     deep = '{"a": ' + "[" * depth + "]" * depth + "}"
     text = '{"zarr_format": 3, "node_type": "group", "attributes": ' + deep + "}"
     (folder / "zarr.json").write_text(text)
-    with pytest.raises(MetadataError):
+    with pytest.raises(MetadataError) as refused:
         ZarrStore(str(folder), mode="r").root.read_attributes()
+    assert refused.value.url == str(folder)
 
 
 def test_a_path_of_many_names(tmp_path: Path) -> None:

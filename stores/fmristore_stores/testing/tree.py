@@ -15,6 +15,7 @@ from fmristore_stores.errors import (
     NotFoundError,
 )
 from fmristore_stores.protocol import Array, Capability, Child, Group, Store
+from fmristore_stores.spec import MAX_ATTRIBUTE_DEPTH
 from fmristore_stores.testing.base import StoreSuite, fresh_name, scaled
 from fmristore_stores.testing.compare import assert_same_values, plain
 from fmristore_stores.testing.strategies import attributes, make_spec, node_names, random_values
@@ -284,6 +285,16 @@ _KEPT: dict[str, Any] = {
     "nested": {"a": {"b": [1, {"c": None}]}, "": [], "x/y": "z"},
     "empty dict": {},
 }
+
+
+def nested(depth: int) -> list[Any]:
+    """Lists inside of each other."""
+    found: list[Any] = []
+    for _ in range(depth - 1):
+        found = [found]
+    return found
+
+
 _REFUSED_ATTRIBUTES: dict[str, Any] = {
     "NaN": {"x": float("nan")},
     "infinity": {"x": float("inf")},
@@ -302,6 +313,9 @@ _REFUSED_ATTRIBUTES: dict[str, Any] = {
     "complex": {"x": 1j},
     "object": {"x": object()},
     "key of a nested value": {"x": {1: 2}},
+    "deep lists": {"x": nested(MAX_ATTRIBUTE_DEPTH + 1)},
+    "very deep lists": {"x": nested(5000)},
+    "deep mappings": {"x": {"y": nested(MAX_ATTRIBUTE_DEPTH)}},
     "no name": {"": 1},
     "name with NUL": {"a\x00": 1},
     "name with slash": {"a/b": 1},
@@ -334,6 +348,12 @@ class AttributeTests(StoreSuite):
         """Writing replaces all attributes by exactly these."""
         node.write_attributes(values)
         assert plain(node.read_attributes()) == plain(values)
+
+    def test_deep(self, node: Group | Array) -> None:
+        """Lists and mappings may be nested as deep as is said, whichever Python runs."""
+        values = {"x": nested(MAX_ATTRIBUTE_DEPTH), "y": {"z": nested(MAX_ATTRIBUTE_DEPTH - 1)}}
+        node.write_attributes(values)
+        assert node.read_attributes() == values
 
     def test_many(self, node: Group | Array) -> None:
         """Forty attributes at once, and then none."""
