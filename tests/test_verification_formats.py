@@ -315,3 +315,17 @@ def test_on_object_storage_a_damaged_node_hides_behind_its_copy(
     report = fs.verify(url, storage_options=s3.options)
     assert [(p.kind, p.node) for p in report.problems] == [("consolidated", "affine")]
     assert "damaged" in report.problems[0].message
+
+
+@pytest.mark.parametrize(
+    "changed", [{"data_type": "int17"}, {"chunk_grid": {"name": "regulas"}}], ids=["dtype", "grid"]
+)
+def test_an_array_of_ours_of_a_kind_that_cannot_be_used(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    """In a store of other software that is no damage."""
+    url = write("neurovec", tmp_path / "x.zarr")
+    path = url / "affine" / "zarr.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    report = fs.verify(url)
+    assert ("array", "affine") in {(p.kind, p.node) for p in report.problems}

@@ -65,7 +65,7 @@ def detect(root: Group) -> str | None:
     -----
     Reads the attributes and names of the root group and at most two others, no numbers.
     """
-    attributes, children = root.read_attributes(), root.children()
+    attributes, children = root.read_attributes(), root.children(tolerant=True)
     for name, known in (("fmristore_class", _CLASSES), ("rtype", _TYPES)):
         kind = known.get(_text(attributes, name))
         if kind is not None:

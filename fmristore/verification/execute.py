@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from fmristore.formats.registry import WRITER
 from fmristore.progress import Progress
 from fmristore.transcoding.tree import Tree, walk
 from fmristore.verification.arrays import DAMAGE, ArrayCheck
@@ -168,9 +169,15 @@ def _check_metadata(store: Store, tree: Tree, findings: Findings) -> None:
 
 
 def _report_tree(tree: Tree, findings: Findings) -> None:
-    """Tell what could not be read, and which links lead nowhere."""
+    """Tell what could not be read, and which links lead nowhere.
+
+    An array of a kind that cannot be used is sound if other software made the store. In one of ours
+    there is none: its metadata were changed.
+    """
+    ours = tree.groups.get("", {}).get(WRITER) is not None
     for item in tree.unreadable:
-        tell = findings.problem if item.damaged else findings.note
+        damaged = item.damaged or (ours and item.kind == "array")
+        tell = findings.problem if damaged else findings.note
         tell(item.kind, item.path, item.reason)
     for path, target in tree.links.items():
         known = target in tree.arrays or target in tree.groups

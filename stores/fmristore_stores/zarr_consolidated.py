@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.spec import check_name
+from fmristore_stores.zarr_refused import parsed
 
-__all__ = ["contradictions"]
+__all__ = ["contradictions", "copied_names", "is_name"]
 
 _COPY = "consolidated_metadata"
 
@@ -32,21 +32,20 @@ def contradictions(
         Path of each node, and what is wrong; empty where there is no such copy.
     """
     (root,) = read([""])
-    copies = (_parsed(root) or {}).get(_COPY)
-    listed = copies.get("metadata") if isinstance(copies, dict) else None
-    if not isinstance(listed, dict):
+    listed = _copies(root)
+    if listed is None:
         return []
     found = [
         (node, "the root's copy of all metadata leaves this node out")
         for node in sorted({*nodes} - {*listed, ""})
     ]
-    paths = sorted(path for path in listed if all(map(_is_name, path.split("/"))))
+    paths = sorted(path for path in listed if all(map(is_name, path.split("/"))))
     found.extend(
         (path, "the root's copy of all metadata lists what cannot be a node")
         for path in sorted({*listed} - {*paths})
     )
     for path, document in zip(paths, read(paths), strict=True):
-        own = _parsed(document)
+        own = parsed(document)
         if document is None:
             found.append((path, "the root's copy of all metadata lists a node that is not there"))
         elif own is None:
@@ -57,23 +56,27 @@ def contradictions(
     return found
 
 
-def _is_name(name: str) -> bool:
+def _copies(root: bytes | None) -> dict[str, Any] | None:
+    """Documents of all nodes in that of the root, by path; None if there are no such copies."""
+    found = (parsed(root) or {}).get(_COPY)
+    listed = found.get("metadata") if isinstance(found, dict) else None
+    return listed if isinstance(listed, dict) else None
+
+
+def copied_names(root: bytes | None, path: str) -> list[str]:
+    """Names of the children of a group by the copies in the document of the root, sorted."""
+    start = f"{path}/" if path else ""
+    below = (node[len(start) :] for node in _copies(root) or () if node.startswith(start))
+    return sorted(filter(is_name, below))
+
+
+def is_name(name: str) -> bool:
+    """Whether a name can be that of a node."""
     try:
         check_name(name)
     except InvalidInputError:
         return False
     return True
-
-
-def _parsed(document: bytes | None) -> dict[str, Any] | None:
-    """A metadata document; None if there is none or it is damaged."""
-    if document is None:
-        return None
-    try:
-        found = json.loads(document)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _bare(document: Any) -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 from fmristore_stores.errors import FmristoreError
 from fmristore_stores.spec import Attributes, copy_attributes
 from fmristore_stores.zarr_metadata import Described, describe
+from fmristore_stores.zarr_refused import is_ignorable
 
 __all__ = ["Understood", "understand"]
 
@@ -95,7 +96,9 @@ def understand(data: bytes) -> Understood | None:
             return None
         copy_attributes(attributes)  # which fails where they are too deep to be handed out
         if document["node_type"] == "group":
-            return Understood(attributes, None) if document.keys() <= _GROUP_KEYS else None
+            more = document.keys() - _GROUP_KEYS
+            known = all(is_ignorable(document[name]) for name in more)
+            return Understood(attributes, None) if known else None
         described = _array(document) if document["node_type"] == "array" else None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, FmristoreError):
         return None

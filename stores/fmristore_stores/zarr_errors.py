@@ -71,8 +71,10 @@ def _translate(
         return AlreadyExistsError("there is a node of that name", url=url, node=node)
     if isinstance(error, FileExistsError):
         return AlreadyExistsError("there is something else in the place", url=url, node=node)
-    if isinstance(error, zarr.errors.UnknownCodecError):
-        return CodecError(f"a codec is not known: {text}", url=url, node=node)
+    if isinstance(error, zarr.errors.UnknownCodecError | ImportError):
+        missing = isinstance(error, ImportError)
+        what = "needs a package that is not installed" if missing else "is not known"
+        return CodecError(f"a codec {what}: {text}", url=url, node=node)
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return NotFoundError("there is no such node", url=url, node=node)
     if isinstance(error, MemoryError):

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fmristore_stores.codecs import supported
 from fmristore_stores.errors import (
     InvalidInputError,
     LayoutNotSupportedError,
     MetadataError,
 )
 from fmristore_stores.grid import ChunkKey
-from fmristore_stores.spec import ArraySpec, ChunkLayout, CodecSpec, is_string
+from fmristore_stores.spec import ArraySpec, ChunkLayout, CodecSpec, is_string, parse_dtype
 from fmristore_stores.spellings import from_zarr_codecs, zarr_codecs
 
 __all__ = ["Described", "Placement", "creation", "describe"]
@@ -86,8 +87,9 @@ def describe(document: Mapping[str, Any], dtype: np.dtype[Any], fill_value: Any)
     Raises
     ------
     MetadataError
-        If the array is of a kind that cannot be used here: other dtypes, irregular chunks, sizes
-        beyond 2**63.
+        If the metadata are damaged, or speak of sizes beyond 2**63.
+    LayoutNotSupportedError
+        If the array is of a kind that cannot be used here: other dtypes, irregular chunks.
     """
     try:
         if document["zarr_format"] == 2:
@@ -104,10 +106,10 @@ def _describe_format_3(
 ) -> Described:
     shape = tuple(document["shape"])
     if document.get("storage_transformers"):
-        raise MetadataError("storage transformers are not known")
+        raise LayoutNotSupportedError("storage transformers are not known")
     grid = document["chunk_grid"]
     if grid["name"] != "regular":
-        raise MetadataError(f"chunk grid {grid['name']!r} is not regular")
+        raise LayoutNotSupportedError(f"the chunk grid {grid['name']!r} is not regular")
     chunks = tuple(grid["configuration"]["chunk_shape"])
     plain = all(c > 0 for c in chunks)
     shards, codecs, index_first = None, list(document["codecs"]), False
@@ -130,6 +132,7 @@ def _describe_format_3(
     keys = document["chunk_key_encoding"]
     separator = (keys.get("configuration") or {}).get("separator")
     plain = plain and simple and dtype == spec.dtype and not is_string(spec.dtype)
+    plain = plain and supported(steps)
     if not plain or keys["name"] not in ("default", "v2"):
         return Described(spec, None)
     default = keys["name"] == "default"
@@ -167,6 +170,11 @@ def _spec_of_format_2(
 def _spec(shape: tuple[int, ...], dtype: np.dtype[Any], **fields: Any) -> ArraySpec:
     """Make a spec after a look at its sizes and names."""
     text = dtype.kind in "SUOT"
+    if not text:
+        try:
+            parse_dtype(dtype)
+        except InvalidInputError as error:
+            raise LayoutNotSupportedError(f"this array cannot be used: {error}") from error
     item = 1 if text else dtype.itemsize
     layout = fields["layout"]
     if _too_large(shape, item, layout):

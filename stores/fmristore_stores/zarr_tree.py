@@ -18,7 +18,6 @@ from fmristore_stores.errors import (
     ClosedError,
     CodecError,
     FormatError,
-    InvalidInputError,
     LayoutNotSupportedError,
     MetadataError,
     NotFoundError,
@@ -35,12 +34,13 @@ from fmristore_stores.spec import (
     check_name,
     copy_attributes,
 )
-from fmristore_stores.zarr_consolidated import contradictions
+from fmristore_stores.zarr_consolidated import contradictions, copied_names, is_name
 from fmristore_stores.zarr_documents import understand
 from fmristore_stores.zarr_errors import quiet, zarr_errors
 from fmristore_stores.zarr_files import Files
 from fmristore_stores.zarr_metadata import Placement, creation, describe
 from fmristore_stores.zarr_refs import ChunkLocator
+from fmristore_stores.zarr_refused import kinds, parsed, reason
 
 __all__ = ["ArrayNode", "GroupNode", "Tree"]
 
@@ -153,7 +153,7 @@ class Tree:
             return
         try:
             self._root = self._open_group("", consolidated=self._use_consolidated)
-        except MetadataError:
+        except (MetadataError, CodecError):
             if not self._use_consolidated:
                 raise
             self._root = self._open_group("", consolidated=False)
@@ -190,19 +190,19 @@ class Tree:
 
     def contradictions(self, nodes: Iterable[str]) -> list[tuple[str, str]]:
         """Nodes of which the root's copy of their metadata is not what they have themselves."""
+        return contradictions(self._documents, nodes)
 
-        def read(paths: Sequence[str]) -> list[bytes | None]:
-            keys = [f"{path}/zarr.json" if path else "zarr.json" for path in paths]
-            sizes = self.files.sizes(keys, "", _UNKNOWN)
-            there = [
-                ByteRange(self.files.path(key), 0, size)
-                for key, size in zip(keys, sizes, strict=True)
-                if size is not None
-            ]
-            found = iter(self.source.fetch(there))
-            return [None if size is None else bytes(next(found)) for size in sizes]
-
-        return contradictions(read, nodes)
+    def _documents(self, paths: Sequence[str], name: str = "zarr.json") -> list[bytes | None]:
+        """Metadata documents of nodes as they are stored, None where there is none."""
+        keys = [f"{path}/{name}" if path else name for path in paths]
+        sizes = self.files.sizes(keys, "", _UNKNOWN)
+        there = [
+            ByteRange(self.files.path(key), 0, size)
+            for key, size in zip(keys, sizes, strict=True)
+            if size is not None
+        ]
+        found = iter(self.source.fetch(there))
+        return [None if size is None else bytes(next(found)) for size in sizes]
 
     def close(self) -> None:
         """Release everything; harmless when repeated."""
@@ -312,12 +312,24 @@ class Tree:
         found = self._nodes.get(path)
         if found is None:
             found = self._understood(path) if self._plain else None
-            found = self._nodes[path] = found or self._parsed(path, self._load(path))
+            found = self._nodes[path] = found or self._opened(path)
         return found
+
+    def _opened(self, path: str) -> Node:
+        """A node as zarr-python opens it, or in our words why that cannot be."""
+        try:
+            return self._parsed(path, self._load(path))
+        except MetadataError as error:
+            (document,) = self._documents([path])
+            ours = reason(parsed(document))
+            if ours is None:
+                raise
+            ours.url, ours.node = self.url, path
+            raise ours from error
 
     def _understood(self, path: str) -> Node | None:
         """A node of a store that is read, if zarr-python is not needed to understand it."""
-        if self._writable or not all(_is_name(name) for name in path.split("/") if path):
+        if self._writable or not all(is_name(name) for name in path.split("/") if path):
             return None
         data = self.files.document(f"{path}/zarr.json" if path else "zarr.json")
         found = None if data is None else understand(data)
@@ -350,7 +362,7 @@ class Tree:
         )
 
     def _load(self, path: str) -> _ZarrNode:
-        if not all(_is_name(name) for name in path.split("/") if path):
+        if not all(is_name(name) for name in path.split("/") if path):
             raise self._missing(path)
         if self._root is None:
             self._root = self._open_group("", consolidated=False)
@@ -395,19 +407,27 @@ class Tree:
         try:
             return self._children(path)
         except (FormatError, CodecError):
-            if not tolerant:
-                raise
-        return self._children_one_by_one(path)
+            return self._children_one_by_one(path, tolerant=tolerant)
 
-    def _children_one_by_one(self, path: str) -> dict[str, Child]:
-        """Direct children of a group of which some cannot be read."""
+    def _children_one_by_one(self, path: str, *, tolerant: bool) -> dict[str, Child]:
+        """Direct children of a group of which zarr-python opens some and refuses others."""
         found: dict[str, Child] = {}
-        for name in self.files.names(path):
+        if self.files.can_list:
+            names = self.files.names(path)
+        else:
+            names = copied_names(*self._documents([""]), path)
+        paths = [f"{path}/{name}" if path else name for name in names]
+        for name, below, kind in zip(names, paths, kinds(paths, self._documents), strict=True):
+            if kind is not None:
+                found[name] = Child(kind)
+                continue
             try:
-                node = self._load(f"{path}/{name}" if path else name)
+                node = self._load(below)
             except NotFoundError:
                 continue  # a file, or a folder of chunks
             except (FormatError, CodecError):
+                if not tolerant:
+                    raise
                 found[name] = Child("unreadable")
             else:
                 found[name] = Child("group" if isinstance(node, zarr.Group) else "array")
@@ -475,7 +495,7 @@ class Tree:
     def remove(self, parent: str, name: str) -> None:
         """Delete a node with everything below it."""
         path = f"{parent}/{name}" if parent else name
-        if not _is_name(name) or not self._is_removable(path):
+        if not is_name(name) or not self._is_removable(path):
             raise self._missing(path)
         self._drop_consolidated()
         self.files.remove_tree(path)
@@ -487,11 +507,3 @@ class Tree:
             return self._has_metadata(path)
         except MetadataError:
             return True  # a link that leads out of the store: the link itself can go
-
-
-def _is_name(name: str) -> bool:
-    try:
-        check_name(name)
-    except InvalidInputError:
-        return False
-    return True

@@ -125,11 +125,16 @@ ROOT = {"zarr_format": 3, "node_type": "group"}
         ROOT | {"node_type": "other"},
         ROOT | {"attributes": None},
         ROOT | {"attributes": []},
-        ROOT | {"more": {"must_understand": False}},
+        ROOT | {"more": {"must_understand": True}},
+        ROOT | {"more": 1},
     ],
 )
 def test_groups_left_to_zarr_python(found: Any) -> None:
     assert ours(found) is None
+
+
+def test_fields_of_a_group_that_may_be_passed_over() -> None:
+    assert ours(ROOT | {"more": {"must_understand": False}}) == Understood({}, None)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000])
