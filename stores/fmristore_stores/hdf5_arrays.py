@@ -30,6 +30,7 @@ from fmristore_stores.hdf5_attributes import decode_text, read_attributes, write
 from fmristore_stores.hdf5_chunks import ChunkFinder, ChunkIndex
 from fmristore_stores.hdf5_dimensions import read_names
 from fmristore_stores.hdf5_files import Session
+from fmristore_stores.hdf5_heaps import checked, uses_heap
 from fmristore_stores.hdf5_links import facts, resolve
 from fmristore_stores.hdf5_types import check_filters, parse_type, spec_of, stored_dtype
 from fmristore_stores.protocol import AnyArray, Buffer, ByteRange, Capability, ChunkRef, FetchPolicy
@@ -70,6 +71,8 @@ class HDF5Array:
     def __init__(
         self, session: Session, path: str, node: Any, codecs: tuple[CodecSpec, ...] = ()
     ) -> None:
+        if uses_heap(node.get_type()):
+            node = checked(node)
         self._session = session
         self._path = path
         self._node = node
@@ -477,7 +480,7 @@ def _check_inside(session: Session, node: Any, path: str, above: frozenset[int])
     LayoutNotSupportedError
         If they do, or if virtual datasets refer to each other in a circle.
     """
-    plan = node.get_create_plist()
+    plan = (checked(node) if uses_heap(node.get_type()) else node).get_create_plist()
     if plan.get_external_count():
         msg = "its numbers lie in another file, which is not followed (external storage)"
         raise LayoutNotSupportedError(msg, url=session.url, node=path)

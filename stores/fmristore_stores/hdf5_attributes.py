@@ -26,6 +26,7 @@ import numpy as np
 from h5py import h5a, h5r, h5s, h5t
 
 from fmristore_stores.errors import MetadataError
+from fmristore_stores.hdf5_heaps import checked, uses_heap
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import (
     MAX_NUMERIC_ATTRIBUTE,
@@ -124,7 +125,8 @@ def read_attribute(node: Any, name: bytes | str) -> Any:
     MetadataError
         If it has no JSON counterpart.
     """
-    stored = h5a.open(node, name if isinstance(name, bytes) else name.encode())
+    raw = name if isinstance(name, bytes) else name.encode()
+    stored = h5a.open(node, raw)
     label = decode_text(name)
     space = stored.get_space()
     if space.get_simple_extent_type() == h5s.NULL:
@@ -137,6 +139,8 @@ def read_attribute(node: Any, name: bytes | str) -> Any:
         msg = f"attribute {label!r} claims more than {_LARGEST} bytes"
         raise MetadataError(msg)
     values = np.zeros(shape, base)
+    if uses_heap(kind):
+        stored = h5a.open(checked(node), raw)
     if values.size:
         stored.read(values, memory)
     return _plain(values, kind, node)

@@ -21,6 +21,7 @@ from h5py import h5a, h5d, h5ds, h5g, h5i, h5l, h5p, h5r, h5s, h5t
 
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.hdf5_attributes import decode_text, has_attribute, read_attribute
+from fmristore_stores.hdf5_heaps import checked
 from fmristore_stores.hdf5_links import below, decode_name, encode_name, entries, facts, open_child
 from fmristore_stores.spec import check_name
 
@@ -196,7 +197,7 @@ def _scales(node: Any, axis: int) -> list[Any]:
         return []
     if stored.get_type().get_super().get_class() != h5t.REFERENCE:
         return []
-    listed = h5py.Dataset(node).attrs["DIMENSION_LIST"]
+    listed = h5py.Dataset(checked(node)).attrs["DIMENSION_LIST"]
     return [h5r.dereference(reference, node) for reference in listed[axis] if reference]
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import h5py
 from h5py import h5f, h5p
 
+from fmristore_stores.blockfile import BlockFile
 from fmristore_stores.errors import (
     AlreadyExistsError,
     ClosedError,
@@ -23,6 +24,7 @@ from fmristore_stores.errors import (
     StorageError,
     UnknownFormatError,
 )
+from fmristore_stores.hdf5_heaps import Heaps, check_all_heaps
 from fmristore_stores.sources import ByteSource, storage_error
 from fmristore_stores.spec import Attributes, copy_attributes
 
@@ -42,6 +44,9 @@ _PAGE_BUFFER = 16 * 1024 * 1024
 _METADATA_BLOCK = 64 * 1024
 """Metadata are written in blocks of this size. Scattered through the file as HDF5 does by itself,
 the chunk table of a large array would take a request for each node on object storage."""
+_SMALL_BLOCK = 16 * 1024
+_SMALL_BLOCKS = 32
+"""What a second handle of a local file keeps of it."""
 _MOST_REMEMBERED = 256
 """Nodes whose attributes are kept in memory while a file is read."""
 _LARGEST_PAGE = 64 * 1024 * 1024
@@ -93,10 +98,26 @@ class Session:
     places: dict[int, Place] | None = field(default=None, repr=False)
     unmasked: set[int] = field(default_factory=set, repr=False)
     _attributes: dict[str, Attributes] = field(default_factory=dict, repr=False)
+    _heaps: Heaps | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.file is not None:
             _ON_FILE_OBJECTS.add(self)
+        if not self.writable:
+            self._heaps = Heaps(self.h5, self.url, self._bytes)
+
+    @property
+    def has_second_handle(self) -> bool:
+        """Whether something that lies in global heaps was read."""
+        return self._heaps is not None and self._heaps.opened
+
+    def _bytes(self) -> _FileObject:
+        """The bytes of the file, for a second handle of it."""
+        _ON_FILE_OBJECTS.add(self)
+        file = self.file
+        if self.source is not None and file is None:
+            file = BlockFile(self.source, self.path, block=_SMALL_BLOCK, keep=_SMALL_BLOCKS)
+        return _FileObject(file, self.url)
 
     def attributes_of(self, path: str, read: Callable[[], Attributes]) -> Attributes:
         """Attributes of a node, read once where the file cannot change; the caller's own copy."""
@@ -135,12 +156,14 @@ class Session:
         self.closed = True
         try:
             with self.writing("") if self.writable else self.reading(""):
+                if self._heaps is not None:
+                    self._heaps.close()
                 self.h5.close()
         finally:
+            _ON_FILE_OBJECTS.discard(self)
             if self.source is not None:
                 self.source.close()
             if self.file is not None:
-                _ON_FILE_OBJECTS.discard(self)
                 self.file.close()
 
 
@@ -292,6 +315,7 @@ def open_file(path: str, mode: Mode, url: str, file: Any = None) -> Any:
         if mode == "w":
             return _create(path)
         if mode == "r+":
+            check_all_heaps(path, url)
             return h5py.File(path, "r+", libver=("earliest", "v110"), locking=True)
         return _open_for_reading(path)
     except FmristoreError:

@@ -1,0 +1,225 @@
+"""Global heaps of HDF5 files: looked at before the library reads them.
+
+Text of any length, lists of references and the like lie in "global heap collections": blocks of
+objects, each with its length before it. The library walks a collection without checking that the
+lengths lead onwards, and never ends where one does not (HDF5 2.0.0), with h5py's lock in its
+hands. So whatever has such elements is read through a second handle of the same file, whose bytes
+pass through Python: a block that is a collection is walked here first. Files without such elements
+never get a second handle.
+
+References
+----------
+Global heap: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import h5py
+from h5py import h5g, h5r, h5t
+
+from fmristore_stores.errors import CorruptDataError
+
+__all__ = ["Heaps", "check_all_heaps", "checked", "uses_heap"]
+
+_SIGNATURE = b"GCOL"
+_VERSIONED = _SIGNATURE + b"\x01\x00\x00\x00"
+_SUPERBLOCK = b"\x89HDF\r\n\x1a\n"
+_LAST_SUPERBLOCK = 4096 + 8
+_MOST_OBJECTS = 1 << 16
+"""Objects of a collection: they are numbered with 16 bits."""
+_WINDOW = 4096
+
+Read = Callable[[int, int], bytes]
+"""Some bytes of a file, from an offset on; fewer at its end."""
+
+
+class Heaps:
+    """The second handle of a file that is read, opened when it is needed.
+
+    Parameters
+    ----------
+    file : h5py.File
+        The first handle.
+    url : str
+        Name of the file in messages.
+    opener : callable
+        Gives a file object with ``seek``, ``tell``, ``read`` and ``readinto`` for its bytes.
+    """
+
+    def __init__(self, file: Any, url: str, opener: Callable[[], Any]) -> None:
+        self._file = file
+        self._url = url
+        self._opener = opener
+        self._second: Any = None
+        self._lock = threading.Lock()
+        self._closed = False
+        _open.add(self)
+
+    @property
+    def number(self) -> int:
+        """The number that HDF5 gives the open file."""
+        return _number(self._file.id)
+
+    def reopen(self, node: Any) -> Any:
+        """The same object through the second handle."""
+        with self._lock:
+            if self._second is None and not self._closed:
+                width = int(self._file.id.get_create_plist().get_sizes()[1])
+                checking = _CheckedFile(self._opener(), self._url, width)
+                self._second = h5py.File(checking, "r")
+            second = self._second
+        return h5r.dereference(h5r.create(node, b".", h5r.OBJECT), second.id)
+
+    @property
+    def opened(self) -> bool:
+        """Whether there is a second handle."""
+        return self._second is not None
+
+    def close(self) -> None:
+        """Close the second handle, if there is one."""
+        with self._lock:
+            self._closed = True
+            second, self._second = self._second, None
+        _open.discard(self)
+        if second is not None:
+            second.close()
+
+
+_open: weakref.WeakSet[Heaps] = weakref.WeakSet()
+"""Files that are read."""
+
+
+def _number(node: Any) -> int:
+    low, high = h5g.get_objinfo(node, b".").fileno
+    return int(low | high << 32)
+
+
+def checked(node: Any) -> Any:
+    """The object to read elements in global heaps from; the same one in files that are changed.
+
+    Parameters
+    ----------
+    node : h5py.h5g.GroupID, h5py.h5d.DatasetID or another object
+        Open in a file.
+    """
+    number = _number(node)
+    for heaps in list(_open):
+        if heaps.number == number:
+            return heaps.reopen(node)
+    return node
+
+
+def uses_heap(kind: Any) -> bool:
+    """Whether elements of an HDF5 type lie in global heaps."""
+    if isinstance(kind, h5t.TypeIntegerID | h5t.TypeFloatID):
+        return False
+    if isinstance(kind, h5t.TypeStringID):
+        return bool(kind.is_variable_str())
+    return bool(kind.detect_class(h5t.VLEN) or kind.detect_class(h5t.REFERENCE))
+
+
+class _CheckedFile:
+    """A file object for h5py that walks each global heap collection before HDF5 gets it."""
+
+    def __init__(self, file: Any, url: str, width: int) -> None:
+        self._file = file
+        self._url = url
+        self._width = width
+        self._checked: set[int] = set()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move to a position, and return it."""
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        """Current position."""
+        return int(self._file.tell())
+
+    def read(self, size: int = -1) -> bytes:
+        """Bytes from the current position on."""
+        return bytes(self._file.read(size))
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer from the current position on."""
+        start = self.tell()
+        count = int(self._file.readinto(buffer))
+        view = memoryview(buffer).cast("B")
+        if bytes(view[:4]) == _SIGNATURE and start not in self._checked:
+            problem = _problem(self._at, start, self._width)
+            if problem is not None:
+                raise CorruptDataError(f"{problem} (at byte {start})", url=self._url)
+            self._checked.add(start)
+            self.seek(start + count)
+        return count
+
+    def _at(self, offset: int, length: int) -> bytes:
+        self.seek(offset)
+        return self.read(length)
+
+
+def check_all_heaps(path: str, url: str) -> None:
+    """Walk every global heap collection of a local file that is going to be changed.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    url : str
+        Its name in messages.
+
+    Raises
+    ------
+    CorruptDataError
+        If one is damaged.
+    """
+    with open(path, "rb") as file:  # noqa: PTH123 - a path of the file system as it is
+        if not file.seek(0, 2):
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            width = _width(data)
+            start = data.find(_VERSIONED)
+            while start >= 0:
+                problem = _problem(lambda at, length: data[at : at + length], start, width)
+                if problem is not None:
+                    raise CorruptDataError(f"{problem} (at byte {start})", url=url)
+                start = data.find(_VERSIONED, start + 8)
+
+
+def _width(data: mmap.mmap) -> int:
+    """Bytes that a length takes in a file, by its superblock."""
+    start = max(data.find(_SUPERBLOCK, 0, _LAST_SUPERBLOCK), 0)
+    found = data[start + 8 : start + 15]
+    width = found[6 if found[:1] < b"\x02" else 2] if len(found) == 7 else 8
+    return width if width in (2, 4, 8) else 8
+
+
+def _problem(read: Read, start: int, width: int) -> str | None:
+    """What is wrong with the collection at an offset; None if its objects fill it in order."""
+    header = _padded(8 + width)  # of the collection, and of each of its objects
+    size = int.from_bytes(read(start, 8 + width)[8:], "little")
+    position, window, begin = header, b"", 0
+    for _ in range(_MOST_OBJECTS + 1):
+        if position + header > size:
+            return None
+        if not begin <= position <= begin + len(window) - header:
+            begin, window = position, read(start + position, min(_WINDOW, size - position))
+        item = window[position - begin : position - begin + header]
+        if len(item) < header:
+            return "a global heap collection reaches beyond the end of the file"
+        number = int.from_bytes(item[:2], "little")
+        length = int.from_bytes(item[8 : 8 + width], "little")
+        needed = header + _padded(length) if number else length
+        if needed < header or position + needed > size:
+            return "the objects of a global heap collection do not fit into it"
+        position += needed
+    return "a global heap collection has more objects than can be numbered"
+
+
+def _padded(length: int) -> int:
+    return (length + 7) // 8 * 8
