@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 from fmristore.scaling import Scaling, make_scaling
 from fmristore.space import NeuroSpace
 from fmristore_stores.errors import InvalidInputError, UnknownFormatError
-from fmristore_stores.location import detect_kind, normalise
+from fmristore_stores.location import detect_kind, name_of, normalise
 from fmristore_stores.protocol import AnyArray
 
 __all__ = ["ArraySource", "Block", "ImageSource", "NiftiSource", "image_source", "is_store"]
@@ -247,7 +247,7 @@ def is_store(url: str | os.PathLike[str], options: Mapping[str, Any] | None) -> 
         If there is nothing.
     """
     target = normalise(url)
-    if target.lower().endswith(_NIFTI_ENDINGS):
+    if name_of(target).lower().endswith(_NIFTI_ENDINGS):
         return False
     try:
         detect_kind(target, dict(options or {}))

@@ -12,12 +12,13 @@ import asyncio
 import contextlib
 import functools
 import re
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from fmristore_stores.errors import CorruptDataError, FmristoreError
 
-__all__ = ["check_range", "s3_class", "web_class"]
+__all__ = ["check_range", "s3_class", "tar_class", "web_class", "zip_class"]
 
 _T = TypeVar("_T")
 
@@ -151,3 +152,50 @@ def s3_class() -> type[Any]:
             return answer
 
     return CheckedS3FileSystem
+
+
+def _one_at_a_time(base: type[Any]) -> type[Any]:
+    """Class of filesystems in an archive, which fsspec's are not fit to use from many threads.
+
+    While one thread fills their table of contents another one finds it half full, and takes what
+    is not yet in it for missing; two that read from a tar move the same file position.
+    """
+
+    def locked(name: str) -> Callable[..., Any]:
+        method = getattr(base, name)
+
+        @functools.wraps(method)
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            with self.__dict__.setdefault("one_at_a_time", threading.RLock()):
+                return method(self, *args, **kwargs)
+
+        return call
+
+    names = ("info", "ls", "find", "cat_file", "open")
+    return type(f"Locked{base.__name__}", (base,), {name: locked(name) for name in names})
+
+
+@functools.cache
+def zip_class() -> type[Any]:
+    """Class of filesystems in a zip file that threads may use at once."""
+    from fsspec.implementations.zip import ZipFileSystem
+
+    return _one_at_a_time(ZipFileSystem)
+
+
+@functools.cache
+def tar_class() -> type[Any]:
+    """Class of filesystems in a tar file that threads may use at once."""
+    from fsspec.implementations.tar import TarFileSystem
+
+    class PlainTarFileSystem(TarFileSystem):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            # "tar -C folder ." names all that lies in the folder "./name".
+            self.index = {
+                name.removeprefix("./"): ({**facts, "name": name.removeprefix("./")}, *rest)
+                for name, (facts, *rest) in self.index.items()
+                if name != "."
+            }
+
+    return _one_at_a_time(PlainTarFileSystem)

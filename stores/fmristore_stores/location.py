@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from fmristore_stores.clients import s3_class, web_class
+from fmristore_stores import objects
+from fmristore_stores.clients import s3_class, tar_class, web_class, zip_class
 from fmristore_stores.errors import (
     AccessDeniedError,
     DependencyError,
@@ -31,6 +32,7 @@ __all__ = [
     "is_hdf5",
     "is_local",
     "kind_of_name",
+    "name_of",
     "normalise",
 ]
 
@@ -58,6 +60,8 @@ _EXTRAS = {
     "https": "http",
 }
 
+_WEB_SCHEMES = ("http://", "https://")
+
 Options = Mapping[str, Any]
 
 _S3 = {
@@ -75,6 +79,8 @@ _DEFAULTS: Mapping[str, Options] = {"s3": _S3, "s3a": _S3, "http": _WEB, "https"
 _CLIENTS = {
     "fsspec.implementations.http.HTTPFileSystem": web_class,
     "s3fs.core.S3FileSystem": s3_class,
+    "fsspec.implementations.zip.ZipFileSystem": zip_class,
+    "fsspec.implementations.tar.TarFileSystem": tar_class,
 }
 
 
@@ -182,9 +188,14 @@ def _checked(fs: Any) -> Any:
     return find()(*fs.storage_args, **fs.storage_options)
 
 
+def name_of(url: str) -> str:
+    """URL without the query that may follow the path on a web server."""
+    return url.partition("?")[0] if url.lower().startswith(_WEB_SCHEMES) else url
+
+
 def kind_of_name(url: str) -> Kind | None:
     """Kind of store that the name of a new file or directory asks for, None if it does not."""
-    name = url.lower().rstrip("/")
+    name = name_of(url).lower().rstrip("/")
     if name.endswith(HDF5_SUFFIXES):
         return "hdf5"
     if name.endswith(ZARR_SUFFIXES):
@@ -233,7 +244,7 @@ def count_files(
         return len(sizes), sum(sizes)
     fs, path = filesystem(url, options)
     try:
-        found = fs.find(path, detail=True) if kind == "zarr" else {path: fs.info(path)}
+        found = objects.find(fs, path) if kind == "zarr" else {path: fs.info(path)}
     except NotImplementedError:
         return None, None
     except Exception as error:
@@ -339,8 +350,8 @@ class _Remote:
             facts = self.facts(self.path)
             if facts is not None and facts["type"] == "file" and self._is_hdf5(facts["size"]):
                 return "hdf5"
-        folder = self.path.rstrip("/")
-        if any(self.facts(f"{folder}/{marker}") is not None for marker in _ZARR_MARKERS):
+        markers = (objects.below(self.fs, self.path, marker) for marker in _ZARR_MARKERS)
+        if any(self.facts(marker) is not None for marker in markers):
             return "zarr"
         if self.facts(self.path) is None:
             raise NotFoundError("there is no such file, object or prefix", url=self.url)
@@ -357,7 +368,8 @@ class _Remote:
 
     def token(self, kind: Kind) -> str:
         """As `content_token`."""
-        facts = self.facts(f"{self.path}/zarr.json" if kind == "zarr" else self.path)
+        key = "zarr.json" if kind == "zarr" else ""
+        facts = self.facts(objects.below(self.fs, self.path, key))
         if facts is None:
             return ""
         for name in VERSIONS:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fmristore_stores import objects
 from fmristore_stores.errors import AlreadyExistsError, FmristoreError, NotFoundError, StorageError
 from fmristore_stores.sources import status_of, storage_error
 
@@ -47,6 +48,7 @@ def create_object(fs: Any, path: str, data: bytes, url: str) -> None:
     StorageError
         If the service fails.
     """
+    objects.check_writable_name(path)
 
     def write(options: Mapping[str, Any]) -> None:
         fs.pipe_file(path, data, **options)
@@ -135,9 +137,10 @@ def _unconditional(error: BaseException) -> bool:
 def _check_absent(fs: Any, path: str, url: str) -> None:
     try:
         fs.invalidate_cache()
-        found = fs.exists(path)
-    except Exception as error:
-        raise storage_error(error, url) from error
+        found = objects.exists(fs, path)
+    except FmristoreError as error:
+        error.url = url
+        raise
     if found:
         raise taken(url)
 
@@ -234,7 +237,7 @@ class NewObjects:
             raise AlreadyExistsError("another writer took this place over", url=self._url)
         self.put(path, data)
         with contextlib.suppress(Exception):
-            self._fs.rm_file(self._claim)
+            objects.remove(self._fs, self._claim)
 
     def discard(self) -> None:
         """Remove what was made here, unless another writer took the place over."""
@@ -243,12 +246,12 @@ class NewObjects:
             if not self._is_ours():
                 return
             if self._made:
-                self._fs.rm(sorted(self._made))
+                objects.remove_all(self._fs, self._made)
         with contextlib.suppress(Exception):
-            self._fs.rm_file(self._claim)
+            objects.remove(self._fs, self._claim)
             self._fs.invalidate_cache()
-            if not self._fs.find(self._root):  # there may be empty folders
-                self._fs.rm(self._root, recursive=True)
+            if not objects.find(self._fs, self._root):  # there may be empty folders
+                objects.remove_tree(self._fs, self._root)
 
     def _is_ours(self) -> bool:
         try:

@@ -32,8 +32,10 @@ from fmristore_stores.location import (
     is_hdf5,
     is_local,
     kind_of_name,
+    name_of,
     normalise,
 )
+from fmristore_stores.objects import below
 from fmristore_stores.protocol import Store
 from fmristore_stores.reference_targets import read_whole
 from fmristore_stores.sources import FsspecSource, LocalSource
@@ -152,7 +154,9 @@ def _locate(
     """Find a store, and give along what was read of it on the way, by offset."""
     options = dict(storage_options or {})
     normal = normalise(url)
-    if kind == "reference" or (kind is None and normal.lower().endswith(_REFERENCE_SUFFIX)):
+    if kind == "reference" or (
+        kind is None and name_of(normal).lower().endswith(_REFERENCE_SUFFIX)
+    ):
         data = read_whole(normal, options, limit=_LARGEST_JSON)
         token, allowed = _digest(data), tuple(map(str, targets))
         locator = Locator(
@@ -228,7 +232,9 @@ def _look_at_zarr(
         return None
     fs, path = filesystem(url, options)
     try:
-        begin = FsspecSource(fs, stats=stats_of(url)).look(f"{path}/zarr.json", _FIRST_BYTES)
+        begin = FsspecSource(fs, stats=stats_of(url)).look(
+            below(fs, path, "zarr.json"), _FIRST_BYTES
+        )
     except NotFoundError:
         return None
     if begin.size != len(begin.data) or not begin.version:

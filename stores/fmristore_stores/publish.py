@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from fmristore_stores import objects
 from fmristore_stores.errors import (
     AlreadyExistsError,
     FmristoreError,
@@ -273,18 +274,22 @@ def _replace_prefix(fs: Any, place: str, path: str) -> None:
         raise StorageError(msg, url=path) from error
     fs.invalidate_cache()
     root = "zarr.json"
-    old = [name for name in fs.find(path) if not name.endswith(f"/{_REPLACING}")]
+    old = [name for name in objects.find(fs, path) if not name.endswith(f"/{_REPLACING}")]
     first = [name for name in old if name.removeprefix(path).lstrip("/") == root]
     rest = [name for name in old if name not in first]
     for names in (first, rest):  # without its root it is not taken for a store any more
         if names:
-            fs.rm(names)
-    names = sorted(fs.find(place), key=lambda name: name == f"{place}/{root}")
+            objects.remove_all(fs, names)
+
+    def copy(name: str) -> None:
+        objects.copy(fs, name, path + name.removeprefix(place))
+
+    names = sorted(objects.find(fs, place), key=lambda name: name == f"{place}/{root}")
     with ThreadPoolExecutor(_COPIES) as threads:
-        list(threads.map(lambda name: fs.copy(name, path + name.removeprefix(place)), names[:-1]))
-    fs.copy(names[-1], path + names[-1].removeprefix(place))
-    fs.rm_file(lock)
-    fs.rm(place, recursive=True)
+        list(threads.map(copy, names[:-1]))
+    copy(names[-1])
+    objects.remove(fs, lock)
+    objects.remove_tree(fs, place)
 
 
 # Local files ---------------------------------------------------------------------------------

@@ -21,10 +21,11 @@ from fmristore_stores.errors import (
     UnknownFormatError,
 )
 from fmristore_stores.newobjects import NewObjects
+from fmristore_stores.objects import protocols
 from fmristore_stores.protocol import Capability
 from fmristore_stores.sources import ByteSource, FsspecSource, LocalSource
 from fmristore_stores.stats import stats_of
-from fmristore_stores.zarr_files import Files, LocalFiles, RemoteFiles, protocols
+from fmristore_stores.zarr_files import Files, LocalFiles, RemoteFiles
 from fmristore_stores.zarr_nodes import ZarrArray, ZarrGroup
 from fmristore_stores.zarr_tree import Tree
 

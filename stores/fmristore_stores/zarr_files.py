@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import quote
+from urllib.parse import unquote
 
 from fsspec.asyn import AsyncFileSystem
 from zarr.abc.store import Store as ZarrByteStore
 from zarr.storage import LocalStore
 
+from fmristore_stores import objects
 from fmristore_stores.errors import (
     CorruptDataError,
     FmristoreError,
@@ -35,7 +36,7 @@ from fmristore_stores.sources import ByteSource, storage_error
 from fmristore_stores.stats import Stats
 from fmristore_stores.zarr_remote import ROOT, CountedStore, NewStore, WebStore
 
-__all__ = ["Files", "LocalFiles", "RemoteFiles", "protocols"]
+__all__ = ["Files", "LocalFiles", "RemoteFiles"]
 
 _PAGE = 1000
 """Objects that one request of a listing returns on object storage."""
@@ -308,7 +309,7 @@ class RemoteFiles:
         self._root = root.rstrip("/")
         self._source = source
         self._keep = keep
-        self._web = bool({"http", "https"} & protocols(fs))
+        self._web = objects.is_web(fs)
         self.can_list = not self._web
         self._known: dict[str, int | None] = {}
         self._listed: set[str] = set()
@@ -331,17 +332,20 @@ class RemoteFiles:
         self._fs_of_zarr = fs
         if self._new is not None:
             self._held = NewStore(fs, path=self._root, read_only=read_only)
-            self._held.write = self.put
+            self._held.objects = self
             return self._held
         kind = WebStore if self._web else CountedStore
-        store = kind(fs, path=self._root, read_only=read_only)
-        store.stats, store.metadata = self._stats, self._metadata
+        root, mark, query = self._root.partition("?") if self._web else (self._root, "", "")
+        store = kind(fs, path=root.rstrip("/"), read_only=read_only)
+        store.stats, store.metadata, store.objects = self._stats, self._metadata, self
+        store.query = mark + query
         return store
 
     def path(self, key: str) -> str:
         """Path of an object on the filesystem."""
-        key = quote(key) if self._web else key
-        return f"{self._root}/{key}" if key else self._root
+        if self._web:
+            return objects.below(self._fs, self._root, key)
+        return f"{self._root}/{key}" if key and self._root else self._root or key
 
     def document(self, key: str) -> bytes | None:  # noqa: ARG002
         """None: zarr-python makes the requests, and knows how the metadata are consolidated."""
@@ -367,14 +371,11 @@ class RemoteFiles:
         prefix = self.path(folder)
         self.refresh()
         try:
-            found = self._fs.find(prefix, detail=True)
-        except FileNotFoundError:
-            return {}
+            found = objects.find(self._fs, prefix)
         except Exception as error:
             raise storage_error(error, self._url(folder)) from error
         self._stats.add(requests=max(1, math.ceil(len(found) / _PAGE)))
-        start = len(self.path("")) + 1
-        return {name[start:]: info["size"] for name, info in found.items()}
+        return {objects.under(self._root, name): info["size"] for name, info in found.items()}
 
     def _ask(self, keys: Sequence[str]) -> list[int | None]:
         if len(keys) == 1:
@@ -395,20 +396,27 @@ class RemoteFiles:
             found = self._fs.ls(self.path(folder), detail=False)
         except Exception as error:
             raise storage_error(error, self._url(folder)) from error
-        return sorted({path.rstrip("/").rpartition("/")[2] for path in found} - {""})
+        names = {path.rstrip("/").rpartition("/")[2] for path in found} - {""}
+        return sorted(map(unquote, names) if self._web else names)
+
+    def below(self, folder: str) -> list[str]:
+        """Keys of all objects below a prefix, sorted."""
+        return sorted(self._list(folder))
 
     def exists(self, key: str) -> bool:
         """Whether there is an object or a prefix of that name."""
         self.refresh()
         try:
-            return bool(self._fs.exists(self.path(key)))
-        except Exception as error:
-            raise storage_error(error, self._url(key)) from error
+            return objects.exists(self._fs, self.path(key))
+        except FmristoreError as error:
+            error.url = self._url(key)
+            raise
 
     def put(self, key: str, parts: Sequence[Buffer]) -> None:
         """Write one object with one call; object storage shows it when it is complete."""
         path = self.path(key)
         try:
+            objects.check_writable_name(path)
             if self._new is not None:
                 self._new.put(path, b"".join(parts))
             else:
@@ -421,7 +429,7 @@ class RemoteFiles:
         """Delete one object if it is there."""
         path = self.path(key)
         try:
-            self._fs.rm_file(path)
+            objects.remove(self._fs, path)
         except FileNotFoundError:
             return
         except Exception as error:
@@ -433,7 +441,7 @@ class RemoteFiles:
         path = self.path(key)
         self.refresh()
         try:
-            self._fs.rm(path, recursive=True)
+            objects.remove_tree(self._fs, path)
         except Exception as error:
             raise _write_error(error, self._url(key)) from error
         self.refresh()
@@ -458,11 +466,3 @@ def _write_error(error: BaseException, url: str) -> Exception:
     if isinstance(error, NotImplementedError):
         return ReadOnlyError("this kind of URL cannot be written", url=url)
     return storage_error(error, url)
-
-
-def protocols(fs: Any) -> frozenset[str]:
-    """Names of the protocols that a filesystem of fsspec serves, itself or as a cache."""
-    names = fs.protocol
-    own = frozenset((names,) if isinstance(names, str) else names)
-    behind = getattr(fs, "fs", None)
-    return own if behind is None else own | protocols(behind)

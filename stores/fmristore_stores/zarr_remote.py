@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from zarr.storage import FsspecStore
@@ -12,17 +13,85 @@ from zarr.storage import FsspecStore
 from fmristore_stores.protocol import Buffer
 from fmristore_stores.stats import Stats
 
-__all__ = ["ROOT", "CountedStore", "NewStore", "WebStore"]
+__all__ = ["ROOT", "CountedStore", "LiteralStore", "NewStore", "WebStore"]
 
 ROOT = "zarr.json"
 """Key of the root's metadata."""
 
 
-class CountedStore(FsspecStore):
+class Objects(Protocol):
+    """The objects of the store, as `zarr_files.RemoteFiles` reaches them."""
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object or a prefix of that name."""
+
+    def names(self, folder: str) -> list[str]:
+        """What is directly below a prefix."""
+
+    def below(self, folder: str) -> list[str]:
+        """Keys of all objects below a prefix."""
+
+    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Write one object."""
+
+    def remove(self, key: str) -> None:
+        """Delete one object if it is there."""
+
+    def remove_tree(self, key: str) -> None:
+        """Delete a prefix with everything below it."""
+
+
+class LiteralStore(FsspecStore):
+    """A zarr-python store that takes no name for a pattern, and no error for an absence."""
+
+    objects: Objects
+
+    async def exists(self, key: str) -> bool:
+        """Whether there is an object."""
+        return await asyncio.to_thread(self.objects.exists, key)
+
+    async def delete(self, key: str) -> None:
+        """Remove an object if there is one."""
+        self._check_writable()
+        await asyncio.to_thread(self.objects.remove, key)
+
+    async def delete_dir(self, prefix: str) -> None:
+        """Remove everything below a prefix."""
+        self._check_writable()
+        with suppress(FileNotFoundError):
+            await asyncio.to_thread(self.objects.remove_tree, prefix.rstrip("/"))
+
+    async def clear(self) -> None:
+        """Remove everything."""
+        await self.delete_dir("")
+
+    async def list(self) -> AsyncIterator[str]:
+        """Keys of all objects."""
+        async for key in self.list_prefix(""):
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Keys of all objects below a prefix."""
+        for key in await asyncio.to_thread(self.objects.below, prefix.rstrip("/")):
+            yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Names directly below a prefix."""
+        try:
+            names = await asyncio.to_thread(self.objects.names, prefix.rstrip("/"))
+        except FileNotFoundError:
+            return
+        for name in names:
+            yield name
+
+
+class CountedStore(LiteralStore):
     """A zarr-python store that counts what it reads, and knows the root's metadata for once."""
 
     stats: Stats
     metadata: bytes | None = None
+    query = ""
+    """Query of the URL of a store on a web server, which follows each name."""
 
     async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
         """Content of an object, None if there is none."""
@@ -39,22 +108,17 @@ class WebStore(CountedStore):
 
     async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
         """Content of an object, None if there is none."""
-        return await super().get(quote(key), *args, **kwargs)
-
-    async def exists(self, key: str) -> bool:
-        """Whether there is an object."""
-        return await super().exists(quote(key))
+        return await super().get(quote(key) + self.query, *args, **kwargs)
 
 
-class NewStore(FsspecStore):
+class NewStore(LiteralStore):
     """A zarr-python store that is being made.
 
-    It keeps the root's metadata in memory as long as `holding`, and writes through `write`.
+    It keeps the root's metadata in memory as long as `holding`.
     """
 
     held: Any = None
     holding = True
-    write: Callable[[str, Sequence[Buffer]], None]
 
     async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
         """Content of an object, None if there is none."""
@@ -67,7 +131,7 @@ class NewStore(FsspecStore):
         if key == ROOT and self.holding:
             self.held = value
         else:
-            await asyncio.to_thread(self.write, key, [value.to_bytes()])
+            await asyncio.to_thread(self.objects.put, key, [value.to_bytes()])
 
     async def set_if_not_exists(self, key: str, value: Any) -> None:
         """Write an object unless there is one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import zarr.errors
 from zarr.abc.store import Store as ZarrByteStore
 
 from fmristore_stores.errors import (
+    AccessDeniedError,
     AlreadyExistsError,
     ChangedError,
     ClosedError,
@@ -165,8 +167,10 @@ class Tree:
         try:
             root = self._open_group("", consolidated=self._use_consolidated, zarr_format=2)
         except NotFoundError:
-            if not self.files.exists(""):
-                raise NotFoundError("there is no such store", url=self.url) from None
+            # A server may refuse to show the folder itself.
+            with contextlib.suppress(AccessDeniedError):
+                if not self.files.exists(""):
+                    raise NotFoundError("there is no such store", url=self.url) from None
             msg = "this is not a Zarr group: there is no zarr.json"
             raise UnknownFormatError(msg, url=self.url) from None
         if self._writable:

@@ -481,8 +481,8 @@ def test_a_copy_that_fails_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
             raise OSError("the service went away")
         real(self, *args, **kwargs)
 
-    real = type(place.fs).copy
-    monkeypatch.setattr(type(place.fs), "copy", copy)
+    real = type(place.fs).cp_file
+    monkeypatch.setattr(type(place.fs), "cp_file", copy)
     with pytest.raises(StorageError, match="complete at") as caught:
         make(place / "a.zarr", 2, overwrite=True)
     monkeypatch.undo()

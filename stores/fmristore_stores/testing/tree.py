@@ -181,6 +181,32 @@ class TreeTests(StoreSuite):
         assert_same_values(again.read(), np.zeros((5, 4), np.float32))
         assert store.root.create_group("a").children() == {}
 
+    @pytest.mark.parametrize(
+        ("name", "siblings"),
+        [
+            ("a*", ["aX", "a", "a*b"]),
+            ("a?", ["ab", "a"]),
+            ("[ab]", ["a", "b"]),
+            ("[!a]", ["b"]),
+            ("{a,b}", ["a", "b"]),
+            ("a", ["a*", "a ", "ab", "A"]),
+            ("a%2A", ["a*", "aX"]),
+            ("a#b", ["a"]),
+        ],
+    )
+    def test_remove_takes_names_literally(
+        self, store: Store, name: str, siblings: list[str]
+    ) -> None:
+        """No name stands for others, whatever characters it holds."""
+        values = random_values((5, 4), np.dtype("f4"))
+        for child in (name, *siblings):
+            store.root.create_group(child).create_array("v", make_spec()).write(None, values)
+        assert set(store.root.children()) == {name, *siblings}
+        store.root.remove(name)
+        assert set(store.root.children()) == set(siblings)
+        for child in siblings:
+            assert_same_values(store.root.array(f"{child}/v").read(), values)
+
     @pytest.mark.parametrize("name", ["", ".", "..", "/", "/a", "a/b", "a/", "b/../a", "zarr.json"])
     def test_remove_takes_direct_children_only(self, store: Store, name: str) -> None:
         """Nothing but the name of a child can be removed."""
