@@ -293,6 +293,10 @@ def _decode_step(step: CodecSpec, data: Buffer, limit: int, out: AnyArray | None
 _KNOWN = frozenset({"blosc", "zstd", "deflate", "gzip", "shuffle", "crc32c", "fletcher32"})
 _SAME_SIZE = frozenset({"shuffle"})
 _CHECKSUM = frozenset({"crc32c", "fletcher32"})
+_LARGE = 16 * 1024 * 1024
+"""Bytes of a chunk from which it is worth to find out early that it cannot be decoded."""
+_DEFLATE_RATIO = 1032
+"""Most bytes that one byte of a deflate stream stands for (zlib's technical details)."""
 
 
 def supported(codecs: Pipeline) -> bool:
@@ -359,6 +363,8 @@ def decode(
     steps: Sequence[CodecSpec] = codecs
     if skip:
         steps = [step for number, step in enumerate(codecs) if not skip >> number & 1]
+    if nbytes > _LARGE:
+        _check_ratio(steps, memoryview(data).nbytes, nbytes)
     for step, limit in zip(reversed(steps), _limits(steps, nbytes), strict=True):
         try:
             data = _decode_step(step, data, limit, out if step is steps[0] else None)
@@ -372,6 +378,14 @@ def decode(
         msg = f"a chunk decodes to {size} bytes where {nbytes} were expected"
         raise CorruptDataError(msg)
     return data
+
+
+def _check_ratio(steps: Sequence[CodecSpec], encoded: int, nbytes: int) -> None:
+    """Refuse a chunk that is too short to be what it claims, before memory is taken for it."""
+    shrinking = [step.name for step in steps if step.name not in _CHECKSUM | _SAME_SIZE]
+    if shrinking in (["deflate"], ["gzip"]) and nbytes > _DEFLATE_RATIO * (encoded + 1):
+        msg = f"a chunk of {encoded} bytes cannot decode to {nbytes} with {shrinking[0]}"
+        raise CorruptDataError(msg)
 
 
 def check_encoded(codecs: Pipeline, data: Buffer, nbytes: int) -> None:

@@ -18,11 +18,13 @@ from fmristore_stores.errors import CorruptDataError
 from fmristore_stores.protocol import Buffer
 from fmristore_stores.spec import CodecSpec
 
-__all__ = ["blosc_header", "decode_part", "decodes_parts", "zstd_size"]
+__all__ = ["blosc_header", "decode_part", "decodes_parts", "zstd_bound", "zstd_size"]
 
 _BLOSC_HEADER = struct.Struct("<BBBBiii")
 _BLOSC_MEMCPYED = 0x02
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_BLOCK = 128 * 1024
+"""Most bytes that one block of a zstd frame decodes to (RFC 8878, 3.1.1.2.4)."""
 
 
 def zstd_size(data: Buffer) -> int | None:
@@ -38,6 +40,30 @@ def zstd_size(data: Buffer) -> int | None:
         raise CorruptDataError("a zstd chunk is shorter than its header")
     size = int.from_bytes(head[start : start + width], "little") + (256 if width == 2 else 0)
     return size if width else None
+
+
+def zstd_bound(data: Buffer) -> int:
+    """Most bytes that a zstd frame may decode to, from its header or those of its blocks.
+
+    Raises
+    ------
+    CorruptDataError
+        If it is no such frame, or shorter than its blocks.
+    """
+    size = zstd_size(data)
+    if size is not None:
+        return size
+    view = memoryview(data).cast("B")
+    flags, total, last = view[4], 0, 0
+    position = 6 - (flags >> 5 & 1) + (0, 1, 2, 4)[flags & 3]
+    while not last:
+        header = int.from_bytes(view[position : position + 3], "little")
+        last, kind, length = header & 1, header >> 1 & 3, header >> 3
+        total += min(length, _ZSTD_BLOCK) if kind < 2 else _ZSTD_BLOCK
+        position += 3 + (1 if kind == 1 else length)
+        if position > view.nbytes:
+            raise CorruptDataError("a zstd chunk ends before its last block")
+    return total
 
 
 def blosc_header(data: Buffer) -> tuple[int, ...]:

@@ -26,13 +26,15 @@ from fmristore_stores.grid import (
     parse_region,
     region_shape,
 )
-from fmristore_stores.hdf5_attributes import decode_text, read_attributes, write_attributes
+from fmristore_stores.hdf5_attributes import read_attributes, write_attributes
 from fmristore_stores.hdf5_chunks import ChunkFinder, ChunkIndex
 from fmristore_stores.hdf5_dimensions import read_names
 from fmristore_stores.hdf5_files import Session
 from fmristore_stores.hdf5_heaps import checked, uses_heap
 from fmristore_stores.hdf5_links import facts, resolve
+from fmristore_stores.hdf5_text import read_text, rows_at_once
 from fmristore_stores.hdf5_types import check_filters, parse_type, spec_of, stored_dtype
+from fmristore_stores.limits import check_chunk, check_result
 from fmristore_stores.protocol import AnyArray, Buffer, ByteRange, Capability, ChunkRef, FetchPolicy
 from fmristore_stores.spec import STRING, ArraySpec, Attributes, CodecSpec, is_string
 
@@ -219,21 +221,31 @@ class HDF5Array:
             msg = f"out is {out.dtype}{out.shape} where {self._spec.dtype}{shape} is read"
             raise InvalidInputError(msg, url=self._session.url, node=self._path)
         text = is_string(self._spec.dtype)
+        self._check_sizes(shape, new=out is None or text)
         with self._session.reading(self._path):
             direct = out is not None and out.flags.c_contiguous and not text
-            buffer = out if out is not None and direct else _empty(shape, self._type.buffer)
             self._check_storage()
-            if buffer.size:
-                self._check_filters(writing=False)
-                memory, file = self._spaces(parsed, shape)
-                self._node.read(memory, file, buffer, self._type.memory)
-        if text:
-            flat = [decode_text(item) for item in buffer.reshape(-1).tolist()]
-            buffer = np.array(flat, STRING).reshape(shape)
+            if text:
+                rows = max(1, self._spec.shape[0] if shape else 1)
+                if self._type.buffer.kind == "O":
+                    rows = rows_at_once(shape, int(self._session.h5.id.get_filesize()))
+                buffer = read_text(self._read_elements, parsed, shape, rows)
+            else:
+                buffer = self._read_elements(parsed, out if direct else None)
         if out is None or direct:
             return buffer
         out[...] = buffer
         return out
+
+    def _read_elements(self, region: Region, out: AnyArray | None = None) -> AnyArray:
+        """Elements of a region as HDF5 hands them out."""
+        shape = region_shape(region)
+        buffer = _empty(shape, self._type.buffer) if out is None else out
+        if buffer.size:
+            self._check_filters(writing=False)
+            memory, file = self._spaces(region, shape)
+            self._node.read(memory, file, buffer, self._type.memory)
+        return buffer
 
     def write(self, region: Region | None, values: Any) -> None:
         """Write a region through HDF5, ``None`` for everything.
@@ -452,6 +464,14 @@ class HDF5Array:
             msg = "text with NUL cannot be stored in HDF5"
             raise InvalidInputError(msg, url=self._session.url, node=self._path)
         return converted.astype(object, order="C").astype(self._type.buffer).reshape(shape)
+
+    def _check_sizes(self, shape: tuple[int, ...], *, new: bool) -> None:
+        """Refuse a chunk or result that takes too much, before HDF5 takes memory for it."""
+        width = self._type.buffer.itemsize
+        if new:
+            check_result(math.prod(shape) * width, self._session.url, self._path)
+        if self._plan.get_layout() == h5d.CHUNKED:
+            check_chunk(math.prod(self._spec.layout.chunks) * width, self._session.url, self._path)
 
     def _check_filters(self, *, writing: bool) -> None:
         if not self._filters_checked[writing]:

@@ -19,6 +19,7 @@ from fmristore_stores.cache import CHUNK_CACHE, ChunkCache
 from fmristore_stores.errors import CorruptDataError, FmristoreError
 from fmristore_stores.frames import decode_part, decodes_parts
 from fmristore_stores.grid import ChunkKey, Region, grid_shape
+from fmristore_stores.limits import LIMITS, check_chunk
 from fmristore_stores.parallel import for_each, worker_count
 from fmristore_stores.pieces import contiguous_run, piece_shape, shorter_piece
 from fmristore_stores.protocol import (
@@ -241,6 +242,8 @@ class ChunkLoader:
 
     def _check_size(self, key: ChunkKey, ref: ChunkRef) -> None:
         """Refuse to fetch what cannot be the encoding of a chunk, before memory is taken for it."""
+        if self._chunk_nbytes > LIMITS.chunk:
+            check_chunk(self._chunk_nbytes, self._url, self.array.path)
         if ref.range.length > 2 * self.spec.chunk_nbytes + _CODEC_OVERHEAD:
             raise self.error(
                 key, f"has {ref.range.length} bytes for {self.spec.chunk_nbytes} decoded: damaged"

@@ -24,6 +24,7 @@ from fmristore_stores.grid import (
     parse_region,
     region_shape,
 )
+from fmristore_stores.limits import check_result
 from fmristore_stores.loading import ChunkLoader, Loaded, Piece
 from fmristore_stores.protocol import AnyArray, Array
 from fmristore_stores.ranges import ReadCost
@@ -301,6 +302,7 @@ class ChunkReader:
 
     def _empty(self, shape: tuple[int, ...], order: Sequence[int] = ()) -> AnyArray:
         """An array whose last axis in `order` varies fastest in memory, the last one by default."""
+        check_result(math.prod(shape) * self.spec.dtype.itemsize, self._url, self.array.path)
         try:
             if not order:
                 return np.empty(shape, self.spec.dtype)

@@ -26,10 +26,12 @@ from fmristore_stores import objects
 from fmristore_stores.errors import (
     CorruptDataError,
     FmristoreError,
+    MemoryLimitError,
     MetadataError,
     NotFoundError,
     ReadOnlyError,
 )
+from fmristore_stores.limits import check_metadata, is_metadata
 from fmristore_stores.newobjects import NewObjects
 from fmristore_stores.protocol import Buffer
 from fmristore_stores.sources import ByteSource, storage_error
@@ -172,14 +174,30 @@ class LocalFiles:
             raise MetadataError(msg, url=self._given)
 
     def document(self, key: str) -> bytes | None:
-        """Content of a metadata document; None if it is not there, or not to be read."""
+        """Content of a metadata document; None if it is not there, or not to be read.
+
+        Raises
+        ------
+        MemoryLimitError
+            If it is too long.
+        """
         try:
-            if self.status(key) is None:
+            status = self.status(key)
+            if status is None:
                 return None
+            check_metadata(status.st_size, key, self._given)
             with open(self.path(key), "rb", buffering=0) as file:  # noqa: PTH123
                 return file.read()
+        except MemoryLimitError:
+            raise
         except (OSError, FmristoreError):
             return None
+
+    def check_readable(self, key: str) -> None:
+        """Refuse what `status` refuses, and metadata that are too long."""
+        status = self.status(key)
+        if status is not None and is_metadata(key):
+            check_metadata(status.st_size, key, self._given)
 
     def sizes(
         self,
@@ -245,7 +263,8 @@ class LocalFiles:
         """Nothing is remembered of the directory's content."""
 
     def release_root(self) -> None:
-        """Nothing is held back: a new directory appears when it is renamed."""
+        """Check its length; nothing is held back: a new directory appears when it is renamed."""
+        self.check_readable(ROOT)
 
 
 class _ConfinedStore(LocalStore):
@@ -256,7 +275,7 @@ class _ConfinedStore(LocalStore):
         self._files = LocalFiles(str(root))
 
     async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
-        self._files.status(key)
+        self._files.check_readable(key)
         return await super().get(key, *args, **kwargs)
 
     async def set(self, key: str, *args: Any, **kwargs: Any) -> None:
@@ -264,7 +283,7 @@ class _ConfinedStore(LocalStore):
         await super().set(key, *args, **kwargs)
 
     def get_sync(self, key: str, **kwargs: Any) -> Any:
-        self._files.status(key)
+        self._files.check_readable(key)
         return super().get_sync(key, **kwargs)
 
     def set_sync(self, key: str, *args: Any, **kwargs: Any) -> None:
@@ -449,8 +468,10 @@ class RemoteFiles:
     def release_root(self) -> None:
         """Write the root's metadata if they were held back."""
         if self._new is not None and self._held is not None and self._held.holding:
+            data = self._held.held.to_bytes()
+            check_metadata(len(data), ROOT, self._url(""))
             self._held.holding = False
-            self._new.finish(self.path(ROOT), self._held.held.to_bytes())
+            self._new.finish(self.path(ROOT), data)
             self.refresh()
 
     def _url(self, key: str) -> str:

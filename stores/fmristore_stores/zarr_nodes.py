@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from fmristore_stores.errors import (
     NotFoundError,
 )
 from fmristore_stores.grid import ChunkKey, Region, overlaps, parse_region, region_shape
+from fmristore_stores.limits import check_chunk, check_result
 from fmristore_stores.protocol import (
     AnyArray,
     Buffer,
@@ -24,12 +26,17 @@ from fmristore_stores.protocol import (
     FetchPolicy,
 )
 from fmristore_stores.spec import STRING, ArraySpec, Attributes, is_string
+from fmristore_stores.zarr_bounded import check_format_2
 from fmristore_stores.zarr_errors import zarr_errors
 from fmristore_stores.zarr_refs import ChunkLocator
 from fmristore_stores.zarr_tree import ArrayNode, Tree
 
 __all__ = ["ZarrArray", "ZarrGroup"]
 
+_TEXT = 16
+"""Bytes of numpy's entry for a text, besides the text."""
+_MANY = 2**62
+"""Number of objects of a folder that shall not be listed to find one of them."""
 _ENCODED = Capability.CHUNK_REFS | Capability.RAW_WRITE
 
 
@@ -257,7 +264,12 @@ class ZarrArray(_Handle):
         if 0 in shape:
             return np.empty(shape, dtype) if out is None else out
         array = tree.zarr_array(self._path)
+        itemsize = _TEXT if is_string(dtype) else dtype.itemsize
+        check_result(math.prod(shape) * itemsize, tree.url, self._path)
+        check_chunk(math.prod(self._spec.layout.chunks) * itemsize, tree.url, self._path)
         with zarr_errors(self._tree.url, self._path, CorruptDataError):
+            if array.metadata.zarr_format == 2:
+                _check_bounds(tree, self._path, parsed)
             values = _plain(np.asarray(array[parsed]), dtype)
             if is_string(dtype) and "" in values and tree.finished:
                 _check_written(tree, self._path, parsed)
@@ -390,6 +402,20 @@ class ZarrArray(_Handle):
             msg = "the encoded chunks of this array can be read by zarr-python only"
             raise LayoutNotSupportedError(msg, url=self._tree.url, node=self._path)
         return self._locator
+
+
+def _check_bounds(tree: Tree, path: str, region: Region) -> None:
+    """Check that no chunk of format 2 behind a region claims more than it can hold."""
+    spec, metadata = tree.array(path).spec, tree.zarr_array(path).metadata
+    prefix = f"{path}/" if path else ""
+    count = math.prod(spec.layout.chunks)
+    itemsize = None if is_string(spec.dtype) else spec.dtype.itemsize
+    for overlap in overlaps(region, spec.layout.chunks):
+        key = prefix + metadata.encode_chunk_key(overlap.key)
+        (size,) = tree.files.sizes([key], path, _MANY)
+        if size:
+            (data,) = tree.source.fetch([ByteRange(tree.files.path(key), 0, size)])
+            check_format_2(metadata, data, count=count, itemsize=itemsize)
 
 
 def _check_written(tree: Tree, path: str, region: Region) -> None:

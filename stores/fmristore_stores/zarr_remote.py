@@ -8,8 +8,10 @@ from contextlib import suppress
 from typing import Any, Protocol
 from urllib.parse import quote
 
+from zarr.abc.store import RangeByteRequest
 from zarr.storage import FsspecStore
 
+from fmristore_stores.limits import LIMITS, check_metadata, is_metadata
 from fmristore_stores.protocol import Buffer
 from fmristore_stores.stats import Stats
 
@@ -89,6 +91,8 @@ class CountedStore(LiteralStore):
     """A zarr-python store that counts what it reads, and knows the root's metadata for once."""
 
     stats: Stats
+    ranged = True
+    """Whether a range beyond the end of an object yields what there is of it."""
     metadata: bytes | None = None
     query = ""
     """Query of the URL of a store on a web server, which follows each name."""
@@ -98,13 +102,21 @@ class CountedStore(LiteralStore):
         if key == ROOT and self.metadata is not None and byte_range is None:
             data, self.metadata = self.metadata, None
             return prototype.buffer.from_bytes(data)
+        metadata = byte_range is None and is_metadata(key)
+        if metadata and self.ranged:
+            limit = max(LIMITS.document, LIMITS.consolidated)
+            byte_range = RangeByteRequest(0, limit + 1)
         found = await super().get(key, prototype, byte_range)
+        if metadata and found is not None:
+            check_metadata(len(found), key, self.path)
         self.stats.add(requests=1, bytes_fetched=0 if found is None else len(found))
         return found
 
 
 class WebStore(CountedStore):
     """A zarr-python store on a web server, where a name is a part of a URL."""
+
+    ranged = False
 
     async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
         """Content of an object, None if there is none."""

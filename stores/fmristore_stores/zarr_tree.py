@@ -27,6 +27,7 @@ from fmristore_stores.errors import (
     StorageError,
     UnknownFormatError,
 )
+from fmristore_stores.limits import check_metadata
 from fmristore_stores.protocol import ByteRange, Capability, Child
 from fmristore_stores.sources import ByteSource
 from fmristore_stores.spec import (
@@ -36,6 +37,7 @@ from fmristore_stores.spec import (
     check_name,
     copy_attributes,
 )
+from fmristore_stores.zarr_bounded import bounded
 from fmristore_stores.zarr_consolidated import contradictions, copied_names, is_name
 from fmristore_stores.zarr_documents import understand
 from fmristore_stores.zarr_errors import quiet, zarr_errors
@@ -200,6 +202,8 @@ class Tree:
         """Metadata documents of nodes as they are stored, None where there is none."""
         keys = [f"{path}/{name}" if path else name for path in paths]
         sizes = self.files.sizes(keys, "", _UNKNOWN)
+        for key, size in zip(keys, sizes, strict=True):
+            check_metadata(size or 0, key, self.url)
         there = [
             ByteRange(self.files.path(key), 0, size)
             for key, size in zip(keys, sizes, strict=True)
@@ -220,7 +224,7 @@ class Tree:
     def _open_group(
         self, path: str, *, consolidated: bool, zarr_format: Literal[2, 3] = 3
     ) -> zarr.Group:
-        with zarr_errors(self.url, path), quiet():
+        with zarr_errors(self.url, path), quiet(), bounded():
             try:
                 return zarr.open_group(
                     self._store,
@@ -393,7 +397,7 @@ class Tree:
     def _get(self, root: zarr.Group, path: str) -> _ZarrNode | None:
         # An array takes the setting over when it is opened; it takes effect when written to.
         every_chunk = {"array.write_empty_chunks": True}
-        with zarr_errors(self.url, path), quiet(), zarr.config.set(every_chunk):
+        with zarr_errors(self.url, path), quiet(), bounded(), zarr.config.set(every_chunk):
             try:
                 return root[path]
             except KeyError:
@@ -483,7 +487,7 @@ class Tree:
         checked = check_attributes(attributes)
         arguments = creation(spec)
         self._drop_consolidated()
-        with zarr_errors(self.url, path, LayoutNotSupportedError), quiet():
+        with zarr_errors(self.url, path, LayoutNotSupportedError), quiet(), bounded():
             node = zarr.create_array(self._store, name=path, attributes=checked, **arguments)
         self._nodes[path] = self._parsed(path, node)
         return path

@@ -1,0 +1,119 @@
+"""How much a store may make its reader take: checked before memory is taken.
+
+What a file says of its own sizes cannot be trusted. These limits are far above what honest files
+need; raise one by assignment, ``LIMITS.chunk = 1 << 33``, where a file that is trusted is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from fmristore_stores.errors import MemoryLimitError
+
+__all__ = ["LIMITS", "Limits", "check_chunk", "check_metadata", "check_result", "is_metadata"]
+
+_ROOTS = frozenset({"zarr.json", ".zmetadata", ".zattrs"})
+_NAMES = ("zarr.json", ".zmetadata", ".zattrs", ".zarray", ".zgroup")
+
+
+def _machine() -> int:
+    """Bytes of memory that the machine has; 2**62 where that cannot be found out."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return 1 << 62
+
+
+@dataclass(slots=True)
+class Limits:
+    """Most bytes of one thing; of what is larger, `MemoryLimitError` is raised.
+
+    Parameters
+    ----------
+    chunk : int
+        A chunk as it is decoded.
+    text : int
+        A chunk of text as it is decoded, and the texts of an HDF5 dataset that one read returns.
+    result : int
+        What one read returns; by default the memory of the machine.
+    document : int
+        A metadata document of a Zarr node.
+    consolidated : int
+        The metadata document of a Zarr root, which may have those of all nodes.
+    """
+
+    chunk: int
+    text: int
+    result: int
+    document: int
+    consolidated: int
+
+
+LIMITS = Limits(
+    chunk=2 << 30, text=256 << 20, result=_machine(), document=16 << 20, consolidated=64 << 20
+)
+"""The limits of this process."""
+
+
+def check_chunk(nbytes: int, url: str | None, node: str) -> None:
+    """Refuse a chunk that decodes to too much.
+
+    Raises
+    ------
+    MemoryLimitError
+        If it is larger than ``LIMITS.chunk``.
+    """
+    if nbytes > LIMITS.chunk:
+        msg = (
+            f"a chunk decodes to {nbytes} bytes where {LIMITS.chunk} are allowed; raise "
+            "fmristore_stores.limits.LIMITS.chunk if you trust this file and have the memory"
+        )
+        raise MemoryLimitError(msg, url=url, node=node)
+
+
+def check_result(nbytes: int, url: str | None, node: str) -> None:
+    """Refuse to read more at once than there can be memory for.
+
+    Raises
+    ------
+    MemoryLimitError
+        If it is more than ``LIMITS.result``.
+    """
+    if nbytes > LIMITS.result:
+        msg = (
+            f"a result of {nbytes} bytes does not fit into memory ({LIMITS.result} bytes); "
+            "read a smaller part"
+        )
+        raise MemoryLimitError(msg, url=url, node=node)
+
+
+def is_metadata(key: str) -> bool:
+    """Whether an object of a Zarr store, by its key, is a metadata document."""
+    return key.rpartition("/")[2] in _NAMES
+
+
+def check_metadata(nbytes: int, key: str, url: str) -> None:
+    """Refuse a metadata document that is too long.
+
+    Parameters
+    ----------
+    nbytes : int
+        Its length.
+    key : str
+        Its name in the store; that of the root may be longer than others.
+    url : str
+        The store.
+
+    Raises
+    ------
+    MemoryLimitError
+        If it is.
+    """
+    limit = LIMITS.consolidated if key in _ROOTS else LIMITS.document
+    if nbytes > limit:
+        msg = (
+            f"the metadata {key} have {nbytes} bytes where {limit} are allowed; raise "
+            "fmristore_stores.limits.LIMITS if you trust this store and have the memory"
+        )
+        raise MemoryLimitError(msg, url=url)

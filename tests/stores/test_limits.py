@@ -1,0 +1,212 @@
+"""Sizes that a store claims, refused before memory is taken for them."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import h5py
+import numpy as np
+import pytest
+
+from fmristore_stores import codecs
+from fmristore_stores.errors import CorruptDataError, FmristoreError, MemoryLimitError
+from fmristore_stores.hdf5_text import rows_at_once
+from fmristore_stores.limits import LIMITS
+from fmristore_stores.opening import open_store
+from fmristore_stores.publish import create_store
+from fmristore_stores.reader import ChunkReader
+from fmristore_stores.spec import ArraySpec, ChunkLayout
+
+ROOM = 4 * 1024 * 1024
+LARGE = (1500, 1500, 1500)
+
+
+def refused(work: Callable[[], Any], kind: type[FmristoreError] = MemoryLimitError) -> str:
+    """Text of the error; hardly any memory may be taken before."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(kind) as caught:
+            work()
+        assert tracemalloc.get_traced_memory()[1] < ROOM
+    finally:
+        tracemalloc.stop()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["<i2", ">i2"])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_chunk_of_gigabytes_is_refused_in_hdf5(
+    tmp_path: Path, dtype: str, *, shuffle: bool
+) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        options: Any = {"chunks": LARGE, "compression": "gzip", "shuffle": shuffle}
+        file.create_dataset("0", LARGE, dtype, **options)
+        file["0"].id.write_direct_chunk((0, 0, 0), zlib.compress(bytes(1000)))
+    with open_store(tmp_path / "a.h5") as store:
+        reader = ChunkReader(store.root.array("0"))
+        text = refused(lambda: reader.read((slice(1, 2),) * 3))
+        assert str(2 * 1500**3) in text
+        assert "/0" in text
+
+
+def test_a_chunk_of_gigabytes_is_refused_in_zarr(tmp_path: Path) -> None:
+    spec = ArraySpec(
+        shape=LARGE,
+        dtype=np.dtype("<i2"),
+        layout=ChunkLayout(chunks=LARGE),
+        codecs=codecs.preset("dual", np.dtype("<i2")),
+    )
+    with create_store(tmp_path / "a.zarr") as store:
+        store.root.create_array("0", spec)
+    (tmp_path / "a.zarr/0/c/0/0").mkdir(parents=True)
+    (tmp_path / "a.zarr/0/c/0/0/0").write_bytes(bytes(100))
+    with open_store(tmp_path / "a.zarr") as store:
+        array = store.root.array("0")
+        refused(lambda: ChunkReader(array).read((slice(1, 2),) * 3))
+        refused(lambda: array.read((slice(1, 2),) * 3))
+
+
+def test_the_limit_of_a_chunk_can_be_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ArraySpec(
+        shape=(100,),
+        dtype=np.dtype("<i2"),
+        layout=ChunkLayout(chunks=(50,)),
+        codecs=codecs.preset("portable", np.dtype("<i2")),
+    )
+    with create_store(tmp_path / "a.h5") as store:
+        store.root.create_array("0", spec).write(None, np.arange(100))
+    with open_store(tmp_path / "a.h5") as store:
+        reader = ChunkReader(store.root.array("0"))
+        monkeypatch.setattr(LIMITS, "chunk", 99)
+        with pytest.raises(MemoryLimitError, match="100 bytes where 99 are allowed"):
+            reader.read((slice(1, 2),))
+        monkeypatch.setattr(LIMITS, "chunk", 100)
+        assert reader.read((slice(1, 2),)).tolist() == [1]
+
+
+@pytest.mark.parametrize("kind", ["h5", "zarr"])
+@pytest.mark.parametrize("dtype", ["<i2", "<U1"])
+def test_a_result_that_no_machine_can_hold_is_refused(
+    tmp_path: Path, kind: str, dtype: str
+) -> None:
+    text = dtype == "<U1"
+    spec = ArraySpec(
+        shape=(1 << 20, 1 << 20, 1 << 10),
+        dtype=np.dtype(str) if text else np.dtype(dtype),
+        layout=ChunkLayout(chunks=(8, 8, 8)),
+    )
+    with create_store(tmp_path / f"a.{kind}") as store:
+        store.root.create_array("0", spec)
+    with open_store(tmp_path / f"a.{kind}") as store:
+        array = store.root.array("0")
+        assert "read a smaller part" in refused(array.read)
+        assert "read a smaller part" in refused(lambda: ChunkReader(array).read())
+
+
+@pytest.mark.parametrize("name", ["deflate", "gzip"])
+def test_a_stream_too_short_for_its_chunk_is_refused(name: str) -> None:
+    pipeline = (codecs.CodecSpec.of("shuffle", elementsize=2), codecs.CodecSpec.of(name, level=4))
+    values = np.zeros(20 << 20, np.uint8)
+    data = codecs.encode(pipeline, values)
+    assert len(bytes(codecs.decode(pipeline, data, values.nbytes))) == values.nbytes
+    text = refused(lambda: codecs.decode(pipeline, data, 100 * values.nbytes), CorruptDataError)
+    assert "cannot decode to" in text
+
+
+# Text --------------------------------------------------------------------------------------------
+
+
+def test_many_texts_that_are_one_long_text_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LIMITS, "text", 20_000)
+    values = np.array([f"{n:>1000}" for n in range(60)]).reshape(30, 2)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["names"] = values.astype(object)
+    with open_store(tmp_path / "a.h5") as store:
+        array = store.root.array("names")
+        with pytest.raises(MemoryLimitError, match="have more than 20000 letters"):
+            array.read()
+        part = (slice(3, 22, 2), slice(1, 2))
+        assert array.read(part).tolist() == values[part].tolist()
+
+
+def test_texts_are_read_at_once_where_they_cannot_be_long() -> None:
+    assert rows_at_once((400,), 10_000) >= 400
+    assert rows_at_once((400,), LIMITS.text // 20) == 20
+    assert rows_at_once((400, 5), LIMITS.text // 20) == 4
+    assert rows_at_once((400, 100), 1 << 50) == 1
+    assert rows_at_once((), 0) >= 1
+
+
+# Metadata ----------------------------------------------------------------------------------------
+
+
+def padded(path: Path, length: int) -> None:
+    document = json.loads(path.read_text())
+    document["attributes"] = {"filler": "x" * length}
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("node", ["", "0/"])
+def test_long_metadata_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: str
+) -> None:
+    spec = ArraySpec(shape=(4,), dtype=np.dtype("<i2"), layout=ChunkLayout(chunks=(2,)))
+    with create_store(tmp_path / "a.zarr") as store:
+        store.root.create_array("0", spec)
+    monkeypatch.setattr(LIMITS, "document", 20 << 20)
+    monkeypatch.setattr(LIMITS, "consolidated", 20 << 20)
+    padded(tmp_path / "a.zarr" / node / "zarr.json", 21 << 20)
+
+    def read() -> None:
+        with open_store(tmp_path / "a.zarr") as store:
+            store.root.array("0")
+
+    assert f"metadata {node}zarr.json have" in refused(read)
+    monkeypatch.setattr(LIMITS, "document", 30 << 20)
+    monkeypatch.setattr(LIMITS, "consolidated", 30 << 20)
+    read()
+
+
+def test_long_metadata_on_object_storage_are_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = ArraySpec(shape=(4,), dtype=np.dtype("<i2"), layout=ChunkLayout(chunks=(2,)))
+    with create_store("memory://limits/a.zarr") as store:
+        store.root.create_array("0", spec)
+    fs = fsspec.filesystem("memory")
+    try:
+        monkeypatch.setattr(LIMITS, "consolidated", 100_000)
+        monkeypatch.setattr(LIMITS, "document", 50_000)
+        document = json.loads(fs.cat_file("/limits/a.zarr/zarr.json"))
+        document["attributes"] = {"filler": "x" * (20 << 20)}
+        fs.pipe_file("/limits/a.zarr/zarr.json", json.dumps(document).encode())
+        del document
+        assert "zarr.json" in refused(lambda: open_store("memory://limits/a.zarr"))
+    finally:
+        fs.rm("/limits", recursive=True)
+
+
+@pytest.mark.parametrize("url", ["memory://limits/b.zarr", "b.zarr"])
+def test_a_store_is_not_published_if_its_metadata_are_too_long_to_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setattr(LIMITS, "consolidated", 10_000)
+    place = url if "://" in url else str(tmp_path / url)
+
+    def write() -> None:
+        with create_store(place) as store:
+            for number in range(5):
+                store.root.create_group(f"g{number}", {"filler": "x" * 4000})
+
+    with pytest.raises(MemoryLimitError, match=r"the metadata zarr\.json have"):
+        write()
+    assert not fsspec.filesystem("memory").exists("/limits/b.zarr")
+    assert not (tmp_path / url).exists()
