@@ -175,7 +175,7 @@ def transcode(  # noqa: PLR0913
         list[str] | None,
         typer.Option(
             metavar="LOSS",
-            help="Accept a loss: array, attributes, external-link, link, name, "
+            help="Accept a loss: array, attributes, depth, external-link, link, name, "
             "non-finite-attribute. Can be repeated.",
         ),
     ] = None,

@@ -34,6 +34,7 @@ from fmristore_stores.protocol import (
     Buffer,
     Capability,
     ChunkRefs,
+    Group,
     RawWrite,
     Store,
 )
@@ -188,16 +189,16 @@ def execute(
         # A store takes the first name that an array gets for its own, and the others for links to
         # it: so groups that hold nothing but links come after the arrays.
         parents = {parent for step in plan.arrays for parent in _parents(step.path)}
-        _make_groups(new, [group for group in plan.groups if group[0] in parents])
+        made: dict[str, Group] = {"": new.root}
+        _make_groups(made, [group for group in plan.groups if group[0] in parents])
         for step in plan.arrays:
             folder, _, name = step.path.rpartition("/")
-            parent = new.root.group(folder) if folder else new.root
-            array = parent.create_array(name, step.target, step.attributes)
+            array = made[folder].create_array(name, step.target, step.attributes)
             written[step.path] = _copy(
                 store.root.array(step.origin), array, step, plan.max_memory, done
             )
-        _make_groups(new, [group for group in plan.groups if group[0] not in parents])
-        _make_links(new, plan)
+        _make_groups(made, [group for group in plan.groups if group[0] not in parents])
+        _make_links(new, made, plan)
     return {path: _combine(digests) for path, (_, digests) in written.items()}
 
 
@@ -235,27 +236,27 @@ def _parents(path: str) -> list[str]:
     return ["/".join(segments[:depth]) for depth in range(1, len(segments))]
 
 
-def _make_groups(new: Store, groups: Iterable[tuple[str, Attributes]]) -> None:
+def _make_groups(made: dict[str, Group], groups: Iterable[tuple[str, Attributes]]) -> None:
+    """Make groups below those that were made before, by path: none is looked for from the root."""
     for path, attributes in groups:
         if path:
             folder, _, name = path.rpartition("/")
-            parent = new.root.group(folder) if folder else new.root
-            parent.create_group(name, attributes)
+            made[path] = made[folder].create_group(name, attributes)
 
 
-def _make_links(new: Store, plan: TranscodePlan) -> None:
+def _make_links(new: Store, made: dict[str, Group], plan: TranscodePlan) -> None:
     """Make the links, or record them; then the root's attributes, the last thing written."""
     recorded: dict[str, list[dict[str, str]]] = {}
     for path, target in plan.links:
         folder, _, name = path.rpartition("/")
         if Capability.HARD_LINKS in new.capabilities:
-            (new.root.group(folder) if folder else new.root).link(name, target)
+            made[folder].link(name, target)
         else:
             recorded.setdefault(folder, []).append({"name": name, "source": ".", "path": target})
     for path, attributes in plan.groups:
         links = {LINKS: recorded[path]} if path in recorded else {}
         if path and links:
-            new.root.group(path).write_attributes(attributes | links)
+            made[path].write_attributes(attributes | links)
         elif not path:
             new.root.write_attributes(attributes | links)
 

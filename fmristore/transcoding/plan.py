@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from fmristore.formats.rlinks import R_NUMBERS
@@ -13,6 +14,7 @@ from fmristore.transcoding.arrays import ArrayStep, TargetKind, plan_array
 from fmristore.transcoding.copies import arrange, named_copies
 from fmristore.transcoding.tree import LINKS, Tree, walk
 from fmristore_stores.errors import InvalidInputError, LossyError
+from fmristore_stores.limits import MOST_ATTRIBUTES
 from fmristore_stores.location import Kind
 from fmristore_stores.protocol import Array, Capability, Store
 from fmristore_stores.spec import ArraySpec, Attributes, check_attributes
@@ -22,9 +24,10 @@ __all__ = ["LOSSES", "Loss", "TranscodePlan", "plan_transcode", "portable_attrib
 LOSSES: Mapping[str, str] = {
     "external-link": "links to other files are left out",
     "array": "arrays of a type or layout that cannot be read are left out",
-    "attributes": "attributes that cannot be read are left out",
+    "attributes": "attributes that cannot be read, or are too many, are left out",
     "name": "nodes whose names are not possible in every store are left out",
     "non-finite-attribute": "NaN and infinity in attributes become the texts NaN, Infinity",
+    "depth": "groups nested more than 64 deep are left out with what they hold",
     "link": "links that lead nowhere or in a circle, or whose name is taken, are left out",
 }
 """What may be lost, by the name under which a caller allows it."""
@@ -192,13 +195,13 @@ def plan_transcode(
     tree = walk(store.root)
     losses = [Loss(item.kind, item.path, item.reason) for item in tree.unreadable]
     of_arrays = {
-        path: portable_attributes(_array_attributes(array, losses), path, losses)
+        path: _portable(_array_attributes(array, losses), path, kind, losses)
         for path, array in tree.arrays.items()
     }
     tree, wishes = arrange(tree, of_arrays, access)
     losses = [loss for loss in losses if loss.path not in {*of_arrays} - {*tree.arrays}]
     groups = tuple(
-        (path, portable_attributes(attributes, path, losses))
+        (path, _portable(attributes, path, kind, losses))
         for path, attributes in tree.groups.items()
     )
     steps = [
@@ -305,6 +308,18 @@ def _array_attributes(array: Array, losses: list[Loss]) -> Attributes:
     except MetadataError as error:
         losses.append(Loss("attributes", array.path, error.message))
         return {}
+
+
+def _portable(
+    attributes: Attributes, path: str, kind: TargetKind, losses: list[Loss]
+) -> Attributes:
+    """Attributes that the new store holds: those of `portable_attributes`, if it has the room."""
+    found = portable_attributes(attributes, path, losses)
+    if kind.kind != "hdf5" or len(found) <= MOST_ATTRIBUTES:
+        return found
+    reason = f"there are {len(found)}, and a node of an HDF5 file has at most {MOST_ATTRIBUTES}"
+    losses.append(Loss("attributes", path, reason))
+    return dict(islice(found.items(), MOST_ATTRIBUTES))
 
 
 def portable_attributes(attributes: Attributes, path: str, losses: list[Loss]) -> Attributes:

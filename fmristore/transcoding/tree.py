@@ -30,6 +30,8 @@ A list of ``{"name": ..., "path": ...}``; the convention of hdmf-zarr, whose ent
 """
 
 
+_DEEPEST = 64
+"""Groups inside each other that are followed: each costs a look at all of those around it."""
 _DAMAGE = (FormatError, NotFoundError, StorageError)
 """What a damaged part of a store raises."""
 
@@ -97,6 +99,9 @@ def walk(root: Group, *, tolerant: bool = False) -> Tree:
                         continue
                     if child.kind == "link":
                         _add_link(path, child.target, tree)
+                    elif child.kind == "group" and path.count("/") >= _DEEPEST:
+                        reason = f"it lies in {_DEEPEST} groups or more: not followed"
+                        tree.unreadable.append(Unreadable("depth", path, reason))
                     elif child.kind == "group":
                         pending.append(group.group(name))
                     else:

@@ -23,7 +23,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.grid import ChunkKey, Region, chunk_region, grid_shape
 from fmristore_stores.parallel import for_each
-from fmristore_stores.protocol import Array, ByteRange, Capability, ChunkRef, ChunkRefs
+from fmristore_stores.protocol import AnyArray, Array, ByteRange, Capability, ChunkRef, ChunkRefs
 from fmristore_stores.reader import ChunkReader
 
 __all__ = ["DAMAGE", "UNABLE", "ArrayCheck"]
@@ -71,6 +71,7 @@ class ArrayCheck:
         self._grid = _clipped(grid_shape(self._spec.shape, self._chunks), _MOST_CHUNKS)
         self._itemsize = self._spec.dtype.itemsize
         self._missing = 0
+        self._there: AnyArray | None = None
         self._failures = 0
 
     @property
@@ -91,6 +92,8 @@ class ArrayCheck:
             return True
         path = self._array.path
         before = self._problems()
+        if self._total > _BATCH and self._locate_listed(advance):
+            return self._problems() == before
         looked = math.prod(self._grid)
         if looked < self._total:
             text = f"of {self._total} chunks only {looked} were looked at"
@@ -111,6 +114,44 @@ class ArrayCheck:
                 f"{self._missing} chunks were never written; they read as the fill value",
             )
         return self._problems() == before
+
+    def _locate_listed(self, advance: Advance | None) -> bool:
+        """Check the chunks that the store lists; False if it lists none, or all are there.
+
+        An array may claim any number of chunks: those that are not there are not asked for.
+        """
+        try:
+            there = cast("ChunkRefs", self._array).stored()
+        except (*DAMAGE, *UNABLE):
+            return False
+        if there is None or len(there) >= self._total:
+            return False
+        first = _first_missing(there)
+        if self._refs([self._key(first)], tell=False) != {self._key(first): None}:
+            return False  # the list is not complete, or the index is damaged
+        self._there = there
+        for start in range(0, len(there), _BATCH):
+            keys = [self._key(number) for number in there[start : start + _BATCH].tolist()]
+            for key, ref in (self._refs(keys) or {}).items():
+                self._check_ref(key, ref)
+        missing = self._total - len(there)
+        text = f"{missing} of {self._total} chunks"
+        if self._required:
+            self._damage("missing-chunk", f"{text} are missing, the first is {self._key(first)}")
+        else:
+            text += " were never written; they read as the fill value"
+            self._findings.note("missing-chunk", self._array.path, text)
+        if advance is not None:
+            advance(self._spec.nbytes)
+        return True
+
+    def _key(self, number: int) -> ChunkKey:
+        """Position of a chunk in the grid by its number, last axis fastest."""
+        key = []
+        for count in reversed(grid_shape(self._spec.shape, self._chunks)):
+            number, position = divmod(number, count)
+            key.append(position)
+        return tuple(reversed(key))
 
     def _problems(self) -> int:
         kinds = ("chunk-index", "missing-chunk", "corrupt-chunk")
@@ -191,6 +232,9 @@ class ArrayCheck:
             return
         reader = ChunkReader(self._array, cache=ChunkCache(0))
         limit = self._room // max(1, math.prod(self._chunks) * self._itemsize)
+        if self._there is not None:
+            self._decode_listed(reader, self._there, advance)
+            return
         for box in self._batches(max(1, min(_BATCH, limit))):
             keys = self._present(box)
             if keys is None:
@@ -200,6 +244,9 @@ class ArrayCheck:
                     reader.read(self._region(box))
             except DAMAGE:
                 self._decode_each(reader, keys)
+            except MemoryLimitError as error:
+                self._damage("memory-limit", f"not decoded: {error.message}")
+                return
             except UNABLE as error:
                 self._findings.note("not-checked", path, f"not decoded: {error.message}")
                 return
@@ -267,6 +314,18 @@ class ArrayCheck:
         for _, text in sorted(damaged.items()):
             self._damage("corrupt-chunk", text)
 
+    def _decode_listed(self, reader: ChunkReader, there: AnyArray, advance: Advance | None) -> None:
+        """Decode the chunks that are there, of an array that lacks some."""
+        for start in range(0, len(there), _BATCH):
+            numbers = there[start : start + _BATCH].tolist()
+            self._decode_each(reader, [self._key(number) for number in numbers])
+            if self._failures >= MOST_LISTED:
+                text = "the storage failed too often to go on"
+                self._findings.note("not-checked", self._array.path, text)
+                return
+            if advance is not None:
+                advance(len(numbers) * self._spec.chunk_nbytes)
+
     def _read_large(self) -> None:
         """Read the bytes of chunks that are too large to be decoded here."""
         array, path = cast("ChunkRefs", self._array), self._array.path
@@ -311,6 +370,12 @@ class ArrayCheck:
     def _nbytes(self, box: Region) -> int:
         count: int = math.prod(part.stop - part.start for part in self._region(box))
         return count * self._itemsize
+
+
+def _first_missing(there: AnyArray) -> int:
+    """Smallest number that is not among some sorted ones."""
+    gaps = np.flatnonzero(there != np.arange(len(there)))
+    return int(gaps[0]) if len(gaps) else len(there)
 
 
 def _clipped(grid: tuple[int, ...], most: int) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ from fmristore_stores.cache import ChunkCache
 from fmristore_stores.errors import (
     FmristoreError,
     InvalidInputError,
+    MemoryLimitError,
     UnknownFormatError,
     UnsupportedVersionError,
 )
@@ -123,7 +124,7 @@ def _attempt(work: Callable[[], Result], findings: Findings) -> Result | None:
 
 
 def _tell(error: FmristoreError, findings: Findings) -> None:
-    if isinstance(error, UNABLE):
+    if isinstance(error, UNABLE) and not isinstance(error, MemoryLimitError):
         findings.note("not-checked", error.node or "", error.message)
     else:
         findings.error(error, "")

@@ -68,8 +68,11 @@ def verify(
       what it is
     - ``consolidated``: a Zarr node of which the root's copy of all metadata says something else
     - ``chunk-index``: a chunk table, or index of a shard, that is damaged or points elsewhere
-    - ``missing-chunk``: a chunk of the numbers of a format that is not there
+    - ``missing-chunk``: a chunk of the numbers of a format that is not there; where an array
+      has very many chunks, all of them in one line
     - ``corrupt-chunk``: a chunk that has a wrong size, or cannot be read or decoded
+    - ``memory-limit``: what takes more memory than there is, or than an honest file needs; see
+      `fmristore_stores.limits`
     - ``digest``: numbers that are not those that were written
     - ``header``: a NIfTI header that is damaged, or contradicts the image
     - ``times``: times of volumes that contradict the repetition time

@@ -313,6 +313,13 @@ class HDF5Array:
         with self._session.reading(self._path):
             return self._finder.refs(keys)
 
+    def stored(self) -> AnyArray | None:
+        """Numbers of the chunks that are there; raises as `refs`."""
+        self._session.check_open()
+        self._need(Capability.CHUNK_REFS)
+        with self._session.reading(self._path):
+            return self._finder.index.numbers
+
     def located(self) -> tuple[np.dtype[Any], ChunkIndex] | None:
         """Type of the elements as they lie in the file, and where the chunks are.
 

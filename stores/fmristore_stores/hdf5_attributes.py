@@ -25,8 +25,9 @@ import h5py
 import numpy as np
 from h5py import h5a, h5r, h5s, h5t
 
-from fmristore_stores.errors import MetadataError
+from fmristore_stores.errors import InvalidInputError, MetadataError
 from fmristore_stores.hdf5_heaps import checked, uses_heap
+from fmristore_stores.limits import MOST_ATTRIBUTES
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import (
     MAX_NUMERIC_ATTRIBUTE,
@@ -190,8 +191,11 @@ def write_attributes(
     Raises
     ------
     InvalidInputError
-        If a name or value cannot be stored; nothing changes then.
+        If a name or value cannot be stored, or there are too many; nothing changes then.
     """
+    if len(attributes) > MOST_ATTRIBUTES:
+        msg = f"{len(attributes)} attributes: a node of an HDF5 file may have {MOST_ATTRIBUTES}"
+        raise InvalidInputError(msg)
     checked = {
         _ESCAPE + name if name in _RESERVED or name.startswith(_ESCAPE) else name: value
         for name, value in check_attributes(attributes).items()

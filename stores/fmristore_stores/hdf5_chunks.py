@@ -117,6 +117,11 @@ class ChunkIndex:
         return len(self._numbers)
 
     @property
+    def numbers(self) -> np.ndarray[Any, Any]:
+        """Numbers of the chunks, sorted: int64, (chunks,)."""
+        return np.array(self._numbers, np.int64)
+
+    @property
     def rows(self) -> np.ndarray[Any, Any]:
         """Number, offset, size and filter mask of each chunk, by number: int64, (chunks, 4)."""
         columns = (self._numbers, self._offsets, self._sizes, self._masks)

@@ -11,8 +11,18 @@ from dataclasses import dataclass
 
 from fmristore_stores.errors import MemoryLimitError
 
-__all__ = ["LIMITS", "Limits", "check_chunk", "check_metadata", "check_result", "is_metadata"]
+__all__ = [
+    "LIMITS",
+    "MOST_ATTRIBUTES",
+    "Limits",
+    "check_chunk",
+    "check_metadata",
+    "check_result",
+    "is_metadata",
+]
 
+MOST_ATTRIBUTES = 4096
+"""Attributes that a node of an HDF5 file may get: HDF5 looks through all of them to add one."""
 _ROOTS = frozenset({"zarr.json", ".zmetadata", ".zattrs"})
 _NAMES = ("zarr.json", ".zmetadata", ".zattrs", ".zarray", ".zgroup")
 

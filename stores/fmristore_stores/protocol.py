@@ -140,6 +140,16 @@ class ChunkRefs(Array, Protocol):
     def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
         """Locate chunks; ``None`` for one that was never written (it reads as the fill value)."""
 
+    def stored(self) -> AnyArray | None:
+        """Which chunks are there, found without asking for each that might be.
+
+        Returns
+        -------
+        ndarray of int64 or None
+            Numbers of chunks in their grid, last axis fastest, sorted; None where that cannot be
+            listed. A chunk that is reached through links may be left out.
+        """
+
     def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
         """Bytes of each range, in order; every result has exactly the length asked for.
 

@@ -404,6 +404,12 @@ class ReferenceArray(_Node):
         self._need_direct()
         return self._refs(keys)
 
+    def stored(self) -> AnyArray | None:
+        """Numbers of the chunks that are listed; raises as `refs`."""
+        self._session.check_open()
+        self._need_direct()
+        return self._table()[0].numbers
+
     def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
         """Bytes of each range, in order.
 

@@ -115,6 +115,11 @@ class ChunkTable:
     def __len__(self) -> int:
         return len(self._numbers)
 
+    @property
+    def numbers(self) -> AnyArray:
+        """Numbers of the chunks, sorted: int64, (chunks,)."""
+        return np.array(self._numbers, np.int64)
+
     def renamed(self, name: Callable[[str], str]) -> Self:
         """The table with other names for its sources."""
         self._sources = tuple(name(source) for source in self._sources)

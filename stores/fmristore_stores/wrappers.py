@@ -89,6 +89,11 @@ class _Array:
         self._need(Capability.CHUNK_REFS)
         return self._inner.refs(keys)
 
+    def stored(self) -> AnyArray | None:
+        self._need(Capability.CHUNK_REFS)
+        found: AnyArray | None = self._inner.stored()
+        return found
+
     def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
         self._need(Capability.CHUNK_REFS)
         return self._inner.fetch(ranges)

@@ -12,7 +12,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,6 +71,9 @@ class Files(Protocol):
 
     def names(self, folder: str) -> list[str]:
         """What is directly below a folder, sorted."""
+
+    def below(self, folder: str) -> Iterable[str]:
+        """Keys of all objects below a folder; links to folders are not followed."""
 
     def exists(self, key: str) -> bool:
         """Whether there is an object or a folder of that name."""
@@ -215,6 +218,12 @@ class LocalFiles:
             return sorted(os.listdir(self.path(folder)))  # noqa: PTH208
         except OSError as error:
             raise storage_error(error, self.path(folder)) from error
+
+    def below(self, folder: str) -> Iterable[str]:
+        """Keys of all files below a folder; links to folders are not followed."""
+        for path, _, names in os.walk(self.path(folder)):
+            for name in names:
+                yield f"{path}/{name}".replace(os.sep, "/").removeprefix(self._inside)
 
     def exists(self, key: str) -> bool:
         """Whether there is a file, folder or link of that name."""
@@ -421,6 +430,10 @@ class RemoteFiles:
     def below(self, folder: str) -> list[str]:
         """Keys of all objects below a prefix, sorted."""
         return sorted(self._list(folder))
+
+    def below(self, folder: str) -> Iterable[str]:
+        """Keys of all objects below a prefix."""
+        return self._list(folder)
 
     def exists(self, key: str) -> bool:
         """Whether there is an object or a prefix of that name."""

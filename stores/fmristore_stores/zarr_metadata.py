@@ -23,6 +23,8 @@ from fmristore_stores.spellings import from_zarr_codecs, zarr_codecs
 __all__ = ["Described", "Placement", "creation", "describe"]
 
 _LIMIT = 2**63
+_DIGITS = 20
+"""Digits that no position of a chunk has."""
 _MAX_CHUNKS_PER_SHARD = 2**24
 """The index of a shard with more chunks would take over 256 MiB."""
 _INDEX_CODECS = [("bytes", "little"), ("crc32c", None)]
@@ -50,6 +52,18 @@ class Placement:
         """Key of a chunk, or of a shard, relative to its array."""
         parts = [self.prefix, *map(str, unit)] if self.prefix else [str(k) for k in unit]
         return self.separator.join(parts) or "0"
+
+    def position(self, key: str, rank: int) -> ChunkKey | None:
+        """The chunk or shard of a key relative to its array; None if it is that of none."""
+        if not rank:
+            return () if key == self.key(()) else None
+        parts = key.split(self.separator)
+        if self.prefix and parts.pop(0) != self.prefix:
+            return None
+        if len(parts) != rank or not all(part.isascii() and part.isdecimal() for part in parts):
+            return None
+        found = tuple(int(part) for part in parts if len(part) < _DIGITS)
+        return found if len(found) == rank and self.key(found) == key else None
 
 
 class Described(NamedTuple):

@@ -355,6 +355,17 @@ class ZarrArray(_Handle):
         self._tree.live()
         return self._chunks().refs(keys)
 
+    def stored(self) -> AnyArray | None:
+        """Numbers of the chunks that are there, by listing; None where nothing can be listed.
+
+        Raises
+        ------
+        ClosedError, LayoutNotSupportedError, CorruptDataError, StorageError
+            As `refs`.
+        """
+        self._tree.live()
+        return self._chunks().stored()
+
     def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
         """Bytes of each range, in order; every result has exactly the length asked for.
 

@@ -177,6 +177,40 @@ class ChunkLocator:
             for name, size in zip(names, sizes, strict=True)
         ]
 
+    def stored(self) -> npt.NDArray[np.int64] | None:
+        """Numbers of the chunks that are there, sorted; None where nothing can be listed.
+
+        Raises
+        ------
+        CorruptDataError
+            If the index of a shard is damaged.
+        """
+        if not self._files.can_list:
+            return None
+        keys = (key.removeprefix(self._prefix) for key in self._files.below(self._path))
+        units = {self._placement.position(key, len(self._grid)) for key in keys}
+        inside = sorted(u for u in units if u is not None and _lies_in(u, self._units))
+        if self._ratio is None:
+            return self._numbers(np.array(inside, np.int64).reshape(len(inside), len(self._grid)))
+        found = [self._in_unit(unit, self._ratio) for unit in inside]
+        return np.sort(np.concatenate([np.zeros(0, np.int64), *found]))
+
+    def _in_unit(self, unit: ChunkKey, ratio: tuple[int, ...]) -> npt.NDArray[np.int64]:
+        """Numbers of the chunks of a shard that are there."""
+        index = self._load([unit], math.prod(ratio))[unit]
+        if index is None:
+            return np.zeros(0, np.int64)
+        present = np.flatnonzero((index != _MISSING).any(axis=1))
+        places = np.stack(np.unravel_index(present, ratio), axis=1) + np.multiply(unit, ratio)
+        return self._numbers(places[(places < self._grid).all(axis=1)])
+
+    def _numbers(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Numbers of chunks, last axis fastest, of their positions: shape (n, axes)."""
+        numbers = np.zeros(len(places), np.int64)
+        for axis, count in enumerate(self._grid):
+            numbers = numbers * count + places[:, axis]
+        return np.sort(numbers)
+
     def _in_shards(self, keys: Sequence[ChunkKey], ratio: tuple[int, ...]) -> list[ChunkRef | None]:
         units = [tuple(k // r for k, r in zip(key, ratio, strict=True)) for key in keys]
         indexes = self._load(dict.fromkeys(units), math.prod(ratio))
@@ -268,9 +302,13 @@ class ChunkLocator:
         return self._prefix + self._placement.key(unit)
 
     def _check(self, key: ChunkKey, grid: tuple[int, ...]) -> None:
-        if len(key) != len(grid) or not all(0 <= k < n for k, n in zip(key, grid, strict=True)):
+        if not _lies_in(key, grid):
             msg = f"chunk {key} does not lie in a grid of {grid} chunks"
             raise SelectionError(msg, node=self._path)
+
+
+def _lies_in(key: ChunkKey, grid: tuple[int, ...]) -> bool:
+    return len(key) == len(grid) and all(0 <= k < n for k, n in zip(key, grid, strict=True))
 
 
 class _IndexCache:

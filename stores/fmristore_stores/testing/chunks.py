@@ -80,6 +80,8 @@ class ChunkTests(StoreSuite):
             store.root.create_array("0", make_spec((5, 4), chunks=(2, 2), codec="dual"))
         for refs in self.located(tmp_path, "0"):
             assert refs.refs(keys) == [None] * 6
+            stored = refs.stored()
+            assert stored is None or stored.tolist() == []
             assert refs.refs([]) == []
             assert refs.fetch([]) == []
             assert isinstance(refs.policy, FetchPolicy)
@@ -87,6 +89,8 @@ class ChunkTests(StoreSuite):
             store.root.array("0").write((slice(2, 4), slice(0, 2)), 1)
         for refs in self.located(tmp_path, "0"):
             assert [key for key in keys if refs.refs([key]) != [None]] == [(1, 0)]
+            stored = refs.stored()
+            assert stored is None or stored.tolist() == [2]
         with self.open_store(tmp_path, "r+") as store:
             store.root.array("0").write(None, 0)
         for refs in self.located(tmp_path, "0"):
