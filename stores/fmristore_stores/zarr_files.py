@@ -431,10 +431,6 @@ class RemoteFiles:
         """Keys of all objects below a prefix, sorted."""
         return sorted(self._list(folder))
 
-    def below(self, folder: str) -> Iterable[str]:
-        """Keys of all objects below a prefix."""
-        return self._list(folder)
-
     def exists(self, key: str) -> bool:
         """Whether there is an object or a prefix of that name."""
         self.refresh()
