@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import tracemalloc
 from pathlib import Path
@@ -493,10 +492,27 @@ def test_two_who_change_the_same_maps(tmp_path: Path, kind: str) -> None:
     second = fs.open(first.url)
     assert second.labels == LABELS
     first.add("new", A)
-    os.utime(first.url)
-    with pytest.raises(ChangedError):
-        second.add("other", A)
-    assert fs.open(first.url).labels == (*LABELS, "new")
+    second.add("other", A)
+    assert second.labels == fs.open(first.url).labels == (*LABELS, "new", "other")
+    first.remove("other")
+    second.rename("new", "old")
+    assert first.labels == (*LABELS, "new")
+    assert second.labels == fs.open(first.url).labels == (*LABELS, "old")
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_maps_of_other_voxels_are_not_changed(tmp_path: Path, kind: str) -> None:
+    """Values given by voxel would be those of other ones."""
+    first = make(tmp_path, kind)
+    values = np.arange(len(first.voxels), dtype=first.dtype)
+    other = first.mask.copy()
+    other[tuple(first.voxels[0])] = False
+    LabeledVolumeSet.create(
+        first.url, {"a": np.ones(SHAPE, first.dtype)}, mask=other, space=first.space, overwrite=True
+    ).close()
+    with pytest.raises(ChangedError, match="open it again"):
+        first.add("new", values)
+    assert fs.open(first.url).labels == ("a",)
 
 
 # Damage --------------------------------------------------------------------------------------

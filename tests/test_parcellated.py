@@ -743,9 +743,27 @@ def test_killed_while_adding(tmp_path: Path, ending: str) -> None:
 def test_two_writers(multi: ParcellatedMultiScan) -> None:
     with fs.open(multi.url) as other:
         other.add_scan("one", RUN, statistic="mean")
+    with pytest.raises(AlreadyExistsError):
+        multi.add_scan("one", RUN)
+    multi.add_scan("two", RUN)
+    assert multi.scan_names == ("one", "two")
+    assert list(state(multi.url)) == ["one", "two"]
+    with fs.open(multi.url) as other:
+        other.remove_scan("one")
+    multi.remove_scan("two")
+    assert list(state(multi.url)) == []
+
+
+def test_two_writers_one_of_whom_puts_another_store_there(multi: ParcellatedMultiScan) -> None:
+    """Series of voxels are those of the parcels that the writer knows."""
+    labels = LABELS.copy()
+    labels[labels == labels.max()] = 0
+    ParcellatedMultiScan.create(
+        multi.url, {"a": RUN}, parcellation=labels, space=SPACE, overwrite=True
+    ).close()
     with pytest.raises(ChangedError, match="open it again"):
         multi.add_scan("two", RUN)
-    assert list(state(multi.url)) == ["one"]
+    assert list(state(multi.url)) == ["a"]
 
 
 def test_what_cannot_be_added(multi: ParcellatedMultiScan) -> None:

@@ -12,9 +12,8 @@ from fmristore.formats.labeled_parts import map_spec, plan_maps
 from fmristore.formats.nodes import write_texts
 from fmristore.formats.stored import StoredArray
 from fmristore_stores import codecs
-from fmristore_stores.errors import ChangedError
+from fmristore_stores.claims import Turn
 from fmristore_stores.grid import ChunkKey, chunk_region, grid_shape
-from fmristore_stores.location import content_token
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import (
     AnyArray,
@@ -24,9 +23,9 @@ from fmristore_stores.protocol import (
     ChunkRefs,
     Group,
     RawWrite,
-    Store,
 )
 from fmristore_stores.publish import create_store
+from fmristore_stores.publish_prefix import check_expected
 from fmristore_stores.reader import ChunkReader
 from fmristore_stores.spec import ArraySpec, is_string
 from fmristore_stores.writer import encode_chunk, unit_chunks, write
@@ -43,6 +42,7 @@ def rewrite_maps(
     rows: Rows,
     extra: AnyArray | None = None,
     *,
+    turn: Turn,
     max_memory: int,
 ) -> None:
     """Replace a store of labelled maps by one with other maps.
@@ -57,6 +57,8 @@ def rewrite_maps(
         Where they come from.
     extra : ndarray, (V,), optional
         Numbers of the map that is new.
+    turn : Turn
+        At this store.
     max_memory : int
         Bytes that copying may take, besides one write unit.
 
@@ -68,12 +70,7 @@ def rewrite_maps(
         If its protocol cannot write.
     """
     locator = handle.locator
-
-    def unchanged(_: Store | None = None) -> None:
-        if content_token(locator.url, locator.kind, locator.options) != locator.token:
-            raise ChangedError("the store was replaced meanwhile; open it again", url=locator.url)
-
-    unchanged()
+    check_expected(locator.url, locator.kind, locator.options, locator.token)
     old = handle.store.root
     numbers = StoredArray(handle, "0")
     with create_store(
@@ -81,7 +78,8 @@ def rewrite_maps(
         kind=locator.kind,
         overwrite=True,
         storage_options=locator.options,
-        check=unchanged,
+        turn=turn,
+        expected=locator.token,
     ) as store:
         _copy_tree(old, store.root, max_memory, leave={"0", "labels"})
         write_texts(store.root, "labels", "label", labels)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Self
 
@@ -27,16 +28,20 @@ from fmristore.formats.map_stack import (
 from fmristore.formats.masked import Fill, MaskedObject, check_fill
 from fmristore.formats.opening import opened, opened_all
 from fmristore.formats.profiles import Profile, find_profile
-from fmristore.formats.registry import register
+from fmristore.formats.registry import FORMAT, register
 from fmristore.formats.stored import StoredArray
 from fmristore.imagesource import ArraySource, ImageSource
 from fmristore.progress import Progress
 from fmristore.space import NeuroSpace
 from fmristore.voxels import VoxelSet
-from fmristore_stores.errors import InvalidInputError
+from fmristore_stores.claims import Turn
+from fmristore_stores.errors import ChangedError, FormatError, InvalidInputError, NotFoundError
+from fmristore_stores.location import content_token
 from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.publish import create_store
+from fmristore_stores.publish_prefix import complete_replacement
+from fmristore_stores.turns import take_turn
 
 __all__ = ["LabeledVolumeSet"]
 
@@ -305,16 +310,29 @@ class LabeledVolumeSet(ReadableMaps):
         InvalidInputError
             If there is such a label, or the map does not fit the others.
         ChangedError
-            If the store was replaced meanwhile.
+            If another store, of other voxels, took its place since it was opened.
         ReadOnlyError
             If the store cannot be written.
+        StorageError
+            If writing fails, or others write to the store for longer than the seconds in
+            ``FMRISTORE_WAIT`` (600).
 
         Notes
         -----
         The store is written anew beside the old one, whose encoded chunks are copied, and takes
         its place when it is complete. Other objects that have the old one open must open it again.
+        Several processes may add maps at once: they take turns, and each adds its map to those
+        that are there when its turn comes.
         """
-        labels = check_labels((*self.labels, label))
+        by_voxel = len(getattr(data, "shape", ())) == 1
+        with self._changing(by_voxel=by_voxel) as turn:
+            labels = check_labels((*self.labels, label))
+            values = self._values(label, data, storage_options)
+            rows = [*range(len(self)), None]
+            self._rewrite(labels, rows, values, turn=turn, max_memory=max_memory)
+
+    def _values(self, label: str, data: Any, storage_options: Mapping[str, Any] | None) -> AnyArray:
+        """Values of a map in the stored voxels."""
         if len(getattr(data, "shape", ())) == 1:
             data = self._on_own_grid(np.asarray(data))
         with opened(data, storage_options) as given:
@@ -327,8 +345,7 @@ class LabeledVolumeSet(ReadableMaps):
                     f"a map of type {found} cannot be stored with the others, which are "
                     f"{self.dtype}"
                 )
-            values = numbers_of(source, self.voxel_set, self.dtype)
-        self._rewrite(labels, [*range(len(self)), None], values, max_memory=max_memory)
+            return numbers_of(source, self.voxel_set, self.dtype)
 
     def _on_own_grid(self, values: AnyArray) -> AnyArray:
         if values.shape != (self._nodes.count,):
@@ -348,9 +365,11 @@ class LabeledVolumeSet(ReadableMaps):
         InvalidInputError
             If there is a map `new`, or it is no label.
         """
-        labels = list(self.labels)
-        labels[self._number(old)] = new
-        self._rewrite(check_labels(labels), [*range(len(self))], max_memory=max_memory)
+        with self._changing() as turn:
+            labels = list(self.labels)
+            labels[self._number(old)] = new
+            rows = [*range(len(self))]
+            self._rewrite(check_labels(labels), rows, turn=turn, max_memory=max_memory)
 
     def remove(self, label: str, *, max_memory: int = 1 << 30) -> None:
         """Drop a map; as `add`.
@@ -362,9 +381,54 @@ class LabeledVolumeSet(ReadableMaps):
         InvalidInputError
             If it is the only one.
         """
-        rest = [row for row in range(len(self)) if row != self._number(label)]
-        labels = check_labels([self.labels[row] for row in rest])
-        self._rewrite(labels, [*rest], max_memory=max_memory)
+        with self._changing() as turn:
+            number = self._number(label)
+            rest = [row for row in range(len(self)) if row != number]
+            labels = check_labels([self.labels[row] for row in rest])
+            self._rewrite(labels, [*rest], turn=turn, max_memory=max_memory)
+
+    @contextlib.contextmanager
+    def _changing(self, *, by_voxel: bool = False) -> Iterator[Turn]:
+        """Wait for the turn to change the store, and become the object of what is there then.
+
+        `by_voxel` says that the caller has data in the order of the stored voxels.
+        """
+        if not self._parts.writable:
+            raise InvalidInputError(
+                "these maps lie in the layout of other software; "
+                "store them anew with LabeledVolumeSet.create(url, maps) to change them",
+                url=self.url,
+            )
+        locator = self._handle.locator
+        with take_turn(locator.url, locator.options) as turn:
+            complete_replacement(locator.url, locator.options, turn)
+            if content_token(locator.url, locator.kind, locator.options) != locator.token:
+                self._become(self._same_voxels(by_voxel=by_voxel))
+            yield turn
+
+    def _same_voxels(self, *, by_voxel: bool) -> Handle:
+        """What others made of the store, if it still has the same voxels."""
+        mine: VoxelSet | None = None
+        with contextlib.suppress(ChangedError, NotFoundError):
+            mine = self.voxel_set  # a Zarr store that was replaced cannot be read any more
+        locator = self._handle.locator
+        handle = Handle(locate(locator.url, kind=locator.kind, storage_options=locator.options))
+        try:
+            other = LabeledVolumeSet(handle)
+            same = (
+                other.root_attributes.get(FORMAT) == self.format_name
+                and other.dtype == self._parts.maps.dtype
+                and other.space.spatial_shape == self.space.spatial_shape
+                and other.space.same_grid(self.space)
+                and (not by_voxel if mine is None else np.array_equal(mine.voxels, other.voxels))
+            )
+        except (FormatError, NotFoundError, ChangedError):
+            same = False
+        if not same:
+            handle.close()
+            msg = "another store is in its place since it was opened; open it again"
+            raise ChangedError(msg, url=locator.url)
+        return handle
 
     def _rewrite(
         self,
@@ -372,22 +436,22 @@ class LabeledVolumeSet(ReadableMaps):
         rows: list[int | None],
         extra: AnyArray | None = None,
         *,
+        turn: Turn,
         max_memory: int,
     ) -> None:
-        if not self._parts.writable:
-            raise InvalidInputError(
-                "these maps lie in the layout of other software; "
-                "store them anew with LabeledVolumeSet.create(url, maps) to change them",
-                url=self.url,
-            )
-        fill = self.fill
-        rewrite_maps(self._handle, labels, rows, extra, max_memory=max_memory)
+        rewrite_maps(self._handle, labels, rows, extra, turn=turn, max_memory=max_memory)
         locator = self._handle.locator
-        handle = Handle(locate(locator.url, kind=locator.kind, storage_options=locator.options))
+        self._become(
+            Handle(locate(locator.url, kind=locator.kind, storage_options=locator.options))
+        )
+
+    def _become(self, handle: Handle) -> None:
+        """Become the object of a changed store."""
+        fill = self.fill
+        parts = read_labeled_parts(handle)
         self._handle.close()
         for name in [name for name in self.__dict__ if not name.startswith("_")]:
             del self.__dict__[name]
-        parts = read_labeled_parts(handle)
         self._handle = handle
         self._nodes = replace(parts.nodes, fill=fill)
         self._parts = replace(parts, nodes=self._nodes)

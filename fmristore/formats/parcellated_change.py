@@ -6,13 +6,24 @@ import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from fmristore.formats.names import encode_name
 from fmristore.formats.parcellated_create import Target, check_names, each_content
+from fmristore.formats.parcellated_parts import OwnTree
 from fmristore.formats.parcellated_writer import ScanRequest, matrix_boxes, write_scan
 from fmristore.parcellation import Parcellation
 from fmristore_stores.change import change_store
-from fmristore_stores.errors import ChangedError, FmristoreError, SelectionError, StorageError
-from fmristore_stores.opening import Locator, locate
+from fmristore_stores.errors import (
+    ChangedError,
+    FmristoreError,
+    FormatError,
+    MetadataError,
+    NotFoundError,
+    SelectionError,
+    StorageError,
+)
+from fmristore_stores.opening import Handle, Locator, locate
 from fmristore_stores.protocol import Store
 from fmristore_stores.reader import ChunkReader
 
@@ -39,7 +50,7 @@ def add_requests(
     parcellation : Parcellation
         Of the store.
     known : sequence of str
-        Names of its scans.
+        Names of its scans, when it was opened.
     requests : sequence of ScanRequest
         The new ones.
 
@@ -48,7 +59,7 @@ def add_requests(
     AlreadyExistsError
         If a name is taken.
     ChangedError
-        If somebody else changed the store since it was opened.
+        If another store, of other parcels, is in its place since it was opened.
     """
     check_names([*known, *(request.name for request in requests)])
     nodes = {encode_name(request.name) for request in requests}
@@ -57,10 +68,9 @@ def add_requests(
         first = next(contents, None)  # most mistakes show here, before the store is touched
         if first is None:
             return
-        with _changed(locator, added) as store:
+        with _changed(locator, parcellation, added) as (store, listed):
+            check_names([*listed, *added])  # others may have added some meanwhile
             scans = store.root.group("scans")
-            for left_over in nodes & set(scans.children()):
-                scans.remove(left_over)
             try:
                 for content in itertools.chain([first], contents):
                     write_scan(store, scans, content, target.options)
@@ -69,10 +79,10 @@ def add_requests(
                     for node in nodes & set(scans.children()):
                         scans.remove(node)
                 raise
-            _list(store, [*known, *added])
+            _list(store, [*listed, *added])
 
 
-def remove_scan(locator: Locator, known: Sequence[str], name: str) -> None:
+def remove_scan(locator: Locator, parcellation: Parcellation, name: str) -> None:
     """Remove a scan from a store.
 
     Raises
@@ -80,30 +90,68 @@ def remove_scan(locator: Locator, known: Sequence[str], name: str) -> None:
     SelectionError
         If there is none of that name.
     ChangedError
-        If somebody else changed the store since it was opened.
+        If another store, of other parcels, is in its place since it was opened.
     """
-    if name not in known:
-        raise SelectionError(f"no scan is called {name!r}", url=locator.url)
-    with _changed(locator, []) as store:
-        _list(store, [other for other in known if other != name])
+    with _changed(locator, parcellation, []) as (store, listed):
+        if name not in listed:
+            raise SelectionError(f"no scan is called {name!r}", url=locator.url)
+        _list(store, [other for other in listed if other != name])
         scans = store.root.group("scans")
         if encode_name(name) in scans.children():
             scans.remove(encode_name(name))
 
 
 @contextlib.contextmanager
-def _changed(locator: Locator, added: Sequence[str]) -> Iterator[Store]:
-    now = locate(locator.url, kind=locator.kind, storage_options=locator.options)
-    if now.token != locator.token:
-        raise ChangedError(
-            "somebody else changed the store since it was opened; open it again", url=locator.url
-        )
+def _changed(
+    locator: Locator, parcellation: Parcellation, added: Sequence[str]
+) -> Iterator[tuple[Store, list[str]]]:
+    """The store as it is when it is our turn, with the names of its scans."""
     with change_store(
         locator.url,
         storage_options=locator.options,
         check=lambda store: _check_scans(store, added),
     ) as store:
-        yield store
+        _check_parcels(locator, parcellation)
+        listed = _listed(store)
+        scans = store.root.group("scans")
+        known = {encode_name(name) for name in listed}
+        for left_over in scans.children().keys() - known:  # of a writer that was killed
+            scans.remove(left_over)
+        yield store, listed
+
+
+def _check_parcels(locator: Locator, parcellation: Parcellation) -> None:
+    """Check that the store has the same parcels still, if others changed it."""
+    now = locate(locator.url, kind=locator.kind, storage_options=locator.options)
+    if now.token == locator.token:
+        return
+    try:
+        with contextlib.closing(Handle(now)) as handle:
+            same = _alike(OwnTree(handle).parcellation(), parcellation)
+    except (FormatError, NotFoundError):
+        same = False
+    if not same:
+        raise ChangedError(
+            "another store is in its place since it was opened; open it again", url=locator.url
+        )
+
+
+def _alike(one: Parcellation, other: Parcellation) -> bool:
+    return (
+        one.space.spatial_shape == other.space.spatial_shape
+        and one.space.same_grid(other.space)
+        and one.names == other.names
+        and np.array_equal(one.table.ids, other.table.ids)
+        and np.array_equal(one.labels, other.labels)
+        and np.array_equal(one.voxels, other.voxels)
+    )
+
+
+def _listed(store: Store) -> list[str]:
+    listed = store.root.read_attributes().get("scans")
+    if not isinstance(listed, list):
+        raise MetadataError("the attribute scans must be a list of names", url=store.url)
+    return [str(name) for name in listed]
 
 
 def _list(store: Store, names: Sequence[str]) -> None:

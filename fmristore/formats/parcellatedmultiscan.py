@@ -164,15 +164,20 @@ class ParcellatedMultiScan(ReadableScans):
         ReadOnlyError
             If the store cannot be written, or is one of the R package.
         ChangedError
-            If somebody else changed the store since it was opened.
+            If another store, of other parcels, took its place since it was opened.
+        StorageError
+            If writing fails, or others write to the store for longer than the seconds in
+            ``FMRISTORE_WAIT`` (600).
 
         Notes
         -----
+        Several processes may add scans to a store at once: they take turns, and each adds its
+        scan to those that are there when its turn comes. This object then has all of them.
+
         Whatever fails or is interrupted, the store stays as it was, and readable. To that end
         an HDF5 file is copied, changed, checked and put in place, which costs reading and writing
         all of it: to add many scans give them to `create` or `add_scans`. In a Zarr store only
-        the new scan is written, and then its name put into the list that readers go by. One
-        writer at a time.
+        the new scan is written, and then its name put into the list that readers go by.
         """
         request = ScanRequest(
             name=name,
@@ -257,7 +262,7 @@ class ParcellatedMultiScan(ReadableScans):
         """
         self._check_writable()
         with self._changing():
-            remove_scan(self._handle.locator, self.scan_names, name)
+            remove_scan(self._handle.locator, self.parcellation, name)
 
     def _check_writable(self) -> None:
         if not self._tree.writable:
@@ -278,6 +283,7 @@ class ParcellatedMultiScan(ReadableScans):
         except BaseException:
             with contextlib.suppress(FmristoreError):
                 self._reopen()
+                self.__dict__.pop("parcellation", None)
             raise
         self._reopen()
 

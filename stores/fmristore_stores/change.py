@@ -2,7 +2,8 @@
 
 An HDF5 file cannot be changed safely in place: a crash can leave it unreadable. So a copy is
 changed, checked, and put in its place. In a Zarr store what is there already stays untouched while
-something is added, and the caller makes that visible by writing one attribute last.
+something is added, and the caller makes that visible by writing one attribute last. Of two that
+change a store at once, the second waits for its turn, and changes what the first one made.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from fmristore_stores.errors import ChangedError, FmristoreError, ReadOnlyError, StorageError
-from fmristore_stores.location import content_token, filesystem, is_local
+from fmristore_stores.claims import Turn
+from fmristore_stores.errors import FmristoreError, ReadOnlyError, StorageError
+from fmristore_stores.leftovers import remove_inside, remove_leftovers
+from fmristore_stores.location import filesystem, is_local, kind_of_name, normalise
 from fmristore_stores.opening import Locator, locate, open_store
 from fmristore_stores.protocol import Store
 from fmristore_stores.publish import publish_file
+from fmristore_stores.publish_prefix import complete_replacement
 from fmristore_stores.sources import storage_error
+from fmristore_stores.turns import take_turn
 
 __all__ = ["change_store"]
 
@@ -56,34 +61,54 @@ def change_store(
     ReadOnlyError
         If the protocol cannot write.
     ChangedError
-        If somebody else changed the HDF5 file meanwhile; it is left as that one made it.
+        If something that does not wait for its turn, such as other software, changed the HDF5 file
+        meanwhile; it is left as that one made it.
+    StorageError
+        If the disk or the service fails, or other writers take longer than the seconds in
+        ``FMRISTORE_WAIT`` (600); the message says who they are.
 
     Notes
     -----
     For an HDF5 file this reads and writes all of it, and takes its size in free space; for a Zarr
-    store nothing but what is added. One writer at a time: of two that change a Zarr store at once,
-    one may undo what the other made visible.
+    store nothing but what is added. Writers of one store take turns, and what is yielded is the
+    store as it is when the turn begins: look there, not at what was opened before.
     """
-    locator = locate(url, storage_options=storage_options)
-    if locator.url.startswith(("http://", "https://")):
-        raise ReadOnlyError("nothing can be written over http", url=locator.url)
+    target = normalise(url)
+    if target.startswith(("http://", "https://")):
+        raise ReadOnlyError("nothing can be written over http", url=target)
+    if kind_of_name(target) is None:
+        _check_kind(locate(target, storage_options=storage_options))
+    with take_turn(target, storage_options) as turn:
+        complete_replacement(target, storage_options, turn)
+        locator = locate(target, storage_options=storage_options)
+        _check_kind(locator)
+        change = _change_zarr if locator.kind == "zarr" else _change_hdf5
+        with change(locator, check, turn) as store:
+            yield store
+
+
+def _check_kind(locator: Locator) -> None:
     if locator.kind == "reference":
         raise ReadOnlyError("change the file that it refers to", url=locator.url)
-    if locator.kind == "zarr":
-        with _change_zarr(locator, check) as store:
-            yield store
-        return
-    with publish_file(locator.url, overwrite=True, storage_options=locator.options) as path:
+
+
+@contextlib.contextmanager
+def _change_hdf5(
+    locator: Locator, check: Callable[[Store], None] | None, turn: Turn
+) -> Iterator[Store]:
+    with publish_file(
+        locator.url,
+        overwrite=True,
+        storage_options=locator.options,
+        turn=turn,
+        expected=locator.token,
+    ) as path:
         _fetch(locator, path)
         with open_store(path, "r+", kind="hdf5") as store:
             yield store
         if check is not None:
             with open_store(path, kind="hdf5") as store:
                 check(store)
-        if content_token(locator.url, "hdf5", locator.options) != locator.token:
-            raise ChangedError(
-                "somebody else changed the file meanwhile; open it again", url=locator.url
-            )
 
 
 def _fetch(locator: Locator, path: str) -> None:
@@ -105,12 +130,17 @@ def _fetch(locator: Locator, path: str) -> None:
 
 
 @contextlib.contextmanager
-def _change_zarr(locator: Locator, check: Callable[[Store], None] | None) -> Iterator[Store]:
+def _change_zarr(
+    locator: Locator, check: Callable[[Store], None] | None, turn: Turn
+) -> Iterator[Store]:
     from fmristore_stores.zarr import ZarrStore
 
     fs, path = (None, locator.url)
     if not is_local(locator.url):
         fs, path = filesystem(locator.url, locator.options)
+    else:
+        remove_leftovers(path)
+        remove_inside(path)
     with ZarrStore(path, mode="r+", url=locator.url, fs=fs) as store:
         try:
             yield store
@@ -119,6 +149,7 @@ def _change_zarr(locator: Locator, check: Callable[[Store], None] | None) -> Ite
             with contextlib.suppress(FmristoreError):
                 store.consolidate()
             raise
+        turn.check()
         store.consolidate()
     if check is not None:
         with ZarrStore(path, mode="r", url=locator.url, fs=fs) as store:

@@ -8,20 +8,18 @@ before anything is called a conflict, what is there is compared with what was to
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import threading
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fmristore_stores import objects
 from fmristore_stores.errors import AlreadyExistsError, FmristoreError, NotFoundError, StorageError
+from fmristore_stores.replacing import ROOT, names_below, remove_folders, remove_objects
 from fmristore_stores.sources import status_of, storage_error
 
-__all__ = ["CLAIM", "NewObjects", "create_file", "create_object", "taken", "upload", "write_error"]
-
-CLAIM = ".fmristore-writing"
-"""Name of the object by which a writer of a store keeps others out, below the store's root."""
+__all__ = ["NewObjects", "create_file", "create_object", "taken", "upload", "write_error"]
 
 _ATTEMPTS = 3
 _BLOCK = 8 * 1024 * 1024
@@ -172,9 +170,8 @@ def _holds_file(fs: Any, path: str, local: str) -> bool:
 class NewObjects:
     """The objects of a store in the making, all of which are new.
 
-    The first one is a claim with a token of its own: of two writers that make a store of the same
-    name, the second finds it and gives up. Every other object is made on condition that there is
-    none, so that nothing of a writer that knows nothing of claims is overwritten either.
+    Each is made on condition that there is none, so that nothing of a writer that knows nothing of
+    claims is overwritten either.
 
     Parameters
     ----------
@@ -184,24 +181,21 @@ class NewObjects:
         Path of the store within it.
     url : str
         For messages.
-
-    Raises
-    ------
-    AlreadyExistsError
-        If another writer has claimed the place.
-    StorageError
-        If the service fails.
+    check : callable, optional
+        Called before the last object; raises if the store is not to appear.
     """
 
-    def __init__(self, fs: Any, root: str, url: str) -> None:
+    def __init__(
+        self, fs: Any, root: str, url: str, check: Callable[[], None] | None = None
+    ) -> None:
         self._fs = fs
         self._root = root.rstrip("/")
         self._url = url
-        self._token = uuid.uuid4().hex.encode()
+        self._check = check
         self._made: set[str] = set()
+        self._doubtful: dict[str, bytes] = {}
+        self._kept = False
         self._lock = threading.Lock()
-        self._claim = f"{self._root}/{CLAIM}"
-        create_object(fs, self._claim, self._token, url)
 
     def put(self, path: str, data: bytes) -> None:
         """Make an object, or write one again that was made here.
@@ -219,12 +213,19 @@ class NewObjects:
             except Exception as error:
                 raise storage_error(error, self._url) from error
             return
-        create_object(self._fs, path, data, self._url)
+        try:
+            create_object(self._fs, path, data, self._url)
+        except AlreadyExistsError:
+            raise
+        except BaseException:
+            with self._lock:  # it may be there all the same
+                self._doubtful[path] = _digest(data)
+            raise
         with self._lock:
             self._made.add(path)
 
     def finish(self, path: str, data: bytes) -> None:
-        """Make the last object, which makes the store visible, and give the claim up.
+        """Make the last object, which makes the store visible.
 
         Raises
         ------
@@ -233,28 +234,46 @@ class NewObjects:
         StorageError
             If the service fails.
         """
-        if not self._is_ours():
-            raise AlreadyExistsError("another writer took this place over", url=self._url)
+        if self._check is not None:
+            self._check()
         self.put(path, data)
-        with contextlib.suppress(Exception):
-            objects.remove(self._fs, self._claim)
 
-    def discard(self) -> None:
-        """Remove what was made here, unless another writer took the place over."""
-        with contextlib.suppress(Exception):
-            self._fs.invalidate_cache()
-            if not self._is_ours():
-                return
-            if self._made:
-                objects.remove_all(self._fs, self._made)
-        with contextlib.suppress(Exception):
-            objects.remove(self._fs, self._claim)
-            self._fs.invalidate_cache()
-            if not objects.find(self._fs, self._root):  # there may be empty folders
-                objects.remove_tree(self._fs, self._root)
+    def keep(self) -> None:
+        """Do not discard any more what was made: it is whole, and others know of it."""
+        self._kept = True
 
-    def _is_ours(self) -> bool:
-        try:
-            return _holds_bytes(self._fs, self._claim, self._token)
-        except NotFoundError:
-            return False
+    def discard(self) -> bool:
+        """Remove what was made here; False if some of it could not be removed.
+
+        Of a store that another writer took over nothing is removed: it is not ours any more.
+        """
+        if self._kept:
+            return True
+        if self._check is not None:
+            try:
+                self._check()
+            except AlreadyExistsError:
+                return True
+            except FmristoreError:
+                return False
+        made = {*self._made, *self._ours()}
+        root = [path for path in made if path == f"{self._root}/{ROOT}"]
+        # The root first: without the rest, it would not be a store.
+        gone = remove_objects(self._fs, root) and remove_objects(self._fs, sorted(made))
+        with contextlib.suppress(Exception):
+            if gone and not names_below(self._fs, self._root):
+                remove_folders(self._fs, self._root)
+        return gone
+
+    def _ours(self) -> list[str]:
+        """Objects that a request made although it failed."""
+        found = []
+        for path, digest in self._doubtful.items():
+            with contextlib.suppress(Exception):
+                if _digest(self._fs.cat_file(path)) == digest:
+                    found.append(path)
+        return found
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()

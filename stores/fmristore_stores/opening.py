@@ -23,6 +23,8 @@ from fmristore_stores.errors import (
     FmristoreError,
     NotFoundError,
     ReadOnlyError,
+    StorageError,
+    UnknownFormatError,
 )
 from fmristore_stores.location import (
     Kind,
@@ -168,8 +170,19 @@ def _locate(
         found = (_look_at_zarr if named else _look)(normal, options, kind)
         if found is not None:
             return found
-    known, token = identify(normal, options, kind=kind)
+    try:
+        known, token = identify(normal, options, kind=kind)
+    except (NotFoundError, UnknownFormatError) as error:
+        raise _explained(error, normal, options) from error
     return Locator(url=normal, kind=known, token=token, options=options), None
+
+
+def _explained(error: FmristoreError, url: str, options: Mapping[str, Any]) -> FmristoreError:
+    """The error, or one that says that somebody is writing the store that is not there."""
+    from fmristore_stores.leftovers import explain
+
+    text = explain(url, options)
+    return error if text is None else StorageError(f"{error.message}: {text}", url=url)
 
 
 def _look(url: str, options: Mapping[str, Any], kind: Kind | None) -> tuple[Locator, Known] | None:

@@ -3,7 +3,8 @@
 Locally everything is written beside its destination under a hidden name, flushed to disk, and
 renamed. On object storage, where nothing can be renamed, an HDF5 file is built locally and
 uploaded when complete, and the root metadata of a Zarr store, which makes it recognisable, is
-written last. What is not to be overwritten is not, also if it appears meanwhile.
+written last. What is not to be overwritten is not, also if it appears meanwhile. What exists is
+replaced by one writer at a time; see `turns`.
 """
 
 from __future__ import annotations
@@ -11,25 +12,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from fmristore_stores import objects
 from fmristore_stores.errors import (
     AlreadyExistsError,
     FmristoreError,
     InvalidInputError,
     NotFoundError,
     ReadOnlyError,
-    StorageError,
 )
+from fmristore_stores.leftovers import STAGING, remove_leftovers, remove_local, remove_staging
 from fmristore_stores.location import (
     HDF5_SUFFIXES,
     ZARR_SUFFIXES,
@@ -41,15 +38,23 @@ from fmristore_stores.location import (
     normalise,
 )
 from fmristore_stores.newobjects import (
-    NewObjects,
     create_file,
-    create_object,
     taken,
     upload,
     write_error,
 )
+from fmristore_stores.owners import Mark, hidden_name, own_mark
 from fmristore_stores.protocol import Store
+from fmristore_stores.publish_prefix import (
+    check_expected,
+    is_taken,
+    new_zarr,
+    publish_prefix,
+    replace_prefix,
+    turn_at,
+)
 from fmristore_stores.sources import storage_error
+from fmristore_stores.turns import Turn, check_writable, take_turn
 
 Check = Callable[[Store], None]
 
@@ -58,8 +63,6 @@ __all__ = ["create_store", "publish_file"]
 _RENAME_ATTEMPTS = 6
 """Windows refuses a rename while a virus scanner holds the file; it lets go within a second."""
 _LATE_WRITES = 20
-_COPIES = 16
-_REPLACING = ".fmristore-replacing"
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 
 
@@ -71,6 +74,8 @@ def create_store(
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     check: Check | None = None,
+    turn: Turn | None = None,
+    expected: str | None = None,
 ) -> Iterator[Store]:
     """Make a new store that appears at `url` when the block ends without an error.
 
@@ -87,6 +92,10 @@ def create_store(
     check : callable, optional
         Called with the complete store before it becomes visible; what it raises stops the
         publication. Where the store lies in files of this machine it is opened anew for reading.
+    turn : Turn, optional
+        The caller's turn at this store; by default one is taken for the moment of replacing.
+    expected : str, optional
+        Content token of the store that may be replaced, and of no other one.
 
     Yields
     ------
@@ -103,6 +112,10 @@ def create_store(
         If the protocol cannot write.
     InvalidInputError
         If neither `kind` nor the name tells which kind of store is wanted.
+    ChangedError
+        If what is there is not what was `expected`.
+    StorageError
+        If the disk or the service fails, or other writers take too long; see `take_turn`.
     """
     target = normalise(url)
     chosen = kind or kind_of_name(target)
@@ -114,18 +127,30 @@ def create_store(
         raise ReadOnlyError(msg, url=target)
     if chosen == "hdf5":
         with (
-            publish_file(target, overwrite=overwrite, storage_options=storage_options) as path,
+            publish_file(
+                target,
+                overwrite=overwrite,
+                storage_options=storage_options,
+                turn=turn,
+                expected=expected,
+            ) as path,
             _new_hdf5(path, target, check) as store,
         ):
             yield store
     elif is_local(target):
         with (
-            _publish_directory(target, overwrite=overwrite) as path,
-            _new_zarr(path, target, check) as store,
+            _publish_directory(target, turn, expected, overwrite=overwrite) as path,
+            new_zarr(path, target, check) as store,
         ):
             yield store
     else:
-        with _publish_prefix(target, storage_options, check, overwrite=overwrite) as store:
+        check_writable(target)
+        replacing = overwrite and (turn is not None or is_taken(target, storage_options))
+        if replacing:
+            publication = replace_prefix(target, storage_options, check, turn, expected)
+        else:
+            publication = publish_prefix(target, storage_options, check)
+        with publication as store:
             yield store
 
 
@@ -141,27 +166,13 @@ def _new_hdf5(path: str, url: str, check: Check | None) -> Iterator[Store]:
 
 
 @contextlib.contextmanager
-def _new_zarr(
-    path: str, url: str, check: Check | None, fs: Any = None, new: NewObjects | None = None
-) -> Iterator[Store]:
-    from fmristore_stores.zarr import ZarrStore
-
-    with ZarrStore(path, mode="w", url=url, fs=fs, new=new) as store:
-        yield store
-        if fs is not None and check is not None:
-            check(store)  # without its root, it could not be opened anew
-        store.consolidate()
-    if fs is None and check is not None:
-        with ZarrStore(path, mode="r", url=url) as store:
-            check(store)
-
-
-@contextlib.contextmanager
 def publish_file(
     url: str,
     *,
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
+    turn: Turn | None = None,
+    expected: str | None = None,
 ) -> Iterator[str]:
     """Write one file that appears at a normalised `url` when the block ends without an error.
 
@@ -178,161 +189,143 @@ def publish_file(
         If the folder that it shall lie in does not exist.
     ReadOnlyError
         If the protocol cannot write.
+    ChangedError, StorageError
+        As of `create_store`, which also explains `turn` and `expected`.
     """
     if is_local(url):
         target = os.path.realpath(url)
         _check_free(target, overwrite=overwrite, directory=False)
+        remove_leftovers(target, restore=False)
         with _staging(target) as staged:
             yield staged
             _sync(staged)
-            _check_free(target, overwrite=overwrite, directory=False)
-            if overwrite:
-                _rename(staged, target)
-            else:
-                _name_file(staged, target)
-            _sync(os.path.dirname(target))  # noqa: PTH120 - one string, no Path needed
+            with turn_at(target, None, turn, needed=overwrite):
+                _check_free(target, overwrite=overwrite, directory=False)
+                check_expected(target, "hdf5", None, expected)
+                if overwrite:
+                    _rename(staged, target)
+                else:
+                    _name_file(staged, target)
+                _sync(os.path.dirname(target))  # noqa: PTH120 - one string, no Path needed
         return
-    _check_writable(url)
+    check_writable(url)
     fs, path = filesystem(url, storage_options)
     _check_absent(url, storage_options, overwrite=overwrite)
-    with tempfile.TemporaryDirectory(prefix="fmristore-") as folder:
-        staged = str(Path(folder, "new"))
+    remove_staging()
+    with own_mark() as mark, _temporary(mark) as staged:
         yield staged
         if not overwrite:
             _check_absent(url, storage_options, overwrite=False)
             create_file(fs, path, staged, url)
             return
-        try:
-            upload(fs, path, staged, {})
-        except Exception as error:
-            raise write_error(error, url) from error
+        with turn_at(url, storage_options, turn) as own:
+            check_expected(url, "hdf5", storage_options, expected)
+            own.check()
+            try:
+                upload(fs, path, staged, {})
+            except Exception as error:
+                raise write_error(error, url) from error
 
 
 @contextlib.contextmanager
-def _publish_directory(url: str, *, overwrite: bool) -> Iterator[str]:
+def _temporary(mark: Mark) -> Iterator[str]:
+    """Path of a file in the temporary folder; its folder bears the mark of its writer."""
+    folder = Path(tempfile.gettempdir(), f"{STAGING}{mark}")
+    folder.mkdir(mode=0o700)
+    try:
+        yield str(folder / "new")
+    finally:
+        remove_local(str(folder))
+
+
+@contextlib.contextmanager
+def _publish_directory(
+    url: str, turn: Turn | None, expected: str | None, *, overwrite: bool
+) -> Iterator[str]:
     target = os.path.realpath(url)
+    _restore(target)
     _check_free(target, overwrite=overwrite, directory=True)
     with _staging(target) as staged:
         yield staged
         _sync_tree(staged)
-        _check_free(target, overwrite=overwrite, directory=True)
-        if not overwrite or not os.path.lexists(target):
-            _name_directory(staged, target)
-        elif not _exchange(staged, target):
-            old = _sibling(target, "old")
-            _rename(target, old)
-            try:
-                _rename(staged, target)
-            except BaseException:
-                _rename(old, target)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-        _sync(os.path.dirname(target))  # noqa: PTH120 - one string, no Path needed
+        with turn_at(target, None, turn, needed=overwrite):
+            _check_free(target, overwrite=overwrite, directory=True)
+            check_expected(target, "zarr", None, expected)
+            if not overwrite or not os.path.lexists(target):
+                _name_directory(staged, target)
+            elif not _exchange(staged, target):
+                _rename_twice(staged, target)
+            _sync(os.path.dirname(target))  # noqa: PTH120 - one string, no Path needed
 
 
-@contextlib.contextmanager
-def _publish_prefix(
-    url: str, options: Mapping[str, Any] | None, check: Check | None, *, overwrite: bool
-) -> Iterator[Store]:
-    """Write a Zarr store to object storage: everything else first, root metadata last.
+def _restore(target: str) -> None:
+    """Tidy up after writers that were killed, one of whom may have taken the store's name away."""
+    if remove_leftovers(target, restore=False):
+        with take_turn(target):
+            remove_leftovers(target)
 
-    With `overwrite` the new store is written under a name of its own and copied over when it is
-    complete; the old one is gone from then on, and incomplete only while the service copies. If
-    copying fails, the complete new store stays under its own name.
-    """
-    _check_writable(url)
-    fs, path = filesystem(url, options)
-    replace = _check_absent(url, options, overwrite=overwrite)
-    place = f"{path}.{uuid.uuid4().hex[:8]}.partial" if replace else path
-    new = NewObjects(fs, place, url)
+
+def _rename_twice(staged: str, target: str) -> None:
+    """Replace a directory where two names cannot be exchanged: for a moment there is none."""
+    old = f"{staged.removesuffix('.partial')}.old"
+    _rename(target, old)
     try:
-        with _new_zarr(place, url, check, fs, new) as store:
-            yield store
+        _rename(staged, target)
     except BaseException:
-        new.discard()
+        _rename(old, target)
         raise
-    if replace:
-        try:
-            _replace_prefix(fs, place, path)
-        except Exception as error:
-            text = storage_error(error, url)
-            msg = f"replacing the old store failed ({text}); the new one lies complete at {place}"
-            raise StorageError(msg, url=url) from error
-
-
-def _replace_prefix(fs: Any, place: str, path: str) -> None:
-    """Put the objects at `place` in the place of those at `path`, root metadata last.
-
-    Two writers that did this at once would leave a mixture; an object of a certain name keeps the
-    second one out.
-    """
-    lock = f"{path}/{_REPLACING}"
-    try:
-        create_object(fs, lock, uuid.uuid4().hex.encode(), path)
-    except AlreadyExistsError as error:
-        msg = f"another writer is replacing this store; if none is running, remove {lock}"
-        raise StorageError(msg, url=path) from error
-    fs.invalidate_cache()
-    root = "zarr.json"
-    old = [name for name in objects.find(fs, path) if not name.endswith(f"/{_REPLACING}")]
-    first = [name for name in old if name.removeprefix(path).lstrip("/") == root]
-    rest = [name for name in old if name not in first]
-    for names in (first, rest):  # without its root it is not taken for a store any more
-        if names:
-            objects.remove_all(fs, names)
-
-    def copy(name: str) -> None:
-        objects.copy(fs, name, path + name.removeprefix(place))
-
-    names = sorted(objects.find(fs, place), key=lambda name: name == f"{place}/{root}")
-    with ThreadPoolExecutor(_COPIES) as threads:
-        list(threads.map(copy, names[:-1]))
-    copy(names[-1])
-    objects.remove(fs, lock)
-    objects.remove_tree(fs, place)
+    remove_local(old)
 
 
 # Local files ---------------------------------------------------------------------------------
 
 
-def _sibling(target: str, purpose: str) -> str:
-    folder, name = os.path.split(target)
-    # Only the start of a long name, for a longer one may not be possible.
-    return os.path.join(folder, f".{name[:40]}.{uuid.uuid4().hex[:8]}.{purpose}")  # noqa: PTH118
-
-
 @contextlib.contextmanager
 def _staging(target: str) -> Iterator[str]:
     """Hidden path beside `target`; whatever is left there in the end is removed."""
-    staged = _sibling(target, "partial")
+    folder, name = os.path.split(target)
     interrupted = False
+    with own_mark() as mark:
+        staged = os.path.join(folder, hidden_name(name, mark, "partial"))  # noqa: PTH118
+        with _one_file_more() as let_go:
+            try:
+                yield staged
+            except FmristoreError:
+                raise
+            except OSError as error:
+                if error.errno is None or not str(error.filename or staged).startswith(staged):
+                    raise  # not about what is being written
+                raise storage_error(error, target) from error
+            except (KeyboardInterrupt, SystemExit):
+                interrupted = True
+                raise
+            finally:
+                let_go()
+                remove_local(staged)
+                for _ in range(_LATE_WRITES if interrupted else 0):
+                    # A write that another thread had begun may bring the folder back.
+                    time.sleep(0.05)
+                    if not os.path.lexists(staged):
+                        break
+                    remove_local(staged)
+
+
+@contextlib.contextmanager
+def _one_file_more() -> Iterator[Callable[[], None]]:
+    """Hold a descriptor for tidying up, which takes one when there may be none left."""
     try:
-        yield staged
-    except FmristoreError:
-        raise
+        held = [os.open(os.devnull, os.O_RDONLY)]
     except OSError as error:
-        if error.errno is None or not str(error.filename or staged).startswith(staged):
-            raise  # not about what is being written
-        raise storage_error(error, target) from error
-    except (KeyboardInterrupt, SystemExit):
-        interrupted = True
-        raise
+        raise storage_error(error, os.devnull) from error
+
+    def let_go() -> None:
+        while held:
+            os.close(held.pop())
+
+    try:
+        yield let_go
     finally:
-        _remove(staged)
-        for _ in range(_LATE_WRITES if interrupted else 0):
-            # A write that another thread had begun may bring the folder back.
-            time.sleep(0.05)
-            if not os.path.lexists(staged):
-                break
-            _remove(staged)
-
-
-def _remove(path: str) -> None:
-    if os.path.isdir(path):  # noqa: PTH112
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)  # noqa: PTH108
+        let_go()
 
 
 def _check_free(target: str, *, overwrite: bool, directory: bool) -> None:
@@ -384,13 +377,17 @@ def _name_directory(staged: str, target: str) -> None:
 
 def _exchange(one: str, other: str) -> bool:
     """Swap two names in one step; False where the system cannot."""
-    if not sys.platform.startswith("linux"):
+    if not sys.platform.startswith(("linux", "darwin")):
         return False
     import ctypes
 
-    call = getattr(ctypes.CDLL(None), "renameat2", None)
-    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return call is not None and (call(here, os.fsencode(one), here, os.fsencode(other), swap) == 0)
+    system, swap = ctypes.CDLL(None), 2  # RENAME_EXCHANGE, or RENAME_SWAP
+    names = os.fsencode(one), os.fsencode(other)
+    if sys.platform == "darwin":
+        call = getattr(system, "renamex_np", None)
+        return call is not None and call(*names, swap) == 0
+    call, here = getattr(system, "renameat2", None), -100  # AT_FDCWD
+    return call is not None and call(here, names[0], here, names[1], swap) == 0
 
 
 def _rename(source: str, target: str) -> None:
@@ -424,13 +421,6 @@ def _sync_tree(folder: str) -> None:
 
 
 # Object storage ------------------------------------------------------------------------------
-
-
-def _check_writable(url: str) -> None:
-    if url.startswith(("http://", "https://")):
-        raise ReadOnlyError("nothing can be written over http", url=url)
-    if "::" in url:
-        raise ReadOnlyError("a chain of protocols is read, not written", url=url)
 
 
 def _check_absent(url: str, options: Mapping[str, Any] | None, *, overwrite: bool) -> bool:

@@ -11,7 +11,6 @@ import math
 import os
 import shutil
 import stat
-import uuid
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,10 +29,13 @@ from fmristore_stores.errors import (
     MetadataError,
     NotFoundError,
     ReadOnlyError,
+    StorageError,
 )
 from fmristore_stores.limits import check_metadata, is_metadata
 from fmristore_stores.newobjects import NewObjects
+from fmristore_stores.owners import hidden_name, own_mark
 from fmristore_stores.protocol import Buffer
+from fmristore_stores.replacing import remove_folders, remove_objects
 from fmristore_stores.sources import ByteSource, storage_error
 from fmristore_stores.stats import Stats
 from fmristore_stores.zarr_remote import ROOT, CountedStore, NewStore, WebStore
@@ -233,17 +235,18 @@ class LocalFiles:
         """Write a file beside its place and rename it."""
         self.status(key)
         target = Path(self.path(key))
-        partial = target.with_name(f".{target.name[:64]}.{uuid.uuid4().hex}.partial")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with partial.open("xb") as file:
-                    file.writelines(parts)
-                partial.replace(target)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    partial.unlink()
-                raise
+            with own_mark() as mark:
+                partial = target.with_name(hidden_name(target.name, mark, "partial"))
+                try:
+                    with partial.open("xb") as file:
+                        file.writelines(parts)
+                    partial.replace(target)
+                except BaseException:
+                    with contextlib.suppress(OSError):
+                        partial.unlink()
+                    raise
         except OSError as error:
             raise storage_error(error, str(target)) from error
 
@@ -263,6 +266,7 @@ class LocalFiles:
             if path.is_symlink():
                 path.unlink()
             else:
+                _remove_but_metadata(path)
                 shutil.rmtree(path)
         except OSError as error:
             raise storage_error(error, str(path)) from error
@@ -274,6 +278,15 @@ class LocalFiles:
     def release_root(self) -> None:
         """Check its length; nothing is held back: a new directory appears when it is renamed."""
         self.check_readable(ROOT)
+
+
+def _remove_but_metadata(path: Path) -> None:
+    """Remove the content of a node; what a killed process leaves of it can be recognised."""
+    for entry in list(os.scandir(path)):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        elif entry.name != ROOT:
+            os.unlink(entry.path)  # noqa: PTH108
 
 
 class _ConfinedStore(LocalStore):
@@ -467,11 +480,16 @@ class RemoteFiles:
     def remove_tree(self, key: str) -> None:
         """Delete a prefix with everything below it."""
         path = self.path(key)
-        self.refresh()
         try:
-            objects.remove_tree(self._fs, path)
+            found = list(objects.find(self._fs, path))
+            metadata = f"{path}/{ROOT}"  # last, as on a disk
+            rest = [name for name in found if name != metadata]
+            gone = remove_objects(self._fs, rest) and remove_objects(self._fs, [metadata])
+            remove_folders(self._fs, path)
         except Exception as error:
             raise _write_error(error, self._url(key)) from error
+        if not gone:
+            raise StorageError("some objects could not be removed", url=self._url(key))
         self.refresh()
 
     def release_root(self) -> None:

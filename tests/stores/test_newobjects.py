@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,22 @@ import numpy as np
 import pytest
 
 from fmristore_stores import newobjects, publish
-from fmristore_stores.errors import AlreadyExistsError, ReadOnlyError, StorageError
-from fmristore_stores.newobjects import CLAIM, NewObjects, create_object
+from fmristore_stores.change import change_store
+from fmristore_stores.claims import CLAIM, Claim, claim_path
+from fmristore_stores.errors import (
+    AlreadyExistsError,
+    ChangedError,
+    ReadOnlyError,
+    StorageError,
+)
+from fmristore_stores.location import normalise
+from fmristore_stores.newobjects import NewObjects, create_object
 from fmristore_stores.opening import open_store
+from fmristore_stores.owners import Mark
 from fmristore_stores.protocol import Capability, Store
 from fmristore_stores.publish import create_store, publish_file
 from fmristore_stores.spec import ArraySpec, ChunkLayout
+from fmristore_stores.turns import take_turn
 from fmristore_stores.writer import write
 from tests.servers.fixtures import make_place
 from tests.servers.places import Place, gcs_place
@@ -85,7 +97,7 @@ def test_a_zarr_store_is_written_in_whole_objects_and_its_root_last(
     proxy, place = proxied
     make(place, "a.zarr", 1)
     puts = [request.path.split("/", 2)[2] for request in proxy.log if request.method == "PUT"]
-    assert puts[0] == f"a.zarr/{CLAIM}"
+    assert puts[0] == f"a.zarr{CLAIM}"
     assert puts[-1] == "a.zarr/zarr.json"
     assert puts.count("a.zarr/zarr.json") == 1
     shards = [name for name in puts if "/c/" in name]
@@ -224,7 +236,8 @@ def test_a_writer_that_was_overruled_gives_up(place: Place) -> None:
     def attempt() -> None:
         with create_store(place / "a.zarr", storage_options=place.options) as store:
             store.root.write_attributes({"number": 1})
-            make(place, "a.zarr", 2, overwrite=True)
+            with ThreadPoolExecutor(1) as another:
+                another.submit(make, place, "a.zarr", 2, overwrite=True).result()
 
     with pytest.raises(AlreadyExistsError):
         attempt()
@@ -232,24 +245,98 @@ def test_a_writer_that_was_overruled_gives_up(place: Place) -> None:
     assert not [name for name in listed(place) if "fmristore" in name or "partial" in name]
 
 
-def test_what_a_killed_writer_left_is_in_the_way_until_overwritten(place: Place) -> None:
+def left_by_another_machine(where: Place, *, age: float, **said: Any) -> None:
+    """The claim of a writer of whom nothing is known but when it was last heard of."""
+    fs, path = files(where)
+    mark = Mark("00000000", 1, 0, int(time.time()) - 10**6, "00000001")
+    claim = Claim(mark, "elsewhere", touched=time.time() - age, **said)
+    fs.pipe_file(claim_path(f"{path}/a.zarr"), claim.encode())
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_what_a_killed_writer_left_is_cleared_away(place: Place, overwrite: bool) -> None:
     fs, path = files(place)
-    left = NewObjects(fs, f"{path}/a.zarr", "url")
-    left.put(f"{path}/a.zarr/old/zarr.json", b"{}")
-    with pytest.raises(AlreadyExistsError, match="overwrite"):
-        make(place, "a.zarr", 1)
-    make(place, "a.zarr", 1, overwrite=True)
+    NewObjects(fs, f"{path}/a.zarr", "url").put(f"{path}/a.zarr/old/zarr.json", b"{}")
+    left_by_another_machine(place, age=7200, doing="create")
+    make(place, "a.zarr", 1, overwrite=overwrite)
     assert number_in(place, "a.zarr") == 1
-    assert "a.zarr/old/zarr.json" not in listed(place)
+    assert not [name for name in listed(place) if "old" in name or "fmristore" in name]
 
 
-def test_two_writers_do_not_replace_a_store_at_once(place: Place) -> None:
-    make(place, "a.zarr", 1)
+def test_objects_that_nobody_claims_are_not_cleared_away(place: Place) -> None:
     fs, path = files(place)
-    fs.pipe_file(f"{path}/a.zarr/{publish._REPLACING}", b"another")
-    with pytest.raises(StorageError, match=r"remove .*replacing"):
+    fs.pipe_file(f"{path}/a.zarr/notes.txt", b"mine")
+    with pytest.raises(AlreadyExistsError, match="no Zarr store"):
+        make(place, "a.zarr", 1)
+    assert listed(place) == ["a.zarr/notes.txt"]
+
+
+def test_of_a_writer_that_may_be_at_it_nothing_is_touched(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FMRISTORE_WAIT", "0")
+    fs, path = files(place)
+    NewObjects(fs, f"{path}/a.zarr", "url").put(f"{path}/a.zarr/old/zarr.json", b"{}")
+    left_by_another_machine(place, age=600, doing="create")
+    before = listed(place)
+    with pytest.raises(AlreadyExistsError, match="process 1 on elsewhere, since"):
+        make(place, "a.zarr", 1)
+    assert listed(place) == before
+
+
+def test_two_writers_do_not_replace_a_store_at_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FMRISTORE_WAIT", "0")
+    make(place, "a.zarr", 1)
+    left_by_another_machine(place, age=600, doing="replace")
+    with pytest.raises(StorageError, match=r"process 1 on elsewhere, since .*remove .*writing"):
         make(place, "a.zarr", 2, overwrite=True)
     assert number_in(place, "a.zarr") == 1
+    assert not [name for name in listed(place) if "partial" in name]
+    fs, path = files(place)
+    fs.pipe_file(claim_path(f"{path}/a.zarr"), b"of other software")
+    with pytest.raises(StorageError, match="another writer"):
+        make(place, "a.zarr", 2, overwrite=True)
+
+
+def enter(url: str, options: Any) -> None:
+    with take_turn(url, options, busy=StorageError):
+        pass
+
+
+def test_a_claim_of_somebody_gone_is_taken_over_by_one(place: Place) -> None:
+    """And by the next one again, when that one is gone as well; nothing is left in the end."""
+    left_by_another_machine(place, age=7200)
+    url = normalise(place / "a.zarr")
+    with take_turn(url, place.options) as first:
+        assert first.inherited
+        with ThreadPoolExecutor(1) as another, pytest.raises(StorageError, match="process"):
+            another.submit(enter, url, place.options).result()
+        first.abandon()
+    with take_turn(url, place.options) as second:
+        assert second.inherited
+        with pytest.raises(ChangedError):
+            first.check()
+        second.check()
+    assert listed(place) == []
+
+
+def test_a_replacement_that_was_killed_is_completed(place: Place) -> None:
+    """The claim says where the new store lies; it is there whole, the old one is gone."""
+    make(place, "a.zarr", 1)
+    make(place, "new.zarr", 2)
+    fs, path = files(place)
+    fs.rm_file(f"{path}/a.zarr/zarr.json")
+    fs.rm_file(f"{path}/a.zarr/g/a/zarr.json")
+    left_by_another_machine(place, age=600, doing="replace", place=f"{path}/new.zarr")
+    with pytest.raises(StorageError, match=r"being replaced by process 1 on elsewhere.*new\.zarr"):
+        open_store(place / "a.zarr", storage_options=place.options)
+    left_by_another_machine(place, age=7200, doing="replace", place=f"{path}/new.zarr")
+    with change_store(place / "a.zarr", storage_options=place.options) as store:
+        assert store.root.read_attributes()["number"] == 2
+    assert number_in(place, "a.zarr") == 2
+    assert {name.split("/")[0] for name in listed(place)} == {"a.zarr"}
 
 
 # Answers that get lost ---------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from fmristore_stores import publish
+from fmristore_stores.change import change_store
 from fmristore_stores.errors import (
     AlreadyExistsError,
     CorruptDataError,
@@ -469,28 +470,65 @@ def test_directories_are_exchanged_in_one_step(
     assert number_in(tmp_path / "a.zarr") == 2
 
 
-def test_a_copy_that_fails_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("then", ["create", "overwrite", "change"])
+def test_a_copy_that_fails_loses_nothing(monkeypatch: pytest.MonkeyPatch, then: str) -> None:
+    """The next writer completes it, whatever it is about to do itself."""
     place = Memory()
-    make(place / "a.zarr", 1)
+    url = place / "a.zarr"
+    make(url, 1)
     copied = 0
 
     def copy(self: Any, *args: Any, **kwargs: Any) -> None:
         nonlocal copied
         copied += 1
-        if copied == 3:
+        if copied >= 3:
             raise OSError("the service went away")
         real(self, *args, **kwargs)
 
     real = type(place.fs).cp_file
     monkeypatch.setattr(type(place.fs), "cp_file", copy)
     with pytest.raises(StorageError, match="complete at") as caught:
-        make(place / "a.zarr", 2, overwrite=True)
+        make(url, 2, overwrite=True)
     monkeypatch.undo()
-    with pytest.raises(FmristoreError):
-        open_store(place / "a.zarr")
+    with pytest.raises(StorageError, match="being replaced by process"):
+        open_store(url)
     (partial,) = [name for name in listed(place) if name.endswith(".partial")]
     assert partial in str(caught.value)
     assert number_in(place / partial) == 2
+    match then:
+        case "create":
+            with pytest.raises(AlreadyExistsError):
+                make(url, 3)
+            assert number_in(url) == 2
+        case "overwrite":
+            make(url, 3, overwrite=True)
+            assert number_in(url) == 3
+        case "change":
+            with change_store(url) as store:
+                assert store.root.read_attributes()["number"] == 2
+            assert number_in(url) == 2
+    assert listed(place) == ["a.zarr"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_that_fails_for_a_moment_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    place = Memory()
+    url = place / f"a.{kind}"
+    make(url, 1)
+    failures = iter([1])
+
+    def copy(self: Any, *args: Any, **kwargs: Any) -> None:
+        if next(failures, 0):
+            raise OSError("the service went away")
+        real(self, *args, **kwargs)
+
+    real = type(place.fs).cp_file
+    monkeypatch.setattr(type(place.fs), "cp_file", copy)
+    make(url, 2, overwrite=True)
+    assert number_in(url) == 2
+    assert listed(place) == [f"a.{kind}"]
 
 
 # Single files ------------------------------------------------------------------------------------
