@@ -495,8 +495,8 @@ def test_two_who_change_the_same_maps(tmp_path: Path, kind: str) -> None:
     second.add("other", A)
     assert second.labels == fs.open(first.url).labels == (*LABELS, "new", "other")
     first.remove("other")
-    second.rename("new", "old")
     assert first.labels == (*LABELS, "new")
+    second.rename("new", "old")
     assert second.labels == fs.open(first.url).labels == (*LABELS, "old")
 
 

@@ -745,7 +745,7 @@ def test_two_writers(multi: ParcellatedMultiScan) -> None:
         other.add_scan("one", RUN, statistic="mean")
     with pytest.raises(AlreadyExistsError):
         multi.add_scan("one", RUN)
-    multi.add_scan("two", RUN)
+    multi.add_scan("two", RUN, statistic="mean")
     assert multi.scan_names == ("one", "two")
     assert list(state(multi.url)) == ["one", "two"]
     with fs.open(multi.url) as other:
@@ -759,7 +759,12 @@ def test_two_writers_one_of_whom_puts_another_store_there(multi: ParcellatedMult
     labels = LABELS.copy()
     labels[labels == labels.max()] = 0
     ParcellatedMultiScan.create(
-        multi.url, {"a": RUN}, parcellation=labels, space=SPACE, overwrite=True
+        multi.url,
+        {"a": RUN},
+        parcellation=labels,
+        space=SPACE,
+        statistic="mean",
+        overwrite=True,
     ).close()
     with pytest.raises(ChangedError, match="open it again"):
         multi.add_scan("two", RUN)

@@ -417,7 +417,6 @@ class LabeledVolumeSet(ReadableMaps):
             other = LabeledVolumeSet(handle)
             same = (
                 other.root_attributes.get(FORMAT) == self.format_name
-                and other.dtype == self._parts.maps.dtype
                 and other.space.spatial_shape == self.space.spatial_shape
                 and other.space.same_grid(self.space)
                 and (not by_voxel if mine is None else np.array_equal(mine.voxels, other.voxels))

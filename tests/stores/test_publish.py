@@ -27,6 +27,7 @@ from fmristore_stores.errors import (
     ReadOnlyError,
     StorageError,
 )
+from fmristore_stores.leftovers import find_leftovers
 from fmristore_stores.opening import open_store
 from fmristore_stores.protocol import Store
 from fmristore_stores.publish import create_store, publish_file
@@ -381,8 +382,11 @@ def test_a_process_that_is_killed_leaves_the_old_store(
     else:
         assert not os.path.lexists(url)
     assert all(name.startswith(".") for name in names(tmp_path) if name != url.name)
+    assert [text for text in find_leftovers(str(url)) if "which is gone" in text]
     make(url, 3, overwrite=old)
     assert number_in(url) == 3
+    assert names(tmp_path) == [url.name]
+    assert find_leftovers(str(url)) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
