@@ -13,6 +13,7 @@ from fmristore.formats.profiles import Profile
 from fmristore.imagesource import image_source
 from fmristore.layout import Access, Order
 from fmristore.progress import Progress
+from fmristore.text import parse_size
 from fmristore_stores.location import Kind
 from fmristore_stores.opening import Handle, locate
 
@@ -83,7 +84,7 @@ def convert(  # noqa: PLR0913
     profile: Profile | None = None,
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
-    max_memory: int = 1 << 30,
+    max_memory: int | str = 1 << 30,
     progress: Progress | None = None,
 ) -> None:
     """Turn a NIfTI image into a store that can be read in parts, or a store into another one.
@@ -111,7 +112,7 @@ def convert(  # noqa: PLR0913
         Replace what is there, once the new store is complete.
     storage_options : mapping, optional
         Passed to fsspec, for both URLs.
-    max_memory : int
+    max_memory : int or str
         Bytes that the conversion may take.
     progress : callable, optional
         Called with the bytes done and in all.
@@ -131,6 +132,7 @@ def convert(  # noqa: PLR0913
     -----
     `fmristore.open` gives the image back; `NeuroVec.to_nifti` gives the file back, byte for byte.
     """
+    max_memory = parse_size(max_memory)
     options = {
         "access": access,
         "codec": codec,

@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 
 from fmristore.scaling import Scaling, make_scaling
 from fmristore.space import NeuroSpace
+from fmristore.text import parse_size
 from fmristore_stores.errors import InvalidInputError, UnknownFormatError
 from fmristore_stores.location import detect_kind, name_of, normalise
 from fmristore_stores.protocol import AnyArray
@@ -180,7 +181,7 @@ def image_source(
     slope: float | AnyArray | None = None,
     inter: float | AnyArray | None = None,
     storage_options: Mapping[str, Any] | None = None,
-    max_memory: int = 1 << 28,
+    max_memory: int | str = 1 << 28,
 ) -> ImageSource:
     """Understand what a user gives as the numbers of an image.
 
@@ -197,7 +198,7 @@ def image_source(
         For arrays of stored numbers: the number meant is ``stored * slope + inter``.
     storage_options : mapping, optional
         For a URL.
-    max_memory : int
+    max_memory : int or str
         Bytes that a stored image may take to turn its numbers around.
 
     Raises
@@ -205,6 +206,7 @@ def image_source(
     InvalidInputError
         If the data are not an image, an array comes without its space, or an image with one.
     """
+    max_memory = parse_size(max_memory)
     stored = getattr(data, "as_source", None)
     if isinstance(data, str | os.PathLike) or _is_nibabel(data) or stored is not None:
         if any(given is not None for given in (space, tr, slope, inter)):

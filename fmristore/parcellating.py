@@ -17,6 +17,7 @@ from fmristore.formats.profiles import Profile
 from fmristore.parcellation import Parcellation
 from fmristore.progress import Progress
 from fmristore.space import NeuroSpace
+from fmristore.text import parse_size
 from fmristore_stores.errors import AlreadyExistsError, InvalidInputError
 from fmristore_stores.location import exists, normalise
 from fmristore_stores.opening import Handle, locate
@@ -43,7 +44,7 @@ def parcellate(  # noqa: PLR0913
     profile: Profile | None = None,
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
-    max_memory: int = 1 << 30,
+    max_memory: int | str = 1 << 30,
     progress: Progress | None = None,
 ) -> ParcellatedScanSummary:
     """Summarise a run by the parcels of a label image, and store the series.
@@ -87,7 +88,7 @@ def parcellate(  # noqa: PLR0913
         Replace what is there, once the new store is complete.
     storage_options : mapping, optional
         Passed to fsspec, for all URLs.
-    max_memory : int
+    max_memory : int or str
         Bytes that this may take. Means, sums, extremes and standard deviations need little; other
         statistics go through a temporary file if the labelled voxels do not fit.
     progress : callable, optional
@@ -121,6 +122,7 @@ def parcellate(  # noqa: PLR0913
     ... )
     >>> rest.to_dataframe()                                                   # doctest: +SKIP
     """
+    max_memory = parse_size(max_memory)
     if scan is not None and not overwrite and exists(normalise(out), storage_options):
         _refuse(profile=profile, dtype=dtype)
         return _add(

@@ -11,6 +11,9 @@ from typing import Any
 
 import typer
 
+from fmristore.text import parse_size as text_size
+from fmristore_stores.errors import InvalidInputError
+
 __all__ = [
     "Access",
     "Codec",
@@ -56,7 +59,6 @@ class Profile(StrEnum):
     r = "r"
 
 
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?(?:e\+?[0-9]{1,2})?)\s*(?:([kmgt])(i?))?b?", re.IGNORECASE)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 
 Entry = int | slice | EllipsisType
@@ -70,15 +72,10 @@ def parse_size(text: str, option: str = "--max-memory") -> int:
     typer.BadParameter
         If it is no size, or less than one byte.
     """
-    found = _SIZE.fullmatch(text.strip())
-    if found is not None:
-        number, prefix, binary = found.groups()
-        power = " kmgt".index((prefix or " ").lower())
-        size = int(float(number) * (1024 if binary else 1000) ** power)
-        if size >= 1:
-            return size
-    msg = f"{text!r} is not a size; expected something like 512MB, 2GiB or 1e9"
-    raise typer.BadParameter(msg, param_hint=f"'{option}'")
+    try:
+        return text_size(text)
+    except InvalidInputError as error:
+        raise typer.BadParameter(error.message, param_hint=f"'{option}'") from error
 
 
 def parse_selection_text(text: str) -> Entry | tuple[Entry, ...]:

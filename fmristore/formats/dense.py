@@ -18,6 +18,7 @@ from fmristore.imagesource import ImageSource, image_source
 from fmristore.layout import Access, Order
 from fmristore.progress import Progress
 from fmristore.space import NeuroSpace
+from fmristore.text import parse_size
 from fmristore_stores.errors import FmristoreError, InvalidInputError, LossyError, MetadataError
 from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import AnyArray
@@ -120,7 +121,7 @@ class DenseImage(ReadableImage):
         *,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
-        max_memory: int = 1 << 28,
+        max_memory: int | str = 1 << 28,
         progress: Progress | None = None,
     ) -> None:
         """Write the image as NIfTI: the header, extensions and stored numbers of its source.
@@ -136,7 +137,7 @@ class DenseImage(ReadableImage):
             Replace what is there.
         storage_options : mapping, optional
             Passed to fsspec.
-        max_memory : int
+        max_memory : int or str
             Bytes that the volumes being written may take.
         progress : callable, optional
             Called with the bytes done and in all.
@@ -152,6 +153,7 @@ class DenseImage(ReadableImage):
         CorruptDataError
             If a chunk is damaged or missing.
         """
+        max_memory = parse_size(max_memory)
         from fmristore.export import export_nifti
 
         if self._parts.scaling is not None and self._parts.scaling.per_volume:
@@ -180,8 +182,9 @@ class DenseImage(ReadableImage):
             progress=progress,
         )
 
-    def as_source(self, *, max_memory: int = 1 << 28, nifti: bool = False) -> ImageSource:
+    def as_source(self, *, max_memory: int | str = 1 << 28, nifti: bool = False) -> ImageSource:
         """The image as the source of another one, with its header and stored numbers."""
+        max_memory = parse_size(max_memory)
         from fmristore.formats.dense_source import DenseSource
 
         del max_memory, nifti
@@ -216,7 +219,7 @@ class DenseImage(ReadableImage):
         profile: Profile | None = None,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
-        max_memory: int = 1 << 30,
+        max_memory: int | str = 1 << 30,
         progress: Progress | None = None,
     ) -> Self:
         """Store an image and open it.
@@ -249,7 +252,7 @@ class DenseImage(ReadableImage):
             Replace what is there, once the new store is complete.
         storage_options : mapping, optional
             Passed to fsspec.
-        max_memory : int
+        max_memory : int or str
             Bytes that writing may take.
         progress : callable, optional
             Called with the bytes done and in all.
@@ -266,6 +269,7 @@ class DenseImage(ReadableImage):
         InvalidInputError
             If the data have another number of axes, or are not an image.
         """
+        max_memory = parse_size(max_memory)
         with opened(data, storage_options) as image:
             source = image_source(
                 image, space=space, tr=tr, slope=slope, inter=inter, storage_options=storage_options

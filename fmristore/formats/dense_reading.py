@@ -19,6 +19,7 @@ from fmristore.formats.stored import StoredArray
 from fmristore.indexing import Selection, parse_selection
 from fmristore.plan import Planner, ReadPlan
 from fmristore.space import NeuroSpace
+from fmristore.text import parse_size
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.grid import grid_shape
 from fmristore_stores.opening import Handle
@@ -147,7 +148,7 @@ class ReadableImage(StoredObject):
         value = self._attributes.get("digest")
         return None if value is None else str(value)
 
-    def compute_digest(self, *, max_memory: int = 1 << 28) -> str:
+    def compute_digest(self, *, max_memory: int | str = 1 << 28) -> str:
         """Read all numbers and compute their digest anew; see `fmristore.digest`.
 
         Raises
@@ -155,6 +156,7 @@ class ReadableImage(StoredObject):
         CorruptDataError
             If a chunk is damaged or missing.
         """
+        max_memory = parse_size(max_memory)
         return digest_image(self._numbers.streaming_reader(), max_memory=max_memory)
 
     @property

@@ -17,6 +17,7 @@ from fmristore.layout import Access, Order
 from fmristore.progress import Progress
 from fmristore.scaling import Scaling
 from fmristore.space import NeuroSpace
+from fmristore.text import parse_size
 from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import AnyArray
 
@@ -55,12 +56,12 @@ class GridImage(ABC):
         """Numbers as they are computed from, where these are others; else the image itself."""
         return self
 
-    def as_source(self, *, max_memory: int = 1 << 28, nifti: bool = False) -> ImageSource:
+    def as_source(self, *, max_memory: int | str = 1 << 28, nifti: bool = False) -> ImageSource:
         """The image as the source of another one, volume after volume.
 
         Parameters
         ----------
-        max_memory : int
+        max_memory : int or str
             Bytes that turning the numbers around may take.
         nifti : bool
             Whether the numbers must be ones that a NIfTI header can say the scaling of.
@@ -111,7 +112,7 @@ class GridImage(ABC):
         order: Order | None = None,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
-        max_memory: int = 1 << 30,
+        max_memory: int | str = 1 << 30,
         progress: Progress | None = None,
     ) -> NeuroVec:
         """Store the image on its whole grid, block by block, and open that.
@@ -134,6 +135,7 @@ class GridImage(ABC):
         CorruptDataError
             If a chunk is damaged or missing.
         """
+        max_memory = parse_size(max_memory)
         half = max_memory // 2
         create_image(
             url,
@@ -151,7 +153,7 @@ class GridImage(ABC):
         *,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
-        max_memory: int = 1 << 28,
+        max_memory: int | str = 1 << 28,
         progress: Progress | None = None,
     ) -> None:
         """Write the image on its whole grid as NIfTI, block by block.
@@ -167,7 +169,7 @@ class GridImage(ABC):
             Replace what is there.
         storage_options : mapping, optional
             Passed to fsspec.
-        max_memory : int
+        max_memory : int or str
             Bytes that the volumes being written may take.
         progress : callable, optional
             Called with the bytes done and in all.
@@ -179,6 +181,7 @@ class GridImage(ABC):
         CorruptDataError
             If a chunk is damaged or missing.
         """
+        max_memory = parse_size(max_memory)
         write_source(
             url,
             self.as_source(max_memory=max_memory, nifti=True),
@@ -195,10 +198,11 @@ def write_source(
     *,
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
-    max_memory: int = 1 << 28,
+    max_memory: int | str = 1 << 28,
     progress: Progress | None = None,
 ) -> None:
     """Write an image source as NIfTI, under its own header; see `GridImage.to_nifti`."""
+    max_memory = parse_size(max_memory)
     from fmristore.nifti import write_nifti
 
     total = math.prod(source.space.shape) * source.dtype.itemsize * max(1, source.colors)

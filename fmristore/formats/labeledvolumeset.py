@@ -33,6 +33,7 @@ from fmristore.formats.stored import StoredArray
 from fmristore.imagesource import ArraySource, ImageSource
 from fmristore.progress import Progress
 from fmristore.space import NeuroSpace
+from fmristore.text import parse_size
 from fmristore.voxels import VoxelSet
 from fmristore_stores.claims import Turn
 from fmristore_stores.errors import ChangedError, FormatError, InvalidInputError, NotFoundError
@@ -109,7 +110,7 @@ class LabeledVolumeSet(ReadableMaps):
 
     # Going elsewhere ------------------------------------------------------------------------
 
-    def as_source(self, *, max_memory: int = 1 << 28, nifti: bool = False) -> ImageSource:
+    def as_source(self, *, max_memory: int | str = 1 << 28, nifti: bool = False) -> ImageSource:
         """All maps as the source of one image (X, Y, Z, L), map after map."""
         del max_memory, nifti
         space = replace(self.space, time_points=len(self), time_unit="unknown")
@@ -141,7 +142,7 @@ class LabeledVolumeSet(ReadableMaps):
         label: str | int | None = None,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
-        max_memory: int = 1 << 28,
+        max_memory: int | str = 1 << 28,
         progress: Progress | None = None,
     ) -> None:
         """Write one map as NIfTI, or all of them as one image (X, Y, Z, L).
@@ -156,7 +157,7 @@ class LabeledVolumeSet(ReadableMaps):
             Replace what is there.
         storage_options : mapping, optional
             Passed to fsspec.
-        max_memory : int
+        max_memory : int or str
             Bytes that the volumes being written may take.
         progress : callable, optional
             Called with the bytes done and in all.
@@ -168,6 +169,7 @@ class LabeledVolumeSet(ReadableMaps):
         AlreadyExistsError
             If there is something at `url` and `overwrite` is false.
         """
+        max_memory = parse_size(max_memory)
         write_source(
             url,
             self.as_source() if label is None else self._map_source(label),
@@ -195,7 +197,7 @@ class LabeledVolumeSet(ReadableMaps):
         profile: Profile | None = None,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
-        max_memory: int = 1 << 30,
+        max_memory: int | str = 1 << 30,
         progress: Progress | None = None,
     ) -> Self:
         """Store maps, and open them.
@@ -230,7 +232,7 @@ class LabeledVolumeSet(ReadableMaps):
             Replace what is there, once the new store is complete.
         storage_options : mapping, optional
             Passed to fsspec.
-        max_memory : int
+        max_memory : int or str
             Bytes that this may take.
         progress : callable, optional
             Called with the bytes done and in all.
@@ -249,6 +251,7 @@ class LabeledVolumeSet(ReadableMaps):
             on one grid; if the mask is empty; or if `fill` or `dtype` do not fit the numbers.
             Nothing is written then.
         """
+        max_memory = parse_size(max_memory)
         with (
             opened_all(maps, storage_options) as given,
             opened_all(data, storage_options) as listed,
@@ -289,7 +292,7 @@ class LabeledVolumeSet(ReadableMaps):
         data: Any,
         *,
         storage_options: Mapping[str, Any] | None = None,
-        max_memory: int = 1 << 30,
+        max_memory: int | str = 1 << 30,
     ) -> None:
         """Store one more map, behind the others.
 
@@ -302,7 +305,7 @@ class LabeledVolumeSet(ReadableMaps):
             of numbers that `dtype` holds.
         storage_options : mapping, optional
             For the URL of the map.
-        max_memory : int
+        max_memory : int or str
             Bytes that this may take.
 
         Raises
@@ -324,6 +327,7 @@ class LabeledVolumeSet(ReadableMaps):
         Several processes may add maps at once: they take turns, and each adds its map to those
         that are there when its turn comes.
         """
+        max_memory = parse_size(max_memory)
         by_voxel = len(getattr(data, "shape", ())) == 1
         with self._changing(by_voxel=by_voxel) as turn:
             labels = check_labels((*self.labels, label))
@@ -355,7 +359,7 @@ class LabeledVolumeSet(ReadableMaps):
             )
         return self.voxel_set.scatter(values)
 
-    def rename(self, old: str, new: str, *, max_memory: int = 1 << 30) -> None:
+    def rename(self, old: str, new: str, *, max_memory: int | str = 1 << 30) -> None:
         """Give a map another label; as `add`.
 
         Raises
@@ -365,13 +369,14 @@ class LabeledVolumeSet(ReadableMaps):
         InvalidInputError
             If there is a map `new`, or it is no label.
         """
+        max_memory = parse_size(max_memory)
         with self._changing() as turn:
             labels = list(self.labels)
             labels[self._number(old)] = new
             rows = [*range(len(self))]
             self._rewrite(check_labels(labels), rows, turn=turn, max_memory=max_memory)
 
-    def remove(self, label: str, *, max_memory: int = 1 << 30) -> None:
+    def remove(self, label: str, *, max_memory: int | str = 1 << 30) -> None:
         """Drop a map; as `add`.
 
         Raises
@@ -381,6 +386,7 @@ class LabeledVolumeSet(ReadableMaps):
         InvalidInputError
             If it is the only one.
         """
+        max_memory = parse_size(max_memory)
         with self._changing() as turn:
             number = self._number(label)
             rest = [row for row in range(len(self)) if row != number]

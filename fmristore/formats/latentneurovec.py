@@ -27,6 +27,7 @@ from fmristore.latent import (
     make_factors,
 )
 from fmristore.space import NeuroSpace
+from fmristore.text import parse_size
 from fmristore.voxels import VoxelSet
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.location import kind_of_name, normalise
@@ -321,7 +322,7 @@ class LatentNeuroVec(LatentView, StoredObject):
         codec: str | None = None,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
-        max_memory: int = 1 << 30,
+        max_memory: int | str = 1 << 30,
     ) -> Self:
         """Store the principal components of a run and open them.
 
@@ -347,7 +348,7 @@ class LatentNeuroVec(LatentView, StoredObject):
             Record the error of each voxel too.
         codec, overwrite, storage_options
             As of `create`.
-        max_memory : int
+        max_memory : int or str
             Bytes that this may take; a run that does not fit passes through a temporary file.
 
         Returns
@@ -368,6 +369,7 @@ class LatentNeuroVec(LatentView, StoredObject):
         Exact, of the products of the time points (or of the voxels, where there are fewer) in
         float64; components of less than about 1e-6 of the first one's strength are inaccurate.
         """
+        max_memory = parse_size(max_memory)
         from fmristore.decomposition import principal_components
 
         with opened(source, storage_options) as image:

@@ -28,6 +28,7 @@ from fmristore.plan import Planner, ReadPlan
 from fmristore.progress import Progress
 from fmristore.scaling import Scaling
 from fmristore.space import NeuroSpace
+from fmristore.text import parse_size
 from fmristore.voxels import parse_series
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.grid import grid_shape
@@ -292,8 +293,9 @@ class MaskedNeuroVec(MaskedObject, GridImage):
 
     # Going elsewhere ------------------------------------------------------------------------
 
-    def as_source(self, *, max_memory: int = 1 << 28, nifti: bool = False) -> ImageSource:
+    def as_source(self, *, max_memory: int | str = 1 << 28, nifti: bool = False) -> ImageSource:
         """Docstring inherited."""
+        max_memory = parse_size(max_memory)
         return SpreadSource(
             self.space,
             self.voxel_set,
@@ -325,7 +327,7 @@ class MaskedNeuroVec(MaskedObject, GridImage):
         codec: str | None = None,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
-        max_memory: int = 1 << 30,
+        max_memory: int | str = 1 << 30,
         progress: Progress | None = None,
     ) -> Self:
         """Store the voxels of a mask of a run, and open that.
@@ -352,7 +354,7 @@ class MaskedNeuroVec(MaskedObject, GridImage):
             Replace what is there, once the new store is complete.
         storage_options : mapping, optional
             Passed to fsspec.
-        max_memory : int
+        max_memory : int or str
             Bytes that this may take; what has to be turned around and does not fit passes through
             a temporary file.
         progress : callable, optional
@@ -373,6 +375,7 @@ class MaskedNeuroVec(MaskedObject, GridImage):
         MemoryLimitError
             If not even one write unit fits the limit.
         """
+        max_memory = parse_size(max_memory)
         with opened(data, storage_options) as run:
             source, voxels = voxel_source(
                 run,

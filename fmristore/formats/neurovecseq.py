@@ -25,6 +25,7 @@ from fmristore.layout import Access, Order
 from fmristore.progress import Progress
 from fmristore.scaling import Scaling
 from fmristore.space import NeuroSpace
+from fmristore.text import parse_size
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import AnyArray
@@ -98,7 +99,7 @@ class NeuroVecSeq(ReadableSequence):
 
     # Going elsewhere ------------------------------------------------------------------------
 
-    def as_source(self, *, max_memory: int = 1 << 28, nifti: bool = False) -> ImageSource:
+    def as_source(self, *, max_memory: int | str = 1 << 28, nifti: bool = False) -> ImageSource:
         """Docstring inherited."""
         del max_memory
         return SequenceSource(self.images, self.space, nifti=nifti)
@@ -124,7 +125,7 @@ class NeuroVecSeq(ReadableSequence):
         profile: Profile | None = None,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
-        max_memory: int = 1 << 30,
+        max_memory: int | str = 1 << 30,
         progress: Progress | None = None,
     ) -> Self:
         """Store runs as one sequence and open it.
@@ -154,7 +155,7 @@ class NeuroVecSeq(ReadableSequence):
             Replace what is there, once the new store is complete.
         storage_options : mapping, optional
             Passed to fsspec.
-        max_memory : int
+        max_memory : int or str
             Bytes that writing may take.
         progress : callable, optional
             Called with the bytes done and in all.
@@ -172,6 +173,7 @@ class NeuroVecSeq(ReadableSequence):
             If there are no runs, a name is empty or occurs twice, or a run is no run, in colour,
             or on another grid than the others; nothing is written then.
         """
+        max_memory = parse_size(max_memory)
         with opened_all(_listed(runs), storage_options) as found:
             checked = check_runs(_sources(found, space, tr, storage_options))
             options = image_options(

@@ -14,7 +14,12 @@ from fmristore.progress import Progress
 from fmristore_stores.errors import MemoryLimitError
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["parcel_pieces", "reduce_numbers", "summarise"]
+__all__ = ["parcel_pieces", "reduce_numbers", "require_parcels", "summarise"]
+
+_MOST_PARTS = 8
+"""Parts of the time in which a large parcel may be read."""
+_SHARE = 4
+"""Part of the memory, as a divisor, that one piece of a parcel may take."""
 
 
 def summarise(
@@ -44,9 +49,15 @@ def summarise(
     -------
     ndarray, (T, K), float64 or complex128
         NaN for a parcel without voxels.
+
+    Raises
+    ------
+    MemoryLimitError
+        If what is not accumulated would read a parcel too many times; before anything is read.
     """
     times = source.space.time_points or 0
     if not reduction.accumulates:
+        require_parcels(parcellation, times, source.dtype.itemsize, max_memory)
         with source.numbers(parcellation, max_memory) as numbers:
             return reduce_numbers(
                 numbers, parcellation, reduction, max_memory=max_memory // 2, progress=progress
@@ -60,6 +71,26 @@ def summarise(
         (times, len(parcellation)),
         source.dtype,
     )
+
+
+def require_parcels(parcellation: Parcellation, times: int, itemsize: int, max_memory: int) -> None:
+    """Refuse to reduce a parcel in many parts of the time: each reads all of its series.
+
+    Raises
+    ------
+    MemoryLimitError
+        With the least that is needed.
+    """
+    sizes = np.diff(parcellation.indptr)
+    largest = int(sizes.max(initial=0))
+    least = _SHARE * largest * times * (2 * itemsize + 8) // _MOST_PARTS
+    if least > max_memory:
+        name = parcellation.names[int(sizes.argmax())]
+        msg = (
+            f"parcel {name!r} has {largest} voxels at {times} times: max_memory must be at least "
+            f"{least} bytes, and is {max_memory}"
+        )
+        raise MemoryLimitError(msg)
 
 
 def _told(pieces: Iterator[Piece], total: int, progress: Progress | None) -> Iterator[Piece]:

@@ -22,6 +22,7 @@ from fmristore.formats.registry import register
 from fmristore.formats.stored import StoredArray
 from fmristore.progress import Progress
 from fmristore.space import NeuroSpace
+from fmristore.text import parse_size
 from fmristore_stores.errors import ChangedError, FmristoreError, ReadOnlyError
 from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import AnyArray
@@ -132,7 +133,7 @@ class ParcellatedMultiScan(ReadableScans):
         metadata: Mapping[str, Any] | None = None,
         tr: float | None = None,
         codec: str | None = None,
-        max_memory: int = 1 << 30,
+        max_memory: int | str = 1 << 30,
         progress: Progress | None = None,
     ) -> None:
         """Add a scan; this object then has it, and others that are opened from then on.
@@ -179,6 +180,7 @@ class ParcellatedMultiScan(ReadableScans):
         all of it: to add many scans give them to `create` or `add_scans`. In a Zarr store only
         the new scan is written, and then its name put into the list that readers go by.
         """
+        max_memory = parse_size(max_memory)
         request = ScanRequest(
             name=name,
             source=source,
@@ -196,7 +198,7 @@ class ParcellatedMultiScan(ReadableScans):
         statistic: Any = None,
         metadata: Mapping[str, Mapping[str, Any]] | None = None,
         codec: str | None = None,
-        max_memory: int = 1 << 30,
+        max_memory: int | str = 1 << 30,
         progress: Progress | None = None,
     ) -> None:
         """Add several scans at once: see `add_scan`; an HDF5 file is copied only once.
@@ -217,6 +219,7 @@ class ParcellatedMultiScan(ReadableScans):
         AlreadyExistsError, InvalidInputError, ReadOnlyError, ChangedError
             See `add_scan`; none of them is added then.
         """
+        max_memory = parse_size(max_memory)
         requests = scan_requests(scans, statistic, metadata, self.space, None)
         self._add(requests, codec, max_memory, progress)
 
@@ -324,7 +327,7 @@ class ParcellatedMultiScan(ReadableScans):
         profile: Profile | None = None,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
-        max_memory: int = 1 << 30,
+        max_memory: int | str = 1 << 30,
         progress: Progress | None = None,
     ) -> Self:
         """Make a store for scans, with the first ones or empty, and open it.
@@ -360,6 +363,7 @@ class ParcellatedMultiScan(ReadableScans):
         InvalidInputError
             If labels and scans do not fit, or an argument cannot be used.
         """
+        max_memory = parse_size(max_memory)
         target = Target(
             url=url,
             codec=codec,

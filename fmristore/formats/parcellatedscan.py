@@ -31,6 +31,7 @@ from fmristore.parcelstats import make_reduction
 from fmristore.progress import Progress
 from fmristore.scaling import Scaling
 from fmristore.space import NeuroSpace
+from fmristore.text import parse_size
 from fmristore.voxels import parse_series, parse_times
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.grid import region_shape
@@ -135,7 +136,7 @@ class ParcellatedScan(ParcellatedBase, GridImage):
         return np.ascontiguousarray(part.apply(values))
 
     def map_parcels(
-        self, function: Callable[[AnyArray], Result], *, max_memory: int = 1 << 28
+        self, function: Callable[[AnyArray], Result], *, max_memory: int | str = 1 << 28
     ) -> dict[int, Result]:
         """Call a function for every parcel, without holding more of the scan than fits.
 
@@ -143,7 +144,7 @@ class ParcellatedScan(ParcellatedBase, GridImage):
         ----------
         function : callable
             Takes a parcel's numbers, (T, V), which are only valid during the call.
-        max_memory : int
+        max_memory : int or str
             Bytes that the parcels in work may take.
 
         Returns
@@ -158,6 +159,7 @@ class ParcellatedScan(ParcellatedBase, GridImage):
         CorruptDataError
             If a chunk is damaged or missing.
         """
+        max_memory = parse_size(max_memory)
         parcellation = self.parcellation
         found: dict[int, Result] = {}
         for piece in parcel_pieces(self._parts.numbers, parcellation, max_memory, whole=True):
@@ -306,8 +308,9 @@ class ParcellatedScan(ParcellatedBase, GridImage):
         inside = (self.parcellation.voxel_set.rows(voxels) >= 0).all()
         return self._parts.numbers.scaling if inside else None
 
-    def as_source(self, *, max_memory: int = 1 << 28, nifti: bool = False) -> ImageSource:
+    def as_source(self, *, max_memory: int | str = 1 << 28, nifti: bool = False) -> ImageSource:
         """Docstring inherited."""
+        max_memory = parse_size(max_memory)
         numbers = self._parts.numbers
         return SpreadSource(
             self.space,
@@ -325,7 +328,7 @@ class ParcellatedScan(ParcellatedBase, GridImage):
         statistic: Any = "mean",
         *,
         weights: Any = None,
-        max_memory: int = 1 << 28,
+        max_memory: int | str = 1 << 28,
         progress: Progress | None = None,
     ) -> AnyArray:
         """Reduce every parcel to one series.
@@ -336,7 +339,7 @@ class ParcellatedScan(ParcellatedBase, GridImage):
             A function takes a parcel's numbers (T, V) and returns (T,).
         weights : path, nibabel image, array_like of shape (X, Y, Z) or (V,), optional
             Of the voxels, for means and sums; (V,) goes in order of `voxels`.
-        max_memory : int
+        max_memory : int or str
             Bytes that this may take besides the result.
         progress : callable, optional
             Called with the bytes done and in all.
@@ -353,6 +356,7 @@ class ParcellatedScan(ParcellatedBase, GridImage):
         MemoryLimitError
             If a function asks for a parcel that does not fit.
         """
+        max_memory = parse_size(max_memory)
         reduction = make_reduction(
             statistic, voxel_weights(weights, self.parcellation), self.dtype, len(self.voxels)
         )
@@ -415,7 +419,7 @@ class ParcellatedScan(ParcellatedBase, GridImage):
         profile: Profile | None = None,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
-        max_memory: int = 1 << 30,
+        max_memory: int | str = 1 << 30,
         progress: Progress | None = None,
     ) -> Self:
         """Store the series of all voxels that belong to a parcel, and open them.
@@ -450,7 +454,7 @@ class ParcellatedScan(ParcellatedBase, GridImage):
             Replace what is there, once the new store is complete.
         storage_options : mapping, optional
             Passed to fsspec.
-        max_memory : int
+        max_memory : int or str
             Bytes that this may take.
         progress : callable, optional
             Called with the bytes done and in all.
@@ -467,6 +471,7 @@ class ParcellatedScan(ParcellatedBase, GridImage):
         InvalidInputError
             If labels and run do not fit, or an argument cannot be used.
         """
+        max_memory = parse_size(max_memory)
         if given_matrix(source) is not None:
             raise InvalidInputError("a matrix (T, K) holds no voxels; it makes a summary")
         target = Target(

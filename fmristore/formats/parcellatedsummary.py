@@ -18,6 +18,7 @@ from fmristore.indexing import parse_selection
 from fmristore.parcellation import find_parcels
 from fmristore.progress import Progress
 from fmristore.space import NeuroSpace
+from fmristore.text import parse_size
 from fmristore.voxels import parse_times
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
@@ -180,7 +181,7 @@ class ParcellatedScanSummary(ParcellatedBase):
         profile: Profile | None = None,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
-        max_memory: int = 1 << 30,
+        max_memory: int | str = 1 << 30,
         progress: Progress | None = None,
     ) -> Self:
         """Summarise a run by parcels, store the summary, and open it.
@@ -219,7 +220,7 @@ class ParcellatedScanSummary(ParcellatedBase):
             Replace what is there, once the new store is complete.
         storage_options : mapping, optional
             Passed to fsspec.
-        max_memory : int
+        max_memory : int or str
             Bytes that this may take.
         progress : callable, optional
             Called with the bytes of labelled voxels done and in all.
@@ -236,6 +237,7 @@ class ParcellatedScanSummary(ParcellatedBase):
         InvalidInputError
             If labels and run do not fit, or an argument cannot be used.
         """
+        max_memory = parse_size(max_memory)
         if statistic is None and given_matrix(source) is None:
             raise InvalidInputError("a summary needs a statistic")
         target = Target(

@@ -17,6 +17,7 @@ from fmristore.boxes import boxes
 from fmristore.layout import Access
 from fmristore.progress import Progress
 from fmristore.rechunk import read_in_boxes
+from fmristore.text import parse_size
 from fmristore.transcoding.arrays import HDF5, ZARR, ArrayStep
 from fmristore.transcoding.plan import TranscodePlan, plan_transcode
 from fmristore.transcoding.report import TranscodeReport
@@ -62,7 +63,7 @@ def transcode(  # noqa: PLR0913
     allow: Collection[str] = (),
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
-    max_memory: int = 1 << 30,
+    max_memory: int | str = 1 << 30,
     progress: Progress | None = None,
 ) -> TranscodeReport:
     """Bring everything in a store into a new one of either kind.
@@ -88,7 +89,7 @@ def transcode(  # noqa: PLR0913
         Replace what is at `target`, once the new store is complete.
     storage_options : mapping, optional
         Passed to fsspec, for both URLs.
-    max_memory : int
+    max_memory : int or str
         Bytes that this may take.
     progress : callable, optional
         Called with the bytes of numbers done and in all, writing and checking.
@@ -107,6 +108,7 @@ def transcode(  # noqa: PLR0913
     CorruptDataError
         If the source is damaged, or the new store does not read as the source does.
     """
+    max_memory = parse_size(max_memory)
     started = time.perf_counter()
     with open_store(source, storage_options=storage_options) as store:
         plan = make_plan(

@@ -9,6 +9,7 @@ from typing import Any
 
 from fmristore.formats.registry import WRITER
 from fmristore.progress import Progress
+from fmristore.text import parse_size
 from fmristore.transcoding.tree import Tree, walk
 from fmristore.verification.arrays import DAMAGE, ArrayCheck
 from fmristore.verification.content import open_content
@@ -26,7 +27,7 @@ def verify(
     *,
     deep: bool = False,
     storage_options: Mapping[str, Any] | None = None,
-    max_memory: int = 1 << 28,
+    max_memory: int | str = 1 << 28,
     progress: Progress | None = None,
 ) -> VerifyReport:
     """Check that a store is whole; any HDF5 file or Zarr store, also one of other software.
@@ -39,7 +40,7 @@ def verify(
         Decode every chunk, and compare the recorded digest of an image with its numbers.
     storage_options : mapping, optional
         Passed to fsspec.
-    max_memory : int
+    max_memory : int or str
         Bytes that chunks may take while they are decoded.
     progress : callable, optional
         Called with the bytes of numbers checked and in all.
@@ -92,6 +93,7 @@ def verify(
     >>> report.ok                                                              # doctest: +SKIP
     True
     """
+    max_memory = parse_size(max_memory)
     started = time.perf_counter()
     findings = Findings()
     with open_store(url, storage_options=storage_options) as store:

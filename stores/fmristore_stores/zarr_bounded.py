@@ -177,7 +177,8 @@ def _limit(spec: Any) -> int:
     dtype = spec.dtype.to_native_dtype()
     if dtype.kind in "OT":
         return LIMITS.text
-    return 2 * math.prod(spec.shape) * int(dtype.itemsize) + _SLACK
+    size: int = 2 * math.prod(spec.shape) * dtype.itemsize + _SLACK
+    return size
 
 
 def _register() -> dict[str, str]:
@@ -211,4 +212,7 @@ def bounded() -> AbstractContextManager[Any]:
 
     To be entered by one thread at a time: the configuration is that of the process.
     """
-    return zarr.config.set({"codecs": {**zarr.config.get("codecs", {}), **_NAMES}})
+    entered: AbstractContextManager[Any] = zarr.config.set(
+        {"codecs": {**zarr.config.get("codecs", {}), **_NAMES}}
+    )
+    return entered

@@ -21,7 +21,7 @@ from fmristore_stores.limits import LIMITS
 from fmristore_stores.opening import open_store
 from fmristore_stores.publish import create_store
 from fmristore_stores.reader import ChunkReader
-from fmristore_stores.spec import ArraySpec, ChunkLayout
+from fmristore_stores.spec import ArraySpec, ChunkLayout, CodecSpec
 
 ROOM = 4 * 1024 * 1024
 LARGE = (1500, 1500, 1500)
@@ -113,7 +113,7 @@ def test_a_result_that_no_machine_can_hold_is_refused(
 
 @pytest.mark.parametrize("name", ["deflate", "gzip"])
 def test_a_stream_too_short_for_its_chunk_is_refused(name: str) -> None:
-    pipeline = (codecs.CodecSpec.of("shuffle", elementsize=2), codecs.CodecSpec.of(name, level=4))
+    pipeline = (CodecSpec.of("shuffle", elementsize=2), CodecSpec.of(name, level=4))
     values = np.zeros(20 << 20, np.uint8)
     data = codecs.encode(pipeline, values)
     assert len(bytes(codecs.decode(pipeline, data, values.nbytes))) == values.nbytes

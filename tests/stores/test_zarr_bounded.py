@@ -8,6 +8,7 @@ import lzma
 import struct
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_a_chunk_of_numbers_that_is_longer_than_it_can_be_is_refused(
     assert "chunk decodes to" in refused(tmp_path / "a.zarr")
 
 
-STREAMS = {
+STREAMS: dict[str, Callable[[bytes], bytes]] = {
     "zlib": zlib.compress,
     "gzip": gzip.compress,
     "bz2": bz2.compress,
