@@ -57,7 +57,8 @@ def summarise(
     """
     times = source.space.time_points or 0
     if not reduction.accumulates:
-        require_parcels(parcellation, times, source.dtype.itemsize, max_memory)
+        parts = 1 if callable(reduction.statistic) else _MOST_PARTS
+        require_parcels(parcellation, times, source.dtype.itemsize, max_memory, parts=parts)
         with source.numbers(parcellation, max_memory) as numbers:
             return reduce_numbers(
                 numbers, parcellation, reduction, max_memory=max_memory // 2, progress=progress
@@ -73,8 +74,10 @@ def summarise(
     )
 
 
-def require_parcels(parcellation: Parcellation, times: int, itemsize: int, max_memory: int) -> None:
-    """Refuse to reduce a parcel in many parts of the time: each reads all of its series.
+def require_parcels(
+    parcellation: Parcellation, times: int, itemsize: int, max_memory: int, *, parts: int
+) -> None:
+    """Refuse to reduce a parcel in more than `parts` parts of the time: each reads its series.
 
     Raises
     ------
@@ -83,12 +86,12 @@ def require_parcels(parcellation: Parcellation, times: int, itemsize: int, max_m
     """
     sizes = np.diff(parcellation.indptr)
     largest = int(sizes.max(initial=0))
-    least = _SHARE * largest * times * (2 * itemsize + 8) // _MOST_PARTS
+    least = _SHARE * largest * times * (2 * itemsize + 8) // parts
     if least > max_memory:
         name = parcellation.names[int(sizes.argmax())]
         msg = (
-            f"parcel {name!r} has {largest} voxels at {times} times: max_memory must be at least "
-            f"{least} bytes, and is {max_memory}"
+            f"parcel {name!r} has {largest} voxels at {times} times: raise max_memory from "
+            f"{max_memory} to at least {least} bytes"
         )
         raise MemoryLimitError(msg)
 
