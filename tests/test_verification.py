@@ -19,6 +19,7 @@ from fmristore.verification import Problem, VerifyReport
 from fmristore.verification.report import MOST_LISTED
 from fmristore_stores.errors import CorruptDataError, NotFoundError, UnknownFormatError
 from fmristore_stores.opening import open_store
+from fmristore_stores.owners import hidden_name, own_mark
 from fmristore_stores.protocol import ByteRange, ChunkRefs
 from fmristore_stores.spec import ArraySpec, ChunkLayout
 from tests.conftest import S3Server
@@ -573,3 +574,20 @@ def test_report(make: Make) -> None:
     assert document["problems"][0]["kind"] == "corrupt-chunk"
     assert str(report).startswith(f"{url}: 1 problem (neurovec")
     assert "corrupt-chunk /0: chunk (0, 0, 0, 0)" in str(report)
+
+
+@pytest.mark.parametrize("ending", ["h5", "zarr"])
+def test_what_a_killed_writer_left_is_mentioned(tmp_path: Path, ending: str) -> None:
+    url = tmp_path / f"a.{ending}"
+    fs.NeuroVol.create(url, np.ones((3, 4, 5), "i2"), space=np.eye(4)).close()
+    with own_mark() as mark:
+        pass
+    left = tmp_path / hidden_name(url.name, mark, "partial")
+    left.write_bytes(b"half")
+    report = fs.verify(url)
+    assert report.ok
+    (note,) = [note for note in report.notes if note.kind == "leftover"]
+    assert str(left) in str(note)
+    fs.NeuroVol.create(url, np.ones((3, 4, 5), "i2"), space=np.eye(4), overwrite=True).close()
+    assert not left.exists()
+    assert not [note for note in fs.verify(url).notes if note.kind == "leftover"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Collection, Mapping
@@ -14,6 +15,8 @@ from fmristore.transcoding.tree import Tree, walk
 from fmristore.verification.arrays import DAMAGE, ArrayCheck
 from fmristore.verification.content import open_content
 from fmristore.verification.report import Findings, VerifyReport
+from fmristore_stores.errors import FmristoreError
+from fmristore_stores.leftovers import find_leftovers
 from fmristore_stores.opening import locate, open_store
 from fmristore_stores.protocol import Array, Store
 
@@ -81,7 +84,8 @@ def verify(
       nodes or attributes do not fit the format or each other
 
     Notes tell what is no damage: chunks of other arrays that were never written, links that lead
-    nowhere or to other files, what could not be checked and why.
+    nowhere or to other files, what killed writers left beside the store, what could not be
+    checked and why.
 
     Numbers without a digest can be decoded or not; whether they are the ones that were written,
     nobody can tell.
@@ -100,6 +104,7 @@ def verify(
         tree = walk(store.root, tolerant=True)
         _report_tree(tree, findings)
         _check_metadata(store, tree, findings)
+        _report_leftovers(store.url, storage_options, findings)
         locator = locate(url, storage_options=storage_options)
         content = open_content(locator, store, tree, findings)
         _check_arrays(
@@ -171,6 +176,15 @@ def _check_metadata(store: Store, tree: Tree, findings: Findings) -> None:
     for node, text in found:
         if node not in unreadable:
             findings.problem("consolidated", node, text)
+
+
+def _report_leftovers(
+    url: str, storage_options: Mapping[str, Any] | None, findings: Findings
+) -> None:
+    """Tell what writers that were killed left beside the store or in it."""
+    with contextlib.suppress(FmristoreError):
+        for text in find_leftovers(url, storage_options):
+            findings.note("leftover", "", f"{text}; the next writer of this store removes it")
 
 
 def _report_tree(tree: Tree, findings: Findings) -> None:

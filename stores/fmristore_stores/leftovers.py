@@ -106,6 +106,8 @@ def find_leftovers(url: str, options: Mapping[str, Any] | None = None) -> list[s
         if os.path.isdir(target):  # noqa: PTH112
             found += [f"{path} was left by a writer that is gone" for path in _inside(target)]
         return found
+    if url.startswith(("http://", "https://")) or "::" in url:
+        return []
     fs, path = filesystem(url, options)
     found = []
     if claim := find_claim(fs, path, url):
