@@ -1,19 +1,77 @@
-"""One pool of worker threads for the process, and the one way of using it."""
+"""One pool of worker threads for the process, and the one way of using it.
+
+The thread that asks for work may be interrupted (Ctrl-C) at any point of its Python code, and must
+neither leave a lock behind nor wait for ever afterwards. The locks and queues of
+`concurrent.futures` and `threading` are entered by Python code and can be left locked that way. So
+only primitives are used here that Python enters and leaves in one step: locks and a simple queue.
+"""
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import TypeVar, cast
 
 __all__ = ["for_each", "worker_count"]
 
 Item = TypeVar("Item")
 
-_lock = threading.Lock()
-_pool: ThreadPoolExecutor | None = None
+_MOST_THREADS = 64
+
+
+class _Help:
+    """Work that another thread may take part in, unless it is taken back before."""
+
+    __slots__ = ("_owner", "_running", "_work")
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work = work
+        self._owner: dict[str, str] = {}  # `setdefault` decides once, in one step
+        self._running = _thread.allocate_lock()
+        self._running.acquire()
+
+    def run(self) -> None:
+        """Do it, in a thread of the pool; `work` keeps its errors to itself."""
+        if self._owner.setdefault("owner", "helper") == "helper":
+            try:
+                self._work()
+            finally:
+                self._running.release()
+
+    def end(self) -> None:
+        """Take it back, or wait until it is done; harmless when repeated after an interrupt."""
+        if self._owner.setdefault("owner", "caller") == "helper":
+            with self._running:
+                pass
+
+
+class _Pool:
+    """Threads that wait for something to help with; they end with the process."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[_Help] = SimpleQueue()
+        self._threads = 0
+
+    def grow(self, count: int) -> None:
+        """Have so many threads; fewer where the system gives no more."""
+        with contextlib.suppress(RuntimeError):
+            while self._threads < min(count, _MOST_THREADS):
+                _thread.start_new_thread(self._serve, ())
+                self._threads += 1
+
+    def submit(self, help_: _Help) -> None:
+        """Have it run by whichever thread is free first."""
+        self._queue.put(help_)
+
+    def _serve(self) -> None:
+        while True:
+            self._queue.get().run()
+
+
+_pool = _Pool()
 
 
 def worker_count() -> int:
@@ -26,18 +84,10 @@ def worker_count() -> int:
     return os.cpu_count() or 1
 
 
-def _workers() -> ThreadPoolExecutor:
-    global _pool  # noqa: PLW0603
-    with _lock:
-        if _pool is None:
-            _pool = ThreadPoolExecutor(64, thread_name_prefix="fmristore")
-        return _pool
-
-
 def _after_fork() -> None:
-    """Threads do not survive a fork, and one of them may have held the lock."""
-    global _pool, _lock
-    _pool, _lock = None, threading.Lock()
+    """Threads do not survive a fork."""
+    global _pool  # noqa: PLW0603
+    _pool = _Pool()
 
 
 if hasattr(os, "register_at_fork"):
@@ -77,7 +127,7 @@ def for_each(
 
     pending = iter(items)
     end = object()
-    taking = threading.Lock()
+    taking = _thread.allocate_lock()
     failures: list[BaseException] = []
 
     def work() -> None:
@@ -91,10 +141,22 @@ def for_each(
             except BaseException as failure:  # noqa: BLE001 - raised again by the caller
                 failures.append(failure)
 
-    helpers = [_workers().submit(work) for _ in range(count - 1)]
-    work()
-    for helper in helpers:
-        if not helper.cancel():
-            helper.result()
+    helps: list[_Help] = []
+    try:
+        _pool.grow(count - 1)
+        for _ in range(count - 1):
+            helps.append(_Help(work))
+            _pool.submit(helps[-1])
+        work()
+        _end(helps)
+    except BaseException as interrupt:
+        failures.append(interrupt)  # the others stop after the item that they are at
+        _end(helps)
+        raise
     if failures:
         raise failures[0]
+
+
+def _end(helps: Iterable[_Help]) -> None:
+    for help_ in helps:
+        help_.end()

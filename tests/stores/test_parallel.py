@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import _base as futures
+from types import FrameType
 
 import pytest
 
@@ -109,3 +112,41 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
         for_each(taken.append, range(50))
         os._exit(0 if len(taken) == 50 else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_an_interrupt_is_raised_after_all_threads_have_stopped() -> None:
+    """Ctrl-C comes in the thread that asked, while others work."""
+    caller = threading.get_ident()
+    meeting = threading.Barrier(4)
+    working: set[int] = set()
+
+    def work(number: int) -> None:
+        working.add(number)
+        if number < 4:
+            meeting.wait(20)
+        if threading.get_ident() == caller:
+            raise KeyboardInterrupt
+        working.discard(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        for_each(work, range(100_000))
+    assert len(working) == 1
+    taken: list[int] = []
+    for_each(taken.append, range(50))
+    assert len(taken) == 50
+
+
+def test_no_lock_is_entered_by_code_that_an_interrupt_can_stop() -> None:
+    """Locks of the standard library that are written in Python can be left locked."""
+    entered: list[str] = []
+
+    def trace(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename in (threading.__file__, futures.__file__):
+            entered.append(frame.f_code.co_qualname)
+
+    sys.setprofile(trace)
+    try:
+        for_each(lambda _: None, range(200))
+    finally:
+        sys.setprofile(None)
+    assert entered == []
