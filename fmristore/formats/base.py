@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import html
 import inspect
 import os
@@ -13,8 +14,7 @@ from fmristore.formats.describing import describe_numbers
 from fmristore.formats.stored import StoredArray
 from fmristore_stores.errors import ClosedError, InvalidInputError, SelectionError
 from fmristore_stores.location import count_files
-from fmristore_stores.opening import Handle
-from fmristore_stores.protocol import Store
+from fmristore_stores.opening import Handle, Opened
 from fmristore_stores.stats import Stats, stats_of
 
 __all__ = ["BorrowedHandle", "StoredObject"]
@@ -37,7 +37,7 @@ class BorrowedHandle(Handle):
         self._given_back = False
 
     @property
-    def store(self) -> Store:
+    def opened(self) -> Opened:
         """The opened store of this process.
 
         Raises
@@ -47,7 +47,7 @@ class BorrowedHandle(Handle):
         """
         if self._given_back:
             raise ClosedError("this object was closed; ask for it again", url=self.locator.url)
-        return self._owner.store
+        return self._owner.opened
 
     @property
     def closed(self) -> bool:
@@ -251,6 +251,10 @@ class StoredObject(ABC):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def __copy__(self) -> Self:
+        """Hold the store by a handle of its own: closing one of them leaves the other open."""
+        return copy.deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was read since: equal objects pickle to equal bytes."""

@@ -9,7 +9,7 @@ from typing import Literal
 from fmristore_stores.cache import ChunkCache
 from fmristore_stores.errors import InvalidInputError, MetadataError, NotFoundError
 from fmristore_stores.opening import Handle
-from fmristore_stores.protocol import AnyArray, Array, Store
+from fmristore_stores.protocol import AnyArray, Array
 from fmristore_stores.reader import ChunkReader
 from fmristore_stores.spec import ArraySpec, Attributes
 
@@ -49,7 +49,6 @@ class StoredArray:
         self._missing = missing
         self._dims = dims
         self._is_copy = is_copy
-        self._opened: tuple[Store, ChunkReader] | None = None
 
     @property
     def path(self) -> str:
@@ -77,18 +76,19 @@ class StoredArray:
         MetadataError
             If the store has no such array.
         """
-        store = self._handle.store
-        if self._opened is None or self._opened[0] is not store:
+        opened = self._handle.opened
+        reader = opened.readers.get(self)
+        if reader is None:
             try:
-                array = store.root.array(self._path)
+                array = opened.store.root.array(self._path)
             except NotFoundError as error:
                 raise MetadataError(
                     f"the format asks for this array: {error.message}",
                     url=self._handle.locator.url,
                     node=self._path,
                 ) from error
-            self._opened = (store, self._new_reader(array))
-        return self._opened[1]
+            reader = opened.readers[self] = self._new_reader(array)
+        return reader
 
     def streaming_reader(self) -> ChunkReader:
         """Reader that keeps no decoded chunks: to pass through the whole array once."""
@@ -144,4 +144,3 @@ class StoredArray:
 
     def __setstate__(self, state: _State) -> None:
         self._handle, self._path, self._missing, self._dims, self._is_copy = state
-        self._opened = None

@@ -26,7 +26,7 @@ from fmristore_stores.errors import (
     UnknownFormatError,
     UnsupportedVersionError,
 )
-from fmristore_stores.opening import Handle, Locator
+from fmristore_stores.opening import Handle, Locator, Opened
 from fmristore_stores.protocol import Array, Store
 from fmristore_stores.reader import ChunkReader
 
@@ -51,17 +51,17 @@ class FixedHandle(Handle):
 
     def __init__(self, locator: Locator, store: Store) -> None:
         self.locator = locator
-        self._opened = store
+        self._fixed = Opened(store)
 
     @property
-    def store(self) -> Store:
+    def opened(self) -> Opened:
         """The opened store."""
-        return self._opened
+        return self._fixed
 
     @property
     def closed(self) -> bool:
         """Whether the store is closed."""
-        return self._opened.closed
+        return self._fixed.store.closed
 
     def close(self) -> None:
         """Do nothing: the store belongs to the caller."""

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 from fmristore_stores.errors import ClosedError
+from fmristore_stores.lifetime import Version
 from fmristore_stores.protocol import Buffer, ByteRange, FetchPolicy
 from fmristore_stores.sources import ByteSource
 
@@ -119,9 +120,10 @@ class BlockFile:
             begin, end = page * PAGE, min((page + 1) * PAGE, self._size)
             data = self._from_pages(begin, end)
             number, start = divmod(begin, self._block)
-            if data is None and number in self._blocks:
+            block = self._blocks.get(number)  # another thread may drop it meanwhile
+            if data is None and block is not None:
                 # A page may go on in the next block where blocks are no multiples of pages.
-                data = bytes(self._blocks[number][start : start + end - begin])
+                data = bytes(block[start : start + end - begin])
             if data is not None and len(data) == end - begin:
                 found[begin] = data
         return found
@@ -180,8 +182,8 @@ class BlockFile:
     def close(self) -> None:
         """Forget the blocks; harmless when repeated."""
         self._closed = True
-        self._blocks.clear()
-        self._pages.clear()
+        self._blocks = OrderedDict()  # other threads may be looking at the old ones
+        self._pages = {}
 
     def _note_used(self, begin: int, end: int) -> None:
         if len(self._used) < _MOST_USED:
@@ -245,6 +247,11 @@ class FileSource:
     def policy(self) -> FetchPolicy:
         """How ranges are best asked for."""
         return self._source.policy
+
+    @property
+    def version(self) -> Version | None:
+        """What tells whether the file is still the same."""
+        return self._source.version
 
     def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
         """Bytes of each range, requested where they are not here."""

@@ -43,9 +43,8 @@ from fmristore_stores.hdf5_links import (
 )
 from fmristore_stores.hdf5_types import create_dataset
 from fmristore_stores.protocol import Capability, Child
-from fmristore_stores.sources import ByteSource, LocalSource
+from fmristore_stores.sources import ByteSource
 from fmristore_stores.spec import ArraySpec, Attributes, check_attributes, check_name
-from fmristore_stores.stats import stats_of
 
 __all__ = ["HDF5Array", "HDF5Group", "HDF5Store"]
 
@@ -123,11 +122,7 @@ class HDF5Store:
                 if opened is not None:
                     opened.close()
             raise
-        if source is None and file is None and mode == "r":
-            # The same open file, also when another one takes over its name.
-            descriptor = os.dup(h5.id.get_vfd_handle())
-            source = LocalSource(path, descriptor=descriptor, stats=stats_of(name))
-        self._session = Session(name, path, h5, mode != "r", source, file)
+        self._session = Session(name, path, h5, writable=mode != "r", source=source, file=file)
         self._root: HDF5Group | None = None
 
     @property
@@ -164,12 +159,19 @@ class HDF5Store:
         """Whether `close` was called."""
         return self._session.closed
 
+    @property
+    def token(self) -> str:
+        """Which local file was opened for reading; empty for any other."""
+        return self._session.token
+
     def contradictions(self, nodes: Iterable[str]) -> list[tuple[str, str]]:  # noqa: ARG002
         """None: a file keeps all metadata once."""
         return []
 
     def close(self) -> None:
         """Flush and release everything; harmless when repeated.
+
+        No more reads begin; those that are under way end first.
 
         Raises
         ------

@@ -34,6 +34,7 @@ from fmristore_stores.hdf5_heaps import checked, uses_heap
 from fmristore_stores.hdf5_links import facts, resolve
 from fmristore_stores.hdf5_text import read_text, rows_at_once
 from fmristore_stores.hdf5_types import check_filters, parse_type, spec_of, stored_dtype
+from fmristore_stores.lifetime import Reading
 from fmristore_stores.limits import check_chunk, check_result
 from fmristore_stores.protocol import AnyArray, Buffer, ByteRange, Capability, ChunkRef, FetchPolicy
 from fmristore_stores.spec import STRING, ArraySpec, Attributes, CodecSpec, is_string
@@ -288,6 +289,18 @@ class HDF5Array:
         """How its byte ranges are best asked for."""
         source = self._session.source
         return FetchPolicy(gap=-1, block=0, concurrent=False) if source is None else source.policy
+
+    def reading(self) -> Reading:
+        """Context of one read: the file stays open, and is the one that was opened.
+
+        Raises
+        ------
+        ClosedError
+            On entering, if the store is closed.
+        ChangedError
+            On leaving, if the file was written over meanwhile.
+        """
+        return self._session.lifetime.reading()
 
     def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
         """Locate chunks; ``None`` for one that was never written.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import functools
 import os
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
@@ -16,24 +18,38 @@ from h5py import h5f, h5p
 from fmristore_stores.blockfile import BlockFile
 from fmristore_stores.errors import (
     AlreadyExistsError,
+    ChangedError,
     ClosedError,
     CorruptDataError,
     FmristoreError,
     MemoryLimitError,
+    NotFoundError,
     ReadOnlyError,
     StorageError,
     UnknownFormatError,
 )
 from fmristore_stores.hdf5_heaps import Heaps, check_all_heaps
-from fmristore_stores.sources import ByteSource, storage_error
+from fmristore_stores.lifetime import Lifetime, close_forgotten, close_when_forgotten
+from fmristore_stores.sources import ByteSource, LocalSource, OpenFile, local_token, storage_error
 from fmristore_stores.spec import Attributes, copy_attributes
+from fmristore_stores.stats import stats_of
 
-__all__ = ["Mode", "Place", "Session", "Translated", "near_names", "open_file"]
+__all__ = [
+    "Mode",
+    "Place",
+    "Session",
+    "Translated",
+    "near_names",
+    "open_file",
+]
 
 Mode = Literal["r", "r+", "w"]
 
 _LIBRARY_ERRORS = (OSError, RuntimeError, KeyError, ValueError, OverflowError, MemoryError)
 """What h5py raises when the HDF5 library fails."""
+
+_SIGNS_OF_CHANGE = (*_LIBRARY_ERRORS, CorruptDataError, NotFoundError)
+"""What goes wrong when a file is replaced while it is read."""
 
 _NO_LOCK = "unable to lock"
 """Part of HDF5's message when a file cannot be locked."""
@@ -63,7 +79,34 @@ class Place:
     path: str
 
 
-@dataclass(slots=True, eq=False, weakref_slot=True)
+class OpenHDF5(OpenFile):
+    """An HDF5 file that is closed when nobody reads it any more.
+
+    Parameters
+    ----------
+    h5 : h5py.File
+        The open file.
+    descriptor : int
+        Through which the HDF5 library reads it; -1 for one that is read through a Python object.
+    file : object, optional
+        That object; closed with the file.
+    """
+
+    __slots__ = ("h5",)
+
+    def __init__(self, h5: Any, descriptor: int, file: Any) -> None:
+        super().__init__(descriptor, owned=False)
+        self.h5 = h5
+        close_when_forgotten(self, functools.partial(_close, h5, file))
+
+
+def _close(h5: Any, file: Any) -> None:
+    with contextlib.suppress(*_LIBRARY_ERRORS):  # nothing was written that could be lost
+        h5.close()
+    if file is not None:
+        file.close()
+
+
 class Session:
     """One opened file, shared by all handles that came from it.
 
@@ -78,46 +121,106 @@ class Session:
     writable : bool
         Whether it may be changed.
     source : ByteSource, optional
-        Where bytes of chunks come from.
+        Where bytes of chunks come from; the file itself if neither this nor `file` is given.
     file : object, optional
         The Python file object that `h5` reads through; closed with it.
-    places : dict, optional
+
+    Attributes
+    ----------
+    places : dict or None
         First names of objects that have several, by address; None until they are asked for.
     unmasked : set
         Addresses of datasets of which no chunk can lack a filter: made in this session, and
         filled with encoded chunks alone.
     """
 
-    url: str
-    path: str
-    h5: Any
-    writable: bool
-    source: ByteSource | None = None
-    file: Any = None
-    closed: bool = False
-    places: dict[int, Place] | None = field(default=None, repr=False)
-    unmasked: set[int] = field(default_factory=set, repr=False)
-    _attributes: dict[str, Attributes] = field(default_factory=dict, repr=False)
-    _heaps: Heaps | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.file is not None:
+    def __init__(
+        self,
+        url: str,
+        path: str,
+        h5: Any,
+        *,
+        writable: bool,
+        source: ByteSource | None = None,
+        file: Any = None,
+    ) -> None:
+        self.url = url
+        self.path = path
+        self.writable = writable
+        self.places: dict[int, Place] | None = None
+        self.unmasked: set[int] = set()
+        self._attributes: dict[str, Attributes] = {}
+        self._version = None if source is None else source.version
+        self._local = not writable and file is None
+        descriptor = int(h5.id.get_vfd_handle()) if self._local else -1
+        self._opened: OpenHDF5 | None = OpenHDF5(h5, descriptor, file)
+        if self._local and source is None:
+            # The same open file, also when another one takes over its name.
+            source = LocalSource(path, file=self._opened, stats=stats_of(url))
+        self.source = source
+        self._status = _status(descriptor) if self._local else None
+        self.lifetime = Lifetime(url, self)
+        self._heaps: Heaps | None = None
+        if not writable:
+            self._heaps = Heaps(h5, url, self._second_opener(file))
+            close_when_forgotten(self, self._heaps.close)
+        if file is not None:
             _ON_FILE_OBJECTS.add(self)
-        if not self.writable:
-            self._heaps = Heaps(self.h5, self.url, self._bytes)
+        if self._local:
+            _LOCAL.add(self)
 
     @property
     def has_second_handle(self) -> bool:
         """Whether something that lies in global heaps was read."""
         return self._heaps is not None and self._heaps.opened
 
-    def _bytes(self) -> _FileObject:
-        """The bytes of the file, for a second handle of it."""
-        _ON_FILE_OBJECTS.add(self)
-        file = self.file
-        if self.source is not None and file is None:
-            file = BlockFile(self.source, self.path, block=_SMALL_BLOCK, keep=_SMALL_BLOCKS)
-        return _FileObject(file, self.url)
+    def _second_opener(self, file: Any) -> Callable[[], _FileObject]:
+        """Give the bytes of the file for a second handle of it, without holding this session."""
+        session, source, path, url = weakref.ref(self), self.source, self.path, self.url
+
+        def opener() -> _FileObject:
+            if (alive := session()) is not None:
+                _ON_FILE_OBJECTS.add(alive)
+            if source is not None and file is None:
+                small = BlockFile(source, path, block=_SMALL_BLOCK, keep=_SMALL_BLOCKS)
+                return _FileObject(small, url)
+            return _FileObject(file, url)
+
+        return opener
+
+    @property
+    def h5(self) -> Any:
+        """The open file.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        """
+        return self.opened().h5
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self.lifetime.closed
+
+    @property
+    def token(self) -> str:
+        """Which file was opened, as `location.content_token` says it; empty if it is not local."""
+        return "" if self._status is None else local_token(self._status)
+
+    def opened(self) -> OpenHDF5:
+        """The open file, which stays open as long as this is held.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        """
+        opened = self._opened
+        if opened is None:
+            raise ClosedError("the store is closed", url=self.url)
+        return opened
 
     def attributes_of(self, path: str, read: Callable[[], Attributes]) -> Attributes:
         """Attributes of a node, read once where the file cannot change; the caller's own copy."""
@@ -132,8 +235,7 @@ class Session:
 
     def check_open(self) -> None:
         """Refuse to go on with a closed store."""
-        if self.closed:
-            raise ClosedError("the store is closed", url=self.url)
+        self.opened()
 
     def check_writable(self) -> None:
         """Refuse to change a store that is closed or open for reading."""
@@ -141,39 +243,85 @@ class Session:
         if not self.writable:
             raise ReadOnlyError("the store is open for reading only", url=self.url)
 
+    def check(self) -> None:
+        """See whether the file is still what was opened.
+
+        Raises
+        ------
+        ChangedError
+            If it was written over in place, or replaced where that cannot be prevented.
+        """
+        if self._status is not None:
+            opened = self._opened
+            if opened is not None and not is_same_file(_status(opened.descriptor), self._status):
+                msg = "the file was written over since it was opened; open it again"
+                raise ChangedError(msg, url=self.url)
+        elif self._version is not None:
+            self._version.check()
+
+    def is_outdated(self, now: os.stat_result) -> bool:
+        """Whether this is the local file of that status, open since before it was written to."""
+        then = self._status
+        if then is None or self._opened is None:
+            return False
+        same = (then.st_dev, then.st_ino) == (now.st_dev, now.st_ino)
+        return same and not is_same_file(then, now)
+
+    @property
+    def released(self) -> bool:
+        """Whether nothing is open any more."""
+        return self._opened is None
+
     def reading(self, node: str) -> Translated:
         """Context in which a failure of HDF5 means that the file is damaged."""
-        return Translated(self.url, node, writing=False)
+        check = None if self.writable else self.check
+        return Translated(self.url, node, writing=False, opened=self.opened(), check=check)
 
     def writing(self, node: str) -> Translated:
         """Context in which a failure of HDF5 means that the file cannot be written."""
         return Translated(self.url, node, writing=True)
 
     def close(self) -> None:
-        """Flush and close everything once."""
-        if self.closed:
+        """Flush and close everything once; readers that are under way are waited for."""
+        self.lifetime.close()
+
+    def release(self) -> None:
+        """Close everything, unless that was done."""
+        opened, self._opened = self._opened, None
+        if opened is None:
             return
-        self.closed = True
-        try:
-            with self.writing("") if self.writable else self.reading(""):
-                if self._heaps is not None:
-                    self._heaps.close()
-                self.h5.close()
-        finally:
-            _ON_FILE_OBJECTS.discard(self)
-            if self.source is not None:
-                self.source.close()
-            if self.file is not None:
-                self.file.close()
+        if self._heaps is not None:
+            with contextlib.suppress(*_LIBRARY_ERRORS):  # nothing was written that could be lost
+                self._heaps.close()
+        if self.source is not None:
+            self.source.close()
+        _ON_FILE_OBJECTS.discard(self)
+        if self.writable:
+            with self.writing(""):
+                opened.h5.close()
+        del opened  # the last one that held it
+        close_forgotten()
 
 
+def _status(descriptor: int) -> os.stat_result:
+    return os.fstat(descriptor)
+
+
+def is_same_file(one: os.stat_result, other: os.stat_result) -> bool:
+    """Whether a file was not written to between two looks at it."""
+    return one.st_mtime_ns == other.st_mtime_ns and one.st_size == other.st_size
+
+
+_LOCAL: weakref.WeakSet[Session] = weakref.WeakSet()
+"""Local files that are open for reading."""
 _ON_FILE_OBJECTS: weakref.WeakSet[Session] = weakref.WeakSet()
 """Open files that h5py reads through Python objects: it crashes if they outlive the interpreter."""
 
 
 def _close_all() -> None:
     for session in list(_ON_FILE_OBJECTS):
-        session.close()
+        session.release()
+    close_forgotten()
 
 
 atexit.register(_close_all)
@@ -190,14 +338,28 @@ class Translated:
         What is being worked on.
     writing : bool
         Whether a failure means that writing failed, rather than that the file is damaged.
+    opened : OpenHDF5, optional
+        The file, which stays open meanwhile.
+    check : callable, optional
+        Raises `ChangedError` if the file is not the one that was opened any more.
     """
 
-    __slots__ = ("_node", "_url", "_writing")
+    __slots__ = ("_check", "_node", "_opened", "_url", "_writing")
 
-    def __init__(self, url: str, node: str, *, writing: bool) -> None:
+    def __init__(
+        self,
+        url: str,
+        node: str,
+        *,
+        writing: bool,
+        opened: OpenHDF5 | None = None,
+        check: Callable[[], None] | None = None,
+    ) -> None:
         self._url = url
         self._node = node
         self._writing = writing
+        self._opened = opened
+        self._check = check
 
     def __enter__(self) -> None:
         return
@@ -208,11 +370,23 @@ class Translated:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._opened = None
+        if self._check is not None and (error is None or isinstance(error, _SIGNS_OF_CHANGE)):
+            self._look_again(error)
         if isinstance(error, FmristoreError):
             if error.url is None:
                 error.url, error.node = self._url, self._node
         elif isinstance(error, _LIBRARY_ERRORS):
             raise self._translate(error) from error
+
+    def _look_again(self, error: BaseException | None) -> None:
+        """Raise if the file is another one, which is also a reason for what went wrong."""
+        try:
+            if self._check is not None:
+                self._check()
+        except FmristoreError as reason:
+            if error is None or isinstance(reason, ChangedError):
+                raise reason from error
 
     def _translate(self, error: BaseException) -> FmristoreError:
         if isinstance(error, MemoryError):
@@ -326,6 +500,8 @@ def open_file(path: str, mode: Mode, url: str, file: Any = None) -> Any:
 
 def _open_for_reading(path: str) -> Any:
     """Open with a lock where the file system has them, without one where it fails."""
+    close_forgotten()
+    _close_outdated(path)
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_file_locking(True, ignore_when_disabled=True)
     try:
@@ -334,6 +510,22 @@ def _open_for_reading(path: str) -> Any:
         if _NO_LOCK not in str(error):
             raise
         return h5py.File(path, "r", locking=False)
+
+
+def _close_outdated(path: str) -> None:
+    """Close a file that was written over while it is open here.
+
+    The HDF5 library would take it for the same file, and hand out what it remembers of the old one.
+    """
+    try:
+        now = os.stat(path)  # noqa: PTH116 - on the path of every opening
+    except OSError:
+        return
+    for session in [session for session in list(_LOCAL) if session.is_outdated(now)]:
+        session.close()
+        if not session.released:
+            msg = "the file was written over while it is being read; try again"
+            raise ChangedError(msg, url=session.url)
 
 
 def _open_object(file: _FileObject) -> Any:

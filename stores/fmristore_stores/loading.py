@@ -10,7 +10,7 @@ import itertools
 import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
@@ -57,6 +57,10 @@ class Loaded(NamedTuple):
     values: AnyArray
     origin: tuple[int, ...] | None = None
     """Position within the chunk of the first element of `values`; None for the whole chunk."""
+
+
+Kept: TypeAlias = list[tuple[ChunkKey, AnyArray]]
+"""Chunks to be cached when their read has ended well."""
 
 
 class Piece(NamedTuple):
@@ -187,18 +191,27 @@ class ChunkLoader:
         chunk = self._cache.get(self._owner, key)
         if chunk is not None:
             return Loaded(chunk)
-        (ref,) = self.refs([key])
-        if ref is None:
-            if self._missing == "error":
-                raise self.error(key, _MISSING)
-            return None
-        self._check_size(key, ref)
-        (data,) = cast("ChunkRefs", self.array).fetch([ref.range])
-        keep = self._worth_keeping(1, 0)
-        try:
-            return self._decode(key, box, ref, data, keep=keep)
-        except CorruptDataError as error:
-            raise self.error(key, f"cannot be read: {error.message}") from error
+        array = cast("ChunkRefs", self.array)
+        kept: Kept | None = [] if self._worth_keeping(1, 0) else None
+        with array.reading():
+            (ref,) = self.refs([key])
+            if ref is None:
+                if self._missing == "error":
+                    raise self.error(key, _MISSING)
+                return None
+            self._check_size(key, ref)
+            (data,) = array.fetch([ref.range])
+            try:
+                loaded = self._decode(key, box, ref, data, kept)
+            except CorruptDataError as error:
+                raise self.error(key, f"cannot be read: {error.message}") from error
+        self._keep(kept)
+        return loaded
+
+    def _keep(self, kept: Kept | None) -> None:
+        """Cache chunks, when it is known that they are of the store that was opened."""
+        for key, chunk in kept or ():
+            self._cache.put(self._owner, key, chunk)
 
     def require_first(self, key: ChunkKey) -> None:
         """Refuse early to read many chunks where not even the first one was written.
@@ -208,8 +221,9 @@ class ChunkLoader:
         CorruptDataError
             If it is missing and that means damage.
         """
-        if self._missing == "error" and self.refs([key])[0] is None:
-            raise self.error(key, _MISSING)
+        with cast("ChunkRefs", self.array).reading():
+            if self._missing == "error" and self.refs([key])[0] is None:
+                raise self.error(key, _MISSING)
 
     def run(self, pieces: list[Piece], returned: int) -> None:
         """Place every piece: cached chunks first, the others as they are fetched and decoded."""
@@ -222,17 +236,20 @@ class ChunkLoader:
                 piece.place(Loaded(chunk))
         if not wanted:
             return
-        keep = self._worth_keeping(len(wanted), returned)
-        found: list[tuple[Piece, ChunkRef]] = []
-        for piece, ref in zip(wanted, self.refs([p.key for p in wanted]), strict=True):
-            if ref is not None:
-                self._check_size(piece.key, ref)
-                found.append((piece, ref))
-            elif self._missing == "fill":
-                piece.place(None)
-            else:
-                raise self.error(piece.key, _MISSING)
-        (self._run_remote if self._remote else self._run_local)(found, keep=keep)
+        worth = self._worth_keeping(len(wanted), returned)
+        kept: Kept | None = [] if worth else None
+        with cast("ChunkRefs", self.array).reading():
+            found: list[tuple[Piece, ChunkRef]] = []
+            for piece, ref in zip(wanted, self.refs([p.key for p in wanted]), strict=True):
+                if ref is not None:
+                    self._check_size(piece.key, ref)
+                    found.append((piece, ref))
+                elif self._missing == "fill":
+                    piece.place(None)
+                else:
+                    raise self.error(piece.key, _MISSING)
+            (self._run_remote if self._remote else self._run_local)(found, kept)
+        self._keep(kept)
 
     def _worth_keeping(self, count: int, returned: int) -> bool:
         """Whether to cache chunks: not where the caller of a long local read gets most of them."""
@@ -249,26 +266,26 @@ class ChunkLoader:
                 key, f"has {ref.range.length} bytes for {self.spec.chunk_nbytes} decoded: damaged"
             )
 
-    def _run_local(self, found: list[tuple[Piece, ChunkRef]], *, keep: bool) -> None:
+    def _run_local(self, found: list[tuple[Piece, ChunkRef]], kept: Kept | None) -> None:
         array = cast("ChunkRefs", self.array)
 
         def work(group: list[tuple[Piece, ChunkRef]]) -> None:
             fetched = array.fetch([ref.range for _, ref in group])
             for (piece, ref), data in zip(group, fetched, strict=True):
-                self._place(piece, ref, data, keep=keep)
+                self._place(piece, ref, data, kept)
 
         workers = 1 if len(found) * self._chunk_nbytes <= _INLINE_BYTES else worker_count()
         size = 1 + min(_LARGEST_GROUP, len(found) // (_GROUPS * workers))
         groups = [found[start : start + size] for start in range(0, len(found), size)]
         for_each(work, groups, workers=workers)
 
-    def _run_remote(self, found: list[tuple[Piece, ChunkRef]], *, keep: bool) -> None:
+    def _run_remote(self, found: list[tuple[Piece, ChunkRef]], kept: Kept | None) -> None:
         array = cast("ChunkRefs", self.array)
         ranges = [ref.range for _, ref in found]
 
         def work(item: tuple[int, Buffer]) -> None:
             piece, ref = found[item[0]]
-            self._place(piece, ref, item[1], keep=keep)
+            self._place(piece, ref, item[1], kept)
 
         for batch in batches(ranges, merge_ranges(ranges, array.policy), _BATCH_BYTES):
             spans = [span_of(ranges, group) for group in batch]
@@ -281,10 +298,10 @@ class ChunkLoader:
             ]
             for_each(work, cut)
 
-    def _place(self, piece: Piece, ref: ChunkRef, data: Buffer, *, keep: bool) -> None:
-        room = None if keep else piece.room
+    def _place(self, piece: Piece, ref: ChunkRef, data: Buffer, kept: Kept | None) -> None:
+        room = piece.room if kept is None else None
         try:
-            loaded = self._decode(piece.key, piece.box, ref, data, keep=keep, room=room)
+            loaded = self._decode(piece.key, piece.box, ref, data, kept, room=room)
         except CorruptDataError as error:
             raise self.error(piece.key, f"cannot be read: {error.message}") from error
         if room is None or not np.may_share_memory(loaded.values, room):
@@ -296,8 +313,8 @@ class ChunkLoader:
         box: Region,
         ref: ChunkRef,
         data: Buffer,
+        kept: Kept | None,
         *,
-        keep: bool,
         room: AnyArray | None = None,
     ) -> Loaded:
         """Decode a chunk, or just the part that is needed when it is needed for the first time."""
@@ -310,13 +327,13 @@ class ChunkLoader:
         nbytes = self._chunk_nbytes
         if self._chunks != self._whole and ref.range.length < nbytes:  # the last piece of a chunk
             nbytes, shape = ref.range.length, shorter_piece(shape, self.spec.memory.layout.chunks)
-        out = None if keep else _scratch(nbytes) if room is None else room
+        out = None if kept is not None else _scratch(nbytes) if room is None else room
         decoded = codecs.decode(spec.codecs, data, nbytes, skip=ref.skip, out=out)
         self._stats.add(chunks=1, bytes_decoded=nbytes)
         values = np.frombuffer(decoded, spec.dtype).reshape(shape)
         chunk = values.transpose(self._inverse)
-        if keep:
-            self._cache.put(self._owner, key, chunk)
+        if kept is not None:
+            kept.append((key, chunk))
         return Loaded(chunk)
 
     def _decode_part(self, key: ChunkKey, box: Region, data: Buffer) -> Loaded | None:

@@ -17,7 +17,7 @@ from fmristore_stores.errors import (
     NotFoundError,
     UnknownFormatError,
 )
-from fmristore_stores.sources import VERSIONS, storage_error
+from fmristore_stores.sources import VERSIONS, local_token, storage_error
 
 __all__ = [
     "HDF5_SUFFIXES",
@@ -390,5 +390,5 @@ def content_token(url: str, kind: Kind, options: Options | None = None) -> str:
             status = os.stat(path)  # noqa: PTH116 - hot path
         except OSError:
             return ""
-        return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
+        return local_token(status)
     return _Remote(url, options).token(kind)

@@ -7,14 +7,16 @@ deepcopy, fork and any scheduler.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import itertools
 import os
 import threading
 import weakref
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from fmristore_stores.blockfile import PAGE, BlockFile, FileSource
 from fmristore_stores.errors import (
@@ -26,6 +28,7 @@ from fmristore_stores.errors import (
     StorageError,
     UnknownFormatError,
 )
+from fmristore_stores.lifetime import Version, close_forgotten
 from fmristore_stores.location import (
     Kind,
     content_token,
@@ -39,14 +42,21 @@ from fmristore_stores.location import (
 )
 from fmristore_stores.objects import below
 from fmristore_stores.protocol import Store
+from fmristore_stores.reader import ChunkReader
 from fmristore_stores.reference_targets import read_whole
-from fmristore_stores.sources import FsspecSource, LocalSource
-from fmristore_stores.stats import stats_of
+from fmristore_stores.sources import FsspecSource
+from fmristore_stores.stats import Stats, stats_of
 
-__all__ = ["Handle", "Locator", "locate", "open_store"]
+if TYPE_CHECKING:
+    from fmristore_stores.hdf5 import HDF5Store
+    from fmristore_stores.zarr import ZarrStore
 
-_IDLE_STORES = 32
-"""Stores without users that stay open, in case they are wanted again."""
+__all__ = ["Handle", "Locator", "Opened", "locate", "open_store"]
+
+_MOST_OPEN = 128
+"""Stores that may be open at once; the others are opened again when they are used."""
+_ATTEMPTS = 3
+"""How often something is opened that is replaced at the very moment."""
 _REFERENCE_SUFFIX = ".json"
 _LARGEST_JSON = 512 * 1024 * 1024
 _FIRST_BYTES = 256 * 1024
@@ -265,22 +275,49 @@ def _open(locator: Locator, mode: Literal["r", "r+"] = "r", known: Known | None 
         from fmristore_stores.zarr import ZarrStore
 
         if is_local(locator.url):
-            return ZarrStore(locator.url, mode=mode, source=LocalSource(stats=stats))
+            return ZarrStore(locator.url, mode=mode)
         fs, path = filesystem(locator.url, locator.options)
-        source = FsspecSource(fs, stats=stats)
+        version = _version(locator, stats) if mode == "r" else None
+        source = FsspecSource(fs, stats=stats, version=version)
         root = known.get(0) if known else None
-        return ZarrStore(path, mode=mode, url=locator.url, fs=fs, source=source, metadata=root)
+        return ZarrStore(
+            path,
+            mode=mode,
+            url=locator.url,
+            fs=fs,
+            source=source,
+            metadata=root,
+        )
 
     from fmristore_stores.hdf5 import HDF5Store
 
     if is_local(locator.url):
         return HDF5Store(locator.url, mode=mode)
     fs, path = filesystem(locator.url, locator.options)
-    source = FsspecSource(fs, etag=_etag(locator), stats=stats)
+    version = None if _is_pinned(locator) else _version(locator, stats)
+    source = FsspecSource(fs, etag=_etag(locator), stats=stats, version=version)
     file = BlockFile(source, path, size=_size(locator), known=known)
     _files[locator] = file
     known_first = FileSource(source, path, file)
     return HDF5Store(path, mode=mode, url=locator.url, source=known_first, file=file)
+
+
+def _version(locator: Locator, stats: Stats) -> Version | None:
+    """How to find out whether a remote store is still the same; None if nothing tells that."""
+    if not locator.token:
+        return None
+
+    def is_same() -> bool:
+        stats.add(requests=1)
+        return content_token(locator.url, locator.kind, locator.options) == locator.token
+
+    return Version(locator.url, is_same)
+
+
+def _is_pinned(locator: Locator) -> bool:
+    """Whether the server refuses to serve any other version of a file than this one."""
+    pins = ("s3://", "s3a://", "http://", "https://")
+    return bool(_etag(locator)) and locator.url.startswith(pins)
 
 
 def _open_references(locator: Locator, mode: Literal["r", "r+"], known: Known | None) -> Store:
@@ -330,85 +367,178 @@ def _changed(locator: Locator, *, gone: bool) -> FmristoreError:
     )
 
 
-def _folder(locator: Locator) -> tuple[int, int] | None:
-    """Which folder a local Zarr store is now; None for other stores, or if it is gone.
-
-    The files of a Zarr store are opened anew for each read, and would be those of another store
-    after that has taken the name. An HDF5 file stays the one that was opened.
-    """
-    if locator.kind != "zarr" or not is_local(locator.url):
-        return None
-    try:
-        status = os.stat(locator.url)  # noqa: PTH116 - on the path of every read
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
 _files: weakref.WeakValueDictionary[Locator, BlockFile] = weakref.WeakValueDictionary()
 """Remote HDF5 files that are open."""
 
 
+class Opened:
+    """An opened store, and what was made of it by its users.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+
+    Attributes
+    ----------
+    readers : WeakKeyDictionary
+        Readers of its arrays, by whom they belong to: they keep the store open, and so they end
+        with this.
+    """
+
+    __slots__ = ("__weakref__", "readers", "store")
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.readers: weakref.WeakKeyDictionary[object, ChunkReader] = weakref.WeakKeyDictionary()
+
+
+class _Entry:
+    """One store of this process: its handles, and the opened store while it is open.
+
+    It is closed with its last handle. It is also closed when too many others were used since, and
+    then opened again at its next use, if it is still the same.
+    """
+
+    def __init__(self, locator: Locator) -> None:
+        self.locator = locator
+        self.stats = stats_of(locator.url)  # they go on as long as there is a handle
+        self.handles: weakref.WeakSet[Handle] = weakref.WeakSet()
+        self.opened: Opened | None = None
+        self.used = 0
+        self.lock = threading.Lock()
+
+    def open(self, *, fresh: bool = False, known: Known | None = None) -> Opened:
+        """Return the opened store, opening it if it is not.
+
+        A `fresh` locator was made a moment ago, so that the store needs no look before.
+        """
+        opened = self.opened
+        if opened is not None and not opened.store.closed:
+            self.used = next(_clock)
+            return opened
+        with self.lock:  # others wait for this store alone
+            opened = self.opened
+            if opened is None or opened.store.closed:
+                if not fresh:
+                    _check_unchanged(self.locator)
+                opened = Opened(_open_the_same(self.locator, known))
+                self.used = next(_clock)
+                self.opened = opened
+                _open_stores.limit(self)
+        return opened
+
+    def close(self) -> None:
+        """Close the store when all reads that are under way have ended."""
+        opened, self.opened = self.opened, None
+        if opened is not None:
+            opened.store.close()
+
+
+def _open_the_same(locator: Locator, known: Known | None) -> Store:
+    """Open the store that a locator was made for, and no other."""
+    try:
+        store = _open(locator, known=known)
+    except StorageError as error:
+        if not _is_about_descriptors(error) or not _open_stores.close_idle():
+            raise
+        store = _open(locator, known=known)
+    if is_local(locator.url) and locator.kind != "reference":
+        token = cast("HDF5Store | ZarrStore", store).token
+        if token not in ("", locator.token):
+            store.close()
+            raise _changed(locator, gone=False)
+    return store
+
+
+def _is_about_descriptors(error: BaseException | None) -> bool:
+    """Whether the process has as many files open as it may have."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _most_open() -> int:
+    """Stores that may be open at once: a part of the files that the process may have open."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return _MOST_OPEN
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if allowed == resource.RLIM_INFINITY:
+        return _MOST_OPEN
+    return max(1, min(_MOST_OPEN, allowed // 4))
+
+
+_clock = itertools.count(1)
+
+
 class _OpenStores:
-    """Stores that this process has open for reading, with the number of their users."""
+    """Stores that this process reads."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._stores: OrderedDict[Locator, Store] = OrderedDict()
-        self._folders: dict[Locator, tuple[int, int] | None] = {}
-        self._users: Counter[Locator] = Counter()
-        self._inherited: list[Store] = []
+        self._lock = threading.Lock()
+        self._entries: weakref.WeakValueDictionary[Locator, _Entry] = weakref.WeakValueDictionary()
+        self._inherited: list[Opened] = []
 
-    def join(self, locator: Locator, *, fresh: bool = False, known: Known | None = None) -> Store:
-        """Become a user of a store, opening it if nobody has yet."""
+    def join(self, handle: Handle, locator: Locator, *, fresh: bool, known: Known | None) -> _Entry:
+        """Let a handle become a user of a store, opening it if nobody has yet."""
+        close_forgotten()
         with self._lock:
-            store = self.get(locator, fresh=fresh, known=known)
-            self._users[locator] += 1
-            return store
+            entry = self._entries.get(locator)
+            if entry is None:
+                entry = self._entries[locator] = _Entry(locator)
+            entry.handles.add(handle)
+        ahead = _ahead.take(locator) if fresh else None
+        try:
+            entry.open(fresh=fresh, known=ahead or known)
+        except BaseException:
+            entry.handles.discard(handle)
+            raise
+        return entry
 
-    def get(self, locator: Locator, *, fresh: bool = False, known: Known | None = None) -> Store:
-        """Return the opened store, opening it again if this process does not have it.
-
-        A `fresh` locator was made a moment ago, so that the store needs no second look.
-        """
+    def leave(self, handle: Handle, entry: _Entry) -> None:
+        """Let a handle stop being a user; the last one closes the store."""
         with self._lock:
-            ahead = _ahead.take(locator) if fresh else None
-            store = self._stores.get(locator)
-            if store is None or store.closed:
-                if not fresh:
-                    _check_unchanged(locator)
-                self._folders[locator] = _folder(locator)
-                store = self._stores[locator] = _open(locator, known=ahead or known)
-                self._drop_idle()
-            elif (folder := _folder(locator)) != self._folders[locator]:
-                raise _changed(locator, gone=folder is None)
-            self._stores.move_to_end(locator)
-            return store
+            entry.handles.discard(handle)
+            last = not entry.handles
+        if last:
+            entry.close()
+        close_forgotten()
 
-    def leave(self, locator: Locator) -> None:
-        """Stop being a user; the last one closes the store."""
+    def limit(self, newest: _Entry) -> None:
+        """Close the stores that were not used for longest, if too many are open."""
+        entries = self._open_entries()
+        surplus = len(entries) - _most_open()
+        if surplus > 0:
+            for entry in sorted(entries, key=lambda entry: entry.used)[:surplus]:
+                if entry is not newest:
+                    entry.opened = None  # who is reading it keeps it open until the read has ended
+            del entries
+            close_forgotten()
+
+    def close_idle(self) -> bool:
+        """Close all stores that nobody is reading; whether there was one."""
+        entries = self._open_entries()
+        for entry in entries:
+            entry.opened = None
+        close_forgotten()
+        return bool(entries)
+
+    def _open_entries(self) -> list[_Entry]:
         with self._lock:
-            self._users[locator] -= 1
-            if self._users[locator] <= 0:
-                del self._users[locator]
-                store = self._stores.pop(locator, None)
-                self._folders.pop(locator, None)
-                if store is not None:
-                    store.close()
-
-    def _drop_idle(self) -> None:
-        idle = [known for known in self._stores if not self._users[known]]
-        for known in idle[: max(0, len(idle) - _IDLE_STORES)]:
-            self._stores.pop(known).close()
-            del self._folders[known]
+            return [entry for entry in self._entries.values() if entry.opened is not None]
 
     def after_fork(self) -> None:
-        """Forget the parent's handles without closing them: they are the parent's."""
-        self._lock = threading.RLock()  # another thread of the parent may have held the old one
-        self._inherited.extend(self._stores.values())
-        self._stores.clear()
-        self._folders.clear()
-        self._users.clear()
+        """Forget the parent's stores without closing them: they are the parent's."""
+        self._lock = threading.Lock()  # another thread of the parent may have held the old one
+        for entry in list(self._entries.values()):
+            entry.lock = threading.Lock()
+            if entry.opened is not None:
+                self._inherited.append(entry.opened)
+                entry.opened = None
         _files.clear()
         _ahead.after_fork()
 
@@ -420,6 +550,8 @@ if hasattr(os, "register_at_fork"):
 
 class Handle:
     """A user's hold on an opened store: pickles, copies and survives forks as its locator.
+
+    A store is closed when its last handle was closed or dropped.
 
     Parameters
     ----------
@@ -439,26 +571,37 @@ class Handle:
     def __init__(
         self, locator: Locator, *, fresh: bool = False, known: Known | None = None
     ) -> None:
-        self.locator = locator
         self._closed = False
-        self._joined = os.getpid()
-        _open_stores.join(locator, fresh=fresh, known=known)
+        for attempts_left in range(_ATTEMPTS if fresh else 1, 0, -1):
+            self.locator = locator
+            try:
+                self._entry = _open_stores.join(self, locator, fresh=fresh, known=known)
+            except ChangedError:  # replaced a moment ago
+                if attempts_left == 1:
+                    raise
+                locator = _again(locator)
+            else:
+                return
 
     @property
-    def store(self) -> Store:
-        """The opened store of this process.
+    def opened(self) -> Opened:
+        """The opened store of this process, to be held while it is read.
 
         Raises
         ------
         ClosedError
             After `close`.
         ChangedError, NotFoundError
-            If the store was replaced or removed, unless the file that was opened is still there
-            to be read.
+            If it had to be opened again, and was replaced or removed.
         """
         if self._closed:
             raise ClosedError("this object was closed; open it again", url=self.locator.url)
-        return _open_stores.get(self.locator)
+        return self._entry.open()
+
+    @property
+    def store(self) -> Store:
+        """The opened store of this process; raises as `opened` does."""
+        return self.opened.store
 
     @property
     def closed(self) -> bool:
@@ -466,11 +609,14 @@ class Handle:
         return self._closed
 
     def close(self) -> None:
-        """Give the store up; harmless when repeated."""
+        """Give the store up; harmless when repeated.
+
+        Reads of other threads that are under way end first, and then the last handle closes the
+        store.
+        """
         if not self._closed:
             self._closed = True
-            if self._joined == os.getpid():
-                _open_stores.leave(self.locator)
+            _open_stores.leave(self, self._entry)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """As the locator, and the metadata that were read of a remote HDF5 file.
@@ -481,8 +627,21 @@ class Handle:
             raise ClosedError("a closed object cannot be pickled", url=self.locator.url)
         return _unpickle, (self.locator, _used(self.locator))
 
+    def __copy__(self) -> Handle:
+        return Handle(self.locator)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Handle:
         return Handle(self.locator)
+
+
+def _again(locator: Locator) -> Locator:
+    """The locator of what is at the same place now."""
+    return locate(
+        locator.url,
+        kind=locator.kind,
+        storage_options=locator.options,
+        targets=locator.targets,
+    )
 
 
 def _unpickle(locator: Locator, known: Known | None) -> Handle:

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol, Self
 import numpy as np
 
 from fmristore_stores.grid import ChunkKey, Region
+from fmristore_stores.lifetime import Reading
 from fmristore_stores.spec import ArraySpec, Attributes
 
 __all__ = [
@@ -136,6 +137,14 @@ class ChunkRefs(Array, Protocol):
     @property
     def policy(self) -> FetchPolicy:
         """How its byte ranges are best asked for."""
+
+    def reading(self) -> Reading:
+        """Context of one read by `refs` and `fetch`, of one or many chunks.
+
+        The store stays open until it ends. It raises `ClosedError` on entering if the store is
+        closed, and `ChangedError` on leaving if what was read may not be all of the store that was
+        opened, also in place of damage that this would explain.
+        """
 
     def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
         """Locate chunks; ``None`` for one that was never written (it reads as the fill value)."""

@@ -26,6 +26,7 @@ from fmristore_stores.errors import (
     ReadOnlyError,
 )
 from fmristore_stores.grid import ChunkKey, Region, overlaps, parse_region, region_shape
+from fmristore_stores.lifetime import Lifetime, Reading
 from fmristore_stores.protocol import (
     AnyArray,
     Buffer,
@@ -54,13 +55,22 @@ class _Session:
         self.url = url
         self.document = document
         self.targets = targets
-        self.closed = False
+        self.released = False
+        self.lifetime = Lifetime(url, self)
         self.tables: dict[str, tuple[ChunkTable, bytes]] = {}
         self.lock = threading.Lock()
 
     def check_open(self) -> None:
-        if self.closed:
+        if self.released:
             raise ClosedError("the store is closed", url=self.url)
+
+    def check(self) -> None:
+        self.targets.check()
+
+    def release(self) -> None:
+        if not self.released:
+            self.released = True
+            self.targets.close()
 
     def refuse(self, path: str) -> FmristoreError:
         self.check_open()
@@ -133,7 +143,7 @@ class ReferenceStore:
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
-        return self._session.closed
+        return self._session.lifetime.closed
 
     def contradictions(self, nodes: Iterable[str]) -> list[tuple[str, str]]:  # noqa: ARG002
         """None: all metadata are kept once."""
@@ -141,8 +151,7 @@ class ReferenceStore:
 
     def close(self) -> None:
         """Release everything; harmless when repeated."""
-        self._session.closed = True
-        self._session.targets.close()
+        self._session.lifetime.close()
 
     def __enter__(self) -> Self:
         return self
@@ -356,7 +365,13 @@ class ReferenceArray(_Node):
             msg = f"codecs {' + '.join(map(str, spec.codecs))} are not all known here"
             raise CodecError(msg, url=self._session.url, node=self._path)
         result = np.empty(shape, spec.dtype) if out is None else out
-        touched = list(overlaps(parsed, spec.layout.chunks)) if result.size else []
+        with self.reading():
+            self._read_into(result, parsed)
+        return result
+
+    def _read_into(self, result: AnyArray, region: Region) -> None:
+        spec = self.spec
+        touched = list(overlaps(region, spec.layout.chunks)) if result.size else []
         refs = self._refs([overlap.key for overlap in touched])
         stored = []
         for overlap, ref in zip(touched, refs, strict=True):
@@ -372,7 +387,6 @@ class ReferenceArray(_Node):
                     start = ranges[i].offset - span.offset
                     chunk = self._decode(memoryview(data)[start : start + ranges[i].length])
                     result[stored[i][0].target] = chunk[stored[i][0].source]
-        return result
 
     def write(self, region: Region | None, values: Any) -> None:  # noqa: ARG002
         """Refuse with `ReadOnlyError`, or `ClosedError`."""
@@ -385,6 +399,18 @@ class ReferenceArray(_Node):
         """How its byte ranges are best asked for; unpacks the table of chunks."""
         self._table()
         return self._session.targets.policy
+
+    def reading(self) -> Reading:
+        """Context of one read: what it refers to is what the references were made for.
+
+        Raises
+        ------
+        ClosedError
+            On entering, if the store is closed.
+        ChangedError
+            On leaving, if the file that is referred to is another one now.
+        """
+        return self._session.lifetime.reading()
 
     def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
         """Locate encoded chunks; ``None`` for one that is not listed.
@@ -419,8 +445,6 @@ class ReferenceArray(_Node):
             If the store is closed.
         LayoutNotSupportedError
             If the array does not have ``CHUNK_REFS``.
-        ChangedError
-            If the file that is referred to is another one now.
         CorruptDataError
             If a range lies beyond the end of its file.
         StorageError

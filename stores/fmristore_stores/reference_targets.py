@@ -17,7 +17,8 @@ from fmristore_stores.errors import (
     LayoutNotSupportedError,
     MemoryLimitError,
 )
-from fmristore_stores.location import filesystem, is_local, normalise
+from fmristore_stores.lifetime import Version
+from fmristore_stores.location import content_token, filesystem, is_local, normalise
 from fmristore_stores.protocol import Buffer, ByteRange, FetchPolicy
 from fmristore_stores.reference_document import TargetFacts
 from fmristore_stores.sources import (
@@ -34,6 +35,7 @@ __all__ = ["Targets", "facts_of", "read_whole"]
 _HEAD_BYTES = 64 * 1024
 _PINNED = frozenset({"s3", "s3a"})
 """Servers that refuse to serve another version than the one asked for: nothing else to check."""
+_WEB = frozenset({"http", "https"})
 
 
 def facts_of(url: str, options: Mapping[str, Any] | None = None) -> TargetFacts:
@@ -152,7 +154,8 @@ class Targets:
         self._known = self._absolute(target) if facts is not None else ""
         self._sources: dict[str, ByteSource] = {}
         self._opened: dict[str, tuple[ByteSource, str]] = {}
-        self._checked = False
+        self._version = Version(url, self._is_same)
+        self._seen: str | None = None  # version that was compared with the facts
         self._lock = threading.Lock()
         self.local = is_local(self._known or url)
 
@@ -192,7 +195,6 @@ class Targets:
         ChangedError
             If a target is not the file that the references were made for.
         """
-        self._check(ranges)
         groups: dict[int, tuple[ByteSource, list[int], list[ByteRange]]] = {}
         for number, (url, offset, length) in enumerate(ranges):
             source, path = self._open(url)
@@ -203,6 +205,8 @@ class Targets:
         for source, numbers, wanted in groups.values():
             for number, data in zip(numbers, source.fetch(wanted), strict=True):
                 found[number] = data
+        if any(item.source == self._known for item in ranges):
+            self._version.arrived()
         return found
 
     def close(self) -> None:
@@ -264,20 +268,47 @@ class Targets:
     def _is_in_place(self) -> bool:
         return self._facts is not None and self._facts.place == _place(self._known)
 
-    def _check(self, ranges: Sequence[ByteRange]) -> None:
-        facts = self._facts
-        if facts is None or not any(item.source == self._known for item in ranges):
+    def check(self) -> None:
+        """See whether what was fetched is of the file that the references were made for.
+
+        Raises
+        ------
+        ChangedError
+            If it is not.
+        """
+        if self._facts is None:
             return
+        try:
+            self._version.check()
+        except ChangedError:
+            raise self._changed() from None
+
+    def _is_same(self) -> bool:
+        facts = self._facts
+        if facts is None:
+            return True
         if is_local(self._known) and self._is_in_place():
-            if (_mtime(self._known), os.stat(self._known).st_size) != (  # noqa: PTH116
+            return (_mtime(self._known), os.stat(self._known).st_size) == (  # noqa: PTH116
                 facts.mtime_ns,
                 facts.size,
-            ):
-                raise self._changed()
-        elif not self._checked:
+            )
+        if self._seen is None:
+            pinned = self._is_in_place() and self._is_pinned(facts.etag)
+            seen = "" if pinned else self._token()
             if not self._same_remotely(facts):
-                raise self._changed()
-            self._checked = True
+                return False
+            self._seen = seen
+            return True
+        return not self._seen or self._seen == self._token()
+
+    def _token(self) -> str:
+        """Version of the file now, which costs one request where it is remote."""
+        return content_token(self._known, "hdf5", self._options_for(self._known))
+
+    def _is_pinned(self, etag: str) -> bool:
+        """Whether the server refuses to serve any other version."""
+        scheme = urlsplit(self._known).scheme
+        return bool(etag) and (scheme in _PINNED or (scheme in _WEB and etag.startswith('"')))
 
     def _same_remotely(self, facts: TargetFacts) -> bool:
         """Ask the server unless it checks by itself; a file that was moved, by its content."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import re
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -14,11 +16,13 @@ from fmristore_stores.errors import (
     AccessDeniedError,
     AlreadyExistsError,
     ChangedError,
+    ClosedError,
     CorruptDataError,
     FmristoreError,
     NotFoundError,
     StorageError,
 )
+from fmristore_stores.lifetime import Version
 from fmristore_stores.protocol import Buffer, ByteRange, FetchPolicy
 from fmristore_stores.stats import Stats
 
@@ -26,8 +30,11 @@ __all__ = [
     "VERSIONS",
     "Beginning",
     "ByteSource",
+    "Folder",
     "FsspecSource",
     "LocalSource",
+    "OpenFile",
+    "local_token",
     "status_of",
     "storage_error",
 ]
@@ -42,6 +49,10 @@ class ByteSource(Protocol):
     def policy(self) -> FetchPolicy:
         """How ranges are best asked for."""
 
+    @property
+    def version(self) -> Version | None:
+        """What tells whether a remote store is still the same; None where nothing has to."""
+
     def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
         """Bytes of each range, each exactly as long as asked for."""
 
@@ -52,54 +63,159 @@ class ByteSource(Protocol):
         """Release descriptors."""
 
 
+class OpenFile:
+    """A descriptor that is closed when nobody holds this object any more.
+
+    Whoever reads holds it meanwhile, so that no descriptor is closed under a reader: its number
+    may soon be that of another file.
+
+    Parameters
+    ----------
+    descriptor : int
+        Open for reading.
+    """
+
+    __slots__ = ("__weakref__", "descriptor", "lock")
+
+    def __init__(self, descriptor: int, *, owned: bool = True) -> None:
+        self.descriptor = descriptor
+        self.lock = _thread.allocate_lock()
+        if owned:
+            weakref.finalize(self, os.close, descriptor).atexit = False
+
+    def read(self, length: int, offset: int) -> bytes:
+        """Up to `length` bytes from an offset on."""
+        if hasattr(os, "pread"):
+            return os.pread(self.descriptor, length, offset)
+        with self.lock:  # Windows: the position belongs to all that use the descriptor
+            os.lseek(self.descriptor, offset, os.SEEK_SET)
+            return os.read(self.descriptor, length)
+
+
+class Folder:
+    """A folder that stays the one that was opened, whatever takes over its name.
+
+    Files in it are opened relative to its descriptor, where the system can do that.
+
+    Parameters
+    ----------
+    path : str
+        Absolute, with symbolic links resolved.
+
+    Raises
+    ------
+    NotFoundError, AccessDeniedError, StorageError
+        If it cannot be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._inside = os.path.join(path, "")  # noqa: PTH118 - hot path, as below
+        self._file: OpenFile | None = None
+        try:
+            if _relative():
+                self._file = OpenFile(os.open(path, os.O_RDONLY | _FOLDER))
+                status = os.fstat(self._file.descriptor)
+            else:
+                status = os.stat(path)  # noqa: PTH116
+        except OSError as error:
+            raise storage_error(error, path) from error
+        self._identity = _identity(status)
+
+    def place(self, path: str) -> tuple[str, int | None]:
+        """Name of a file or folder below, and the descriptor that it is relative to."""
+        if self._file is None:
+            return path, None
+        if path == self.path:
+            return ".", self._file.descriptor
+        if path.startswith(self._inside):
+            return path[len(self._inside) :], self._file.descriptor
+        return path, None
+
+    def is_in_place(self) -> bool:
+        """Whether its name still leads to it."""
+        try:
+            return _identity(os.stat(self.path)) == self._identity  # noqa: PTH116
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Give it up; readers that are under way keep it open."""
+        self._file = None
+
+
+_FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def _relative() -> bool:
+    """Whether files can be opened relative to a folder."""
+    return os.open in os.supports_dir_fd and hasattr(os, "O_DIRECTORY")
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    """Which folder it is, also where its number may be given to another one."""
+    return status.st_dev, status.st_ino, status.st_ctime_ns if os.name == "nt" else 0
+
+
 class LocalSource:
     """Ranges of local files.
 
     ``pread`` neither moves a file position nor takes a lock, so any number of threads may fetch
-    at once, also after a fork.
+    at once, also after a fork. Where a system lacks it, reads of one file take turns.
 
     Parameters
     ----------
     keep : str, optional
         Path of a file whose descriptor stays open until `close`; others are opened for each
         range. The ranges then come from that very file, even if its name is given to another.
-    descriptor : int, optional
-        Of that file, already open for reading; closed by `close`.
+    file : OpenFile, optional
+        That file, already open; opened here if not given.
+    folder : Folder, optional
+        Files below it are opened in the folder that has been opened, not by their paths.
     stats : Stats, optional
         Where reads are counted.
     """
 
     policy = FetchPolicy(gap=-1, block=0, concurrent=False)
+    version = None
 
     def __init__(
         self,
         keep: str | None = None,
         *,
-        descriptor: int | None = None,
+        file: OpenFile | None = None,
+        folder: Folder | None = None,
         stats: Stats | None = None,
     ) -> None:
         self._path = keep
-        self._kept = -1
+        self._folder = folder
         self._stats = stats
-        if keep is not None:
-            self._kept = _open(keep) if descriptor is None else descriptor
+        self._kept = _open(keep) if keep is not None and file is None else file
 
     def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
-        """Bytes of each range, one ``pread`` each."""
+        """Bytes of each range, one ``pread`` each.
+
+        Raises
+        ------
+        ClosedError
+            After `close`, if the ranges are those of the file that was kept.
+        CorruptDataError
+            If a range lies beyond the end of its file.
+        NotFoundError, StorageError
+            If the file is gone, or the disk failed.
+        """
         found = []
-        last, opened = "", -1
-        try:
-            for path, offset, length in ranges:
-                kept = self._kept if path == self._path else -1
-                if kept < 0 and path != last:
-                    if opened >= 0:
-                        os.close(opened)
-                    last, opened = "", -1
-                    last, opened = path, _open(path)
-                found.append(_pread(opened if kept < 0 else kept, path, offset, length))
-        finally:
-            if opened >= 0:
-                os.close(opened)
+        last, opened = "", None
+        for path, offset, length in ranges:
+            if path == self._path:
+                file = self._kept
+                if file is None:
+                    raise ClosedError("the file is closed", url=path)
+            else:
+                if opened is None or path != last:
+                    last, opened = path, _open(path, self._folder)
+                file = opened
+            found.append(_read(file, path, offset, length))
         if self._stats is not None:
             self._stats.add(requests=len(found), bytes_fetched=sum(map(len, found)))
         return found
@@ -107,30 +223,41 @@ class LocalSource:
     def size(self, path: str) -> int:
         """Length of a file in bytes."""
         try:
-            return os.stat(path).st_size  # noqa: PTH116 - a hot path: no Path object
+            kept = self._kept if path == self._path else None
+            if kept is not None:
+                return os.fstat(kept.descriptor).st_size
+            name, folder = (path, None) if self._folder is None else self._folder.place(path)
+            return os.stat(name, dir_fd=folder).st_size
         except OSError as error:
             raise storage_error(error, path) from error
 
     def close(self) -> None:
-        """Close the descriptor that was kept."""
-        if self._kept >= 0:
-            kept, self._kept = self._kept, -1
-            os.close(kept)
+        """Give up the descriptor that was kept; readers that are under way keep it open."""
+        self._kept = None
 
 
-def _open(path: str) -> int:
+def local_token(status: os.stat_result) -> str:
+    """Text that says which local file it is, and changes when it is written to."""
+    return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
+
+
+def _open(path: str, folder: Folder | None = None) -> OpenFile:
     try:
-        return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        name, within = (path, None) if folder is None else folder.place(path)
+        return OpenFile(os.open(name, _READING, dir_fd=within))
     except OSError as error:
         raise storage_error(error, path) from error
 
 
-def _pread(descriptor: int, path: str, offset: int, length: int) -> Buffer:
+_READING = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+def _read(file: OpenFile, path: str, offset: int, length: int) -> Buffer:
     parts = []
     done = 0
     while done < length:
         try:
-            part = os.pread(descriptor, length - done, offset + done)
+            part = file.read(length - done, offset + done)
         except (OSError, OverflowError, ValueError) as error:
             raise storage_error(error, path) from error
         if not part:
@@ -155,14 +282,24 @@ class FsspecSource:
         then refuse to hand out bytes of any other version.
     stats : Stats, optional
         Where requests are counted: one for each range or size.
+    version : Version, optional
+        Learns what has arrived, to be checked after a read.
     """
 
     policy = FetchPolicy(gap=64 * 1024, block=8 * 1024 * 1024, concurrent=True)
 
-    def __init__(self, fs: Any, *, etag: str = "", stats: Stats | None = None) -> None:
+    def __init__(
+        self,
+        fs: Any,
+        *,
+        etag: str = "",
+        stats: Stats | None = None,
+        version: Version | None = None,
+    ) -> None:
         self._owner = fs  # its connections are closed when it is forgotten
         self._fs, self._options = _conditional(fs, etag)
         self._stats = Stats() if stats is None else stats
+        self.version = version
         if "s3" in _protocols(fs):
             self.policy = self.policy._replace(suffix=True)
 
@@ -186,7 +323,7 @@ class FsspecSource:
         except Exception as error:
             raise _read_error(error, ranges[0].source) from error
         finally:
-            self._stats.add(requests=len(ranges))
+            self._arrived(len(ranges))
         for asked, data in zip(ranges, found, strict=True):
             if len(data) != asked.length:
                 raise _short(*asked, len(data))
@@ -198,6 +335,11 @@ class FsspecSource:
                 "%s: %d requests, %d bytes, %.3f s", ranges[0].source, len(ranges), size, seconds
             )
         return found
+
+    def _arrived(self, requests: int) -> None:
+        self._stats.add(requests=requests)
+        if self.version is not None:
+            self.version.arrived()
 
     def _get(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
         if len(ranges) == 1:
@@ -218,11 +360,12 @@ class FsspecSource:
 
     def size(self, path: str) -> int:
         """Length of an object in bytes; one request unless it was listed before."""
-        self._stats.add(requests=1)
         try:
             size = self._fs.info(path)["size"]
         except Exception as error:
             raise _read_error(error, path) from error
+        finally:
+            self._arrived(1)
         if size is None:
             raise StorageError("the server does not tell the size of this object", url=path)
         logger.debug("%s: size %s", path, size)

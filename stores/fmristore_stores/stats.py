@@ -10,6 +10,7 @@ import abc
 import contextlib
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -168,11 +169,14 @@ class Watch(_Readable):
 
 
 _lock = threading.Lock()
-_stats: dict[str, Stats] = {}
+_stats: weakref.WeakValueDictionary[str, Stats] = weakref.WeakValueDictionary()
 
 
 def stats_of(url: str) -> Stats:
-    """Counts of the store at a normalised URL, shared by all that read it in this process."""
+    """Counts of the store at a normalised URL, shared by all that read it in this process.
+
+    They begin again when nobody holds them any more.
+    """
     found = _stats.get(url)
     if found is None:
         with _lock:
@@ -183,7 +187,7 @@ def stats_of(url: str) -> Stats:
 def _after_fork() -> None:
     global _lock  # noqa: PLW0603
     _lock = threading.Lock()
-    for stats in _stats.values():
+    for stats in list(_stats.values()):
         stats.after_fork()
 
 

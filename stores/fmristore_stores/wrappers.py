@@ -21,6 +21,7 @@ from fmristore_stores.errors import (
     ReadOnlyError,
 )
 from fmristore_stores.grid import ChunkKey, Region
+from fmristore_stores.lifetime import Reading
 from fmristore_stores.protocol import (
     AnyArray,
     Array,
@@ -84,6 +85,9 @@ class _Array:
     def write(self, region: Region | None, values: Any) -> None:
         self._owner.before_change(self.path)
         self._inner.write(region, values)
+
+    def reading(self) -> Reading:
+        return self._inner.reading()
 
     def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
         self._need(Capability.CHUNK_REFS)

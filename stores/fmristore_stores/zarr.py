@@ -23,7 +23,7 @@ from fmristore_stores.errors import (
 from fmristore_stores.newobjects import NewObjects
 from fmristore_stores.objects import protocols
 from fmristore_stores.protocol import Capability
-from fmristore_stores.sources import ByteSource, FsspecSource, LocalSource
+from fmristore_stores.sources import ByteSource, Folder, FsspecSource, LocalSource, local_token
 from fmristore_stores.stats import stats_of
 from fmristore_stores.zarr_files import Files, LocalFiles, RemoteFiles
 from fmristore_stores.zarr_nodes import ZarrArray, ZarrGroup
@@ -116,11 +116,12 @@ class ZarrStore:
         url = url or path
         writable = mode != "r"
         remote = fs is not None and not _DISK & protocols(fs)
-        source = source or (FsspecSource(fs) if remote else LocalSource())
         files: Files
+        folder = None
         if remote:
             if writable and _WEB & protocols(fs):
                 raise ReadOnlyError("a web server cannot be written", url=url)
+            source = source or FsspecSource(fs)
             files = RemoteFiles(
                 fs,
                 path,
@@ -133,14 +134,23 @@ class ZarrStore:
         else:
             if mode != "w":
                 _check_directory(path, url)
-            files = LocalFiles(path)
+            if not writable:
+                folder = Folder(os.path.realpath(path))
+            files = local = LocalFiles(path, folder)
+            source = source or LocalSource(folder=folder, stats=stats_of(url))
         self._tree = Tree(
             files,
             source,
             url=url,
             writable=writable,
             use_consolidated=remote and not writable,
+            folder=folder,
+            version=source.version,
         )
+        self._token = ""
+        if folder is not None:
+            status = local.status("zarr.json")
+            self._token = "" if status is None else local_token(status)
         if mode == "w":
             self._tree.create()
         else:
@@ -170,7 +180,12 @@ class ZarrStore:
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
-        return self._tree.closed
+        return self._tree.lifetime.closed
+
+    @property
+    def token(self) -> str:
+        """Which local store was opened for reading; empty for any other."""
+        return self._token
 
     def contradictions(self, nodes: Iterable[str]) -> list[tuple[str, str]]:
         """Nodes of which the root's copy of their metadata is not what they have themselves.

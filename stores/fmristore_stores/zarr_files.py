@@ -36,12 +36,13 @@ from fmristore_stores.newobjects import NewObjects
 from fmristore_stores.owners import hidden_name, own_mark
 from fmristore_stores.protocol import Buffer
 from fmristore_stores.replacing import remove_folders, remove_objects
-from fmristore_stores.sources import ByteSource, storage_error
+from fmristore_stores.sources import ByteSource, Folder, storage_error
 from fmristore_stores.stats import Stats
 from fmristore_stores.zarr_remote import ROOT, CountedStore, NewStore, WebStore
 
 __all__ = ["Files", "LocalFiles", "RemoteFiles"]
 
+_READING = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _PAGE = 1000
 """Objects that one request of a listing returns on object storage."""
 _THREADS = 16
@@ -106,12 +107,16 @@ class LocalFiles:
     ----------
     root : str
         The directory; it may itself be a link.
+    folder : Folder, optional
+        The same one, opened for reading: what is read then lies in that very folder, also when
+        another one takes over its name.
     """
 
     can_list = True
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, folder: Folder | None = None) -> None:
         self._given = root
+        self._folder = folder
         self._root = os.path.realpath(root)
         self._inside = os.path.join(self._root, "")  # noqa: PTH118 - hot path, as below
         self._folders = {self._root}
@@ -138,10 +143,10 @@ class LocalFiles:
         folder = os.path.dirname(path)  # noqa: PTH120
         try:
             self._enter(folder, key)
-            status = os.lstat(path)
+            status = self._look(path)
             if stat.S_ISLNK(status.st_mode):
                 self._confine(path, key)
-                status = os.stat(path)  # noqa: PTH116
+                status = self._look(path, follow=True)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
@@ -149,6 +154,10 @@ class LocalFiles:
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             raise CorruptDataError("this is neither a file nor a folder", url=path)
         return status
+
+    def _look(self, path: str, *, follow: bool = False) -> os.stat_result:
+        name, within = (path, None) if self._folder is None else self._folder.place(path)
+        return os.stat(name, dir_fd=within, follow_symlinks=follow)
 
     def _enter(self, folder: str, key: str) -> None:
         """Look once at every folder on the way to an object: only a link can lead out."""
@@ -163,7 +172,7 @@ class LocalFiles:
             at += name
             if at not in self._folders:
                 # Windows has junctions too, which only resolving the path tells from folders.
-                if os.name == "nt" or stat.S_ISLNK(os.lstat(at).st_mode):
+                if os.name == "nt" or stat.S_ISLNK(self._look(at).st_mode):
                     self._confine(at, key)
                 if len(self._folders) < _MAX_FOLDERS:
                     self._folders.add(at)
@@ -191,7 +200,8 @@ class LocalFiles:
             if status is None:
                 return None
             check_metadata(status.st_size, key, self._given)
-            with open(self.path(key), "rb", buffering=0) as file:  # noqa: PTH123
+            name, within = self._place(key)
+            with open(os.open(name, _READING, dir_fd=within), "rb", buffering=0) as file:  # noqa: PTH123
                 return file.read()
         except MemoryLimitError:
             raise
@@ -217,7 +227,14 @@ class LocalFiles:
     def names(self, folder: str) -> list[str]:
         """What is directly below a folder, sorted."""
         try:
-            return sorted(os.listdir(self.path(folder)))  # noqa: PTH208
+            name, within = self._place(folder)
+            if within is None:
+                return sorted(os.listdir(name))  # noqa: PTH208
+            descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=within)
+            try:
+                return sorted(os.listdir(descriptor))  # noqa: PTH208
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise storage_error(error, self.path(folder)) from error
 
@@ -229,7 +246,16 @@ class LocalFiles:
 
     def exists(self, key: str) -> bool:
         """Whether there is a file, folder or link of that name."""
-        return os.path.lexists(self.path(key))
+        try:
+            self._look(self.path(key))
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def _place(self, key: str) -> tuple[str, int | None]:
+        """Name of a file or folder, and the descriptor of the folder that it is relative to."""
+        path = self.path(key)
+        return (path, None) if self._folder is None else self._folder.place(path)
 
     def put(self, key: str, parts: Sequence[Buffer]) -> None:
         """Write a file beside its place and rename it."""
@@ -323,7 +349,7 @@ class RemoteFiles:
     root : str
         Path within it, without the protocol.
     source : ByteSource
-        Tells the size of one object.
+        Tells the size of one object, and its version learns what was fetched or listed.
     keep : bool
         Remember sizes that were asked for or listed; only for stores that nobody writes.
     new : NewObjects, optional
@@ -347,6 +373,7 @@ class RemoteFiles:
         metadata: bytes | None = None,
     ) -> None:
         self._fs = fs
+        self._version = source.version
         self._root = root.rstrip("/")
         self._source = source
         self._keep = keep
@@ -380,6 +407,7 @@ class RemoteFiles:
         store = kind(fs, path=root.rstrip("/"), read_only=read_only)
         store.stats, store.metadata, store.objects = self._stats, self._metadata, self
         store.query = mark + query
+        store.version = self._version
         return store
 
     def path(self, key: str) -> str:
@@ -416,6 +444,8 @@ class RemoteFiles:
         except Exception as error:
             raise storage_error(error, self._url(folder)) from error
         self._stats.add(requests=max(1, math.ceil(len(found) / _PAGE)))
+        if self._version is not None:
+            self._version.arrived()
         return {objects.under(self._root, name): info["size"] for name, info in found.items()}
 
     def _ask(self, keys: Sequence[str]) -> list[int | None]:

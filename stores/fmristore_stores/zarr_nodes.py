@@ -15,6 +15,7 @@ from fmristore_stores.errors import (
     NotFoundError,
 )
 from fmristore_stores.grid import ChunkKey, Region, overlaps, parse_region, region_shape
+from fmristore_stores.lifetime import Reading
 from fmristore_stores.limits import check_chunk, check_result
 from fmristore_stores.protocol import (
     AnyArray,
@@ -263,11 +264,11 @@ class ZarrArray(_Handle):
             raise InvalidInputError(msg, url=self._tree.url, node=self._path)
         if 0 in shape:
             return np.empty(shape, dtype) if out is None else out
-        array = tree.zarr_array(self._path)
         itemsize = _TEXT if is_string(dtype) else dtype.itemsize
         check_result(math.prod(shape) * itemsize, tree.url, self._path)
         check_chunk(math.prod(self._spec.layout.chunks) * itemsize, tree.url, self._path)
-        with zarr_errors(self._tree.url, self._path, CorruptDataError):
+        with self.reading(), zarr_errors(self._tree.url, self._path, CorruptDataError):
+            array = tree.zarr_array(self._path)
             if array.metadata.zarr_format == 2:
                 _check_bounds(tree, self._path, parsed)
             values = _plain(np.asarray(array[parsed]), dtype)
@@ -327,6 +328,18 @@ class ZarrArray(_Handle):
     def policy(self) -> FetchPolicy:
         """How its byte ranges are best asked for."""
         return self._tree.live().source.policy
+
+    def reading(self) -> Reading:
+        """Context of one read: the store stays open, and is the one that was opened.
+
+        Raises
+        ------
+        ClosedError
+            On entering, if the store is closed.
+        ChangedError
+            On leaving, if the store was replaced meanwhile.
+        """
+        return self._tree.lifetime.reading()
 
     def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
         """Locate encoded chunks; ``None`` for one that was never written.

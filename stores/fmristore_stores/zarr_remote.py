@@ -11,6 +11,7 @@ from urllib.parse import quote
 from zarr.abc.store import RangeByteRequest
 from zarr.storage import FsspecStore
 
+from fmristore_stores.lifetime import Version
 from fmristore_stores.limits import LIMITS, check_metadata, is_metadata
 from fmristore_stores.protocol import Buffer
 from fmristore_stores.stats import Stats
@@ -96,6 +97,7 @@ class CountedStore(LiteralStore):
     metadata: bytes | None = None
     query = ""
     """Query of the URL of a store on a web server, which follows each name."""
+    version: Version | None = None
 
     async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
         """Content of an object, None if there is none."""
@@ -110,6 +112,8 @@ class CountedStore(LiteralStore):
         if metadata and found is not None:
             check_metadata(len(found), key, self.path)
         self.stats.add(requests=1, bytes_fetched=0 if found is None else len(found))
+        if self.version is not None:
+            self.version.arrived()
         return found
 
 

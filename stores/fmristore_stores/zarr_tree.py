@@ -27,9 +27,10 @@ from fmristore_stores.errors import (
     StorageError,
     UnknownFormatError,
 )
+from fmristore_stores.lifetime import Lifetime, Version, changed
 from fmristore_stores.limits import check_metadata
 from fmristore_stores.protocol import ByteRange, Capability, Child
-from fmristore_stores.sources import ByteSource
+from fmristore_stores.sources import ByteSource, Folder
 from fmristore_stores.spec import (
     ArraySpec,
     Attributes,
@@ -94,6 +95,10 @@ class Tree:
         Whether anything may change.
     use_consolidated : bool
         Whether metadata are taken from the root where it has those of all nodes.
+    folder : Folder, optional
+        The local folder that is read.
+    version : Version, optional
+        Whether a remote store is still the one that was opened.
     """
 
     def __init__(
@@ -104,11 +109,16 @@ class Tree:
         url: str,
         writable: bool,
         use_consolidated: bool,
+        folder: Folder | None = None,
+        version: Version | None = None,
     ) -> None:
         self.files = files
         self.source = source
         self.url = url
-        self.closed = False
+        self._folder = folder
+        self._version = version
+        self._released = False
+        self.lifetime = Lifetime(url, self)
         self._writable = writable
         self._use_consolidated = use_consolidated
         self._nodes: dict[str, Node] = {}
@@ -137,11 +147,25 @@ class Tree:
         ReadOnlyError
             If it is open for reading only and `write` is asked for.
         """
-        if self.closed:
+        if self._released:
             raise ClosedError("the store is closed", url=self.url)
         if write and not self._writable:
             raise ReadOnlyError("the store is open for reading only", url=self.url)
         return self
+
+    def check(self) -> None:
+        """See whether the store is still the one that was opened, as far as that can be known.
+
+        Raises
+        ------
+        ChangedError
+            If it is not.
+        """
+        if self._folder is not None:
+            if not self._released and not self._folder.is_in_place():
+                raise changed(self.url)
+        elif self._version is not None:
+            self._version.check()
 
     @cached_property
     def _store(self) -> ZarrByteStore:
@@ -213,13 +237,19 @@ class Tree:
         return [None if size is None else bytes(next(found)) for size in sizes]
 
     def close(self) -> None:
-        """Release everything; harmless when repeated."""
-        if not self.closed:
-            self.closed = True
+        """Release everything; harmless when repeated. Reads that are under way end first."""
+        self.lifetime.close()
+
+    def release(self) -> None:
+        """Release everything, unless that was done."""
+        if not self._released:
+            self._released = True
             self._nodes.clear()
             if "_store" in self.__dict__:
                 self._store.close()
             self.source.close()
+            if self._folder is not None:
+                self._folder.close()
 
     def _open_group(
         self, path: str, *, consolidated: bool, zarr_format: Literal[2, 3] = 3
@@ -319,8 +349,10 @@ class Tree:
     def _node(self, path: str) -> Node:
         found = self._nodes.get(path)
         if found is None:
-            found = self._understood(path) if self._plain else None
-            found = self._nodes[path] = found or self._opened(path)
+            with self.lifetime.reading():
+                found = self._understood(path) if self._plain else None
+                found = found or self._opened(path)
+            self._nodes[path] = found
         return found
 
     def _opened(self, path: str) -> Node:

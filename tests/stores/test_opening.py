@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
 import multiprocessing
+import os
 import pickle
+import subprocess
+import sys
 import threading
 import uuid
 from pathlib import Path
@@ -14,7 +18,9 @@ import fsspec
 import numpy as np
 import pytest
 
+from fmristore import NeuroVol
 from fmristore_stores import opening
+from fmristore_stores.cache import ChunkCache
 from fmristore_stores.errors import (
     ChangedError,
     ClosedError,
@@ -22,9 +28,12 @@ from fmristore_stores.errors import (
     ReadOnlyError,
     UnknownFormatError,
 )
+from fmristore_stores.lifetime import close_forgotten
 from fmristore_stores.opening import Handle, Locator, locate, open_store
 from fmristore_stores.publish import create_store
+from fmristore_stores.reader import ChunkReader
 from fmristore_stores.spec import ArraySpec, ChunkLayout
+from fmristore_stores.stats import stats_of
 
 SPEC = ArraySpec(shape=(6,), dtype=np.dtype("i4"), layout=ChunkLayout(chunks=(2,)))
 
@@ -90,7 +99,9 @@ def test_handles_share_one_store_and_the_last_one_closes_it(url: str) -> None:
     two = Handle(locate(url))
     three = copy.deepcopy(one)
     four = pickle.loads(pickle.dumps(one))
-    assert one.store is two.store is three.store is four.store
+    five = copy.copy(one)
+    assert one.store is two.store is three.store is four.store is five.store
+    five.close()
     store = one.store
     for handle in (one, two, three):
         handle.close()
@@ -137,31 +148,198 @@ def test_a_removed_store_is_missed(tmp_path: Path) -> None:
         Handle(Locator(url=str(tmp_path / "a.h5"), kind="hdf5", token="x"))
 
 
-def test_a_failed_handle_leaves_no_users(tmp_path: Path) -> None:
-    before = dict(opening._open_stores._users)
+def descriptors() -> int:
+    """Files that this process has open."""
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+
+
+@linux
+def test_a_failed_handle_leaves_nothing(tmp_path: Path) -> None:
+    locator = Locator(url=str(tmp_path / "a.h5"), kind="hdf5", token="x")
     with pytest.raises(NotFoundError):
-        Handle(Locator(url=str(tmp_path / "a.h5"), kind="hdf5", token="x"))
-    assert dict(opening._open_stores._users) == before
+        Handle(locator)
+    make(tmp_path / "a.h5")
+    close_forgotten()
+    before = descriptors()
+    for _ in range(3):
+        with pytest.raises(ChangedError):
+            Handle(locator)
+    assert descriptors() == before
 
 
-def test_only_so_many_idle_stores_stay_open(
+@linux
+@pytest.mark.parametrize("name", ["a.h5", "a.zarr"])
+def test_a_store_has_one_descriptor(tmp_path: Path, name: str) -> None:
+    make(tmp_path / name)
+    handle = Handle(locate(tmp_path / name), fresh=True)
+    number_in(handle)  # zarr-python may start a loop
+    handle.close()
+    before = descriptors()
+    handle = Handle(locate(tmp_path / name), fresh=True)
+    assert number_in(handle) == 1
+    assert ChunkReader(handle.store.root.array("0")).read()[0] == 1
+    assert descriptors() == before + 1
+    handle.close()
+    assert descriptors() == before
+
+
+@linux
+@pytest.mark.parametrize("kind", ["h5", "zarr"])
+def test_a_dropped_handle_gives_its_store_back(tmp_path: Path, kind: str) -> None:
+    make(tmp_path / f"0.{kind}")
+    number_in(Handle(locate(tmp_path / f"0.{kind}")))
+    close_forgotten()
+    before = descriptors()
+    for number in range(1, 4):
+        make(tmp_path / f"{number}.{kind}")
+        handle = Handle(locate(tmp_path / f"{number}.{kind}"), fresh=True)
+        assert number_in(handle) == 1
+        del handle
+    assert descriptors() <= before + 1  # until the next one is opened or closed
+    close_forgotten()
+    assert descriptors() == before
+
+
+def test_dropping_a_handle_waits_for_no_lock(tmp_path: Path) -> None:
+    """Any thread may find one in a cycle, also one that holds what others wait for."""
+    make(tmp_path / "a.h5")
+    handle = Handle(locate(tmp_path / "a.h5"))
+    handle.store.root  # noqa: B018
+    opened: list[Any] = [handle]
+    del handle
+    with opening._open_stores._lock:
+        opened.clear()
+    close_forgotten()
+
+
+def test_only_so_many_stores_stay_open_and_the_others_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "_IDLE_STORES", 3)
-    table = opening._OpenStores()
-    locators = []
+    monkeypatch.setattr(opening, "_MOST_OPEN", 3)
+    handles = []
     for number in range(8):
         make(tmp_path / f"{number}.h5", number)
-        locators.append(locate(tmp_path / f"{number}.h5"))
-    used: Any = table.join(locators[0])
-    opened = [table.get(locator) for locator in locators[1:]]
-    assert not used.closed
-    assert [store.closed for store in opened[-3:]] == [False] * 3
-    assert sum(not store.closed for store in opened) <= 4
-    table.leave(locators[0])
-    assert used.closed
-    for store in opened:
-        store.close()
+        handles.append(Handle(locate(tmp_path / f"{number}.h5"), fresh=True))
+    assert sum(handle._entry.opened is not None for handle in handles) <= 3
+    for number, handle in enumerate(handles):
+        assert number_in(handle) == number
+    held = handles[0].store
+    for handle in handles[1:]:
+        number_in(handle)
+    assert held.root.array("0").read()[0] == 0  # whoever reads it keeps it open
+    for handle in handles:
+        handle.close()
+
+
+def test_a_store_that_comes_back_must_be_the_same(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = Handle(locate(url))
+    monkeypatch.setattr(opening, "_MOST_OPEN", 1)
+    make(tmp_path / "other.h5")
+    other = Handle(locate(tmp_path / "other.h5"))
+    make(url, 2, overwrite=True)
+    with pytest.raises(ChangedError, match="open it again"):
+        number_in(handle)
+    other.close()
+
+
+_MANY = """
+import resource, sys
+import fmristore as fs
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+folder, kind, hold = sys.argv[1], sys.argv[2], sys.argv[3] == "hold"
+held = []
+for number in range(1000):
+    image = fs.open(f"{folder}/{number % 200}.{kind}")
+    assert image[0, 0, 0] == number % 200
+    if hold:
+        held.append(image)
+for number, image in enumerate(held):
+    assert image[1, 1, 1] == number % 200
+"""
+
+
+@linux
+@pytest.mark.parametrize("hold", ["hold", "drop"])
+@pytest.mark.parametrize("kind", ["h5", "ome.zarr"])
+def test_a_thousand_objects_with_few_descriptors(tmp_path: Path, kind: str, hold: str) -> None:
+    for number in range(200):
+        values = np.full((2, 2, 2), number, "i2")
+        NeuroVol.create(tmp_path / f"{number}.{kind}", values, space=np.eye(4)).close()
+    command = [sys.executable, "-c", _MANY, str(tmp_path), kind, hold]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_opening_a_store_lets_others_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may take its time."""
+    for name in ("a.h5", "b.h5"):
+        make(tmp_path / name)
+    quick, slow = Handle(locate(tmp_path / "a.h5")), locate(tmp_path / "b.h5")
+    opened, go_on = threading.Event(), threading.Event()
+    plainly = opening._open
+
+    def slowly(locator: Locator, *rest: Any, **options: Any) -> Any:
+        if locator == slow:
+            opened.set()
+            assert go_on.wait(60)
+        return plainly(locator, *rest, **options)
+
+    monkeypatch.setattr(opening, "_open", slowly)
+    other: list[Handle] = []
+    thread = threading.Thread(target=lambda: other.append(Handle(slow)))
+    thread.start()
+    assert opened.wait(60)
+    assert number_in(quick) == 1
+    Handle(locate(tmp_path / "a.h5")).close()
+    assert not other
+    go_on.set()
+    thread.join()
+    assert number_in(other[0]) == 1
+    other[0].close()
+    quick.close()
+
+
+def test_closing_waits_for_the_read_that_is_under_way(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = Handle(locate(url))
+    store = handle.store
+    reader = ChunkReader(store.root.array("0"), cache=ChunkCache(0))
+    kind: Any = type(reader.array)
+    plainly = kind.fetch
+
+    def fetch(array: Any, ranges: Any) -> Any:
+        handle.close()
+        assert store.closed
+        with pytest.raises(ClosedError):
+            array.reading().__enter__()
+        return plainly(array, ranges)
+
+    monkeypatch.setattr(kind, "fetch", fetch)
+    monkeypatch.setenv("FMRISTORE_WORKERS", "1")
+    assert reader.read().tolist() == [1] * 6
+    with pytest.raises(ClosedError):
+        reader.read()
+    with pytest.raises(ClosedError):
+        _ = store.root
+
+
+def test_counts_end_with_the_last_handle(url: str) -> None:
+    handle = Handle(locate(url))
+    stats_of(url).add(requests=1000)
+    number_in(handle)
+    assert stats_of(url).requests >= 1000
+    handle.close()
+    del handle
+    gc.collect()  # zarr-python's objects refer to each other
+    assert stats_of(url).requests < 1000
 
 
 def test_many_threads_open_and_close(url: str) -> None:
@@ -183,7 +361,6 @@ def test_many_threads_open_and_close(url: str) -> None:
     for thread in threads:
         thread.join()
     assert not failures
-    assert locator not in opening._open_stores._users
 
 
 def child(handle: Handle, text: bytes, result: Any) -> None:

@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmristore_stores import sources
 from fmristore_stores.blockfile import BlockFile
 from fmristore_stores.clients import check_range
 from fmristore_stores.errors import (
@@ -28,7 +28,14 @@ from fmristore_stores.errors import (
     StorageError,
 )
 from fmristore_stores.protocol import Buffer, ByteRange
-from fmristore_stores.sources import ByteSource, FsspecSource, LocalSource, storage_error
+from fmristore_stores.sources import (
+    ByteSource,
+    Folder,
+    FsspecSource,
+    LocalSource,
+    OpenFile,
+    storage_error,
+)
 
 DATA = bytes(range(256)) * 40
 
@@ -119,7 +126,7 @@ def test_a_kept_file_stays_itself_when_its_name_goes_to_another(tmp_path: Path) 
     (tmp_path / "b").write_bytes(b"new")
     (tmp_path / "b").replace(path)
     assert bytes(src.fetch([ByteRange(str(path), 0, 3)])[0]) == b"old"
-    adopted = LocalSource(str(path), descriptor=os.open(path, os.O_RDONLY))
+    adopted = LocalSource(str(path), file=OpenFile(os.open(path, os.O_RDONLY)))
     path.unlink()
     assert bytes(adopted.fetch([ByteRange(str(path), 0, 3)])[0]) == b"new"
     adopted.close()
@@ -332,22 +339,68 @@ def test_no_cycle_is_collected_while_a_library_waits_inside_its_lock(
     assert gc.isenabled()
 
 
-def test_a_source_closed_while_it_reads_closes_its_descriptor_once(
+def test_a_source_closed_while_it_reads_keeps_its_descriptor_until_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its number may belong to another file by then."""
     path = tmp_path / "a"
     path.write_bytes(b"abc")
+    (tmp_path / "other").write_bytes(b"xyz")
     source = LocalSource(str(path))
     others: list[int] = []
+    plainly = OpenFile.read
 
-    def pread(*_: object) -> bytes:
+    def read(file: OpenFile, length: int, offset: int) -> bytes:
         source.close()
-        others.append(os.open(path, os.O_RDONLY))
-        return b"abc"
+        others.extend(os.open(tmp_path / "other", os.O_RDONLY) for _ in range(4))
+        return plainly(file, length, offset)
 
-    monkeypatch.setattr(sources, "_pread", pread)
-    assert source.fetch([ByteRange(str(path), 0, 3)]) == [b"abc"]
+    monkeypatch.setattr(OpenFile, "read", read)
+    wanted = [ByteRange(str(path), 0, 3)]
+    assert source.fetch(wanted) == [b"abc"]
+    with pytest.raises(ClosedError):
+        source.fetch(wanted)
     for descriptor in others:
-        os.fstat(descriptor)
+        assert os.pread(descriptor, 3, 0) == b"xyz"
         os.close(descriptor)
+
+
+def test_ranges_without_pread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows: one position for all that use a descriptor."""
+    monkeypatch.delattr(os, "pread")
+    path = str(tmp_path / "a")
+    Path(path).write_bytes(DATA)
+    source = LocalSource(path)
+
+    def read(start: int) -> bool:
+        wanted = [ByteRange(path, (start + i) % 200, 9) for i in range(300)]
+        return [bytes(f) for f in source.fetch(wanted)] == [DATA[r[1] : r[1] + 9] for r in wanted]
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(read, range(8)))
+    with pytest.raises(CorruptDataError, match="truncated"):
+        source.fetch([ByteRange(path, len(DATA) - 3, 9)])
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_folder_stays_the_one_that_was_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, relative: bool
+) -> None:
+    """Where files cannot be opened relative to a folder, one that was replaced is noticed."""
+    if not relative:
+        monkeypatch.delattr(os, "O_DIRECTORY")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    folder = Folder(str(tmp_path / "a"))
+    source = LocalSource(folder=folder)
+    wanted = ByteRange(str(tmp_path / "a" / "file"), 0, 1)
+    assert source.size(wanted.source) == 1
+    assert source.fetch([wanted]) == [b"a"]
+    assert folder.is_in_place()
+    (tmp_path / "a").rename(tmp_path / "old")
+    assert not folder.is_in_place()
+    (tmp_path / "b").rename(tmp_path / "a")
+    assert not folder.is_in_place()
+    assert source.fetch([wanted]) == [b"a" if relative else b"b"]
+    folder.close()

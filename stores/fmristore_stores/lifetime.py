@@ -1,0 +1,231 @@
+"""How long a store stays open, and whether it is still the one that was opened.
+
+A store may be closed, dropped or replaced while other threads read it. Each read enters a
+`Reading`: it keeps the store open until it ends, and does not end well if the store was replaced
+meanwhile. No lock is taken anywhere: a read may be interrupted, or garbage collected, at any point.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import weakref
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, TypeAlias
+
+from fmristore_stores.errors import (
+    ChangedError,
+    ClosedError,
+    CorruptDataError,
+    FmristoreError,
+    MetadataError,
+    NotFoundError,
+)
+
+__all__ = [
+    "Content",
+    "Lifetime",
+    "Reading",
+    "Version",
+    "changed",
+    "close_forgotten",
+    "close_when_forgotten",
+]
+
+Close: TypeAlias = Callable[[], None]
+
+_forgotten: deque[Close] = deque()
+_inherited: list[Close] = []
+
+_SIGNS = (CorruptDataError, MetadataError, NotFoundError)
+"""What goes wrong when the files of a store are replaced while it is read."""
+
+
+def close_when_forgotten(thing: object, close: Close) -> None:
+    """Have something closed soon after the last reference to it is gone.
+
+    Whoever drops that may be any thread at any point, and must not wait for a lock there. So it
+    only notes what is to be closed, and `close_forgotten` does it.
+    """
+    weakref.finalize(thing, _forgotten.append, close).atexit = False
+
+
+def close_forgotten() -> None:
+    """Close what nobody refers to any more; called wherever stores are opened and closed."""
+    while _forgotten:
+        try:
+            close = _forgotten.popleft()
+        except IndexError:  # another thread was faster
+            return
+        close()
+
+
+def _after_fork() -> None:
+    """In a child: what the parent forgot is the parent's to close."""
+    _inherited.extend(_forgotten)
+    _forgotten.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def changed(url: str) -> ChangedError:
+    """Make the error for a store that is not the one that was opened."""
+    msg = "the store was removed or replaced since it was opened; open it again"
+    return ChangedError(msg, url=url)
+
+
+class Version:
+    """Whether something remote is still what was opened, asked only after something was fetched.
+
+    Parameters
+    ----------
+    url : str
+        For messages.
+    is_same : callable
+        Asks the server.
+
+    Notes
+    -----
+    What was fetched counts when it has arrived, and a check covers what had arrived when it began.
+    Any number of threads may fetch and check at once.
+    """
+
+    def __init__(self, url: str, is_same: Callable[[], bool]) -> None:
+        self._url = url
+        self._is_same = is_same
+        self._numbers = itertools.count(1)
+        self._arrived = 0
+        self._checked = 0
+
+    def arrived(self) -> None:
+        """Note that something was fetched."""
+        self._arrived = next(self._numbers)
+
+    def check(self) -> None:
+        """See whether it is still the same, if anything was fetched since that was last asked.
+
+        Raises
+        ------
+        ChangedError
+            If it is not, or not there any more.
+        StorageError
+            If the service failed.
+        """
+        arrived = self._arrived
+        if arrived <= self._checked:
+            return
+        if not self._is_same():
+            raise changed(self._url)
+        self._checked = max(arrived, self._checked)
+
+
+class Content(Protocol):
+    """What a lifetime is that of."""
+
+    def check(self) -> None:
+        """Raise `ChangedError` if it is not what was opened any more."""
+
+    def release(self) -> None:
+        """Close everything; harmless when repeated."""
+
+
+class Lifetime:
+    """Readers of one opened store, and its end.
+
+    Parameters
+    ----------
+    url : str
+        Of the store, for messages.
+    content : Content
+        The store; not kept alive by this.
+    """
+
+    def __init__(self, url: str, content: Content) -> None:
+        self.url = url
+        self.closed = False
+        self._content = weakref.ref(content)
+        self.readings: weakref.WeakSet[Reading] = weakref.WeakSet()
+
+    def reading(self) -> Reading:
+        """Context of one read."""
+        return Reading(self)
+
+    def check(self) -> None:
+        """Raise `ChangedError` if the store is not the one that was opened any more."""
+        if (content := self._content()) is not None:
+            content.check()
+
+    def release(self) -> None:
+        """Close everything; not to be called while a read is under way."""
+        if (content := self._content()) is not None:
+            content.release()
+
+    def close(self) -> None:
+        """Begin no more reads; the last one that is under way releases everything."""
+        self.closed = True
+        if not self.readings:
+            self.release()
+
+
+class Reading:
+    """Context of one read, which keeps the store open.
+
+    Parameters
+    ----------
+    lifetime : Lifetime, optional
+        Of the store; None for one that always stays.
+
+    Raises
+    ------
+    ClosedError
+        On entering, if the store is closed.
+    ChangedError
+        On leaving, if the store is not the one that was opened any more.
+    """
+
+    __slots__ = ("__weakref__", "_lifetime")
+
+    def __init__(self, lifetime: Lifetime | None = None) -> None:
+        self._lifetime = lifetime
+
+    def __enter__(self) -> None:
+        lifetime = self._lifetime
+        if lifetime is None:
+            return
+        lifetime.readings.add(self)
+        if lifetime.closed:
+            self._leave(lifetime)
+            raise ClosedError("the store is closed", url=lifetime.url)
+
+    def check(self) -> None:
+        """See whether what was read so far is of the store that was opened; else `ChangedError`."""
+        if self._lifetime is not None:
+            self._lifetime.check()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        lifetime = self._lifetime
+        if lifetime is None:
+            return
+        try:
+            if error is None or isinstance(error, _SIGNS):
+                try:
+                    lifetime.check()
+                except FmristoreError as reason:
+                    if error is None or isinstance(reason, ChangedError):
+                        raise reason from error
+        finally:
+            self._leave(lifetime)
+
+    def _leave(self, lifetime: Lifetime) -> None:
+        lifetime.readings.discard(self)
+        if lifetime.closed and not lifetime.readings:
+            lifetime.release()
