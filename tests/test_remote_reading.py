@@ -314,6 +314,7 @@ class Memory:
     """Bytes in memory, with a list of what was asked for."""
 
     policy = LocalSource.policy
+    version = None
 
     def __init__(self, data: bytes) -> None:
         self.data = data

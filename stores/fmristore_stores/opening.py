@@ -123,9 +123,10 @@ def locate(
     UnknownFormatError
         If it is neither HDF5 nor Zarr.
     """
+    stats = stats_of(normalise(url))  # counts of what is read here go on in the store's
     locator, known = _locate(url, kind, storage_options, targets)
     if known is not None:
-        _ahead.put(locator, known)
+        _ahead.put(locator, known, stats)
     return locator
 
 
@@ -133,20 +134,21 @@ class _Ahead:
     """What `locate` read of files that are about to be opened."""
 
     def __init__(self) -> None:
-        self._read: OrderedDict[Locator, Known] = OrderedDict()
+        self._read: OrderedDict[Locator, tuple[Known, Stats]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def put(self, locator: Locator, known: Known) -> None:
+    def put(self, locator: Locator, known: Known, stats: Stats) -> None:
         """Keep it for a moment."""
         with self._lock:
-            self._read[locator] = known
+            self._read[locator] = known, stats
             while len(self._read) > _MOST_AHEAD:
                 self._read.popitem(last=False)
 
     def take(self, locator: Locator) -> Known | None:
         """Give it away."""
         with self._lock:
-            return self._read.pop(locator, None)
+            found = self._read.pop(locator, None)
+        return None if found is None else found[0]
 
     def after_fork(self) -> None:
         """In a child: another thread of the parent may have held the lock."""

@@ -166,6 +166,7 @@ class Counted:
     """Bytes in memory, with a list of the ranges that were asked for."""
 
     policy = FsspecSource.policy
+    version = None
 
     def __init__(self) -> None:
         self.asked: list[ByteRange] = []
