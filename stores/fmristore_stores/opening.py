@@ -493,9 +493,9 @@ class _OpenStores:
             if entry is None:
                 entry = self._entries[locator] = _Entry(locator)
             entry.handles.add(handle)
-        ahead = _ahead.take(locator) if fresh else None
+        ahead = _ahead.take(locator)
         try:
-            entry.open(fresh=fresh, known=ahead or known)
+            entry.open(fresh=fresh, known=(ahead if fresh else None) or known)
         except BaseException:
             entry.handles.discard(handle)
             raise
