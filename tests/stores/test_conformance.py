@@ -71,38 +71,45 @@ class TestZarrOnFsspec(StoreTests):
 # Wrappers; opened for reading, `ReadOnlyStore` stands around a store that could be written.
 
 
+@pytest.mark.wrapped
 class TestReadOnlyMemory(MemoryBacked):
     def open_store(self, folder: Path, mode: Mode) -> Store:
         inner = super().open_store(folder, "r+" if mode == "r" else mode)
         return ReadOnlyStore(inner) if mode == "r" else inner
 
 
+@pytest.mark.wrapped
 class TestReadOnlyZarr(TestZarr):
     def open_store(self, folder: Path, mode: Mode) -> Store:
         inner = super().open_store(folder, "r+" if mode == "r" else mode)
         return ReadOnlyStore(inner) if mode == "r" else inner
 
 
+@pytest.mark.wrapped
 class TestCountingMemory(MemoryBacked):
     def open_store(self, folder: Path, mode: Mode) -> Store:
         return CountingStore(super().open_store(folder, mode))
 
 
+@pytest.mark.wrapped
 class TestCountingHDF5(TestHDF5):
     def open_store(self, folder: Path, mode: Mode) -> Store:
         return CountingStore(super().open_store(folder, mode))
 
 
+@pytest.mark.wrapped
 class TestCountingZarr(TestZarr):
     def open_store(self, folder: Path, mode: Mode) -> Store:
         return CountingStore(super().open_store(folder, mode))
 
 
+@pytest.mark.wrapped
 class TestLatencyMemory(MemoryBacked):
     def open_store(self, folder: Path, mode: Mode) -> Store:
         return LatencyStore(super().open_store(folder, mode), 0)
 
 
+@pytest.mark.wrapped
 class TestLatencyHDF5(TestHDF5):
     def open_store(self, folder: Path, mode: Mode) -> Store:
         return LatencyStore(super().open_store(folder, mode), 0)
