@@ -455,7 +455,8 @@ class Tree:
         if self.files.can_list:
             names = self.files.names(path)
         else:
-            names = copied_names(*self._documents([""]), path)
+            (top,) = self._documents([""])
+            names = copied_names(top, path)
         paths = [f"{path}/{name}" if path else name for name in names]
         for name, below, kind in zip(names, paths, kinds(paths, self._documents), strict=True):
             if kind is not None:

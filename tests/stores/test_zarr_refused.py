@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import zarr
 import zarr.registry
+from zarr.codecs import Crc32cCodec
 from zarr.codecs.numcodecs import BZ2, LZ4, LZMA
 
 import fmristore as fs
@@ -48,9 +49,9 @@ def write(folder: Path, name: str, *, consolidated: bool) -> None:
     root.create_group("g")
     for path in ("a", "g/refused"):
         root.create_array(path, data=NUMBERS, chunks=(3, 4))
-    path = folder / "g" / "refused" / "zarr.json"
-    document = json.loads(path.read_text()) | REFUSED[name][0]
-    path.write_text(json.dumps(document))
+    place = folder / "g" / "refused" / "zarr.json"
+    document = json.loads(place.read_text()) | REFUSED[name][0]
+    place.write_text(json.dumps(document))
     if consolidated:
         nodes = {p: json.loads((folder / p / "zarr.json").read_text()) for p in ("a", "g")}
         nodes["g/refused"] = document
@@ -108,14 +109,14 @@ def test_an_array_of_format_2_that_is_refused(tmp_path: Path) -> None:
     root = zarr.create_group(tmp_path / "a.zarr", zarr_format=2)
     for path in ("a", "refused"):
         root.create_array(path, data=NUMBERS, chunks=(3, 4))
-    path = tmp_path / "a.zarr" / "refused" / ".zarray"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"compressor": {"id": "squeeze"}}))
+    place = tmp_path / "a.zarr" / "refused" / ".zarray"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"compressor": {"id": "squeeze"}}))
     with ZarrStore(str(tmp_path / "a.zarr")) as store:
         assert [c.kind for c in store.root.children().values()] == ["array", "array"]
         np.testing.assert_array_equal(store.root.array("a").read(), NUMBERS)
 
 
-class NeedsAPackage(zarr.codecs.Crc32cCodec):
+class NeedsAPackage(Crc32cCodec):
     """A codec whose package is missing."""
 
     @classmethod
