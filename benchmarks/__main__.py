@@ -22,7 +22,7 @@ from benchmarks.report import Report, markdown, write_json
 from benchmarks.timing import Budget
 from benchmarks.transcode_cells import rechunk_groups, transcode_groups
 from benchmarks.write_cells import sizes, write_groups
-from fmristore.layout import Access
+from fmristore.planning.layout import Access
 
 __all__ = ["main"]
 

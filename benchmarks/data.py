@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike
 
 import fmristore as fs
 from fmristore.demo import make_run
-from fmristore.layout import Access, Pattern
+from fmristore.planning.layout import Access, Pattern
 from fmristore_stores.protocol import AnyArray
 
 __all__ = [

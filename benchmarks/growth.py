@@ -21,7 +21,7 @@ from benchmarks.engines.ours import Ours
 from benchmarks.selections import draw
 from benchmarks.timing import Budget, Contender, Measured
 from benchmarks.write_cells import read_array
-from fmristore_stores.cache import CHUNK_CACHE
+from fmristore_stores.chunks.cache import CHUNK_CACHE
 
 __all__ = ["convert", "growth_groups", "transcode"]
 

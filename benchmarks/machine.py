@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numcodecs.blosc
 
-from fmristore_stores.parallel import worker_count
+from fmristore_stores.chunks.threads import worker_count
 
 __all__ = ["machine", "versions"]
 

@@ -42,8 +42,8 @@ from benchmarks.measure_codecs import (
     portable,
     table,
 )
-from fmristore_stores.codecs import decode, encode
-from fmristore_stores.frames import decode_part
+from fmristore_stores.codecs.blosc import decode_part
+from fmristore_stores.codecs.pipeline import decode, encode
 from fmristore_stores.grid import Overlap, Region, grid_shape, overlaps
 from fmristore_stores.protocol import AnyArray
 

@@ -25,8 +25,8 @@ import nibabel as nib
 import numcodecs.blosc
 import numpy as np
 
-from fmristore_stores.codecs import decode, encode
-from fmristore_stores.frames import decode_part
+from fmristore_stores.codecs.blosc import decode_part
+from fmristore_stores.codecs.pipeline import decode, encode
 from fmristore_stores.grid import chunk_region, grid_shape
 from fmristore_stores.protocol import AnyArray, Buffer
 from fmristore_stores.spec import CodecSpec

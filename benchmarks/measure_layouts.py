@@ -17,8 +17,8 @@ from typing import Any, get_args
 
 import fmristore as fs
 from benchmarks.measure_codecs import RUNS, data_folder, parser, table
-from fmristore.layout import Access
-from fmristore_stores.parallel import worker_count
+from fmristore.planning.layout import Access
+from fmristore_stores.chunks.threads import worker_count
 
 __all__ = ["main"]
 

@@ -21,7 +21,7 @@ from benchmarks.measure_codecs import (
     sample,
     table,
 )
-from fmristore.layout import Order, Pattern, choose_codecs, plan_layout
+from fmristore.planning.layout import Order, Pattern, choose_codecs, plan_layout
 from fmristore_stores.spec import ArraySpec
 
 __all__ = ["main", "preset_rows"]

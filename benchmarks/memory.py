@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fmristore.text import parse_size
+from fmristore.planning.text import parse_size
 
 __all__ = ["OPERATIONS", "main"]
 
@@ -106,7 +106,7 @@ def _write(folder: Path, name: str) -> None:
 
 def _work(folder: Path, operation: str, size: int) -> dict[str, Any]:
     """Run one operation on the small and then the large run."""
-    from fmristore_stores.cache import CHUNK_CACHE
+    from fmristore_stores.chunks.cache import CHUNK_CACHE
     from fmristore_stores.errors import MemoryLimitError
 
     work = _operations()[operation]

@@ -14,8 +14,8 @@ from benchmarks.engines.limit import Limit
 from benchmarks.engines.ours import Ours
 from benchmarks.selections import KINDS, OPEN, Selection, draw
 from benchmarks.timing import Budget, Contender
-from fmristore.layout import Access
-from fmristore_stores.cache import CHUNK_CACHE
+from fmristore.planning.layout import Access
+from fmristore_stores.chunks.cache import CHUNK_CACHE
 from fmristore_stores.protocol import AnyArray
 
 __all__ = ["read_groups"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.apart import run_apart
 from benchmarks.timing import Measured
-from fmristore.layout import Pattern
+from fmristore.planning.layout import Pattern
 
 __all__ = ["Job", "dask", "fmristore", "peers", "run"]
 
@@ -55,7 +55,7 @@ def dask(source: str, target: str, access: Pattern, max_memory: int) -> Callable
     from zarr.codecs import TransposeCodec
 
     from benchmarks.write_cells import sync
-    from fmristore.layout import plan_layout
+    from fmristore.planning.layout import plan_layout
 
     old: Any = zarr.open_array(Path(source) / "0", mode="r")
     layout = plan_layout(old.shape, old.dtype, access=access)

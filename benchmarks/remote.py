@@ -29,7 +29,7 @@ from benchmarks.machine import machine, versions
 from benchmarks.remote_cells import ENGINES, READS, STORES, Place, RemoteStore
 from benchmarks.remote_proxy import RemoteProxy, remote_proxy
 from fmristore.demo import make_run
-from fmristore_stores.cache import CHUNK_CACHE
+from fmristore_stores.chunks.cache import CHUNK_CACHE
 from fmristore_stores.protocol import AnyArray
 
 __all__ = ["main"]

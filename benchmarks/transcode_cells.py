@@ -20,7 +20,7 @@ from benchmarks.engines.writers import WRITERS
 from benchmarks.selections import Selection
 from benchmarks.timing import Budget, Contender, Measured
 from benchmarks.write_cells import read_array, sync
-from fmristore.layout import Pattern
+from fmristore.planning.layout import Pattern
 from fmristore_stores.opening import open_store
 
 __all__ = ["rechunk_groups", "transcode_groups"]

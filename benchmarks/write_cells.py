@@ -20,7 +20,7 @@ from benchmarks.engines import HDF5, ZARR, Engine
 from benchmarks.engines.limit import encode_all
 from benchmarks.engines.writers import WRITERS
 from benchmarks.timing import Budget, Contender
-from fmristore.layout import Access
+from fmristore.planning.layout import Access
 from fmristore_stores.opening import open_store
 from fmristore_stores.protocol import AnyArray
 

@@ -18,23 +18,22 @@ from fmristore_stores._version import __version__
 
 if TYPE_CHECKING:
     from fmristore.api import convert, open  # noqa: A004
-    from fmristore.formats.chooser import formats
-    from fmristore.formats.labeledvolumeset import LabeledVolumeSet
-    from fmristore.formats.latentneurovec import LatentNeuroVec
-    from fmristore.formats.maskedneurovec import MaskedNeuroVec
-    from fmristore.formats.neurovec import NeuroVec
-    from fmristore.formats.neurovecseq import NeuroVecSeq
-    from fmristore.formats.neurovol import NeuroVol
-    from fmristore.formats.parcellatedmultiscan import ParcellatedMultiScan
-    from fmristore.formats.parcellatedscan import ParcellatedScan
-    from fmristore.formats.parcellatedsummary import ParcellatedScanSummary
-    from fmristore.layout import plan_layout
-    from fmristore.parcellating import parcellate
-    from fmristore.parcellation import Parcellation
-    from fmristore.space import NeuroSpace
+    from fmristore.formats.catalogue import formats
+    from fmristore.formats.image.image import NeuroVec, NeuroVol
+    from fmristore.formats.latent.latent import LatentNeuroVec
+    from fmristore.formats.maps.maps import LabeledVolumeSet
+    from fmristore.formats.masked.run import MaskedNeuroVec
+    from fmristore.formats.parcellated.multiscan import ParcellatedMultiScan
+    from fmristore.formats.parcellated.parcellate import parcellate
+    from fmristore.formats.parcellated.scan import ParcellatedScan
+    from fmristore.formats.parcellated.summary import ParcellatedScanSummary
+    from fmristore.formats.sequence.sequence import NeuroVecSeq
+    from fmristore.model.space import NeuroSpace
+    from fmristore.planning.layout import plan_layout
+    from fmristore.references.virtual import virtualize
+    from fmristore.sources.parcellation import Parcellation
     from fmristore.transcoding import transcode
     from fmristore.verification import verify
-    from fmristore.virtual import virtualize
 
 __all__ = [
     "LabeledVolumeSet",
@@ -61,24 +60,24 @@ __all__ = [
 ]
 
 _HOME = {
-    "LabeledVolumeSet": "fmristore.formats.labeledvolumeset",
-    "LatentNeuroVec": "fmristore.formats.latentneurovec",
-    "MaskedNeuroVec": "fmristore.formats.maskedneurovec",
-    "NeuroSpace": "fmristore.space",
-    "NeuroVec": "fmristore.formats.neurovec",
-    "NeuroVecSeq": "fmristore.formats.neurovecseq",
-    "NeuroVol": "fmristore.formats.neurovol",
-    "ParcellatedMultiScan": "fmristore.formats.parcellatedmultiscan",
-    "ParcellatedScan": "fmristore.formats.parcellatedscan",
-    "ParcellatedScanSummary": "fmristore.formats.parcellatedsummary",
-    "Parcellation": "fmristore.parcellation",
+    "LabeledVolumeSet": "fmristore.formats.maps.maps",
+    "LatentNeuroVec": "fmristore.formats.latent.latent",
+    "MaskedNeuroVec": "fmristore.formats.masked.run",
+    "NeuroSpace": "fmristore.model.space",
+    "NeuroVec": "fmristore.formats.image.image",
+    "NeuroVecSeq": "fmristore.formats.sequence.sequence",
+    "NeuroVol": "fmristore.formats.image.image",
+    "ParcellatedMultiScan": "fmristore.formats.parcellated.multiscan",
+    "ParcellatedScan": "fmristore.formats.parcellated.scan",
+    "ParcellatedScanSummary": "fmristore.formats.parcellated.summary",
+    "Parcellation": "fmristore.sources.parcellation",
     "convert": "fmristore.api",
     "open": "fmristore.api",
-    "parcellate": "fmristore.parcellating",
-    "plan_layout": "fmristore.layout",
+    "parcellate": "fmristore.formats.parcellated.parcellate",
+    "plan_layout": "fmristore.planning.layout",
     "transcode": "fmristore.transcoding",
     "verify": "fmristore.verification",
-    "virtualize": "fmristore.virtual",
+    "virtualize": "fmristore.references.virtual",
 }
 
 

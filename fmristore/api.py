@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fmristore.formats.base import StoredObject
-from fmristore.formats.create import create_image, image_options
 from fmristore.formats.opening import open_handle, opened
+from fmristore.formats.options import create_image, image_options
 from fmristore.formats.profiles import Profile
-from fmristore.imagesource import image_source
-from fmristore.layout import Access, Order
-from fmristore.progress import Progress
-from fmristore.text import parse_size
-from fmristore_stores.location import Kind
+from fmristore.planning.layout import Access, Order
+from fmristore.planning.progress import Progress
+from fmristore.planning.text import parse_size
+from fmristore.sources.images import image_source
+from fmristore_stores.io.location import Kind
 from fmristore_stores.opening import Handle, locate
 
 __all__ = ["convert", "open", "open_handle"]

@@ -14,8 +14,8 @@ import numpy as np
 
 from fmristore.api import convert
 from fmristore.api import open as open_store
+from fmristore.model.space import HeaderWarning, NeuroSpace
 from fmristore.nifti import NiftiWriter, make_header, read_header
-from fmristore.space import HeaderWarning, NeuroSpace
 from fmristore.transcoding import transcode
 from fmristore_stores.errors import CorruptDataError, InvalidInputError
 from fmristore_stores.protocol import AnyArray

@@ -17,7 +17,7 @@ import nibabel as untyped_nibabel
 import numpy as np
 
 import fmristore as fs
-from fmristore.layout import Access
+from fmristore.planning.layout import Access
 from fmristore_stores.protocol import AnyArray
 
 nibabel: Any = untyped_nibabel

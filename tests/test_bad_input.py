@@ -19,7 +19,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import fmristore as fs
-from fmristore_stores.cache import CHUNK_CACHE
+from fmristore_stores.chunks.cache import CHUNK_CACHE
 from fmristore_stores.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -357,10 +357,10 @@ class TestDestinations:
     ) -> None:
         values = make_numbers((24, 22, 20, 40))
         source = write_nifti(tmp_path / "a.nii", values)
-        monkeypatch.setattr("fmristore.chunking._SHARD_BYTES", (16 * 1024, 16 * 1024))
+        monkeypatch.setattr("fmristore.planning.chunking._SHARD_BYTES", (16 * 1024, 16 * 1024))
         for name in ("_CHUNK_BYTES", "_PORTABLE_BYTES"):
             small: Any = {"time": 4096} if name == "_CHUNK_BYTES" else 4096
-            monkeypatch.setattr(f"fmristore.layout.{name}", small)
+            monkeypatch.setattr(f"fmristore.planning.layout.{name}", small)
 
         class Full:
             def __init__(self, **_: object) -> None: ...

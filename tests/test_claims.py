@@ -14,11 +14,11 @@ from fmristore.transcoding import transcode
 from fmristore.verification import verify
 from fmristore.verification.arrays import ArrayCheck
 from fmristore.verification.report import Findings
-from fmristore_stores import codecs
+from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.errors import InvalidInputError, LossyError
 from fmristore_stores.limits import LIMITS, MOST_ATTRIBUTES
 from fmristore_stores.opening import open_store
-from fmristore_stores.publish import create_store
+from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.spec import ArraySpec, ChunkLayout
 
 

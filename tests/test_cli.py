@@ -20,7 +20,6 @@ import typer
 from typer.testing import CliRunner, Result
 
 import fmristore as fs
-from fmristore import layout
 from fmristore.cli import app
 from fmristore.cli.parsing import (
     Access,
@@ -30,9 +29,10 @@ from fmristore.cli.parsing import (
     parse_selection_text,
     parse_size,
 )
-from fmristore.text import size_text
+from fmristore.planning import layout
+from fmristore.planning.text import size_text
 from fmristore.transcoding.plan import LOSSES
-from fmristore_stores.codecs import PRESETS
+from fmristore_stores.codecs.pipeline import PRESETS
 from fmristore_stores.opening import open_store
 
 nibabel: Any = untyped_nibabel

@@ -12,12 +12,12 @@ import pytest
 
 import fmristore as fs
 from fmristore.formats import registry
+from fmristore.formats.array import StoredArray
 from fmristore.formats.base import StoredObject
 from fmristore.formats.nodes import format_attributes, write_plain
 from fmristore.formats.registry import register
-from fmristore.formats.stored import StoredArray
 from fmristore_stores.opening import Handle
-from fmristore_stores.publish import create_store
+from fmristore_stores.publishing.publish import create_store
 from tests.every_format import AFFINE, LABELS, MASK, NAMES, RUN, SHAPE, WRITERS, write
 from tests.test_cli import done, failed, run
 

@@ -14,7 +14,7 @@ import pytest
 from sklearn.decomposition import PCA
 
 import fmristore as fs
-from fmristore.decomposition import principal_components
+from fmristore.formats.latent.pca import principal_components
 from fmristore_stores.errors import InvalidInputError, MemoryLimitError
 from fmristore_stores.protocol import AnyArray
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fmristore as fs
-from fmristore.digest import PREFIX, ImageDigest, slabs
+from fmristore.model.digest import PREFIX, ImageDigest, slabs
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import ArraySpec, ChunkLayout
 from tests.images import LAYOUTS, SHAPE, STORES, files_below, make_numbers, store

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fmristore as fs
-from fmristore_stores import clients
+from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import (
     AccessDeniedError,
     CorruptDataError,
@@ -22,9 +22,9 @@ from fmristore_stores.errors import (
     NotFoundError,
     StorageError,
 )
+from fmristore_stores.io import clients
 from fmristore_stores.opening import open_store
-from fmristore_stores.publish import create_store
-from fmristore_stores.reader import ChunkReader
+from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.spec import ArraySpec, ChunkLayout, CodecSpec
 from tests.servers.fixtures import make_place
 from tests.servers.places import Place

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import fmristore as fs
-from fmristore.indexing import parse_selection
+from fmristore.planning.indexing import parse_selection
 from fmristore_stores.errors import SelectionError
 from fmristore_stores.protocol import AnyArray
 from tests.images import AFFINE, LAYOUTS, RAW, SCALED, SHAPE, STORES, make_numbers, store

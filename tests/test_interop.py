@@ -22,7 +22,7 @@ from ome_zarr_models.v05 import Image
 from ome_zarr_models.v05.axes import Axis
 
 import fmristore as fs
-from fmristore.layout import Access
+from fmristore.planning.layout import Access
 from fmristore_stores.protocol import AnyArray
 from tests.images import (
     AFFINE,

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fmristore as fs
-from fmristore.formats.labeledvolumeset import LabeledVolumeSet
-from fmristore.rlayout.labeledvolumeset import sanitise
-from fmristore.space import NeuroSpace
-from fmristore_stores.cache import CHUNK_CACHE
+from fmristore.formats.maps.maps import LabeledVolumeSet
+from fmristore.formats.maps.r import sanitise
+from fmristore.model.space import NeuroSpace
+from fmristore_stores.chunks.cache import CHUNK_CACHE
 from fmristore_stores.errors import (
     AlreadyExistsError,
     ChangedError,
@@ -478,7 +478,7 @@ def test_a_change_that_fails_leaves_the_old_maps(
     def full(*_: object) -> None:
         raise StorageError("no space left")
 
-    monkeypatch.setattr("fmristore.formats.labeled_rewrite._copy_maps", full)
+    monkeypatch.setattr("fmristore.formats.maps.edit._copy_maps", full)
     with pytest.raises(StorageError):
         maps.add("new", A)
     assert maps.labels == fs.open(maps.url).labels == LABELS

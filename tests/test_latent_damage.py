@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse
 
 import fmristore as fs
-from fmristore.latent import CompressedRows
+from fmristore.formats.latent.factors import CompressedRows
 from fmristore_stores.errors import (
     CorruptDataError,
     MetadataError,

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis.extra.numpy import basic_indices
 
 import fmristore as fs
-from fmristore.formats import latent_view
-from fmristore.latent import CompressedRows, make_factors
+from fmristore.formats.latent import latent as latent_view
+from fmristore.formats.latent.factors import CompressedRows, make_factors
 from fmristore_stores.errors import (
     AlreadyExistsError,
     ClosedError,
@@ -395,7 +395,7 @@ def test_codecs(tmp_path: Path, name: str, codec: str) -> None:
 
 
 def test_a_memory_map_is_read_in_bands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fmristore.latent._BAND_BYTES", 1)
+    monkeypatch.setattr("fmristore.formats.latent.factors._BAND_BYTES", 1)
     np.save(tmp_path / "loadings.npy", LOADINGS)
     mapped = np.load(tmp_path / "loadings.npy", mmap_mode="r")
     np.testing.assert_allclose(make(tmp_path / "a.h5", loadings=mapped), FULL)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmristore.chunking import compact_shape, even, shard_shape
-from fmristore.layout import (
+from fmristore.planning.chunking import compact_shape, even, shard_shape
+from fmristore.planning.layout import (
     AXES,
     Order,
     Pattern,

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fmristore as fs
-from fmristore.formats.maskedneurovec import MaskedNeuroVec
-from fmristore.layout import Access
-from fmristore.space import NeuroSpace
-from fmristore_stores.cache import CHUNK_CACHE
+from fmristore.formats.masked.run import MaskedNeuroVec
+from fmristore.model.space import NeuroSpace
+from fmristore.planning.layout import Access
+from fmristore_stores.chunks.cache import CHUNK_CACHE
 from fmristore_stores.errors import (
     AlreadyExistsError,
     ClosedError,

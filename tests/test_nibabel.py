@@ -21,11 +21,11 @@ from nilearn.maskers import NiftiLabelsMasker, NiftiMasker
 from numpy.testing import assert_array_equal
 
 import fmristore as fs
-from fmristore.space import NeuroSpace
+from fmristore.model.space import NeuroSpace
 from fmristore_stores import opening
 from fmristore_stores.errors import ClosedError, InvalidInputError, MetadataError
 from fmristore_stores.protocol import Store
-from fmristore_stores.wrappers import CountingStore
+from fmristore_stores.testing.wrappers import CountingStore
 from tests.images import (
     AFFINE,
     LAYOUTS,

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fmristore.model.space import HeaderWarning, NeuroSpace
 from fmristore.nifti import (
     NiftiHeader,
     is_nifti_name,
@@ -26,7 +27,6 @@ from fmristore.nifti import (
     read_header,
     stream_volumes,
 )
-from fmristore.space import HeaderWarning, NeuroSpace
 from fmristore_stores import errors
 from fmristore_stores.errors import (
     ChangedError,

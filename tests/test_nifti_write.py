@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fmristore.model.space import NeuroSpace
 from fmristore.nifti import (
     NiftiHeader,
     NiftiWriter,
@@ -24,7 +25,6 @@ from fmristore.nifti import (
     stream_volumes,
     write_nifti,
 )
-from fmristore.space import NeuroSpace
 from fmristore_stores.errors import (
     AlreadyExistsError,
     ClosedError,

@@ -15,16 +15,16 @@ import pytest
 
 import fmristore as fs
 from fmristore import NeuroSpace
-from fmristore.formats import parcellated_source
-from fmristore.layout import Access
-from fmristore.parcelstats import (
+from fmristore.formats.parcellated import series as parcellated_source
+from fmristore.formats.parcellated.statistics import (
     Piece,
     accumulate,
     make_reduction,
     reduce_whole,
     result_dtype,
 )
-from fmristore_stores.cache import CHUNK_CACHE
+from fmristore.planning.layout import Access
+from fmristore_stores.chunks.cache import CHUNK_CACHE
 from fmristore_stores.errors import (
     AlreadyExistsError,
     InvalidInputError,
@@ -57,7 +57,9 @@ RUN = np.random.default_rng(1).normal(1000, 3, (*SHAPE, TIMES)).astype("f4")
 
 nibabel: Any = nibabel_package
 
-pytestmark = pytest.mark.filterwarnings("ignore::fmristore.parcellation.ParcellationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::fmristore.sources.parcellation.ParcellationWarning"
+)
 
 
 def expected(statistic: str, run: Any = RUN) -> Any:
@@ -328,7 +330,7 @@ def test_memory_stays_bounded(tmp_path: Path, statistic: str, kind: str) -> None
 
 def test_a_stored_run_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every chunk is decoded once, those without labelled voxels never."""
-    from fmristore_stores import codecs
+    from fmristore_stores.codecs import pipeline as codecs
 
     shape = (32, 32, 16)
     space = NeuroSpace(spatial_shape=shape, affine=np.eye(4), time_points=300)

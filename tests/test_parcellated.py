@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 import fmristore as fs
 from fmristore import NeuroSpace, ParcellatedMultiScan, ParcellatedScan, ParcellatedScanSummary
-from fmristore.formats import parcellated_change, parcellated_writer
-from fmristore.formats.parcellated_source import open_source
-from fmristore.parcellation import ParcellationWarning
+from fmristore.formats.parcellated import edit as parcellated_change
+from fmristore.formats.parcellated import writer as parcellated_writer
+from fmristore.formats.parcellated.series import open_source
+from fmristore.sources.parcellation import ParcellationWarning
 from fmristore_stores.errors import (
     AlreadyExistsError,
     ChangedError,
@@ -45,7 +46,9 @@ SPACE = NeuroSpace(spatial_shape=SHAPE, affine=AFFINE, time_points=TIMES, tr=1.5
 IDS = (2, 3, 9, 40)
 NAMES = {2: "Left V1", 3: "S\u00fcd \u03b2", 9: "a/b", 40: "..", 41: "empty"}
 
-pytestmark = pytest.mark.filterwarnings("ignore::fmristore.parcellation.ParcellationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::fmristore.sources.parcellation.ParcellationWarning"
+)
 
 
 def make_labels(seed: int = 0) -> Any:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from fmristore import NeuroSpace, Parcellation
-from fmristore.labeltable import as_column, read_table
-from fmristore.parcellation import ParcellationWarning
+from fmristore.sources.labels import as_column, read_table
+from fmristore.sources.parcellation import ParcellationWarning
 from fmristore_stores.errors import InvalidInputError, NotFoundError, SelectionError
 
 nibabel: Any = nibabel_package

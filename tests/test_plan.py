@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 import fmristore as fs
-from fmristore_stores import opening, sources
+from fmristore_stores import opening
 from fmristore_stores.errors import ClosedError
+from fmristore_stores.io import sources
 from fmristore_stores.protocol import Buffer, ByteRange, Store
-from fmristore_stores.wrappers import CountingStore
+from fmristore_stores.testing.wrappers import CountingStore
 from tests.images import LAYOUTS, make_numbers, store
 
 SHAPE = (24, 20, 18, 60)
@@ -83,14 +84,14 @@ def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, s
     bucket = f"memory://plans-{uuid.uuid4().hex}"
     values = make_numbers(SHAPE)
     patch = pytest.MonkeyPatch()
-    patch.setattr("fmristore.layout._CHUNK_BYTES", dict.fromkeys(LAYOUTS, 16 * 1024))
-    patch.setattr("fmristore.layout._PORTABLE_BYTES", 16 * 1024)
+    patch.setattr("fmristore.planning.layout._CHUNK_BYTES", dict.fromkeys(LAYOUTS, 16 * 1024))
+    patch.setattr("fmristore.planning.layout._PORTABLE_BYTES", 16 * 1024)
     found: dict[tuple[str, str], str] = {}
     for access in LAYOUTS:
         for place in PLACES:
             sharded = place in ("sharded", "memory zarr")
             size = 128 * 1024 if sharded else 1
-            patch.setattr("fmristore.chunking._SHARD_BYTES", (size, size))
+            patch.setattr("fmristore.planning.chunking._SHARD_BYTES", (size, size))
             base = bucket if place.startswith("memory") else str(folder)
             url = f"{base}/{access}-{place.split()[0]}.{'h5' if 'h5' in place else 'zarr'}"
             store(url, values, access=access).close()

@@ -13,11 +13,11 @@ import pytest
 
 import fmristore as fs
 from fmristore.formats import registry
+from fmristore.formats.array import StoredArray
 from fmristore.formats.base import StoredObject
-from fmristore.formats.chooser import FormatInfo, FormatList
+from fmristore.formats.catalogue import FormatInfo, FormatList
 from fmristore.formats.nodes import format_attributes, write_plain
 from fmristore.formats.registry import register
-from fmristore.formats.stored import StoredArray
 from fmristore_stores.errors import (
     DependencyError,
     InvalidInputError,
@@ -25,7 +25,7 @@ from fmristore_stores.errors import (
     UnsupportedVersionError,
 )
 from fmristore_stores.opening import Handle
-from fmristore_stores.publish import create_store
+from fmristore_stores.publishing.publish import create_store
 
 NAMES = ("toy.h5", "toy.zarr")
 
@@ -182,8 +182,8 @@ def test_every_format_of_the_package_says_what_it_is_for() -> None:
     "code",
     [
         "import fmristore as fs; assert 'neurovec' in fs.formats().names",
-        "import fmristore.formats.neurovec as n; import fmristore as fs; assert fs.formats()",
-        "import fmristore as fs; fs.formats(); import fmristore.formats.neurovec as n; n.NeuroVec",
+        "import fmristore.formats.image.image as n; import fmristore as fs; assert fs.formats()",
+        "import fmristore as fs; fs.formats(); import fmristore.formats.image.image as n; n.NeuroVec",
         "from fmristore import formats; assert formats(); from fmristore.formats import registry",
         """
 from fmristore.formats.registry import register

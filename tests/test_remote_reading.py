@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 
 import fmristore as fs
-from fmristore_stores.blockfile import PAGE, BlockFile
+from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import ChangedError, NotFoundError
+from fmristore_stores.io.block_file import PAGE, BlockFile
+from fmristore_stores.io.sources import FsspecSource, LocalSource
+from fmristore_stores.io.stats import Counts, Stats, stats_of
 from fmristore_stores.opening import Handle, locate, open_store
 from fmristore_stores.protocol import Buffer, ByteRange
-from fmristore_stores.reader import ChunkReader
-from fmristore_stores.sources import FsspecSource, LocalSource
-from fmristore_stores.stats import Counts, Stats, stats_of
 from tests.conftest import S3Server
 from tests.servers.places import web_place
 from tests.servers.process import Facts

@@ -17,7 +17,7 @@ import pytest
 import xarray
 
 import fmristore as fs
-from fmristore.rlayout import detect
+from fmristore.formats import r_detect as detect
 from fmristore_stores.errors import (
     FmristoreError,
     InvalidInputError,

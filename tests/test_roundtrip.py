@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 import fmristore as fs
-from fmristore import rechunk
-from fmristore.layout import Access
 from fmristore.nifti import read_header
+from fmristore.planning import rechunk
+from fmristore.planning.layout import Access
 from fmristore_stores.errors import MemoryLimitError, MetadataError
 from tests.images import (
     LAYOUTS,
@@ -38,7 +38,7 @@ MIDDLE = 1_000_000
 ALIKE = re.compile(r"(sub-1_run-|con_)(?!01)")
 """Files that differ from others in nothing but their numbers."""
 
-pytestmark = pytest.mark.filterwarnings("ignore::fmristore.space.HeaderWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::fmristore.model.space.HeaderWarning")
 
 
 def uncompressed(path: Path) -> list[bytes]:
@@ -240,8 +240,8 @@ def test_through_temporary_files(
     """Bands, scratch files and pieces of volumes, with a limit far below the size of the run."""
     for name in ("_CHUNK_BYTES", "_PORTABLE_BYTES"):
         small: Any = dict.fromkeys(LAYOUTS, 4096) if name == "_CHUNK_BYTES" else 4096
-        monkeypatch.setattr(f"fmristore.layout.{name}", small)
-    monkeypatch.setattr("fmristore.chunking._SHARD_BYTES", (16 * 1024, 16 * 1024))
+        monkeypatch.setattr(f"fmristore.planning.layout.{name}", small)
+    monkeypatch.setattr("fmristore.planning.chunking._SHARD_BYTES", (16 * 1024, 16 * 1024))
     values = make_numbers((24, 22, 20, 40), dtype)
     source = write_nifti(tmp_path / "a.nii", values, scales=Scales(0.5, 2.0))
     limit = values.nbytes // 8

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 import fmristore as fs
-from fmristore.scaling import Scaling, make_scaling
+from fmristore.model.scaling import Scaling, make_scaling
 from fmristore_stores.errors import InvalidInputError, LossyError
 from tests.images import SHAPE, STORES, Scales, make_numbers, nibabel, store, write_nifti
 

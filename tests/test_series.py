@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 import fmristore as fs
-from fmristore.masks import mask_array, mask_voxels
+from fmristore.sources.masks import mask_array, mask_voxels
 from fmristore_stores.errors import (
     CorruptDataError,
     InvalidInputError,

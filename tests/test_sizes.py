@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fmristore as fs
-from fmristore.text import parse_size
+from fmristore.planning.text import parse_size
 from fmristore_stores.errors import InvalidInputError, MemoryLimitError
 
 MASK = np.ones((4, 4, 3), bool)

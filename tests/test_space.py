@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmristore.space import HeaderWarning, NeuroSpace, fold_shape
+from fmristore.model.space import HeaderWarning, NeuroSpace, fold_shape
 from fmristore_stores.errors import InvalidInputError, LayoutNotSupportedError, MetadataError
 
 nibabel: Any = untyped_nibabel

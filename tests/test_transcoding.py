@@ -20,11 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fmristore as fs
-from fmristore.space import NeuroSpace
+from fmristore.model.space import NeuroSpace
 from fmristore.transcoding import TranscodeReport, transcode
 from fmristore.transcoding.execute import make_plan
 from fmristore.transcoding.plan import LOSSES
-from fmristore_stores import codecs
+from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.errors import (
     AlreadyExistsError,
     CodecError,
@@ -35,12 +35,12 @@ from fmristore_stores.errors import (
     NotFoundError,
 )
 from fmristore_stores.grid import grid_shape
-from fmristore_stores.hdf5 import HDF5Array
+from fmristore_stores.hdf5.store import HDF5Array
 from fmristore_stores.opening import open_store
 from fmristore_stores.protocol import AnyArray, Capability, Group
-from fmristore_stores.publish import create_store
+from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout
-from fmristore_stores.zarr import ZarrArray
+from fmristore_stores.zarr.store import ZarrArray
 
 RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 KINDS = ["h5", "zarr"]

@@ -23,13 +23,14 @@ from typer.testing import CliRunner
 
 import fmristore as fs
 from fmristore.cli import app
-from fmristore.formats import copies
-from fmristore_stores import codecs, opening
+from fmristore.formats.image import replicas as copies
+from fmristore_stores import opening
+from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.errors import CorruptDataError, InvalidInputError, MetadataError
 from fmristore_stores.opening import open_store
 from fmristore_stores.protocol import AnyArray, Store
-from fmristore_stores.publish import create_store
-from fmristore_stores.wrappers import CountingStore
+from fmristore_stores.publishing.publish import create_store
+from fmristore_stores.testing.wrappers import CountingStore
 from tests.images import AFFINE, SCALED, STORES, make_numbers, run_python, store, write_nifti
 
 SHAPE = (24, 20, 18, 60)
@@ -42,9 +43,9 @@ OTHER = {"h5": "ome.zarr", "ome.zarr": "h5"}
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many chunks in a small run."""
     sizes = {"time": 16 * 1024, "balanced": 16 * 1024, "volume": 8 * 1024}
-    monkeypatch.setattr("fmristore.layout._CHUNK_BYTES", sizes)
-    monkeypatch.setattr("fmristore.layout._PORTABLE_BYTES", 16 * 1024)
-    monkeypatch.setattr("fmristore.chunking._SHARD_BYTES", (64 * 1024, 64 * 1024))
+    monkeypatch.setattr("fmristore.planning.layout._CHUNK_BYTES", sizes)
+    monkeypatch.setattr("fmristore.planning.layout._PORTABLE_BYTES", 16 * 1024)
+    monkeypatch.setattr("fmristore.planning.chunking._SHARD_BYTES", (64 * 1024, 64 * 1024))
 
 
 @pytest.fixture(params=STORES)
@@ -147,7 +148,7 @@ def test_each_copy_is_what_it_would_be_alone(
 
 @pytest.mark.parametrize("kind", STORES)
 def test_the_source_is_read_once(tmp_path: Path, kind: str, monkeypatch: Any) -> None:
-    from fmristore.imagesource import NiftiSource
+    from fmristore.sources.images import NiftiSource
 
     source = write_nifti(tmp_path / "run.nii.gz", make_numbers())
     plainly, passes = NiftiSource.blocks, []

@@ -15,7 +15,7 @@ import zarr
 
 import fmristore as fs
 from fmristore_stores.opening import open_store
-from fmristore_stores.zarr import ZarrStore
+from fmristore_stores.zarr.store import ZarrStore
 from tests.conftest import S3Server
 from tests.every_format import RUN, WRITERS, write
 from tests.test_verification import (

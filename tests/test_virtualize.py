@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import fmristore as fs
-from fmristore.virtual import VirtualReport, virtualize
+from fmristore.references.virtual import VirtualReport, virtualize
+from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import (
     AlreadyExistsError,
     ChangedError,
@@ -43,11 +44,10 @@ from fmristore_stores.errors import (
     UnknownFormatError,
     UnsupportedVersionError,
 )
-from fmristore_stores.hdf5 import HDF5Store
+from fmristore_stores.hdf5.store import HDF5Store
 from fmristore_stores.opening import open_store
 from fmristore_stores.protocol import AnyArray, Capability, Store
-from fmristore_stores.reader import ChunkReader
-from fmristore_stores.reference_index import pack_rows, unpack_rows
+from fmristore_stores.reference.index import pack_rows, unpack_rows
 from fmristore_stores.spec import STRING, is_string
 from fmristore_stores.testing import Mode, StoreTests
 from tests.conftest import S3Server
@@ -337,8 +337,8 @@ def test_stores_that_are_only_read(tmp_path: Path) -> None:
     with pytest.raises(ReadOnlyError):
         open_store(target, "r+")
     before = Path(target).read_bytes()
-    from fmristore_stores.change import change_store
-    from fmristore_stores.publish import create_store
+    from fmristore_stores.edit import change_store
+    from fmristore_stores.publishing.publish import create_store
 
     with pytest.raises(ReadOnlyError), change_store(target):
         pass

@@ -14,11 +14,11 @@ from numcodecs.blosc import decompress
 
 from benchmarks.engines import Engine
 from benchmarks.selections import Selection, stored_index
-from fmristore_stores.codecs import encode
+from fmristore_stores.chunks.threads import worker_count
+from fmristore_stores.codecs.pipeline import encode
 from fmristore_stores.errors import CodecError
 from fmristore_stores.grid import Region, chunk_region, grid_shape, overlaps
 from fmristore_stores.opening import open_store
-from fmristore_stores.parallel import worker_count
 from fmristore_stores.protocol import AnyArray, ByteRange, ChunkRefs
 from fmristore_stores.spec import ArraySpec
 

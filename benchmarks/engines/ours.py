@@ -12,7 +12,7 @@ import numpy as np
 import fmristore as fs
 from benchmarks.engines import Engine
 from benchmarks.selections import Selection
-from fmristore_stores.cache import CHUNK_CACHE
+from fmristore_stores.chunks.cache import CHUNK_CACHE
 from fmristore_stores.protocol import AnyArray
 
 __all__ = ["Ours"]

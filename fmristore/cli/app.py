@@ -129,7 +129,7 @@ app.command(epilog="Example: fmristore virtualize s3://lab/bold.h5")(virtualize)
 @app.command(name="formats", epilog="Example: fmristore formats")
 def list_formats(*, json: Json = False) -> None:
     """List what a store can hold, and when to use which."""
-    from fmristore.formats.chooser import formats
+    from fmristore.formats.catalogue import formats
 
     known = formats()
     if json:
@@ -143,7 +143,7 @@ def info(url: Url, *, storage_option: StorageOptions = None, json: Json = False)
     """Say what a store is, where its voxels lie, how it is laid out and what it takes."""
     options = parse_options(storage_option or ())
     from fmristore.cli.describe import describe_store
-    from fmristore.cli.telling import store_text
+    from fmristore.cli.render import store_text
 
     with naming(url):
         document = describe_store(url, options)
@@ -231,7 +231,7 @@ def export(
     options = parse_options(storage_option or ())
     limit = parse_size(max_memory)
     from fmristore import api
-    from fmristore.cli.choosing import able, choose
+    from fmristore.cli.catalogue import able, choose
 
     started = time.perf_counter()
     with naming(url), api.open(url, storage_options=options) as stored:
@@ -275,7 +275,7 @@ def plan(
     options = parse_options(storage_option or ())
     index = parse_selection_text(selection)
     from fmristore import api
-    from fmristore.cli.choosing import able, choose
+    from fmristore.cli.catalogue import able, choose
 
     with naming(url), api.open(url, storage_options=options) as stored:
         found = able(choose(stored, part), "plan", "plan reads of")[index]

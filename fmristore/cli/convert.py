@@ -17,7 +17,7 @@ from fmristore.cli.options import (
     StorageOptions,
 )
 from fmristore.cli.parsing import Access, parse_options, parse_size
-from fmristore.text import size_text
+from fmristore.planning.text import size_text
 
 __all__ = ["convert"]
 
@@ -89,11 +89,11 @@ def _refuse(wrong: bool, why: str) -> None:  # noqa: FBT001
 def _write(sources: list[str], target: str, mask: str | None, **options: Any) -> None:
     """Store one image, the voxels of a mask of one run, or a sequence of runs."""
     if mask is not None:
-        from fmristore.formats.maskedneurovec import MaskedNeuroVec
+        from fmristore.formats.masked.run import MaskedNeuroVec
 
         MaskedNeuroVec.create(target, sources[0], mask=mask, **options).close()
     elif len(sources) > 1:
-        from fmristore.formats.neurovecseq import NeuroVecSeq
+        from fmristore.formats.sequence.sequence import NeuroVecSeq
 
         NeuroVecSeq.create(target, sources, **options).close()
     else:

@@ -7,11 +7,11 @@ from typing import Any
 
 from fmristore.api import open_handle
 from fmristore.formats.base import StoredObject
+from fmristore.formats.r_detect import r_writer
 from fmristore.formats.registry import FORMAT, VERSION, WRITER
-from fmristore.rlayout.detect import r_writer
 from fmristore.transcoding.tree import Tree, walk
 from fmristore_stores.errors import UnknownFormatError, UnsupportedVersionError
-from fmristore_stores.location import count_files
+from fmristore_stores.io.location import count_files
 from fmristore_stores.opening import Handle, locate
 from fmristore_stores.spec import ArraySpec
 

@@ -18,7 +18,7 @@ from fmristore.cli.options import (
     StorageOptions,
 )
 from fmristore.cli.parsing import parse_options, parse_size
-from fmristore.text import size_text
+from fmristore.planning.text import size_text
 
 __all__ = ["Statistic", "parcellate"]
 
@@ -71,7 +71,7 @@ def parcellate(  # noqa: PLR0913
     options = parse_options(storage_option or ())
     limit = parse_size(max_memory)
     layout: Any = None if profile is None else profile.value
-    from fmristore.parcellating import parcellate as run
+    from fmristore.formats.parcellated.parcellate import parcellate as run
 
     started = time.perf_counter()
     with (

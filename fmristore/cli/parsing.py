@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from fmristore.text import parse_size as text_size
+from fmristore.planning.text import parse_size as text_size
 from fmristore_stores.errors import InvalidInputError
 
 __all__ = [

@@ -9,7 +9,7 @@ import typer
 from fmristore.cli.console import emit, naming
 from fmristore.cli.options import Json, Overwrite, StorageOptions
 from fmristore.cli.parsing import parse_options
-from fmristore.text import size_text
+from fmristore.planning.text import size_text
 
 __all__ = ["virtualize"]
 
@@ -35,7 +35,7 @@ def virtualize(
 ) -> None:
     """Make a reference file, by which Zarr clients read an HDF5 file where it is."""
     options = parse_options(storage_option or ())
-    from fmristore.virtual import virtualize as run
+    from fmristore.references.virtual import virtualize as run
 
     with naming(url):
         report = run(

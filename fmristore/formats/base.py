@@ -1,23 +1,208 @@
-"""What all stored objects share: they hold a store, say what they are, and can be closed."""
+"""What all stored objects share: they hold a store, describe themselves, and can be closed."""
 
 from __future__ import annotations
 
 import copy
 import html
 import inspect
+import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
-from fmristore.formats.describing import describe_numbers
-from fmristore.formats.stored import StoredArray
+import numpy as np
+from numpy.typing import DTypeLike
+
+from fmristore.formats.array import StoredArray
+from fmristore.model.space import NeuroSpace
+from fmristore.sources.labels import LabelTable
+from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import ClosedError, InvalidInputError, SelectionError
-from fmristore_stores.location import count_files
+from fmristore_stores.grid import grid_shape
+from fmristore_stores.io.location import count_files
+from fmristore_stores.io.stats import Stats, stats_of
 from fmristore_stores.opening import Handle, Opened
-from fmristore_stores.stats import Stats, stats_of
+from fmristore_stores.protocol import AnyArray
 
-__all__ = ["BorrowedHandle", "StoredObject"]
+if TYPE_CHECKING:
+    from fmristore.formats.image.image import ReadableImage
+
+__all__ = [
+    "BorrowedHandle",
+    "RawView",
+    "StoredObject",
+    "access_text",
+    "describe_numbers",
+    "describe_parcels",
+    "describe_scan",
+    "describe_space",
+    "first_few",
+    "plain_number",
+    "type_text",
+]
+
+_MOST_CHUNKS = 1 << 20
+
+"""Chunks of one array that are located one by one."""
+
+_FEW = 5
+
+
+def describe_space(space: NeuroSpace) -> dict[str, Any]:
+    """Where voxels lie in the world, and when."""
+    return {
+        "grid": list(space.spatial_shape),
+        "affine": space.affine.tolist(),
+        "spacing_mm": list(space.spacing),
+        "origin_mm": list(space.origin),
+        "orientation": space.orientation,
+        "time_points": space.time_points,
+        "tr_s": space.tr,
+        "name": space.space_name,
+        "unit": space.space_unit,
+        "time_unit": space.time_unit,
+    }
+
+
+def describe_scan(name: str, space: NeuroSpace, dtype: np.dtype[Any]) -> dict[str, Any]:
+    """One of several runs or scans, in short."""
+    return {
+        "name": name,
+        "time_points": space.time_points,
+        "tr_s": space.tr,
+        "dtype": type_text(dtype),
+    }
+
+
+def describe_parcels(table: LabelTable) -> dict[str, Any]:
+    """Number of the parcels of a table, and ids and names of the first ones."""
+    ids, names = table.ids[:_FEW].tolist(), table.names[:_FEW]
+    first = [{"id": i, "name": name} for i, name in zip(ids, names, strict=True)]
+    return {"count": len(table), "first": first}
+
+
+def first_few(items: Sequence[Any]) -> dict[str, Any]:
+    """How many there are, and the first ones."""
+    return {"count": len(items), "first": list(items[:_FEW])}
+
+
+def describe_numbers(arrays: Iterable[StoredArray]) -> dict[str, Any]:
+    """How the arrays that hold an object's numbers are laid out, and what they take.
+
+    Parameters
+    ----------
+    arrays : iterable of StoredArray
+        The main one first.
+
+    Returns
+    -------
+    dict
+        ``layout`` of the main array and ``sizes`` of all; empty if there are none. Encoded bytes
+        are None where only a library knows where chunks are, or where there are too many. Where
+        numbers are stored twice, ``copy`` is the layout of the first copy, raw bytes are counted
+        once, and ``copies_encoded_bytes`` is what all copies add.
+
+    Raises
+    ------
+    CorruptDataError
+        If a chunk table or the index of a shard is damaged.
+    """
+    layouts: dict[str, dict[str, Any]] = {}
+    count = raw = missing = 0
+    encoded: int | None = 0
+    added: int | None = 0
+    for array in arrays:
+        reader = array.reader
+        role = "copy" if array.is_copy else "layout"
+        if role not in layouts:
+            layouts[role] = _layout(array.path, reader)
+        chunks = math.prod(grid_shape(reader.spec.shape, reader.spec.layout.chunks))
+        cost = reader.cost() if chunks <= _MOST_CHUNKS else None
+        count += 1
+        raw += 0 if array.is_copy else reader.spec.nbytes
+        missing += 0 if cost is None else cost.missing
+        stored = None if cost is None else cost.encoded_bytes
+        encoded = None if encoded is None or stored is None else encoded + stored
+        if array.is_copy:
+            added = None if added is None or stored is None else added + stored
+    if not count:
+        return {}
+    sizes = {
+        "arrays": count,
+        "raw_bytes": raw,
+        "encoded_bytes": encoded,
+        "ratio": raw / encoded if encoded else None,
+        "chunks_missing": missing,
+    }
+    if "copy" in layouts:
+        sizes["copies_encoded_bytes"] = added
+    return {**layouts, "sizes": sizes}
+
+
+def _layout(path: str, reader: ChunkReader) -> dict[str, Any]:
+    spec = reader.spec
+    layout = spec.layout
+    axes = list(spec.dims) or [""] * len(spec.shape)
+    return {
+        "array": path,
+        "axes": axes,
+        "chunks": list(layout.chunks),
+        "shards": None if layout.shards is None else list(layout.shards),
+        "order": [axes[a] for a in layout.axes],
+        "codecs": [str(codec) for codec in spec.codecs],
+        "chunk_count": math.prod(grid_shape(spec.shape, layout.chunks)),
+    }
+
+
+def access_text(access: str) -> str:
+    """What an image is laid out for, in words."""
+    return "time and for volumes" if access == "both" else access
+
+
+def type_text(dtype: np.dtype[Any]) -> str:
+    """Name of a type of numbers; ``RGB`` or ``RGBA`` for colours."""
+    return "".join(dtype.names) if dtype.names else str(dtype)
+
+
+def plain_number(value: Any) -> Any:
+    """A number, list or None as JSON can hold it; text for a number that is not finite."""
+    if isinstance(value, np.ndarray):
+        return [plain_number(one) for one in value.tolist()]
+    if isinstance(value, Mapping):
+        return {str(key): plain_number(one) for key, one in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+class RawView:
+    """Stored numbers of an image, not scaled; indexed as the image is."""
+
+    def __init__(self, image: ReadableImage) -> None:
+        self._image = image
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+        return self._image.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the stored numbers."""
+        return self._image.stored_dtype
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._image.read(index, raw=True)
+
+    def __array__(
+        self,
+        dtype: DTypeLike | None = None,
+        copy: bool | None = None,  # noqa: FBT001 - numpy's protocol
+    ) -> AnyArray:
+        if copy is False:
+            raise InvalidInputError("a stored image cannot become an array without a copy")
+        return cast("AnyArray", self._image.read(dtype=dtype, raw=True))
 
 
 class BorrowedHandle(Handle):
@@ -78,7 +263,7 @@ class StoredObject(ABC):
     format_name: ClassVar[str]
     format_version: ClassVar[tuple[int, int]] = (1, 0)
     holds: ClassVar[str] = ""
-    """What the format holds, in one line: see `fmristore.formats.chooser`."""
+    """What the format holds, in one line: see `fmristore.formats.catalogue`."""
     use_when: ClassVar[str] = ""
     """When it is the right choice, going on from "use it when"."""
 
@@ -167,7 +352,7 @@ class StoredObject(ABC):
         dict
             ``class``, facts of the format by name, and of its `primary_arrays` ``layout`` and
             ``sizes``. Formats call the same fact by the same name, such as ``shape``, ``space``,
-            ``parcels``: see `fmristore.formats.describing`.
+            ``parcels``: see `fmristore.formats.base`.
 
         Raises
         ------

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from fmristore.formats.registry import FORMAT, VERSION, WRITER
-from fmristore.layout import choose_codecs, split_chunks
-from fmristore.space import NeuroSpace
+from fmristore.model.space import NeuroSpace
+from fmristore.planning.layout import choose_codecs, split_chunks
 from fmristore_stores._version import __version__
+from fmristore_stores.chunks.writer import write
 from fmristore_stores.protocol import AnyArray, Group
 from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout
-from fmristore_stores.writer import write
 
 __all__ = [
     "format_attributes",

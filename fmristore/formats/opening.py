@@ -9,7 +9,7 @@ from typing import Any
 
 from fmristore.formats.profiles import open_layout
 from fmristore.formats.registry import FORMAT, find_format
-from fmristore.imagesource import is_store
+from fmristore.sources.images import is_store
 from fmristore_stores.errors import UnknownFormatError
 from fmristore_stores.opening import Handle, locate
 

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from fmristore_stores.errors import InvalidInputError
-from fmristore_stores.location import kind_of_name, normalise
+from fmristore_stores.io.location import kind_of_name, normalise
 from fmristore_stores.opening import Handle
 
 __all__ = ["Profile", "find_profile", "open_layout"]
@@ -20,7 +20,16 @@ __all__ = ["Profile", "find_profile", "open_layout"]
 Profile = Literal["r"]
 """``"r"``: as the R package fmristore writes it, in HDF5 only."""
 
-_PACKAGES = {"r": "fmristore.rlayout"}
+_PACKAGES = {"r": "fmristore.formats.r_detect"}
+_MODULES = {
+    "dense": "fmristore.formats.image.r",
+    "neurovecseq": "fmristore.formats.sequence.r",
+    "labeledvolumeset": "fmristore.formats.maps.r",
+    "latent": "fmristore.formats.latent.r",
+    "parcellated": "fmristore.formats.parcellated.r",
+    "parcellated_write": "fmristore.formats.parcellated.r_write",
+}
+"""Module that writes a format, by its name."""
 
 
 def find_profile(profile: str, module: str, url: str | os.PathLike[str]) -> ModuleType:
@@ -46,7 +55,7 @@ def find_profile(profile: str, module: str, url: str | os.PathLike[str]) -> Modu
     target = normalise(url)
     if kind_of_name(target) != "hdf5":
         raise InvalidInputError("R reads HDF5 files: the name must end in .h5", url=target)
-    return importlib.import_module(f"{package}.{module}")
+    return importlib.import_module(_MODULES[module])
 
 
 def open_layout(profile: Profile, handle: Handle) -> Any:

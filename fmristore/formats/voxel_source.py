@@ -9,23 +9,23 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from fmristore.boxes import box_shape, boxes
+from fmristore.formats.array import StoredArray
 from fmristore.formats.base import StoredObject
-from fmristore.formats.dense import DenseImage
-from fmristore.formats.grid_image import GridImage
-from fmristore.formats.masked import MaskedObject
-from fmristore.formats.stored import StoredArray
-from fmristore.imagesource import Block, image_source
-from fmristore.progress import Progress
-from fmristore.rechunk import read_in_boxes
-from fmristore.scaling import Scaling, make_scaling
-from fmristore.scratch import Scratch
-from fmristore.space import NeuroSpace
-from fmristore.voxels import VoxelSet
+from fmristore.formats.grid import GridImage
+from fmristore.formats.image.image import DenseImage
+from fmristore.formats.voxelwise import MaskedObject
+from fmristore.model.scaling import Scaling, make_scaling
+from fmristore.model.space import NeuroSpace
+from fmristore.model.voxels import VoxelSet
+from fmristore.planning.blocks import box_shape, boxes
+from fmristore.planning.progress import Progress
+from fmristore.planning.rechunk import read_in_boxes
+from fmristore.planning.scratch import Scratch
+from fmristore.sources.images import Block, image_source
+from fmristore_stores.chunks.reader import ChunkReader
+from fmristore_stores.chunks.writer import write
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray, Array
-from fmristore_stores.reader import ChunkReader
-from fmristore_stores.writer import write
 
 __all__ = ["Part", "StoredSource", "VoxelSource", "parts_of", "voxel_source", "write_parts"]
 
@@ -132,7 +132,7 @@ def voxel_source(
     data, space, tr, slope, inter, storage_options : object
         As of `image_source`.
     mask : object, optional
-        See `fmristore.masks`; by default the voxels that are stored of what is stored so, and all
+        A mask; by default the voxels that are stored of what is stored so, and all
         of everything else.
 
     Raises

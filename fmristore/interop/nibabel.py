@@ -11,8 +11,8 @@ from numpy.typing import DTypeLike
 from fmristore_stores.protocol import AnyArray
 
 if TYPE_CHECKING:
-    from fmristore.formats.dense import DenseImage
-    from fmristore.space import NeuroSpace
+    from fmristore.formats.image.image import DenseImage
+    from fmristore.model.space import NeuroSpace
 
 __all__ = ["ImageProxy", "to_nibabel"]
 
@@ -102,7 +102,7 @@ def to_nibabel(image: DenseImage) -> Any:
     nibabel.Nifti1Image or nibabel.Nifti2Image
         Its ``dataobj`` is an `ImageProxy`; the header says the type of the scaled numbers.
     """
-    from fmristore.nifti.write import reframe
+    from fmristore.nifti.writer import reframe
 
     header = reframe(image.nifti_header, single=True).to_nibabel()
     header.set_slope_inter(None, None)

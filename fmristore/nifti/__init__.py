@@ -5,7 +5,7 @@ from __future__ import annotations
 from fmristore.nifti.files import NIFTI_SUFFIXES, NiftiFiles, is_nifti_name
 from fmristore.nifti.header import NiftiHeader, make_header, parse_header, read_header
 from fmristore.nifti.stream import VolumeBlock, VolumeStream, stream_volumes
-from fmristore.nifti.write import NiftiWriter, WriteOptions, write_nifti
+from fmristore.nifti.writer import NiftiWriter, WriteOptions, write_nifti
 
 __all__ = [
     "NIFTI_SUFFIXES",

@@ -18,8 +18,8 @@ from fmristore_stores.errors import (
     NotFoundError,
     UnknownFormatError,
 )
-from fmristore_stores.location import exists, filesystem, is_local, normalise
-from fmristore_stores.sources import storage_error
+from fmristore_stores.io.location import exists, filesystem, is_local, normalise
+from fmristore_stores.io.sources import storage_error
 
 __all__ = [
     "NIFTI_SUFFIXES",

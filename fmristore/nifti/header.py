@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from fmristore.model.space import HeaderWarning, NeuroSpace, fold_shape, read_space
 from fmristore.nifti.fields import (
     COLORS,
     HEADER_SIZE,
@@ -22,7 +23,6 @@ from fmristore.nifti.fields import (
     read_fields,
 )
 from fmristore.nifti.files import NiftiFiles, file_size, locate, open_decoded
-from fmristore.space import HeaderWarning, NeuroSpace, fold_shape, read_space
 from fmristore_stores.errors import (
     CorruptDataError,
     FmristoreError,

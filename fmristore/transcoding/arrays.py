@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from fmristore.chunking import shard_shape
-from fmristore.layout import (
+from fmristore.planning.chunking import shard_shape
+from fmristore.planning.layout import (
     AXES,
     Pattern,
     adapt_spec,
@@ -15,12 +15,12 @@ from fmristore.layout import (
     plan_layout,
     split_chunks,
 )
-from fmristore_stores import codecs
+from fmristore_stores.codecs import pipeline as codecs
+from fmristore_stores.codecs.names import HDF5_CORE, ZARR_CORE
 from fmristore_stores.errors import CodecError
-from fmristore_stores.location import Kind
+from fmristore_stores.io.location import Kind
 from fmristore_stores.protocol import Array, Capability
 from fmristore_stores.spec import ArraySpec, Attributes, CodecSpec, is_string
-from fmristore_stores.spellings import HDF5_CORE, ZARR_CORE
 
 __all__ = ["HDF5", "ZARR", "ArrayStep", "Method", "TargetKind", "plan_array"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast, get_args
 
-from fmristore.formats.copies import (
+from fmristore.formats.image.replicas import (
     COPIES,
     COPY_GROUP,
     access_attributes,
@@ -15,7 +15,7 @@ from fmristore.formats.copies import (
     find_copies,
 )
 from fmristore.formats.registry import FORMAT
-from fmristore.layout import AXES, Access, Pattern, access_patterns
+from fmristore.planning.layout import AXES, Access, Pattern, access_patterns
 from fmristore.transcoding.tree import Tree
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import Array

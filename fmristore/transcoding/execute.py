@@ -13,22 +13,24 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from fmristore.boxes import boxes
-from fmristore.layout import Access
-from fmristore.progress import Progress
-from fmristore.rechunk import read_in_boxes
-from fmristore.text import parse_size
+from fmristore.planning.blocks import boxes
+from fmristore.planning.layout import Access
+from fmristore.planning.progress import Progress
+from fmristore.planning.rechunk import read_in_boxes
+from fmristore.planning.text import parse_size
 from fmristore.transcoding.arrays import HDF5, ZARR, ArrayStep
 from fmristore.transcoding.plan import TranscodePlan, plan_transcode
 from fmristore.transcoding.report import TranscodeReport
 from fmristore.transcoding.tree import LINKS
-from fmristore_stores import codecs
-from fmristore_stores.cache import ChunkCache
+from fmristore_stores.chunks.cache import ChunkCache
+from fmristore_stores.chunks.reader import ChunkReader
+from fmristore_stores.chunks.threads import for_each, worker_count
+from fmristore_stores.chunks.writer import unit_chunks, write
+from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.errors import CorruptDataError, InvalidInputError
 from fmristore_stores.grid import ChunkKey, Region, grid_shape
-from fmristore_stores.location import Kind, kind_of_name, normalise
+from fmristore_stores.io.location import Kind, kind_of_name, normalise
 from fmristore_stores.opening import open_store
-from fmristore_stores.parallel import for_each, worker_count
 from fmristore_stores.protocol import (
     AnyArray,
     Array,
@@ -39,10 +41,8 @@ from fmristore_stores.protocol import (
     RawWrite,
     Store,
 )
-from fmristore_stores.publish import create_store
-from fmristore_stores.reader import ChunkReader
+from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.spec import ArraySpec, Attributes
-from fmristore_stores.writer import unit_chunks, write
 
 __all__ = ["Written", "execute", "make_plan", "transcode"]
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from fmristore.formats.rlinks import R_NUMBERS
-from fmristore.layout import AXES, Access, canonical_axes
+from fmristore.formats.r_links import R_NUMBERS
+from fmristore.planning.layout import AXES, Access, canonical_axes
 from fmristore.transcoding.arrays import ArrayStep, TargetKind, plan_array
 from fmristore.transcoding.copies import arrange, named_copies
 from fmristore.transcoding.tree import LINKS, Tree, walk
 from fmristore_stores.errors import InvalidInputError, LossyError
+from fmristore_stores.io.location import Kind
 from fmristore_stores.limits import MOST_ATTRIBUTES
-from fmristore_stores.location import Kind
 from fmristore_stores.protocol import Array, Capability, Store
 from fmristore_stores.spec import ArraySpec, Attributes, check_attributes
 

@@ -8,10 +8,12 @@ from typing import cast
 
 import numpy as np
 
-from fmristore.boxes import box_shape, boxes
-from fmristore.digest import PREFIX, digest_image
+from fmristore.model.digest import PREFIX, digest_image
+from fmristore.planning.blocks import box_shape, boxes
 from fmristore.verification.report import MOST_LISTED, Findings
-from fmristore_stores.cache import ChunkCache
+from fmristore_stores.chunks.cache import ChunkCache
+from fmristore_stores.chunks.reader import ChunkReader
+from fmristore_stores.chunks.threads import for_each
 from fmristore_stores.errors import (
     CodecError,
     FmristoreError,
@@ -22,9 +24,7 @@ from fmristore_stores.errors import (
     StorageError,
 )
 from fmristore_stores.grid import ChunkKey, Region, chunk_region, grid_shape
-from fmristore_stores.parallel import for_each
 from fmristore_stores.protocol import AnyArray, Array, ByteRange, Capability, ChunkRef, ChunkRefs
-from fmristore_stores.reader import ChunkReader
 
 __all__ = ["DAMAGE", "UNABLE", "ArrayCheck"]
 

@@ -11,14 +11,15 @@ import numpy as np
 
 from fmristore.api import open_handle
 from fmristore.formats.base import StoredObject
-from fmristore.formats.dense import DenseImage
+from fmristore.formats.image.image import DenseImage
 from fmristore.formats.registry import FORMAT, formats
+from fmristore.model.space import NeuroSpace
 from fmristore.nifti import NiftiHeader, parse_header
-from fmristore.space import NeuroSpace
 from fmristore.transcoding.tree import Tree
 from fmristore.verification.arrays import DAMAGE, UNABLE
 from fmristore.verification.report import Findings
-from fmristore_stores.cache import ChunkCache
+from fmristore_stores.chunks.cache import ChunkCache
+from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import (
     FmristoreError,
     InvalidInputError,
@@ -28,7 +29,6 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.opening import Handle, Locator, Opened
 from fmristore_stores.protocol import Array, Store
-from fmristore_stores.reader import ChunkReader
 
 __all__ = ["Content", "FixedHandle", "open_content"]
 

@@ -9,16 +9,16 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from fmristore.formats.registry import WRITER
-from fmristore.progress import Progress
-from fmristore.text import parse_size
+from fmristore.planning.progress import Progress
+from fmristore.planning.text import parse_size
 from fmristore.transcoding.tree import Tree, walk
 from fmristore.verification.arrays import DAMAGE, ArrayCheck
 from fmristore.verification.content import open_content
 from fmristore.verification.report import Findings, VerifyReport
 from fmristore_stores.errors import FmristoreError
-from fmristore_stores.leftovers import find_leftovers
 from fmristore_stores.opening import locate, open_store
 from fmristore_stores.protocol import Array, Store
+from fmristore_stores.publishing.leftovers import find_leftovers
 
 __all__ = ["verify"]
 

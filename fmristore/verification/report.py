@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fmristore.text import size_text
+from fmristore.planning.text import size_text
 from fmristore_stores.errors import FmristoreError
 
 __all__ = ["MOST_LISTED", "Findings", "Problem", "VerifyReport"]

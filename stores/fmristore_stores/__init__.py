@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 from fmristore_stores._version import __version__
 
 if TYPE_CHECKING:
-    from fmristore_stores.cache import CHUNK_CACHE, ChunkCache
-    from fmristore_stores.hdf5 import HDF5Store
-    from fmristore_stores.memory import MemoryStore
+    from fmristore_stores.chunks.cache import CHUNK_CACHE, ChunkCache
+    from fmristore_stores.chunks.reader import ChunkReader
+    from fmristore_stores.chunks.writer import write
+    from fmristore_stores.hdf5.store import HDF5Store
+    from fmristore_stores.io.ranges import ReadCost
     from fmristore_stores.opening import Handle, Locator, locate, open_store
     from fmristore_stores.protocol import Array, Capability, Group, Store
-    from fmristore_stores.publish import create_store
-    from fmristore_stores.ranges import ReadCost
-    from fmristore_stores.reader import ChunkReader
+    from fmristore_stores.publishing.publish import create_store
     from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout, CodecSpec
-    from fmristore_stores.wrappers import CountingStore, LatencyStore, ReadOnlyStore
-    from fmristore_stores.writer import write
-    from fmristore_stores.zarr import ZarrStore
+    from fmristore_stores.testing.memory import MemoryStore
+    from fmristore_stores.testing.wrappers import CountingStore, LatencyStore, ReadOnlyStore
+    from fmristore_stores.zarr.store import ZarrStore
 
 __all__ = [
     "CHUNK_CACHE",

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
-from fmristore_stores.blockfile import PAGE, BlockFile, FileSource
+from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import (
     ChangedError,
     ClosedError,
@@ -28,8 +28,9 @@ from fmristore_stores.errors import (
     StorageError,
     UnknownFormatError,
 )
-from fmristore_stores.lifetime import Version, close_forgotten
-from fmristore_stores.location import (
+from fmristore_stores.io.block_file import PAGE, BlockFile, FileSource
+from fmristore_stores.io.lifetime import Version, close_forgotten
+from fmristore_stores.io.location import (
     Kind,
     content_token,
     filesystem,
@@ -40,16 +41,15 @@ from fmristore_stores.location import (
     name_of,
     normalise,
 )
-from fmristore_stores.objects import below
+from fmristore_stores.io.objects import below
+from fmristore_stores.io.sources import FsspecSource
+from fmristore_stores.io.stats import Stats, stats_of
 from fmristore_stores.protocol import Store
-from fmristore_stores.reader import ChunkReader
-from fmristore_stores.reference_targets import read_whole
-from fmristore_stores.sources import FsspecSource
-from fmristore_stores.stats import Stats, stats_of
+from fmristore_stores.reference.targets import read_whole
 
 if TYPE_CHECKING:
-    from fmristore_stores.hdf5 import HDF5Store
-    from fmristore_stores.zarr import ZarrStore
+    from fmristore_stores.hdf5.store import HDF5Store
+    from fmristore_stores.zarr.store import ZarrStore
 
 __all__ = ["Handle", "Locator", "Opened", "locate", "open_store"]
 
@@ -191,7 +191,7 @@ def _locate(
 
 def _explained(error: FmristoreError, url: str, options: Mapping[str, Any]) -> FmristoreError:
     """The error, or one that says that somebody is writing the store that is not there."""
-    from fmristore_stores.leftovers import explain
+    from fmristore_stores.publishing.leftovers import explain
 
     text = explain(url, options)
     return error if text is None else StorageError(f"{error.message}: {text}", url=url)
@@ -274,7 +274,7 @@ def _open(locator: Locator, mode: Literal["r", "r+"] = "r", known: Known | None 
         return _open_references(locator, mode, known)
     stats = stats_of(locator.url)
     if locator.kind == "zarr":
-        from fmristore_stores.zarr import ZarrStore
+        from fmristore_stores.zarr.store import ZarrStore
 
         if is_local(locator.url):
             return ZarrStore(locator.url, mode=mode)
@@ -291,7 +291,7 @@ def _open(locator: Locator, mode: Literal["r", "r+"] = "r", known: Known | None 
             metadata=root,
         )
 
-    from fmristore_stores.hdf5 import HDF5Store
+    from fmristore_stores.hdf5.store import HDF5Store
 
     if is_local(locator.url):
         return HDF5Store(locator.url, mode=mode)
@@ -323,7 +323,7 @@ def _is_pinned(locator: Locator) -> bool:
 
 
 def _open_references(locator: Locator, mode: Literal["r", "r+"], known: Known | None) -> Store:
-    from fmristore_stores.reference import ReferenceStore
+    from fmristore_stores.reference.store import ReferenceStore
 
     if mode != "r":
         msg = "a reference file is only read; change the file that it refers to"

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol, Self
 import numpy as np
 
 from fmristore_stores.grid import ChunkKey, Region
-from fmristore_stores.lifetime import Reading
+from fmristore_stores.io.lifetime import Reading
 from fmristore_stores.spec import ArraySpec, Attributes
 
 __all__ = [

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from fmristore_stores.codecs import decode
+from fmristore_stores.codecs.pipeline import decode
 from fmristore_stores.grid import chunk_region, grid_shape
-from fmristore_stores.hdf5 import HDF5Array
+from fmristore_stores.hdf5.store import HDF5Array
 from fmristore_stores.protocol import AnyArray, Capability
 from fmristore_stores.spec import ArraySpec, ChunkLayout, CodecSpec
 

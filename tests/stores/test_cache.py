@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmristore_stores.cache import CHUNK_CACHE, ENTRY_NBYTES, ChunkCache
+from fmristore_stores.chunks.cache import CHUNK_CACHE, ENTRY_NBYTES, ChunkCache
 from fmristore_stores.protocol import AnyArray
 
 

@@ -23,7 +23,14 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmristore_stores.codecs import (
+from fmristore_stores.codecs.blosc import decode_part
+from fmristore_stores.codecs.names import (
+    from_hdf5_filters,
+    from_zarr_codecs,
+    hdf5_filters,
+    zarr_codecs,
+)
+from fmristore_stores.codecs.pipeline import (
     PRESETS,
     check_encoded,
     decode,
@@ -32,15 +39,8 @@ from fmristore_stores.codecs import (
     supported,
 )
 from fmristore_stores.errors import CodecError, CorruptDataError, InvalidInputError
-from fmristore_stores.frames import decode_part
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import CodecSpec
-from fmristore_stores.spellings import (
-    from_hdf5_filters,
-    from_zarr_codecs,
-    hdf5_filters,
-    zarr_codecs,
-)
 
 Pipeline = tuple[CodecSpec, ...]
 
@@ -468,8 +468,8 @@ def test_bombs_do_not_go_off() -> None:
     code = """
     import gzip, resource, struct, zlib
     import numpy as np
-    from fmristore_stores.codecs import decode, encode
-    from fmristore_stores.frames import decode_part
+    from fmristore_stores.codecs.pipeline import decode, encode
+    from fmristore_stores.codecs.blosc import decode_part
     from fmristore_stores.errors import CorruptDataError
     from fmristore_stores.spec import CodecSpec
 

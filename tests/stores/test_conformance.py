@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import zarr
 
-from fmristore_stores.hdf5 import HDF5Store
-from fmristore_stores.memory import MemoryStore
+from fmristore_stores.hdf5.store import HDF5Store
 from fmristore_stores.protocol import AnyArray, Store
 from fmristore_stores.spec import STRING
 from fmristore_stores.testing import Mode, StoreTests
-from fmristore_stores.wrappers import CountingStore, LatencyStore, ReadOnlyStore
-from fmristore_stores.zarr import ZarrStore
+from fmristore_stores.testing.memory import MemoryStore
+from fmristore_stores.testing.wrappers import CountingStore, LatencyStore, ReadOnlyStore
+from fmristore_stores.zarr.store import ZarrStore
 
 
 class MemoryBacked(StoreTests):

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from fmristore_stores.codecs import PRESETS, encode, preset
+from fmristore_stores.codecs.pipeline import PRESETS, encode, preset
 from fmristore_stores.errors import (
     AlreadyExistsError,
     ClosedError,
@@ -24,7 +24,7 @@ from fmristore_stores.errors import (
     StorageError,
     UnknownFormatError,
 )
-from fmristore_stores.hdf5 import HDF5Store
+from fmristore_stores.hdf5.store import HDF5Store
 from fmristore_stores.protocol import Capability, Child
 from fmristore_stores.spec import STRING, ArraySpec, CodecSpec
 from tests.stores.hdf5_helpers import DEFLATE, by_references, located, run_python, spec
@@ -253,8 +253,8 @@ def test_a_plugin_that_appears_after_creation_does_not_damage_the_header(path: s
     code = """
         import sys
         import numpy as np
-        from fmristore_stores.codecs import preset
-        from fmristore_stores.hdf5 import HDF5Store
+        from fmristore_stores.codecs.pipeline import preset
+        from fmristore_stores.hdf5.store import HDF5Store
         from fmristore_stores.spec import ArraySpec, ChunkLayout
 
         with HDF5Store(sys.argv[1], mode="w") as store:
@@ -281,9 +281,9 @@ def test_without_the_plugin_chunks_are_copied_but_not_coded(path: str) -> None:
         import sys
         sys.modules["hdf5plugin"] = None
         import numpy as np
-        from fmristore_stores.codecs import encode, preset
+        from fmristore_stores.codecs.pipeline import encode, preset
         from fmristore_stores.errors import CodecError
-        from fmristore_stores.hdf5 import HDF5Store
+        from fmristore_stores.hdf5.store import HDF5Store
         from fmristore_stores.spec import ArraySpec, ChunkLayout
 
         codecs = preset("dual", np.dtype("i2"))
@@ -404,7 +404,7 @@ def test_a_file_that_another_process_writes_can_be_read_but_not_changed(path: st
     code = """
         import sys
         from fmristore_stores.errors import StorageError
-        from fmristore_stores.hdf5 import HDF5Store
+        from fmristore_stores.hdf5.store import HDF5Store
 
         print(list(HDF5Store(sys.argv[1], mode="r").root.children()))
         try:

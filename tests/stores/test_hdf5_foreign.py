@@ -16,7 +16,7 @@ from fmristore_stores.errors import (
     MetadataError,
     NotFoundError,
 )
-from fmristore_stores.hdf5 import HDF5Store
+from fmristore_stores.hdf5.store import HDF5Store
 from fmristore_stores.protocol import Child
 from fmristore_stores.spec import STRING
 from tests.stores.hdf5_helpers import by_references, located

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from fmristore_stores.errors import CorruptDataError
-from fmristore_stores.hdf5 import HDF5Store
-from fmristore_stores.location import filesystem
+from fmristore_stores.hdf5.store import HDF5Store
+from fmristore_stores.io.location import filesystem
 from fmristore_stores.opening import open_store
 
 _TEXTS = ["one", "two", "three"]

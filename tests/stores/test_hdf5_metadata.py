@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fmristore_stores.errors import InvalidInputError, MetadataError, NotFoundError
-from fmristore_stores.hdf5 import HDF5Group, HDF5Store
+from fmristore_stores.hdf5.store import HDF5Group, HDF5Store
 from fmristore_stores.spec import MAX_ATTRIBUTE_DEPTH, STRING
 from tests.stores.hdf5_helpers import DEFLATE, spec
 

@@ -23,9 +23,9 @@ from fmristore_stores.errors import (
     ReadOnlyError,
     StorageError,
 )
-from fmristore_stores.hdf5 import HDF5Group, HDF5Store
+from fmristore_stores.hdf5.store import HDF5Group, HDF5Store
+from fmristore_stores.io.sources import FsspecSource
 from fmristore_stores.protocol import Child
-from fmristore_stores.sources import FsspecSource
 from tests.stores.hdf5_helpers import by_references, located, run_python
 
 VALUES = np.arange(35).reshape(5, 7)
@@ -264,7 +264,7 @@ def test_a_forgotten_store_on_a_file_object_does_not_crash_the_interpreter(path:
     code = """
         import io, sys
         from pathlib import Path
-        from fmristore_stores.hdf5 import HDF5Store
+        from fmristore_stores.hdf5.store import HDF5Store
 
         class Raw(io.RawIOBase):
             def __init__(self, content):

@@ -14,13 +14,13 @@ import h5py
 import numpy as np
 import pytest
 
-from fmristore_stores import codecs
+from fmristore_stores.chunks.reader import ChunkReader
+from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.errors import CorruptDataError, FmristoreError, MemoryLimitError
-from fmristore_stores.hdf5_text import rows_at_once
+from fmristore_stores.hdf5.text import rows_at_once
 from fmristore_stores.limits import LIMITS
 from fmristore_stores.opening import open_store
-from fmristore_stores.publish import create_store
-from fmristore_stores.reader import ChunkReader
+from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.spec import ArraySpec, ChunkLayout, CodecSpec
 
 ROOM = 4 * 1024 * 1024

@@ -16,7 +16,6 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmristore_stores import location
 from fmristore_stores.errors import (
     DependencyError,
     FmristoreError,
@@ -24,7 +23,8 @@ from fmristore_stores.errors import (
     NotFoundError,
     UnknownFormatError,
 )
-from fmristore_stores.location import (
+from fmristore_stores.io import location
+from fmristore_stores.io.location import (
     content_token,
     detect_kind,
     exists,

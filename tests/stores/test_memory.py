@@ -11,8 +11,8 @@ from fmristore_stores.errors import (
     LayoutNotSupportedError,
     ReadOnlyError,
 )
-from fmristore_stores.memory import MemoryStore
 from fmristore_stores.protocol import Capability, Store
+from fmristore_stores.testing.memory import MemoryStore
 from fmristore_stores.testing.strategies import make_spec
 
 

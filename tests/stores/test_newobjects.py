@@ -14,24 +14,25 @@ import fsspec
 import numpy as np
 import pytest
 
-from fmristore_stores import newobjects, publish
-from fmristore_stores.change import change_store
-from fmristore_stores.claims import CLAIM, Claim, claim_path
+from fmristore_stores.chunks.writer import write
+from fmristore_stores.edit import change_store
 from fmristore_stores.errors import (
     AlreadyExistsError,
     ChangedError,
     ReadOnlyError,
     StorageError,
 )
-from fmristore_stores.location import normalise
-from fmristore_stores.newobjects import NewObjects, create_object
+from fmristore_stores.io import conditional_put as newobjects
+from fmristore_stores.io.conditional_put import NewObjects, create_object
+from fmristore_stores.io.location import normalise
 from fmristore_stores.opening import open_store
-from fmristore_stores.owners import Mark
 from fmristore_stores.protocol import Capability, Store
-from fmristore_stores.publish import create_store, publish_file
+from fmristore_stores.publishing import publish
+from fmristore_stores.publishing.claims import CLAIM, Claim, claim_path
+from fmristore_stores.publishing.owners import Mark
+from fmristore_stores.publishing.publish import create_store, publish_file
+from fmristore_stores.publishing.turns import take_turn
 from fmristore_stores.spec import ArraySpec, ChunkLayout
-from fmristore_stores.turns import take_turn
-from fmristore_stores.writer import write
 from tests.servers.fixtures import make_place
 from tests.servers.places import Place, gcs_place
 from tests.servers.proxy import Proxy, Request, Rule, run_proxy

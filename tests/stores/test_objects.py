@@ -14,15 +14,15 @@ import pytest
 from fsspec import AbstractFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from fmristore_stores import objects
+from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import AccessDeniedError, InvalidInputError, NotFoundError
-from fmristore_stores.location import filesystem
-from fmristore_stores.newobjects import create_object
+from fmristore_stores.io import objects
+from fmristore_stores.io.conditional_put import create_object
+from fmristore_stores.io.location import filesystem
 from fmristore_stores.opening import open_store
-from fmristore_stores.publish import create_store
-from fmristore_stores.reader import ChunkReader
+from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.testing.strategies import make_spec
-from fmristore_stores.zarr import ZarrStore
+from fmristore_stores.zarr.store import ZarrStore
 from tests.conftest import S3Server
 
 NAMES = [

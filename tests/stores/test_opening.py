@@ -20,7 +20,8 @@ import pytest
 
 from fmristore import NeuroVol
 from fmristore_stores import opening
-from fmristore_stores.cache import ChunkCache
+from fmristore_stores.chunks.cache import ChunkCache
+from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import (
     ChangedError,
     ClosedError,
@@ -28,12 +29,11 @@ from fmristore_stores.errors import (
     ReadOnlyError,
     UnknownFormatError,
 )
-from fmristore_stores.lifetime import close_forgotten
+from fmristore_stores.io.lifetime import close_forgotten
+from fmristore_stores.io.stats import stats_of
 from fmristore_stores.opening import Handle, Locator, locate, open_store
-from fmristore_stores.publish import create_store
-from fmristore_stores.reader import ChunkReader
+from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.spec import ArraySpec, ChunkLayout
-from fmristore_stores.stats import stats_of
 
 SPEC = ArraySpec(shape=(6,), dtype=np.dtype("i4"), layout=ChunkLayout(chunks=(2,)))
 

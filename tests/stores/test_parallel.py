@@ -12,7 +12,7 @@ from types import FrameType
 
 import pytest
 
-from fmristore_stores.parallel import for_each, worker_count
+from fmristore_stores.chunks.threads import for_each, worker_count
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from fmristore_stores import publish
-from fmristore_stores.change import change_store
+from fmristore_stores.edit import change_store
 from fmristore_stores.errors import (
     AlreadyExistsError,
     CorruptDataError,
@@ -27,10 +26,11 @@ from fmristore_stores.errors import (
     ReadOnlyError,
     StorageError,
 )
-from fmristore_stores.leftovers import find_leftovers
 from fmristore_stores.opening import open_store
 from fmristore_stores.protocol import Store
-from fmristore_stores.publish import create_store, publish_file
+from fmristore_stores.publishing import publish
+from fmristore_stores.publishing.leftovers import find_leftovers
+from fmristore_stores.publishing.publish import create_store, publish_file
 from fmristore_stores.spec import ArraySpec, ChunkLayout
 
 SPEC = ArraySpec(shape=(6,), dtype=np.dtype("i4"), layout=ChunkLayout(chunks=(2,)))
@@ -336,7 +336,7 @@ def run(code: str, *arguments: str) -> subprocess.Popen[str]:
     import os, sys, time
     import numpy as np
     from fmristore_stores.errors import AlreadyExistsError
-    from fmristore_stores.publish import create_store
+    from fmristore_stores.publishing.publish import create_store
     from fmristore_stores.spec import ArraySpec, ChunkLayout
 
     SPEC = ArraySpec(shape=(6,), dtype=np.dtype("i4"), layout=ChunkLayout(chunks=(2,)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fmristore_stores.io.ranges import ReadCost, batches, merge_ranges, span_of
 from fmristore_stores.protocol import ByteRange, FetchPolicy
-from fmristore_stores.ranges import ReadCost, batches, merge_ranges, span_of
 
 RANGES = st.lists(
     st.builds(ByteRange, st.sampled_from(["a", "b"]), st.integers(0, 5000), st.integers(0, 600)),

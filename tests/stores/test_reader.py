@@ -20,22 +20,24 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmristore_stores import codecs, frames, loading
-from fmristore_stores.cache import CHUNK_CACHE, ENTRY_NBYTES, ChunkCache
+from fmristore_stores.chunks import loader as loading
+from fmristore_stores.chunks.cache import CHUNK_CACHE, ENTRY_NBYTES, ChunkCache
+from fmristore_stores.chunks.reader import ChunkReader
+from fmristore_stores.codecs import blosc as frames
+from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.errors import (
     CorruptDataError,
     FmristoreError,
     MemoryLimitError,
     SelectionError,
 )
-from fmristore_stores.hdf5 import HDF5Store
+from fmristore_stores.hdf5.store import HDF5Store
 from fmristore_stores.opening import Handle, locate, open_store
 from fmristore_stores.protocol import Array, Capability, Store
-from fmristore_stores.publish import create_store
-from fmristore_stores.reader import ChunkReader
+from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.spec import ArraySpec, ChunkLayout, CodecSpec
-from fmristore_stores.wrappers import CountingStore
-from fmristore_stores.zarr import ZarrStore
+from fmristore_stores.testing.wrappers import CountingStore
+from fmristore_stores.zarr.store import ZarrStore
 
 SHAPE = (7, 9, 10)
 VALUES = np.arange(7 * 9 * 10, dtype="<i2").reshape(SHAPE)
@@ -123,7 +125,7 @@ ALL = DIRECT | FALLBACK
 @pytest.fixture(autouse=True)
 def _threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FMRISTORE_WORKERS", "3")
-    monkeypatch.setattr("fmristore_stores.loading._INLINE_BYTES", 0)
+    monkeypatch.setattr("fmristore_stores.chunks.loader._INLINE_BYTES", 0)
 
 
 @pytest.fixture(scope="module")
@@ -447,7 +449,7 @@ def test_a_part_of_a_large_blosc_chunk_is_decoded_alone(
 def test_large_arrays_that_are_not_encoded_are_read_in_pieces(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fmristore_stores.pieces._LARGE_BYTES", 100_000)
+    monkeypatch.setattr("fmristore_stores.chunks.subchunks._LARGE_BYTES", 100_000)
     store: Store
     order = (1, 2, 0) if kind == "transposed" else ()
     chunks = BIG.shape if kind in ("contiguous", "remote") else (41, 34, 300)

@@ -16,8 +16,6 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmristore_stores.blockfile import BlockFile
-from fmristore_stores.clients import check_range
 from fmristore_stores.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -27,8 +25,9 @@ from fmristore_stores.errors import (
     NotFoundError,
     StorageError,
 )
-from fmristore_stores.protocol import Buffer, ByteRange
-from fmristore_stores.sources import (
+from fmristore_stores.io.block_file import BlockFile
+from fmristore_stores.io.clients import check_range
+from fmristore_stores.io.sources import (
     ByteSource,
     Folder,
     FsspecSource,
@@ -36,6 +35,7 @@ from fmristore_stores.sources import (
     OpenFile,
     storage_error,
 )
+from fmristore_stores.protocol import Buffer, ByteRange
 
 DATA = bytes(range(256)) * 40
 

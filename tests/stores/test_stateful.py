@@ -6,10 +6,10 @@ from pathlib import Path
 
 from hypothesis import settings
 
-from fmristore_stores.hdf5 import HDF5Store
+from fmristore_stores.hdf5.store import HDF5Store
 from fmristore_stores.protocol import Store
 from fmristore_stores.testing import Mode, StoreMachine
-from fmristore_stores.zarr import ZarrStore
+from fmristore_stores.zarr.store import ZarrStore
 
 MODEST = settings(
     max_examples=max(5, settings().max_examples // 4), stateful_step_count=25, deadline=None

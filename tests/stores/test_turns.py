@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fmristore_stores import publish
-from fmristore_stores.change import change_store
+from fmristore_stores.edit import change_store
 from fmristore_stores.errors import ChangedError, NotFoundError, StorageError
-from fmristore_stores.leftovers import find_leftovers
 from fmristore_stores.opening import open_store
-from fmristore_stores.owners import Mark, hidden_name
-from fmristore_stores.publish import create_store
+from fmristore_stores.publishing import publish
+from fmristore_stores.publishing.leftovers import find_leftovers
+from fmristore_stores.publishing.owners import Mark, hidden_name
+from fmristore_stores.publishing.publish import create_store
+from fmristore_stores.publishing.turns import take_turn
 from fmristore_stores.spec import ArraySpec, ChunkLayout
-from fmristore_stores.turns import take_turn
 
 SPEC = ArraySpec(shape=(4,), dtype=np.dtype("i4"), layout=ChunkLayout(chunks=(2,)))
 KINDS = ["h5", "zarr"]
@@ -237,7 +237,7 @@ def test_the_turn_of_a_killed_process_is_free(
 
 def dead_mark() -> Mark:
     """Of a process of this machine that has ended."""
-    code = "from fmristore_stores.owners import own_mark\nwith own_mark() as m: print(m)"
+    code = "from fmristore_stores.publishing.owners import own_mark\nwith own_mark() as m: print(m)"
     process = code_of(code)
     found = Mark.parse(process.communicate()[0].strip())
     assert found is not None

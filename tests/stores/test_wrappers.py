@@ -19,12 +19,12 @@ from fmristore_stores.errors import (
     LayoutNotSupportedError,
     ReadOnlyError,
 )
-from fmristore_stores.memory import MemoryStore
 from fmristore_stores.protocol import Array, ByteRange, Capability, Store
+from fmristore_stores.testing.memory import MemoryStore
 from fmristore_stores.testing.model import encoded, full, keys_of
 from fmristore_stores.testing.strategies import make_spec
-from fmristore_stores.wrappers import CountingStore, Counts, LatencyStore, ReadOnlyStore
-from fmristore_stores.zarr import ZarrStore
+from fmristore_stores.testing.wrappers import CountingStore, Counts, LatencyStore, ReadOnlyStore
+from fmristore_stores.zarr.store import ZarrStore
 
 SPEC = make_spec((4, 4), chunks=(2, 2))
 ROW = (slice(0, 1), slice(0, 4))

@@ -17,7 +17,8 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmristore_stores import codecs
+from fmristore_stores.chunks.writer import encode_chunk, unit_chunks, units_of, write
+from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.errors import (
     ClosedError,
     InvalidInputError,
@@ -26,13 +27,12 @@ from fmristore_stores.errors import (
     StorageError,
 )
 from fmristore_stores.grid import grid_shape, parse_region
-from fmristore_stores.memory import MemoryStore
 from fmristore_stores.protocol import AnyArray
-from fmristore_stores.publish import create_store
+from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout
-from fmristore_stores.wrappers import CountingStore
-from fmristore_stores.writer import encode_chunk, unit_chunks, units_of, write
-from fmristore_stores.zarr import ZarrStore
+from fmristore_stores.testing.memory import MemoryStore
+from fmristore_stores.testing.wrappers import CountingStore
+from fmristore_stores.zarr.store import ZarrStore
 
 SHAPE = (7, 9, 10)
 CHUNKS = (3, 4, 5)
@@ -267,10 +267,10 @@ def test_memory_stays_near_the_values(tmp_path: Path) -> None:
     code = """
     import resource, sys
     import numpy as np
-    from fmristore_stores import codecs
-    from fmristore_stores.publish import create_store
+    from fmristore_stores.codecs import pipeline as codecs
+    from fmristore_stores.publishing.publish import create_store
     from fmristore_stores.spec import ArraySpec, ChunkLayout
-    from fmristore_stores.writer import write
+    from fmristore_stores.chunks.writer import write
 
     def peak():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import zarr
 
+from fmristore_stores.codecs.blosc import zstd_bound
 from fmristore_stores.errors import CorruptDataError
-from fmristore_stores.frames import zstd_bound
 from fmristore_stores.opening import open_store
-from fmristore_stores.zarr_bounded import check_count, check_frame
+from fmristore_stores.zarr.bounded import check_count, check_frame
 
 TEXTS = np.array(["left", "right", "", "über", "x" * 40], np.dtypes.StringDType())
 MANY = 2**22

@@ -17,6 +17,7 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import (
     CodecError,
     CorruptDataError,
@@ -29,10 +30,9 @@ from fmristore_stores.errors import (
     UnknownFormatError,
 )
 from fmristore_stores.protocol import Capability
-from fmristore_stores.reader import ChunkReader
 from fmristore_stores.spec import CodecSpec
-from fmristore_stores.zarr import ZarrStore
-from fmristore_stores.zarr_refs import parse_index, shard_parts
+from fmristore_stores.zarr.shards import parse_index, shard_parts
+from fmristore_stores.zarr.store import ZarrStore
 from tests.stores.zarr_arrays import LAYOUTS, SHAPE, decoded, make, random_numbers
 
 

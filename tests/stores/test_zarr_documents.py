@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from fmristore_stores.errors import ChangedError, MetadataError, NotFoundError
 from fmristore_stores.spec import MAX_ATTRIBUTE_DEPTH, ArraySpec, ChunkLayout, CodecSpec
-from fmristore_stores.zarr import ZarrStore
-from fmristore_stores.zarr_documents import Understood, understand
-from fmristore_stores.zarr_metadata import Described, describe
+from fmristore_stores.zarr.documents import Understood, understand
+from fmristore_stores.zarr.metadata import Described, describe
+from fmristore_stores.zarr.store import ZarrStore
 from tests.stores.zarr_arrays import DTYPES, LAYOUTS, SHAPE, make, random_numbers
 
 PIPELINES = {

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import zarr
 
-from fmristore_stores import codecs
+from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.errors import (
     NotFoundError,
     ReadOnlyError,
 )
 from fmristore_stores.protocol import Capability
 from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout
-from fmristore_stores.zarr import ZarrStore
+from fmristore_stores.zarr.store import ZarrStore
 from tests.stores.zarr_arrays import (
     SHAPE,
     decoded,

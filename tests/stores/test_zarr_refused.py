@@ -16,6 +16,7 @@ from zarr.codecs.numcodecs import BZ2, LZ4, LZMA
 
 import fmristore as fs
 from fmristore.cli.describe import describe_store
+from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import (
     CodecError,
     LayoutNotSupportedError,
@@ -23,8 +24,7 @@ from fmristore_stores.errors import (
     MetadataError,
 )
 from fmristore_stores.opening import open_store
-from fmristore_stores.reader import ChunkReader
-from fmristore_stores.zarr import ZarrStore
+from fmristore_stores.zarr.store import ZarrStore
 
 NUMBERS = np.arange(12, dtype="i2").reshape(3, 4)
 BYTES = {"name": "bytes", "configuration": {"endian": "little"}}

@@ -25,11 +25,11 @@ from fmristore_stores.errors import (
     StorageError,
     UnknownFormatError,
 )
-from fmristore_stores.location import filesystem
-from fmristore_stores.newobjects import NewObjects
+from fmristore_stores.io.conditional_put import NewObjects
+from fmristore_stores.io.location import filesystem
 from fmristore_stores.protocol import Capability
 from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout
-from fmristore_stores.zarr import ZarrStore
+from fmristore_stores.zarr.store import ZarrStore
 from tests.stores.zarr_arrays import LAYOUTS, decoded, encoded, make, random_numbers
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from fmristore_stores import codecs
+from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.grid import chunk_region, grid_shape
 from fmristore_stores.protocol import AnyArray, Capability, ChunkRefs
 from fmristore_stores.spec import ArraySpec, ChunkLayout
-from fmristore_stores.zarr import ZarrArray, ZarrStore
+from fmristore_stores.zarr.store import ZarrArray, ZarrStore
 
 DTYPES = ["bool", "float16", "float32", "float64", "complex64", "complex128"]
 DTYPES += [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]

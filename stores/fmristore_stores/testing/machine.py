@@ -13,10 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from fmristore_stores.errors import FmristoreError
 from fmristore_stores.grid import parse_region, region_shape
-from fmristore_stores.memory import MemoryStore
 from fmristore_stores.protocol import Array, Group, Store
 from fmristore_stores.testing.base import Mode
 from fmristore_stores.testing.compare import bits, fill_bits, plain
+from fmristore_stores.testing.memory import MemoryStore
 from fmristore_stores.testing.strategies import attributes, random_values, regions, specs
 
 __all__ = ["StoreMachine"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fmristore_stores import codecs
+from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.grid import ChunkKey, Region, chunk_region, grid_shape, parse_region
 from fmristore_stores.protocol import AnyArray, ChunkRefs
 from fmristore_stores.spec import ArraySpec

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from fmristore_stores.codecs import preset
+from fmristore_stores.codecs.pipeline import preset
 from fmristore_stores.grid import Region, region_shape
 from fmristore_stores.protocol import AnyArray, Capability
 from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout, is_string

@@ -1,0 +1,1 @@
+"""One volume or one run: an array of values on a grid."""

@@ -1,0 +1,208 @@
+"""Copies of an image's numbers, laid out for other reads: which there are, and which one to read.
+
+The array ``0`` names its copies in the attribute ``copies``. All of them hold the same numbers; a
+read takes the one that has the fewest bytes to decode for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fmristore.formats.array import StoredArray
+from fmristore.planning.layout import Pattern
+from fmristore_stores.chunks.reader import ChunkReader
+from fmristore_stores.errors import InvalidInputError, MetadataError
+from fmristore_stores.grid import overlap_count
+from fmristore_stores.opening import Handle
+from fmristore_stores.protocol import AnyArray
+from fmristore_stores.spec import ArraySpec, Attributes, check_name
+
+__all__ = [
+    "COPIES",
+    "COPY_GROUP",
+    "Copies",
+    "access_attributes",
+    "copy_fault",
+    "find_copies",
+    "read_copies",
+]
+
+COPIES = "copies"
+"""Attribute of an array ``0``: paths of its copies, from the group that it lies in."""
+
+COPY_GROUP = "volume"
+"""Group of the copy for volumes. In the group of ``0`` itself the same axes would have two layouts,
+and xarray would show two variables."""
+
+
+def access_attributes(
+    patterns: Sequence[Pattern], group: str = COPY_GROUP
+) -> tuple[dict[str, Any], ...]:
+    """Attributes that say what an array ``0`` is laid out for, and those of its copy if it has one.
+
+    Parameters
+    ----------
+    patterns : sequence of {"time", "volume", "balanced"}
+        As `fmristore.planning.layout.access_patterns` returns them.
+    group : str
+        Name of the group of the copy.
+    """
+    first, *others = patterns
+    if not others:
+        return ({"access": first},)
+    copies = tuple({"access": pattern} for pattern in others)
+    return ({"access": "both", COPIES: [f"{group}/0"]}, *copies)
+
+
+def find_copies(attributes: Attributes, numbers: str) -> tuple[str, ...]:
+    """Paths in the store of the copies that an array names.
+
+    Parameters
+    ----------
+    attributes : mapping
+        Of the array.
+    numbers : str
+        Its path.
+
+    Raises
+    ------
+    InvalidInputError
+        If the attribute is not a list of arrays ``0`` of child groups, all different.
+    """
+    named = attributes.get(COPIES, [])
+    folder = numbers.rpartition("/")[0]
+    found = []
+    for path in named if isinstance(named, list) else [named]:
+        group, slash, name = path.partition("/") if isinstance(path, str) else ("", "", "")
+        if not slash or name != "0":
+            raise InvalidInputError(f"the copy {path!r} is not the array 0 of a child group")
+        found.append(f"{folder}/{check_name(group)}/0".strip("/"))
+    if len(set(found)) != len(found):
+        raise InvalidInputError("the same copy is named twice")
+    return tuple(found)
+
+
+def copy_fault(
+    main: ArraySpec, attributes: Attributes, copy: ArraySpec, copy_attributes: Attributes
+) -> str:
+    """Why an array cannot be a copy of another one; empty if it can."""
+    lengths = dict(zip(main.dims, main.shape, strict=True))
+    if len(copy.dims) != len(lengths) or dict(zip(copy.dims, copy.shape, strict=True)) != lengths:
+        return f"axes {copy.dims} of shape {copy.shape} are not those of the array that it copies"
+    if copy.dtype != main.dtype:
+        return f"holds {copy.dtype}, the array that it copies {main.dtype}"
+    if copy_attributes.get("digest") != attributes.get("digest"):
+        return "has another digest than the array that it copies"
+    return ""
+
+
+def read_copies(handle: Handle, numbers: StoredArray, attributes: Attributes) -> tuple[str, ...]:
+    """Find the copies of the numbers of an image.
+
+    Parameters
+    ----------
+    handle : Handle
+        The store.
+    numbers : StoredArray
+        The array ``0``.
+    attributes : mapping
+        Its attributes.
+
+    Returns
+    -------
+    tuple of str
+        Their paths; empty if there are none.
+
+    Raises
+    ------
+    MetadataError
+        If one is missing, or cannot be a copy.
+    """
+    try:
+        paths = find_copies(attributes, numbers.path)
+    except InvalidInputError as error:
+        raise MetadataError(error.message, url=handle.locator.url, node=numbers.path) from error
+    for path in paths:
+        copy = StoredArray(handle, path)
+        fault = copy_fault(numbers.reader.spec, attributes, copy.reader.spec, copy.attributes)
+        if fault:
+            raise MetadataError(fault, url=handle.locator.url, node=path)
+    return paths
+
+
+class Copies:
+    """Arrays that hold the same numbers, each laid out for other reads; mostly a single one.
+
+    Parameters
+    ----------
+    arrays : sequence of StoredArray
+        The array ``0`` first, axes named as in `fmristore.planning.layout.AXES`.
+    """
+
+    def __init__(self, arrays: Sequence[StoredArray]) -> None:
+        self._arrays = tuple(arrays)
+
+    @property
+    def arrays(self) -> tuple[StoredArray, ...]:
+        """All of them."""
+        return self._arrays
+
+    def for_region(self, parts: Mapping[str, slice]) -> StoredArray:
+        """The array that has the fewest bytes to decode for a region.
+
+        Parameters
+        ----------
+        parts : mapping of str to slice
+            What is wanted along each axis by its name; all of an axis that is left out.
+        """
+        if len(self._arrays) == 1:
+            return self._arrays[0]
+
+        def cost(array: StoredArray) -> tuple[int, int]:
+            reader = array.reader
+            spec = reader.spec
+            region = tuple(
+                parts.get(d, slice(0, n, 1)) for d, n in zip(spec.dims, spec.shape, strict=True)
+            )
+            return _cost(reader, overlap_count(region, reader.chunks))
+
+        return min(self._arrays, key=cost)
+
+    def for_voxels(self, voxels: AnyArray, times: slice) -> StoredArray:
+        """The array that has the fewest bytes to decode for series of scattered voxels.
+
+        Parameters
+        ----------
+        voxels : ndarray of int, (n, 3)
+            Indices (x, y, z).
+        times : slice
+            Part of the run.
+        """
+        if len(self._arrays) == 1:
+            return self._arrays[0]
+
+        def cost(array: StoredArray) -> tuple[int, int]:
+            reader = array.reader
+            size = dict(zip(reader.spec.dims, reader.chunks, strict=True))
+            number = np.zeros(len(voxels), np.int64)
+            for axis, d in enumerate("xyz"):
+                length = reader.spec.shape[reader.spec.dims.index(d)]
+                number = number * -(-length // size[d]) + voxels[:, axis] // size[d]
+            spans = overlap_count((times,), (size["t"],))
+            return _cost(reader, len(np.unique(number)) * spans)
+
+        return min(self._arrays, key=cost)
+
+    @property
+    def for_volumes(self) -> StoredArray:
+        """The array to read volume after volume from."""
+        return self.for_region({"t": slice(0, 1, 1)})
+
+
+def _cost(reader: ChunkReader, chunks: int) -> tuple[int, int]:
+    """Bytes to decode; where they are equal, fewer chunks are cheaper."""
+    return chunks * math.prod(reader.chunks) * reader.spec.dtype.itemsize, chunks

@@ -1,0 +1,351 @@
+"""Basis and loadings as values: what a latent representation is made of, checked."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmristore.model.space import NeuroSpace
+from fmristore.model.voxels import VoxelSet
+from fmristore.sources.images import image_source
+from fmristore_stores.errors import InvalidInputError
+from fmristore_stores.protocol import AnyArray
+
+__all__ = [
+    "DEFAULT_SCAN",
+    "CompressedRows",
+    "LatentFactors",
+    "LatentScanData",
+    "check_errors",
+    "make_factors",
+]
+
+DEFAULT_SCAN = "scan_1"
+"""Name of a scan that was given none."""
+
+_BAND_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CompressedRows:
+    """A sparse matrix in compressed rows (CSR), without scipy.
+
+    Parameters
+    ----------
+    data : ndarray, (nnz,)
+        Stored numbers, row after row.
+    indices : ndarray of int32, (nnz,)
+        Their columns; increasing within a row.
+    indptr : ndarray of int64, (rows + 1,)
+        Row i has the numbers ``indptr[i]`` to ``indptr[i + 1]``.
+    shape : (int, int)
+        Rows and columns.
+    """
+
+    data: AnyArray
+    indices: NDArray[np.int32]
+    indptr: NDArray[np.int64]
+    shape: tuple[int, int]
+
+    @classmethod
+    def from_scipy(cls, matrix: Any) -> Self:
+        """Take over a scipy sparse matrix or array of any kind; duplicate entries are summed."""
+        rows = matrix.tocsr()
+        if not rows.has_canonical_format:
+            rows = rows.copy()
+            rows.sum_duplicates()
+        height, width = rows.shape
+        return cls(
+            rows.data,
+            rows.indices.astype(np.int32, copy=False),
+            rows.indptr.astype(np.int64, copy=False),
+            (int(height), int(width)),
+        )
+
+    @classmethod
+    def from_dense(cls, matrix: AnyArray) -> Self:
+        """Keep what is not zero of a matrix."""
+        rows, columns = np.nonzero(matrix)
+        indptr = np.zeros(len(matrix) + 1, np.int64)
+        np.cumsum(np.bincount(rows, minlength=len(matrix)), out=indptr[1:])
+        shape = (int(matrix.shape[0]), int(matrix.shape[1]))
+        return cls(matrix[rows, columns], columns.astype(np.int32), indptr, shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the numbers."""
+        return self.data.dtype
+
+    def reordered(self, order: NDArray[np.intp]) -> Self:
+        """The matrix with its rows in another order."""
+        counts = np.diff(self.indptr)[order]
+        indptr = np.concatenate([[0], np.cumsum(counts)])
+        where = np.arange(indptr[-1]) + np.repeat(self.indptr[order] - indptr[:-1], counts)
+        return replace(self, data=self.data[where], indices=self.indices[where], indptr=indptr)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> AnyArray:  # noqa: FBT001
+        if copy is False:
+            raise InvalidInputError("a sparse matrix cannot become an array without a copy")
+        dense = np.zeros(self.shape, self.dtype if dtype is None else dtype)
+        dense[np.repeat(np.arange(self.shape[0]), np.diff(self.indptr)), self.indices] = self.data
+        return dense
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LatentScanData:
+    """What one scan has of its own.
+
+    Parameters
+    ----------
+    basis : ndarray, (T, K)
+        Time course of each component.
+    tr : float, optional
+        Repetition time in seconds.
+    """
+
+    basis: AnyArray
+    tr: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LatentFactors:
+    """Data as ``basis @ loadings.T + offset``, in numbers of float32 or float64.
+
+    Parameters
+    ----------
+    voxels : VoxelSet
+        V voxels, the rows of `loadings`.
+    loadings : array_like or CompressedRows, (V, K)
+        Anything dense that has ``shape``, ``dtype`` and slices by rows, or compressed rows.
+    scans : dict of str to LatentScanData
+        In their order.
+    offset : ndarray, (V,), optional
+        Added to every time point.
+    """
+
+    voxels: VoxelSet
+    loadings: Any
+    scans: dict[str, LatentScanData]
+    offset: AnyArray | None = None
+
+    @property
+    def space(self) -> NeuroSpace:
+        """Grid of the voxels, without time."""
+        return self.voxels.space
+
+    @property
+    def loadings_dtype(self) -> np.dtype[Any]:
+        """Type that the loadings are stored in."""
+        return _stored_dtype(self.loadings.dtype, "loadings")
+
+    def bands(self, rows: int) -> Iterator[tuple[int, AnyArray]]:
+        """Dense loadings in bands of whole multiples of some number of rows, checked.
+
+        Parameters
+        ----------
+        rows : int
+            That a band has at least, but for the last one.
+
+        Yields
+        ------
+        start, values : int, ndarray
+            First row of the band, and its numbers.
+
+        Raises
+        ------
+        InvalidInputError
+            If a number is not finite.
+        """
+        height, width = self.loadings.shape
+        dtype = self.loadings_dtype
+        step = rows * max(1, _BAND_BYTES // (rows * width * dtype.itemsize))
+        for start in range(0, height, step):
+            values = np.asarray(self.loadings[start : start + step])
+            _require_finite(values, "loadings")
+            yield start, values.astype(dtype, copy=False)
+
+
+def make_factors(
+    basis: Any,
+    loadings: Any,
+    *,
+    mask: Any = None,
+    voxels: Any = None,
+    space: NeuroSpace | AnyArray | None = None,
+    tr: float | Mapping[str, float] | None = None,
+    offset: Any = None,
+) -> LatentFactors:
+    """Check what a user gives as a latent representation, and bring it into one form.
+
+    Parameters
+    ----------
+    basis : array_like, (T, K), or mapping of str to array_like, (T_i, K)
+        Of one scan, or of several by name, which share the loadings.
+    loadings : array_like or scipy sparse matrix, (V, K)
+        Rows in order of `voxels`, or of the mask's voxels with x varying fastest.
+    mask : path, stored volume, nibabel image, or array_like of shape (X, Y, Z), optional
+        Voxels that have a row; see `fmristore.sources.masks`.
+    voxels : array_like of int, (V, 3), optional
+        Indices of these voxels, in place of `mask`.
+    space : NeuroSpace or ndarray, (4, 4), optional
+        Grid, or its affine; taken from `mask` if that is an image.
+    tr : float or mapping of str to float, optional
+        Repetition time in seconds, of all scans or by name; that of `space` by default.
+    offset : array_like, (V,), optional
+        Added to every time point.
+
+    Raises
+    ------
+    InvalidInputError
+        If shapes do not fit, numbers are not real or not finite, or the grid is not known.
+    """
+    if (mask is None) == (voxels is None):
+        raise InvalidInputError("give either mask or voxels")
+    grid = _grid(space, mask)
+    chosen = VoxelSet.from_mask(mask, grid) if voxels is None else VoxelSet(grid, voxels)
+    rows = _loadings(loadings, len(chosen))
+    scans = _scans(basis, rows.shape[1], grid.tr if tr is None else tr)
+    points = sum(len(scan.basis) for scan in scans.values())
+    if grid.time_points not in (None, points):
+        raise InvalidInputError(
+            f"the space has {grid.time_points} time points, and the basis has {points}"
+        )
+    return LatentFactors(
+        voxels=chosen,
+        loadings=rows,
+        scans=scans,
+        offset=None if offset is None else _offset(offset, len(chosen)),
+    )
+
+
+def check_errors(errors: Any, factors: LatentFactors) -> AnyArray:
+    """Errors of the voxels, (V,), as numbers.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is not one finite number for each voxel.
+    """
+    values = _array(errors, "voxel_error")
+    if values.shape != (len(factors.voxels),):
+        raise InvalidInputError(
+            f"voxel_error of shape {values.shape}: expected one number for each of "
+            f"{len(factors.voxels)} voxels"
+        )
+    return _numbers(values, "voxel_error")
+
+
+def _grid(space: NeuroSpace | AnyArray | None, mask: Any) -> NeuroSpace:
+    if isinstance(space, NeuroSpace):
+        return space
+    if space is None:
+        own = getattr(mask, "space", None)
+        if isinstance(own, NeuroSpace):
+            return own.without_time()
+        if mask is None:
+            raise InvalidInputError("voxels need space=: the grid that they are voxels of")
+        found: NeuroSpace = image_source(mask).space
+        return found.without_time()
+    if mask is None:
+        raise InvalidInputError("with voxels, space= must be a NeuroSpace: an affine has no shape")
+    if isinstance(mask, str | os.PathLike):
+        raise InvalidInputError("a file as mask has its own space: leave space= out")
+    shape = mask.shape if hasattr(mask, "shape") else _array(mask, "mask").shape
+    if len(shape) < 3:
+        raise InvalidInputError(f"a mask of shape {shape}: expected (X, Y, Z)")
+    return NeuroSpace(spatial_shape=tuple(shape[:3]), affine=space)
+
+
+def _loadings(loadings: Any, voxels: int) -> Any:
+    if hasattr(loadings, "tocsr"):
+        loadings = CompressedRows.from_scipy(loadings)
+    elif not (hasattr(loadings, "shape") and hasattr(loadings, "dtype")):
+        loadings = _array(loadings, "loadings")
+    shape = tuple(loadings.shape)
+    if len(shape) != 2 or shape[0] != voxels or not shape[1]:
+        hint = "; transpose them" if len(shape) == 2 and shape[1] == voxels else ""
+        raise InvalidInputError(
+            f"loadings of shape {shape}: expected one row for each of {voxels} voxels, and one "
+            f"column for each component{hint}"
+        )
+    dtype = _stored_dtype(loadings.dtype, "loadings")
+    if isinstance(loadings, CompressedRows):
+        _require_finite(loadings.data, "loadings")
+        loadings = replace(loadings, data=loadings.data.astype(dtype, copy=False))
+    return loadings
+
+
+def _scans(basis: Any, width: int, tr: Any) -> dict[str, LatentScanData]:
+    given = basis if isinstance(basis, Mapping) else {DEFAULT_SCAN: basis}
+    if not given:
+        raise InvalidInputError("no scans: expected the basis of at least one")
+    if isinstance(tr, Mapping) and not set(tr) <= set(given):
+        raise InvalidInputError(f"tr has scans {sorted(map(str, set(tr) - set(given)))}, unknown")
+    scans = {}
+    for name, values in given.items():
+        what = f"basis of scan {name!r}"
+        courses = _array(values, what)
+        if courses.ndim != 2 or courses.shape[1] != width or not len(courses):
+            raise InvalidInputError(
+                f"{what} has shape {courses.shape}: expected one row for each time point, and "
+                f"{width} columns, one for each component of the loadings"
+            )
+        seconds = tr.get(name) if isinstance(tr, Mapping) else tr
+        scans[name] = LatentScanData(_numbers(courses, what), _tr(seconds))
+    return scans
+
+
+def _tr(seconds: Any) -> float | None:
+    if seconds is None:
+        return None
+    try:
+        value = float(seconds)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidInputError(f"TR {seconds!r:.80} is not a number") from error
+    if not (math.isfinite(value) and value > 0):
+        raise InvalidInputError(f"TR {value} s: expected a positive number")
+    return value
+
+
+def _offset(offset: Any, voxels: int) -> AnyArray:
+    values = _array(offset, "offset")
+    if values.shape != (voxels,):
+        raise InvalidInputError(
+            f"offset of shape {values.shape}: expected one number for each of {voxels} voxels"
+        )
+    return _numbers(values, "offset")
+
+
+def _array(values: Any, what: str) -> AnyArray:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise InvalidInputError(f"{what}: not an array of numbers: {error}") from error
+
+
+def _numbers(values: AnyArray, what: str) -> AnyArray:
+    dtype = _stored_dtype(values.dtype, what)
+    _require_finite(values, what)
+    return values.astype(dtype, copy=False)
+
+
+def _stored_dtype(given: np.dtype[Any], what: str) -> np.dtype[Any]:
+    """float32 for numbers that it holds exactly, else float64."""
+    if given.kind not in "biuf" or given.itemsize > 8:
+        raise InvalidInputError(f"{what} of type {given}: expected real numbers of up to 64 bits")
+    return np.result_type(given, np.float32).newbyteorder("<")
+
+
+def _require_finite(values: AnyArray, what: str) -> None:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        count = int(values.size - np.count_nonzero(np.isfinite(values)))
+        raise InvalidInputError(
+            f"{what}: {count} numbers are not finite; one of them would spoil whole volumes or "
+            "series, so leave such voxels out of the mask or replace the numbers"
+        )

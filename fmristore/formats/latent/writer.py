@@ -1,0 +1,152 @@
+"""Writing a latent representation: its tree of nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fmristore.formats.latent.factors import CompressedRows, LatentFactors
+from fmristore.formats.names import encode_name
+from fmristore.formats.nodes import format_attributes, space_attributes, write_plain
+from fmristore.formats.voxelwise import ORDER
+from fmristore.planning.chunking import even, shard_shape
+from fmristore.planning.layout import adapt_spec, choose_codecs, plan_layout, plan_matrix
+from fmristore_stores.chunks.writer import write
+from fmristore_stores.protocol import AnyArray, Array, Capability, Group
+from fmristore_stores.spec import ArraySpec, ChunkLayout
+
+__all__ = ["write_latent"]
+
+_CHUNK_BYTES = 256 * 1024
+_PORTABLE_BYTES = 64 * 1024
+
+
+def write_latent(
+    group: Group,
+    factors: LatentFactors,
+    *,
+    capabilities: Capability,
+    codec: str,
+    error: float | None = None,
+    voxel_error: AnyArray | None = None,
+) -> None:
+    """Write a latent representation into an empty group.
+
+    Parameters
+    ----------
+    group : Group
+        Becomes its root.
+    factors : LatentFactors
+        Checked already, but for whether dense loadings are finite.
+    capabilities : Capability
+        Of the store.
+    codec : str
+        Name of a codec preset.
+    error : float, optional
+        To be recorded as ``reconstruction_error``.
+    voxel_error : ndarray, (V,), optional
+        To be recorded for each voxel.
+
+    Raises
+    ------
+    InvalidInputError
+        If a loading is not finite.
+    """
+    writer = _Writer(group, capabilities, codec)
+    space = factors.space
+    write_plain(group, "affine", ("world", "voxel"), np.array(space.affine), {"units": "mm"})
+    mask = factors.voxels.mask.transpose(2, 1, 0).astype(np.uint8)
+    writer.add("mask", ("z", "y", "x"), mask)
+    ordered = np.array_equal(np.argwhere(mask)[:, ::-1], factors.voxels.voxels)
+    writer.add(
+        "voxels", ("voxel", "xyz"), factors.voxels.voxels, {"order": ORDER} if ordered else {}
+    )
+    if factors.offset is not None:
+        writer.add("offset", ("voxel",), factors.offset)
+    if voxel_error is not None:
+        writer.add("voxel_error", ("voxel",), voxel_error)
+    if isinstance(factors.loadings, CompressedRows):
+        _write_sparse(writer, factors.loadings)
+    else:
+        array = writer.create(
+            "loadings",
+            ("voxel", "component"),
+            tuple(factors.loadings.shape),
+            factors.loadings_dtype,
+        )
+        for start, values in factors.bands(array.spec.layout.units[0]):
+            write(
+                array, (slice(start, start + len(values), 1), slice(0, values.shape[1], 1)), values
+            )
+    _write_scans(writer, factors)
+    attributes = format_attributes("latentneurovec") | space_attributes(space)
+    if error is not None:
+        attributes["reconstruction_error"] = error
+    group.write_attributes(attributes)
+
+
+def _write_sparse(writer: _Writer, rows: CompressedRows) -> None:
+    inside = writer.group("loadings", {"storage": "csr", "shape": list(rows.shape)})
+    inside.add("data", ("entry",), rows.data)
+    inside.add("indices", ("entry",), rows.indices)
+    inside.add("indptr", ("row_start",), rows.indptr)
+
+
+def _write_scans(writer: _Writer, factors: LatentFactors) -> None:
+    scans = writer.group("scans", {})
+    for position, (name, scan) in enumerate(factors.scans.items()):
+        attributes: dict[str, Any] = {"name": name, "position": position}
+        if scan.tr is not None:
+            attributes["repetition_time"] = scan.tr
+        scans.group(encode_name(name), attributes).add("basis", ("t", "component"), scan.basis)
+
+
+class _Writer:
+    """Makes arrays below a group, laid out by their axes."""
+
+    def __init__(self, group: Group, capabilities: Capability, codec: str) -> None:
+        self._group = group
+        self._capabilities = capabilities
+        self._codec = codec
+
+    def group(self, name: str, attributes: Mapping[str, Any]) -> _Writer:
+        """Make a child group."""
+        made = self._group.create_group(name, attributes)
+        return _Writer(made, self._capabilities, self._codec)
+
+    def add(
+        self,
+        name: str,
+        dims: Sequence[str],
+        values: AnyArray,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write an array."""
+        array = self.create(name, dims, values.shape, values.dtype)
+        write(array, None, values)
+        if attributes:
+            array.write_attributes(attributes)
+
+    def create(
+        self, name: str, dims: Sequence[str], shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> Array:
+        """Make an array."""
+        spec = ArraySpec(
+            shape=shape, dtype=dtype, dims=tuple(dims), layout=self._layout(shape, dtype)
+        )
+        spec = replace(spec, codecs=choose_codecs(self._codec, spec))
+        return self._group.create_array(name, adapt_spec(spec, self._capabilities))
+
+    def _layout(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> ChunkLayout:
+        if len(shape) == 3:
+            return plan_layout(
+                shape, dtype, dims=("z", "y", "x"), access="volume", codec=self._codec
+            )
+        if len(shape) == 2:
+            return plan_matrix((shape[0], shape[1]), dtype, codec=self._codec)
+        budget = _PORTABLE_BYTES if self._codec == "portable" else _CHUNK_BYTES
+        chunks = (even(shape[0], budget // dtype.itemsize),)
+        return ChunkLayout(chunks=chunks, shards=shard_shape(shape, chunks, dtype.itemsize))

@@ -1,0 +1,713 @@
+"""Named maps on one grid, in the voxels of a mask."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Self, cast
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from fmristore.formats.array import StoredArray
+from fmristore.formats.base import first_few
+from fmristore.formats.grid import write_source
+from fmristore.formats.maps.edit import rewrite_maps
+from fmristore.formats.maps.inputs import (
+    check_labels,
+    finite_mask,
+    map_source,
+    map_stack,
+    numbers_of,
+)
+from fmristore.formats.maps.layout import (
+    LabeledParts,
+    read_labeled_parts,
+    read_texts,
+    write_labeledvolumeset,
+)
+from fmristore.formats.opening import opened, opened_all
+from fmristore.formats.options import image_options
+from fmristore.formats.profiles import Profile, find_profile
+from fmristore.formats.registry import FORMAT, register
+from fmristore.formats.voxelwise import Fill, MaskedObject, check_fill
+from fmristore.model.space import NeuroSpace
+from fmristore.model.voxels import VoxelSet
+from fmristore.planning.indexing import parse_selection
+from fmristore.planning.progress import Progress
+from fmristore.planning.text import parse_size
+from fmristore.sources.images import ArraySource, ImageSource
+from fmristore_stores.errors import (
+    ChangedError,
+    FormatError,
+    InvalidInputError,
+    MetadataError,
+    NotFoundError,
+    SelectionError,
+)
+from fmristore_stores.io.location import content_token
+from fmristore_stores.opening import Handle, locate
+from fmristore_stores.protocol import AnyArray
+from fmristore_stores.publishing.claims import Turn
+from fmristore_stores.publishing.prefix import complete_replacement
+from fmristore_stores.publishing.publish import create_store
+from fmristore_stores.publishing.turns import take_turn
+
+__all__ = [
+    "LabeledMap",
+    "LabeledVolumeSet",
+]
+
+
+class LabeledMap:
+    """One map of a `LabeledVolumeSet`, indexed ``[x, y, z]``; it is closed with the set.
+
+    Parameters
+    ----------
+    maps : LabeledVolumeSet
+        The set.
+    number : int
+        Of the map in it.
+    """
+
+    def __init__(self, maps: LabeledVolumeSet, number: int) -> None:
+        self._maps = maps
+        self._number = number
+
+    @property
+    def label(self) -> str:
+        """Its label."""
+        return self._maps.labels[self._number]
+
+    @property
+    def space(self) -> NeuroSpace:
+        """Grid in the world."""
+        return self._maps.space
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes, (X, Y, Z)."""
+        return self._maps.shape[:3]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the numbers."""
+        return self._maps.dtype
+
+    def __getitem__(self, index: Any) -> Any:
+        """Read a part of the map.
+
+        Raises
+        ------
+        SelectionError
+            If the index does not fit the map.
+        """
+        selection = parse_selection(index, self.shape)
+        return selection.apply(self._maps.read((*selection.region, self._number)))
+
+    def to_nifti(self, url: str | os.PathLike[str], **options: Any) -> None:
+        """Write the map as NIfTI.
+
+        Parameters
+        ----------
+        url : str or path
+            ``.nii``, ``.nii.gz``, or ``.hdr``/``.img`` for a pair.
+        **options
+            As of `LabeledVolumeSet.to_nifti`.
+
+        Raises
+        ------
+        AlreadyExistsError
+            If there is something at `url` and ``overwrite`` is not given.
+        """
+        self._maps.to_nifti(url, label=self._number, **options)
+
+    def __repr__(self) -> str:
+        return f"LabeledMap({self.label!r} of {self._maps!r})"
+
+
+@register("labeledvolumeset")
+class LabeledVolumeSet(MaskedObject):
+    """Named maps on one grid, indexed by label, or ``[x, y, z, map]`` as an array.
+
+    Iterating gives the labels, ``len`` their number.
+
+    Parameters
+    ----------
+    handle : Handle
+        The store.
+    parts : LabeledParts, optional
+        Where in it the parts are; the root group is the set by default.
+
+    Examples
+    --------
+    >>> import fmristore as fs
+    >>> maps = fs.open("maps.zarr")                                           # doctest: +SKIP
+    >>> maps["Faces > Houses"]                                                # doctest: +SKIP
+    >>> maps[32, 40, 20]                                                      # doctest: +SKIP
+    """
+
+    axes = ("x", "y", "z", "label")
+
+    def __init__(self, handle: Handle, parts: LabeledParts | None = None) -> None:
+        self._parts = read_labeled_parts(handle) if parts is None else parts
+        super().__init__(handle, self._parts.nodes)
+
+    # What it is -----------------------------------------------------------------------------
+
+    @property
+    def space(self) -> NeuroSpace:
+        """Grid of the maps in the world."""
+        return self._nodes.space
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes, (X, Y, Z, L) for L maps."""
+        return (*self.space.spatial_shape, self._parts.count)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes, 4."""
+        return len(self.axes)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the numbers."""
+        return self._parts.maps.dtype
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Labels of the maps in stored order; read when they are first needed.
+
+        Raises
+        ------
+        MetadataError
+            If they are damaged.
+        """
+        labels = read_texts(self._handle, self._parts.labels, self._parts.count)
+        try:
+            return check_labels(labels)
+        except InvalidInputError as error:
+            raise MetadataError(
+                f"the labels are damaged: {error.message}",
+                url=self._handle.locator.url,
+                node=self._parts.labels,
+            ) from error
+
+    def __len__(self) -> int:
+        return self._parts.count
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.labels)
+
+    def __contains__(self, label: object) -> bool:
+        return label in self.labels
+
+    # Reading --------------------------------------------------------------------------------
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.volume(index) if isinstance(index, str) else self.read(index)
+
+    def volume(self, label: str | int, *, dtype: DTypeLike | None = None) -> AnyArray:
+        """One map, (X, Y, Z).
+
+        Parameters
+        ----------
+        label : str or int
+            Its label or number; negative numbers count from the end.
+        dtype : dtype, optional
+            Type to return instead of `dtype`.
+
+        Raises
+        ------
+        SelectionError
+            If there is no such map.
+        CorruptDataError
+            If a chunk is damaged or missing.
+        """
+        return cast("AnyArray", self.read((..., self._number(label)), dtype=dtype))
+
+    def voxel(self, x: int, y: int, z: int, *, dtype: DTypeLike | None = None) -> AnyArray:
+        """Numbers of all maps in one voxel, (L,).
+
+        Raises
+        ------
+        SelectionError
+            If it lies outside the grid.
+        """
+        try:
+            index = operator.index(x), operator.index(y), operator.index(z)
+        except TypeError as error:
+            raise SelectionError(f"voxel {(x, y, z)}: expected three integers") from error
+        return cast("AnyArray", self.read(index, dtype=dtype))
+
+    def read(self, index: Any = Ellipsis, *, dtype: DTypeLike | None = None) -> Any:
+        """Read a part of the maps; voxels outside the mask are `fill`.
+
+        Parameters
+        ----------
+        index : int, slice, Ellipsis, None or tuple of them
+            numpy's basic indexing, axes (x, y, z, map); the last entry may be a label.
+        dtype : dtype, optional
+            Type to return instead of `dtype`.
+
+        Returns
+        -------
+        ndarray or numpy scalar
+            A scalar if every axis is given.
+
+        Raises
+        ------
+        SelectionError
+            If the index does not fit the maps.
+        CorruptDataError
+            If a chunk is damaged or missing.
+        """
+        if isinstance(index, tuple) and index and isinstance(index[-1], str):
+            index = (*index[:-1], self._number(index[-1]))
+        selection = parse_selection(index, self.shape)
+        inside, rows = self._rows(selection.region[:3])
+        values = self._parts.maps.read(selection.region[3], rows)
+        if dtype is not None:
+            values = values.astype(dtype, copy=False)
+        return selection.apply(self._on_grid(inside, values, fill=self.fill))
+
+    def to_numpy(self, *, dtype: DTypeLike | None = None) -> AnyArray:
+        """Numbers of all maps in the stored voxels, (L, V), in the order of `voxels`."""
+        rows = np.arange(self._nodes.count)
+        values = self._parts.maps.read(slice(0, len(self), 1), rows).T
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+    def __array__(
+        self,
+        dtype: DTypeLike | None = None,
+        copy: bool | None = None,  # noqa: FBT001 - numpy's protocol
+    ) -> AnyArray:
+        if copy is False:
+            raise InvalidInputError("stored maps cannot become an array without a copy")
+        return cast("AnyArray", self.read(dtype=dtype))
+
+    def _number(self, label: str | int) -> int:
+        """Number of a map."""
+        if isinstance(label, str):
+            if label not in self.labels:
+                known = ", ".join(repr(known[:80]) for known in self.labels[:5])
+                more = ", ..." if len(self) > 5 else ""
+                raise SelectionError(
+                    f"there is no map {label[:80]!r}; there are {known}{more}", url=self.url
+                )
+            return self.labels.index(label)
+        (part,) = parse_selection(label, (len(self),)).region
+        if not hasattr(label, "__index__"):
+            raise SelectionError(f"{label!r} is not the label or number of a map")
+        return int(part.start)
+
+    holds = "named 3D maps on one grid, in the voxels of a mask"
+    use_when = "maps are read by name: contrasts, subjects' maps, atlas probabilities"
+
+    # What it says of itself ----------------------------------------------------------------
+
+    @property
+    def primary_arrays(self) -> tuple[StoredArray, ...]:
+        """Docstring inherited."""
+        return self._parts.maps.arrays
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Labels of the maps."""
+        return self.labels
+
+    def part(self, name: str) -> LabeledMap:
+        """Docstring inherited."""
+        return LabeledMap(self, self._number(name))
+
+    def describe(self) -> dict[str, Any]:
+        """Docstring inherited."""
+        facts = {"shape": list(self.shape), "dtype": str(self.dtype)}
+        return self._described(facts | self._mask_facts() | {"labels": first_few(self.labels)})
+
+    def check(self) -> None:
+        """Docstring inherited."""
+        super().check()
+        self.labels  # noqa: B018 - reading them checks them
+
+    def with_fill(self, fill: Fill) -> LabeledVolumeSet:
+        """The same stored maps, with another number outside the mask.
+
+        Raises
+        ------
+        InvalidInputError
+            If numbers of type `dtype` cannot be `fill`.
+        """
+        nodes = replace(self._nodes, fill=check_fill(fill, self.dtype))
+        return LabeledVolumeSet(Handle(self._handle.locator), replace(self._parts, nodes=nodes))
+
+    # Going elsewhere ------------------------------------------------------------------------
+
+    def as_source(self, *, max_memory: int | str = 1 << 28, nifti: bool = False) -> ImageSource:
+        """All maps as the source of one image (X, Y, Z, L), map after map."""
+        del max_memory, nifti
+        space = replace(self.space, time_points=len(self), time_unit="unknown")
+        return ArraySource(self, space)
+
+    def _map_source(self, label: str | int) -> ImageSource:
+        return ArraySource(self.volume(label), self.space)
+
+    def to_nibabel(self, label: str | int) -> Any:
+        """One map as a nibabel image in memory.
+
+        Returns
+        -------
+        nibabel.Nifti1Image or Nifti2Image
+        """
+        import nibabel
+
+        from fmristore.nifti import parse_header
+
+        header = parse_header(self._map_source(label).header).to_nibabel()
+        second = isinstance(header, nibabel.Nifti2Header)
+        cls: Any = nibabel.Nifti2Image if second else nibabel.Nifti1Image
+        return cls(self.volume(label), np.array(self.affine), header)
+
+    def to_nifti(
+        self,
+        url: str | os.PathLike[str],
+        *,
+        label: str | int | None = None,
+        overwrite: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+        max_memory: int | str = 1 << 28,
+        progress: Progress | None = None,
+    ) -> None:
+        """Write one map as NIfTI, or all of them as one image (X, Y, Z, L).
+
+        Parameters
+        ----------
+        url : str or path
+            ``.nii``, ``.nii.gz``, or ``.hdr``/``.img`` for a pair.
+        label : str or int, optional
+            Label or number of a map; all of them by default, in their order.
+        overwrite : bool
+            Replace what is there.
+        storage_options : mapping, optional
+            Passed to fsspec.
+        max_memory : int or str
+            Bytes that the volumes being written may take.
+        progress : callable, optional
+            Called with the bytes done and in all.
+
+        Raises
+        ------
+        SelectionError
+            If there is no such map.
+        AlreadyExistsError
+            If there is something at `url` and `overwrite` is false.
+        """
+        max_memory = parse_size(max_memory)
+        write_source(
+            url,
+            self.as_source() if label is None else self._map_source(label),
+            overwrite=overwrite,
+            storage_options=storage_options,
+            max_memory=max_memory,
+            progress=progress,
+        )
+
+    # Creating and changing ------------------------------------------------------------------
+
+    @classmethod
+    def create(  # noqa: PLR0913
+        cls,
+        url: str | os.PathLike[str],
+        maps: Any = None,
+        *,
+        labels: Any = None,
+        data: Any = None,
+        mask: Any = None,
+        space: NeuroSpace | AnyArray | None = None,
+        dtype: DTypeLike | None = None,
+        fill: Fill = 0,
+        codec: str | None = None,
+        profile: Profile | None = None,
+        overwrite: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+        max_memory: int | str = 1 << 30,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Store maps, and open them.
+
+        Parameters
+        ----------
+        url : str or path
+            New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
+        maps : mapping of str to map, or LabeledVolumeSet or its path, optional
+            A map is the path of a NIfTI file or a store, a nibabel image, a stored volume, or an
+            array (X, Y, Z).
+        labels : sequence of str, optional
+            In place of `maps`, with `data`: any text that is not blank, each once.
+        data : sequence of maps, or one image (X, Y, Z, L), optional
+            An image is the path of a NIfTI file or a store, a nibabel image, a stored run, or an
+            array.
+        mask : stored object, nibabel image, path, or array_like of shape (X, Y, Z), optional
+            Voxels to store; all of the grid by default, or those of a `LabeledVolumeSet`.
+            ``"finite"`` takes those that are neither NaN nor infinite in any map, for which all
+            maps are read twice.
+        space : NeuroSpace or (4, 4) affine, optional
+            Grid of arrays; that of the maps that have one by default.
+        dtype : dtype, optional
+            Of the stored numbers; by default the smallest that holds those of all maps.
+        fill : int or float
+            What voxels outside the mask are read as.
+        codec : str, optional
+            Preset; ``"portable"`` for HDF5 and ``"dual"`` for Zarr by default.
+        profile : {"r"}, optional
+            Write the layout of the R package fmristore, in HDF5.
+        overwrite : bool
+            Replace what is there, once the new store is complete.
+        storage_options : mapping, optional
+            Passed to fsspec.
+        max_memory : int or str
+            Bytes that this may take.
+        progress : callable, optional
+            Called with the bytes done and in all.
+
+        Returns
+        -------
+        LabeledVolumeSet
+            The new set, opened.
+
+        Raises
+        ------
+        AlreadyExistsError
+            If there is something at `url` and `overwrite` is false.
+        InvalidInputError
+            If labels are empty, repeated, or not one for each map; if maps and mask do not lie
+            on one grid; if the mask is empty; or if `fill` or `dtype` do not fit the numbers.
+            Nothing is written then.
+        """
+        max_memory = parse_size(max_memory)
+        with (
+            opened_all(maps, storage_options) as given,
+            opened_all(data, storage_options) as listed,
+        ):
+            stack = map_stack(
+                given,
+                labels=labels,
+                data=listed,
+                space=space,
+                dtype=dtype,
+                storage_options=storage_options,
+            )
+            own = given.mask if isinstance(given, MaskedObject) else None
+            if isinstance(mask, str) and mask == "finite":
+                mask = finite_mask(stack, own, max_memory)
+            elif mask is None:
+                mask = np.ones(stack.space.spatial_shape, np.bool_) if own is None else own
+            voxels = VoxelSet.from_mask(mask, stack.space)
+            module = None if profile is None else find_profile(profile, "labeledvolumeset", url)
+            writer = write_labeledvolumeset if module is None else module.write_labeledvolumeset
+            with create_store(url, overwrite=overwrite, storage_options=storage_options) as store:
+                writer(
+                    store.root,
+                    stack,
+                    voxels,
+                    capabilities=store.capabilities,
+                    codec=image_options(url, codec=codec).codec,
+                    fill=fill,
+                    max_memory=max_memory,
+                    progress=progress,
+                )
+        handle = Handle(locate(url, storage_options=storage_options))
+        return cls(handle, None if module is None else module.read_r_parts(handle))
+
+    def add(
+        self,
+        label: str,
+        data: Any,
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+        max_memory: int | str = 1 << 30,
+    ) -> None:
+        """Store one more map, behind the others.
+
+        Parameters
+        ----------
+        label : str
+            Of the new map.
+        data : path, nibabel image, stored volume, or array_like of shape (X, Y, Z) or (V,)
+            On the grid of the others, or numbers of the stored voxels in the order of `voxels`;
+            of numbers that `dtype` holds.
+        storage_options : mapping, optional
+            For the URL of the map.
+        max_memory : int or str
+            Bytes that this may take.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is such a label, or the map does not fit the others.
+        ChangedError
+            If another store, of other voxels, took its place since it was opened.
+        ReadOnlyError
+            If the store cannot be written.
+        StorageError
+            If writing fails, or others write to the store for longer than the seconds in
+            ``FMRISTORE_WAIT`` (600).
+
+        Notes
+        -----
+        The store is written anew beside the old one, whose encoded chunks are copied, and takes
+        its place when it is complete. Other objects that have the old one open must open it again.
+        Several processes may add maps at once: they take turns, and each adds its map to those
+        that are there when its turn comes.
+        """
+        max_memory = parse_size(max_memory)
+        by_voxel = len(getattr(data, "shape", ())) == 1
+        with self._changing(by_voxel=by_voxel) as turn:
+            labels = check_labels((*self.labels, label))
+            values = self._values(label, data, storage_options)
+            rows = [*range(len(self)), None]
+            self._rewrite(labels, rows, values, turn=turn, max_memory=max_memory)
+
+    def _values(self, label: str, data: Any, storage_options: Mapping[str, Any] | None) -> AnyArray:
+        """Values of a map in the stored voxels."""
+        if len(getattr(data, "shape", ())) == 1:
+            data = self._on_own_grid(np.asarray(data))
+        with opened(data, storage_options) as given:
+            source = map_source(
+                given, label=label, space=self.space, storage_options=storage_options
+            )
+            found = source.dtype if source.scaling is None else source.scaling.dtype(source.dtype)
+            if not np.can_cast(found, self.dtype, "same_kind"):
+                raise InvalidInputError(
+                    f"a map of type {found} cannot be stored with the others, which are "
+                    f"{self.dtype}"
+                )
+            return numbers_of(source, self.voxel_set, self.dtype)
+
+    def _on_own_grid(self, values: AnyArray) -> AnyArray:
+        if values.shape != (self._nodes.count,):
+            raise InvalidInputError(
+                f"a map of shape {values.shape}: expected {self.shape[:3]}, or one number for "
+                f"each of {self._nodes.count} stored voxels"
+            )
+        return self.voxel_set.scatter(values)
+
+    def rename(self, old: str, new: str, *, max_memory: int | str = 1 << 30) -> None:
+        """Give a map another label; as `add`.
+
+        Raises
+        ------
+        SelectionError
+            If there is no map `old`.
+        InvalidInputError
+            If there is a map `new`, or it is no label.
+        """
+        max_memory = parse_size(max_memory)
+        with self._changing() as turn:
+            labels = list(self.labels)
+            labels[self._number(old)] = new
+            rows = [*range(len(self))]
+            self._rewrite(check_labels(labels), rows, turn=turn, max_memory=max_memory)
+
+    def remove(self, label: str, *, max_memory: int | str = 1 << 30) -> None:
+        """Drop a map; as `add`.
+
+        Raises
+        ------
+        SelectionError
+            If there is no such map.
+        InvalidInputError
+            If it is the only one.
+        """
+        max_memory = parse_size(max_memory)
+        with self._changing() as turn:
+            number = self._number(label)
+            rest = [row for row in range(len(self)) if row != number]
+            labels = check_labels([self.labels[row] for row in rest])
+            self._rewrite(labels, [*rest], turn=turn, max_memory=max_memory)
+
+    @contextlib.contextmanager
+    def _changing(self, *, by_voxel: bool = False) -> Iterator[Turn]:
+        """Wait for the turn to change the store, and become the object of what is there then.
+
+        `by_voxel` says that the caller has data in the order of the stored voxels.
+        """
+        if not self._parts.writable:
+            raise InvalidInputError(
+                "these maps lie in the layout of other software; "
+                "store them anew with LabeledVolumeSet.create(url, maps) to change them",
+                url=self.url,
+            )
+        locator = self._handle.locator
+        with take_turn(locator.url, locator.options) as turn:
+            complete_replacement(locator.url, locator.options, turn)
+            if content_token(locator.url, locator.kind, locator.options) != locator.token:
+                self._become(self._same_voxels(by_voxel=by_voxel))
+            yield turn
+
+    def _same_voxels(self, *, by_voxel: bool) -> Handle:
+        """What others made of the store, if it still has the same voxels."""
+        mine: VoxelSet | None = None
+        with contextlib.suppress(ChangedError, NotFoundError):
+            mine = self.voxel_set  # a Zarr store that was replaced cannot be read any more
+        locator = self._handle.locator
+        handle = Handle(locate(locator.url, kind=locator.kind, storage_options=locator.options))
+        try:
+            other = LabeledVolumeSet(handle)
+            same = (
+                other.root_attributes.get(FORMAT) == self.format_name
+                and other.space.spatial_shape == self.space.spatial_shape
+                and other.space.same_grid(self.space)
+                and (not by_voxel if mine is None else np.array_equal(mine.voxels, other.voxels))
+            )
+        except (FormatError, NotFoundError, ChangedError):
+            same = False
+        if not same:
+            handle.close()
+            msg = "another store is in its place since it was opened; open it again"
+            raise ChangedError(msg, url=locator.url)
+        return handle
+
+    def _rewrite(
+        self,
+        labels: tuple[str, ...],
+        rows: list[int | None],
+        extra: AnyArray | None = None,
+        *,
+        turn: Turn,
+        max_memory: int,
+    ) -> None:
+        rewrite_maps(self._handle, labels, rows, extra, turn=turn, max_memory=max_memory)
+        locator = self._handle.locator
+        self._become(
+            Handle(locate(locator.url, kind=locator.kind, storage_options=locator.options))
+        )
+
+    def _become(self, handle: Handle) -> None:
+        """Become the object of a changed store."""
+        fill = self.fill
+        parts = read_labeled_parts(handle)
+        self._handle.close()
+        for name in [name for name in self.__dict__ if not name.startswith("_")]:
+            del self.__dict__[name]
+        self._handle = handle
+        self._nodes = replace(parts.nodes, fill=fill)
+        self._parts = replace(parts, nodes=self._nodes)
+
+    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (self,), {"fill": self.fill}
+
+    def _facts(self) -> dict[str, str]:
+        stored, whole = self._nodes.count, int(np.prod(self.shape[:3]))
+        return {
+            "maps": f"{len(self)} map{'s' if len(self) > 1 else ''}",
+            "shape": " x ".join(map(str, self.shape[:3])),
+            "dtype": str(self.dtype),
+            "stored": f"{stored} of {whole} voxels",
+            "voxels": " x ".join(f"{s:.3g}" for s in self.spacing) + " mm",
+        }

@@ -1,0 +1,337 @@
+"""Labelled maps of the R package: one dataset for each, under a name made of its label."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmristore.formats.array import StoredArray
+from fmristore.formats.maps.inputs import MapStack
+from fmristore.formats.maps.layout import LabeledParts, read_texts
+from fmristore.formats.maps.maps import LabeledVolumeSet
+from fmristore.formats.nodes import write_plain, write_texts
+from fmristore.formats.r_header import read_header_space, transform_fields, write_fields
+from fmristore.formats.r_numbers import r_dtype, r_numbers
+from fmristore.formats.voxelwise import Fill, VoxelNodes, mask_shape
+from fmristore.model.voxels import VoxelSet
+from fmristore.planning.layout import choose_codecs
+from fmristore.planning.progress import Progress
+from fmristore.planning.scratch import Scratch
+from fmristore_stores.chunks.reader import ChunkReader
+from fmristore_stores.chunks.writer import write
+from fmristore_stores.errors import InvalidInputError, MetadataError
+from fmristore_stores.opening import Handle
+from fmristore_stores.protocol import AnyArray, Capability, Group
+from fmristore_stores.spec import ArraySpec, ChunkLayout, check_name
+
+__all__ = ["DatasetMaps", "open_r", "read_r_parts", "sanitise", "write_labeledvolumeset"]
+
+_OTHER = re.compile(r"[^A-Za-z0-9_.\-]")
+_CHUNK = 1024
+"""Voxels in a chunk, as R has it by default."""
+
+_TYPES = {"uint8": 2, "int16": 4, "int32": 8, "float32": 16, "float64": 64, "int8": 256}
+_TYPES |= {"uint16": 512}
+"""NIfTI's codes for the types of numbers that are written for R."""
+
+
+def open_r(handle: Handle) -> LabeledVolumeSet:
+    """Open labelled maps that the R package wrote.
+
+    Raises
+    ------
+    MetadataError
+        If a node is missing or wrong.
+    """
+    return LabeledVolumeSet(handle, read_r_parts(handle))
+
+
+def read_r_parts(handle: Handle) -> LabeledParts:
+    """Find the parts of labelled maps that the R package wrote.
+
+    Raises
+    ------
+    MetadataError
+        If a node is missing or wrong.
+    """
+    labels = StoredArray(handle, "labels").reader.spec
+    maps = DatasetMaps(handle)
+    count = int(np.prod(labels.shape, dtype=object))
+    if not count:
+        raise MetadataError("there are no labels", url=handle.locator.url, node="labels")
+    space = read_header_space(handle, mask_shape(handle))
+    nodes = VoxelNodes(space=space, count=maps.voxels)
+    return LabeledParts(nodes=nodes, maps=maps, count=count, writable=False)
+
+
+def sanitise(label: str) -> str:
+    """Name of the dataset for a label, as the R package makes it."""
+    return _OTHER.sub("_", label)
+
+
+class DatasetMaps:
+    """Maps that are a dataset each, below ``/data``.
+
+    Parameters
+    ----------
+    handle : Handle
+        The store.
+    """
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_handle": self._handle}
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the datasets in the order of the labels."""
+        return tuple(sanitise(label) for label in self._labels)
+
+    @cached_property
+    def _labels(self) -> tuple[str, ...]:
+        return read_texts(self._handle, "labels")
+
+    @cached_property
+    def _counts(self) -> Counter[str]:
+        return Counter(self.names)
+
+    @cached_property
+    def _first(self) -> tuple[np.dtype[Any], int]:
+        spec = self._array(0).spec
+        return spec.dtype, spec.shape[0]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the numbers: that of the first map."""
+        return self._first[0]
+
+    @property
+    def voxels(self) -> int:
+        """Voxels of a map."""
+        return self._first[1]
+
+    @property
+    def arrays(self) -> tuple[StoredArray, ...]:
+        """Arrays that hold the numbers; labels without one of their own are left out."""
+        return tuple(
+            StoredArray(self._handle, f"data/{name}", missing="fill", dims=("voxel",))
+            for name, count in self._counts.items()
+            if count == 1 and name not in ("", ".", "..")
+        )
+
+    def read(self, maps: slice, rows: NDArray[np.integer[Any]]) -> AnyArray:
+        """Numbers of some voxels in some maps, (voxels, maps)."""
+        numbers = range(maps.start, maps.stop, maps.step or 1)
+        values = np.empty((len(rows), len(numbers)), self.dtype)
+        for column, number in enumerate(numbers):
+            reader = self._array(number)
+            if reader.spec.shape != (self.voxels,) or not np.can_cast(
+                reader.spec.dtype, self.dtype, "safe"
+            ):
+                raise self._error(
+                    number,
+                    f"has the shape {reader.spec.shape} and type {reader.spec.dtype}, the first "
+                    f"map {(self.voxels,)} and {self.dtype}",
+                )
+            values[:, column] = _read_rows(reader, rows)
+        return values
+
+    def _array(self, number: int) -> ChunkReader:
+        """Reader of the dataset of a map."""
+        name = self.names[number]
+        if self._counts[name] > 1:
+            same = [known for known in self._labels if sanitise(known) == name]
+            raise self._error(number, f"is the dataset of several labels: {same[:3]}")
+        if name == "":
+            raise self._error(number, "an empty label has no dataset")
+        array = StoredArray(self._handle, f"data/{name}", missing="fill")
+        if len(array.reader.spec.shape) != 1 or array.reader.spec.dtype.kind not in "biuf":
+            raise self._error(number, f"has the shape {array.reader.spec.shape}, expected (V,)")
+        return array.reader
+
+    def _error(self, number: int, text: str) -> MetadataError:
+        node = f"data/{self.names[number]}"
+        return MetadataError(text, url=self._handle.locator.url, node=node)
+
+
+def _read_rows(reader: ChunkReader, rows: NDArray[np.integer[Any]]) -> AnyArray:
+    """Elements of an array of one axis, given by increasing positions."""
+    first = int(rows[0]) if len(rows) else 0
+    if np.array_equal(rows, np.arange(first, first + len(rows))):
+        return reader.read((slice(first, first + len(rows), 1),))
+    return reader.read_points([0], np.asarray(rows)[:, None])
+
+
+# Writing -------------------------------------------------------------------------------------
+
+
+def write_labeledvolumeset(  # noqa: PLR0913
+    group: Group,
+    stack: MapStack,
+    voxels: VoxelSet,
+    *,
+    capabilities: Capability,  # noqa: ARG001 - of HDF5, always
+    codec: str = "portable",
+    fill: Fill = 0,
+    max_memory: int = 1 << 30,
+    progress: Progress | None = None,
+) -> None:
+    """Write labelled maps as the R package does, below the root group of an HDF5 file.
+
+    What R leaves out is filled in: labels are declared as UTF-8, so that R can read them.
+
+    Parameters
+    ----------
+    group : Group
+        Root of an empty HDF5 file.
+    stack : MapStack
+        The maps.
+    voxels : VoxelSet
+        Voxels to store, in order of their index with x varying fastest.
+    capabilities : Capability
+        Of the store.
+    codec : {"portable", "none"}
+        Preset.
+    fill : {0}
+        What R reads outside the mask.
+    max_memory : int
+        Bytes that writing may take.
+    progress : callable, optional
+        Called with the bytes of numbers done and in all.
+
+    Raises
+    ------
+    InvalidInputError
+        If R could not read the file: labels that give the same name, numbers of a type that it
+        does not have, integers that float64 does not hold, or another `fill` or `codec`.
+
+    Notes
+    -----
+    Integers that R does not have, those of 64 bits among them, become float64.
+    """
+    _check(stack, codec, fill)
+    header = group.create_group("header")
+    write_fields(header, _fields(stack))
+    mask = voxels.mask.transpose(2, 1, 0).astype(np.uint8)
+    write_plain(group, "mask", (), mask)
+    write_texts(group, "labels", "", stack.labels)
+    data = group.create_group("data")
+    step = len(stack.labels)
+    row = len(voxels) * r_dtype(stack.dtype).itemsize
+    if not stack.whole:
+        step = max(1, max_memory // 2 // row)
+    total = len(stack.labels) * row
+    for first in range(0, len(stack.labels), step):
+        rows = slice(first, min(first + step, len(stack.labels)), 1)
+        _write_maps(data, stack, voxels, rows, codec=codec, max_memory=max_memory)
+        if progress is not None:
+            progress(rows.stop * row, total)
+
+
+def _write_maps(
+    group: Group,
+    stack: MapStack,
+    voxels: VoxelSet,
+    rows: slice,
+    *,
+    codec: str,
+    max_memory: int,
+) -> None:
+    count = len(voxels)
+    layout = ChunkLayout(chunks=(min(_CHUNK, count),))
+    dtype = r_dtype(stack.dtype)
+    spec = ArraySpec(shape=(count,), dtype=dtype, layout=layout)
+    spec = replace(spec, codecs=choose_codecs(codec, spec))
+    whole = slice(0, count, 1)
+    shape = (rows.stop - rows.start, count)
+    with Scratch(shape, dtype, max_memory=max_memory // 2) as scratch:
+        for part in stack.parts(voxels, rows, max_memory):
+            first = part.row - rows.start
+            n, m = part.values.shape
+            region = (slice(first, first + n, 1), slice(part.voxel, part.voxel + m, 1))
+            scratch.write(region, r_numbers(part.values, dtype))
+        for number in range(shape[0]):
+            array = group.create_array(sanitise(stack.labels[rows.start + number]), spec)
+            write(array, None, scratch.read((slice(number, number + 1, 1), whole))[0])
+
+
+def _check(stack: MapStack, codec: str, fill: Fill) -> None:
+    if fill != 0:
+        raise InvalidInputError(f"fill={fill!r}: R reads 0 outside the mask")
+    if codec not in ("portable", "none"):
+        raise InvalidInputError(
+            f"R has no plug-in for the codec {codec!r}; there are portable and none"
+        )
+    r_dtype(stack.dtype)
+    _check_names(stack.labels)
+
+
+def _check_names(labels: Sequence[str]) -> None:
+    known: dict[str, str] = {}
+    for label in labels:
+        name = sanitise(label)
+        if name in known:
+            raise InvalidInputError(
+                f"labels {known[name][:80]!r} and {label[:80]!r} both become {name[:80]!r} for R"
+            )
+        try:
+            check_name(name)
+        except InvalidInputError as error:
+            raise InvalidInputError(
+                f"label {label[:80]!r} becomes {name[:80]!r} for R, which cannot be stored: "
+                f"{error.message}"
+            ) from error
+        known[name] = label
+
+
+def _fields(stack: MapStack) -> dict[str, Any]:
+    """The fields that R writes, in its order."""
+    dtype = r_dtype(stack.dtype)
+    transform = transform_fields(stack.space)
+    zeros = [0.0] * 3
+    return {
+        "sizeof_hdr": 348,
+        "data_type": "",
+        "db_name": "",
+        "extents": 0,
+        "session_error": 0,
+        "regular": "",
+        "dim_info": 0,
+        "dim": [4, *stack.space.spatial_shape, len(stack.labels), 1, 1, 1],
+        "intent_p1": 0.0,
+        "intent_p2": 0.0,
+        "intent_p3": 0.0,
+        "intent_code": 0,
+        "datatype": _TYPES[dtype.name],
+        "bitpix": 8 * dtype.itemsize,
+        "slice_start": 0,
+        "pixdim": [0.0, *stack.space.spacing, 0.0, *zeros],
+        "vox_offset": 0.0,
+        "scl_slope": 1.0,
+        "scl_inter": 0.0,
+        "slice_end": 0,
+        "slice_code": 0,
+        "xyzt_units": 2,
+        "cal_max": 0.0,
+        "cal_min": 0.0,
+        "slice_duration": 0.0,
+        "toffset": 0.0,
+        "glmax": 0,
+        "glmin": 0,
+        "descrip": "fmristore labeled volume set",
+        "aux_file": "",
+        "qform_code": 1,
+        "sform_code": 1,
+        **transform,
+        "intent_name": "",
+        "magic": "n+1",
+    }

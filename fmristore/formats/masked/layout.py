@@ -1,0 +1,141 @@
+"""Where in a store the parts of a masked run are, what they say, and how they are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from fmristore.formats.array import StoredArray
+from fmristore.formats.image.layout import read_scaling
+from fmristore.formats.image.writer import scaling_attributes, write_coordinates
+from fmristore.formats.nodes import format_attributes, space_attributes
+from fmristore.formats.voxel_source import VoxelSource, parts_of, write_parts
+from fmristore.formats.voxelwise import (
+    Fill,
+    VoxelNodes,
+    check_fill,
+    fill_attribute,
+    read_fill,
+    voxel_nodes,
+    write_voxels,
+)
+from fmristore.model.scaling import Scaling
+from fmristore.model.space import NeuroSpace
+from fmristore.model.voxels import VoxelSet
+from fmristore.planning.layout import adapt_spec, choose_codecs, plan_matrix
+from fmristore.planning.progress import Progress
+from fmristore_stores.errors import MetadataError
+from fmristore_stores.opening import Handle
+from fmristore_stores.protocol import Capability, Group
+from fmristore_stores.spec import ArraySpec
+
+__all__ = ["MaskedParts", "read_masked_parts", "write_maskedneurovec"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedParts:
+    """Where in a store the parts of a masked run are, and what they say.
+
+    Parameters
+    ----------
+    space : NeuroSpace
+        Its grid and times.
+    nodes : VoxelNodes
+        Which voxels it has.
+    numbers : str
+        Path of the array, axes ``voxel`` and ``t``.
+    scaling : Scaling, optional
+        To apply to stored numbers.
+    """
+
+    space: NeuroSpace
+    nodes: VoxelNodes
+    numbers: str = "0"
+    scaling: Scaling | None = None
+
+
+def read_masked_parts(handle: Handle) -> MaskedParts:
+    """Find the parts of a masked run that is the root group of a store.
+
+    Raises
+    ------
+    MetadataError
+        If a node or attribute that the format asks for is missing or wrong.
+    """
+    url = handle.locator.url
+    numbers = StoredArray(handle, "0")
+    spec = numbers.reader.spec
+    if set(spec.dims) != {"voxel", "t"} or spec.dtype.kind not in "iufc" or 0 in spec.shape:
+        raise MetadataError(
+            f"axes are named {spec.dims}, of lengths {spec.shape} and type {spec.dtype}: "
+            "expected numbers with axes voxel and t",
+            url=url,
+            node="0",
+        )
+    length = dict(zip(spec.dims, spec.shape, strict=True))
+    attributes = numbers.attributes
+    scaling = read_scaling(handle, attributes, length["t"])
+    dtype = spec.dtype if scaling is None else scaling.dtype(spec.dtype)
+    fill = read_fill(attributes, dtype, url=url)
+    nodes = voxel_nodes(handle, length["voxel"], fill=fill, time_points=length["t"])
+    return MaskedParts(space=nodes.space, nodes=nodes, scaling=scaling)
+
+
+def write_maskedneurovec(  # noqa: PLR0913
+    group: Group,
+    source: VoxelSource,
+    voxels: VoxelSet,
+    *,
+    capabilities: Capability,
+    codec: str = "dual",
+    fill: Fill = 0,
+    max_memory: int = 1 << 30,
+    progress: Progress | None = None,
+) -> None:
+    """Write a masked run below a group.
+
+    Parameters
+    ----------
+    group : Group
+        New and empty.
+    source : VoxelSource
+        The run; read once.
+    voxels : VoxelSet
+        Voxels to store, in order of their index with x varying fastest.
+    capabilities : Capability
+        Of the store.
+    codec : str
+        Preset.
+    fill : int or float
+        What voxels outside the mask are read as.
+    max_memory : int
+        Bytes that writing may take.
+    progress : callable, optional
+        Called with the bytes of stored numbers done and in all.
+
+    Raises
+    ------
+    InvalidInputError
+        If `fill` is no number of the type of the run.
+    MemoryLimitError
+        If not even one write unit fits the limit.
+    """
+    space, scaling = source.space, source.scaling
+    dtype = source.dtype if scaling is None else scaling.dtype(source.dtype)
+    outside = check_fill(fill, dtype)
+    shape = (len(voxels), space.time_points or 1)
+    layout = plan_matrix(shape, source.dtype, codec=codec)
+    spec = ArraySpec(shape=shape, dtype=source.dtype, dims=("voxel", "t"), layout=layout)
+    spec = adapt_spec(replace(spec, codecs=choose_codecs(codec, spec)), capabilities)
+    write_coordinates(group, space, scaling)
+    write_voxels(group, voxels, codec)
+    attributes = scaling_attributes(scaling) | {"fill": fill_attribute(outside)}
+    array = group.create_array("0", spec, attributes)
+    write_parts(
+        array,
+        parts_of(source, voxels, max_memory),
+        rows=slice(0, shape[1], 1),
+        voxel_axis=0,
+        max_memory=max_memory,
+        progress=progress,
+    )
+    group.write_attributes(format_attributes("maskedneurovec") | space_attributes(space))

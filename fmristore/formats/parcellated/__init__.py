@@ -1,0 +1,1 @@
+"""Series of voxels by parcel, and of parcels."""

@@ -1,0 +1,161 @@
+"""What scans of both kinds share: a parcellation, times, metadata."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmristore.formats.array import StoredArray
+from fmristore.formats.base import StoredObject, describe_parcels, describe_space
+from fmristore.formats.parcellated.layout import Kind, OwnTree, ScanParts
+from fmristore.model.space import NeuroSpace
+from fmristore.sources.labels import LabelTable
+from fmristore.sources.parcellation import Parcellation, find_parcel
+from fmristore_stores.errors import MetadataError
+from fmristore_stores.opening import Handle
+from fmristore_stores.protocol import AnyArray
+
+__all__ = ["ParcellatedBase"]
+
+
+class ParcellatedBase(StoredObject):
+    """A stored scan, cut into parcels.
+
+    Parameters
+    ----------
+    handle : Handle
+        Store that holds the scan.
+    parts : ScanParts, optional
+        Where in the store its parts are; by default the store holds this one scan.
+
+    Raises
+    ------
+    MetadataError
+        If a node or attribute that the format asks for is missing or wrong.
+    """
+
+    kind: ClassVar[Kind]
+
+    def __init__(self, handle: Handle, parts: ScanParts | None = None) -> None:
+        super().__init__(handle)
+        self._parts = self._only_scan(handle) if parts is None else parts
+
+    @classmethod
+    def _only_scan(cls, handle: Handle) -> ScanParts:
+        tree = OwnTree(handle)
+        if len(tree.scan_names) != 1:
+            raise MetadataError(
+                f"a single scan is expected and there are {len(tree.scan_names)}",
+                url=handle.locator.url,
+            )
+        parts = tree.scan(tree.scan_names[0])
+        if parts.kind != cls.kind:
+            raise MetadataError(
+                f"the scan is of the kind {parts.kind!r}, expected {cls.kind!r}",
+                url=handle.locator.url,
+            )
+        return parts
+
+    @property
+    def name(self) -> str:
+        """Name of the scan."""
+        return self._parts.name
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What else is known of the scan."""
+        return MappingProxyType(dict(self._parts.metadata))
+
+    @property
+    def space(self) -> NeuroSpace:
+        """Grid in the world, number of times and TR."""
+        return self._parts.space
+
+    @property
+    def affine(self) -> AnyArray:
+        """(4, 4) float64: voxel indices (0-based) to mm, RAS+."""
+        return self._parts.space.affine
+
+    @property
+    def tr(self) -> float | None:
+        """Repetition time in seconds, None if unknown."""
+        return self._parts.space.tr
+
+    @property
+    def time_points(self) -> int:
+        """Number of volumes."""
+        return self._parts.numbers.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the numbers."""
+        return self._parts.numbers.dtype
+
+    @cached_property
+    def table(self) -> LabelTable:
+        """Ids, names and further columns of the parcels."""
+        return self._parts.tree.table
+
+    @cached_property
+    def parcellation(self) -> Parcellation:
+        """The parcels and their voxels; read once, when first asked for."""
+        return self._parts.tree.parcellation()
+
+    @property
+    def ids(self) -> NDArray[np.int32]:
+        """(K,) ids of the parcels, ascending."""
+        return self.table.ids
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parcels."""
+        return self.table.names
+
+    @property
+    def primary_arrays(self) -> tuple[StoredArray, ...]:
+        """Docstring inherited."""
+        return self._parts.arrays
+
+    def describe(self) -> dict[str, Any]:
+        """Docstring inherited."""
+        count, times = self._parts.numbers.shape
+        facts: dict[str, Any] = {
+            "scan": self.name,
+            "kind": self.kind,
+            "statistic": self._parts.statistic,
+            "shape": list(self.space.shape) if self.kind == "full" else [times, count],
+            "dtype": str(self.dtype),
+            "space": describe_space(self.space),
+            "parcels": describe_parcels(self.table),
+        }
+        if self.kind == "full":
+            of = math.prod(self.space.spatial_shape)
+            facts["mask"] = {"voxels": count, "of": of}
+        return self._described(facts)
+
+    def check(self) -> None:
+        """Docstring inherited."""
+        self.parcellation  # noqa: B018 - reading it checks it
+
+    def index(self, key: Any) -> int:
+        """Position of a parcel that is given by its id or name.
+
+        Raises
+        ------
+        SelectionError
+            If there is no such parcel, or several have the name.
+        """
+        return find_parcel(self.table, key)
+
+    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (self,), {
+            "parcellation": self.parcellation,
+            "name": self.name,
+            "metadata": self.metadata,
+        }

@@ -1,0 +1,270 @@
+"""A stored scan with one series for each parcel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from fmristore.formats.parcellated.base import ParcellatedBase
+from fmristore.formats.parcellated.create import Target, create_scans, open_created
+from fmristore.formats.parcellated.writer import ScanRequest, given_matrix, make_parcellation
+from fmristore.formats.profiles import Profile
+from fmristore.formats.registry import register
+from fmristore.model.space import NeuroSpace
+from fmristore.model.voxels import parse_times
+from fmristore.planning.indexing import parse_selection
+from fmristore.planning.progress import Progress
+from fmristore.planning.text import parse_size
+from fmristore.sources.parcellation import find_parcels
+from fmristore_stores.errors import InvalidInputError
+from fmristore_stores.protocol import AnyArray
+
+__all__ = ["ParcellatedScanSummary"]
+
+
+@register("parcellatedscansummary")
+class ParcellatedScanSummary(ParcellatedBase):
+    """One series for each parcel, indexed ``[t, parcel]`` or by the name of a parcel.
+
+    Examples
+    --------
+    >>> import fmristore as fs
+    >>> rest = fs.parcellate("rest_bold.nii.gz", "atlas.nii.gz", "rest.h5")   # doctest: +SKIP
+    >>> rest["Left V1"]                                                       # doctest: +SKIP
+    """
+
+    holds = "one series for each parcel of one run: time x parcel"
+    use_when = "parcels are all that is analysed, as in connectivity"
+
+    kind = "summary"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of times and of parcels, (T, K)."""
+        count, times = self._parts.numbers.shape
+        return times, count
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return 2
+
+    @property
+    def statistic(self) -> str | None:
+        """What the voxels of a parcel were summarised by; None if unknown."""
+        return self._parts.statistic
+
+    def __len__(self) -> int:
+        return self.time_points
+
+    def __getitem__(self, index: Any) -> Any:
+        """Read a part of the matrix, or the series of parcels.
+
+        Parameters
+        ----------
+        index : int, slice, Ellipsis, None or tuple of them; or str; or list of str and int
+            numpy's basic indexing, axes (t, parcel); the name of a parcel; or names and ids of
+            several.
+
+        Raises
+        ------
+        SelectionError
+            If the index does not fit, or there is no such parcel.
+        """
+        if isinstance(index, str | list):
+            return self.series(index)
+        selection = parse_selection(index, self.shape)
+        times, columns = selection.region
+        return selection.apply(self._parts.numbers.read(columns, times))
+
+    def series(
+        self, parcels: Any = None, *, times: slice | None = None, dtype: DTypeLike | None = None
+    ) -> AnyArray:
+        """Series of one parcel, some, or all.
+
+        Parameters
+        ----------
+        parcels : int, str, or sequence of them, optional
+            Ids or names.
+        times : slice, optional
+            Part of the run.
+        dtype : dtype, optional
+            Type to return.
+
+        Returns
+        -------
+        ndarray, (T,) for one parcel, else (T, n)
+            NaN for a parcel without voxels.
+
+        Raises
+        ------
+        SelectionError
+            If there is no such parcel, several have the name, or `times` is no slice.
+        """
+        part = parse_times(times, self.time_points)
+        if parcels is None:
+            values = self._parts.numbers.read(
+                slice(0, self.shape[1], 1), part.region[0], dtype=dtype
+            )
+            return np.ascontiguousarray(part.apply(values))
+        single = isinstance(parcels, str | int | np.integer)
+        rows = find_parcels(self.table, [parcels] if single else parcels)
+        found: AnyArray = part.apply(self._parts.numbers.read(rows, part.region[0], dtype=dtype))
+        return found[:, 0] if single else found
+
+    def to_numpy(self, dtype: DTypeLike | None = None) -> AnyArray:
+        """All series, (T, K)."""
+        return self.series(dtype=dtype)
+
+    def to_dataframe(self) -> Any:
+        """All series as a pandas data frame.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One column for each parcel, in order of ids; time in seconds as its index if the
+            repetition time is known, else the number of the volume.
+
+        Raises
+        ------
+        DependencyError
+            If pandas is not installed.
+        """
+        from fmristore.interop.pandas import series_frame
+
+        return series_frame(self.to_numpy(), self.names, tr=self.tr)
+
+    def __array__(
+        self,
+        dtype: DTypeLike | None = None,
+        copy: bool | None = None,  # noqa: FBT001 - numpy's protocol
+    ) -> AnyArray:
+        if copy is False:
+            raise InvalidInputError("a stored summary cannot become an array without a copy")
+        return self.to_numpy(dtype)
+
+    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        content, facts = super()._content()
+        return content, facts | {"statistic": self.statistic}
+
+    def _facts(self) -> dict[str, str]:
+        times, count = self.shape
+        facts = {"scan": repr(self.name), "shape": f"{times} x {count} parcels"}
+        if self.statistic is not None:
+            facts["statistic"] = self.statistic
+        facts["dtype"] = str(self.dtype)
+        if self.tr is not None:
+            facts["TR"] = f"TR {self.tr:.4g} s"
+        return facts
+
+    @classmethod
+    def create(  # noqa: PLR0913
+        cls,
+        url: str | os.PathLike[str],
+        source: Any,
+        *,
+        parcellation: Any,
+        names: Any = None,
+        mask: Any = None,
+        statistic: Any = "mean",
+        weights: Any = None,
+        name: str = "scan",
+        metadata: Mapping[str, Any] | None = None,
+        space: NeuroSpace | AnyArray | None = None,
+        tr: float | None = None,
+        dtype: DTypeLike | None = None,
+        codec: str | None = None,
+        profile: Profile | None = None,
+        overwrite: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+        max_memory: int | str = 1 << 30,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Summarise a run by parcels, store the summary, and open it.
+
+        Parameters
+        ----------
+        url : str or path
+            New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
+        source : stored object, path, nibabel image, or array_like
+            A run (X, Y, Z, T), read once; or the series of the parcels, (T, K), as they are.
+        parcellation : Parcellation, path, nibabel image, or array_like of shape (X, Y, Z)
+            Label image on the grid of the run.
+        names : path, mapping, sequence of str, optional
+            What the labels stand for: see `fmristore.sources.labels.read_table`.
+        mask : path, nibabel image, or array_like of shape (X, Y, Z), optional
+            Labels of other voxels are dropped.
+        statistic : {"mean", "median", "sum", "min", "max", "std"} or callable
+            A function takes a parcel's numbers (T, V) and returns (T,).
+        weights : path, nibabel image, array_like of shape (X, Y, Z) or (V,), optional
+            Of the voxels, for means and sums.
+        name : str
+            Of the scan.
+        metadata : mapping, optional
+            What else is known of the scan; values that JSON can hold.
+        space : NeuroSpace or ndarray, (4, 4), optional
+            For arrays.
+        tr : float, optional
+            Repetition time in seconds, for arrays.
+        dtype : dtype, optional
+            Of the stored series; float32 by default where the source has no more precision.
+        codec : str, optional
+            Preset; ``"portable"`` for HDF5 and ``"dual"`` for Zarr by default.
+        profile : {"r"}, optional
+            Write the layout of the R package fmristore.
+        overwrite : bool
+            Replace what is there, once the new store is complete.
+        storage_options : mapping, optional
+            Passed to fsspec.
+        max_memory : int or str
+            Bytes that this may take.
+        progress : callable, optional
+            Called with the bytes of labelled voxels done and in all.
+
+        Returns
+        -------
+        ParcellatedScanSummary
+            The new summary, opened.
+
+        Raises
+        ------
+        AlreadyExistsError
+            If there is something at `url` and `overwrite` is false.
+        InvalidInputError
+            If labels and run do not fit, or an argument cannot be used.
+        """
+        max_memory = parse_size(max_memory)
+        if statistic is None and given_matrix(source) is None:
+            raise InvalidInputError("a summary needs a statistic")
+        target = Target(
+            url=url,
+            codec=codec,
+            profile=profile,
+            overwrite=overwrite,
+            storage_options=storage_options,
+            max_memory=max_memory,
+            progress=progress,
+        )
+        request = ScanRequest(
+            name=name,
+            source=source,
+            statistic=statistic,
+            weights=weights,
+            metadata=metadata or {},
+            array={"space": space, "tr": tr},
+            dtype=dtype,
+        )
+        parcels = make_parcellation(
+            parcellation,
+            names,
+            mask,
+            space=space,
+            request=request,
+            storage_options=storage_options,
+        )
+        create_scans(target, cls.format_name, parcels, [request])
+        return open_created(target, cls)

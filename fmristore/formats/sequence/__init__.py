@@ -1,0 +1,1 @@
+"""Several runs, read as one long run or run by run."""

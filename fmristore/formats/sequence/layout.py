@@ -1,0 +1,227 @@
+"""Where in a store the runs of a sequence are, and writing them there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fmristore.formats.array import StoredArray
+from fmristore.formats.image.layout import ImageParts, read_grid, read_scaling
+from fmristore.formats.image.replicas import read_copies
+from fmristore.formats.image.writer import ImageOptions, image_spec, write_affine, write_run
+from fmristore.formats.names import encode_name
+from fmristore.formats.nodes import space_attributes
+from fmristore.planning.progress import Progress
+from fmristore.sources.images import ImageSource
+from fmristore_stores.errors import InvalidInputError, MetadataError, NotFoundError
+from fmristore_stores.opening import Handle
+from fmristore_stores.protocol import Capability, Group
+from fmristore_stores.spec import check_name
+
+__all__ = [
+    "SequenceParts",
+    "check_runs",
+    "read_sequence_parts",
+    "run_names",
+    "shifted",
+    "write_sequence",
+]
+
+Runs = Mapping[str, ImageSource]
+"""Runs by name, in their order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceParts:
+    """What makes a sequence of stored runs.
+
+    Parameters
+    ----------
+    names : tuple of str
+        Of the runs, in their order.
+    images : tuple of ImageParts
+        One for each run; all have the same grid.
+    """
+
+    names: tuple[str, ...]
+    images: tuple[ImageParts, ...]
+
+
+# Reading -------------------------------------------------------------------------------------
+
+
+def read_sequence_parts(handle: Handle) -> SequenceParts:
+    """Find the runs of a sequence that is the root group of a store.
+
+    Raises
+    ------
+    MetadataError
+        If a node or attribute that the format asks for is missing or wrong.
+    """
+    root = handle.store.root
+    attributes = root.read_attributes()
+    nodes = _listed(handle, attributes, "runs", str)
+    lengths = _listed(handle, attributes, "lengths", int)
+    if len(nodes) != len(lengths) or len(set(nodes)) != len(nodes):
+        raise _damaged(handle, "attributes runs and lengths do not list the same runs once each")
+    names, images = [], []
+    for node, length in zip(nodes, lengths, strict=True):
+        try:
+            group = root.group("runs").group(check_name(node))
+        except (NotFoundError, InvalidInputError) as error:
+            raise _damaged(handle, f"run {node!r} is listed, but: {error.message}") from error
+        of_run = group.read_attributes()
+        name = of_run.get("name", node)
+        if not isinstance(name, str):
+            raise _damaged(handle, f"name is {name!r:.80}, expected text", node=group.path)
+        names.append(name)
+        images.append(_read_run(handle, group, attributes | of_run, length))
+        if images[-1].space.spatial_shape != images[0].space.spatial_shape:
+            raise _damaged(handle, "volumes differ in shape from those of other runs", group.path)
+    if len(set(names)) != len(names):
+        raise _damaged(handle, "two runs have the same name")
+    return SequenceParts(names=tuple(names), images=tuple(images))
+
+
+def _read_run(
+    handle: Handle, group: Group, attributes: Mapping[str, Any], length: int
+) -> ImageParts:
+    numbers = StoredArray(handle, f"{group.path}/0")
+    spec = numbers.reader.spec
+    found = dict(zip(spec.dims, spec.shape, strict=True))
+    if set(found) != {"t", "z", "y", "x"} or found["t"] != length or spec.dtype.kind not in "biufc":
+        raise _damaged(
+            handle,
+            f"axes {spec.dims} of shape {spec.shape} and type {spec.dtype}, expected numbers "
+            f"along t, z, y, x, and {length} volumes",
+            node=f"{group.path}/0",
+        )
+    shape = found["x"], found["y"], found["z"]
+    space = read_grid(handle, shape, length, attributes=attributes)
+    children = group.children()
+    of_numbers = numbers.attributes
+    return ImageParts(
+        numbers=f"{group.path}/0",
+        space=space,
+        scaling=read_scaling(handle, of_numbers, length, group=group.path),
+        header=f"{group.path}/nifti" if "nifti" in children else "",
+        trailer=f"{group.path}/nifti_trailer" if "nifti_trailer" in children else "",
+        copies=read_copies(handle, numbers, of_numbers),
+    )
+
+
+def _listed(handle: Handle, attributes: Mapping[str, Any], name: str, kind: type) -> list[Any]:
+    values = attributes.get(name)
+    if isinstance(values, list) and values and all(type(value) is kind for value in values):
+        return values
+    raise _damaged(handle, f"attribute {name} must be a list of {kind.__name__}, one for each run")
+
+
+def _damaged(handle: Handle, message: str, node: str = "") -> MetadataError:
+    return MetadataError(message, url=handle.locator.url, node=node)
+
+
+# Writing -------------------------------------------------------------------------------------
+
+
+def check_runs(runs: Iterable[tuple[str, ImageSource]]) -> dict[str, ImageSource]:
+    """Check that runs can be stored as one sequence.
+
+    Returns
+    -------
+    dict
+        The runs by name.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are none, a name is empty or occurs twice, or a run is in colour, has no time
+        axis, or lies on another grid than the first.
+    """
+    checked: dict[str, ImageSource] = {}
+    for name, source in runs:
+        encode_name(name)
+        if name in checked:
+            raise InvalidInputError(f"two runs are called {name!r}")
+        if source.space.time_points is None or source.colors:
+            what = "in colour" if source.colors else f"of shape {source.space.shape}"
+            raise InvalidInputError(f"run {name!r} is {what}: expected numbers (X, Y, Z, T)")
+        checked[name] = source
+    if not checked:
+        raise InvalidInputError("a sequence needs at least one run")
+    first, *others = checked.items()
+    for name, source in others:
+        mine, other = first[1].space, source.space
+        if mine.spatial_shape != other.spatial_shape:
+            raise InvalidInputError(
+                f"run {name!r} has volumes of shape {other.spatial_shape}, run {first[0]!r} of "
+                f"{mine.spatial_shape}: all runs must be on one grid"
+            )
+        if not mine.same_grid(other):
+            raise InvalidInputError(
+                f"run {name!r} lies {mine.grid_distance(other):.3g} mm from run {first[0]!r}: "
+                "all runs must be on one grid"
+            )
+    return checked
+
+
+def write_sequence(
+    group: Group,
+    runs: Runs,
+    options: ImageOptions,
+    capabilities: Capability,
+    *,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write runs into an empty group, one after the other.
+
+    Parameters
+    ----------
+    group : Group
+        New and writable.
+    runs : mapping of str to ImageSource
+        As `check_runs` returns them.
+    options : ImageOptions
+        Layout, codec and memory limit of each run.
+    capabilities : Capability
+        Of the store.
+    progress : callable, optional
+        Called with the bytes of stored numbers done and in all.
+
+    Returns
+    -------
+    dict
+        Attributes that the group shall have besides those that name the format.
+    """
+    first = next(iter(runs.values())).space.without_time()
+    write_affine(group, first)
+    folder = group.create_group("runs")
+    nbytes = {name: image_spec(source, options).nbytes for name, source in runs.items()}
+    done, nodes, lengths = 0, [], []
+    for name, source in runs.items():
+        nodes.append(encode_name(name))
+        lengths.append(source.space.time_points)
+        run = folder.create_group(nodes[-1])
+        tell = shifted(progress, done, sum(nbytes.values()))
+        attributes = write_run(run, source, options, capabilities, progress=tell)
+        of_space = space_attributes(source.space)
+        of_time = {k: of_space[k] for k in ("repetition_time", "time_unit") if k in of_space}
+        run.write_attributes(attributes | of_time | {"name": name})
+        done += nbytes[name]
+    common = {k: v for k, v in space_attributes(first).items() if k != "time_unit"}
+    return common | {"runs": nodes, "lengths": lengths}
+
+
+def shifted(progress: Progress | None, before: int, total: int) -> Progress | None:
+    """Progress of one of several runs, as progress of all of them."""
+    if progress is None:
+        return None
+    tell = progress
+    return lambda done, _: tell(before + done, total)
+
+
+def run_names(count: int) -> Sequence[str]:
+    """Names of runs that have none: ``run-1``, ``run-2`` ..., with zeros so that they sort."""
+    width = len(str(count))
+    return [f"run-{number:0{width}d}" for number in range(1, count + 1)]

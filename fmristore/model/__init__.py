@@ -1,0 +1,1 @@
+"""Values without a store: space, scaling, sets of voxels, digests."""

@@ -1,0 +1,419 @@
+"""Writing NIfTI images as a stream, byte for byte as their source was."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import tempfile
+import uuid
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Protocol, Self, TypedDict, Unpack
+
+import numpy as np
+
+from fmristore.nifti.fields import HEADER_SIZE, end_of_extensions
+from fmristore.nifti.files import ImageName, require_suffix, translated
+from fmristore.nifti.header import NiftiHeader, parse_header
+from fmristore_stores.errors import (
+    AlreadyExistsError,
+    ClosedError,
+    InvalidInputError,
+    LossyError,
+    NotFoundError,
+    ReadOnlyError,
+)
+from fmristore_stores.io.location import exists, filesystem, is_local, normalise
+from fmristore_stores.protocol import AnyArray
+
+__all__ = ["NiftiWriter", "WriteOptions", "reframe", "write_nifti"]
+
+Progress = Callable[[int], None]
+
+_SLICE = 4 << 20
+"""Bytes that are swapped or compressed at a time."""
+
+_MAGIC_AT = {1: 344, 2: 4}
+_OFFSET_AT = {1: (108, "f"), 2: (168, "q")}
+
+
+class WriteOptions(TypedDict, total=False):
+    """Options of `write_nifti`; see `NiftiWriter`."""
+
+    level: int
+    overwrite: bool
+    storage_options: Mapping[str, Any] | None
+    progress: Progress | None
+
+
+class NiftiWriter:
+    """Write an image in pieces; it appears at its destination whole or not at all.
+
+    The bytes go to temporary files beside the destination, which are flushed to disk and renamed
+    by `finish`; leaving the context without `finish` removes them, and whatever was at the
+    destination stays. For a remote destination the temporary files are local, and uploaded.
+
+    The header bytes are written as they are. Only if a single file is written from a pair's
+    header, or a pair from a single file's, does the header change: magic and vox_offset are set
+    for the new form, the extension flag is added where it is missing, and zeros between the
+    extensions and the numbers are added or dropped.
+
+    Parameters
+    ----------
+    url : str or path
+        Destination: ``.nii``, ``.hdr`` or ``.img``, or these with ``.gz`` to compress. Either
+        name of a pair stands for both files.
+    header_bytes : bytes
+        As in `NiftiHeader.raw`, or from `make_header`.
+    level : int, optional
+        Of gzip compression: 0 to 3 are ISA-L's (fast), 4 to 9 zlib's (small, slow). No name
+        and no time are stored in the gzip header: equal input gives equal files.
+    overwrite : bool, optional
+        Replace what is at the destination.
+    storage_options : mapping, optional
+        Passed to fsspec.
+    progress : callable, optional
+        Called after each `write` with the number of bytes written so far, before compression.
+
+    Raises
+    ------
+    AlreadyExistsError
+        If the destination (for a pair, either file) exists and `overwrite` is false.
+    InvalidInputError
+        If the name does not end like that of a NIfTI file, or `level` is not 0 to 9.
+    LossyError
+        If a pair is asked for and a single file's header has bytes after its extensions that are
+        not zero.
+    FormatError, LayoutNotSupportedError
+        If the header bytes are refused by `parse_header`.
+    NotFoundError
+        If the folder does not exist.
+    StorageError
+        If the destination cannot be written.
+    """
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        header_bytes: bytes,
+        *,
+        level: int = 2,
+        overwrite: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        if not 0 <= level <= 9:
+            raise InvalidInputError(f"compression level {level}: expected 0 to 9")
+        target = normalise(url)
+        name = require_suffix(target)
+        single = name.suffix.lower() == ".nii"
+        self._header = reframe(parse_header(header_bytes), single=single)
+        self._urls = [target] if single else _pair_names(name)
+        self._level = level if name.compressed else None
+        self._overwrite = overwrite
+        self._options = storage_options
+        self._progress = progress
+        self._done = 0
+        self._refuse_existing()
+        self._cleanup = ExitStack()
+        self._temporary: list[Path] = []
+        with ExitStack() as undo:
+            undo.push(self._cleanup)
+            self._temporary = [self._make_temporary(name) for name in self._urls]
+            self._sink = self._open()
+            undo.pop_all()
+            self._closed = False
+
+    @property
+    def header(self) -> NiftiHeader:
+        """The header that is written."""
+        return self._header
+
+    def write(self, values: AnyArray) -> None:
+        """Append numbers in stored order.
+
+        Parameters
+        ----------
+        values : ndarray, (t, z, y, x) or (t, z, y, x, c)
+            Of the header's dtype in any byte order (bool passes as uint8). Whole planes: the last
+            axes must be those of the image, the number of planes and volumes is free. An array
+            in C order is not copied whole.
+
+        Raises
+        ------
+        InvalidInputError
+            If dtype or shape do not fit the header, or these are more numbers than it promises.
+        StorageError
+            If writing fails.
+        """
+        self._require_open()
+        header = self._header
+        given = values.view(np.uint8) if values.dtype == np.bool_ else values
+        plane = header.stream_shape[2:]
+        if given.dtype.newbyteorder("<") != header.dtype or given.shape[-len(plane) :] != plane:
+            msg = (
+                f"numbers of type {values.dtype} and shape {values.shape}: expected "
+                f"{header.dtype} and (t, z, {', '.join(map(str, plane))})"
+            )
+            raise InvalidInputError(msg, url=self._urls[0])
+        if self._done + given.nbytes > header.data_nbytes:
+            msg = f"more numbers than the header's shape {header.stored_shape} has"
+            raise InvalidInputError(msg, url=self._urls[0])
+        flat = np.ascontiguousarray(given).reshape(-1)
+        step = _SLICE // flat.itemsize
+        with translated(self._urls[-1]):
+            for start in range(0, flat.size, step):
+                piece = flat[start : start + step].astype(header.disk_dtype, copy=False)
+                self._sink.write(piece.view(np.uint8).data)
+        self._done += flat.nbytes
+        if self._progress is not None:
+            self._progress(self._done)
+
+    def finish(self, *, trailer: bytes = b"") -> None:
+        """Complete the image and publish it.
+
+        Parameters
+        ----------
+        trailer : bytes, optional
+            Written after the numbers, as `VolumeStream.trailer` gave them.
+
+        Raises
+        ------
+        InvalidInputError
+            If numbers are missing.
+        AlreadyExistsError
+            If something appeared at the destination meanwhile and may not be replaced.
+        StorageError
+            If writing, renaming or uploading fails.
+        """
+        self._require_open()
+        if self._done != self._header.data_nbytes:
+            msg = f"{self._done} bytes of numbers were written: expected {self._header.data_nbytes}"
+            raise InvalidInputError(msg, url=self._urls[0])
+        with translated(self._urls[-1]):
+            self._sink.write(trailer)
+            self._sink.close()
+            self._refuse_existing()
+            self._publish()
+        self.close()
+
+    def close(self) -> None:
+        """Remove temporary files; without `finish` before, nothing is written."""
+        self._closed = True
+        self._cleanup.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the image was finished or given up", url=self._urls[0])
+
+    def _refuse_existing(self) -> None:
+        if self._overwrite:
+            return
+        for name in self._urls:
+            if exists(name, self._options):
+                raise AlreadyExistsError("exists already; pass overwrite=True", url=name)
+
+    def _make_temporary(self, url: str) -> Path:
+        """Name of a file that is removed by `close` if it is still there."""
+        if is_local(url):
+            path = Path(url)
+            if not path.parent.is_dir():
+                raise NotFoundError(f"there is no folder {path.parent}", url=url)
+            temporary = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:12]}.tmp")
+        else:
+            folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
+            temporary = folder / "upload"
+        self._cleanup.callback(_remove, temporary)
+        return temporary
+
+    def _open(self) -> _Sink:
+        """Write what precedes the numbers; return what the numbers go to."""
+        header = self._header
+        with translated(self._urls[0]):
+            sinks = [self._sink_to(path) for path in self._temporary]
+            sinks[0].write(header.raw)
+            if not header.single:
+                sinks[0].close()
+                sinks[1].write(bytes(header.data_offset))
+            return sinks[-1]
+
+    def _sink_to(self, path: Path) -> _Sink:
+        file = path.open("xb", buffering=_SLICE)
+        self._cleanup.callback(_give_up, file)
+        return _Plain(file) if self._level is None else _Gzip(file, self._level)
+
+    def _publish(self) -> None:
+        """Move or upload the temporary files; the header of a pair last."""
+        moves = list(zip(self._temporary, self._urls, strict=True))[::-1]
+        if is_local(self._urls[0]):
+            _rename_all([(source, Path(target)) for source, target in moves])
+            return
+        for source, url in moves:
+            fs, path = filesystem(url, self._options)
+            try:
+                fs.put_file(str(source), path)
+            except NotImplementedError as error:
+                raise ReadOnlyError("this protocol cannot write", url=url) from error
+
+
+def write_nifti(
+    url: str | os.PathLike[str],
+    header_bytes: bytes,
+    blocks: Iterable[AnyArray],
+    *,
+    trailer: bytes | Callable[[], bytes] = b"",
+    **options: Unpack[WriteOptions],
+) -> None:
+    """Write an image from blocks of numbers; it appears whole or not at all.
+
+    Parameters
+    ----------
+    url : str or path
+        Destination, named as for `NiftiWriter`.
+    header_bytes : bytes
+        As in `NiftiHeader.raw`, or from `make_header`.
+    blocks : iterable of ndarray, (t, z, y, x) or (t, z, y, x, c)
+        Numbers in stored order, as `VolumeBlock.values`. One at a time is in memory.
+    trailer : bytes or callable, optional
+        What follows the numbers; a callable is asked after the last block.
+    **options
+        ``level``, ``overwrite``, ``storage_options``, ``progress``: see `NiftiWriter`.
+
+    Raises
+    ------
+    AlreadyExistsError
+        If the destination exists and `overwrite` is false.
+    InvalidInputError
+        If an option cannot be used, or the blocks do not fit the header.
+    LossyError, FormatError, LayoutNotSupportedError
+        If the header cannot be written in the form the name asks for, or is refused.
+    StorageError
+        If the destination cannot be written.
+    """
+    with NiftiWriter(url, header_bytes, **options) as writer:
+        for values in blocks:
+            writer.write(values)
+        writer.finish(trailer=trailer() if callable(trailer) else trailer)
+
+
+def reframe(header: NiftiHeader, *, single: bool) -> NiftiHeader:
+    """Turn a single file's header into a pair's, or the other way; unchanged if it is right.
+
+    Raises
+    ------
+    LossyError
+        If bytes that are not zero would be lost.
+    """
+    if header.single == single:
+        return header
+    if single:
+        body = bytearray(header.raw)
+        body += bytes(max(HEADER_SIZE[header.version] + 4 - len(body), 0))
+        body += bytes(-len(body) % 16)
+    else:
+        end = end_of_extensions(header.raw, header.version, header.endianness)
+        if any(header.raw[end:]):
+            msg = "bytes between the header's extensions and the numbers have no place in a pair"
+            raise LossyError(msg)
+        body = bytearray(header.raw[:end])
+    offset = len(body) if single else 0
+    at, code = _OFFSET_AT[header.version]
+    struct.pack_into(f"{header.endianness}{code}", body, at, offset)
+    at = _MAGIC_AT[header.version]
+    body[at : at + 2] = b"n+" if single else b"ni"
+    # "n+1" and "ni1": the digit stays.
+    return replace(header, raw=bytes(body), single=single, data_offset=offset)
+
+
+class _Sink(Protocol):
+    def write(self, data: bytes | memoryview) -> object: ...
+
+    def close(self) -> None: ...
+
+
+class _Plain:
+    """A file that is on the disk when it is closed."""
+
+    def __init__(self, file: BinaryIO | io.BufferedWriter) -> None:
+        self._file = file
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._file.write(data)
+
+    def close(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+class _Gzip(_Plain):
+    """The same, compressed, without name and time in its header."""
+
+    def __init__(self, file: BinaryIO | io.BufferedWriter, level: int) -> None:
+        from isal import isal_zlib
+
+        super().__init__(file)
+        make = isal_zlib.compressobj if level <= 3 else zlib.compressobj
+        self._compressor: Any = make(level, wbits=31)
+
+    def write(self, data: bytes | memoryview) -> None:
+        super().write(self._compressor.compress(data))
+
+    def close(self) -> None:
+        super().write(self._compressor.flush())
+        super().close()
+
+
+def _pair_names(name: ImageName) -> list[str]:
+    suffixes = (".HDR", ".IMG") if name.suffix.isupper() else (".hdr", ".img")
+    return ["".join(name._replace(suffix=suffix)) for suffix in suffixes]
+
+
+def _give_up(file: BinaryIO) -> None:
+    """Close a file; what is still in its buffer may not fit on the disk, and is not wanted."""
+    with suppress(OSError):
+        file.close()
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _rename_all(moves: list[tuple[Path, Path]]) -> None:
+    """Rename files one after the other; if one fails, put back what was there."""
+    with ExitStack() as after, ExitStack() as undo:
+        for source, target in moves[:-1]:
+            if target.exists():
+                kept = target.with_name(f".{target.name[:200]}.{uuid.uuid4().hex[:12]}.old")
+                os.link(target, kept)
+                after.callback(_remove, kept)
+                undo.callback(kept.replace, target)
+            else:
+                undo.callback(_remove, target)
+            source.replace(target)
+        source, target = moves[-1]
+        source.replace(target)
+        undo.pop_all()
+    if os.name == "posix":
+        folder = os.open(moves[-1][1].parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,1 @@
+"""Arithmetic on shapes and bytes: chunk layouts, blocks, indexing, read plans, rechunking."""

@@ -1,0 +1,1 @@
+"""Reference files, which let Zarr readers open HDF5 in place."""

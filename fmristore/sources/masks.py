@@ -1,0 +1,120 @@
+"""Masks: from whatever a user has to the voxels that are meant."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from fmristore.model.space import NeuroSpace
+from fmristore.sources.images import NiftiSource
+from fmristore_stores.errors import InvalidInputError
+from fmristore_stores.protocol import AnyArray
+
+__all__ = ["load_volume", "mask_array", "mask_voxels"]
+
+
+def mask_array(mask: Any, space: NeuroSpace) -> AnyArray:
+    """Bring a mask into the form of a boolean array on a grid.
+
+    Parameters
+    ----------
+    mask : path, stored volume, nibabel image, or array_like of shape (X, Y, Z)
+        Voxels that are not zero are in; NaN is out. A path is that of a NIfTI file. What has a
+        mask and a grid of its own, as `MaskedNeuroVec`, `LabeledVolumeSet` and `Parcellation`
+        have, stands for that mask.
+    space : NeuroSpace
+        Grid that the mask must be on; an array need only have its shape.
+
+    Returns
+    -------
+    ndarray of bool, (X, Y, Z)
+
+    Raises
+    ------
+    InvalidInputError
+        If shape or grid differ, the mask is not a single volume, or no voxel is in it.
+    """
+    values, grid, name = _own_mask(mask) or load_volume(mask, "mask")
+    if values.dtype.kind not in "biuf":
+        raise InvalidInputError(f"a mask must be real numbers, not {values.dtype}", url=name)
+    shape = values.shape[:3] if values.shape[3:] == (1,) else values.shape
+    if shape != space.spatial_shape:
+        raise InvalidInputError(
+            f"the mask has shape {values.shape}, the image {space.spatial_shape}", url=name
+        )
+    if grid is not None and not space.same_grid(grid):
+        raise InvalidInputError(
+            f"mask and image have the same shape but lie {space.grid_distance(grid):.3g} mm apart; "
+            "resample the mask, or pass its array to ignore this",
+            url=name,
+        )
+    inside: AnyArray = np.nan_to_num(values.reshape(shape)) != 0
+    if not inside.any():
+        raise InvalidInputError("no voxel is in the mask", url=name)
+    return inside
+
+
+def mask_voxels(mask: Any, space: NeuroSpace) -> AnyArray:
+    """Indices of the voxels in a mask, (n, 3), x varying fastest; see `mask_array`."""
+    inside = mask_array(mask, space)
+    voxels: AnyArray = np.argwhere(inside.transpose(2, 1, 0))[:, ::-1]
+    return voxels
+
+
+def load_volume(volume: Any, what: str) -> tuple[AnyArray, NeuroSpace | None, str | None]:
+    """Numbers of a volume in any form, scaled, in memory.
+
+    Parameters
+    ----------
+    volume : path, stored volume, nibabel image, or array_like
+        A path is that of a NIfTI file.
+    what : str
+        What it is called in messages.
+
+    Returns
+    -------
+    values : ndarray
+        Axes (x, y, z) or (x, y, z, t).
+    space : NeuroSpace or None
+        Its grid; an array has none.
+    url : str or None
+        Where it lies.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not an array of numbers.
+    """
+    if isinstance(volume, str | os.PathLike):
+        return (*_from_path(volume, what), os.fspath(volume))
+    if hasattr(volume, "dataobj"):
+        url = volume.get_filename()
+        return np.asanyarray(volume.dataobj), NeuroSpace.from_nibabel(volume), url
+    space = getattr(volume, "space", None)
+    try:
+        values = np.asarray(volume)
+    except ValueError as error:
+        raise InvalidInputError(f"the {what} is not an array of numbers: {error}") from error
+    return values, space if isinstance(space, NeuroSpace) else None, getattr(volume, "url", None)
+
+
+def _own_mask(owner: Any) -> tuple[AnyArray, NeuroSpace, str | None] | None:
+    space = getattr(owner, "space", None)
+    if not isinstance(space, NeuroSpace) or not hasattr(owner, "mask"):
+        return None
+    return owner.mask, space, getattr(owner, "url", None)
+
+
+def _from_path(path: str | os.PathLike[str], what: str) -> tuple[AnyArray, NeuroSpace]:
+    source = NiftiSource(path)
+    if source.colors:
+        raise InvalidInputError(f"a {what} must be numbers, not colours", url=os.fspath(path))
+    x, y, z = source.space.spatial_shape
+    values = np.empty((source.space.time_points or 1, z, y, x), source.dtype)
+    for t0, z0, part in source.blocks(1 << 26):
+        values[t0 : t0 + part.shape[0], z0 : z0 + part.shape[1]] = part
+    if source.scaling is not None:
+        values = source.scaling.apply(values, axis=0)
+    return values.transpose(3, 2, 1, 0), source.space

@@ -1,0 +1,368 @@
+"""A label image with its table: which voxels belong to which parcel, and what it is called."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import warnings
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmristore.model.space import NeuroSpace
+from fmristore.model.voxels import VoxelSet
+from fmristore.sources.labels import Column, LabelTable, read_table
+from fmristore.sources.masks import load_volume, mask_array
+from fmristore_stores.errors import InvalidInputError, SelectionError
+from fmristore_stores.protocol import AnyArray
+
+__all__ = ["Parcellation", "ParcellationWarning", "find_parcel", "find_parcels"]
+
+_LARGEST_ID = 2**31 - 1
+
+
+class ParcellationWarning(UserWarning):
+    """A parcel has no voxels, or voxels were left out."""
+
+
+class Parcellation:
+    """Voxels of a grid, grouped by parcel.
+
+    Usually made by `from_labels`.
+
+    Parameters
+    ----------
+    space : NeuroSpace
+        The grid.
+    labels : ndarray of int, (X, Y, Z)
+        Id of the parcel that a voxel belongs to, 0 for none.
+    table : LabelTable
+        All parcels, with at least the ids that occur in `labels`.
+    mask : ndarray of bool, (X, Y, Z), optional
+        Voxels that were looked at; those with a label by default. No label lies outside.
+    voxels : ndarray of int, (V, 3), optional
+        The labelled voxels in order of their parcels; with x varying fastest inside each parcel
+        by default.
+
+    Raises
+    ------
+    InvalidInputError
+        If these contradict each other, or no voxel has a label.
+    """
+
+    def __init__(
+        self,
+        space: NeuroSpace,
+        labels: AnyArray,
+        table: LabelTable,
+        *,
+        mask: AnyArray | None = None,
+        voxels: AnyArray | None = None,
+    ) -> None:
+        self.space = space.without_time()
+        self.labels: NDArray[np.int32] = np.asarray(labels, np.int32)
+        self.table = table
+        self.mask: NDArray[np.bool_] = self.labels != 0 if mask is None else np.asarray(mask, bool)
+        shape = self.space.spatial_shape
+        if self.labels.shape != shape or self.mask.shape != shape:
+            raise InvalidInputError(
+                f"labels of shape {self.labels.shape} and mask of shape {self.mask.shape} do not "
+                f"fit a grid of shape {shape}"
+            )
+        if (self.labels[~self.mask] != 0).any():
+            raise InvalidInputError("a label lies outside the mask")
+        if voxels is None:
+            voxels = np.argwhere(self.labels.transpose(2, 1, 0))[:, ::-1]
+            voxels = voxels[np.argsort(self.labels[tuple(voxels.T)], kind="stable")]
+        self._voxel_set = VoxelSet(self.space, voxels)
+        found = self._voxel_set.gather(self.labels)
+        self.indptr: NDArray[np.int64] = np.append(
+            np.searchsorted(found, table.ids), len(found)
+        ).astype(np.int64)
+        if len(found) != np.count_nonzero(self.labels) or not np.array_equal(
+            found, np.repeat(table.ids, np.maximum(0, np.diff(self.indptr)))
+        ):
+            raise InvalidInputError("labels, ids and voxels of the parcellation contradict")
+
+    @classmethod
+    def from_labels(
+        cls,
+        labels: Any,
+        *,
+        names: Any = None,
+        mask: Any = None,
+        space: NeuroSpace | AnyArray | None = None,
+    ) -> Parcellation:
+        """Make a parcellation of a label image and, if there is one, its table.
+
+        Parameters
+        ----------
+        labels : Parcellation, path, stored volume, nibabel image, or array_like of shape (X, Y, Z)
+            Whole numbers, 0 is background; a path is that of a NIfTI file. Ids may have gaps.
+        names : path, mapping, sequence of str, or DataFrame, optional
+            What the ids stand for: see `fmristore.sources.labels.read_table`.
+        mask : path, stored volume, nibabel image, or array_like of shape (X, Y, Z), optional
+            Labels of other voxels are dropped.
+        space : NeuroSpace or ndarray, (4, 4), optional
+            Grid that the labels must be on; an array of labels need only have its shape. An
+            affine is for arrays.
+
+        Warns
+        -----
+        ParcellationWarning
+            If a parcel of the table has no voxels (it is kept, and is NaN in summaries), or
+            labelled voxels lie outside the mask.
+
+        Raises
+        ------
+        NotFoundError
+            If a file does not exist.
+        InvalidInputError
+            If labels are not whole numbers from 0 up, no voxel has one, shapes or grids differ,
+            or the table is wrong.
+        """
+        if isinstance(labels, Parcellation):
+            return labels.revised(names, mask, space)
+        values, grid, url = load_volume(labels, "label image")
+        numbers = _whole_numbers(values, url)
+        grid = _common_grid(numbers, grid, space, url)
+        inside = None if mask is None else mask_array(mask, grid)
+        if inside is not None:
+            outside = np.count_nonzero(numbers[~inside])
+            if outside:
+                _warn(f"{outside} labelled voxels lie outside the mask and are left out")
+            # Parcels that the mask empties are still parcels of the atlas.
+            table = _full_table(names, numbers)
+            numbers = np.where(inside, numbers, 0)
+        else:
+            table = _full_table(names, numbers)
+        if not numbers.any():
+            where = "" if inside is None else " in the mask"
+            raise InvalidInputError(f"no voxel{where} has a label", url=url)
+        made = cls(grid, numbers, table, mask=inside)
+        made._tell_empty()
+        return made
+
+    def revised(
+        self, names: Any = None, mask: Any = None, space: NeuroSpace | AnyArray | None = None
+    ) -> Parcellation:
+        """Give parcels other names or a narrower mask, or check that they fit a grid.
+
+        Parameters
+        ----------
+        names, mask, space : object, optional
+            See `from_labels`.
+
+        Raises
+        ------
+        InvalidInputError
+            If they do not fit.
+        """
+        if isinstance(space, NeuroSpace):
+            self.check_grid(space)
+        if names is None and mask is None:
+            return self
+        labels = self.labels
+        inside = self.mask
+        if mask is not None:
+            inside = inside & mask_array(mask, self.space)
+            labels = np.where(inside, labels, 0)
+        table = self.table if names is None else _full_table(names, self.labels)
+        made = Parcellation(self.space, labels, table, mask=inside)
+        made._tell_empty()
+        return made
+
+    def _tell_empty(self) -> None:
+        empty = np.flatnonzero(np.diff(self.indptr) == 0)
+        if len(empty):
+            some = ", ".join(self.names[k] for k in empty[:3]) + (", ..." if len(empty) > 3 else "")
+            _warn(f"{len(empty)} of {len(self)} parcels have no voxels: {some}")
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __repr__(self) -> str:
+        return f"Parcellation({len(self)} parcels, {len(self.voxels)} voxels, {self.space!r})"
+
+    @property
+    def ids(self) -> NDArray[np.int32]:
+        """(K,) ids of the parcels, ascending."""
+        return self.table.ids
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parcels."""
+        return self.table.names
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        """Further columns of the table, by name."""
+        return self.table.columns
+
+    @property
+    def voxels(self) -> NDArray[np.int32]:
+        """(V, 3) indices (x, y, z) of the labelled voxels, in order of their parcels."""
+        return self._voxel_set.voxels
+
+    @property
+    def voxel_set(self) -> VoxelSet:
+        """The labelled voxels as numbered rows."""
+        return self._voxel_set
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """(K,) number of voxels of each parcel."""
+        return np.diff(self.indptr)
+
+    @cached_property
+    def parcel_of(self) -> NDArray[np.int64]:
+        """(V,) position of the parcel that each voxel belongs to."""
+        return np.repeat(np.arange(len(self)), self.sizes)
+
+    def index(self, key: Any) -> int:
+        """Position of a parcel that is given by its id or name; see `find_parcel`."""
+        return find_parcel(self.table, key)
+
+    def rows(self, key: Any) -> slice:
+        """Range of a parcel's voxels in `voxels`."""
+        k = self.index(key)
+        return slice(int(self.indptr[k]), int(self.indptr[k + 1]))
+
+    def check_grid(self, space: NeuroSpace) -> None:
+        """Check that an image lies on the grid of the labels.
+
+        Raises
+        ------
+        InvalidInputError
+            If it does not.
+        """
+        if self.space.spatial_shape != space.spatial_shape:
+            raise InvalidInputError(
+                f"the labels have shape {self.space.spatial_shape}, the image {space.spatial_shape}"
+            )
+        if not self.space.same_grid(space):
+            raise InvalidInputError(
+                "labels and image have the same shape but lie "
+                f"{self.space.grid_distance(space):.3g} mm apart; resample the labels, or pass "
+                "their array to ignore this"
+            )
+
+    def same_as(self, other: Parcellation) -> bool:
+        """Whether two parcellations have the same ids, names and voxels on the same grid."""
+        return (
+            self.space.same_grid(other.space)
+            and self.names == other.names
+            and np.array_equal(self.ids, other.ids)
+            and np.array_equal(self.labels, other.labels)
+        )
+
+
+def find_parcel(table: LabelTable, key: Any) -> int:
+    """Position of a parcel in a table.
+
+    Parameters
+    ----------
+    table : LabelTable
+        The parcels.
+    key : int or str
+        Id, or name if only one parcel has it.
+
+    Raises
+    ------
+    SelectionError
+        If there is no such parcel, or several have the name.
+    """
+    if isinstance(key, str):
+        found = [k for k, name in enumerate(table.names) if name == key]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            ids = ", ".join(str(table.ids[k]) for k in found)
+            raise SelectionError(f"{len(found)} parcels are called {key!r}: use an id ({ids})")
+        near = difflib.get_close_matches(key, table.names, n=3)
+        hint = f"; did you mean {', '.join(map(repr, near))}?" if near else ""
+        raise SelectionError(f"no parcel is called {key!r}{hint}")
+    if isinstance(key, bool | np.bool_) or not isinstance(key, int | np.integer):
+        raise SelectionError(f"{key!r} is neither the id nor the name of a parcel")
+    k = int(np.searchsorted(table.ids, key))
+    if k == len(table) or table.ids[k] != key:
+        raise SelectionError(f"no parcel has the id {key}")
+    return k
+
+
+def find_parcels(table: LabelTable, keys: Iterable[Any]) -> NDArray[np.int64]:
+    """Positions of several parcels, (n,); see `find_parcel`."""
+    return np.array([find_parcel(table, key) for key in keys], np.int64)
+
+
+def _full_table(names: Any, labels: NDArray[np.int32]) -> LabelTable:
+    """Table of the ids that a user names and of those that occur."""
+    present = np.unique(labels)
+    present = present[present != 0]
+    table = read_table(names, present)
+    return table.with_ids(np.union1d(table.ids, present).astype(np.int32))
+
+
+def _whole_numbers(values: AnyArray, url: str | None) -> NDArray[np.int32]:
+    """Labels as int32, if they are labels."""
+    if values.dtype.kind not in "biuf":
+        raise InvalidInputError(f"labels must be whole numbers, not {values.dtype}", url=url)
+    if values.ndim == 4 and values.shape[3] == 1:
+        values = values[..., 0]
+    if values.ndim != 3:
+        raise InvalidInputError(
+            f"a label image has the shape (X, Y, Z), not {values.shape}", url=url
+        )
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all():
+            raise InvalidInputError("some labels are NaN or infinite", url=url)
+        if (values != np.rint(values)).any():
+            raise InvalidInputError(
+                "some labels are not whole numbers: this is no label image", url=url
+            )
+    if values.size and (values.min() < 0 or values.max() > _LARGEST_ID):
+        raise InvalidInputError(
+            f"labels from {values.min()} to {values.max()}: expected 0 (background) to "
+            f"{_LARGEST_ID}",
+            url=url,
+        )
+    return values.astype(np.int32)
+
+
+def _common_grid(
+    labels: NDArray[np.int32],
+    grid: NeuroSpace | None,
+    space: NeuroSpace | AnyArray | None,
+    url: str | None,
+) -> NeuroSpace:
+    if space is None:
+        if grid is None:
+            raise InvalidInputError("an array of labels needs space=: a NeuroSpace or an affine")
+        return grid.without_time()
+    if not isinstance(space, NeuroSpace):
+        if grid is not None:
+            raise InvalidInputError("an affine is for arrays: a label image has its own", url=url)
+        x, y, z = labels.shape
+        return NeuroSpace(spatial_shape=(x, y, z), affine=space)
+    if labels.shape != space.spatial_shape:
+        raise InvalidInputError(
+            f"the labels have shape {labels.shape}, the image {space.spatial_shape}", url=url
+        )
+    if grid is not None and not space.same_grid(grid):
+        raise InvalidInputError(
+            f"labels and image have the same shape but lie {space.grid_distance(grid):.3g} mm "
+            "apart; resample the labels, or pass their array to ignore this",
+            url=url,
+        )
+    return space.without_time()
+
+
+def _warn(text: str) -> None:
+    """Warn, at the line outside of this package that led here."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("fmristore."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, ParcellationWarning, stacklevel=level)

@@ -1,0 +1,374 @@
+"""Chunks of one array: located, fetched, decoded on worker threads, and kept for a while.
+
+Those that were decoded before come from a cache. The rest is fetched (each chunk with its own read
+on a local disk, as few merged ranges on object storage) and decoded outside the libraries' locks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, TypeAlias, cast
+
+import numpy as np
+
+from fmristore_stores.chunks.cache import CHUNK_CACHE, ChunkCache
+from fmristore_stores.chunks.subchunks import contiguous_run, piece_shape, shorter_piece
+from fmristore_stores.chunks.threads import for_each, worker_count
+from fmristore_stores.codecs import pipeline as codecs
+from fmristore_stores.codecs.blosc import decode_part, decodes_parts
+from fmristore_stores.errors import CorruptDataError, FmristoreError
+from fmristore_stores.grid import ChunkKey, Region, grid_shape
+from fmristore_stores.io.ranges import ReadCost, batches, merge_ranges, span_of
+from fmristore_stores.io.stats import Stats, stats_of
+from fmristore_stores.limits import LIMITS, check_chunk
+from fmristore_stores.protocol import (
+    AnyArray,
+    Array,
+    Buffer,
+    ByteRange,
+    Capability,
+    ChunkRef,
+    ChunkRefs,
+)
+
+__all__ = ["ChunkLoader", "Loaded", "Piece"]
+
+_BATCH_BYTES = 64 * 1024 * 1024
+"""Encoded bytes of one round of concurrent requests."""
+_GROUPS = 8
+"""Groups of chunks for each thread that works on a read; a thread is done when none is left."""
+_LARGEST_GROUP = 15
+"""Further chunks that a thread fetches at once and then decodes one after the other."""
+_INLINE_BYTES = 512 * 1024
+"""Decoded bytes below which handing work to another thread costs more than it saves."""
+_LONG_BYTES = 16 * 1024 * 1024
+"""Decoded bytes from which a read must leave something worth keeping in the cache."""
+_CODEC_OVERHEAD = 64 * 1024
+"""Bytes that encoding may add to a chunk, besides doubling it."""
+_MISSING = "is missing: the data are damaged"
+
+
+class Loaded(NamedTuple):
+    """Elements of one chunk: at least those that were needed."""
+
+    values: AnyArray
+    origin: tuple[int, ...] | None = None
+    """Position within the chunk of the first element of `values`; None for the whole chunk."""
+
+
+Kept: TypeAlias = list[tuple[ChunkKey, AnyArray]]
+"""Chunks to be cached when their read has ended well."""
+
+
+class Piece(NamedTuple):
+    """One chunk's part in a read."""
+
+    key: ChunkKey
+    box: Region
+    """Smallest box of the chunk that holds all that is needed of it."""
+    place: Callable[[Loaded | None], None]
+    """Copies into the result; None stands for a chunk that was never written."""
+    room: AnyArray | None = None
+    """Where the bytes of the whole chunk belong in the result if they lie there in one run."""
+
+
+class ChunkLoader:
+    """Loads chunks of an array that hands out references to them.
+
+    Parameters
+    ----------
+    array : Array
+        Of any store.
+    cache : ChunkCache, optional
+        Where decoded chunks are kept; the process-wide one by default.
+    missing : {"fill", "error"}
+        What a chunk that was never written means: the fill value, or damage.
+    url : str, optional
+        Where the array is, for messages.
+    """
+
+    _numbers = itertools.count()
+
+    def __init__(
+        self,
+        array: Array,
+        *,
+        cache: ChunkCache | None = None,
+        missing: Literal["fill", "error"] = "fill",
+        url: str | None = None,
+    ) -> None:
+        self.array = array
+        self._url = url
+        self._stats = Stats() if url is None else stats_of(url)
+        self.spec = array.spec
+        self._cache = CHUNK_CACHE if cache is None else cache
+        self._missing = missing
+        self._owner = next(self._numbers)
+        self._direct = Capability.CHUNK_REFS in array.capabilities
+        self._remote = self._direct and cast("ChunkRefs", array).policy.concurrent
+        self._lasting = Capability.WRITE not in array.capabilities
+        self._axes = self.spec.layout.axes
+        self._inverse = tuple(int(i) for i in np.argsort(self._axes))
+        self._whole = self.spec.layout.chunks
+        self._memory_chunks = self.spec.memory.layout.chunks
+        if not self.spec.codecs:
+            self._memory_chunks = piece_shape(self.spec.memory)
+        self._chunks = tuple(self._memory_chunks[i] for i in self._inverse)
+        self._chunk_nbytes = math.prod(self._chunks) * self.spec.dtype.itemsize
+        self._by_parts = not self._remote and decodes_parts(self.spec.codecs)
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Shape of what is loaded at once: a chunk, or a piece of a large one without codecs."""
+        return self._chunks
+
+    @property
+    def direct(self) -> bool:
+        """Whether the array hands out references at all."""
+        return self._direct
+
+    def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
+        """Where chunks lie; None for one that was never written."""
+        array = cast("ChunkRefs", self.array)
+        if self._chunks == self._whole:
+            return array.refs(keys)
+        ratio = grid_shape(self._whole, self._chunks)
+        whole = [tuple(k // r for k, r in zip(key, ratio, strict=True)) for key in keys]
+        return [
+            None if ref is None else self._piece_ref(key, ratio, ref)
+            for key, ref in zip(keys, array.refs(whole), strict=True)
+        ]
+
+    def _piece_ref(self, key: ChunkKey, ratio: Sequence[int], ref: ChunkRef) -> ChunkRef:
+        """Where a piece of a large chunk that is not encoded lies."""
+        source, offset, length = ref.range
+        if length != self.spec.chunk_nbytes:
+            raise self.error(key, f"has {length} bytes instead of {self.spec.chunk_nbytes}")
+        position = 0
+        for axis in self._axes:
+            position = position * self._whole[axis] + key[axis] % ratio[axis] * self._chunks[axis]
+        start = position * self.spec.dtype.itemsize
+        return ChunkRef(ByteRange(source, offset + start, min(self._chunk_nbytes, length - start)))
+
+    def cost(self, keys: list[ChunkKey], returned: int) -> ReadCost:
+        """What loading chunks takes, of which `returned` bytes are wanted."""
+        if not self._direct:
+            return ReadCost(
+                chunks=len(keys),
+                missing=0,
+                requests=None,
+                encoded_bytes=None,
+                fetched_bytes=None,
+                decoded_bytes=len(keys) * self._chunk_nbytes,
+                returned_bytes=returned,
+            )
+        ranges = [ref.range for ref in self.refs(keys) if ref is not None]
+        policy = cast("ChunkRefs", self.array).policy
+        groups = merge_ranges(ranges, policy)
+        return ReadCost(
+            chunks=len(ranges),
+            missing=len(keys) - len(ranges),
+            requests=len(groups),
+            encoded_bytes=sum(r.length for r in ranges),
+            fetched_bytes=sum(span_of(ranges, group).length for group in groups),
+            decoded_bytes=len(ranges) * self._chunk_nbytes,
+            returned_bytes=returned,
+        )
+
+    def one(self, key: ChunkKey, box: Region) -> Loaded | None:
+        """Load one chunk, or the part of it that holds a box; None if it was never written.
+
+        Without any detour, for what takes a fraction of a millisecond.
+
+        Raises
+        ------
+        CorruptDataError
+            If it is damaged, or missing where that means damage.
+        """
+        chunk = self._cache.get(self._owner, key)
+        if chunk is not None:
+            return Loaded(chunk)
+        array = cast("ChunkRefs", self.array)
+        kept: Kept | None = [] if self._worth_keeping(1, 0) else None
+        with array.reading():
+            (ref,) = self.refs([key])
+            if ref is None:
+                if self._missing == "error":
+                    raise self.error(key, _MISSING)
+                return None
+            self._check_size(key, ref)
+            (data,) = array.fetch([ref.range])
+            try:
+                loaded = self._decode(key, box, ref, data, kept)
+            except CorruptDataError as error:
+                raise self.error(key, f"cannot be read: {error.message}") from error
+        self._keep(kept)
+        return loaded
+
+    def _keep(self, kept: Kept | None) -> None:
+        """Cache chunks, when it is known that they are of the store that was opened."""
+        for key, chunk in kept or ():
+            self._cache.put(self._owner, key, chunk)
+
+    def require_first(self, key: ChunkKey) -> None:
+        """Refuse early to read many chunks where not even the first one was written.
+
+        Raises
+        ------
+        CorruptDataError
+            If it is missing and that means damage.
+        """
+        with cast("ChunkRefs", self.array).reading():
+            if self._missing == "error" and self.refs([key])[0] is None:
+                raise self.error(key, _MISSING)
+
+    def run(self, pieces: list[Piece], returned: int) -> None:
+        """Place every piece: cached chunks first, the others as they are fetched and decoded."""
+        wanted = []
+        for piece in pieces:
+            chunk = self._cache.get(self._owner, piece.key)
+            if chunk is None:
+                wanted.append(piece)
+            else:
+                piece.place(Loaded(chunk))
+        if not wanted:
+            return
+        worth = self._worth_keeping(len(wanted), returned)
+        kept: Kept | None = [] if worth else None
+        with cast("ChunkRefs", self.array).reading():
+            found: list[tuple[Piece, ChunkRef]] = []
+            for piece, ref in zip(wanted, self.refs([p.key for p in wanted]), strict=True):
+                if ref is not None:
+                    self._check_size(piece.key, ref)
+                    found.append((piece, ref))
+                elif self._missing == "fill":
+                    piece.place(None)
+                else:
+                    raise self.error(piece.key, _MISSING)
+            (self._run_remote if self._remote else self._run_local)(found, kept)
+        self._keep(kept)
+
+    def _worth_keeping(self, count: int, returned: int) -> bool:
+        """Whether to cache chunks: not where the caller of a long local read gets most of them."""
+        decoded = count * self._chunk_nbytes
+        useful = decoded < _LONG_BYTES or 2 * returned < decoded or self._remote
+        return useful and self._lasting and self._cache.takes(decoded, count)
+
+    def _check_size(self, key: ChunkKey, ref: ChunkRef) -> None:
+        """Refuse to fetch what cannot be the encoding of a chunk, before memory is taken for it."""
+        if self._chunk_nbytes > LIMITS.chunk:
+            check_chunk(self._chunk_nbytes, self._url, self.array.path)
+        if ref.range.length > 2 * self.spec.chunk_nbytes + _CODEC_OVERHEAD:
+            raise self.error(
+                key, f"has {ref.range.length} bytes for {self.spec.chunk_nbytes} decoded: damaged"
+            )
+
+    def _run_local(self, found: list[tuple[Piece, ChunkRef]], kept: Kept | None) -> None:
+        array = cast("ChunkRefs", self.array)
+
+        def work(group: list[tuple[Piece, ChunkRef]]) -> None:
+            fetched = array.fetch([ref.range for _, ref in group])
+            for (piece, ref), data in zip(group, fetched, strict=True):
+                self._place(piece, ref, data, kept)
+
+        workers = 1 if len(found) * self._chunk_nbytes <= _INLINE_BYTES else worker_count()
+        size = 1 + min(_LARGEST_GROUP, len(found) // (_GROUPS * workers))
+        groups = [found[start : start + size] for start in range(0, len(found), size)]
+        for_each(work, groups, workers=workers)
+
+    def _run_remote(self, found: list[tuple[Piece, ChunkRef]], kept: Kept | None) -> None:
+        array = cast("ChunkRefs", self.array)
+        ranges = [ref.range for _, ref in found]
+
+        def work(item: tuple[int, Buffer]) -> None:
+            piece, ref = found[item[0]]
+            self._place(piece, ref, item[1], kept)
+
+        for batch in batches(ranges, merge_ranges(ranges, array.policy), _BATCH_BYTES):
+            spans = [span_of(ranges, group) for group in batch]
+            arrived = array.fetch(spans)
+            cut = [
+                (i, memoryview(data)[start : start + ranges[i].length])
+                for group, span, data in zip(batch, spans, arrived, strict=True)
+                for i in group
+                for start in (ranges[i].offset - span.offset,)
+            ]
+            for_each(work, cut)
+
+    def _place(self, piece: Piece, ref: ChunkRef, data: Buffer, kept: Kept | None) -> None:
+        room = piece.room if kept is None else None
+        try:
+            loaded = self._decode(piece.key, piece.box, ref, data, kept, room=room)
+        except CorruptDataError as error:
+            raise self.error(piece.key, f"cannot be read: {error.message}") from error
+        if room is None or not np.may_share_memory(loaded.values, room):
+            piece.place(loaded)
+
+    def _decode(
+        self,
+        key: ChunkKey,
+        box: Region,
+        ref: ChunkRef,
+        data: Buffer,
+        kept: Kept | None,
+        *,
+        room: AnyArray | None = None,
+    ) -> Loaded:
+        """Decode a chunk, or just the part that is needed when it is needed for the first time."""
+        spec = self.spec
+        if self._by_parts and not ref.skip:
+            part = self._decode_part(key, box, data)
+            if part is not None:
+                return part
+        shape: Sequence[int] = self._memory_chunks
+        nbytes = self._chunk_nbytes
+        if self._chunks != self._whole and ref.range.length < nbytes:  # the last piece of a chunk
+            nbytes, shape = ref.range.length, shorter_piece(shape, self.spec.memory.layout.chunks)
+        out = None if kept is not None else _scratch(nbytes) if room is None else room
+        decoded = codecs.decode(spec.codecs, data, nbytes, skip=ref.skip, out=out)
+        self._stats.add(chunks=1, bytes_decoded=nbytes)
+        values = np.frombuffer(decoded, spec.dtype).reshape(shape)
+        chunk = values.transpose(self._inverse)
+        if kept is not None:
+            kept.append((key, chunk))
+        return Loaded(chunk)
+
+    def _decode_part(self, key: ChunkKey, box: Region, data: Buffer) -> Loaded | None:
+        """Decode one run of elements that is contiguous in the chunk and holds a box.
+
+        None where that would be most of the chunk, or a part of it was wanted before.
+        """
+        run = contiguous_run([box[a] for a in self._axes], self._memory_chunks)
+        if run is None or not self._cache.touch(self._owner, key):
+            return None
+        start, shape, origin = run
+        count = math.prod(shape)
+        width = self.spec.dtype.itemsize
+        begin, end = start * width, (start + count) * width
+        found = decode_part(self.spec.codecs, data, self.spec.chunk_nbytes, begin, end)
+        if found is None:
+            return None
+        part, offset = found
+        self._stats.add(chunks=1, bytes_decoded=len(part))
+        values = np.frombuffer(part, self.spec.dtype, count, begin - offset).reshape(shape)
+        return Loaded(values.transpose(self._inverse), tuple(origin[i] for i in self._inverse))
+
+    def error(self, key: ChunkKey, text: str) -> FmristoreError:
+        """Make the error that says what is wrong with a chunk."""
+        return CorruptDataError(f"chunk {key} {text}", url=self._url, node=self.array.path)
+
+
+_threads = threading.local()
+
+
+def _scratch(nbytes: int) -> AnyArray:
+    """Memory of this thread to decode a chunk into that is copied from at once."""
+    found: AnyArray | None = getattr(_threads, "scratch", None)
+    if found is None or found.nbytes < nbytes:
+        found = np.empty(nbytes, np.uint8)
+        if nbytes <= _LONG_BYTES:
+            _threads.scratch = found
+    return found

@@ -1,0 +1,350 @@
+"""The parallel chunk reader: regions and scattered points of an array, through chunk references.
+
+One reader serves one array of any store. It finds the chunks that a read touches, has them loaded
+(see `fmristore_stores.chunks.loader`) and copies what was asked for into one result. Arrays without
+chunk references are read through their store.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+
+from fmristore_stores.chunks.cache import ChunkCache
+from fmristore_stores.chunks.loader import ChunkLoader, Loaded, Piece
+from fmristore_stores.errors import MemoryLimitError, SelectionError
+from fmristore_stores.grid import (
+    Overlap,
+    Region,
+    only_overlap,
+    overlap_count,
+    overlaps,
+    parse_region,
+    region_shape,
+)
+from fmristore_stores.io.ranges import ReadCost
+from fmristore_stores.limits import check_result
+from fmristore_stores.protocol import AnyArray, Array
+
+__all__ = ["ChunkReader"]
+
+Item = TypeVar("Item")
+
+_MANY_CHUNKS = 1 << 12
+"""Chunks whose bookkeeping takes a noticeable time, after which none of them may be there."""
+_MOST_CHUNKS = 1 << 21
+"""Chunks that one read may touch: a file may claim any number, and each takes a little memory."""
+
+
+class ChunkReader:
+    """Reads regions and points of one array.
+
+    Parameters
+    ----------
+    array : Array
+        Of any store. Read directly through chunk references where it has them.
+    cache : ChunkCache, optional
+        Where decoded chunks are kept; the process-wide one by default.
+    missing : {"fill", "error"}
+        What a chunk that was never written means: the fill value, or damage.
+    url : str, optional
+        Where the array is, for messages.
+
+    Notes
+    -----
+    Chunks of an array that is open for writing are not kept, for they may change.
+    """
+
+    def __init__(
+        self,
+        array: Array,
+        *,
+        cache: ChunkCache | None = None,
+        missing: Literal["fill", "error"] = "fill",
+        url: str | None = None,
+    ) -> None:
+        self.array = array
+        self.spec = array.spec
+        self._url = url
+        self._loader = ChunkLoader(array, cache=cache, missing=missing, url=url)
+        self._direct = self._loader.direct
+        self._axes = self.spec.layout.axes
+        self._chunks = self._loader.chunks
+        self._memory_chunks = tuple(self._chunks[a] for a in self._axes)
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Shape of what is read at once: a chunk, or a piece of a large one without codecs."""
+        return self._chunks
+
+    # Whole regions --------------------------------------------------------------------------
+
+    def read(self, region: Region | None = None, out: AnyArray | None = None) -> AnyArray:
+        """Read a region.
+
+        Parameters
+        ----------
+        region : tuple of slice, optional
+            One slice per axis with a positive step; everything by default.
+        out : ndarray, optional
+            Of the region's shape and the array's dtype.
+
+        Returns
+        -------
+        ndarray
+            `out`, or a new array whose elements lie in memory as they do in the chunks: see
+            `fmristore_stores.spec.ChunkLayout.order`.
+
+        Raises
+        ------
+        SelectionError
+            If the region does not fit the array.
+        CorruptDataError
+            If a chunk is damaged, or missing and `missing` is ``"error"``.
+        MemoryLimitError
+            If there is not enough memory for the result, or it touches absurdly many chunks.
+        """
+        region = parse_region(region, self.spec.shape)
+        if out is None and self._direct:
+            only = only_overlap(region, self._chunks)
+            if only is not None:
+                return self._read_one(only)
+        shape = region_shape(region)
+        if out is not None and (out.shape != shape or out.dtype != self.spec.dtype):
+            raise SelectionError(
+                f"out has shape {out.shape} and dtype {out.dtype}; "
+                f"the region has {shape} and {self.spec.dtype}"
+            )
+        if not self._direct:
+            return self.array.read(region, out)
+        result = self._empty(shape, self._axes) if out is None else out
+        touched = self._overlaps(region, self._chunks)
+        if overlap_count(region, self._chunks) > _MANY_CHUNKS:
+            self._loader.require_first(
+                tuple(s.start // c for s, c in zip(region, self._chunks, strict=True))
+            )
+        pieces = [self._region_piece(overlap, result) for overlap in touched]
+        self._loader.run(pieces, result.nbytes)
+        return result
+
+    def _read_one(self, overlap: Overlap) -> AnyArray:
+        loaded = self._loader.one(overlap.key, overlap.source)
+        if loaded is None:
+            shape = tuple(part.stop for part in overlap.target)
+            return np.full(shape, self.spec.fill, self.spec.dtype)
+        values = loaded.values[_within(overlap.source, loaded)]
+        return values.copy(order="K")  # never a view of what others will read
+
+    def cost(self, region: Region | None = None) -> ReadCost:
+        """What `read` of a region takes, without reading any data.
+
+        Locating the chunks may read an index (once per array or shard, then remembered).
+        """
+        region = parse_region(region, self.spec.shape)
+        keys = [overlap.key for overlap in self._overlaps(region, self._chunks)]
+        returned = math.prod(region_shape(region)) * self.spec.dtype.itemsize
+        return self._loader.cost(keys, returned)
+
+    def _region_piece(self, overlap: Overlap, result: AnyArray) -> Piece:
+        def place(loaded: Loaded | None) -> None:
+            if loaded is None:
+                result[overlap.target] = self.spec.fill
+                return
+            result[overlap.target] = loaded.values[_within(overlap.source, loaded)]
+
+        return Piece(overlap.key, overlap.source, place, self._room(overlap, result))
+
+    def _room(self, overlap: Overlap, result: AnyArray) -> AnyArray | None:
+        """Bytes of the result that are those of a whole chunk, None if they are scattered."""
+        target = result[overlap.target].transpose(self._axes)
+        if target.shape != self._memory_chunks or not target.flags.c_contiguous:
+            return None
+        return target.reshape(-1).view(np.uint8)
+
+    # Scattered points -----------------------------------------------------------------------
+
+    def read_points(
+        self, axes: Sequence[int], points: AnyArray, region: Region | None = None
+    ) -> AnyArray:
+        """Read many positions along some axes, with a region of the other axes at each of them.
+
+        Every chunk is fetched and decoded once, however many points lie in it.
+
+        Parameters
+        ----------
+        axes : sequence of int
+            The k axes that points are given along.
+        points : ndarray of int, shape (n, k)
+            Non-negative positions.
+        region : tuple of slice, optional
+            One slice for every other axis, in the array's order; everything by default.
+
+        Returns
+        -------
+        ndarray, shape (n, ...)
+            One row per point, the other axes in the array's order.
+
+        Raises
+        ------
+        SelectionError
+            If a point lies outside the array.
+        """
+        axes = tuple(axes)
+        others, region = self._other_axes(axes, region)
+        points = np.asarray(points, np.int64).reshape(-1, len(axes))
+        lengths = [self.spec.shape[a] for a in axes]
+        if (points < 0).any() or (points >= lengths).any():
+            raise SelectionError(f"a point lies outside the axes of lengths {lengths}")
+        result = self._empty((len(points), *region_shape(region)))
+        if not len(points):
+            return result
+        if not self._direct:
+            return self._read_points_plainly(axes, points, region, result)
+        rest = list(self._overlaps(region, tuple(self._chunks[a] for a in others)))
+        order = axes + others
+        back = np.argsort(order).tolist()
+        pieces = [
+            self._points_piece(group, overlap, result, order, back)
+            for group in self._groups(axes, points)
+            for overlap in rest
+        ]
+        self._loader.run(pieces, result.nbytes)
+        return result
+
+    def cost_points(
+        self, axes: Sequence[int], points: AnyArray, region: Region | None = None
+    ) -> ReadCost:
+        """What `read_points` takes, without reading any data."""
+        axes = tuple(axes)
+        others, region = self._other_axes(axes, region)
+        points = np.asarray(points, np.int64).reshape(-1, len(axes))
+        rest = list(self._overlaps(region, tuple(self._chunks[a] for a in others)))
+        back = np.argsort(axes + others).tolist()
+        keys = [
+            _reordered((*group.chunk, *overlap.key), back)
+            for group in (self._groups(axes, points) if len(points) else ())
+            for overlap in rest
+        ]
+        count = len(points) * math.prod(region_shape(region))
+        return self._loader.cost(keys, count * self.spec.dtype.itemsize)
+
+    def _other_axes(
+        self, axes: tuple[int, ...], region: Region | None
+    ) -> tuple[tuple[int, ...], Region]:
+        others = tuple(a for a in range(len(self.spec.shape)) if a not in axes)
+        return others, parse_region(region, tuple(self.spec.shape[a] for a in others))
+
+    def _groups(self, axes: tuple[int, ...], points: AnyArray) -> Iterator[_Group]:
+        """Points by the chunk that they lie in."""
+        chunks, inside = np.divmod(points, [self._chunks[a] for a in axes])
+        order = np.lexsort(chunks.T[::-1])
+        chunks, inside = chunks[order], inside[order]
+        changes = np.flatnonzero((np.diff(chunks, axis=0) != 0).any(axis=1)) + 1
+        starts = np.concatenate(([0], changes))
+        low = np.minimum.reduceat(inside, starts).tolist()
+        high = np.maximum.reduceat(inside, starts).tolist()
+        ends = [*changes.tolist(), len(points)]
+        keys = chunks[starts].tolist()
+        bounds = zip(starts.tolist(), ends, strict=True)
+        for key, least, most, (start, end) in zip(keys, low, high, bounds, strict=True):
+            box = tuple(slice(a, b + 1, 1) for a, b in zip(least, most, strict=True))
+            yield _Group(tuple(key), box, order[start:end], inside[start:end])
+
+    def _points_piece(
+        self,
+        group: _Group,
+        overlap: Overlap,
+        result: AnyArray,
+        order: tuple[int, ...],
+        back: Sequence[int],
+    ) -> Piece:
+        """What points of one chunk need of it.
+
+        `order` has their axes first, then the others; `back` undoes it.
+        """
+        rows = group.rows if len(group.rows) > 1 else int(group.rows[0])
+        count = len(group.box)
+
+        def place(loaded: Loaded | None) -> None:
+            if loaded is None:
+                result[_index(rows, *overlap.target)] = self.spec.fill
+                return
+            source = _within(box, loaded)
+            first = [source[axis] for axis in order]
+            at: list[Any] = [part.start for part in first[:count]]
+            if len(group.rows) > 1:
+                least = [part.start for part in group.box]
+                at = list((group.inside - np.subtract(least, at)).T)
+            values = loaded.values.transpose(order)
+            result[_index(rows, *overlap.target)] = values[_index(*at, *first[count:])]
+
+        box = _reordered((*group.box, *overlap.source), back)
+        return Piece(_reordered((*group.chunk, *overlap.key), back), box, place)
+
+    def _read_points_plainly(
+        self, axes: tuple[int, ...], points: AnyArray, region: Region, result: AnyArray
+    ) -> AnyArray:
+        """Read points through the store itself: the box around the points of each chunk."""
+        others = tuple(a for a in range(len(self.spec.shape)) if a not in axes)
+        for group in self._groups(axes, points):
+            rows = group.rows
+            low, high = points[rows].min(axis=0), points[rows].max(axis=0) + 1
+            box: dict[int, slice] = dict(zip(others, region, strict=True))
+            box |= {a: slice(int(b), int(e), 1) for a, b, e in zip(axes, low, high, strict=True)}
+            values = self.array.read(tuple(box[a] for a in sorted(box))).transpose(axes + others)
+            result[rows] = values[tuple((points[rows] - low).T)]
+        return result
+
+    # Fetching and decoding ------------------------------------------------------------------
+
+    def _empty(self, shape: tuple[int, ...], order: Sequence[int] = ()) -> AnyArray:
+        """An array whose last axis in `order` varies fastest in memory, the last one by default."""
+        check_result(math.prod(shape) * self.spec.dtype.itemsize, self._url, self.array.path)
+        try:
+            if not order:
+                return np.empty(shape, self.spec.dtype)
+            memory = np.empty([shape[a] for a in order], self.spec.dtype)
+            return memory.transpose(np.argsort(order))
+        except (MemoryError, ValueError) as error:
+            msg = f"a result of shape {shape} does not fit into memory; read a smaller part"
+            raise MemoryLimitError(msg, url=self._url, node=self.array.path) from error
+
+    def _overlaps(self, region: Region, chunks: tuple[int, ...]) -> Iterator[Overlap]:
+        count = overlap_count(region, chunks)
+        if count > _MOST_CHUNKS:
+            msg = f"{count} chunks would be touched; read a smaller part"
+            raise MemoryLimitError(msg, url=self._url, node=self.array.path)
+        return overlaps(region, chunks)
+
+
+def _within(part: Region, loaded: Loaded) -> Region:
+    """A part of a chunk as one of the elements that were decoded of it."""
+    origin = loaded.origin
+    if origin is None:
+        return part
+    return tuple(slice(s.start - o, s.stop - o, s.step) for s, o in zip(part, origin, strict=True))
+
+
+class _Group(NamedTuple):
+    """Points that lie in one chunk."""
+
+    chunk: tuple[int, ...]
+    """Number of the chunk along the axes of the points."""
+    box: Region
+    """Smallest box within the chunk that holds them."""
+    rows: AnyArray
+    """Their row numbers."""
+    inside: AnyArray
+    """Where they are within the chunk, shape (n, k)."""
+
+
+def _reordered(parts: tuple[Item, ...], order: Sequence[int]) -> tuple[Item, ...]:
+    return tuple(parts[i] for i in order)
+
+
+def _index(*parts: Any) -> Any:
+    """Make one index of arrays and slices, a mixture that numpy's types cannot express."""
+    return parts

@@ -1,0 +1,547 @@
+"""Arrays of HDF5 files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from h5py import h5d, h5g, h5s
+
+from fmristore_stores.codecs.pipeline import decode, encode, equivalent, supported
+from fmristore_stores.errors import (
+    InvalidInputError,
+    LayoutNotSupportedError,
+    NotFoundError,
+    SelectionError,
+)
+from fmristore_stores.grid import (
+    ChunkKey,
+    Region,
+    chunk_region,
+    grid_shape,
+    parse_region,
+    region_shape,
+)
+from fmristore_stores.hdf5.attributes import read_attributes, write_attributes
+from fmristore_stores.hdf5.chunk_table import ChunkFinder, ChunkIndex
+from fmristore_stores.hdf5.dimensions import read_names
+from fmristore_stores.hdf5.files import Session
+from fmristore_stores.hdf5.heaps import checked, uses_heap
+from fmristore_stores.hdf5.links import facts, resolve
+from fmristore_stores.hdf5.text import read_text, rows_at_once
+from fmristore_stores.hdf5.types import check_filters, parse_type, spec_of, stored_dtype
+from fmristore_stores.io.lifetime import Reading
+from fmristore_stores.limits import check_chunk, check_result
+from fmristore_stores.protocol import AnyArray, Buffer, ByteRange, Capability, ChunkRef, FetchPolicy
+from fmristore_stores.spec import STRING, ArraySpec, Attributes, CodecSpec, is_string
+
+__all__ = ["HDF5Array"]
+
+_MOST_CHUNKS = 2**63
+"""Chunks of an array that can be numbered; an honest one has fewer."""
+_ENUM = "_enum"
+"""Attribute under which names and numbers of an enumeration are shown."""
+
+
+class HDF5Array:
+    """A dataset of an HDF5 file.
+
+    Parameters
+    ----------
+    session : Session
+        The file.
+    path : str
+        Where the dataset is.
+    node : h5py.h5d.DatasetID
+        The open dataset.
+    codecs : tuple of CodecSpec, optional
+        How it shall be encoded, if that says more than the file can.
+
+    Raises
+    ------
+    LayoutNotSupportedError
+        If its elements are neither numbers nor text.
+
+    Notes
+    -----
+    Safe to read from several threads: h5py lets one at a time into HDF5.
+    """
+
+    def __init__(
+        self, session: Session, path: str, node: Any, codecs: tuple[CodecSpec, ...] = ()
+    ) -> None:
+        if uses_heap(node.get_type()):
+            node = checked(node)
+        self._session = session
+        self._path = path
+        self._node = node
+        self._plan = node.get_create_plist()
+        space = node.get_space()
+        self._type = parse_type(node, space)
+        shape = tuple(map(int, space.shape))
+        dims = read_names(node, len(shape), path.rpartition("/")[2])
+        self._spec = spec_of(node, self._plan, self._type.dtype, shape, dims)
+        if codecs and equivalent(codecs, self._spec.codecs):
+            self._spec = replace(self._spec, codecs=codecs)
+        self._capabilities = self._find_capabilities()
+        self._finder = ChunkFinder(session, node, self._spec, local=not self.policy.concurrent)
+        self._inside_file = False
+        self._filters_checked = [False, False]
+
+    def _find_capabilities(self) -> Capability:
+        writable = Capability.WRITE if self._session.writable else Capability.NONE
+        found = writable | Capability.HARD_LINKS
+        layout = self._plan.get_layout()
+        if not self._type.exact or not supported(self._spec.codecs):
+            return found
+        if self._session.writable:
+            return found | Capability.RAW_WRITE if layout == h5d.CHUNKED else found
+        grid = grid_shape(self._spec.shape, self._spec.layout.chunks)
+        countable = math.prod(grid) < _MOST_CHUNKS
+        if self._lies_in_file() and countable and self._session.source is not None:
+            return found | Capability.CHUNK_REFS
+        return found
+
+    def _lies_in_file(self) -> bool:
+        """Whether the numbers are in the file, in pieces of their own."""
+        layout = self._plan.get_layout()
+        if layout != h5d.CONTIGUOUS:
+            return bool(layout == h5d.CHUNKED)
+        return not self._plan.get_external_count() and self._node.get_storage_size() > 0
+
+    @cached_property
+    def _address(self) -> int:
+        return facts(self._node).address
+
+    @property
+    def path(self) -> str:
+        """Absolute path in the store, without a leading slash."""
+        return self._path
+
+    @property
+    def spec(self) -> ArraySpec:
+        """Shape, dtype, axis names, layout and codecs.
+
+        Big-endian numbers show as little-endian ones, enumerations as integers, bits as bytes;
+        a dataset without chunks shows as one chunk.
+        """
+        return self._spec
+
+    @property
+    def capabilities(self) -> Capability:
+        """What this very array can do.
+
+        ``CHUNK_REFS`` where the file is open for reading and the numbers lie in it as in memory,
+        encoded by codecs that are known; ``RAW_WRITE`` where it is open for writing and chunked.
+        """
+        return self._capabilities
+
+    def read_attributes(self) -> Attributes:
+        """All attributes, as plain JSON values.
+
+        Text that is not UTF-8 is taken for Latin-1; a reference becomes ``{"_REFERENCE":
+        {"path": ...}}``; names and numbers of an enumeration appear as ``_enum``.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        MetadataError
+            If an attribute has no JSON counterpart.
+        """
+        self._session.check_open()
+        with self._session.reading(self._path):
+            found = self._session.attributes_of(
+                self._path, lambda: read_attributes(self._node, is_array=True)
+            )
+        if self._type.members is not None:
+            found[_ENUM] = dict(self._type.members)
+        return found
+
+    def write_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Replace all attributes by these.
+
+        Raises
+        ------
+        ClosedError, ReadOnlyError
+            If the store is closed or open for reading only.
+        InvalidInputError
+            If a name or value cannot be stored; nothing changes then.
+        StorageError
+            If the disk failed.
+        """
+        self._session.check_writable()
+        derived = frozenset({_ENUM} if self._type.members is not None else ())
+        with self._session.writing(self._path):
+            write_attributes(self._node, attributes, is_array=True, ignore=derived)
+
+    def read(self, region: Region | None = None, out: AnyArray | None = None) -> AnyArray:
+        """Read a region through HDF5, ``None`` for everything.
+
+        Parameters
+        ----------
+        region : Region, optional
+            One slice per axis.
+        out : ndarray, optional
+            Receives the values; of the region's shape and the array's dtype.
+
+        Returns
+        -------
+        ndarray
+            `out` if given, else a new array.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        SelectionError
+            If the region does not fit the array.
+        InvalidInputError
+            If `out` has another shape or dtype.
+        CodecError
+            If HDF5 lacks a filter.
+        CorruptDataError
+            If chunks are damaged or missing.
+        LayoutNotSupportedError
+            If the numbers lie in another file.
+        MemoryLimitError
+            If there is not enough memory for the result.
+
+        Notes
+        -----
+        Reads and decodes every chunk that the region touches, one after the other.
+        """
+        self._session.check_open()
+        parsed = parse_region(region, self._spec.shape)
+        shape = region_shape(parsed)
+        if out is not None and (out.shape != shape or out.dtype != self._spec.dtype):
+            msg = f"out is {out.dtype}{out.shape} where {self._spec.dtype}{shape} is read"
+            raise InvalidInputError(msg, url=self._session.url, node=self._path)
+        text = is_string(self._spec.dtype)
+        self._check_sizes(shape, new=out is None or text)
+        with self._session.reading(self._path):
+            direct = out is not None and out.flags.c_contiguous and not text
+            self._check_storage()
+            if text:
+                rows = max(1, self._spec.shape[0] if shape else 1)
+                if self._type.buffer.kind == "O":
+                    rows = rows_at_once(shape, int(self._session.h5.id.get_filesize()))
+                buffer = read_text(self._read_elements, parsed, shape, rows)
+            else:
+                buffer = self._read_elements(parsed, out if direct else None)
+        if out is None or direct:
+            return buffer
+        out[...] = buffer
+        return out
+
+    def _read_elements(self, region: Region, out: AnyArray | None = None) -> AnyArray:
+        """Elements of a region as HDF5 hands them out."""
+        shape = region_shape(region)
+        buffer = _empty(shape, self._type.buffer) if out is None else out
+        if buffer.size:
+            self._check_filters(writing=False)
+            memory, file = self._spaces(region, shape)
+            self._node.read(memory, file, buffer, self._type.memory)
+        return buffer
+
+    def write(self, region: Region | None, values: Any) -> None:
+        """Write a region through HDF5, ``None`` for everything.
+
+        Parameters
+        ----------
+        region : Region, optional
+            One slice per axis.
+        values : array-like
+            Broadcastable to the region's shape; converted to the array's dtype as by numpy.
+
+        Raises
+        ------
+        ClosedError, ReadOnlyError
+            If the store is closed or open for reading only.
+        SelectionError
+            If the region does not fit the array.
+        InvalidInputError
+            If the values cannot be converted or broadcast; nothing changes then.
+        CodecError
+            If HDF5 lacks a filter: it would leave the chunks unfiltered.
+        StorageError
+            If the disk failed.
+        """
+        self._session.check_writable()
+        parsed = parse_region(region, self._spec.shape)
+        shape = region_shape(parsed)
+        converted = self._convert(values, shape)
+        with self._session.writing(self._path):
+            self._check_storage()
+            if not converted.size:
+                return
+            self._check_filters(writing=True)
+            self._session.unmasked.discard(self._address)
+            memory, file = self._spaces(parsed, shape)
+            self._node.write(memory, file, converted, self._type.memory)
+
+    @property
+    def policy(self) -> FetchPolicy:
+        """How its byte ranges are best asked for."""
+        source = self._session.source
+        return FetchPolicy(gap=-1, block=0, concurrent=False) if source is None else source.policy
+
+    def reading(self) -> Reading:
+        """Context of one read: the file stays open, and is the one that was opened.
+
+        Raises
+        ------
+        ClosedError
+            On entering, if the store is closed.
+        ChangedError
+            On leaving, if the file was written over meanwhile.
+        """
+        return self._session.lifetime.reading()
+
+    def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
+        """Locate chunks; ``None`` for one that was never written.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        SelectionError
+            If a key is outside the chunk grid.
+        CorruptDataError
+            If the table of chunks is damaged, or points beyond the end of the file.
+        LayoutNotSupportedError
+            If the array does not have ``CHUNK_REFS``.
+
+        Notes
+        -----
+        The first chunks are looked up one by one, where the file is local; then the whole table
+        of chunks is read, in one pass over it.
+        """
+        self._session.check_open()
+        self._need(Capability.CHUNK_REFS)
+        with self._session.reading(self._path):
+            return self._finder.refs(keys)
+
+    def stored(self) -> AnyArray | None:
+        """Numbers of the chunks that are there; raises as `refs`."""
+        self._session.check_open()
+        self._need(Capability.CHUNK_REFS)
+        with self._session.reading(self._path):
+            return self._finder.index.numbers
+
+    def located(self) -> tuple[np.dtype[Any], ChunkIndex] | None:
+        """Type of the elements as they lie in the file, and where the chunks are.
+
+        Unlike `refs`, also where the bytes have the other order. None where the numbers do not
+        lie in the file in pieces of their own, or not as numpy could have them in memory.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        CorruptDataError
+            If the table of chunks is damaged, or points beyond the end of the file.
+        """
+        self._session.check_open()
+        with self._session.reading(self._path):
+            stored = stored_dtype(self._node)
+            if stored is None or not self._lies_in_file():
+                return None
+            return stored, self._finder.index
+
+    def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
+        """Bytes of each range, in order.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        LayoutNotSupportedError
+            If the array does not have ``CHUNK_REFS``.
+        CorruptDataError
+            If a range lies beyond the end of the file.
+        StorageError
+            If the disk or the service failed.
+        """
+        self._session.check_open()
+        source = self._session.source
+        if source is None:
+            self._need(Capability.CHUNK_REFS)
+            return []
+        return source.fetch(ranges)
+
+    def fetch_stored(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
+        """Bytes of ranges of the file, of whatever elements, as `located` tells them.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        CorruptDataError, StorageError
+            As `fetch`.
+        """
+        self._session.check_open()
+        source = self._session.source
+        if source is None:
+            msg = "a file that is open for writing hands out no bytes"
+            raise LayoutNotSupportedError(msg, url=self._session.url, node=self._path)
+        path = self._session.path
+        return source.fetch([item._replace(source=path) for item in ranges])
+
+    def write_encoded(self, unit: ChunkKey, chunks: Sequence[Buffer | None]) -> None:
+        """Write one encoded chunk as it is.
+
+        Parameters
+        ----------
+        unit : ChunkKey
+            Position in the grid of chunks.
+        chunks : sequence of one bytes-like or None
+            The encoded chunk; None makes it read as the fill value.
+
+        Raises
+        ------
+        ClosedError, ReadOnlyError
+            If the store is closed or open for reading only.
+        LayoutNotSupportedError
+            If the array does not have ``RAW_WRITE``.
+        SelectionError
+            If `unit` is outside the grid.
+        InvalidInputError
+            If there is not exactly one chunk.
+        StorageError
+            If the disk failed.
+        """
+        self._session.check_writable()
+        self._need(Capability.RAW_WRITE)
+        grid = grid_shape(self._spec.shape, self._spec.layout.chunks)
+        if len(unit) != len(grid) or not all(0 <= k < n for k, n in zip(unit, grid, strict=True)):
+            msg = f"chunk {unit} is not in a grid of {grid}"
+            raise SelectionError(msg, url=self._session.url, node=self._path)
+        if len(chunks) != 1:
+            msg = f"{len(chunks)} chunks were given for a unit of one"
+            raise InvalidInputError(msg, url=self._session.url, node=self._path)
+        with self._session.writing(self._path):
+            self._write_chunk(unit, chunks[0])
+
+    def _need(self, capability: Capability) -> None:
+        if capability not in self._capabilities:
+            msg = f"this array does not have {capability.name}: see its capabilities"
+            raise LayoutNotSupportedError(msg, url=self._session.url, node=self._path)
+
+    def _write_chunk(self, unit: ChunkKey, data: Buffer | None) -> None:
+        spec = self._spec
+        start = tuple(k * c for k, c in zip(unit, spec.layout.chunks, strict=True))
+        if data is None:
+            if self._mask(start) is None:
+                return
+            data = encode(spec.codecs, np.full(spec.layout.chunks, spec.fill, spec.dtype))
+        if self._address in self._session.unmasked or not self._mask(start):
+            self._node.write_direct_chunk(start, np.frombuffer(data, np.uint8), 0)
+            return
+        # HDF5 may keep the mask of a chunk that lacks filters when the chunk is replaced by an
+        # encoded one, in its cache and even in the file: such a chunk is encoded by HDF5 itself.
+        decoded = np.frombuffer(decode(spec.codecs, data, spec.chunk_nbytes), spec.dtype)
+        region = chunk_region(unit, spec.shape, spec.layout.chunks)
+        inside = tuple(slice(0, s.stop - s.start) for s in region)
+        self.write(region, decoded.reshape(spec.layout.chunks)[inside])
+
+    def _mask(self, start: tuple[int, ...]) -> int | None:
+        """Which filters a stored chunk lacks; None if there is no such chunk."""
+        try:
+            return int(self._node.read_direct_chunk(start)[0])
+        except (RuntimeError, OSError, MemoryError):
+            return None
+
+    def _spaces(self, region: Region, shape: tuple[int, ...]) -> tuple[Any, Any]:
+        """HDF5's words for an array in memory and a region of the file."""
+        if shape == self._spec.shape:
+            return h5s.ALL, h5s.ALL
+        file = self._node.get_space()
+        starts = tuple(s.start for s in region)
+        file.select_hyperslab(starts, shape, tuple(s.step for s in region))
+        return h5s.create_simple(shape), file
+
+    def _convert(self, values: Any, shape: tuple[int, ...]) -> AnyArray:
+        """Values as the array that HDF5 takes, in C order."""
+        text = is_string(self._spec.dtype)
+        try:
+            # Straight to text, for arrays of numpy's own kind lose NUL at the end.
+            given = np.asarray(values, STRING if text and isinstance(values, list) else None)
+            converted = np.broadcast_to(given.astype(self._spec.dtype), shape)
+        except (TypeError, ValueError, OverflowError) as error:
+            msg = f"the values do not fit a region of {self._spec.dtype}{shape}: {error}"
+            raise InvalidInputError(msg, url=self._session.url, node=self._path) from error
+        if not text:
+            return np.ascontiguousarray(converted).reshape(shape)
+        if self._type.buffer.kind == "S":
+            msg = "text of fixed length is only read, not written"
+            raise LayoutNotSupportedError(msg, url=self._session.url, node=self._path)
+        if any("\x00" in item for item in converted.reshape(-1).tolist()):
+            msg = "text with NUL cannot be stored in HDF5"
+            raise InvalidInputError(msg, url=self._session.url, node=self._path)
+        return converted.astype(object, order="C").astype(self._type.buffer).reshape(shape)
+
+    def _check_sizes(self, shape: tuple[int, ...], *, new: bool) -> None:
+        """Refuse a chunk or result that takes too much, before HDF5 takes memory for it."""
+        width = self._type.buffer.itemsize
+        if new:
+            check_result(math.prod(shape) * width, self._session.url, self._path)
+        if self._plan.get_layout() == h5d.CHUNKED:
+            check_chunk(math.prod(self._spec.layout.chunks) * width, self._session.url, self._path)
+
+    def _check_filters(self, *, writing: bool) -> None:
+        if not self._filters_checked[writing]:
+            check_filters(self._plan, writing=writing)
+            self._filters_checked[writing] = True
+
+    def _check_storage(self) -> None:
+        """Refuse to let HDF5 read or write other files."""
+        if not self._inside_file:
+            _check_inside(self._session, self._node, self._path, frozenset())
+            self._inside_file = True
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> AnyArray:
+    try:
+        return np.empty(shape, dtype)
+    except ValueError as error:  # more bytes than an address can count
+        raise MemoryError from error
+
+
+def _check_inside(session: Session, node: Any, path: str, above: frozenset[int]) -> None:
+    """Refuse a dataset whose numbers lie in another file, directly or through a virtual dataset.
+
+    Raises
+    ------
+    LayoutNotSupportedError
+        If they do, or if virtual datasets refer to each other in a circle.
+    """
+    plan = (checked(node) if uses_heap(node.get_type()) else node).get_create_plist()
+    if plan.get_external_count():
+        msg = "its numbers lie in another file, which is not followed (external storage)"
+        raise LayoutNotSupportedError(msg, url=session.url, node=path)
+    if plan.get_layout() != h5d.VIRTUAL:
+        return
+    above = above | {facts(node).address}
+    sources = {
+        (plan.get_virtual_filename(index), plan.get_virtual_dsetname(index))
+        for index in range(plan.get_virtual_count())
+    }
+    root = h5g.open(session.h5.id, b"/")
+    for file, name in sorted(sources):
+        if file != "." or "%" in name:
+            msg = f"it is a view of another file ({file}), which is not followed"
+            raise LayoutNotSupportedError(msg, url=session.url, node=path)
+        try:
+            source, where = resolve(session, root, "", name.strip("/"))
+        except NotFoundError:
+            continue
+        if facts(source).address in above:
+            msg = f"it is a view of itself, through {name}"
+            raise LayoutNotSupportedError(msg, url=session.url, node=path)
+        if isinstance(source, h5d.DatasetID):
+            _check_inside(session, source, where, above)

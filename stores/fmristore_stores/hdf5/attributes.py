@@ -1,0 +1,298 @@
+"""Attributes of HDF5 objects as plain JSON values, both ways.
+
+===============================  =======================================================
+JSON value                       HDF5 attribute
+===============================  =======================================================
+text                             scalar, variable-length UTF-8
+integer                          scalar int64, uint64 where it needs to be
+number, true or false            scalar float64, scalar boolean (h5py's enumeration)
+list of one of these kinds       one axis of that type
+empty list                       one axis of length zero
+anything else                    JSON text, and its name stands in the attribute ``_json``
+===============================  =======================================================
+
+A name that HDF5 or netCDF-4 need for themselves is stored with ``_user:`` before it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5a, h5r, h5s, h5t
+
+from fmristore_stores.errors import InvalidInputError, MetadataError
+from fmristore_stores.hdf5.heaps import checked, uses_heap
+from fmristore_stores.limits import MOST_ATTRIBUTES
+from fmristore_stores.protocol import AnyArray
+from fmristore_stores.spec import (
+    MAX_NUMERIC_ATTRIBUTE,
+    Attributes,
+    check_attributes,
+    copy_attributes,
+)
+
+__all__ = ["decode_text", "has_attribute", "read_attribute", "read_attributes", "write_attributes"]
+
+_JSON = "_json"
+_OF_ARRAYS = frozenset(
+    {
+        "DIMENSION_LIST",
+        "REFERENCE_LIST",
+        "DIMENSION_LABELS",
+        "_Netcdf4Dimid",
+        "_Netcdf4Coordinates",
+    }
+)
+"""Book-keeping of dimension scales and netCDF-4, which is no attribute to a user."""
+_OF_SCALES = frozenset({"CLASS", "NAME"})
+_OF_GROUPS = frozenset({"_nc3_strict"})
+_RESERVED = _OF_ARRAYS | _OF_SCALES | _OF_GROUPS | {_JSON}
+_ESCAPE = "_user:"
+"""Put before the name of a user's attribute that has one of these names, or starts like this."""
+_LARGEST = 64 * 1024 * 1024
+"""Bytes of an attribute; larger claims are not read."""
+
+_TEXT_TYPE = h5py.string_dtype()
+_TEXTS = {
+    cset: (dtype, h5t.py_create(dtype))
+    for cset, dtype in (
+        (h5t.CSET_ASCII, h5py.string_dtype("ascii")),
+        (h5t.CSET_UTF8, _TEXT_TYPE),
+    )
+}
+"""Types of numpy and HDF5 that text of any length is read as, which most attributes are."""
+_TRUTH = {"FALSE": False, "TRUE": True, "NA": None}
+"""How R writes logical values: names of an enumeration."""
+
+
+def decode_text(raw: bytes | str) -> str:
+    """Text of stored bytes: UTF-8 whatever the file declares, and Latin-1 where it is not that."""
+    if isinstance(raw, str):
+        raw = raw.encode("utf-8", "surrogateescape")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def has_attribute(node: Any, name: str) -> bool:
+    """Whether an open HDF5 object has an attribute."""
+    return bool(h5a.exists(node, name.encode()))
+
+
+def read_attributes(node: Any, *, is_array: bool) -> Attributes:
+    """All attributes of an open HDF5 object that are meant for users.
+
+    Parameters
+    ----------
+    node : h5py.h5g.GroupID or h5py.h5d.DatasetID
+        The object.
+    is_array : bool
+        Whether it is a dataset.
+
+    Returns
+    -------
+    dict
+        JSON values; not-a-number and infinities occur where a foreign file has them.
+
+    Raises
+    ------
+    MetadataError
+        If an attribute has no JSON counterpart.
+    """
+    hidden = _hidden(node, is_array=is_array)
+    stored = {decode_text(raw): raw for raw in _names(node)}
+    listed = read_attribute(node, _JSON) if _JSON in stored else None
+    texts = listed if isinstance(listed, list) else []
+    found: Attributes = {}
+    for name, raw in stored.items():
+        if name not in hidden and (name != _JSON or not texts):
+            value = read_attribute(node, raw)
+            shown = name.removeprefix(_ESCAPE)
+            found[shown] = _parse_json(shown, value) if name in texts else value
+    return found
+
+
+def read_attribute(node: Any, name: bytes | str) -> Any:
+    """One attribute of an open HDF5 object as a JSON value.
+
+    Raises
+    ------
+    MetadataError
+        If it has no JSON counterpart.
+    """
+    raw = name if isinstance(name, bytes) else name.encode()
+    stored = h5a.open(node, raw)
+    label = decode_text(name)
+    space = stored.get_space()
+    if space.get_simple_extent_type() == h5s.NULL:
+        return None
+    kind = stored.get_type()
+    dtype, memory = _transfer_types(kind, label)
+    base, inner = dtype.subdtype or (dtype, ())
+    shape = (*space.shape, *inner)
+    if math.prod(shape) * base.itemsize > _LARGEST:
+        msg = f"attribute {label!r} claims more than {_LARGEST} bytes"
+        raise MetadataError(msg)
+    values = np.zeros(shape, base)
+    if uses_heap(kind):
+        stored = h5a.open(checked(node), raw)
+    if values.size:
+        stored.read(values, memory)
+    return _plain(values, kind, node)
+
+
+def _transfer_types(kind: Any, label: str) -> tuple[np.dtype[Any], Any]:
+    """Types of numpy and HDF5 that an attribute is read as.
+
+    Raises
+    ------
+    MetadataError
+        If it has no JSON counterpart.
+    """
+    if isinstance(kind, h5t.TypeStringID) and kind.is_variable_str():
+        found = _TEXTS.get(kind.get_cset())
+        if found is not None:
+            return found
+    try:
+        dtype = kind.dtype
+    except TypeError as error:
+        msg = f"attribute {label!r} is of a type that has no JSON counterpart ({error})"
+        raise MetadataError(msg) from error
+    base = dtype.subdtype[0] if dtype.subdtype else dtype
+    readable = base.kind in "biufS" or h5t.check_string_dtype(base) or h5t.check_ref_dtype(base)
+    if not readable or base == np.longdouble:
+        msg = f"attribute {label!r} is of type {dtype}, which has no JSON counterpart"
+        raise MetadataError(msg)
+    return dtype, h5t.py_create(dtype)
+
+
+def write_attributes(
+    node: Any, attributes: Mapping[str, Any], *, is_array: bool, ignore: frozenset[str]
+) -> None:
+    """Replace all attributes of an open HDF5 object that are meant for users.
+
+    Parameters
+    ----------
+    node : h5py.h5g.GroupID or h5py.h5d.DatasetID
+        The object.
+    attributes : mapping
+        JSON values.
+    is_array : bool
+        Whether it is a dataset.
+    ignore : frozenset of str
+        Attributes that are derived from something else when they are read.
+
+    Raises
+    ------
+    InvalidInputError
+        If a name or value cannot be stored, or there are too many; nothing changes then.
+    """
+    if len(attributes) > MOST_ATTRIBUTES:
+        msg = f"{len(attributes)} attributes: a node of an HDF5 file may have {MOST_ATTRIBUTES}"
+        raise InvalidInputError(msg)
+    checked = {
+        _ESCAPE + name if name in _RESERVED or name.startswith(_ESCAPE) else name: value
+        for name, value in check_attributes(attributes).items()
+        if name not in ignore
+    }
+    encoded = {name: _encode(value) for name, value in checked.items()}
+    texts = [name for name, value in encoded.items() if value is None]
+    hidden = _hidden(node, is_array=is_array)
+    for raw in _names(node):
+        if decode_text(raw) not in hidden:
+            h5a.delete(node, raw)
+    for name, value in encoded.items():
+        _create(node, name, _text(json.dumps(checked[name])) if value is None else value)
+    if texts:
+        _create(node, _JSON, _text(texts))
+
+
+def _names(node: Any) -> list[bytes]:
+    found: list[bytes] = []
+    h5a.iterate(node, found.append)
+    return found
+
+
+def _hidden(node: Any, *, is_array: bool) -> frozenset[str]:
+    if not is_array:
+        return _OF_GROUPS
+    if has_attribute(node, "CLASS") and read_attribute(node, "CLASS") == "DIMENSION_SCALE":
+        return _OF_ARRAYS | _OF_SCALES
+    return _OF_ARRAYS
+
+
+def _parse_json(name: str, text: Any) -> Any:
+    try:
+        return copy_attributes({name: json.loads(text)})[name]
+    except (ValueError, TypeError, RecursionError) as error:
+        msg = f"attribute {name!r} is listed as JSON text but is not ({error})"
+        raise MetadataError(msg) from error
+
+
+def _plain(values: AnyArray, kind: Any, node: Any) -> Any:
+    """JSON value of what an attribute holds."""
+    if h5t.check_ref_dtype(values.dtype):
+        return _nested(values, lambda ref: _reference(ref, node))
+    if values.dtype.kind in "OS":
+        return _nested(values, decode_text)
+    names = h5t.check_enum_dtype(values.dtype)
+    if kind.get_class() == h5t.ENUM and names and {"FALSE", "TRUE"} <= set(names) <= set(_TRUTH):
+        truth = {number: _TRUTH[name] for name, number in names.items()}
+        return _nested(values, lambda number: truth.get(number, number))
+    return values.tolist()
+
+
+def _nested(values: AnyArray, convert: Any) -> Any:
+    """Nested lists of converted elements; the element itself if there are no axes."""
+    if not values.shape:
+        return convert(values[()].item() if values.dtype.kind != "O" else values[()])
+    return (
+        [_nested(part, convert) for part in values]
+        if values.ndim > 1
+        else [convert(item) for item in values.tolist()]
+    )
+
+
+def _reference(reference: Any, node: Any) -> Any:
+    """The convention of hdmf-zarr for object references in attributes."""
+    if not reference:
+        return None
+    try:
+        path = h5r.get_name(reference, node)
+    except (RuntimeError, ValueError):
+        path = None
+    return {"_REFERENCE": {"path": decode_text(path or b"").lstrip("/")}}
+
+
+def _encode(value: Any) -> AnyArray | None:
+    """The array to store, or None where only JSON text can hold the value."""
+    items = value if isinstance(value, list) else [value]
+    kinds = {type(item) for item in items}
+    if len(kinds) > 1 or not kinds <= {str, int, float, bool}:
+        return None
+    if not items:
+        return np.zeros(0)
+    kind = kinds.pop()
+    if kind is str:
+        return _text(value) if len(items) * 16 <= MAX_NUMERIC_ATTRIBUTE else None
+    if kind is int:
+        if max(items) < 2**63:
+            return np.array(value, np.int64)
+        return np.array(value, np.uint64) if min(items) >= 0 else None
+    return np.array(value, np.float64 if kind is float else np.bool_)
+
+
+def _text(value: str | list[str]) -> AnyArray:
+    return np.array(value, _TEXT_TYPE)
+
+
+def _create(node: Any, name: str, value: AnyArray) -> None:
+    space = h5s.create_simple(value.shape) if value.ndim else h5s.create(h5s.SCALAR)
+    stored = h5t.py_create(value.dtype, logical=True)
+    h5a.create(node, name.encode(), stored, space).write(value)

@@ -1,0 +1,258 @@
+"""Where the encoded chunks of an HDF5 dataset lie in its file."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from h5py import h5d
+
+from fmristore_stores.errors import CorruptDataError, SelectionError
+from fmristore_stores.grid import ChunkKey, grid_shape
+from fmristore_stores.hdf5.files import Session
+from fmristore_stores.protocol import ByteRange, ChunkRef
+from fmristore_stores.spec import ArraySpec
+
+__all__ = ["ChunkFinder", "ChunkIndex"]
+
+_OUTSIDE = "the chunk table points beyond the end of the file ({} bytes)"
+
+
+_LOOKUPS = 64
+"""Chunks that are looked up one by one before the whole table is read."""
+
+
+class ChunkFinder:
+    """Locates chunks of one dataset; the caller sees to the errors of h5py.
+
+    Parameters
+    ----------
+    session : Session
+        The file.
+    node : h5py.h5d.DatasetID
+        The dataset.
+    spec : ArraySpec
+        Its spec.
+    local : bool
+        Whether the first chunks may be looked up one by one, because reading a node of the table
+        costs no request.
+
+    Notes
+    -----
+    The table is complete before it is assigned; two threads may both build it.
+    """
+
+    def __init__(self, session: Session, node: Any, spec: ArraySpec, *, local: bool) -> None:
+        self._session = session
+        self._node = node
+        self._spec = spec
+        self._chunked = node.get_create_plist().get_layout() == h5d.CHUNKED
+        self._lookups = _LOOKUPS if local and self._chunked else 0
+        self._looked_up = 0
+        self._index: ChunkIndex | None = None
+
+    def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
+        """Locate chunks; None for one that was never written.
+
+        Raises
+        ------
+        SelectionError
+            If a key is outside the grid.
+        CorruptDataError
+            If the table of chunks is damaged, or points beyond the end of the file.
+        """
+        self._looked_up += len(keys)
+        if self._index is None and self._looked_up <= self._lookups:
+            size, path = self._file_size(), self._session.path
+            return [_look_up(self._node, self._spec, path, size, key) for key in keys]
+        return self.index.refs(keys)
+
+    @property
+    def index(self) -> ChunkIndex:
+        """The whole table of chunks, read when it is first asked for."""
+        if self._index is None:
+            build = _index_chunked if self._chunked else _index_contiguous
+            path = self._session.path
+            self._index = build(self._node, self._spec, path, self._file_size())
+        return self._index
+
+    def _file_size(self) -> int:
+        return int(self._session.h5.id.get_filesize())
+
+
+class ChunkIndex:
+    """Byte ranges of the chunks of one dataset, 32 bytes for each.
+
+    Parameters
+    ----------
+    source : str
+        Name of the file.
+    grid : tuple of int
+        Number of chunks along each axis.
+    rows : ndarray of int64, shape (chunks, 4)
+        Number of a chunk (last axis fastest), offset, size and filter mask, in any order.
+
+    Notes
+    -----
+    Nothing changes after construction, so that any number of threads may ask at once.
+    """
+
+    def __init__(self, source: str, grid: tuple[int, ...], rows: np.ndarray[Any, Any]) -> None:
+        order = np.argsort(rows[:, 0], kind="stable")
+        self._source = source
+        self._grid = grid
+        numbers, offsets, sizes, masks = np.ascontiguousarray(rows[order].T)
+        if (np.diff(numbers) == 0).any():
+            raise CorruptDataError("the chunk table lists a chunk twice")
+        # Memory views hand out Python integers several times faster than arrays do.
+        self._numbers = memoryview(numbers)
+        self._offsets = memoryview(offsets)
+        self._sizes = memoryview(sizes)
+        self._masks = memoryview(masks)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @property
+    def numbers(self) -> np.ndarray[Any, Any]:
+        """Numbers of the chunks, sorted: int64, (chunks,)."""
+        return np.array(self._numbers, np.int64)
+
+    @property
+    def rows(self) -> np.ndarray[Any, Any]:
+        """Number, offset, size and filter mask of each chunk, by number: int64, (chunks, 4)."""
+        columns = (self._numbers, self._offsets, self._sizes, self._masks)
+        return np.array(columns, np.int64).T.reshape(-1, 4)
+
+    def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
+        """Locate chunks; None for one that was never written.
+
+        Raises
+        ------
+        SelectionError
+            If a key is outside the grid.
+        """
+        return [self._ref(key) for key in keys]
+
+    def _ref(self, key: ChunkKey) -> ChunkRef | None:
+        number = 0
+        if len(key) != len(self._grid):
+            raise SelectionError(f"chunk {key} is not in a grid of {self._grid}")
+        for position, length in zip(key, self._grid, strict=True):
+            if not 0 <= position < length:
+                raise SelectionError(f"chunk {key} is not in a grid of {self._grid}")
+            number = number * length + position
+        numbers = self._numbers
+        complete = len(numbers) > number and numbers[number] == number
+        row = number if complete else bisect_left(numbers, number)
+        if row == len(numbers) or numbers[row] != number:
+            return None
+        return ChunkRef(
+            ByteRange(self._source, self._offsets[row], self._sizes[row]), self._masks[row]
+        )
+
+
+def _look_up(
+    node: Any, spec: ArraySpec, source: str, file_size: int, key: ChunkKey
+) -> ChunkRef | None:
+    """Locate one chunk of a chunked dataset without reading the rest of the table.
+
+    Raises
+    ------
+    SelectionError
+        If the key is outside the grid.
+    CorruptDataError
+        If the entry lies outside the file.
+    """
+    chunks = spec.layout.chunks
+    grid = grid_shape(spec.shape, chunks)
+    if len(key) != len(grid) or not all(0 <= k < n for k, n in zip(key, grid, strict=True)):
+        raise SelectionError(f"chunk {key} is not in a grid of {grid}")
+    info = node.get_chunk_info_by_coord(tuple(k * c for k, c in zip(key, chunks, strict=True)))
+    if not info.byte_offset:
+        return None
+    offset, size = int(info.byte_offset), int(info.size)
+    if offset < 0 or size < 0 or size > file_size - offset:
+        raise CorruptDataError(_OUTSIDE.format(file_size))
+    return ChunkRef(ByteRange(source, offset, size), int(info.filter_mask))
+
+
+def _index_chunked(node: Any, spec: ArraySpec, source: str, file_size: int) -> ChunkIndex:
+    """Read the chunk table of a chunked dataset.
+
+    Parameters
+    ----------
+    node : h5py.h5d.DatasetID
+        The dataset.
+    spec : ArraySpec
+        Its spec.
+    source : str
+        Name of the file.
+    file_size : int
+        Its length in bytes.
+
+    Returns
+    -------
+    ChunkIndex
+
+    Raises
+    ------
+    CorruptDataError
+        If an entry lies outside the array or the file.
+
+    Notes
+    -----
+    One pass over the table, about 2 microseconds for each chunk.
+    """
+    chunks = spec.layout.chunks
+    grid = grid_shape(spec.shape, chunks)
+    limit = min(math.prod(grid), file_size)
+    found: list[Any] = []
+
+    def note(info: Any) -> bool | None:
+        found.append(info)
+        return True if len(found) > limit else None
+
+    if limit:
+        node.chunk_iter(note)
+    if len(found) > limit:
+        raise CorruptDataError("the chunk table has more entries than the array has chunks")
+    starts = np.array([info.chunk_offset for info in found], np.uint64).reshape(-1, len(chunks))
+    lengths = np.array(chunks, np.uint64)
+    positions = starts // lengths
+    if (starts % lengths).any() or (positions >= np.array(grid, np.uint64)).any():
+        raise CorruptDataError("the chunk table lists a chunk outside the array")
+    numbers = np.zeros(len(found), np.int64)
+    for axis, count in enumerate(grid):
+        numbers = numbers * count + positions[:, axis].astype(np.int64)
+    rows = np.array(
+        [(0, info.byte_offset or 0, info.size, info.filter_mask) for info in found], np.int64
+    ).reshape(-1, 4)
+    rows[:, 0] = numbers
+    _check_ranges(rows, file_size)
+    return ChunkIndex(source, grid, rows[rows[:, 1] > 0])
+
+
+def _index_contiguous(node: Any, spec: ArraySpec, source: str, file_size: int) -> ChunkIndex:
+    """The one chunk of a dataset that lies in one piece.
+
+    Raises
+    ------
+    CorruptDataError
+        If it lies outside the file, or is not as long as it should be.
+    """
+    if int(node.get_storage_size()) != spec.nbytes:
+        msg = f"{node.get_storage_size()} bytes are stored where the array has {spec.nbytes}"
+        raise CorruptDataError(msg)
+    rows = np.array([(0, node.get_offset() or 0, spec.nbytes, 0)], np.int64)
+    _check_ranges(rows, file_size)
+    return ChunkIndex(source, (1,) * len(spec.shape), rows)
+
+
+def _check_ranges(rows: np.ndarray[Any, Any], file_size: int) -> None:
+    offsets, sizes = rows[:, 1], rows[:, 2]
+    if (offsets < 0).any() or (sizes < 0).any() or (sizes > file_size - offsets).any():
+        raise CorruptDataError(_OUTSIDE.format(file_size))

@@ -1,0 +1,588 @@
+"""Opening HDF5 files, closing them in time, and saying in our own errors what went wrong."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal
+
+import h5py
+from h5py import h5f, h5p
+
+from fmristore_stores.errors import (
+    AlreadyExistsError,
+    ChangedError,
+    ClosedError,
+    CorruptDataError,
+    FmristoreError,
+    MemoryLimitError,
+    NotFoundError,
+    ReadOnlyError,
+    StorageError,
+    UnknownFormatError,
+)
+from fmristore_stores.hdf5.heaps import Heaps, check_all_heaps
+from fmristore_stores.io.block_file import BlockFile
+from fmristore_stores.io.lifetime import Lifetime, close_forgotten, close_when_forgotten
+from fmristore_stores.io.sources import (
+    ByteSource,
+    LocalSource,
+    OpenFile,
+    local_token,
+    storage_error,
+)
+from fmristore_stores.io.stats import stats_of
+from fmristore_stores.spec import Attributes, copy_attributes
+
+__all__ = [
+    "Mode",
+    "Place",
+    "Session",
+    "Translated",
+    "near_names",
+    "open_file",
+]
+
+Mode = Literal["r", "r+", "w"]
+
+_LIBRARY_ERRORS = (OSError, RuntimeError, KeyError, ValueError, OverflowError, MemoryError)
+"""What h5py raises when the HDF5 library fails."""
+
+_SIGNS_OF_CHANGE = (*_LIBRARY_ERRORS, CorruptDataError, NotFoundError)
+"""What goes wrong when a file is replaced while it is read."""
+
+_NO_LOCK = "unable to lock"
+"""Part of HDF5's message when a file cannot be locked."""
+_IN_USE = (_NO_LOCK, "already open", "t match")
+"""Parts of its messages when the file is open elsewhere, or here for another purpose."""
+
+_PAGE_BUFFER = 16 * 1024 * 1024
+_METADATA_BLOCK = 64 * 1024
+"""Metadata are written in blocks of this size. Scattered through the file as HDF5 does by itself,
+the chunk table of a large array would take a request for each node on object storage."""
+_SMALL_BLOCK = 16 * 1024
+_SMALL_BLOCKS = 32
+"""What a second handle of a local file keeps of it."""
+_MOST_REMEMBERED = 256
+"""Nodes whose attributes are kept in memory while a file is read."""
+_LARGEST_PAGE = 64 * 1024 * 1024
+"""A file that asks for larger pages is read without a page buffer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the first name of an object with several names stands."""
+
+    group: int
+    """Address of the group that holds the name."""
+    name: bytes
+    path: str
+
+
+class OpenHDF5(OpenFile):
+    """An HDF5 file that is closed when nobody reads it any more.
+
+    Parameters
+    ----------
+    h5 : h5py.File
+        The open file.
+    descriptor : int
+        Through which the HDF5 library reads it; -1 for one that is read through a Python object.
+    file : object, optional
+        That object; closed with the file.
+    """
+
+    __slots__ = ("h5",)
+
+    def __init__(self, h5: Any, descriptor: int, file: Any) -> None:
+        super().__init__(descriptor, owned=False)
+        self.h5 = h5
+        close_when_forgotten(self, functools.partial(_close, h5, file))
+
+
+def _close(h5: Any, file: Any) -> None:
+    with contextlib.suppress(*_LIBRARY_ERRORS):  # nothing was written that could be lost
+        h5.close()
+    if file is not None:
+        file.close()
+
+
+class Session:
+    """One opened file, shared by all handles that came from it.
+
+    Parameters
+    ----------
+    url : str
+        Name of the store in messages.
+    path : str
+        Name of the file in byte ranges.
+    h5 : h5py.File
+        The open file.
+    writable : bool
+        Whether it may be changed.
+    source : ByteSource, optional
+        Where bytes of chunks come from; the file itself if neither this nor `file` is given.
+    file : object, optional
+        The Python file object that `h5` reads through; closed with it.
+
+    Attributes
+    ----------
+    places : dict or None
+        First names of objects that have several, by address; None until they are asked for.
+    unmasked : set
+        Addresses of datasets of which no chunk can lack a filter: made in this session, and
+        filled with encoded chunks alone.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        path: str,
+        h5: Any,
+        *,
+        writable: bool,
+        source: ByteSource | None = None,
+        file: Any = None,
+    ) -> None:
+        self.url = url
+        self.path = path
+        self.writable = writable
+        self.places: dict[int, Place] | None = None
+        self.unmasked: set[int] = set()
+        self._attributes: dict[str, Attributes] = {}
+        self._version = None if source is None else source.version
+        self._local = not writable and file is None
+        descriptor = int(h5.id.get_vfd_handle()) if self._local else -1
+        self._opened: OpenHDF5 | None = OpenHDF5(h5, descriptor, file)
+        if self._local and source is None:
+            # The same open file, also when another one takes over its name.
+            source = LocalSource(path, file=self._opened, stats=stats_of(url))
+        self.source = source
+        self._status = _status(descriptor) if self._local else None
+        self.lifetime = Lifetime(url, self)
+        self._heaps: Heaps | None = None
+        if not writable:
+            self._heaps = Heaps(h5, url, self._second_opener(file))
+            close_when_forgotten(self, self._heaps.close)
+        if file is not None:
+            _ON_FILE_OBJECTS.add(self)
+        if self._local:
+            _LOCAL.add(self)
+
+    @property
+    def has_second_handle(self) -> bool:
+        """Whether something that lies in global heaps was read."""
+        return self._heaps is not None and self._heaps.opened
+
+    def _second_opener(self, file: Any) -> Callable[[], _FileObject]:
+        """Give the bytes of the file for a second handle of it, without holding this session."""
+        session, source, path, url = weakref.ref(self), self.source, self.path, self.url
+
+        def opener() -> _FileObject:
+            if (alive := session()) is not None:
+                _ON_FILE_OBJECTS.add(alive)
+            if source is not None and file is None:
+                small = BlockFile(source, path, block=_SMALL_BLOCK, keep=_SMALL_BLOCKS)
+                return _FileObject(small, url)
+            return _FileObject(file, url)
+
+        return opener
+
+    @property
+    def h5(self) -> Any:
+        """The open file.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        """
+        return self.opened().h5
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self.lifetime.closed
+
+    @property
+    def token(self) -> str:
+        """Which file was opened, as `location.content_token` says it; empty if it is not local."""
+        return "" if self._status is None else local_token(self._status)
+
+    def opened(self) -> OpenHDF5:
+        """The open file, which stays open as long as this is held.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        """
+        opened = self._opened
+        if opened is None:
+            raise ClosedError("the store is closed", url=self.url)
+        return opened
+
+    def attributes_of(self, path: str, read: Callable[[], Attributes]) -> Attributes:
+        """Attributes of a node, read once where the file cannot change; the caller's own copy."""
+        if self.writable:
+            return read()
+        found = self._attributes.get(path)
+        if found is None:
+            found = read()
+            if len(self._attributes) < _MOST_REMEMBERED:
+                self._attributes[path] = found
+        return copy_attributes(found)
+
+    def check_open(self) -> None:
+        """Refuse to go on with a closed store."""
+        self.opened()
+
+    def check_writable(self) -> None:
+        """Refuse to change a store that is closed or open for reading."""
+        self.check_open()
+        if not self.writable:
+            raise ReadOnlyError("the store is open for reading only", url=self.url)
+
+    def check(self) -> None:
+        """See whether the file is still what was opened.
+
+        Raises
+        ------
+        ChangedError
+            If it was written over in place, or replaced where that cannot be prevented.
+        """
+        if self._status is not None:
+            opened = self._opened
+            if opened is not None and not is_same_file(_status(opened.descriptor), self._status):
+                msg = "the file was written over since it was opened; open it again"
+                raise ChangedError(msg, url=self.url)
+        elif self._version is not None:
+            self._version.check()
+
+    def is_outdated(self, now: os.stat_result) -> bool:
+        """Whether this is the local file of that status, open since before it was written to."""
+        then = self._status
+        if then is None or self._opened is None:
+            return False
+        same = (then.st_dev, then.st_ino) == (now.st_dev, now.st_ino)
+        return same and not is_same_file(then, now)
+
+    @property
+    def released(self) -> bool:
+        """Whether nothing is open any more."""
+        return self._opened is None
+
+    def reading(self, node: str) -> Translated:
+        """Context in which a failure of HDF5 means that the file is damaged."""
+        check = None if self.writable else self.check
+        return Translated(self.url, node, writing=False, opened=self.opened(), check=check)
+
+    def writing(self, node: str) -> Translated:
+        """Context in which a failure of HDF5 means that the file cannot be written."""
+        return Translated(self.url, node, writing=True)
+
+    def close(self) -> None:
+        """Flush and close everything once; readers that are under way are waited for."""
+        self.lifetime.close()
+
+    def release(self) -> None:
+        """Close everything, unless that was done."""
+        opened, self._opened = self._opened, None
+        if opened is None:
+            return
+        if self._heaps is not None:
+            with contextlib.suppress(*_LIBRARY_ERRORS):  # nothing was written that could be lost
+                self._heaps.close()
+        if self.source is not None:
+            self.source.close()
+        _ON_FILE_OBJECTS.discard(self)
+        if self.writable:
+            with self.writing(""):
+                opened.h5.close()
+        del opened  # the last one that held it
+        close_forgotten()
+
+
+def _status(descriptor: int) -> os.stat_result:
+    return os.fstat(descriptor)
+
+
+def is_same_file(one: os.stat_result, other: os.stat_result) -> bool:
+    """Whether a file was not written to between two looks at it."""
+    return one.st_mtime_ns == other.st_mtime_ns and one.st_size == other.st_size
+
+
+_LOCAL: weakref.WeakSet[Session] = weakref.WeakSet()
+"""Local files that are open for reading."""
+_ON_FILE_OBJECTS: weakref.WeakSet[Session] = weakref.WeakSet()
+"""Open files that h5py reads through Python objects: it crashes if they outlive the interpreter."""
+
+
+def _close_all() -> None:
+    for session in list(_ON_FILE_OBJECTS):
+        session.release()
+    close_forgotten()
+
+
+atexit.register(_close_all)
+
+
+class Translated:
+    """Context manager that turns what h5py raises into our own errors.
+
+    Errors of our own that do not say where they happened learn it here.
+
+    Parameters
+    ----------
+    url, node : str
+        What is being worked on.
+    writing : bool
+        Whether a failure means that writing failed, rather than that the file is damaged.
+    opened : OpenHDF5, optional
+        The file, which stays open meanwhile.
+    check : callable, optional
+        Raises `ChangedError` if the file is not the one that was opened any more.
+    """
+
+    __slots__ = ("_check", "_node", "_opened", "_url", "_writing")
+
+    def __init__(
+        self,
+        url: str,
+        node: str,
+        *,
+        writing: bool,
+        opened: OpenHDF5 | None = None,
+        check: Callable[[], None] | None = None,
+    ) -> None:
+        self._url = url
+        self._node = node
+        self._writing = writing
+        self._opened = opened
+        self._check = check
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._opened = None
+        if self._check is not None and (error is None or isinstance(error, _SIGNS_OF_CHANGE)):
+            self._look_again(error)
+        if isinstance(error, FmristoreError):
+            if error.url is None:
+                error.url, error.node = self._url, self._node
+        elif isinstance(error, _LIBRARY_ERRORS):
+            raise self._translate(error) from error
+
+    def _look_again(self, error: BaseException | None) -> None:
+        """Raise if the file is another one, which is also a reason for what went wrong."""
+        try:
+            if self._check is not None:
+                self._check()
+        except FmristoreError as reason:
+            if error is None or isinstance(reason, ChangedError):
+                raise reason from error
+
+    def _translate(self, error: BaseException) -> FmristoreError:
+        if isinstance(error, MemoryError):
+            return MemoryLimitError("not enough memory", url=self._url, node=self._node)
+        if isinstance(error, OSError) and error.errno is not None:
+            return storage_error(error, self._url)
+        text = str(error.args[0] if error.args else error)
+        if self._writing:
+            return StorageError(f"HDF5 cannot write: {text}", url=self._url, node=self._node)
+        return CorruptDataError(f"HDF5 cannot read: {text}", url=self._url, node=self._node)
+
+
+class _FileObject:
+    """A file object for h5py whose failures are told apart from those of HDF5.
+
+    Parameters
+    ----------
+    file : file object
+        Needs ``seek``, ``tell`` and ``read``.
+    url : str
+        Its name in messages.
+    """
+
+    def __init__(self, file: Any, url: str) -> None:
+        self._file = file
+        self._url = url
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move to a position, and return it."""
+        try:
+            return int(self._file.seek(offset, whence))
+        except Exception as error:
+            raise storage_error(error, self._url) from error
+
+    def tell(self) -> int:
+        """Current position."""
+        return int(self._file.tell())
+
+    def read(self, size: int = -1) -> bytes:
+        """Bytes from the current position on."""
+        try:
+            return bytes(self._file.read(size))
+        except Exception as error:
+            raise storage_error(error, self._url) from error
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer; beyond the end of the file with zeros, as HDF5 expects."""
+        view = memoryview(buffer).cast("B")
+        done = 0
+        while done < len(view):
+            part = self.read(len(view) - done)
+            if not part:
+                view[done:] = bytes(len(view) - done)
+                break
+            view[done : done + len(part)] = part
+            done += len(part)
+        return len(view)
+
+
+def open_file(path: str, mode: Mode, url: str, file: Any = None) -> Any:
+    """Open or create an HDF5 file.
+
+    Parameters
+    ----------
+    path : str
+        Local path; unused when `file` is given.
+    mode : {"r", "r+", "w"}
+        ``"w"`` creates the file and never replaces one.
+    url : str
+        Its name in messages.
+    file : file object, optional
+        Read through this instead of opening `path`.
+
+    Returns
+    -------
+    h5py.File
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such file.
+    AlreadyExistsError
+        If there is one that should be created.
+    ReadOnlyError
+        If a file that is read through a Python object should be changed.
+    AccessDeniedError
+        If it may not be opened.
+    UnknownFormatError
+        If it is not an HDF5 file.
+    CorruptDataError
+        If it is truncated or damaged.
+    StorageError
+        If the disk or service failed, or another process holds the file.
+    """
+    try:
+        if file is not None:
+            if mode != "r":
+                raise ReadOnlyError("HDF5 files are changed only on a local disk", url=url)
+            return _open_object(_FileObject(file, url))
+        if mode == "w":
+            return _create(path)
+        if mode == "r+":
+            check_all_heaps(path, url)
+            return h5py.File(path, "r+", libver=("earliest", "v110"), locking=True)
+        return _open_for_reading(path)
+    except FmristoreError:
+        raise
+    except _LIBRARY_ERRORS as error:
+        raise _opening_error(error, mode, url) from error
+
+
+def _open_for_reading(path: str) -> Any:
+    """Open with a lock where the file system has them, without one where it fails."""
+    close_forgotten()
+    _close_outdated(path)
+    access = h5p.create(h5p.FILE_ACCESS)
+    access.set_file_locking(True, ignore_when_disabled=True)
+    try:
+        return h5py.File(h5f.open(os.fsencode(path), h5f.ACC_RDONLY, access))
+    except OSError as error:
+        if _NO_LOCK not in str(error):
+            raise
+        return h5py.File(path, "r", locking=False)
+
+
+def _close_outdated(path: str) -> None:
+    """Close a file that was written over while it is open here.
+
+    The HDF5 library would take it for the same file, and hand out what it remembers of the old one.
+    """
+    try:
+        now = os.stat(path)  # noqa: PTH116 - on the path of every opening
+    except OSError:
+        return
+    for session in [session for session in list(_LOCAL) if session.is_outdated(now)]:
+        session.close()
+        if not session.released:
+            msg = "the file was written over while it is being read; try again"
+            raise ChangedError(msg, url=session.url)
+
+
+def _open_object(file: _FileObject) -> Any:
+    """Open through a Python object; whole pages at a time if the file is made of pages."""
+    opened = h5py.File(file, "r")
+    plan = opened.id.get_create_plist()
+    page = int(plan.get_file_space_page_size())
+    if plan.get_file_space_strategy()[0] != h5f.FSPACE_STRATEGY_PAGE or page > _LARGEST_PAGE:
+        return opened
+    opened.close()
+    size = max(_PAGE_BUFFER, 1 << (page - 1).bit_length())
+    return h5py.File(file, "r", page_buf_size=size)
+
+
+def _create(path: str) -> Any:
+    """Create a file whose root remembers the order of its links, but not of its attributes.
+
+    Objects that track the order of attributes cannot have a ninth one replaced by HDF5 libraries
+    up to 1.14 (https://github.com/h5py/h5py/issues/1385); h5py's own switch turns on both.
+    """
+    plan = h5p.create(h5p.FILE_CREATE)
+    plan.set_link_creation_order(h5p.CRT_ORDER_TRACKED | h5p.CRT_ORDER_INDEXED)
+    plan.set_obj_track_times(False)
+    access = h5p.create(h5p.FILE_ACCESS)
+    access.set_libver_bounds(h5f.LIBVER_EARLIEST, h5f.LIBVER_V110)
+    access.set_meta_block_size(_METADATA_BLOCK)
+    return h5py.File(h5f.create(os.fsencode(path), h5f.ACC_EXCL, plan, access))
+
+
+def _opening_error(error: BaseException, mode: Mode, url: str) -> FmristoreError:
+    text = str(error)
+    if mode == "w" and "exists" in text:
+        return AlreadyExistsError("there is a file of that name", url=url)
+    if isinstance(error, IsADirectoryError) or "file signature not found" in text:
+        return UnknownFormatError("this is not an HDF5 file", url=url)
+    if any(sign in text for sign in _IN_USE):
+        msg = (
+            f"the file is in use elsewhere ({text}); close it there, or if the file system has "
+            "no locks, set HDF5_USE_FILE_LOCKING=FALSE"
+        )
+        return StorageError(msg, url=url)
+    if isinstance(error, OSError) and error.errno is not None:
+        return storage_error(error, url)
+    if mode == "w":
+        return StorageError(f"HDF5 cannot create the file: {text}", url=url)
+    return CorruptDataError(f"the HDF5 file is truncated or damaged: {text}", url=url)
+
+
+def near_names(names: Sequence[str]) -> str:
+    """A few of the names that exist, for the message that one does not."""
+    if not names:
+        return "the group is empty"
+    shown = sorted(names)
+    return "there is " + ", ".join(map(repr, shown[:6])) + (" ..." if len(shown) > 6 else "")

@@ -1,0 +1,1 @@
+"""Bytes: where they lie, ranges of them, and writing objects that must not exist yet."""

@@ -1,0 +1,547 @@
+"""Where bytes come from: ranges of local files with ``pread``, of anything else through fsspec."""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import os
+import re
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from fmristore_stores.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    ChangedError,
+    ClosedError,
+    CorruptDataError,
+    FmristoreError,
+    NotFoundError,
+    StorageError,
+)
+from fmristore_stores.io.lifetime import Version
+from fmristore_stores.io.stats import Stats
+from fmristore_stores.protocol import Buffer, ByteRange, FetchPolicy
+
+__all__ = [
+    "VERSIONS",
+    "Beginning",
+    "ByteSource",
+    "Folder",
+    "FsspecSource",
+    "LocalSource",
+    "OpenFile",
+    "local_token",
+    "status_of",
+    "storage_error",
+]
+
+logger = logging.getLogger("fmristore")
+
+
+class ByteSource(Protocol):
+    """Something that hands out ranges of bytes of named files or objects."""
+
+    @property
+    def policy(self) -> FetchPolicy:
+        """How ranges are best asked for."""
+
+    @property
+    def version(self) -> Version | None:
+        """What tells whether a remote store is still the same; None where nothing has to."""
+
+    def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
+        """Bytes of each range, each exactly as long as asked for."""
+
+    def size(self, path: str) -> int:
+        """Length in bytes; `NotFoundError` if there is no such file or object."""
+
+    def close(self) -> None:
+        """Release descriptors."""
+
+
+class OpenFile:
+    """A descriptor that is closed when nobody holds this object any more.
+
+    Whoever reads holds it meanwhile, so that no descriptor is closed under a reader: its number
+    may soon be that of another file.
+
+    Parameters
+    ----------
+    descriptor : int
+        Open for reading.
+    """
+
+    __slots__ = ("__weakref__", "descriptor", "lock")
+
+    def __init__(self, descriptor: int, *, owned: bool = True) -> None:
+        self.descriptor = descriptor
+        self.lock = _thread.allocate_lock()
+        if owned:
+            weakref.finalize(self, os.close, descriptor).atexit = False
+
+    def read(self, length: int, offset: int) -> bytes:
+        """Up to `length` bytes from an offset on."""
+        if hasattr(os, "pread"):
+            return os.pread(self.descriptor, length, offset)
+        with self.lock:  # Windows: the position belongs to all that use the descriptor
+            os.lseek(self.descriptor, offset, os.SEEK_SET)
+            return os.read(self.descriptor, length)
+
+
+class Folder:
+    """A folder that stays the one that was opened, whatever takes over its name.
+
+    Files in it are opened relative to its descriptor, where the system can do that.
+
+    Parameters
+    ----------
+    path : str
+        Absolute, with symbolic links resolved.
+
+    Raises
+    ------
+    NotFoundError, AccessDeniedError, StorageError
+        If it cannot be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._inside = os.path.join(path, "")  # noqa: PTH118 - hot path, as below
+        self._file: OpenFile | None = None
+        try:
+            if _relative():
+                self._file = OpenFile(os.open(path, os.O_RDONLY | _FOLDER))
+                status = os.fstat(self._file.descriptor)
+            else:
+                status = os.stat(path)  # noqa: PTH116
+        except OSError as error:
+            raise storage_error(error, path) from error
+        self._identity = _identity(status)
+
+    def place(self, path: str) -> tuple[str, int | None]:
+        """Name of a file or folder below, and the descriptor that it is relative to."""
+        if self._file is None:
+            return path, None
+        if path == self.path:
+            return ".", self._file.descriptor
+        if path.startswith(self._inside):
+            return path[len(self._inside) :], self._file.descriptor
+        return path, None
+
+    def is_in_place(self) -> bool:
+        """Whether its name still leads to it."""
+        try:
+            return _identity(os.stat(self.path)) == self._identity  # noqa: PTH116
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Give it up; readers that are under way keep it open."""
+        self._file = None
+
+
+_FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def _relative() -> bool:
+    """Whether files can be opened relative to a folder."""
+    return os.open in os.supports_dir_fd and hasattr(os, "O_DIRECTORY")
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    """Which folder it is, also where its number may be given to another one."""
+    return status.st_dev, status.st_ino, status.st_ctime_ns if os.name == "nt" else 0
+
+
+class LocalSource:
+    """Ranges of local files.
+
+    ``pread`` neither moves a file position nor takes a lock, so any number of threads may fetch
+    at once, also after a fork. Where a system lacks it, reads of one file take turns.
+
+    Parameters
+    ----------
+    keep : str, optional
+        Path of a file whose descriptor stays open until `close`; others are opened for each
+        range. The ranges then come from that very file, even if its name is given to another.
+    file : OpenFile, optional
+        That file, already open; opened here if not given.
+    folder : Folder, optional
+        Files below it are opened in the folder that has been opened, not by their paths.
+    stats : Stats, optional
+        Where reads are counted.
+    """
+
+    policy = FetchPolicy(gap=-1, block=0, concurrent=False)
+    version = None
+
+    def __init__(
+        self,
+        keep: str | None = None,
+        *,
+        file: OpenFile | None = None,
+        folder: Folder | None = None,
+        stats: Stats | None = None,
+    ) -> None:
+        self._path = keep
+        self._folder = folder
+        self._stats = stats
+        self._kept = _open(keep) if keep is not None and file is None else file
+
+    def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
+        """Bytes of each range, one ``pread`` each.
+
+        Raises
+        ------
+        ClosedError
+            After `close`, if the ranges are those of the file that was kept.
+        CorruptDataError
+            If a range lies beyond the end of its file.
+        NotFoundError, StorageError
+            If the file is gone, or the disk failed.
+        """
+        found = []
+        last, opened = "", None
+        for path, offset, length in ranges:
+            if path == self._path:
+                file = self._kept
+                if file is None:
+                    raise ClosedError("the file is closed", url=path)
+            else:
+                if opened is None or path != last:
+                    last, opened = path, _open(path, self._folder)
+                file = opened
+            found.append(_read(file, path, offset, length))
+        if self._stats is not None:
+            self._stats.add(requests=len(found), bytes_fetched=sum(map(len, found)))
+        return found
+
+    def size(self, path: str) -> int:
+        """Length of a file in bytes."""
+        try:
+            kept = self._kept if path == self._path else None
+            if kept is not None:
+                return os.fstat(kept.descriptor).st_size
+            name, folder = (path, None) if self._folder is None else self._folder.place(path)
+            return os.stat(name, dir_fd=folder).st_size
+        except OSError as error:
+            raise storage_error(error, path) from error
+
+    def close(self) -> None:
+        """Give up the descriptor that was kept; readers that are under way keep it open."""
+        self._kept = None
+
+
+def local_token(status: os.stat_result) -> str:
+    """Text that says which local file it is, and changes when it is written to."""
+    return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
+
+
+def _open(path: str, folder: Folder | None = None) -> OpenFile:
+    try:
+        name, within = (path, None) if folder is None else folder.place(path)
+        return OpenFile(os.open(name, _READING, dir_fd=within))
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
+_READING = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+def _read(file: OpenFile, path: str, offset: int, length: int) -> Buffer:
+    parts = []
+    done = 0
+    while done < length:
+        try:
+            part = file.read(length - done, offset + done)
+        except (OSError, OverflowError, ValueError) as error:
+            raise storage_error(error, path) from error
+        if not part:
+            raise _short(path, offset, length, done)
+        parts.append(part)
+        done += len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class FsspecSource:
+    """Ranges of objects on any filesystem that fsspec knows.
+
+    Every request names both of its ends, and the length of every answer is checked: some servers
+    ignore ranges and send the whole object.
+
+    Parameters
+    ----------
+    fs : AbstractFileSystem
+        The filesystem, not asynchronous.
+    etag : str, optional
+        Version of the one object that is read. S3, and web servers that know preconditions,
+        then refuse to hand out bytes of any other version.
+    stats : Stats, optional
+        Where requests are counted: one for each range or size.
+    version : Version, optional
+        Learns what has arrived, to be checked after a read.
+    """
+
+    policy = FetchPolicy(gap=64 * 1024, block=8 * 1024 * 1024, concurrent=True)
+
+    def __init__(
+        self,
+        fs: Any,
+        *,
+        etag: str = "",
+        stats: Stats | None = None,
+        version: Version | None = None,
+    ) -> None:
+        self._owner = fs  # its connections are closed when it is forgotten
+        self._fs, self._options = _conditional(fs, etag)
+        self._stats = Stats() if stats is None else stats
+        self.version = version
+        if "s3" in _protocols(fs):
+            self.policy = self.policy._replace(suffix=True)
+
+    def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
+        """Bytes of each range, requested concurrently where the filesystem can.
+
+        Raises
+        ------
+        ChangedError
+            If the server has another version of the object than `etag`.
+        CorruptDataError
+            If an answer is not as long as it should be.
+        StorageError
+            If the service failed.
+        """
+        if not ranges:
+            return []
+        started = time.perf_counter()
+        try:
+            found = self._get(ranges)
+        except Exception as error:
+            raise _read_error(error, ranges[0].source) from error
+        finally:
+            self._arrived(len(ranges))
+        for asked, data in zip(ranges, found, strict=True):
+            if len(data) != asked.length:
+                raise _short(*asked, len(data))
+        size = sum(map(len, found))
+        self._stats.add(bytes_fetched=size)
+        if logger.isEnabledFor(logging.DEBUG):
+            seconds = time.perf_counter() - started
+            logger.debug(
+                "%s: %d requests, %d bytes, %.3f s", ranges[0].source, len(ranges), size, seconds
+            )
+        return found
+
+    def _arrived(self, requests: int) -> None:
+        self._stats.add(requests=requests)
+        if self.version is not None:
+            self.version.arrived()
+
+    def _get(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
+        if len(ranges) == 1:
+            only = ranges[0]
+            found = self._fs.cat_file(
+                only.source, start=only.offset, end=_end(only), **self._options
+            )
+            return [found]
+        return list(
+            self._fs.cat_ranges(
+                [r.source for r in ranges],
+                [r.offset for r in ranges],
+                [_end(r) for r in ranges],
+                on_error="raise",
+                **self._options,
+            )
+        )
+
+    def size(self, path: str) -> int:
+        """Length of an object in bytes; one request unless it was listed before."""
+        try:
+            size = self._fs.info(path)["size"]
+        except Exception as error:
+            raise _read_error(error, path) from error
+        finally:
+            self._arrived(1)
+        if size is None:
+            raise StorageError("the server does not tell the size of this object", url=path)
+        logger.debug("%s: size %s", path, size)
+        return int(size)
+
+    def look(self, path: str, length: int) -> Beginning:
+        """First bytes, size and version of an object: one request on S3, two elsewhere.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such object.
+        StorageError
+            If the service failed.
+        """
+        try:
+            found = _look_at_s3(self._fs, path, length) or _look(self._fs, path, length)
+        except Exception as error:
+            raise _read_error(error, path) from error
+        if len(found.data) != min(length, found.size):
+            raise _short(path, 0, min(length, found.size), len(found.data))
+        self._stats.add(requests=found.requests, bytes_fetched=len(found.data))
+        logger.debug("%s: first %d of %d bytes", path, len(found.data), found.size)
+        return found
+
+    def close(self) -> None:
+        """Nothing to release: the filesystem belongs to fsspec."""
+
+
+def _end(item: ByteRange) -> int | None:
+    return None if item.offset < 0 else item.offset + item.length
+
+
+class Beginning(NamedTuple):
+    """How an object begins, and what else the server said of it."""
+
+    data: bytes
+    size: int
+    version: str
+    """Etag, or what else tells one version from another; empty if there is nothing."""
+    requests: int
+
+
+VERSIONS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "generation",
+    "LastModified",
+    "Last-Modified",
+    "mtime",
+    "created",
+)
+"""Under which names filesystems tell the version of an object."""
+
+
+def _look_at_s3(fs: Any, path: str, length: int) -> Beginning | None:
+    """Ask for the bytes alone, for the answer tells the rest; None if it does not arrive whole."""
+    if "s3" not in _protocols(fs):
+        return None
+    from fsspec.asyn import sync
+
+    bucket, key, version = fs.split_path(path)
+    if version or not key:
+        return None
+    answer = fs.call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes=0-{length - 1}")
+    try:
+        data = bytes(sync(fs.loop, answer["Body"].read))
+    except Exception as error:  # noqa: BLE001 - the other way asks again, and reports
+        logger.debug("%s: %r", path, error)
+        return None
+    finally:
+        answer["Body"].close()
+    size = answer.get("ContentRange", "").rpartition("/")[2]
+    if not size.isdecimal() or len(data) != min(length, int(size)) or not answer.get("ETag"):
+        return None
+    return Beginning(data, int(size), answer["ETag"], 1)
+
+
+def _look(fs: Any, path: str, length: int) -> Beginning:
+    fs.invalidate_cache(path)
+    facts = fs.info(path)
+    if facts["type"] != "file":
+        raise NotFoundError("this is a folder", url=path)
+    size = facts["size"]
+    if size is None:
+        raise StorageError("the server does not tell the size of this object", url=path)
+    data = fs.cat_file(path, start=0, end=min(length, size)) if size else b""
+    version = next((str(facts[name]) for name in VERSIONS if facts.get(name)), "")
+    return Beginning(bytes(data), int(size), version, 2)
+
+
+_CONNECTED = ("_s3", "_s3creator", "_kwargs_helper", "session", "cache_regions")
+"""What a filesystem of s3fs has when it is connected."""
+
+
+def _conditional(fs: Any, etag: str) -> tuple[Any, dict[str, Any]]:
+    """A filesystem, and options for its reads, that make the server check the version."""
+    protocols = _protocols(fs)
+    if etag.startswith('"') and {"http", "https"} & protocols:  # a weak one never matches
+        return fs, {"headers": {**(fs.kwargs.get("headers") or {}), "If-Match": etag}}
+    if etag and "s3" in protocols:
+        options = dict(fs.storage_options)
+        options["s3_additional_kwargs"] = dict(fs.s3_additional_kwargs) | {"IfMatch": etag}
+        pinned = type(fs)(*fs.storage_args, **options, skip_instance_cache=True)
+        fs.connect()
+        shared = {name: fs.__dict__[name] for name in _CONNECTED if name in fs.__dict__}
+        if len(shared) == len(_CONNECTED):  # otherwise it connects by itself
+            pinned.__dict__.update(shared)
+        return pinned, {}
+    return fs, {}
+
+
+def _protocols(fs: Any) -> set[str]:
+    return {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+
+
+def _read_error(error: BaseException, path: str) -> FmristoreError:
+    if status_of(error) == _PRECONDITION_FAILED:
+        return ChangedError("the file was replaced since it was opened; open it again", url=path)
+    return storage_error(error, path)
+
+
+def _short(path: str, offset: int, length: int, found: int) -> CorruptDataError:
+    msg = (
+        f"asked for {length} bytes at offset {offset} and got {found}: "
+        "the file is truncated, or the server does not serve ranges"
+    )
+    return CorruptDataError(msg, url=path)
+
+
+_DENIED = (401, 403)
+_GONE = (404, 410)
+_REFUSED = re.compile(r"(?i)credentials|^Forbidden: ")
+"""What clients say without a class or a status of its own."""
+_PRECONDITION_FAILED = 412
+
+
+def status_of(error: BaseException) -> int | None:
+    """HTTP status that an error of a client goes back to, None if there is none.
+
+    Known are aiohttp and the clients of S3 (by the error of botocore that is the cause), Google
+    and Azure.
+    """
+    for link in (error, error.__cause__):
+        response = getattr(link, "response", None)
+        if isinstance(response, Mapping):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            return status if isinstance(status, int) else None
+        for name in ("status", "status_code", "code"):
+            status = getattr(link, name, None)
+            if isinstance(status, int):
+                return status
+    return None
+
+
+def storage_error(error: BaseException, url: str) -> FmristoreError:
+    """Translate what an operating system or a storage service raised into our own tree."""
+    if isinstance(error, FmristoreError):
+        return error
+    scheme = urlsplit(url).scheme or "file"
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and type(cause).__module__.startswith("aiohttp"):
+        # For fsspec whatever goes wrong on the web means that there is nothing.
+        error = error if cause is None or status_of(cause) in _GONE else cause
+    text = str(error) or type(error).__name__
+    status = status_of(error)
+    if isinstance(error, FileNotFoundError | NotADirectoryError) or status in _GONE:
+        what = "file or object"
+        if any(word in text.lower() for word in ("bucket does not exist", "no such container")):
+            what = "bucket or container"
+        return NotFoundError(f"there is no such {what}", url=url)
+    if isinstance(error, FileExistsError):
+        return AlreadyExistsError("there is something of that name already", url=url)
+    if isinstance(error, PermissionError) or status in _DENIED or _REFUSED.search(text):
+        return AccessDeniedError(
+            f"permission denied ({text}); check the credentials or storage_options", url=url
+        )
+    return StorageError(f"{scheme} storage failed: {text}", url=url)

@@ -1,0 +1,1 @@
+"""The store of references: chunks that lie in another file."""

@@ -1,0 +1,1 @@
+"""The Zarr store, on zarr-python."""

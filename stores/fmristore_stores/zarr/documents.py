@@ -1,0 +1,184 @@
+"""Metadata documents of Zarr format 3 that are understood without zarr-python.
+
+Those of groups, and of arrays of numbers as fmristore and zarr-python write them. Whatever else a
+document says, or if anything is wrong with it, zarr-python is asked, and its errors are shown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fmristore_stores.errors import FmristoreError
+from fmristore_stores.spec import Attributes, copy_attributes
+from fmristore_stores.zarr.metadata import Described, describe
+from fmristore_stores.zarr.refused import is_ignorable
+
+__all__ = ["Understood", "understand"]
+
+_GROUP_KEYS = frozenset({"zarr_format", "node_type", "attributes", "consolidated_metadata"})
+_NEEDED_KEYS = frozenset(
+    {
+        "zarr_format",
+        "node_type",
+        "shape",
+        "data_type",
+        "chunk_grid",
+        "chunk_key_encoding",
+        "fill_value",
+        "codecs",
+    }
+)
+_ARRAY_KEYS = _NEEDED_KEYS | {"attributes", "dimension_names", "storage_transformers"}
+_SHARDING_KEYS = {"chunk_shape", "codecs", "index_codecs", "index_location"}
+_DTYPES = {
+    name: np.dtype(name)
+    for name in (
+        "bool",
+        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+        *(f"float{bits}" for bits in (16, 32, 64)),
+    )
+}
+_FILL_TYPES = {"b": bool, "i": int, "u": int, "f": float}
+_KEYS = [{"name": "default", "configuration": {"separator": separator}} for separator in ("/", ".")]
+_LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
+_INDEX_CODECS = [_LITTLE, {"name": "crc32c"}]
+_STEPS: Mapping[str, Mapping[str, tuple[type, Container[Any]]]] = {
+    "blosc": {
+        "typesize": (int, range(1, 256)),
+        "cname": (str, {"blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd"}),
+        "clevel": (int, range(10)),
+        "shuffle": (str, {"noshuffle", "shuffle", "bitshuffle"}),
+        "blocksize": (int, range(2**31)),
+    },
+    "zstd": {"level": (int, range(-(2**17), 23)), "checksum": (bool, {False, True})},
+    "gzip": {"level": (int, range(10))},
+    "crc32c": {},
+}
+"""Options of the codecs from bytes to bytes: type and values of each, none of which is left out."""
+
+
+class Understood(NamedTuple):
+    """What a document says.
+
+    Parameters
+    ----------
+    attributes : dict
+        Attributes of the node.
+    described : Described or None
+        The array; None for a group.
+    """
+
+    attributes: Attributes
+    described: Described | None
+
+
+def understand(data: bytes) -> Understood | None:
+    """Read the metadata document of a node.
+
+    Parameters
+    ----------
+    data : bytes
+        Content of ``zarr.json``.
+
+    Returns
+    -------
+    Understood or None
+        None if zarr-python has to be asked.
+    """
+    try:
+        document = json.loads(data)
+        attributes = document.get("attributes", {})
+        if document["zarr_format"] != 3 or not isinstance(attributes, dict):
+            return None
+        copy_attributes(attributes)  # which fails where they are too deep to be handed out
+        if document["node_type"] == "group":
+            more = document.keys() - _GROUP_KEYS
+            known = all(is_ignorable(document[name]) for name in more)
+            return Understood(attributes, None) if known else None
+        described = _array(document) if document["node_type"] == "array" else None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, FmristoreError):
+        return None
+    if described is None or described.placement is None:
+        return None
+    return Understood(attributes, described)
+
+
+def _array(document: Mapping[str, Any]) -> Described | None:
+    """The array of a document; None, or an error, if that is not of the plain kind."""
+    dtype, fill = _DTYPES[document["data_type"]], document["fill_value"]
+    rank, grid = len(document["shape"]), document["chunk_grid"]
+    plain = (
+        _NEEDED_KEYS <= document.keys() <= _ARRAY_KEYS
+        and document.get("storage_transformers", []) == []
+        and type(fill) is _FILL_TYPES[dtype.kind]
+        and fill == 0
+        and _are_lengths(document["shape"], rank, least=0)
+        and _are_names(document.get("dimension_names"), rank)
+        and grid.keys() == {"name", "configuration"}
+        and grid["configuration"].keys() == {"chunk_shape"}
+        and _are_lengths(grid["configuration"]["chunk_shape"], rank)
+        and document["chunk_key_encoding"] in _KEYS
+        and _are_plain(_without_shards(document["codecs"], rank), rank, dtype)
+    )
+    return describe(document, dtype, dtype.type(fill)) if plain else None
+
+
+def _are_lengths(values: Any, rank: int, *, least: int = 1) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == rank
+        and all(type(n) is int and n >= least for n in values)
+    )
+
+
+def _are_names(names: Any, rank: int) -> bool:
+    if names is None:
+        return True
+    texts = isinstance(names, list) and all(isinstance(name, str | None) for name in names)
+    return texts and len(names) == rank
+
+
+def _without_shards(codecs: Any, rank: int) -> list[Any]:
+    """The codecs of a chunk; none if it lies in a shard of an unusual kind."""
+    if len(codecs) != 1 or codecs[0]["name"] != "sharding_indexed":
+        return list(codecs)
+    configuration = codecs[0]["configuration"]
+    plain = (
+        codecs[0].keys() == {"name", "configuration"}
+        and configuration.keys() == _SHARDING_KEYS
+        and _are_lengths(configuration["chunk_shape"], rank)
+        and configuration["index_codecs"] == _INDEX_CODECS
+        and configuration["index_location"] in ("start", "end")
+    )
+    return list(configuration["codecs"]) if plain else []
+
+
+def _are_plain(codecs: list[Any], rank: int, dtype: np.dtype[Any]) -> bool:
+    """Whether chunks are encoded by codecs that are known here, with all of their options."""
+    if codecs and codecs[0]["name"] == "transpose":
+        transpose = codecs.pop(0)
+        if not (
+            transpose.keys() == {"name", "configuration"}
+            and transpose["configuration"].keys() == {"order"}
+            and _are_lengths(transpose["configuration"]["order"], rank, least=0)
+        ):
+            return False
+    if not codecs:
+        return False
+    first, *steps = codecs
+    little = first == _LITTLE or (dtype.itemsize == 1 and first == {"name": "bytes"})
+    return little and all(_is_plain_step(step) for step in steps)
+
+
+def _is_plain_step(step: Mapping[str, Any]) -> bool:
+    known = _STEPS[step["name"]]
+    options = step.get("configuration", {})
+    return (
+        step.keys() <= {"name", "configuration"}
+        and options.keys() == known.keys()
+        and all(type(options[n]) is kind and options[n] in ok for n, (kind, ok) in known.items())
+    )

@@ -1,0 +1,546 @@
+"""The objects of a Zarr store below zarr-python: their names, sizes, and writing them whole.
+
+Zarr-python reads metadata and, as the reference, numbers. Locating chunks and writing encoded
+ones needs no event loop and goes through `LocalFiles` or `RemoteFiles`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote
+
+from fsspec.asyn import AsyncFileSystem
+from zarr.abc.store import Store as ZarrByteStore
+from zarr.storage import LocalStore
+
+from fmristore_stores.errors import (
+    CorruptDataError,
+    FmristoreError,
+    MemoryLimitError,
+    MetadataError,
+    NotFoundError,
+    ReadOnlyError,
+    StorageError,
+)
+from fmristore_stores.io import objects
+from fmristore_stores.io.conditional_put import NewObjects
+from fmristore_stores.io.sources import ByteSource, Folder, storage_error
+from fmristore_stores.io.stats import Stats
+from fmristore_stores.limits import check_metadata, is_metadata
+from fmristore_stores.protocol import Buffer
+from fmristore_stores.publishing.owners import hidden_name, own_mark
+from fmristore_stores.publishing.replacing import remove_folders, remove_objects
+from fmristore_stores.zarr.remote import ROOT, CountedStore, NewStore, WebStore
+
+__all__ = ["Files", "LocalFiles", "RemoteFiles"]
+
+_READING = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_PAGE = 1000
+"""Objects that one request of a listing returns on object storage."""
+_THREADS = 16
+_MAX_FOLDERS = 100_000
+_NO_NAMES = frozenset({"", ".", ".."})
+"""Parts of a path that are no names of what lies in a folder."""
+
+
+class Files(Protocol):
+    """Objects of one store, named by keys relative to its root."""
+
+    can_list: bool
+    """Whether the objects below a key can be found out."""
+
+    def zarr_store(self, *, read_only: bool) -> ZarrByteStore:
+        """The same objects as zarr-python sees them."""
+
+    def path(self, key: str) -> str:
+        """Name of an object as a `ByteSource` takes it."""
+
+    def document(self, key: str) -> bytes | None:
+        """Content of a metadata document; None where zarr-python shall look for it."""
+
+    def sizes(self, keys: Sequence[str], folder: str, count: int) -> list[int | None]:
+        """Length of each object, None where there is none.
+
+        `folder` holds all of them and about `count` objects.
+        """
+
+    def names(self, folder: str) -> list[str]:
+        """What is directly below a folder, sorted."""
+
+    def below(self, folder: str) -> Iterable[str]:
+        """Keys of all objects below a folder; links to folders are not followed."""
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object or a folder of that name."""
+
+    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Write one object made of `parts`; readers see all of it or what was there before."""
+
+    def remove(self, key: str) -> None:
+        """Delete one object if it is there."""
+
+    def remove_tree(self, key: str) -> None:
+        """Delete a folder with everything below it."""
+
+    def refresh(self) -> None:
+        """Forget listings that something else than this object may have outdated."""
+
+    def release_root(self) -> None:
+        """Write the root's metadata if they were held back."""
+
+
+class LocalFiles:
+    """A directory.
+
+    No symbolic link that leads out of the directory is followed, and nothing but regular files is
+    opened: a store that somebody else made must not reach any other file of its reader.
+
+    Parameters
+    ----------
+    root : str
+        The directory; it may itself be a link.
+    folder : Folder, optional
+        The same one, opened for reading: what is read then lies in that very folder, also when
+        another one takes over its name.
+    """
+
+    can_list = True
+
+    def __init__(self, root: str, folder: Folder | None = None) -> None:
+        self._given = root
+        self._folder = folder
+        self._root = os.path.realpath(root)
+        self._inside = os.path.join(self._root, "")  # noqa: PTH118 - hot path, as below
+        self._folders = {self._root}
+
+    def zarr_store(self, *, read_only: bool) -> ZarrByteStore:
+        """The same objects as zarr-python sees them."""
+        return _ConfinedStore(self._root, read_only=read_only)
+
+    def path(self, key: str) -> str:
+        """Absolute path of a file."""
+        return f"{self._inside}{key}" if key else self._root
+
+    def status(self, key: str) -> os.stat_result | None:
+        """Status of the file or folder `key`, None where there is none.
+
+        Raises
+        ------
+        MetadataError
+            If a symbolic link on the way leads out of the directory.
+        CorruptDataError
+            If it is a device, pipe or socket.
+        """
+        path = self.path(key)
+        folder = os.path.dirname(path)  # noqa: PTH120
+        try:
+            self._enter(folder, key)
+            status = self._look(path)
+            if stat.S_ISLNK(status.st_mode):
+                self._confine(path, key)
+                status = self._look(path, follow=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            raise storage_error(error, path) from error
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise CorruptDataError("this is neither a file nor a folder", url=path)
+        return status
+
+    def _look(self, path: str, *, follow: bool = False) -> os.stat_result:
+        name, within = (path, None) if self._folder is None else self._folder.place(path)
+        return os.stat(name, dir_fd=within, follow_symlinks=follow)
+
+    def _enter(self, folder: str, key: str) -> None:
+        """Look once at every folder on the way to an object: only a link can lead out."""
+        if folder in self._folders:
+            return
+        names = folder.removeprefix(self._inside).split("/")
+        if not folder.startswith(self._inside) or not _NO_NAMES.isdisjoint(names):
+            self._confine(folder, key)
+            return
+        at = self._inside
+        for name in names:
+            at += name
+            if at not in self._folders:
+                # Windows has junctions too, which only resolving the path tells from folders.
+                if os.name == "nt" or stat.S_ISLNK(self._look(at).st_mode):
+                    self._confine(at, key)
+                if len(self._folders) < _MAX_FOLDERS:
+                    self._folders.add(at)
+            at += "/"
+
+    def _confine(self, path: str, key: str) -> None:
+        real = os.path.join(os.path.realpath(path), "")  # noqa: PTH118
+        if not real.startswith(self._inside):
+            msg = (
+                f"{key} is reached through a symbolic link that leads out of the store to "
+                f"{real[:-1]}; copy the store with its links resolved if you trust it"
+            )
+            raise MetadataError(msg, url=self._given)
+
+    def document(self, key: str) -> bytes | None:
+        """Content of a metadata document; None if it is not there, or not to be read.
+
+        Raises
+        ------
+        MemoryLimitError
+            If it is too long.
+        """
+        try:
+            status = self.status(key)
+            if status is None:
+                return None
+            check_metadata(status.st_size, key, self._given)
+            name, within = self._place(key)
+            with open(os.open(name, _READING, dir_fd=within), "rb", buffering=0) as file:  # noqa: PTH123
+                return file.read()
+        except MemoryLimitError:
+            raise
+        except (OSError, FmristoreError):
+            return None
+
+    def check_readable(self, key: str) -> None:
+        """Refuse what `status` refuses, and metadata that are too long."""
+        status = self.status(key)
+        if status is not None and is_metadata(key):
+            check_metadata(status.st_size, key, self._given)
+
+    def sizes(
+        self,
+        keys: Sequence[str],
+        folder: str,  # noqa: ARG002 - for stores that list
+        count: int,  # noqa: ARG002
+    ) -> list[int | None]:
+        """Length of each file, None where there is none; one ``lstat`` each."""
+        found = (self.status(key) for key in keys)
+        return [s.st_size if s is not None and stat.S_ISREG(s.st_mode) else None for s in found]
+
+    def names(self, folder: str) -> list[str]:
+        """What is directly below a folder, sorted."""
+        try:
+            name, within = self._place(folder)
+            if within is None:
+                return sorted(os.listdir(name))  # noqa: PTH208
+            descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=within)
+            try:
+                return sorted(os.listdir(descriptor))  # noqa: PTH208
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise storage_error(error, self.path(folder)) from error
+
+    def below(self, folder: str) -> Iterable[str]:
+        """Keys of all files below a folder; links to folders are not followed."""
+        for path, _, names in os.walk(self.path(folder)):
+            for name in names:
+                yield f"{path}/{name}".replace(os.sep, "/").removeprefix(self._inside)
+
+    def exists(self, key: str) -> bool:
+        """Whether there is a file, folder or link of that name."""
+        try:
+            self._look(self.path(key))
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def _place(self, key: str) -> tuple[str, int | None]:
+        """Name of a file or folder, and the descriptor of the folder that it is relative to."""
+        path = self.path(key)
+        return (path, None) if self._folder is None else self._folder.place(path)
+
+    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Write a file beside its place and rename it."""
+        self.status(key)
+        target = Path(self.path(key))
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with own_mark() as mark:
+                partial = target.with_name(hidden_name(target.name, mark, "partial"))
+                try:
+                    with partial.open("xb") as file:
+                        file.writelines(parts)
+                    partial.replace(target)
+                except BaseException:
+                    with contextlib.suppress(OSError):
+                        partial.unlink()
+                    raise
+        except OSError as error:
+            raise storage_error(error, str(target)) from error
+
+    def remove(self, key: str) -> None:
+        """Delete one file if it is there."""
+        self.status(key)
+        path = self.path(key)
+        try:
+            Path(path).unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(error, path) from error
+
+    def remove_tree(self, key: str) -> None:
+        """Delete a folder with everything below it; of a link, only the link."""
+        path = Path(self.path(key))
+        try:
+            if path.is_symlink():
+                path.unlink()
+            else:
+                _remove_but_metadata(path)
+                shutil.rmtree(path)
+        except OSError as error:
+            raise storage_error(error, str(path)) from error
+        self._folders = {self._root}
+
+    def refresh(self) -> None:
+        """Nothing is remembered of the directory's content."""
+
+    def release_root(self) -> None:
+        """Check its length; nothing is held back: a new directory appears when it is renamed."""
+        self.check_readable(ROOT)
+
+
+def _remove_but_metadata(path: Path) -> None:
+    """Remove the content of a node; what a killed process leaves of it can be recognised."""
+    for entry in list(os.scandir(path)):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        elif entry.name != ROOT:
+            os.unlink(entry.path)  # noqa: PTH108
+
+
+class _ConfinedStore(LocalStore):
+    """A zarr-python store that follows no symbolic link out of its directory."""
+
+    def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
+        super().__init__(root, read_only=read_only)
+        self._files = LocalFiles(str(root))
+
+    async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
+        self._files.check_readable(key)
+        return await super().get(key, *args, **kwargs)
+
+    async def set(self, key: str, *args: Any, **kwargs: Any) -> None:
+        self._files.status(key)
+        await super().set(key, *args, **kwargs)
+
+    def get_sync(self, key: str, **kwargs: Any) -> Any:
+        self._files.check_readable(key)
+        return super().get_sync(key, **kwargs)
+
+    def set_sync(self, key: str, *args: Any, **kwargs: Any) -> None:
+        self._files.status(key)
+        super().set_sync(key, *args, **kwargs)
+
+
+class RemoteFiles:
+    """A prefix on a filesystem of fsspec.
+
+    Parameters
+    ----------
+    fs : AbstractFileSystem
+        The filesystem, not asynchronous.
+    root : str
+        Path within it, without the protocol.
+    source : ByteSource
+        Tells the size of one object, and its version learns what was fetched or listed.
+    keep : bool
+        Remember sizes that were asked for or listed; only for stores that nobody writes.
+    new : NewObjects, optional
+        Makes the objects of a store that is new; the root's metadata are held back until
+        `release_root`.
+    stats : Stats, optional
+        Where listings, and what zarr-python asks for, are counted.
+    metadata : bytes, optional
+        The root's, if they were read a moment ago.
+    """
+
+    def __init__(
+        self,
+        fs: Any,
+        root: str,
+        source: ByteSource,
+        *,
+        keep: bool,
+        new: NewObjects | None = None,
+        stats: Stats | None = None,
+        metadata: bytes | None = None,
+    ) -> None:
+        self._fs = fs
+        self._version = source.version
+        self._root = root.rstrip("/")
+        self._source = source
+        self._keep = keep
+        self._web = objects.is_web(fs)
+        self.can_list = not self._web
+        self._known: dict[str, int | None] = {}
+        self._listed: set[str] = set()
+        self._fs_of_zarr = fs
+        self._new = new
+        self._stats = Stats() if stats is None else stats
+        self._metadata = metadata
+        self._held: NewStore | None = None
+
+    def zarr_store(self, *, read_only: bool) -> ZarrByteStore:
+        """The same objects as zarr-python sees them, on its own event loop."""
+        fs = self._fs
+        if isinstance(fs, AsyncFileSystem):  # a cache in front of one only says that it is
+            options = dict(fs.storage_options) | {"asynchronous": True}
+            fs = type(fs)(*fs.storage_args, **options)
+        else:
+            from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+
+            fs = AsyncFileSystemWrapper(fs, asynchronous=True)
+        self._fs_of_zarr = fs
+        if self._new is not None:
+            self._held = NewStore(fs, path=self._root, read_only=read_only)
+            self._held.objects = self
+            return self._held
+        kind = WebStore if self._web else CountedStore
+        root, mark, query = self._root.partition("?") if self._web else (self._root, "", "")
+        store = kind(fs, path=root.rstrip("/"), read_only=read_only)
+        store.stats, store.metadata, store.objects = self._stats, self._metadata, self
+        store.query = mark + query
+        store.version = self._version
+        return store
+
+    def path(self, key: str) -> str:
+        """Path of an object on the filesystem."""
+        if self._web:
+            return objects.below(self._fs, self._root, key)
+        return f"{self._root}/{key}" if key and self._root else self._root or key
+
+    def document(self, key: str) -> bytes | None:  # noqa: ARG002
+        """None: zarr-python makes the requests, and knows how the metadata are consolidated."""
+        return None
+
+    def sizes(self, keys: Sequence[str], folder: str, count: int) -> list[int | None]:
+        """Length of each object, None where there is none.
+
+        The folder is listed if that takes no more requests than asking for each object.
+        """
+        known = self._known if self._keep else {}
+        missing = [key for key in keys if key not in known]
+        if missing and folder not in self._listed:
+            if self.can_list and math.ceil(count / _PAGE) <= len(missing):
+                known.update(self._list(folder))
+                if self._keep:
+                    self._listed.add(folder)
+            else:
+                known.update(zip(missing, self._ask(missing), strict=True))
+        return [known.get(key) for key in keys]
+
+    def _list(self, folder: str) -> dict[str, int | None]:
+        prefix = self.path(folder)
+        self.refresh()
+        try:
+            found = objects.find(self._fs, prefix)
+        except Exception as error:
+            raise storage_error(error, self._url(folder)) from error
+        self._stats.add(requests=max(1, math.ceil(len(found) / _PAGE)))
+        if self._version is not None:
+            self._version.arrived()
+        return {objects.under(self._root, name): info["size"] for name, info in found.items()}
+
+    def _ask(self, keys: Sequence[str]) -> list[int | None]:
+        if len(keys) == 1:
+            return [self._size(keys[0])]
+        with ThreadPoolExecutor(min(_THREADS, len(keys))) as threads:
+            return list(threads.map(self._size, keys))
+
+    def _size(self, key: str) -> int | None:
+        try:
+            return self._source.size(self.path(key))
+        except NotFoundError:
+            return None
+
+    def names(self, folder: str) -> list[str]:
+        """What is directly below a prefix, sorted."""
+        self.refresh()
+        try:
+            found = self._fs.ls(self.path(folder), detail=False)
+        except Exception as error:
+            raise storage_error(error, self._url(folder)) from error
+        names = {path.rstrip("/").rpartition("/")[2] for path in found} - {""}
+        return sorted(map(unquote, names) if self._web else names)
+
+    def below(self, folder: str) -> list[str]:
+        """Keys of all objects below a prefix, sorted."""
+        return sorted(self._list(folder))
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object or a prefix of that name."""
+        self.refresh()
+        try:
+            return objects.exists(self._fs, self.path(key))
+        except FmristoreError as error:
+            error.url = self._url(key)
+            raise
+
+    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Write one object with one call; object storage shows it when it is complete."""
+        path = self.path(key)
+        try:
+            objects.check_writable_name(path)
+            if self._new is not None:
+                self._new.put(path, b"".join(parts))
+            else:
+                self._fs.pipe_file(path, b"".join(parts))
+        except Exception as error:
+            raise _write_error(error, self._url(key)) from error
+        self.refresh()
+
+    def remove(self, key: str) -> None:
+        """Delete one object if it is there."""
+        path = self.path(key)
+        try:
+            objects.remove(self._fs, path)
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            raise _write_error(error, self._url(key)) from error
+        self.refresh()
+
+    def remove_tree(self, key: str) -> None:
+        """Delete a prefix with everything below it."""
+        path = self.path(key)
+        try:
+            found = list(objects.find(self._fs, path))
+            metadata = f"{path}/{ROOT}"  # last, as on a disk
+            rest = [name for name in found if name != metadata]
+            gone = remove_objects(self._fs, rest) and remove_objects(self._fs, [metadata])
+            remove_folders(self._fs, path)
+        except Exception as error:
+            raise _write_error(error, self._url(key)) from error
+        if not gone:
+            raise StorageError("some objects could not be removed", url=self._url(key))
+        self.refresh()
+
+    def release_root(self) -> None:
+        """Write the root's metadata if they were held back."""
+        if self._new is not None and self._held is not None and self._held.holding:
+            data = self._held.held.to_bytes()
+            check_metadata(len(data), ROOT, self._url(""))
+            self._held.holding = False
+            self._new.finish(self.path(ROOT), data)
+            self.refresh()
+
+    def _url(self, key: str) -> str:
+        return str(self._fs.unstrip_protocol(self.path(key)))
+
+    def refresh(self) -> None:
+        """Drop the listings of fsspec's own caches, in both instances of the filesystem."""
+        self._fs.invalidate_cache()
+        self._fs_of_zarr.invalidate_cache()
+
+
+def _write_error(error: BaseException, url: str) -> Exception:
+    if isinstance(error, NotImplementedError):
+        return ReadOnlyError("this kind of URL cannot be written", url=url)
+    return storage_error(error, url)

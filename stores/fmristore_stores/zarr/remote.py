@@ -1,0 +1,161 @@
+"""Remote stores as zarr-python sees them: counted, on the web, and in the making."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from zarr.abc.store import RangeByteRequest
+from zarr.storage import FsspecStore
+
+from fmristore_stores.io.lifetime import Version
+from fmristore_stores.io.stats import Stats
+from fmristore_stores.limits import LIMITS, check_metadata, is_metadata
+from fmristore_stores.protocol import Buffer
+
+__all__ = ["ROOT", "CountedStore", "LiteralStore", "NewStore", "WebStore"]
+
+ROOT = "zarr.json"
+"""Key of the root's metadata."""
+
+
+class Objects(Protocol):
+    """The objects of the store, as `zarr_files.RemoteFiles` reaches them."""
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object or a prefix of that name."""
+
+    def names(self, folder: str) -> list[str]:
+        """What is directly below a prefix."""
+
+    def below(self, folder: str) -> list[str]:
+        """Keys of all objects below a prefix."""
+
+    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Write one object."""
+
+    def remove(self, key: str) -> None:
+        """Delete one object if it is there."""
+
+    def remove_tree(self, key: str) -> None:
+        """Delete a prefix with everything below it."""
+
+
+class LiteralStore(FsspecStore):
+    """A zarr-python store that takes no name for a pattern, and no error for an absence."""
+
+    objects: Objects
+
+    async def exists(self, key: str) -> bool:
+        """Whether there is an object."""
+        return await asyncio.to_thread(self.objects.exists, key)
+
+    async def delete(self, key: str) -> None:
+        """Remove an object if there is one."""
+        self._check_writable()
+        await asyncio.to_thread(self.objects.remove, key)
+
+    async def delete_dir(self, prefix: str) -> None:
+        """Remove everything below a prefix."""
+        self._check_writable()
+        with suppress(FileNotFoundError):
+            await asyncio.to_thread(self.objects.remove_tree, prefix.rstrip("/"))
+
+    async def clear(self) -> None:
+        """Remove everything."""
+        await self.delete_dir("")
+
+    async def list(self) -> AsyncIterator[str]:
+        """Keys of all objects."""
+        async for key in self.list_prefix(""):
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Keys of all objects below a prefix."""
+        for key in await asyncio.to_thread(self.objects.below, prefix.rstrip("/")):
+            yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Names directly below a prefix."""
+        try:
+            names = await asyncio.to_thread(self.objects.names, prefix.rstrip("/"))
+        except FileNotFoundError:
+            return
+        for name in names:
+            yield name
+
+
+class CountedStore(LiteralStore):
+    """A zarr-python store that counts what it reads, and knows the root's metadata for once."""
+
+    stats: Stats
+    ranged = True
+    """Whether a range beyond the end of an object yields what there is of it."""
+    metadata: bytes | None = None
+    query = ""
+    """Query of the URL of a store on a web server, which follows each name."""
+    version: Version | None = None
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        """Content of an object, None if there is none."""
+        if key == ROOT and self.metadata is not None and byte_range is None:
+            data, self.metadata = self.metadata, None
+            return prototype.buffer.from_bytes(data)
+        metadata = byte_range is None and is_metadata(key)
+        if metadata and self.ranged:
+            limit = max(LIMITS.document, LIMITS.consolidated)
+            byte_range = RangeByteRequest(0, limit + 1)
+        found = await super().get(key, prototype, byte_range)
+        if metadata and found is not None:
+            check_metadata(len(found), key, self.path)
+        self.stats.add(requests=1, bytes_fetched=0 if found is None else len(found))
+        if self.version is not None:
+            self.version.arrived()
+        return found
+
+
+class WebStore(CountedStore):
+    """A zarr-python store on a web server, where a name is a part of a URL."""
+
+    ranged = False
+
+    async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
+        """Content of an object, None if there is none."""
+        return await super().get(quote(key) + self.query, *args, **kwargs)
+
+
+class NewStore(LiteralStore):
+    """A zarr-python store that is being made.
+
+    It keeps the root's metadata in memory as long as `holding`.
+    """
+
+    held: Any = None
+    holding = True
+
+    async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
+        """Content of an object, None if there is none."""
+        if key == ROOT and self.holding:
+            return self.held
+        return await super().get(key, *args, **kwargs)
+
+    async def set(self, key: str, value: Any, byte_range: Any = None) -> None:  # noqa: ARG002
+        """Write an object."""
+        if key == ROOT and self.holding:
+            self.held = value
+        else:
+            await asyncio.to_thread(self.objects.put, key, [value.to_bytes()])
+
+    async def set_if_not_exists(self, key: str, value: Any) -> None:
+        """Write an object unless there is one."""
+        if not await self.exists(key):
+            await self.set(key, value)
+
+    async def exists(self, key: str) -> bool:
+        """Whether there is an object."""
+        if key == ROOT and self.holding:
+            return self.held is not None
+        return await super().exists(key)

@@ -1,0 +1,337 @@
+"""Encoded chunks of a Zarr array: where they lie, in objects of their own or in shards.
+
+References
+----------
+Zarr v3 specification: https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html
+Sharding codec: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from fmristore_stores.errors import (
+    CorruptDataError,
+    InvalidInputError,
+    NotFoundError,
+    SelectionError,
+)
+from fmristore_stores.grid import ChunkKey, grid_shape
+from fmristore_stores.io.sources import ByteSource
+from fmristore_stores.protocol import Buffer, ByteRange, ChunkRef
+from fmristore_stores.spec import ArraySpec
+from fmristore_stores.zarr.files import Files
+from fmristore_stores.zarr.metadata import Placement
+
+__all__ = ["ChunkLocator", "Index", "parse_index", "shard_parts"]
+
+Index = npt.NDArray[np.uint64]
+"""Index of a shard, shape (chunks of the shard, 2): offset and length of each chunk in bytes."""
+
+_MISSING = 2**64 - 1
+_ENTRY = 16
+_CHECKSUM = 4
+_CACHE_BYTES = 32 * 1024 * 1024
+
+
+def parse_index(data: Buffer, size: int | None, *, first: bool, url: str) -> Index:
+    """Check and decode the index of a shard.
+
+    Parameters
+    ----------
+    data : bytes-like
+        The encoded index with its checksum.
+    size : int or None
+        Length of the whole shard in bytes, if it is known.
+    first : bool
+        Whether the index lies at the start of the shard.
+    url : str
+        The shard, for messages.
+
+    Returns
+    -------
+    ndarray of uint64, shape (chunks, 2)
+        Offset and length; both ``2**64 - 1`` where there is no chunk.
+
+    Raises
+    ------
+    CorruptDataError
+        If the checksum is wrong or an entry does not lie within the shard.
+    """
+    view = memoryview(data).cast("B")
+    checksum = int.from_bytes(view[-_CHECKSUM:], "little")
+    if google_crc32c.value(bytes(view[:-_CHECKSUM])) != checksum:
+        raise CorruptDataError("the checksum of the shard's index does not match", url=url)
+    index = np.frombuffer(view[:-_CHECKSUM], "<u8").reshape(-1, 2).astype(np.uint64)
+    present = ~(index == _MISSING).all(axis=1)
+    begin = len(view) if first else 0
+    if size is None:
+        size = 2**62  # what lies beyond the end is noticed when it is fetched
+    end = size if first else size - len(view)
+    offsets, lengths = index[present, 0], index[present, 1]
+    # In this order nothing can overflow: an offset of at most `end` is subtracted from `end`.
+    inside = (offsets >= begin) & (offsets <= end)
+    if not inside.all() or (lengths > np.uint64(end) - offsets).any():
+        raise CorruptDataError("the shard's index points outside the shard", url=url)
+    return index
+
+
+def shard_parts(chunks: Sequence[Buffer | None], *, index_first: bool = False) -> list[Buffer]:
+    """Bytes of a whole shard, in parts: its chunks and their index.
+
+    Parameters
+    ----------
+    chunks : sequence of bytes-like or None
+        Encoded chunks, last axis fastest.
+    index_first : bool
+        Put the index before the chunks instead of after them.
+
+    Returns
+    -------
+    list of bytes-like
+        What the shard's object holds.
+    """
+    index = np.full((len(chunks), 2), _MISSING, "<u8")
+    position = len(chunks) * _ENTRY + _CHECKSUM if index_first else 0
+    parts: list[Buffer] = []
+    for number, chunk in enumerate(chunks):
+        if chunk is not None:
+            view = memoryview(chunk).cast("B")
+            index[number] = position, view.nbytes
+            position += view.nbytes
+            parts.append(view)
+    encoded = index.tobytes()
+    encoded += int(google_crc32c.value(encoded)).to_bytes(_CHECKSUM, "little")
+    return [encoded, *parts] if index_first else [*parts, encoded]
+
+
+class ChunkLocator:
+    """Finds and writes the encoded chunks of one array.
+
+    Parameters
+    ----------
+    files : Files
+        Objects of the store.
+    source : ByteSource
+        Reads the indexes of shards.
+    path : str
+        Path of the array in the store.
+    spec : ArraySpec
+        The array.
+    placement : Placement
+        How its objects are named.
+    keep : bool
+        Remember the indexes of shards; only for stores that nobody writes.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        source: ByteSource,
+        path: str,
+        *,
+        spec: ArraySpec,
+        placement: Placement,
+        keep: bool,
+    ) -> None:
+        self._files = files
+        self._source = source
+        self._path = path
+        self._prefix = f"{path}/" if path else ""
+        self._placement = placement
+        self._grid = grid_shape(spec.shape, spec.layout.chunks)
+        self._units = grid_shape(spec.shape, spec.layout.units)
+        self._ratio: tuple[int, ...] | None = None
+        if spec.layout.shards:
+            pairs = zip(spec.layout.shards, spec.layout.chunks, strict=True)
+            self._ratio = tuple(s // c for s, c in pairs)
+        self._indexes = _IndexCache(_CACHE_BYTES if keep else 0)
+
+    def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
+        """Locate chunks, None for those that were never written.
+
+        Raises
+        ------
+        SelectionError
+            If a key lies outside the grid.
+        CorruptDataError
+            If the index of a shard is damaged.
+        """
+        for key in keys:
+            self._check(key, self._grid)
+        if self._ratio is not None:
+            return self._in_shards(keys, self._ratio)
+        names = [self._name(key) for key in keys]
+        sizes = self._sizes(names)
+        path = self._files.path
+        return [
+            None if size is None else ChunkRef(ByteRange(path(name), 0, size))
+            for name, size in zip(names, sizes, strict=True)
+        ]
+
+    def stored(self) -> npt.NDArray[np.int64] | None:
+        """Numbers of the chunks that are there, sorted; None where nothing can be listed.
+
+        Raises
+        ------
+        CorruptDataError
+            If the index of a shard is damaged.
+        """
+        if not self._files.can_list:
+            return None
+        keys = (key.removeprefix(self._prefix) for key in self._files.below(self._path))
+        units = {self._placement.position(key, len(self._grid)) for key in keys}
+        inside = sorted(u for u in units if u is not None and _lies_in(u, self._units))
+        if self._ratio is None:
+            return self._numbers(np.array(inside, np.int64).reshape(len(inside), len(self._grid)))
+        found = [self._in_unit(unit, self._ratio) for unit in inside]
+        return np.sort(np.concatenate([np.zeros(0, np.int64), *found]))
+
+    def _in_unit(self, unit: ChunkKey, ratio: tuple[int, ...]) -> npt.NDArray[np.int64]:
+        """Numbers of the chunks of a shard that are there."""
+        index = self._load([unit], math.prod(ratio))[unit]
+        if index is None:
+            return np.zeros(0, np.int64)
+        present = np.flatnonzero((index != _MISSING).any(axis=1))
+        places = np.stack(np.unravel_index(present, ratio), axis=1) + np.multiply(unit, ratio)
+        return self._numbers(places[(places < self._grid).all(axis=1)])
+
+    def _numbers(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Numbers of chunks, last axis fastest, of their positions: shape (n, axes)."""
+        numbers = np.zeros(len(places), np.int64)
+        for axis, count in enumerate(self._grid):
+            numbers = numbers * count + places[:, axis]
+        return np.sort(numbers)
+
+    def _in_shards(self, keys: Sequence[ChunkKey], ratio: tuple[int, ...]) -> list[ChunkRef | None]:
+        units = [tuple(k // r for k, r in zip(key, ratio, strict=True)) for key in keys]
+        indexes = self._load(dict.fromkeys(units), math.prod(ratio))
+        paths = {unit: self._files.path(self._name(unit)) for unit in indexes}
+        found: list[ChunkRef | None] = []
+        for key, unit in zip(keys, units, strict=True):
+            index = indexes[unit]
+            if index is None:
+                found.append(None)
+                continue
+            number = 0
+            for k, r in zip(key, ratio, strict=True):
+                number = number * r + k % r
+            offset, length = index[number].tolist()
+            if offset == length == _MISSING:
+                found.append(None)
+            else:
+                found.append(ChunkRef(ByteRange(paths[unit], offset, length)))
+        return found
+
+    def _load(self, units: Iterable[ChunkKey], count: int) -> dict[ChunkKey, Index | None]:
+        """Index of each shard, None for a shard that does not exist."""
+        indexes: dict[ChunkKey, Index | None] = {}
+        unknown = []
+        for unit in units:
+            index = self._indexes.get(unit)
+            if index is None:
+                unknown.append(unit)
+            indexes[unit] = index
+        length = count * _ENTRY + _CHECKSUM
+        if unknown and not self._placement.index_first and self._source.policy.suffix:
+            paths = [self._files.path(self._name(unit)) for unit in unknown]
+            with contextlib.suppress(NotFoundError):  # found out below, for each of them
+                tails = [ByteRange(path, -length, length) for path in paths]
+                fetched = self._source.fetch(tails)
+                for unit, path, data in zip(unknown, paths, fetched, strict=True):
+                    indexes[unit] = self._keep(unit, data, None, path)
+                return indexes
+        names = [self._name(unit) for unit in unknown]
+        wanted: list[tuple[ChunkKey, int, ByteRange]] = []
+        for unit, name, size in zip(unknown, names, self._sizes(names), strict=True):
+            if size is None:
+                continue
+            path = self._files.path(name)
+            if size < length:
+                msg = f"a shard of {size} bytes is too short for an index of {length} bytes"
+                raise CorruptDataError(msg, url=path)
+            start = 0 if self._placement.index_first else size - length
+            wanted.append((unit, size, ByteRange(path, start, length)))
+        found = self._source.fetch([item[2] for item in wanted]) if wanted else []
+        for (unit, size, where), data in zip(wanted, found, strict=True):
+            indexes[unit] = self._keep(unit, data, size, where.source)
+        return indexes
+
+    def _keep(self, unit: ChunkKey, data: Buffer, size: int | None, path: str) -> Index:
+        index = parse_index(data, size, first=self._placement.index_first, url=path)
+        self._indexes.put(unit, index)
+        return index
+
+    def write(self, unit: ChunkKey, chunks: Sequence[Buffer | None]) -> None:
+        """Write one whole unit; remove it if there is no chunk in it.
+
+        Raises
+        ------
+        SelectionError
+            If `unit` lies outside the grid of units.
+        InvalidInputError
+            If there are more or fewer chunks than the unit has room for.
+        """
+        self._check(unit, self._units)
+        expected = 1 if self._ratio is None else math.prod(self._ratio)
+        if len(chunks) != expected:
+            msg = f"{len(chunks)} encoded chunks for a unit of {expected}"
+            raise InvalidInputError(msg, node=self._path)
+        name = self._name(unit)
+        present = [chunk for chunk in chunks if chunk is not None]
+        if not present:
+            self._files.remove(name)
+        elif self._ratio is None:
+            self._files.put(name, present)
+        else:
+            parts = shard_parts(chunks, index_first=self._placement.index_first)
+            self._files.put(name, parts)
+
+    def _sizes(self, names: Sequence[str]) -> list[int | None]:
+        return self._files.sizes(names, self._path, math.prod(self._units)) if names else []
+
+    def _name(self, unit: ChunkKey) -> str:
+        return self._prefix + self._placement.key(unit)
+
+    def _check(self, key: ChunkKey, grid: tuple[int, ...]) -> None:
+        if not _lies_in(key, grid):
+            msg = f"chunk {key} does not lie in a grid of {grid} chunks"
+            raise SelectionError(msg, node=self._path)
+
+
+def _lies_in(key: ChunkKey, grid: tuple[int, ...]) -> bool:
+    return len(key) == len(grid) and all(0 <= k < n for k, n in zip(key, grid, strict=True))
+
+
+class _IndexCache:
+    """Indexes of the shards that were used last, up to a number of bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._bytes = 0
+        self._indexes: OrderedDict[ChunkKey, Index] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, unit: ChunkKey) -> Index | None:
+        with self._lock:
+            index = self._indexes.get(unit)
+            if index is not None:
+                self._indexes.move_to_end(unit)
+            return index
+
+    def put(self, unit: ChunkKey, index: Index) -> None:
+        with self._lock:
+            if unit in self._indexes or index.nbytes > self._limit:
+                return
+            self._indexes[unit] = index
+            self._bytes += index.nbytes
+            while self._bytes > self._limit:
+                self._bytes -= self._indexes.popitem(last=False)[1].nbytes

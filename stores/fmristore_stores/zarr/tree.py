@@ -1,0 +1,550 @@
+"""The tree of groups and arrays of a Zarr store, as zarr-python keeps it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Self, TypeAlias, cast
+
+import zarr
+import zarr.errors
+from zarr.abc.store import Store as ZarrByteStore
+
+from fmristore_stores.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    ChangedError,
+    ClosedError,
+    CodecError,
+    FormatError,
+    LayoutNotSupportedError,
+    MetadataError,
+    NotFoundError,
+    ReadOnlyError,
+    StorageError,
+    UnknownFormatError,
+)
+from fmristore_stores.io.lifetime import Lifetime, Version, changed
+from fmristore_stores.io.sources import ByteSource, Folder
+from fmristore_stores.limits import check_metadata
+from fmristore_stores.protocol import ByteRange, Capability, Child
+from fmristore_stores.spec import (
+    ArraySpec,
+    Attributes,
+    check_attributes,
+    check_name,
+    copy_attributes,
+)
+from fmristore_stores.zarr.bounded import bounded
+from fmristore_stores.zarr.consolidated import contradictions, copied_names, is_name
+from fmristore_stores.zarr.documents import understand
+from fmristore_stores.zarr.errors import quiet, zarr_errors
+from fmristore_stores.zarr.files import Files
+from fmristore_stores.zarr.metadata import Placement, creation, describe
+from fmristore_stores.zarr.refused import kinds, parsed, reason
+from fmristore_stores.zarr.shards import ChunkLocator
+
+__all__ = ["ArrayNode", "GroupNode", "Tree"]
+
+Node: TypeAlias = "GroupNode | ArrayNode"
+_ZarrNode: TypeAlias = "zarr.Group | zarr.Array[Any]"
+
+_READ = Capability.CHUNK_REFS | Capability.SHARDS | Capability.CHUNK_ORDER
+_METADATA_KEYS = ("zarr.json", ".zarray", ".zgroup")
+_WRITER = "fmristore_writer"
+_UNKNOWN = 2**62
+"""Number of objects of a folder that shall not be listed to find a few of them."""
+
+
+@dataclass(slots=True)
+class GroupNode:
+    """An open group, shared by all handles to it."""
+
+    attributes: Attributes
+    zarr: zarr.Group | None = None
+    """As zarr-python has it; None as long as it was not needed for anything."""
+
+
+@dataclass(slots=True)
+class ArrayNode:
+    """An open array, shared by all handles to it."""
+
+    attributes: Attributes
+    spec: ArraySpec
+    locator: ChunkLocator | None
+    """Finds the encoded chunks; None where only zarr-python can read them."""
+    zarr: zarr.Array[Any] | None = None
+    """As zarr-python has it; None as long as it was not needed for anything."""
+
+
+class Tree:
+    """All nodes of one store.
+
+    Parameters
+    ----------
+    files : Files
+        Objects of the store.
+    source : ByteSource
+        Fetches encoded chunks.
+    url : str
+        Name for messages.
+    writable : bool
+        Whether anything may change.
+    use_consolidated : bool
+        Whether metadata are taken from the root where it has those of all nodes.
+    folder : Folder, optional
+        The local folder that is read.
+    version : Version, optional
+        Whether a remote store is still the one that was opened.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        source: ByteSource,
+        *,
+        url: str,
+        writable: bool,
+        use_consolidated: bool,
+        folder: Folder | None = None,
+        version: Version | None = None,
+    ) -> None:
+        self.files = files
+        self.source = source
+        self.url = url
+        self._folder = folder
+        self._version = version
+        self._released = False
+        self.lifetime = Lifetime(url, self)
+        self._writable = writable
+        self._use_consolidated = use_consolidated
+        self._nodes: dict[str, Node] = {}
+        self._root: zarr.Group | None = None
+        self._plain = False  # whether the root was understood without zarr-python
+        # Whether the stored root may hold metadata of all nodes that are about to be wrong.
+        self._consolidated = False
+
+    @property
+    def capabilities(self) -> Capability:
+        """What arrays of this store can do."""
+        return _READ | Capability.WRITE | Capability.RAW_WRITE if self._writable else _READ
+
+    @property
+    def finished(self) -> bool:
+        """Whether fmristore made this store and nobody writes it: then no chunk is missing."""
+        return not self._writable and _WRITER in self.read_attributes("")
+
+    def live(self, *, write: bool = False) -> Self:
+        """Return the tree, if it can be used.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        ReadOnlyError
+            If it is open for reading only and `write` is asked for.
+        """
+        if self._released:
+            raise ClosedError("the store is closed", url=self.url)
+        if write and not self._writable:
+            raise ReadOnlyError("the store is open for reading only", url=self.url)
+        return self
+
+    def check(self) -> None:
+        """See whether the store is still the one that was opened, as far as that can be known.
+
+        Raises
+        ------
+        ChangedError
+            If it is not.
+        """
+        if self._folder is not None:
+            if not self._released and not self._folder.is_in_place():
+                raise changed(self.url)
+        elif self._version is not None:
+            self._version.check()
+
+    @cached_property
+    def _store(self) -> ZarrByteStore:
+        return self.files.zarr_store(read_only=not self._writable)
+
+    # The root and the whole --------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Open the root of an existing store."""
+        node = self._understood("")
+        if isinstance(node, GroupNode):
+            self._nodes[""], self._plain = node, True
+            return
+        try:
+            self._root = self._open_group("", consolidated=self._use_consolidated)
+        except (MetadataError, CodecError):
+            if not self._use_consolidated:
+                raise
+            self._root = self._open_group("", consolidated=False)
+        except NotFoundError:
+            self._root = self._open_format_2()
+        self._consolidated = self._writable
+
+    def _open_format_2(self) -> zarr.Group:
+        try:
+            root = self._open_group("", consolidated=self._use_consolidated, zarr_format=2)
+        except NotFoundError:
+            # A server may refuse to show the folder itself.
+            with contextlib.suppress(AccessDeniedError):
+                if not self.files.exists(""):
+                    raise NotFoundError("there is no such store", url=self.url) from None
+            msg = "this is not a Zarr group: there is no zarr.json"
+            raise UnknownFormatError(msg, url=self.url) from None
+        if self._writable:
+            msg = "Zarr format 2 is read, not written; transcode the store to format 3"
+            raise ReadOnlyError(msg, url=self.url)
+        return root
+
+    def create(self) -> None:
+        """Make the root of a new store."""
+        if self._has_metadata(""):
+            raise AlreadyExistsError("there is a Zarr store already", url=self.url)
+        self._root = self._create_group("", {})
+
+    def consolidate(self) -> None:
+        """Write the metadata of all nodes into the root's."""
+        self.files.refresh()
+        self._consolidated = True
+        with zarr_errors(self.url, ""), quiet():
+            zarr.consolidate_metadata(self._store, zarr_format=3)
+        self.files.release_root()
+
+    def contradictions(self, nodes: Iterable[str]) -> list[tuple[str, str]]:
+        """Nodes of which the root's copy of their metadata is not what they have themselves."""
+        return contradictions(self._documents, nodes)
+
+    def _documents(self, paths: Sequence[str], name: str = "zarr.json") -> list[bytes | None]:
+        """Metadata documents of nodes as they are stored, None where there is none."""
+        keys = [f"{path}/{name}" if path else name for path in paths]
+        sizes = self.files.sizes(keys, "", _UNKNOWN)
+        for key, size in zip(keys, sizes, strict=True):
+            check_metadata(size or 0, key, self.url)
+        there = [
+            ByteRange(self.files.path(key), 0, size)
+            for key, size in zip(keys, sizes, strict=True)
+            if size is not None
+        ]
+        found = iter(self.source.fetch(there))
+        return [None if size is None else bytes(next(found)) for size in sizes]
+
+    def close(self) -> None:
+        """Release everything; harmless when repeated. Reads that are under way end first."""
+        self.lifetime.close()
+
+    def release(self) -> None:
+        """Release everything, unless that was done."""
+        if not self._released:
+            self._released = True
+            self._nodes.clear()
+            if "_store" in self.__dict__:
+                self._store.close()
+            self.source.close()
+            if self._folder is not None:
+                self._folder.close()
+
+    def _open_group(
+        self, path: str, *, consolidated: bool, zarr_format: Literal[2, 3] = 3
+    ) -> zarr.Group:
+        with zarr_errors(self.url, path), quiet(), bounded():
+            try:
+                return zarr.open_group(
+                    self._store,
+                    path=path or None,
+                    mode="r+" if self._writable else "r",
+                    zarr_format=zarr_format,
+                    use_consolidated=None if consolidated else False,
+                )
+            except zarr.errors.ContainsArrayError as error:
+                msg = "this is a Zarr array; a store has a group at its root"
+                raise UnknownFormatError(msg, url=self.url) from error
+
+    def _create_group(self, path: str, attributes: Attributes) -> zarr.Group:
+        with zarr_errors(self.url, path), quiet():
+            return zarr.create_group(
+                self._store,
+                path=path or None,
+                zarr_format=3,
+                attributes=copy.deepcopy(attributes),
+            )
+
+    def _drop_consolidated(self) -> None:
+        if self._consolidated and self._root is not None:
+            with zarr_errors(self.url, ""), quiet():
+                self._root.attrs.put(self._root.attrs.asdict())
+            self._consolidated = False
+
+    # Nodes -------------------------------------------------------------------------------------
+
+    def group(self, path: str) -> GroupNode:
+        """The group at `path`.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no group.
+        MetadataError
+            If its metadata are damaged.
+        """
+        node = self._node(path)
+        if not isinstance(node, GroupNode):
+            raise NotFoundError("there is no such group", url=self.url, node=path)
+        return node
+
+    def array(self, path: str) -> ArrayNode:
+        """The array at `path`.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no array.
+        MetadataError
+            If its metadata are damaged or it is of a kind that cannot be used.
+        CodecError
+            If zarr-python does not know one of its codecs.
+        """
+        node = self._node(path)
+        if not isinstance(node, ArrayNode):
+            raise NotFoundError("there is no such array", url=self.url, node=path)
+        return node
+
+    def zarr_group(self, path: str) -> zarr.Group:
+        """The group at `path` as zarr-python has it; raises as `group` does."""
+        node = self.group(path)
+        if node.zarr is None:
+            found = self._load(path)
+            if not isinstance(found, zarr.Group):
+                raise self._changed(path)
+            node.zarr = found
+        return node.zarr
+
+    def zarr_array(self, path: str) -> zarr.Array[Any]:
+        """The array at `path` as zarr-python has it; raises as `array` does.
+
+        Raises
+        ------
+        ChangedError
+            If it is no longer the array that was opened.
+        """
+        node = self.array(path)
+        if node.zarr is None:
+            found = self._parsed(path, self._load(path))
+            if not isinstance(found, ArrayNode) or found.spec != node.spec:
+                raise self._changed(path)
+            node.zarr = found.zarr
+        return cast("zarr.Array[Any]", node.zarr)
+
+    def _changed(self, path: str) -> ChangedError:
+        msg = "the metadata of this node were changed since it was opened; open the store again"
+        return ChangedError(msg, url=self.url, node=path)
+
+    def _node(self, path: str) -> Node:
+        found = self._nodes.get(path)
+        if found is None:
+            with self.lifetime.reading():
+                found = self._understood(path) if self._plain else None
+                found = found or self._opened(path)
+            self._nodes[path] = found
+        return found
+
+    def _opened(self, path: str) -> Node:
+        """A node as zarr-python opens it, or in our words why that cannot be."""
+        try:
+            return self._parsed(path, self._load(path))
+        except MetadataError as error:
+            (document,) = self._documents([path])
+            ours = reason(parsed(document))
+            if ours is None:
+                raise
+            ours.url, ours.node = self.url, path
+            raise ours from error
+
+    def _understood(self, path: str) -> Node | None:
+        """A node of a store that is read, if zarr-python is not needed to understand it."""
+        if self._writable or not all(is_name(name) for name in path.split("/") if path):
+            return None
+        data = self.files.document(f"{path}/zarr.json" if path else "zarr.json")
+        found = None if data is None else understand(data)
+        if found is None:
+            return None
+        if found.described is None:
+            return GroupNode(found.attributes)
+        spec, placement = found.described
+        return ArrayNode(found.attributes, spec, self._locator(path, spec, placement))
+
+    def _parsed(self, path: str, node: _ZarrNode) -> Node:
+        """A node as zarr-python understands it."""
+        with zarr_errors(self.url, path):
+            attributes = copy_attributes(node.attrs.asdict())
+        if isinstance(node, zarr.Group):
+            return GroupNode(attributes, node)
+        with zarr_errors(self.url, path), quiet():
+            document = node.metadata.to_dict()
+            spec, placement = describe(document, node.dtype, node.fill_value)
+        return ArrayNode(attributes, spec, self._locator(path, spec, placement), node)
+
+    def _locator(
+        self, path: str, spec: ArraySpec, placement: Placement | None
+    ) -> ChunkLocator | None:
+        if placement is None:
+            return None
+        keep = not self._writable
+        return ChunkLocator(
+            self.files, self.source, path, spec=spec, placement=placement, keep=keep
+        )
+
+    def _load(self, path: str) -> _ZarrNode:
+        if not all(is_name(name) for name in path.split("/") if path):
+            raise self._missing(path)
+        if self._root is None:
+            self._root = self._open_group("", consolidated=False)
+        root = self._root
+        if not path:
+            return root
+        consolidated = root.metadata.consolidated_metadata is not None
+        node = self._get(root, path)
+        if node is None and consolidated:
+            node = self._get(self._open_group("", consolidated=False), path)
+        if node is None:
+            if self._has_metadata(path):
+                msg = "the metadata of this node are incomplete"
+                raise MetadataError(msg, url=self.url, node=path)
+            raise self._missing(path)
+        if (
+            isinstance(node, zarr.Group)
+            and not consolidated
+            and node.metadata.consolidated_metadata is not None
+        ):
+            return self._open_group(path, consolidated=False)
+        return node
+
+    def _get(self, root: zarr.Group, path: str) -> _ZarrNode | None:
+        # An array takes the setting over when it is opened; it takes effect when written to.
+        every_chunk = {"array.write_empty_chunks": True}
+        with zarr_errors(self.url, path), quiet(), bounded(), zarr.config.set(every_chunk):
+            try:
+                return root[path]
+            except KeyError:
+                return None
+
+    def _has_metadata(self, path: str) -> bool:
+        names = [f"{path}/{key}" if path else key for key in _METADATA_KEYS]
+        return any(size is not None for size in self.files.sizes(names, path, _UNKNOWN))
+
+    def _missing(self, path: str) -> NotFoundError:
+        return NotFoundError("there is no such node", url=self.url, node=path)
+
+    def children(self, path: str, *, tolerant: bool = False) -> dict[str, Child]:
+        """Direct children of a group, sorted by name."""
+        try:
+            return self._children(path)
+        except (FormatError, CodecError):
+            return self._children_one_by_one(path, tolerant=tolerant)
+
+    def _children_one_by_one(self, path: str, *, tolerant: bool) -> dict[str, Child]:
+        """Direct children of a group of which zarr-python opens some and refuses others."""
+        found: dict[str, Child] = {}
+        if self.files.can_list:
+            names = self.files.names(path)
+        else:
+            (top,) = self._documents([""])
+            names = copied_names(top, path)
+        paths = [f"{path}/{name}" if path else name for name in names]
+        for name, below, kind in zip(names, paths, kinds(paths, self._documents), strict=True):
+            if kind is not None:
+                found[name] = Child(kind)
+                continue
+            try:
+                node = self._load(below)
+            except NotFoundError:
+                continue  # a file, or a folder of chunks
+            except (FormatError, CodecError):
+                if not tolerant:
+                    raise
+                found[name] = Child("unreadable")
+            else:
+                found[name] = Child("group" if isinstance(node, zarr.Group) else "array")
+        return found
+
+    def _children(self, path: str) -> dict[str, Child]:
+        group = self.zarr_group(path)
+        known = group.metadata.consolidated_metadata is not None
+        if not known:
+            self.files.refresh()
+        with zarr_errors(self.url, path), quiet():
+            members = dict(group.members(max_depth=0))
+        if not members and not known and not self.files.can_list:
+            msg = "this server lists nothing: consolidate the store's metadata, or name its nodes"
+            raise StorageError(msg, url=self.url, node=path)
+        return {
+            name: Child("group" if isinstance(members[name], zarr.Group) else "array")
+            for name in sorted(members)
+        }
+
+    def read_attributes(self, path: str) -> Attributes:
+        """Attributes of a node, a copy."""
+        return copy_attributes(self._node(path).attributes)
+
+    def write_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:
+        """Replace all attributes of a node."""
+        checked = check_attributes(attributes)
+        node = self._node(path)
+        self._drop_consolidated()
+        with zarr_errors(self.url, path), quiet():
+            cast("_ZarrNode", node.zarr).attrs.put(copy.deepcopy(checked))
+        node.attributes = checked
+
+    # Making and removing -----------------------------------------------------------------------
+
+    def new_group(self, parent: str, name: str, attributes: Mapping[str, Any]) -> str:
+        """Make a group and return its path."""
+        path = self._new_path(parent, name)
+        checked = check_attributes(attributes)
+        self._drop_consolidated()
+        self._nodes[path] = self._parsed(path, self._create_group(path, checked))
+        return path
+
+    def new_array(
+        self, parent: str, name: str, spec: ArraySpec, attributes: Mapping[str, Any]
+    ) -> str:
+        """Make an array and return its path."""
+        path = self._new_path(parent, name)
+        checked = check_attributes(attributes)
+        arguments = creation(spec)
+        self._drop_consolidated()
+        with zarr_errors(self.url, path, LayoutNotSupportedError), quiet(), bounded():
+            node = zarr.create_array(self._store, name=path, attributes=checked, **arguments)
+        self._nodes[path] = self._parsed(path, node)
+        return path
+
+    def _new_path(self, parent: str, name: str) -> str:
+        check_name(name)
+        self.group(parent)
+        path = f"{parent}/{name}" if parent else name
+        if path in self._nodes:
+            raise AlreadyExistsError("there is a node of that name", url=self.url, node=path)
+        return path
+
+    def remove(self, parent: str, name: str) -> None:
+        """Delete a node with everything below it."""
+        path = f"{parent}/{name}" if parent else name
+        if not is_name(name) or not self._is_removable(path):
+            raise self._missing(path)
+        self._drop_consolidated()
+        self.files.remove_tree(path)
+        for known in [p for p in self._nodes if p == path or p.startswith(f"{path}/")]:
+            del self._nodes[known]
+
+    def _is_removable(self, path: str) -> bool:
+        try:
+            return self._has_metadata(path)
+        except MetadataError:
+            return True  # a link that leads out of the store: the link itself can go
