@@ -17,14 +17,13 @@ from fmristore_stores import errors
 from fmristore_stores._version import __version__
 
 if TYPE_CHECKING:
-    from fmristore.api import convert, open  # noqa: A004
+    from fmristore.api import convert, open, parcellate  # noqa: A004
     from fmristore.formats.catalogue import formats
     from fmristore.formats.image.image import NeuroVec, NeuroVol
     from fmristore.formats.latent.latent import LatentNeuroVec
     from fmristore.formats.maps.maps import LabeledVolumeSet
     from fmristore.formats.masked.run import MaskedNeuroVec
     from fmristore.formats.parcellated.multiscan import ParcellatedMultiScan
-    from fmristore.formats.parcellated.parcellate import parcellate
     from fmristore.formats.parcellated.scan import ParcellatedScan
     from fmristore.formats.parcellated.summary import ParcellatedScanSummary
     from fmristore.formats.sequence.sequence import NeuroVecSeq
@@ -73,7 +72,7 @@ _HOME = {
     "Parcellation": "fmristore.sources.parcellation",
     "convert": "fmristore.api",
     "open": "fmristore.api",
-    "parcellate": "fmristore.formats.parcellated.parcellate",
+    "parcellate": "fmristore.api",
     "plan_layout": "fmristore.planning.layout",
     "transcode": "fmristore.transcoding",
     "verify": "fmristore.verification",

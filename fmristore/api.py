@@ -1,4 +1,4 @@
-"""What users call: open, convert, transcode, export, verify."""
+"""What users call: open, convert, parcellate."""
 
 from __future__ import annotations
 
@@ -6,18 +6,32 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import DTypeLike
+
 from fmristore.formats.base import StoredObject
 from fmristore.formats.opening import open_handle, opened
-from fmristore.formats.options import create_image, image_options
-from fmristore.formats.profiles import Profile
+from fmristore.formats.parcellated.layout import OwnTree
+from fmristore.formats.parcellated.multiscan import ParcellatedMultiScan
+from fmristore.formats.parcellated.summary import ParcellatedScanSummary
+from fmristore.formats.registry import format_class
+from fmristore.model.space import NeuroSpace
 from fmristore.planning.layout import Access, Order
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
 from fmristore.sources.images import image_source
-from fmristore_stores.io.location import Kind
+from fmristore.sources.parcellation import Parcellation
+from fmristore_stores.errors import AlreadyExistsError, InvalidInputError
+from fmristore_stores.io.location import Kind, exists, normalise
 from fmristore_stores.opening import Handle, locate
+from fmristore_stores.protocol import AnyArray
 
-__all__ = ["convert", "open", "open_handle"]
+__all__ = [
+    "convert",
+    "open",
+    "open_handle",
+    "parcellate",
+]
 
 
 def open(  # noqa: A001 - fs.open is what users expect it to be called
@@ -68,7 +82,7 @@ def open(  # noqa: A001 - fs.open is what users expect it to be called
     locator = locate(url, kind=kind, storage_options=storage_options, targets=targets)
     handle = Handle(locator, fresh=True)
     try:
-        return open_handle(handle, insist=format)
+        return open_handle(handle, expected_format=format)
     except BaseException:
         handle.close()
         raise
@@ -81,12 +95,12 @@ def convert(  # noqa: PLR0913
     access: Access | None = None,
     codec: str | None = None,
     order: Order | None = None,
-    profile: Profile | None = None,
+    profile: str | None = None,
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     max_memory: int | str = 1 << 30,
     progress: Progress | None = None,
-) -> None:
+) -> Any:
     """Turn a NIfTI image into a store that can be read in parts, or a store into another one.
 
     Parameters
@@ -117,6 +131,11 @@ def convert(  # noqa: PLR0913
     progress : callable, optional
         Called with the bytes done and in all.
 
+    Returns
+    -------
+    NeuroVol, NeuroVec or another registered format class
+        The new store, opened: close it, or use it in a ``with`` statement.
+
     Raises
     ------
     NotFoundError
@@ -145,21 +164,183 @@ def convert(  # noqa: PLR0913
     }
     with opened(source, storage_options) as found:
         if isinstance(found, StoredObject):
-            found.save(url, **options).close()
-            return
-    create_image(
-        url,
-        image_source(source, storage_options=storage_options),
-        options=image_options(
-            url,
-            access="time" if access is None else access,
-            codec=codec,
-            order=order,
-            profile=profile,
-            max_memory=max_memory,
-        ),
+            return found.save(url, **options)
+        image = image_source(found, storage_options=storage_options)
+        name = "neurovol" if image.space.time_points is None else "neurovec"
+        given = {name: value for name, value in options.items() if value is not None}
+        return format_class(name).create(url, image, **given)
+
+
+def parcellate(  # noqa: PLR0913
+    source: Any,
+    labels: Any,
+    out: str | os.PathLike[str],
+    *,
+    names: Any = None,
+    mask: Any = None,
+    statistic: Any = "mean",
+    weights: Any = None,
+    scan: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    space: NeuroSpace | AnyArray | None = None,
+    tr: float | None = None,
+    dtype: DTypeLike | None = None,
+    codec: str | None = None,
+    profile: str | None = None,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    max_memory: int | str = 1 << 30,
+    progress: Progress | None = None,
+) -> ParcellatedScanSummary:
+    """Summarise a run by the parcels of a label image, and store the series.
+
+    Parameters
+    ----------
+    source : stored object, path, URL, nibabel image, or array_like of shape (X, Y, Z, T)
+        The run: NIfTI, anything of this package with four axes, or a file of the R package. Read
+        once, as its chunks lie.
+    labels : Parcellation, path, nibabel image, or array_like of shape (X, Y, Z)
+        Whole numbers on the grid of the run; 0 is background. None if `out` is a store of several
+        scans, which has its own.
+    out : str or path
+        New store: ``.h5`` for HDF5, ``.zarr`` for Zarr. With `scan`, it may be one of several
+        scans (`ParcellatedMultiScan`) that exists: the series are added to it.
+    names : path, mapping, sequence of str, optional
+        What the labels stand for: a BIDS ``_dseg.tsv``, CSV or FreeSurfer colour table, a mapping
+        from id to name, or names in order of ids.
+    mask : path, nibabel image, or array_like of shape (X, Y, Z), optional
+        Labels of other voxels are dropped.
+    statistic : {"mean", "median", "sum", "min", "max", "std"} or callable
+        ``std`` divides by the number of voxels. A function takes a parcel's numbers (T, V) and
+        returns (T,).
+    weights : path, nibabel image, array_like of shape (X, Y, Z) or (V,), optional
+        Of the voxels, for means and sums.
+    scan : str, optional
+        Name of the scan.
+    metadata : mapping, optional
+        What else is known of the scan; values that JSON can hold.
+    space : NeuroSpace or ndarray, (4, 4), optional
+        For arrays.
+    tr : float, optional
+        Repetition time in seconds, for arrays.
+    dtype : dtype, optional
+        Of the stored series; float32 by default where the source has no more precision.
+    codec : str, optional
+        Preset; ``"portable"`` for HDF5 and ``"dual"`` for Zarr by default.
+    profile : {"r"}, optional
+        Write the layout of the R package fmristore.
+    overwrite : bool
+        Replace what is there, once the new store is complete.
+    storage_options : mapping, optional
+        Passed to fsspec, for all URLs.
+    max_memory : int or str
+        Bytes that this may take. Means, sums, extremes and standard deviations need little; other
+        statistics go through a temporary file if the labelled voxels do not fit.
+    progress : callable, optional
+        Called with the bytes of labelled voxels done and in all.
+
+    Returns
+    -------
+    ParcellatedScanSummary
+        Opened. (T, K), NaN for parcels without voxels.
+
+    Raises
+    ------
+    NotFoundError
+        If a file does not exist.
+    AlreadyExistsError
+        If there is something at `out` and `overwrite` is false, or a scan of that name.
+    InvalidInputError
+        If labels and run do not fit, no voxel has a label, or an argument cannot be used.
+    MemoryLimitError
+        If a function asks for a parcel that does not fit `max_memory`.
+
+    Notes
+    -----
+    NaN in a voxel makes its parcel NaN at that time.
+
+    Examples
+    --------
+    >>> import fmristore as fs
+    >>> rest = fs.parcellate(                                                 # doctest: +SKIP
+    ...     "rest_bold.nii.gz", "Schaefer200.nii.gz", "rest.h5", names="Schaefer200.csv"
+    ... )
+    >>> rest.to_dataframe()                                                   # doctest: +SKIP
+    """
+    max_memory = parse_size(max_memory)
+    if scan is not None and not overwrite and exists(normalise(out), storage_options):
+        _refuse(profile=profile, dtype=dtype)
+        return _add(
+            source,
+            labels,
+            out,
+            scan,
+            options={
+                "statistic": statistic,
+                "weights": weights,
+                "metadata": metadata,
+                "tr": tr,
+                "codec": codec,
+                "max_memory": max_memory,
+                "progress": progress,
+            },
+            parcels={"names": names, "mask": mask},
+            storage_options=storage_options,
+        )
+    if labels is None:
+        raise InvalidInputError("labels are needed for a new store")
+    return ParcellatedScanSummary.create(
+        out,
+        source,
+        parcellation=labels,
+        names=names,
+        mask=mask,
+        statistic=statistic,
+        weights=weights,
+        name="scan" if scan is None else scan,
+        metadata=metadata,
+        space=space,
+        tr=tr,
+        dtype=dtype,
+        codec=codec,
         profile=profile,
         overwrite=overwrite,
         storage_options=storage_options,
+        max_memory=max_memory,
         progress=progress,
     )
+
+
+def _refuse(**given: Any) -> None:
+    unused = [name for name, value in given.items() if value is not None]
+    if unused:
+        raise InvalidInputError(f"{', '.join(unused)}: only for a new store")
+
+
+def _add(
+    run: Any,
+    labels: Any,
+    out: str | os.PathLike[str],
+    scan: str,
+    *,
+    options: Mapping[str, Any],
+    parcels: Mapping[str, Any],
+    storage_options: Mapping[str, Any] | None,
+) -> ParcellatedScanSummary:
+    """Add a summary to a store of several scans that exists."""
+    with open(out, storage_options=storage_options) as multi:
+        if not isinstance(multi, ParcellatedMultiScan):
+            raise AlreadyExistsError(
+                f"holds a {type(multi).__name__}, and scans are added to a ParcellatedMultiScan; "
+                "pass overwrite=True to replace it",
+                url=os.fspath(out),
+            )
+        if labels is not None or any(value is not None for value in parcels.values()):
+            wanted = Parcellation.from_labels(
+                multi.parcellation if labels is None else labels, space=multi.space, **parcels
+            )
+            if not np.array_equal(wanted.labels, multi.parcellation.labels):
+                raise InvalidInputError("the labels are not those of the store", url=os.fspath(out))
+        multi.add_scan(scan, run, **options)
+    handle = Handle(locate(out, storage_options=storage_options))
+    return ParcellatedScanSummary(handle, OwnTree(handle).scan(scan))

@@ -104,7 +104,7 @@ def _run(folder: Path, source: Path | None, say: Callable[[str], None]) -> None:
             seconds, _ = _timed(lambda: make_run(source))
             say(f"made up a run             {source}  {_size(source)}  {seconds:.1f} s")
     hdf5, zarr, back = folder / "bold.h5", folder / "bold.ome.zarr", folder / "back.nii.gz"
-    seconds, _ = _timed(lambda: convert(source, hdf5, overwrite=True))
+    seconds, _ = _timed(lambda: convert(source, hdf5, overwrite=True).close())
     say(f"converted to HDF5         {hdf5}  {_size(hdf5)}  {seconds:.1f} s")
 
     with open_store(hdf5) as bold:

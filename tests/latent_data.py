@@ -16,7 +16,7 @@ COMPONENTS = 3
 LENGTHS = {"rest/../run 1": 11, "task": 6, "übung%": 1}
 rng = np.random.default_rng(7)
 MASK = rng.random(GRID) < 0.5
-VOXELS = np.argwhere(MASK.transpose(2, 1, 0))[:, ::-1]
+VOXELS = np.argwhere(MASK)
 LOADINGS = rng.normal(size=(len(VOXELS), COMPONENTS)) * (
     rng.random((len(VOXELS), COMPONENTS)) < 0.3
 )

@@ -96,7 +96,7 @@ def make_latent(url: str) -> Any:
 
 def check_latent(image: Any) -> None:
     x, y, z = np.argwhere(MASK)[7]
-    voxels = np.argwhere(MASK.transpose(2, 1, 0))[:, ::-1]
+    voxels = np.argwhere(MASK)
     row = int(np.flatnonzero((voxels == (x, y, z)).all(axis=1))[0])
     np.testing.assert_allclose(image[x, y, z], BASIS @ LOADINGS[row])
 

@@ -33,12 +33,13 @@ ANY_INDEX = ENTRIES | st.lists(ENTRIES, max_size=6).map(tuple)
 """Indices that basic indexing knows, most of which do not fit."""
 
 REFUSED: dict[str, Any] = {
-    "list": [0, 1],
-    "list in a tuple": (slice(None), [0, 1]),
-    "empty list": [],
-    "integer array": np.array([0, 1]),
-    "mask": np.ones(SHAPE, bool),
-    "mask of one axis": np.ones(SHAPE[0], bool),
+    "list of numbers": [0.0, 1.0],
+    "list beyond the end": (slice(None), [0, SHAPE[1]]),
+    "ragged list": [[0], [1, 2]],
+    "two lists": ([0, 1], [0, 1]),
+    "table": (slice(None), [[0, 1]]),
+    "mask of all axes": np.ones(SHAPE, bool),
+    "mask of another length": np.ones(SHAPE[0] + 1, bool),
     "True": True,
     "numpy's False": np.False_,
     "float": 1.0,
@@ -70,6 +71,23 @@ VALID: dict[str, Any] = {
     "everything": Ellipsis,
     "new axes": (None, 0, None, Ellipsis, None),
     "a number with an axis": (0, 0, 0, 0, None),
+    "volumes to keep": (Ellipsis, np.arange(SHAPE[3]) % 2 == 0),
+    "a list of volumes": (slice(1, 3), slice(None), 2, [4, 0, -1, 4]),
+    "a list of planes": (slice(None), slice(None), [3, 1]),
+    "an empty list": [],
+    "a list behind a slice and an integer": (2, slice(None), [3, 0, 1], slice(None)),
+    "a list between slices, and an integer": (slice(None), [1, 0], slice(None), 3),
+    "an integer between slices, and a list": (slice(1, 4), 2, slice(None), [3, 0]),
+    "a list and new axes": (None, [2, 0], None, 1),
+    "scattered voxels": ([1, -2, 1], [0, 2, 0], [3, 1, 3]),
+    "scattered voxels of a volume": ([1, -2], [0, 2], [3, 1], 2),
+    "a table of voxels": ([[1, 0]], [[0, 2]], [[3, 1]], slice(None, None, -2)),
+    "a mask": np.arange(np.prod(SHAPE[:3])).reshape(SHAPE[:3]) % 5 == 0,
+    "a mask and volumes": (
+        np.arange(np.prod(SHAPE[:3])).reshape(SHAPE[:3]) % 7 == 0,
+        slice(1, 3),
+    ),
+    "an empty mask": np.zeros(SHAPE[:3], bool),
     "bounds beyond the ends": (slice(-100, 100), slice(2, 10**30), slice(-(10**30), None)),
 }
 
@@ -154,8 +172,8 @@ class TestParsing:
             parse_selection(index, SHAPE)
 
     def test_a_refusal_says_where_and_what_to_do(self) -> None:
-        with pytest.raises(SelectionError, match=r"axis 1.*series\(\)"):
-            parse_selection((0, [1, 2]), SHAPE)
+        with pytest.raises(SelectionError, match=r"lists along several axes.*one axis after"):
+            parse_selection(([0, 1], [1, 2]), SHAPE)
         with pytest.raises(SelectionError, match="axis 2: index 5 is out of bounds for length 5"):
             parse_selection((0, 0, 5), SHAPE)
         with pytest.raises(SelectionError, match="4 axes, 5 were indexed"):

@@ -10,7 +10,6 @@ import pytest
 import scipy.sparse
 
 import fmristore as fs
-from fmristore.formats.latent.factors import CompressedRows
 from fmristore_stores.errors import (
     CorruptDataError,
     MetadataError,
@@ -82,13 +81,13 @@ def test_damaged_voxels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_sparse(tmp_path: Path, name: str) -> None:
-    rows = CompressedRows.from_dense(LOADINGS)
+    rows = scipy.sparse.csr_array(LOADINGS)
     url = tmp_path / name
-    wrong_ends = rows.indptr.copy()
+    wrong_ends = rows.indptr.astype(np.int64)
     wrong_ends[5] = -3
-    too_many = rows.indptr.copy()
+    too_many = rows.indptr.astype(np.int64)
     too_many[-1] = 1 << 40
-    backwards = rows.indptr.copy()
+    backwards = rows.indptr.astype(np.int64)
     backwards[3:6] = backwards[3:6][::-1] + np.array([2, 0, -1])
     bad_numbers: list[tuple[str, Any]] = [
         ("indptr", wrong_ends),

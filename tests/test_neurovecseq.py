@@ -135,13 +135,18 @@ def test_series(seq: Any) -> None:
     np.testing.assert_array_equal(seq.series((1, 2, 0)), values[1, 2, 0])
     assert seq.series(np.empty((0, 3), int)).shape == (12, 0)
     mask = values[..., 0] > 0
-    expected = values.transpose(3, 2, 1, 0)[:, mask.transpose(2, 1, 0)]
+    expected = values[mask].T
     np.testing.assert_array_equal(seq.series(mask=mask), expected)
     np.testing.assert_array_equal(seq.series((0, 0, 0), dtype="f4"), values[0, 0, 0].astype("f4"))
+    keep = np.arange(12) % 3 != 1
+    np.testing.assert_array_equal(seq.series(mask=mask, times=keep), expected[keep])
+    np.testing.assert_array_equal(
+        seq.series((1, 2, 0), times=[11, 0, -2]), values[1, 2, 0, [11, 0, 10]]
+    )
 
 
 @pytest.mark.parametrize(
-    "index", [(5,), (0, 0, 0, 12), (0, 0, 0, 0, 0), [0, 1], "no such run", 1.5, (..., ...)]
+    "index", [(5,), (0, 0, 0, 12), (0, 0, 0, 0, 0), [0.5, 1], "no such run", 1.5, (..., ...)]
 )
 def test_indices_that_do_not_fit(seq: Any, index: Any) -> None:
     with pytest.raises(SelectionError):

@@ -15,8 +15,8 @@ import pytest
 
 import fmristore as fs
 from fmristore import NeuroSpace
-from fmristore.formats.parcellated import series as parcellated_source
-from fmristore.formats.parcellated.statistics import (
+from fmristore.formats.parcellated import reduce as parcellated_source
+from fmristore.formats.parcellated.reduce import (
     Piece,
     accumulate,
     make_reduction,

@@ -65,7 +65,7 @@ class TestRegister:
 class TestFind:
     def test_found(self) -> None:
         assert find_format(RUN, url="a.h5") is fs.NeuroVec
-        assert find_format(RUN, url="a.h5", insist="neurovec") is fs.NeuroVec
+        assert find_format(RUN, url="a.h5", expected_format="neurovec") is fs.NeuroVec
 
     @pytest.mark.parametrize("version", ["1.0", "1.7", "1", "0.9", 1.0, 1])
     def test_versions_that_are_read(self, version: Any) -> None:
@@ -97,11 +97,11 @@ class TestFind:
         with pytest.raises(UnknownFormatError, match="fmristore_format"):
             find_format({}, url="a.h5")
 
-    def test_another_format_than_insisted_on(self) -> None:
+    def test_another_format_than_expected(self) -> None:
         with pytest.raises(UnknownFormatError, match="expected format 'neurovol' and found"):
-            find_format(RUN, url="a.h5", insist="neurovol")
+            find_format(RUN, url="a.h5", expected_format="neurovol")
         with pytest.raises(UnknownFormatError, match="expected format 'nothing'"):
-            find_format(RUN, url="a.h5", insist="nothing")
+            find_format(RUN, url="a.h5", expected_format="nothing")
 
 
 @pytest.mark.parametrize("kind", STORES)

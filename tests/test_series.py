@@ -70,9 +70,9 @@ def some_mask() -> AnyArray:
 
 
 def masked(values: AnyArray, mask: AnyArray) -> AnyArray:
-    """(T, n), voxels in order of NIfTI: x fastest."""
-    inside: AnyArray = mask.reshape(-1, order="F") != 0
-    return values.reshape(-1, T, order="F")[inside].T
+    """(T, n), voxels in numpy's (C) order."""
+    found: AnyArray = values[mask != 0].T
+    return found
 
 
 class TestVoxels:
@@ -160,8 +160,8 @@ class TestVoxels:
         with pytest.raises(SelectionError):
             run[0].series(voxels)
 
-    @pytest.mark.parametrize("times", [3, [1, 2], "x", (slice(None),), slice(0, 4, 0)])
-    def test_times_must_be_a_slice(self, run: Pair, times: Any) -> None:
+    @pytest.mark.parametrize("times", [3, [0.5], "x", (slice(None),), slice(0, 4, 0), [True]])
+    def test_times_must_be_a_part_of_the_run(self, run: Pair, times: Any) -> None:
         with pytest.raises(SelectionError):
             run[0].series((1, 2, 3), times=times)
 
@@ -204,7 +204,7 @@ class TestMasks:
     def test_the_whole_image(self, runs: list[Pair]) -> None:
         whole = np.ones(SHAPE[:3])
         for image, values in runs:
-            assert_array_equal(image.series(mask=whole), values.reshape(-1, T, order="F").T)
+            assert_array_equal(image.series(mask=whole), values.reshape(-1, T).T)
 
     def test_one_voxel_keeps_its_axis(self, run: Pair) -> None:
         image, values = run
@@ -224,9 +224,9 @@ class TestMasks:
         for given_mask in (path, nibabel.load(path)):
             assert_array_equal(image.series(mask=given_mask), masked(values, some_mask()))
 
-    def test_voxels_of_a_mask_are_in_the_order_of_nifti(self, run: Pair) -> None:
+    def test_voxels_of_a_mask_are_in_the_order_of_numpy(self, run: Pair) -> None:
         voxels = mask_voxels(some_mask(), run[0].space)
-        numbers = voxels @ [1, X, X * Y]
+        numbers = voxels @ [Y * Z, Z, 1]
         assert (np.diff(numbers) > 0).all()
         found = np.zeros(SHAPE[:3], bool)
         found[tuple(voxels.T)] = True

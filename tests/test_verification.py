@@ -14,7 +14,7 @@ import pytest
 import zarr
 
 import fmristore as fs
-from fmristore.formats.image import writer as image_writer
+from fmristore.formats.image import layout as image_writer
 from fmristore.verification import Problem, VerifyReport
 from fmristore.verification.report import MOST_LISTED
 from fmristore_stores.errors import CorruptDataError, NotFoundError, UnknownFormatError

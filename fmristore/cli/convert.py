@@ -99,4 +99,4 @@ def _write(sources: list[str], target: str, mask: str | None, **options: Any) ->
     else:
         from fmristore import api
 
-        api.convert(sources[0], target, **options)
+        api.convert(sources[0], target, **options).close()

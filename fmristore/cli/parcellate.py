@@ -71,7 +71,7 @@ def parcellate(  # noqa: PLR0913
     options = parse_options(storage_option or ())
     limit = parse_size(max_memory)
     layout: Any = None if profile is None else profile.value
-    from fmristore.formats.parcellated.parcellate import parcellate as run
+    from fmristore.api import parcellate as run
 
     started = time.perf_counter()
     with (

@@ -1,76 +1,451 @@
-"""What is read as an image on a whole grid, though it is stored in another way."""
+"""Everything that is indexed as an image on a grid, however its values are stored.
+
+`GridView` has what users call: indexing, series, plans, statistics, exports. A format gives it
+three things: the values of a region, those of scattered voxels, and what a region costs to read.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from fmristore.formats.image.image import NeuroVec
-from fmristore.formats.options import create_image, image_options
+from fmristore.formats.base import RawView, StoredArray, StoredObject
+from fmristore.formats.registry import format_class
+from fmristore.formats.statistics import Axis, reduce_blocks
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
+from fmristore.planning.indexing import (
+    AxisPart,
+    PointSelection,
+    Selection,
+    parse_axis,
+    parse_index,
+)
 from fmristore.planning.layout import Access, Order
 from fmristore.planning.progress import Progress
+from fmristore.planning.read_plan import Planner, ReadPlan
 from fmristore.planning.text import parse_size
 from fmristore.sources.images import ArraySource, ImageSource
-from fmristore_stores.opening import Handle, locate
+from fmristore.sources.masks import mask_voxels
+from fmristore_stores.errors import InvalidInputError, SelectionError
+from fmristore_stores.io.ranges import ReadCost
 from fmristore_stores.protocol import AnyArray
 
 if TYPE_CHECKING:
     from fmristore.nifti import NiftiHeader
 
-__all__ = ["GridImage", "write_source"]
+__all__ = ["GridView", "SeriesRequest", "parse_points", "parse_series", "write_source"]
 
 _WRITE_BYTES = 1 << 23
 """Volumes that are handed to the NIfTI writer at a time."""
+_VOLUME_BYTES = 1 << 26
+"""Volumes that are read at a time when a run is iterated over."""
 
 
-class GridImage(ABC):
-    """What is indexed ``[x, y, z, t]`` on a whole grid: goes to NIfTI, nibabel and dense stores."""
+class GridView(StoredObject):
+    """An image that is indexed ``[x, y, z]`` or ``[x, y, z, t]`` on a grid in space.
 
-    slope: Any = None
-    inter: Any = None
+    Formats implement `read_region`, `read_points`, `cost` and, where they can be faster,
+    `as_source`.
+    """
+
+    axes: ClassVar[tuple[str, ...]] = ("x", "y", "z", "t")
+    """Names of the axes that users index, in order."""
+
+    # What it is -----------------------------------------------------------------------------
 
     @property
     @abstractmethod
     def space(self) -> NeuroSpace:
-        """Grid in the world, and TR."""
-
-    @property
-    @abstractmethod
-    def shape(self) -> tuple[int, ...]:
-        """Lengths of the axes, (X, Y, Z, T)."""
+        """Grid in the world, number of volumes and TR."""
 
     @property
     @abstractmethod
     def dtype(self) -> np.dtype[Any]:
-        """Type of the numbers that indexing returns."""
+        """Type of the values that indexing returns."""
 
     @property
-    def raw(self) -> Any:
-        """Numbers as they are computed from, where these are others; else the image itself."""
-        return self
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes, (X, Y, Z) or (X, Y, Z, T)."""
+        return self.space.shape
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.axes)
+
+    @property
+    def size(self) -> int:
+        """Number of voxels in all volumes."""
+        return math.prod(self.shape)
+
+    @property
+    def affine(self) -> AnyArray:
+        """(4, 4) float64: voxel indices (0-based) to mm, RAS+."""
+        return self.space.affine
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel sizes along x, y, z in mm."""
+        return self.space.spacing
+
+    @property
+    def origin(self) -> tuple[float, float, float]:
+        """Position of voxel (0, 0, 0) in mm."""
+        return self.space.origin
+
+    @property
+    def tr(self) -> float | None:
+        """Repetition time in seconds, None if unknown."""
+        return self.space.tr
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """Scaling of the stored values; None if they are not scaled."""
+        return None
+
+    @property
+    def stored_dtype(self) -> np.dtype[Any]:
+        """Type of the stored values."""
+        return self.dtype
+
+    @property
+    def slope(self) -> float | AnyArray | None:
+        """Scale factor of the stored values, one number or (T,); None if they are not scaled."""
+        return None if self.scaling is None else self.scaling.slope
+
+    @property
+    def inter(self) -> float | AnyArray | None:
+        """Offset added after scaling with `slope`, one number or (T,); None if there is none."""
+        return None if self.scaling is None else self.scaling.inter
+
+    @property
+    def dense_array(self) -> StoredArray | None:
+        """Array of the values of every voxel of the grid, if they are stored so."""
+        return None
+
+    @property
+    def stored_mask(self) -> AnyArray | None:
+        """(X, Y, Z) bool: mask that the image is stored with; None if it has none."""
+        return None
+
+    # What a format implements -----------------------------------------------------------------
+
+    @abstractmethod
+    def read_region(
+        self, region: Sequence[AxisPart], *, dtype: DTypeLike | None, raw: bool
+    ) -> AnyArray:
+        """Values of a region, axes as users index them.
+
+        Parameters
+        ----------
+        region : sequence of slice or ndarray
+            One part per axis; along at most one of them positions in any order.
+        dtype : dtype, optional
+            Type to compute and return instead of `dtype`.
+        raw : bool
+            Stored values, not scaled.
+        """
+
+    @abstractmethod
+    def read_points(
+        self, points: AnyArray, times: AxisPart, *, dtype: DTypeLike | None, raw: bool
+    ) -> AnyArray:
+        """Series (T, n) of voxels (n, 3), which may be negative and repeat, in a part of the run.
+
+        Raises
+        ------
+        SelectionError
+            If a voxel lies outside the grid.
+        """
+
+    def cost(self, region: Sequence[AxisPart]) -> tuple[ReadCost, int, str | None]:
+        """Cost of a region, chunks of the whole image, and the replica that is read, if any."""
+        del region
+        raise InvalidInputError(f"{type(self).__name__} cannot say what a read costs", url=self.url)
+
+    def _axis_entry(self, index: Any) -> Any:
+        """The index with names along the last axis, where it has some, as numbers."""
+        return index
+
+    # Reading --------------------------------------------------------------------------------
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.read(index)
+
+    def read(
+        self, index: Any = Ellipsis, *, dtype: DTypeLike | None = None, raw: bool = False
+    ) -> Any:
+        """Read a part of the image.
+
+        Parameters
+        ----------
+        index : int, slice, Ellipsis, None, list, ndarray, or a tuple of them
+            numpy's indexing, axes (x, y, z[, t]): basic; one list of integers or booleans along
+            any axis, such as the volumes to keep; three lists for scattered voxels; or a boolean
+            array (X, Y, Z) for the voxels of a mask.
+        dtype : dtype, optional
+            Type to compute and return instead of `dtype`.
+        raw : bool
+            Return stored values, not scaled.
+
+        Returns
+        -------
+        ndarray or numpy scalar
+            As numpy answers: a scalar if every axis is given as an integer, (n, T) for a mask.
+
+        Raises
+        ------
+        SelectionError
+            If the index does not fit the image.
+        CorruptDataError
+            If a chunk is damaged or missing.
+
+        Notes
+        -----
+        Every chunk that the selection touches is fetched and decoded once.
+        """
+        selection = parse_index(self._axis_entry(index), self.shape)
+        if isinstance(selection, PointSelection):
+            return self._read_selected_points(selection, dtype=dtype, raw=raw)
+        return selection.apply(self.read_region(selection.region, dtype=dtype, raw=raw))
+
+    def _read_selected_points(
+        self, selection: PointSelection, *, dtype: DTypeLike | None, raw: bool
+    ) -> Any:
+        rest = selection.rest
+        times: AxisPart = slice(0, 1, 1) if rest is None else rest.region[0]
+        values = self.read_points(selection.points, times, dtype=dtype, raw=raw).T
+        if rest is None:
+            return values[:, 0].reshape(selection.shape)
+        whole = (slice(None),) * len(selection.shape)
+        return values.reshape(*selection.shape, values.shape[1])[(*whole, *rest.finish)]
+
+    def series(
+        self,
+        voxels: Any = None,
+        *,
+        mask: Any = None,
+        times: Any = None,
+        dtype: DTypeLike | None = None,
+        raw: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> AnyArray:
+        """Time series of one voxel, many voxels, or all voxels of a mask.
+
+        Parameters
+        ----------
+        voxels : (x, y, z) or array_like of int, (n, 3), optional
+            One voxel, or many in any order; negative indices count from the end.
+        mask : stored object, nibabel image, path, or array_like of shape (X, Y, Z), optional
+            Voxels that are not zero (NaN counts as zero), in place of `voxels`. An image must lie
+            on the same grid.
+        times : slice, or list of int or bool, optional
+            Part of the run, such as the volumes that scrubbing keeps.
+        dtype : dtype, optional
+            Type to compute and return instead of `dtype`.
+        raw : bool
+            Return stored values, not scaled.
+        storage_options : mapping, optional
+            For a mask given by URL.
+
+        Returns
+        -------
+        ndarray, (T,) for one voxel, else (T, n)
+            For a mask, voxels in numpy's (C) order, as ``volume[mask]`` and nilearn have them.
+            The fill value for voxels of the grid that are not stored.
+
+        Raises
+        ------
+        SelectionError
+            If a voxel or volume lies outside the image.
+        InvalidInputError
+            If both or neither of `voxels` and `mask` are given, or the mask does not fit.
+
+        Notes
+        -----
+        Every chunk is fetched and decoded once, however many voxels lie in it.
+        """
+        if len(self.axes) != 4:
+            raise InvalidInputError("a single volume has no series; index it", url=self.url)
+        request = parse_series(
+            voxels,
+            mask,
+            times,
+            space=self.space,
+            length=self.shape[3],
+            storage_options=storage_options,
+        )
+        part = request.times
+        points = request.points.reshape(-1, 3)
+        values = self.read_points(points, part.region[0], dtype=dtype, raw=raw)
+        result: AnyArray = values[part.finish]
+        return result[:, 0] if request.single else result
+
+    @property
+    def raw(self) -> RawView:
+        """Stored values, not scaled: ``image.raw[32, 40, 20]``."""
+        return RawView(self)
+
+    @property
+    def plan(self) -> Planner:
+        """Cost of a read, without reading: ``image.plan[..., 10].explain()``."""
+        return Planner(self._plan)
+
+    def _plan(self, index: Any) -> ReadPlan:
+        selection = parse_index(self._axis_entry(index), self.shape)
+        if isinstance(selection, PointSelection):
+            raise SelectionError("plans are made of regions: index with slices, or one list")
+        cost, chunks, replica = self.cost(selection.region)
+        return ReadPlan(
+            url=self.url,
+            selection=index,
+            shape=selection.shape,
+            dtype=self.dtype,
+            chunks_in_all=chunks,
+            cost=cost,
+            copy=replica,
+        )
+
+    def to_numpy(self, *, dtype: DTypeLike | None = None, raw: bool = False) -> AnyArray:
+        """All of the image in memory, as ``image[...]``."""
+        return cast("AnyArray", self.read(dtype=dtype, raw=raw))
+
+    def __array__(
+        self,
+        dtype: DTypeLike | None = None,
+        copy: bool | None = None,  # noqa: FBT001 - numpy's protocol
+    ) -> AnyArray:
+        if copy is False:
+            raise InvalidInputError("a stored image cannot become an array without a copy")
+        return self.to_numpy(dtype=dtype)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        raise InvalidInputError(
+            "iterating would read the image plane by plane: use iter_volumes(), index it, take "
+            "np.asarray(image), or give nilearn image.to_nibabel()"
+        )
+
+    def iter_volumes(
+        self, *, dtype: DTypeLike | None = None, max_memory: int | str = _VOLUME_BYTES
+    ) -> Iterator[AnyArray]:
+        """Volumes (X, Y, Z) one after the other, read several at a time.
+
+        Parameters
+        ----------
+        dtype : dtype, optional
+            Type to compute and return instead of `dtype`.
+        max_memory : int or str
+            Bytes of values that are read at a time; one volume at least.
+
+        Raises
+        ------
+        CorruptDataError
+            If a chunk is damaged or missing.
+        """
+        max_memory = parse_size(max_memory)
+        if len(self.axes) == 3:
+            yield self.to_numpy(dtype=dtype)
+            return
+        *grid, length = self.shape
+        step = max(1, max_memory // max(1, math.prod(grid) * self.dtype.itemsize))
+        for start in range(0, length, step):
+            part = slice(start, min(start + step, length), 1)
+            values = self.read_region((*_whole(grid), part), dtype=dtype, raw=False)
+            for t in range(values.shape[3]):
+                yield values[..., t]
+
+    # Statistics -------------------------------------------------------------------------------
+
+    def mean(self, axis: Axis = None, *, max_memory: int | str = 1 << 28) -> Any:
+        """Mean along axes, computed block by block; see `std`."""
+        max_memory = parse_size(max_memory)
+        return self._reduced("mean", axis, max_memory)
+
+    def std(self, axis: Axis = None, *, ddof: int = 0, max_memory: int | str = 1 << 28) -> Any:
+        """Standard deviation along axes, computed block by block.
+
+        Parameters
+        ----------
+        axis : int or tuple of int, optional
+            Axes to reduce, such as 3 for time; all of them by default.
+        ddof : int
+            Subtracted from the number of values in the divisor, as in numpy.
+        max_memory : int or str
+            Bytes that the values in work may take, besides the result.
+
+        Returns
+        -------
+        ndarray or numpy scalar, float64
+            As numpy's function of that name; every chunk is read about once.
+
+        Raises
+        ------
+        SelectionError
+            If there is no such axis.
+        CorruptDataError
+            If a chunk is damaged or missing.
+        """
+        max_memory = parse_size(max_memory)
+        return np.sqrt(self.var(axis, ddof=ddof, max_memory=max_memory))
+
+    def var(self, axis: Axis = None, *, ddof: int = 0, max_memory: int | str = 1 << 28) -> Any:
+        """Variance along axes, computed block by block; see `std`."""
+        max_memory = parse_size(max_memory)
+        return self._reduced("var", axis, max_memory, ddof=ddof)
+
+    def min(self, axis: Axis = None, *, max_memory: int | str = 1 << 28) -> Any:
+        """Smallest value along axes, computed block by block; see `std`."""
+        max_memory = parse_size(max_memory)
+        return self._reduced("min", axis, max_memory)
+
+    def max(self, axis: Axis = None, *, max_memory: int | str = 1 << 28) -> Any:
+        """Largest value along axes, computed block by block; see `std`."""
+        max_memory = parse_size(max_memory)
+        return self._reduced("max", axis, max_memory)
+
+    def _reduced(self, statistic: str, axis: Axis, max_memory: int, **options: Any) -> Any:
+        return reduce_blocks(
+            statistic,
+            self.shape,
+            axis,
+            lambda region: self.read_region(region, dtype=None, raw=False),
+            itemsize=self.dtype.itemsize,
+            chunks=self._block_chunks(),
+            max_memory=max_memory,
+            **options,
+        )
+
+    def _block_chunks(self) -> tuple[int, ...]:
+        """Lengths along the user's axes that blocks are best multiples of."""
+        return (1,) * len(self.axes)
+
+    # Export -----------------------------------------------------------------------------------
 
     def as_source(self, *, max_memory: int | str = 1 << 28, nifti: bool = False) -> ImageSource:
         """The image as the source of another one, volume after volume.
 
         Parameters
         ----------
-        max_memory : int or str
-            Bytes that turning the numbers around may take.
+        max_memory : int
+            Bytes that transposing the values may take.
         nifti : bool
-            Whether the numbers must be ones that a NIfTI header can say the scaling of.
+            Whether the scaling must be one that a NIfTI header can hold.
         """
         del max_memory, nifti
         return ArraySource(self, self.space)
 
     def stored_scaling(self, voxels: AnyArray) -> Scaling | None:
-        """What makes ``series(voxels, raw=True)`` the numbers meant.
+        """Scaling that turns ``series(voxels, raw=True)`` into the scaled values.
 
         Parameters
         ----------
@@ -80,14 +455,14 @@ class GridImage(ABC):
         Returns
         -------
         Scaling or None
-            None if stored numbers are not scaled, or not all of these voxels are stored.
+            None if stored values are not scaled, or not all of these voxels are stored.
         """
         del voxels
         return None
 
     @property
     def nifti_header(self) -> NiftiHeader:
-        """A NIfTI header for the numbers on the whole grid."""
+        """A NIfTI header for the values on the whole grid."""
         from fmristore.nifti import make_header, parse_header
 
         return parse_header(make_header(self.space, self.dtype))
@@ -101,7 +476,7 @@ class GridImage(ABC):
         """
         from fmristore.interop.nibabel import to_nibabel
 
-        return to_nibabel(cast("Any", self))
+        return to_nibabel(self)
 
     def to_dense(  # noqa: PLR0913
         self,
@@ -114,7 +489,7 @@ class GridImage(ABC):
         storage_options: Mapping[str, Any] | None = None,
         max_memory: int | str = 1 << 30,
         progress: Progress | None = None,
-    ) -> NeuroVec:
+    ) -> GridView:
         """Store the image on its whole grid, block by block, and open that.
 
         Parameters
@@ -125,8 +500,8 @@ class GridImage(ABC):
         Returns
         -------
         NeuroVec
-            Reads the same numbers. Stored numbers, slope and intercept are kept where that is
-            possible; else the scaled numbers are stored.
+            Reads the same values. Stored values, slope and intercept are kept where that is
+            possible; else the scaled values are stored.
 
         Raises
         ------
@@ -136,16 +511,18 @@ class GridImage(ABC):
             If a chunk is damaged or missing.
         """
         max_memory = parse_size(max_memory)
-        half = max_memory // 2
-        create_image(
+        made: GridView = format_class("neurovec").create(
             url,
-            self.as_source(max_memory=half),
-            options=image_options(url, access=access, codec=codec, order=order, max_memory=half),
+            self,
+            access=access,
+            codec=codec,
+            order=order,
             overwrite=overwrite,
             storage_options=storage_options,
+            max_memory=max_memory,
             progress=progress,
         )
-        return NeuroVec(Handle(locate(url, storage_options=storage_options), fresh=True))
+        return made
 
     def to_nifti(
         self,
@@ -158,8 +535,8 @@ class GridImage(ABC):
     ) -> None:
         """Write the image on its whole grid as NIfTI, block by block.
 
-        Stored numbers, slope and intercept are kept where NIfTI can say them; else the scaled
-        numbers are written.
+        Stored values, slope and intercept are kept where NIfTI can hold them; else the scaled
+        values are written.
 
         Parameters
         ----------
@@ -191,6 +568,20 @@ class GridImage(ABC):
             progress=progress,
         )
 
+    def _facts(self) -> dict[str, str]:
+        facts = {
+            "shape": " x ".join(map(str, self.shape)),
+            "dtype": str(self.dtype),
+            "voxels": " x ".join(f"{s:.3g}" for s in self.spacing) + " mm",
+        }
+        if self.tr is not None:
+            facts["TR"] = f"TR {self.tr:.4g} s"
+        return facts
+
+
+def _whole(lengths: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(0, n, 1) for n in lengths)
+
 
 def write_source(
     url: str | os.PathLike[str],
@@ -201,7 +592,7 @@ def write_source(
     max_memory: int | str = 1 << 28,
     progress: Progress | None = None,
 ) -> None:
-    """Write an image source as NIfTI, under its own header; see `GridImage.to_nifti`."""
+    """Write an image source as NIfTI, under its own header; see `GridView.to_nifti`."""
     max_memory = parse_size(max_memory)
     from fmristore.nifti import write_nifti
 
@@ -215,3 +606,75 @@ def write_source(
         storage_options=storage_options,
         progress=None if progress is None else lambda done: progress(done, total),
     )
+
+
+# What series() is asked for -------------------------------------------------------------------
+
+
+class SeriesRequest(NamedTuple):
+    """Voxels and volumes that a series is wanted of."""
+
+    points: AnyArray
+    """(n, 3), or (3,) for one voxel: as given, negative indices and all."""
+    single: bool
+    """Whether it was one voxel, so that the result has no axis of voxels."""
+    times: Selection
+
+
+def parse_points(voxels: Any) -> tuple[AnyArray, bool]:
+    """Parse one voxel, or many, given by index.
+
+    Parameters
+    ----------
+    voxels : (x, y, z) or array_like of int, (n, 3)
+
+    Returns
+    -------
+    points : ndarray of int, (n, 3) or (3,)
+    single : bool
+        Whether it was one voxel, not a list.
+
+    Raises
+    ------
+    SelectionError
+        If they are not whole numbers, three for each voxel.
+    """
+    try:
+        points = np.asarray(voxels)
+    except ValueError as error:
+        raise SelectionError("voxels: expected rows of three integers") from error
+    if points.size == 0:
+        return np.empty((0, 3), np.int64), False
+    if points.dtype.kind not in "iu" or points.ndim not in (1, 2) or points.shape[-1] != 3:
+        raise SelectionError(
+            f"voxels of shape {points.shape} and type {points.dtype}: expected integers, "
+            "(3,) for one voxel or (n, 3) for many"
+        )
+    return points, points.ndim == 1
+
+
+def parse_series(
+    voxels: Any,
+    mask: Any,
+    times: Any,
+    *,
+    space: NeuroSpace,
+    length: int,
+    storage_options: Mapping[str, Any] | None = None,
+) -> SeriesRequest:
+    """Parse what the method ``series`` is asked for; see `GridView.series`.
+
+    Raises
+    ------
+    InvalidInputError
+        If both or neither of `voxels` and `mask` are given, or the mask does not fit.
+    SelectionError
+        If the voxels are not rows of three integers, or `times` is no part of the run.
+    """
+    if (voxels is None) == (mask is None):
+        raise InvalidInputError("give either voxels or mask=")
+    if mask is not None:
+        points, single = mask_voxels(mask, space, storage_options=storage_options), False
+    else:
+        points, single = parse_points(voxels)
+    return SeriesRequest(points, single, parse_axis(times, length))

@@ -1,16 +1,19 @@
-"""Stored matrices, read by rows: dense in either orientation, or sparse in compressed rows."""
+"""Matrices of rows x columns, read in part: what every format's values are made of."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fmristore.formats.array import StoredArray
-from fmristore.formats.latent.factors import CompressedRows
-from fmristore.planning.indexing import parse_selection
+from fmristore.formats.base import StoredArray
+from fmristore.model.scaling import Scaling
+from fmristore.planning.indexing import AxisPart, axis_length, bounds, parse_selection
+from fmristore.planning.scratch import Scratch
 from fmristore_stores.errors import (
     CorruptDataError,
     DependencyError,
@@ -18,31 +21,69 @@ from fmristore_stores.errors import (
     MemoryLimitError,
     MetadataError,
 )
+from fmristore_stores.grid import grid_shape
+from fmristore_stores.io.ranges import ReadCost, sum_costs
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["DenseMatrix", "SparseMatrix", "StoredMatrix", "array_bytes", "empty_result"]
+__all__ = [
+    "ArrayMatrix",
+    "Matrix",
+    "MemoryMatrix",
+    "ScaledMatrix",
+    "ScratchMatrix",
+    "SparseMatrix",
+    "array_bytes",
+    "chunk_count",
+    "empty_result",
+]
 
 _SPAN = 3
+
 """Rows within a span of up to this many times their number are read as one region."""
 
 
-class StoredMatrix(ABC):
-    """A matrix in a store: nothing of it is read before it is asked for.
+class Matrix(ABC):
+    """Rows x columns of numbers; nothing is read before it is asked for.
 
-    Indexed as numpy does with integers and slices; `numpy.asarray` reads all of it.
+    Indexed as numpy does with integers, slices and one list; `numpy.asarray` reads all of it.
     """
 
-    is_sparse: ClassVar[bool]
+    is_sparse: ClassVar[bool] = False
     shape: tuple[int, int]
     dtype: np.dtype[Any]
 
-    @property
     @abstractmethod
-    def arrays(self) -> tuple[StoredArray, ...]:
-        """Arrays that it consists of."""
+    def read(self, rows: AxisPart, columns: AxisPart) -> AnyArray:
+        """Values of some rows and columns.
 
-    def check(self) -> None:  # noqa: B027 - a dense one has nothing to do
-        """See whether its arrays fit each other, as far as that takes no numbers.
+        Parameters
+        ----------
+        rows, columns : slice or ndarray of int
+            A slice with a positive step within the matrix, or positions from 0 in any order.
+
+        Returns
+        -------
+        ndarray, (rows, columns)
+        """
+
+    @property
+    def arrays(self) -> tuple[StoredArray, ...]:
+        """Stored arrays that it consists of; none if it is not stored."""
+        return ()
+
+    def cost(self, rows: AxisPart, columns: AxisPart) -> ReadCost:
+        """Cost of `read`: chunks, bytes and requests, without reading.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is not stored.
+        """
+        del rows, columns
+        raise InvalidInputError(f"a {type(self).__name__} is not read from chunks")
+
+    def check(self) -> None:  # noqa: B027 - most have nothing to do
+        """Check that its arrays fit each other, as far as that takes no values.
 
         Raises
         ------
@@ -50,20 +91,14 @@ class StoredMatrix(ABC):
             If they do not.
         """
 
-    @abstractmethod
-    def take(self, rows: NDArray[np.int64]) -> AnyArray:
-        """Dense rows (n, K) given by strictly increasing numbers from 0."""
-
     @property
     def encoded_bytes(self) -> int:
-        """Bytes of its encoded chunks; decoded where only a library knows where they are."""
+        """Size of its encoded chunks in bytes; decoded where only a library locates them."""
         return sum(array_bytes(array) for array in self.arrays)
 
     def __getitem__(self, index: Any) -> Any:
         selection = parse_selection(index, self.shape)
-        rows, columns = selection.region
-        values = self.take(np.arange(rows.start, rows.stop, rows.step))
-        return selection.apply(values[:, columns])
+        return selection.apply(self.read(*selection.region))
 
     def __array__(
         self,
@@ -72,7 +107,7 @@ class StoredMatrix(ABC):
     ) -> AnyArray:
         if copy is False:
             raise InvalidInputError("a stored matrix cannot become an array without a copy")
-        values = self.take(np.arange(self.shape[0]))
+        values = self.read(*(slice(0, n, 1) for n in self.shape))
         return values if dtype is None else values.astype(dtype, copy=False)
 
     def __len__(self) -> int:
@@ -83,68 +118,154 @@ class StoredMatrix(ABC):
         return f"{type(self).__name__}({self.shape[0]} x {self.shape[1]} {self.dtype}, {kind})"
 
 
-class DenseMatrix(StoredMatrix):
-    """An array of two axes.
+class ArrayMatrix(Matrix):
+    """A stored array of two axes.
 
     Parameters
     ----------
     array : StoredArray
-        Has two named axes.
+        Two named axes.
     row_axis : str
-        Name of the axis that numbers the rows, whether it is stored first or last.
+        Name of the axis of rows, whether it is stored first or last.
+    kinds : str
+        Kinds of dtype that it may have.
 
     Raises
     ------
     MetadataError
-        If the array is no matrix of real numbers, or has no such axis.
+        If the array has other axes, or another kind of values.
     """
 
-    is_sparse = False
-
-    def __init__(self, array: StoredArray, row_axis: str) -> None:
+    def __init__(self, array: StoredArray, row_axis: str, *, kinds: str = "biuf") -> None:
         spec = array.reader.spec
-        if len(spec.shape) != 2 or row_axis not in spec.dims or spec.dtype.kind not in "biuf":
+        if len(spec.shape) != 2 or row_axis not in spec.dims or spec.dtype.kind not in kinds:
             raise MetadataError(
                 f"is {spec.dtype} with axes {spec.dims} of shape {spec.shape}: expected a matrix "
-                f"of real numbers with an axis {row_axis!r}",
+                f"of numbers with an axis {row_axis!r}",
                 node=array.reader.array.path,
             )
-        self._array = array
+        self.array = array
         self._axis = spec.dims.index(row_axis)
-        rows, columns = spec.shape[self._axis], spec.shape[1 - self._axis]
-        self.shape = (rows, columns)
+        self.shape = (spec.shape[self._axis], spec.shape[1 - self._axis])
         self.dtype = spec.dtype
 
-    def take(self, rows: NDArray[np.int64]) -> AnyArray:
-        """Rows (n, K) given by strictly increasing numbers from 0."""
-        if not len(rows):
-            return np.empty((0, self.shape[1]), self.dtype)
-        first, last = int(rows[0]), int(rows[-1]) + 1
-        if last - first > _SPAN * len(rows):
-            return self._array.reader.read_points((self._axis,), rows)
-        found = self.read(slice(first, last, 1))
-        return found if last - first == len(rows) else found[rows - first]
+    def read(self, rows: AxisPart, columns: AxisPart) -> AnyArray:
+        """Docstring inherited."""
+        reader = self.array.reader
+        if isinstance(rows, slice) and isinstance(columns, slice):
+            found = reader.read((rows, columns) if self._axis == 0 else (columns, rows))
+            return found if self._axis == 0 else found.T
+        if isinstance(rows, slice):
+            return self._read_list(1 - self._axis, np.asarray(columns), rows).T
+        near = bounds(columns)
+        found = self._read_list(self._axis, rows, near)
+        return found if isinstance(columns, slice) else found[:, columns - near.start]
 
-    def read(self, rows: slice) -> AnyArray:
-        """Rows (n, K) of a slice with positive step, in the range of the matrix."""
-        region = [slice(0, self.shape[1], 1)] * 2
-        region[self._axis] = rows
-        found = self._array.reader.read(tuple(region))
-        return found.T if self._axis else found
+    def _read_list(self, axis: int, places: NDArray[np.int64], other: slice) -> AnyArray:
+        """Values (places, other) at positions along one axis of the array."""
+        reader = self.array.reader
+        near = _as_slice(places)
+        if near is None:
+            return reader.read_points((axis,), places[:, None], (other,))
+        found = reader.read((near, other) if axis == 0 else (other, near))
+        found = found if axis == 0 else found.T
+        return found if len(places) == axis_length(near) else found[places - near.start]
+
+    @property
+    def axes(self) -> tuple[int, int]:
+        """Axes of the array that are the rows and the columns."""
+        return self._axis, 1 - self._axis
 
     @property
     def arrays(self) -> tuple[StoredArray, ...]:
-        """The array."""
-        return (self._array,)
+        """Docstring inherited."""
+        return (self.array,)
+
+    def cost(self, rows: AxisPart, columns: AxisPart) -> ReadCost:
+        """Docstring inherited."""
+        reader = self.array.reader
+        if isinstance(rows, slice) and isinstance(columns, slice):
+            return reader.cost((rows, columns) if self._axis == 0 else (columns, rows))
+        if isinstance(rows, slice):
+            return reader.cost_points([1 - self._axis], np.asarray(columns)[:, None], (rows,))
+        return reader.cost_points([self._axis], rows[:, None], (bounds(columns),))
 
 
-class SparseMatrix(StoredMatrix):
+def _as_slice(part: NDArray[np.int64]) -> slice | None:
+    """Slice to read for increasing positions that lie close together; None for others."""
+    if not len(part):
+        return slice(0, 0, 1)
+    first, last = int(part[0]), int(part[-1]) + 1
+    if last - first > _SPAN * len(part) or (len(part) > 1 and not (np.diff(part) > 0).all()):
+        return None
+    return slice(first, last, 1)
+
+
+class MemoryMatrix(Matrix):
+    """A matrix in memory.
+
+    Parameters
+    ----------
+    values : ndarray, (rows, columns)
+        Its values.
+    """
+
+    def __init__(self, values: AnyArray) -> None:
+        self._values = values
+        self.shape = (values.shape[0], values.shape[1])
+        self.dtype = values.dtype
+
+    def read(self, rows: AxisPart, columns: AxisPart) -> AnyArray:
+        """Docstring inherited."""
+        return self._values[rows][:, columns]
+
+
+class ScratchMatrix(Matrix):
+    """A matrix in memory or in a temporary file.
+
+    Parameters
+    ----------
+    scratch : Scratch
+        (columns, rows), or (rows, columns) if `place` is given.
+    place : ndarray of int, (rows,), optional
+        Row of the scratch that holds each row.
+    """
+
+    def __init__(self, scratch: Scratch, place: NDArray[np.int64] | None = None) -> None:
+        self._scratch = scratch
+        self._place = place
+        first, second = scratch.shape
+        self.shape = (second, first) if place is None else (first, second)
+        self.dtype = scratch.dtype
+
+    def read(self, rows: AxisPart, columns: AxisPart) -> AnyArray:
+        """Docstring inherited."""
+        if not isinstance(columns, slice):
+            near = bounds(columns)
+            return self.read(rows, near)[:, columns - near.start]
+        times = columns
+        if self._place is None:
+            if isinstance(rows, slice):
+                return self._scratch.read((times, rows)).T
+            low, high = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 0)
+            return self._scratch.read((times, slice(low, high, 1)))[:, rows - low].T
+        places = self._place[rows]
+        order = np.argsort(places)
+        runs = np.split(order, np.flatnonzero(np.diff(places[order]) != 1) + 1)
+        values = np.empty((len(places), axis_length(times)), self.dtype)
+        for run in runs if len(places) else ():
+            first = int(places[run[0]])
+            values[run] = self._scratch.read((slice(first, first + len(run), 1), times))
+        return values
+
+
+class SparseMatrix(Matrix):
     """A matrix in compressed rows: CSR, or the CSC form of its transpose, which is the same.
 
     Parameters
     ----------
     data, indices, indptr : StoredArray
-        As in `fmristore.formats.latent.factors.CompressedRows`.
+        As in ``scipy.sparse.csr_array``.
     shape : (int, int)
         Rows and columns.
 
@@ -185,16 +306,17 @@ class SparseMatrix(StoredMatrix):
         """Share of the numbers that are stored."""
         return self.nnz / max(1, self.shape[0] * self.shape[1])
 
-    def take(self, rows: NDArray[np.int64]) -> AnyArray:
-        """Dense rows (n, K) given by strictly increasing numbers from 0."""
+    def read(self, rows: AxisPart, columns: AxisPart) -> AnyArray:
+        """Docstring inherited; rows that are a list increase strictly."""
+        if isinstance(rows, slice):
+            rows = np.arange(rows.start, rows.stop, rows.step)
         if not len(rows):
-            return np.empty((0, self.shape[1]), self.dtype)
+            return np.empty((0, self.shape[1]), self.dtype)[:, columns]
         starts, counts = self._spans(rows)
         dense = empty_result((len(rows), self.shape[1]), self.dtype)
-        where = self._positions(starts, counts)
-        columns, data = self._entries(where)
-        np.add.at(dense, (np.repeat(np.arange(len(rows)), counts), columns), data)
-        return dense
+        places, data = self._entries(self._positions(starts, counts))
+        np.add.at(dense, (np.repeat(np.arange(len(rows)), counts), places), data)
+        return dense[:, columns]
 
     def to_scipy(self) -> Any:
         """Read all of it as a ``scipy.sparse.csr_array``.
@@ -210,16 +332,11 @@ class SparseMatrix(StoredMatrix):
             raise DependencyError(
                 "sparse matrices need scipy: pip install 'fmristore[latent]'"
             ) from error
-        rows = self.rows()
-        return csr_array((rows.data, rows.indices, rows.indptr), shape=rows.shape)
-
-    def rows(self) -> CompressedRows:
-        """Read all of it in compressed rows."""
         starts, counts = self._spans(np.arange(self.shape[0]))
         columns, data = self._entries(self._positions(starts, counts))
         indptr = np.zeros(self.shape[0] + 1, np.int64)
         np.cumsum(counts, out=indptr[1:])
-        return CompressedRows(data, columns.astype(np.int32), indptr, self.shape)
+        return csr_array((data, columns, indptr), shape=self.shape)
 
     @property
     def arrays(self) -> tuple[StoredArray, ...]:
@@ -229,6 +346,11 @@ class SparseMatrix(StoredMatrix):
     def check(self) -> None:
         """Docstring inherited."""
         self._spans(np.arange(self.shape[0]))
+
+    def cost(self, rows: AxisPart, columns: AxisPart) -> ReadCost:
+        """Docstring inherited; an upper bound, as every entry may have to be read."""
+        del rows, columns
+        return sum_costs([array.reader.cost() for array in self.arrays])
 
     def _spans(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First entry of each row, and number of its entries."""
@@ -275,6 +397,12 @@ class SparseMatrix(StoredMatrix):
         return CorruptDataError(message, url=array.url, node=array.path)
 
 
+def chunk_count(array: StoredArray) -> int:
+    """Number of chunks of a stored array."""
+    reader = array.reader
+    return math.prod(grid_shape(reader.spec.shape, reader.spec.layout.chunks))
+
+
 def array_bytes(array: StoredArray) -> int:
     """Bytes of the encoded chunks of an array; decoded where only a library knows them."""
     reader = array.reader
@@ -301,3 +429,44 @@ def empty_result(shape: tuple[int, ...], dtype: np.dtype[Any]) -> AnyArray:
     except (MemoryError, ValueError) as error:
         msg = f"a result of shape {shape} does not fit into memory; read a smaller part"
         raise MemoryLimitError(msg) from error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScaledMatrix:
+    """Stored series, and how to scale them.
+
+    Parameters
+    ----------
+    matrix : Matrix, (rows, T)
+        Stored values of voxels or parcels.
+    scaling : Scaling, optional
+        To apply to them.
+    """
+
+    matrix: Matrix
+    scaling: Scaling | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of volumes."""
+        return self.matrix.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the scaled values."""
+        stored = self.matrix.dtype
+        return stored if self.scaling is None else self.scaling.dtype(stored)
+
+    def read(
+        self,
+        rows: slice | NDArray[np.int64],
+        times: slice | NDArray[np.int64],
+        *,
+        dtype: DTypeLike | None = None,
+        raw: bool = False,
+    ) -> AnyArray:
+        """Scaled values (T, rows), or stored ones."""
+        values = self.matrix.read(rows, times).T
+        if raw or self.scaling is None:
+            return values if dtype is None else values.astype(dtype, copy=False)
+        return self.scaling.apply(values, times=times, axis=0, dtype=dtype)

@@ -8,21 +8,32 @@ from typing import Any
 
 import numpy as np
 
+from fmristore.formats.base import StoredArray
 from fmristore.formats.registry import FORMAT, VERSION, WRITER
+from fmristore.model.scaling import Scaling, make_scaling
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.layout import choose_codecs, split_chunks
 from fmristore_stores._version import __version__
 from fmristore_stores.chunks.writer import write
+from fmristore_stores.errors import InvalidInputError, MetadataError
+from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray, Group
 from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout
 
 __all__ = [
     "format_attributes",
+    "read_affine",
+    "read_grid",
+    "read_scaling",
+    "scaling_attributes",
     "space_attributes",
+    "write_affine",
     "write_bytes",
+    "write_coordinates",
     "write_encoded",
     "write_plain",
     "write_texts",
+    "write_times",
 ]
 
 
@@ -81,3 +92,137 @@ def space_attributes(space: NeuroSpace) -> dict[str, Any]:
     if space.space_name is not None:
         attributes["space_name"] = space.space_name
     return attributes
+
+
+def read_scaling(
+    handle: Handle, attributes: Mapping[str, Any], volumes: int | None, *, group: str = ""
+) -> Scaling | None:
+    """Scaling that the attributes of the array ``0`` of a group say, if any.
+
+    Parameters
+    ----------
+    handle : Handle
+        The store.
+    attributes : mapping
+        Of the array.
+    volumes : int, optional
+        T; None for a single volume without a time axis.
+    group : str
+        Path of the group; the root by default.
+
+    Raises
+    ------
+    MetadataError
+        If it is damaged.
+    """
+    slope, inter = attributes.get("scale_factor"), attributes.get("add_offset")
+    try:
+        if attributes.get("scaling") == "per-volume":
+            slope, inter = (
+                StoredArray(handle, f"{group}/{name}".strip("/")).read_small(volumes or 0)
+                for name in ("scale_factor", "add_offset")
+            )
+        return make_scaling(slope, inter, volumes=volumes)
+    except (InvalidInputError, TypeError, ValueError) as error:
+        raise MetadataError(
+            f"scale_factor and add_offset are damaged: {error}",
+            url=handle.locator.url,
+            node=f"{group}/0".strip("/"),
+        ) from error
+
+
+def read_affine(handle: Handle) -> AnyArray:
+    """Read the array ``affine`` of a root group, (4, 4); whether it is invertible is not checked.
+
+    Parameters
+    ----------
+    handle : Handle
+        The store.
+
+    Raises
+    ------
+    MetadataError
+        If it is missing, too large or not made of real numbers.
+    """
+    affine = StoredArray(handle, "affine").read_small(16)
+    if affine.dtype.kind not in "iuf":
+        raise MetadataError(
+            f"the affine is {affine.dtype}, expected real numbers",
+            url=handle.locator.url,
+            node="affine",
+        )
+    return affine
+
+
+def read_grid(
+    handle: Handle,
+    shape: tuple[int, int, int],
+    time_points: int | None = None,
+    *,
+    attributes: Mapping[str, Any] | None = None,
+) -> NeuroSpace:
+    """Space of a root group: its array ``affine`` and its attributes.
+
+    Parameters
+    ----------
+    handle : Handle
+        The store.
+    shape : tuple of int
+        Lengths along x, y, z.
+    time_points : int, optional
+        Number of volumes.
+    attributes : mapping, optional
+        To be used instead of the root group's.
+
+    Raises
+    ------
+    MetadataError
+        If they are missing or damaged.
+    """
+    affine = read_affine(handle)
+    if attributes is None:
+        attributes = handle.store.root.read_attributes()
+    name = attributes.get("space_name")
+    try:
+        return NeuroSpace(
+            spatial_shape=shape,
+            affine=affine,
+            time_points=time_points,
+            tr=attributes.get("repetition_time"),
+            space_name=None if name is None else str(name),
+            space_unit=str(attributes.get("space_unit", "mm")),
+            time_unit=str(attributes.get("time_unit", "s")),
+        )
+    except (TypeError, ValueError) as error:
+        url = handle.locator.url
+        raise MetadataError(f"the space of the image is damaged: {error}", url=url) from error
+
+
+def scaling_attributes(scaling: Scaling | None) -> dict[str, Any]:
+    """CF attributes, so that xarray and netCDF tools scale the numbers as well."""
+    if scaling is None:
+        return {}
+    if scaling.per_volume:
+        return {"scaling": "per-volume"}
+    return {"scale_factor": scaling.slope, "add_offset": scaling.inter}
+
+
+def write_coordinates(group: Group, space: NeuroSpace, scaling: Scaling | None) -> None:
+    """Coordinates and affine; they come first, so that the image finds its scales."""
+    write_times(group, space, scaling)
+    write_affine(group, space)
+
+
+def write_times(group: Group, space: NeuroSpace, scaling: Scaling | None) -> None:
+    """Times of the volumes where they are known, and what each is scaled by if that differs."""
+    if space.time_points is not None and space.tr is not None:
+        times = np.arange(space.time_points) * space.tr
+        write_plain(group, "t", ("t",), times, {"units": "s"})
+    if scaling is not None and scaling.per_volume:
+        write_plain(group, "scale_factor", ("t",), np.asarray(scaling.slope))
+        write_plain(group, "add_offset", ("t",), np.asarray(scaling.inter))
+
+
+def write_affine(group: Group, space: NeuroSpace) -> None:
+    """Where the voxels are."""
+    write_plain(group, "affine", ("world", "voxel"), np.array(space.affine), {"units": "mm"})

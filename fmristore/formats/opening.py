@@ -7,8 +7,15 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fmristore.formats.profiles import open_layout
-from fmristore.formats.registry import FORMAT, find_format
+from fmristore.formats.registry import (
+    FORMAT,
+    Layout,
+    StoreView,
+    find_format,
+    formats,
+    layouts_of,
+    load_layout_plugins,
+)
 from fmristore.sources.images import is_store
 from fmristore_stores.errors import UnknownFormatError
 from fmristore_stores.opening import Handle, locate
@@ -16,14 +23,14 @@ from fmristore_stores.opening import Handle, locate
 __all__ = ["open_handle", "opened", "opened_all"]
 
 
-def open_handle(handle: Handle, *, insist: str | None = None) -> Any:
+def open_handle(handle: Handle, *, expected_format: str | None = None) -> Any:
     """Open what the store of a handle holds, in the layout of fmristore or of the R package.
 
     Parameters
     ----------
     handle : Handle
         The store; closing it is up to the caller if this raises.
-    insist : str, optional
+    expected_format : str, optional
         Name of the format that it must be.
 
     Raises
@@ -33,17 +40,34 @@ def open_handle(handle: Handle, *, insist: str | None = None) -> Any:
     UnsupportedVersionError
         If it was written by a newer fmristore.
     """
-    attributes = handle.store.root.read_attributes()
-    if FORMAT in attributes:
-        cls = find_format(attributes, url=handle.locator.url, insist=insist)
-        return cls(handle)
-    found = open_layout("r", handle)
-    if insist is not None and found.format_name != insist:
+    view = StoreView(handle)
+    url = handle.locator.url
+    if FORMAT in view.attributes:
+        cls = find_format(view.attributes, url=url, expected_format=expected_format)
+        found = next((layout for layout in layouts_of(cls) if layout.detect(view)), None)
+        return cls(handle) if found is None else cls(handle, found.read(handle))
+    cls, layout = _detect(view)
+    if expected_format is not None and cls.format_name != expected_format:
         raise UnknownFormatError(
-            f"expected format {insist!r} and found {found.format_name!r} of the R package",
-            url=handle.locator.url,
+            f"expected format {expected_format!r} and found {cls.format_name!r} in the layout "
+            f"{layout.name!r}",
+            url=url,
         )
-    return found
+    return cls(handle, layout.read(handle))
+
+
+def _detect(view: StoreView) -> tuple[Any, Layout]:
+    """Format and layout of a store that does not say them, written by other software."""
+    load_layout_plugins()
+    for cls in formats().values():
+        for layout in layouts_of(cls):
+            if layout.detect(view):
+                return cls, layout
+    raise UnknownFormatError(
+        "the store is readable but holds no format of fmristore, neither this one nor that "
+        "of the R package",
+        url=view.handle.locator.url,
+    )
 
 
 @contextlib.contextmanager

@@ -1,63 +1,86 @@
-"""Creating a store that holds a dense image."""
+"""Storing content as a format: the choices that users leave open, and the way into a new store."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from fmristore.formats.image.writer import ImageOptions, write_image
-from fmristore.formats.profiles import Profile, find_profile
-from fmristore.planning.layout import Access, Order
+from fmristore.formats.registry import select_layout
 from fmristore.planning.progress import Progress
-from fmristore.sources.images import ImageSource
-from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.io.location import kind_of_name, normalise
+from fmristore_stores.opening import Handle, locate
 from fmristore_stores.publishing.publish import create_store
 
-__all__ = ["create_image", "image_options"]
+__all__ = ["MatrixOptions", "default_codec", "store_as"]
 
 
-def image_options(
-    url: str | os.PathLike[str],
-    *,
-    access: Access = "time",
-    codec: str | None = None,
-    order: Order | None = None,
-    profile: Profile | None = None,
-    max_memory: int = 1 << 30,
-) -> ImageOptions:
-    """Fill in what a user left open: an HDF5 file is readable everywhere, by R too.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatrixOptions:
+    """How a format that is stored by voxel is to be written.
 
-    Raises
-    ------
-    InvalidInputError
-        If a profile is to have two copies.
+    Parameters
+    ----------
+    codec : str
+        Name of a codec preset.
+    max_memory : int
+        Bytes that writing may take.
+    fill : int or float
+        What voxels outside the mask are read as.
     """
-    if profile is not None and access == "both":
-        raise InvalidInputError(
-            "the layout of the R package has no second copy: access must be another than 'both'",
-            url=normalise(url),
-        )
-    chosen = codec or ("portable" if kind_of_name(normalise(url)) == "hdf5" else "dual")
-    if order is None:
-        order = "canonical" if chosen == "portable" or profile is not None else "auto"
-    return ImageOptions(access=access, codec=chosen, order=order, max_memory=max_memory)
+
+    codec: str = "dual"
+    max_memory: int = 1 << 30
+    fill: Any = 0
 
 
-def create_image(
+def default_codec(url: str | os.PathLike[str], codec: str | None = None) -> str:
+    """Codec preset for a new store: any HDF5 reader opens an HDF5 file, R too."""
+    return codec or ("portable" if kind_of_name(normalise(url)) == "hdf5" else "dual")
+
+
+def store_as(  # noqa: PLR0913
+    cls: Any,
     url: str | os.PathLike[str],
-    source: ImageSource,
+    content: Any,
+    options: Any,
     *,
-    options: ImageOptions,
-    profile: Profile | None = None,
+    profile: str | None = None,
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-) -> None:
-    """Store an image; it appears at `url` when complete."""
-    writer = write_image
-    if profile is not None:
-        writer = find_profile(profile, "dense", url).write_image
+) -> Any:
+    """Store content in a layout of its format, and open it.
+
+    Parameters
+    ----------
+    cls : type
+        Format class.
+    url : str or path
+        New store; it appears when complete.
+    content, options : object
+        As the layouts of the class take them.
+    profile : str, optional
+        Name of the layout; fmristore's own by default.
+    overwrite : bool
+        Replace what is there.
+    storage_options : mapping, optional
+        Passed to fsspec.
+    progress : callable, optional
+        Called with the bytes done and in all.
+
+    Returns
+    -------
+    object of `cls`
+        The new store, opened.
+    """
+    layout = select_layout(cls, profile, url)
     with create_store(url, overwrite=overwrite, storage_options=storage_options) as store:
-        writer(store, source, options, progress=progress)
+        layout.write(store, content, options, progress=progress)
+    handle = Handle(locate(url, storage_options=storage_options), fresh=True)
+    try:
+        return cls(handle, layout.read(handle))
+    except BaseException:
+        handle.close()
+        raise

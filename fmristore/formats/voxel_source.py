@@ -9,12 +9,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from fmristore.formats.array import StoredArray
-from fmristore.formats.base import StoredObject
-from fmristore.formats.grid import GridImage
-from fmristore.formats.image.image import DenseImage
-from fmristore.formats.voxelwise import MaskedObject
-from fmristore.model.scaling import Scaling, make_scaling
+from fmristore.formats.base import StoredArray, StoredObject
+from fmristore.formats.grid import GridView
+from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.blocks import box_shape, boxes
@@ -22,6 +19,7 @@ from fmristore.planning.progress import Progress
 from fmristore.planning.rechunk import read_in_boxes
 from fmristore.planning.scratch import Scratch
 from fmristore.sources.images import Block, image_source
+from fmristore.sources.masks import mask_array
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.chunks.writer import write
 from fmristore_stores.errors import InvalidInputError
@@ -69,16 +67,17 @@ class StoredSource:
         self.dtype = np.dtype(image.dtype)
         self._data = image
         self._stored: StoredArray | None = None
-        if isinstance(image, DenseImage):
-            self.dtype = image.spec.dtype
+        array = image.dense_array if isinstance(image, GridView) else None
+        if array is not None:
+            self.dtype = array.reader.spec.dtype
             self.colors = len(image.stored_dtype.names or ())
-            self.scaling = make_scaling(image.slope, image.inter, volumes=shape[3])
-            self._stored = image.primary_arrays[0]
+            self.scaling = image.scaling
+            self._stored = array
 
     def keep_stored(self, voxels: VoxelSet) -> None:
         """Take stored numbers with their scaling, if all voxels that will be taken have such."""
         scaling = None
-        if isinstance(self._data, GridImage):
+        if isinstance(self._data, GridView):
             scaling = self._data.stored_scaling(voxels.voxels)
         if scaling is not None:
             self.scaling, self._data = scaling, self._data.raw
@@ -145,8 +144,8 @@ def voxel_source(
         if any(given is not None for given in (space, tr, slope, inter)):
             raise InvalidInputError("space, tr, slope and inter are for arrays")
         source = StoredSource(data)
-        if mask is None and isinstance(data, MaskedObject):
-            mask = data.mask
+        if mask is None and isinstance(data, GridView):
+            mask = data.stored_mask
     else:
         source = image_source(
             data, space=space, tr=tr, slope=slope, inter=inter, storage_options=storage_options
@@ -159,6 +158,7 @@ def voxel_source(
     if source.colors:
         raise InvalidInputError("colours cannot be stored by voxel", url=name)
     inside = np.ones(source.space.spatial_shape, bool) if mask is None else mask
+    inside = mask_array(inside, source.space, storage_options=storage_options)
     voxels = VoxelSet.from_mask(inside, source.space)
     if isinstance(source, StoredSource):
         source.keep_stored(voxels)

@@ -1,57 +1,201 @@
-"""What is stored for the voxels of a mask alone, and indexed on the whole grid."""
+"""What is stored, or computed, for some voxels of a grid alone, and indexed on the whole grid."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from fmristore.formats.array import StoredArray
-from fmristore.formats.base import StoredObject, describe_space, plain_number
-from fmristore.formats.image.layout import read_grid
-from fmristore.formats.nodes import write_encoded
+from fmristore.formats.base import StoredArray, describe_space, plain_number
+from fmristore.formats.fill import Fill, check_fill
+from fmristore.formats.grid import GridView
+from fmristore.formats.matrix import ArrayMatrix, Matrix, chunk_count
+from fmristore.formats.nodes import read_grid, write_encoded
+from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
-from fmristore.model.voxels import VoxelSet
-from fmristore_stores.chunks.reader import ChunkReader
+from fmristore.model.voxels import VoxelSet, unmask
+from fmristore.planning.indexing import AxisPart
+from fmristore.planning.rechunk import read_in_boxes
+from fmristore.planning.scratch import Scratch
+from fmristore.planning.text import parse_size
+from fmristore.sources.images import Block, ImageSource
 from fmristore_stores.errors import (
     InvalidInputError,
     MemoryLimitError,
     MetadataError,
 )
-from fmristore_stores.grid import Region
+from fmristore_stores.io.ranges import ReadCost
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray, Group
 
 __all__ = [
     "ORDER",
-    "Fill",
     "MaskedObject",
+    "ScatterSource",
+    "Volumes",
     "VoxelNodes",
-    "check_fill",
-    "fill_attribute",
+    "VoxelView",
     "mask_shape",
-    "read_columns",
-    "read_fill",
+    "matrix_volumes",
+    "unmask",
     "voxel_nodes",
     "write_voxels",
 ]
 
-Fill = int | float
-"""What voxels outside the mask have."""
+Volumes = Callable[[], Iterator[tuple[int, AnyArray]]]
+
+"""Gives the stored numbers in order of time: number of the first volume, (volumes, voxels)."""
+
+
+class ScatterSource:
+    """Numbers of some voxels as an image on their whole grid, volume after volume.
+
+    Parameters
+    ----------
+    space : NeuroSpace
+        The grid, and its times.
+    voxels : VoxelSet
+        The voxels, as the columns of `volumes`.
+    volumes : callable
+        Gives their numbers.
+    dtype : dtype
+        Of these numbers.
+    scaling : Scaling, optional
+        Of these numbers.
+    fill : int or float
+        What is meant outside the voxels.
+    nifti : bool
+        Whether the numbers must be ones that a NIfTI header can say the scaling of.
+    """
+
+    colors = 0
+    trailer = b""
+
+    def __init__(
+        self,
+        space: NeuroSpace,
+        voxels: VoxelSet,
+        volumes: Volumes,
+        *,
+        dtype: np.dtype[Any],
+        scaling: Scaling | None = None,
+        fill: Fill = 0,
+        nifti: bool = False,
+    ) -> None:
+        from fmristore.nifti import make_header
+
+        self.space = space
+        self._voxels = voxels
+        self._volumes = volumes
+        self._convert = scaling
+        self.dtype = dtype
+        self.scaling: Scaling | None = None
+        self._fill = fill
+        kept = _stored_fill(scaling, fill, dtype, nifti=nifti)
+        if kept is not None:
+            self._fill, self.scaling, self._convert = kept, scaling, None
+        elif scaling is not None:
+            self.dtype = scaling.dtype(dtype)
+        self.header = make_header(
+            self.space,
+            self.dtype,
+            slope=None if self.scaling is None else float(self.scaling.slope),
+            inter=None if self.scaling is None else float(self.scaling.inter),
+        )
+
+    def blocks(self, max_bytes: int) -> Iterator[Block]:
+        """Parts of at most `max_bytes`, or single planes."""
+        rows = self._voxels.row_of.transpose(2, 1, 0)
+        plane = math.prod(rows.shape[1:]) * self.dtype.itemsize
+        step = max(1, max_bytes // (plane * rows.shape[0]))
+        thick = rows.shape[0] if plane * rows.shape[0] <= max_bytes else max(1, max_bytes // plane)
+        for first, values in self._volumes():
+            for t in range(0, len(values), step):
+                part = values[t : t + step]
+                times = slice(first + t, first + t + len(part), 1)
+                if self._convert is not None:
+                    part = self._convert.apply(part, times=times, axis=0)
+                for z in range(0, rows.shape[0], thick):
+                    yield Block(times.start, z, self._scatter(rows[z : z + thick], part))
+
+    def _scatter(self, rows: NDArray[np.int32], part: AnyArray) -> AnyArray:
+        inside = rows >= 0
+        grid = np.full((len(part), *rows.shape), self._fill, self.dtype)
+        grid[:, inside] = part[:, rows[inside]]
+        return grid
+
+
+def matrix_volumes(matrix: Matrix, max_memory: int) -> Volumes:
+    """Stored values of a matrix of voxels as volumes, transposed within `max_memory`.
+
+    What does not fit passes through a temporary file.
+    """
+
+    def volumes() -> Iterator[tuple[int, AnyArray]]:
+        if isinstance(matrix, ArrayMatrix):
+            reader, axes = matrix.array.streaming_reader(), matrix.axes[::-1]
+            unit = (1, reader.spec.shape[axes[1]])
+            for block, values in read_in_boxes(reader, axes, unit, max_memory):
+                yield block[0].start, values
+            return
+        yield from _transposed(matrix, max_memory)
+
+    return volumes
+
+
+def _transposed(matrix: Matrix, max_memory: int) -> Iterator[tuple[int, AnyArray]]:
+    count, times = matrix.shape
+    width = matrix.dtype.itemsize
+    every = slice(0, times, 1)
+    with Scratch((times, count), matrix.dtype, max_memory=max_memory // 2) as scratch:
+        step = max(1, max_memory // 4 // max(1, times * width))
+        for start in range(0, count, step):
+            rows = slice(start, min(start + step, count), 1)
+            scratch.write((every, rows), matrix.read(rows, every).T)
+        step = max(1, max_memory // 4 // max(1, count * width))
+        for start in range(0, times, step):
+            part = slice(start, min(start + step, times), 1)
+            yield start, scratch.read((part, slice(0, count, 1)))
+
+
+def _stored_fill(
+    scaling: Scaling | None, fill: Fill, dtype: np.dtype[Any], *, nifti: bool
+) -> Fill | None:
+    """The stored number that means the fill value, None if there is none that may be used."""
+    if scaling is None:
+        return fill
+    if scaling.per_volume:
+        return None
+    slope, inter = float(scaling.slope), float(scaling.inter)
+    if nifti and (float(np.float32(slope)), float(np.float32(inter))) != (slope, inter):
+        return None
+    stored = (fill - inter) / slope
+    if dtype.kind in "iu":
+        if not math.isfinite(stored):
+            return None
+        stored = round(stored)
+    try:
+        check_fill(stored, dtype)
+    except InvalidInputError:
+        return None
+    meant = scaling.apply(np.array([stored], dtype))
+    same = np.array_equal(meant, np.array([fill], meant.dtype), equal_nan=True)
+    return stored if same else None
+
 
 ORDER = "x-fastest"
+
 """Name of the order of voxels that is written: by index, x varying fastest."""
 
 _MOST_VOXELS = 1 << 30
-"""Voxels that a grid may have: a table of this many numbers is made to find them."""
 
-_SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-"""Fill values that attributes cannot hold as numbers."""
+"""Voxels that a grid may have: a table of this many numbers is made to find them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +223,140 @@ class VoxelNodes:
     fill: Fill = 0
 
 
-class MaskedObject(StoredObject):
-    """What objects share whose numbers are stored for some voxels of a grid.
+class VoxelView(GridView):
+    """An image whose values are stored, or computed, for some voxels of a grid.
+
+    Its values are ``scaling(matrix[row, column])`` with ``row = voxel_set.row_of[x, y, z]``, and
+    `fill` elsewhere.
+    """
+
+    @property
+    @abstractmethod
+    def voxel_set(self) -> VoxelSet:
+        """The stored voxels, in the order of the rows of the matrix."""
+
+    @property
+    @abstractmethod
+    def matrix(self) -> Matrix:
+        """Stored values: voxels x volumes, or voxels x maps."""
+
+    @property
+    def fill(self) -> Fill:
+        """Value read for voxels that are not stored."""
+        return 0
+
+    @property
+    def stored_dtype(self) -> np.dtype[Any]:
+        """Type of the stored values."""
+        return self.matrix.dtype
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values that indexing returns: see `Scaling.dtype`."""
+        return self.stored_dtype if self.scaling is None else self.scaling.dtype(self.stored_dtype)
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(X, Y, Z) bool: whether a voxel is stored."""
+        return self.voxel_set.mask
+
+    @property
+    def voxels(self) -> NDArray[np.int32]:
+        """(V, 3) int32: indices (x, y, z) of the stored voxels, 0-based, in stored order."""
+        return self.voxel_set.voxels
+
+    @property
+    def primary_arrays(self) -> tuple[StoredArray, ...]:
+        """Docstring inherited."""
+        return self.matrix.arrays
+
+    def unmask(self, values: AnyArray, *, fill: Any = 0) -> AnyArray:
+        """Put values of the mask's voxels back onto the grid.
+
+        Parameters
+        ----------
+        values : ndarray, (n,), or (n, ...) or (T, n) for 2D
+            One value for each voxel of `mask`, in numpy's (C) order, as ``series(mask=...)`` and
+            ``volume[mask]`` give them: the last axis, if it has their number, else the first.
+        fill : scalar
+            For the other voxels.
+
+        Returns
+        -------
+        ndarray, (X, Y, Z) or (X, Y, Z, T)
+
+        Raises
+        ------
+        InvalidInputError
+            If their number is not that of the voxels.
+        """
+        return unmask(values, self.mask, fill=fill)
+
+    def _read_values(
+        self, rows: AxisPart, columns: AxisPart, *, dtype: DTypeLike | None, raw: bool
+    ) -> AnyArray:
+        """Values (rows, columns) of stored voxels, given by increasing rows."""
+        values = self.matrix.read(rows, columns)
+        if raw or self.scaling is None:
+            return values if dtype is None else values.astype(dtype, copy=False)
+        return self.scaling.apply(values, times=columns, axis=1, dtype=dtype)
+
+    def read_region(
+        self, region: Sequence[AxisPart], *, dtype: DTypeLike | None, raw: bool
+    ) -> AnyArray:
+        """Docstring inherited."""
+        *space, columns = region
+        grid = self.voxel_set.row_of[tuple(space)]
+        places = np.flatnonzero(grid.reshape(-1) >= 0)
+        rows = grid.reshape(-1)[places].astype(np.int64)
+        order = np.argsort(rows)
+        values = self._read_values(rows[order], columns, dtype=dtype, raw=raw)
+        fill = check_fill(0 if raw else self.fill, values.dtype)
+        result = np.full((grid.size, values.shape[1]), fill, values.dtype)
+        result[places[order]] = values
+        return result.reshape(*grid.shape, values.shape[1])
+
+    def read_points(
+        self, points: AnyArray, times: AxisPart, *, dtype: DTypeLike | None, raw: bool
+    ) -> AnyArray:
+        """Docstring inherited."""
+        rows, back = np.unique(self.voxel_set.rows(points), return_inverse=True)
+        outside = int(len(rows) > 0 and rows[0] < 0)
+        found = self._read_values(rows[outside:], times, dtype=dtype, raw=raw)
+        if not outside:
+            return found[back].T
+        fill = check_fill(0 if raw else self.fill, found.dtype)
+        values = np.full((len(rows), found.shape[1]), fill, found.dtype)
+        values[1:] = found
+        return values[back].T
+
+    def cost(self, region: Sequence[AxisPart]) -> tuple[ReadCost, int, str | None]:
+        """Docstring inherited."""
+        *space, columns = region
+        rows = self.voxel_set.row_of[tuple(space)].reshape(-1)
+        cost = self.matrix.cost(np.sort(rows[rows >= 0]).astype(np.int64), columns)
+        return cost, sum(chunk_count(array) for array in self.matrix.arrays), None
+
+    def stored_scaling(self, voxels: AnyArray) -> Scaling | None:
+        """Docstring inherited."""
+        return self.scaling if (self.voxel_set.rows(voxels) >= 0).all() else None
+
+    def as_source(self, *, max_memory: int | str = 1 << 28, nifti: bool = False) -> ImageSource:
+        """Docstring inherited."""
+        max_memory = parse_size(max_memory)
+        return ScatterSource(
+            self.space,
+            self.voxel_set,
+            matrix_volumes(self.matrix, max_memory // 2),
+            dtype=self.stored_dtype,
+            scaling=self.scaling,
+            fill=self.fill,
+            nifti=nifti,
+        )
+
+
+class MaskedObject(VoxelView):
+    """What objects share that store a mask: which voxels they have, and what the others are.
 
     Parameters
     ----------
@@ -95,23 +371,18 @@ class MaskedObject(StoredObject):
         self._nodes = nodes
 
     @property
-    def affine(self) -> AnyArray:
-        """(4, 4) float64: voxel indices (0-based) to mm, RAS+."""
-        return self._nodes.space.affine
+    def space(self) -> NeuroSpace:
+        """Grid in the world, number of volumes and TR."""
+        return self._nodes.space
 
     @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Voxel sizes along x, y, z in mm."""
-        return self._nodes.space.spacing
-
-    @property
-    def origin(self) -> tuple[float, float, float]:
-        """Position of voxel (0, 0, 0) in mm."""
-        return self._nodes.space.origin
+    def stored_mask(self) -> AnyArray | None:
+        """(X, Y, Z) bool: mask that the image is stored with."""
+        return self.mask
 
     @property
     def fill(self) -> Fill:
-        """What is read for voxels outside the mask."""
+        """Value read for voxels outside the mask."""
         return self._nodes.fill
 
     @cached_property
@@ -145,16 +416,6 @@ class MaskedObject(StoredObject):
             )
         return voxels
 
-    @property
-    def mask(self) -> NDArray[np.bool_]:
-        """(X, Y, Z) bool: whether a voxel is stored."""
-        return self.voxel_set.mask
-
-    @property
-    def voxels(self) -> NDArray[np.int32]:
-        """(V, 3) int32: indices (x, y, z) of the stored voxels, 0-based, in stored order."""
-        return self.voxel_set.voxels
-
     def _mask_facts(self) -> dict[str, Any]:
         """Which voxels are stored, and what the others are read as."""
         return {
@@ -182,99 +443,8 @@ class MaskedObject(StoredObject):
                 node=nodes.mask,
             )
 
-    def _rows(self, region: Region) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
-        """Which voxels of a region of the grid are stored, (z, y, x), and their numbers."""
-        rows = self.voxel_set.row_of[region].transpose(2, 1, 0)
-        inside = rows >= 0
-        return inside, rows[inside]
-
-    def _on_grid(self, inside: NDArray[np.bool_], values: AnyArray, *, fill: Fill) -> AnyArray:
-        """Values (n, ...) of the stored voxels of a region, on the region: (x, y, z, ...)."""
-        check_fill(fill, values.dtype)
-        grid = np.full((*inside.shape, *values.shape[1:]), fill, values.dtype)
-        grid[inside] = values
-        return grid.transpose(2, 1, 0, *range(3, grid.ndim))
-
-
-def read_columns(
-    reader: ChunkReader, axis: int, rows: NDArray[np.integer[Any]], other: slice
-) -> AnyArray:
-    """Read some voxels of a matrix, each once.
-
-    Parameters
-    ----------
-    reader : ChunkReader
-        Of a matrix.
-    axis : int
-        Axis of the matrix that numbers the voxels.
-    rows : ndarray of int, (n,)
-        Voxels wanted.
-    other : slice
-        Part of the other axis.
-
-    Returns
-    -------
-    ndarray, (n, m)
-        The voxels first, whichever axis they are.
-    """
-    first = int(rows[0]) if len(rows) else 0
-    if np.array_equal(rows, np.arange(first, first + len(rows))):
-        part = slice(first, first + len(rows), 1)
-        values = reader.read((part, other) if axis == 0 else (other, part))
-        return values if axis == 0 else values.T
-    return reader.read_points([axis], np.asarray(rows)[:, None], (other,))
-
-
-# What is outside ------------------------------------------------------------------------------
-
-
-def check_fill(fill: Any, dtype: np.dtype[Any]) -> Fill:
-    """Return a fill value as a plain number.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is not one number, or numbers of that type cannot be it.
-    """
-    if isinstance(fill, np.generic):
-        fill = fill.item()
-    if isinstance(fill, bool) or not isinstance(fill, int | float):
-        raise InvalidInputError(f"fill={fill!r:.80}: expected one real number")
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        if not limits.min <= fill <= limits.max or fill != int(fill):
-            raise InvalidInputError(f"fill={fill!r:.80} cannot be a number of type {dtype}")
-        return int(fill)
-    if float(np.finfo(dtype).max) < abs(fill) != math.inf:
-        raise InvalidInputError(f"fill={fill!r:.80} cannot be a number of type {dtype}")
-    return fill if isinstance(fill, float) else int(fill)
-
-
-def fill_attribute(fill: Fill) -> int | float | str:
-    """The attribute ``fill``: a number, or the name of one that is not finite."""
-    if isinstance(fill, float) and not math.isfinite(fill):
-        return next(n for n, v in _SPECIAL.items() if v == fill or (math.isnan(fill) and v != v))
-    return fill
-
-
-def read_fill(attributes: Mapping[str, Any], dtype: np.dtype[Any], *, url: str) -> Fill:
-    """Fill value that attributes say, 0 if they do not.
-
-    Raises
-    ------
-    MetadataError
-        If it is damaged.
-    """
-    value = attributes.get("fill", 0)
-    try:
-        return check_fill(_SPECIAL.get(value, value) if isinstance(value, str) else value, dtype)
-    except InvalidInputError as error:
-        raise MetadataError(f"the attribute is damaged: {error.message}", url=url) from error
-
 
 # Nodes ----------------------------------------------------------------------------------------
-
-
 def mask_shape(handle: Handle, path: str = "mask") -> tuple[int, int, int]:
     """Lengths along x, y, z of a stored mask, axes z y x; its numbers are not read.
 

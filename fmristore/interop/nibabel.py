@@ -2,19 +2,63 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import nibabel
 import numpy as np
 from numpy.typing import DTypeLike
 
+from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
 
 if TYPE_CHECKING:
-    from fmristore.formats.image.image import DenseImage
     from fmristore.model.space import NeuroSpace
+    from fmristore.nifti import NiftiHeader
 
-__all__ = ["ImageProxy", "to_nibabel"]
+__all__ = ["ImageProxy", "LazyImage", "to_nibabel"]
+
+
+class LazyImage(Protocol):
+    """What a lazy nibabel image is made of."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the scaled values."""
+
+    @property
+    def space(self) -> NeuroSpace:
+        """Grid, and TR."""
+
+    @property
+    def affine(self) -> AnyArray:
+        """(4, 4): voxel to mm."""
+
+    @property
+    def slope(self) -> Any:
+        """Scale factor of the stored values."""
+
+    @property
+    def inter(self) -> Any:
+        """Offset of the stored values."""
+
+    @property
+    def nifti_header(self) -> NiftiHeader:
+        """A NIfTI header for it."""
+
+    @property
+    def raw(self) -> Any:
+        """Stored values, indexed likewise."""
+
+    def read(self, index: Any = ..., *, dtype: DTypeLike | None = None) -> Any:
+        """Read a part."""
 
 
 class ImageProxy:
@@ -26,7 +70,7 @@ class ImageProxy:
 
     Parameters
     ----------
-    image : DenseImage
+    image : LazyImage
         Read from; copies and pickles by its locator.
 
     References
@@ -37,7 +81,7 @@ class ImageProxy:
     slope = 1.0
     inter = 0.0
 
-    def __init__(self, image: DenseImage) -> None:
+    def __init__(self, image: LazyImage) -> None:
         self._image = image
 
     @property
@@ -71,14 +115,16 @@ class ImageProxy:
         return 0.0 if self._image.inter is None else self._image.inter
 
     def __getitem__(self, index: Any) -> Any:
-        return self._image[index]
+        return self._image.read(index)
 
     def __array__(
         self,
         dtype: DTypeLike | None = None,
         copy: bool | None = None,  # noqa: FBT001 - numpy's protocol
     ) -> AnyArray:
-        return self._image.__array__(dtype, copy)
+        if copy is False:
+            raise InvalidInputError("a stored image cannot become an array without a copy")
+        return np.asarray(self._image.read(dtype=dtype))
 
     def get_unscaled(self) -> AnyArray:
         """Stored numbers of the whole image."""
@@ -86,15 +132,15 @@ class ImageProxy:
 
     def reshape(self, *shape: Any) -> AnyArray:
         """Read the whole image and give it another shape."""
-        return np.asarray(self._image).reshape(*shape)
+        return np.asarray(self).reshape(*shape)
 
 
-def to_nibabel(image: DenseImage) -> Any:
+def to_nibabel(image: LazyImage) -> Any:
     """Lazy nibabel image of a stored one, with the header of its source.
 
     Parameters
     ----------
-    image : DenseImage
+    image : LazyImage
         Must stay open as long as the nibabel image is used.
 
     Returns

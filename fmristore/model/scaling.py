@@ -59,7 +59,7 @@ class Scaling:
         self,
         values: AnyArray,
         *,
-        times: slice = slice(None),
+        times: slice | NDArray[np.int64] = slice(None),
         axis: int = -1,
         dtype: DTypeLike | None = None,
     ) -> AnyArray:
@@ -69,7 +69,7 @@ class Scaling:
         ----------
         values : ndarray
             Stored numbers.
-        times : slice
+        times : slice or ndarray of int
             Volumes that `values` are of.
         axis : int
             Axis of `values` that numbers the volumes.
@@ -86,7 +86,13 @@ class Scaling:
         return scaled.astype(wanted, copy=False)
 
     @staticmethod
-    def _factor(factor: Factor, working: np.dtype[Any], times: slice, axis: int, ndim: int) -> Any:
+    def _factor(
+        factor: Factor,
+        working: np.dtype[Any],
+        times: slice | NDArray[np.int64],
+        axis: int,
+        ndim: int,
+    ) -> Any:
         if isinstance(factor, float):
             return working.type(factor)
         shape = [1] * ndim

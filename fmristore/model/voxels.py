@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fmristore.model.space import NeuroSpace
-from fmristore.planning.indexing import Selection, parse_selection
-from fmristore.sources.masks import mask_voxels
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["SeriesRequest", "VoxelSet", "parse_points", "parse_series", "parse_times"]
+__all__ = ["VoxelSet", "unmask"]
 
 
 class VoxelSet:
@@ -50,9 +48,9 @@ class VoxelSet:
             raise InvalidInputError("a voxel occurs twice")
 
     @classmethod
-    def from_mask(cls, mask: Any, space: NeuroSpace) -> VoxelSet:
-        """Voxels of a mask in order of their index, x fastest; see `fmristore.sources.masks`."""
-        return cls(space, mask_voxels(mask, space))
+    def from_mask(cls, mask: AnyArray, space: NeuroSpace) -> VoxelSet:
+        """Voxels of a boolean array (X, Y, Z) in order of their index, x fastest."""
+        return cls(space, np.argwhere(np.asarray(mask, bool).transpose(2, 1, 0))[:, ::-1])
 
     def __len__(self) -> int:
         return len(self.voxels)
@@ -126,88 +124,35 @@ class VoxelSet:
         return numbers
 
 
-def parse_points(voxels: Any) -> tuple[AnyArray, bool]:
-    """Understand one voxel, or many, given by index.
+def unmask(values: AnyArray, mask: AnyArray, *, fill: Any = 0) -> AnyArray:
+    """Put values of the voxels of a mask onto its grid.
 
     Parameters
     ----------
-    voxels : (x, y, z) or array_like of int, (n, 3)
+    values : ndarray, (n,) or (T, n)
+        One value for each voxel of the mask, in numpy's (C) order, as ``volume[mask]`` gives them,
+        or one row of them for each volume.
+    mask : ndarray of bool, (X, Y, Z)
+        The mask.
+    fill : scalar
+        For the other voxels.
 
     Returns
     -------
-    points : ndarray of int, (n, 3) or (3,)
-    single : bool
-        Whether it was one voxel, not a list.
-
-    Raises
-    ------
-    SelectionError
-        If they are not whole numbers, three for each voxel.
-    """
-    try:
-        points = np.asarray(voxels)
-    except ValueError as error:
-        raise SelectionError("voxels: expected rows of three integers") from error
-    if points.size == 0:
-        return np.empty((0, 3), np.int64), False
-    if points.dtype.kind not in "iu" or points.ndim not in (1, 2) or points.shape[-1] != 3:
-        raise SelectionError(
-            f"voxels of shape {points.shape} and type {points.dtype}: expected integers, "
-            "(3,) for one voxel or (n, 3) for many"
-        )
-    return points, points.ndim == 1
-
-
-def parse_times(times: slice | None, length: int) -> Selection:
-    """Understand a part of a run of `length` volumes; None is all of it.
-
-    Raises
-    ------
-    SelectionError
-        If it is no slice.
-    """
-    if not isinstance(times, slice | None):
-        raise SelectionError(f"times must be a slice, not {times!r}")
-    return parse_selection(Ellipsis if times is None else times, (length,))
-
-
-class SeriesRequest(NamedTuple):
-    """Whose series are wanted, and which part of them."""
-
-    points: AnyArray
-    """(n, 3), or (3,) for one voxel: as given, negative indices and all."""
-    single: bool
-    """Whether it was one voxel, so that the result has no axis of voxels."""
-    times: Selection
-
-
-def parse_series(
-    voxels: Any, mask: Any, times: slice | None, *, space: NeuroSpace, length: int
-) -> SeriesRequest:
-    """Understand what the method ``series`` of a format is asked for.
-
-    Parameters
-    ----------
-    voxels, mask : object
-        One of them: see `parse_points` and `fmristore.sources.masks.mask_voxels`.
-    times : slice, optional
-        Part of the run.
-    space : NeuroSpace
-        Grid that the mask must lie on.
-    length : int
-        Number of volumes.
+    ndarray, (X, Y, Z) or (X, Y, Z, T)
 
     Raises
     ------
     InvalidInputError
-        If both or neither of `voxels` and `mask` are given, or the mask does not fit.
-    SelectionError
-        If the voxels are not rows of three integers, or `times` is no slice.
+        If there is not one value for each voxel.
     """
-    if (voxels is None) == (mask is None):
-        raise InvalidInputError("give either voxels or mask=")
-    if mask is not None:
-        points, single = mask_voxels(mask, space), False
-    else:
-        points, single = parse_points(voxels)
-    return SeriesRequest(points, single, parse_times(times, length))
+    found = np.asarray(values)
+    count = int(np.count_nonzero(mask))
+    if found.ndim not in (1, 2) or found.shape[-1] != count:
+        raise InvalidInputError(
+            f"values of shape {found.shape}: expected ({count},) or (T, {count}), one for each "
+            "voxel of the mask"
+        )
+    grid = np.full((*mask.shape, *found.shape[:-1]), fill, np.result_type(found, type(fill)))
+    grid[np.asarray(mask, bool)] = found.T
+    return grid

@@ -1,57 +1,167 @@
-"""numpy's basic indexing, taken apart into a region to read and what to do with the result."""
+"""numpy's indexing, taken apart into what to read and what to do with the result."""
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import EllipsisType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fmristore_stores.errors import SelectionError
-from fmristore_stores.grid import Region, region_shape
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["Selection", "parse_selection"]
+__all__ = [
+    "AxisPart",
+    "PointSelection",
+    "Selection",
+    "axis_length",
+    "bounds",
+    "parse_axis",
+    "parse_index",
+    "parse_selection",
+]
+
+AxisPart = slice | NDArray[np.int64]
+"""What is read along one axis: a slice with a positive step, or positions from 0 in any order."""
+
+
+def axis_length(part: AxisPart) -> int:
+    """Number of positions in a part of an axis."""
+    return len(range(part.start, part.stop, part.step)) if isinstance(part, slice) else len(part)
+
+
+def bounds(part: AxisPart) -> slice:
+    """Smallest contiguous slice that holds a part of an axis."""
+    if isinstance(part, slice):
+        return part
+    return slice(int(part.min()), int(part.max()) + 1, 1) if len(part) else slice(0, 0, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A basic index of an array.
+    """A part of every axis of an array.
 
     Parameters
     ----------
-    region : tuple of slice
-        One slice per axis with ``0 <= start <= stop`` and a positive step: what is to be read.
+    region : tuple of slice or ndarray
+        One part per axis: a slice with ``0 <= start <= stop`` and a positive step, or, along at
+        most one axis, an array of positions.
     finish : tuple
         Index that turns what was read into numpy's answer: it reverses axes that were asked for
         backwards, drops axes given as integers and adds new ones.
+    front : int
+        Axis of the answer that comes first: numpy puts the axis of a list in front of all others
+        where a slice stands between the list and an integer.
     """
 
-    region: Region
+    region: tuple[Any, ...]
     finish: tuple[Any, ...]
+    front: int = 0
 
     def apply(self, values: AnyArray) -> Any:
         """Turn the values of the region into numpy's answer.
 
         That is a scalar if every axis is given as an integer, without an Ellipsis.
         """
-        return values[self.finish]
+        found = values[self.finish]
+        return np.moveaxis(found, self.front, 0) if self.front else found
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the answer."""
-        dummy = np.broadcast_to(np.int8(0), region_shape(self.region))
-        return np.shape(dummy[self.finish])
+        lengths = tuple(axis_length(part) for part in self.region)
+        return np.shape(self.apply(np.broadcast_to(np.int8(0), lengths)))
+
+    @property
+    def bounds(self) -> tuple[slice, ...]:
+        """Region that holds all of it, made of slices alone."""
+        return tuple(bounds(part) for part in self.region)
 
 
-def parse_selection(index: Any, shape: tuple[int, ...]) -> Selection:
-    """Understand an index as numpy's basic indexing does.
+@dataclass(frozen=True, slots=True)
+class PointSelection:
+    """Scattered voxels of an image, with a part of the axis behind the grid at each of them.
 
     Parameters
     ----------
-    index : int, slice, Ellipsis, None, or a tuple of them
+    points : ndarray of int, (n, 3)
+        Voxels; negative indices count from the end.
+    shape : tuple of int
+        Shape that the voxels have in the answer.
+    rest : Selection, optional
+        Part of the last axis; None for an image without one.
+    """
+
+    points: NDArray[np.int64]
+    shape: tuple[int, ...]
+    rest: Selection | None
+
+
+def parse_index(index: Any, shape: tuple[int, ...]) -> Selection | PointSelection:
+    """Parse an index of an image as numpy does: basic, by lists, or by a mask.
+
+    Parameters
+    ----------
+    index : int, slice, Ellipsis, None, list, ndarray, or a tuple of them
+        One list of integers or booleans along any axis; three lists (or arrays of one shape) for
+        scattered voxels; or a boolean array of the shape of the grid, which selects its voxels in
+        numpy's (C) order.
+    shape : tuple of int
+        Shape of the image, (X, Y, Z) or (X, Y, Z, T).
+
+    Raises
+    ------
+    SelectionError
+        If it does not fit, or combines lists in another way.
+    """
+    given = index if isinstance(index, tuple) else (index,)
+    entries = [_array_entry(entry) for entry in given]
+    if (
+        entries
+        and isinstance(entries[0], np.ndarray)
+        and entries[0].dtype == bool
+        and entries[0].ndim == 3
+    ):
+        if entries[0].shape != shape[:3]:
+            raise SelectionError(
+                f"a mask of shape {entries[0].shape} does not fit a grid of shape {shape[:3]}"
+            )
+        points = np.argwhere(entries[0])
+        return PointSelection(points, (len(points),), _rest(entries[1:], shape))
+    lists = [isinstance(entry, np.ndarray) for entry in entries]
+    if len(lists) >= 3 and all(lists[:3]):
+        try:
+            columns = np.broadcast_arrays(
+                *(_integers(e, n) for e, n in zip(entries, shape[:3], strict=False))
+            )
+        except ValueError as error:
+            raise SelectionError(f"lists of voxels differ in length: {error}") from None
+        points = np.stack([column.reshape(-1) for column in columns], axis=1)
+        return PointSelection(points, columns[0].shape, _rest(entries[3:], shape))
+    return _parse_entries(entries, shape)
+
+
+def _rest(entries: Sequence[Any], shape: tuple[int, ...]) -> Selection | None:
+    """What follows the voxels of a point selection."""
+    if any(isinstance(entry, np.ndarray) for entry in entries):
+        raise SelectionError(
+            "a list of volumes beside a list of voxels: use series(voxels, times=...), which "
+            "takes every volume of the list for every voxel"
+        )
+    selection = _parse_entries(list(entries) or [Ellipsis], shape[3:])
+    return selection if shape[3:] else None
+
+
+def parse_selection(index: Any, shape: tuple[int, ...]) -> Selection:
+    """Parse an index as numpy does: basic, or with one list along one axis.
+
+    Parameters
+    ----------
+    index : int, slice, Ellipsis, None, list of int or bool, or a tuple of them
         Negative integers count from the end; steps may be negative; ``None`` adds an axis.
     shape : tuple of int
         Shape of the array.
@@ -59,19 +169,24 @@ def parse_selection(index: Any, shape: tuple[int, ...]) -> Selection:
     Raises
     ------
     SelectionError
-        If an integer is out of bounds, there are too many indices, or an entry is an array, list,
-        mask or anything else that basic indexing does not know.
+        If an integer is out of bounds, there are too many indices, or several lists.
     """
     given = index if isinstance(index, tuple) else (index,)
-    entries = _expand(given, len(shape))
-    region: list[slice] = []
+    return _parse_entries([_array_entry(entry) for entry in given], shape)
+
+
+def _parse_entries(given: list[Any], shape: tuple[int, ...]) -> Selection:
+    region: list[AxisPart] = []
     finish: list[Any] = []
-    for entry in entries:
+    for entry in _expand(given, len(shape)):
         if entry is None:
             finish.append(None)
             continue
         axis = len(region)
-        if isinstance(entry, slice):
+        if isinstance(entry, np.ndarray):
+            region.append(_parse_list(entry, shape[axis], axis))
+            finish.append(slice(None))
+        elif isinstance(entry, slice):
             read, then = _parse_slice(entry, shape[axis], axis)
             region.append(read)
             finish.append(then)
@@ -79,12 +194,64 @@ def parse_selection(index: Any, shape: tuple[int, ...]) -> Selection:
             number = _parse_integer(entry, shape[axis], axis)
             region.append(slice(number, number + 1, 1))
             finish.append(0)
+    if sum(isinstance(part, np.ndarray) for part in region) > 1:
+        raise SelectionError(
+            "lists along several axes: only three lists, of the voxels' x, y and z, go together; "
+            "index one axis after the other"
+        )
     if any(entry is Ellipsis for entry in given):
         finish.append(Ellipsis)  # which makes numpy answer with an array, even of no axes
-    return Selection(tuple(region), tuple(finish))
+    return Selection(tuple(region), tuple(finish), _front(given, finish))
 
 
-def _expand(entries: tuple[Any, ...], rank: int) -> list[Any]:
+def _front(given: list[Any], finish: list[Any]) -> int:
+    """Position of the list's axis, if numpy moves it to the front; else 0."""
+    chosen = [
+        place
+        for place, entry in enumerate(given)
+        if isinstance(entry, np.ndarray) or not isinstance(entry, slice | EllipsisType | None)
+    ]
+    listed = [place for place, entry in enumerate(given) if isinstance(entry, np.ndarray)]
+    if not listed or chosen[-1] - chosen[0] == len(chosen) - 1:
+        return 0
+    before = 0
+    for entry in _expand(given, sum(part is not None and part is not Ellipsis for part in finish)):
+        if isinstance(entry, np.ndarray):
+            return before
+        before += entry is None or isinstance(entry, slice)
+    return before
+
+
+def parse_axis(part: Any, length: int) -> Selection:
+    """Parse a part of one axis: a slice, a list of integers or booleans, or None for all of it.
+
+    Raises
+    ------
+    SelectionError
+        If it is anything else, or does not fit.
+    """
+    entry = _array_entry(part)
+    if part is not None and not isinstance(entry, slice | np.ndarray):
+        raise SelectionError(f"times must be a slice or a list of volumes, not {part!r:.80}")
+    return _parse_entries([Ellipsis if part is None else entry], (length,))
+
+
+def _array_entry(entry: Any) -> Any:
+    """An entry of an index, as an array if it is a list of positions."""
+    if isinstance(entry, list | tuple | range):
+        try:
+            found = np.asarray(entry)
+        except ValueError as error:
+            raise SelectionError(f"a list of positions is ragged: {error}") from None
+        return found.astype(np.int64) if not found.size and found.dtype != bool else found
+    if isinstance(entry, np.ndarray):
+        return entry if entry.ndim else entry[()]
+    if not isinstance(entry, slice | EllipsisType) and getattr(entry, "ndim", None):
+        return np.asarray(entry)  # a series of pandas, an image with values
+    return entry
+
+
+def _expand(entries: list[Any], rank: int) -> list[Any]:
     """Replace the Ellipsis, or the missing end, by full slices."""
     ellipses = sum(isinstance(entry, EllipsisType) for entry in entries)
     if ellipses > 1:
@@ -120,9 +287,33 @@ def _parse_integer(entry: Any, length: int, axis: int) -> int:
         number = operator.index(entry)
     except TypeError:
         raise SelectionError(
-            f"axis {axis}: only integers, slices, '...' and None are possible here; "
-            "series() takes scattered voxels, masks, or parcels"
+            f"axis {axis}: expected an integer, a slice, '...', None or a list of them, not "
+            f"{entry!r:.80}"
         ) from None
     if not -length <= number < length:
         raise SelectionError(f"axis {axis}: index {number} is out of bounds for length {length}")
     return number % length
+
+
+def _parse_list(entry: AnyArray, length: int, axis: int) -> NDArray[np.int64]:
+    """Positions of a list of integers or booleans along one axis."""
+    if entry.ndim != 1:
+        raise SelectionError(f"axis {axis}: expected a list, not an array of shape {entry.shape}")
+    if entry.dtype == bool:
+        if len(entry) != length:
+            raise SelectionError(
+                f"axis {axis}: {len(entry)} booleans do not fit an axis of length {length}"
+            )
+        return np.flatnonzero(entry)
+    found = _integers(entry, length)
+    if len(found) and (found.min() < -length or found.max() >= length):
+        raise SelectionError(f"axis {axis}: a position is out of bounds for length {length}")
+    return np.where(found < 0, found + length, found)
+
+
+def _integers(entry: AnyArray, length: int) -> NDArray[np.int64]:
+    if entry.dtype == bool and entry.shape == (length,):
+        return np.flatnonzero(entry)
+    if entry.dtype.kind not in "iu":
+        raise SelectionError(f"a list of positions has the type {entry.dtype}, expected integers")
+    return entry.astype(np.int64)

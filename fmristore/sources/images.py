@@ -73,6 +73,10 @@ class NiftiSource:
         self.header = self._header.raw
         self._trailer = b""
 
+    def as_source(self, **_: Any) -> ImageSource:
+        """The source itself."""
+        return self
+
     @property
     def trailer(self) -> bytes:
         """Bytes that follow the numbers in the source; known after the last block."""
@@ -141,6 +145,10 @@ class ArraySource:
             slope=None if one is None else float(one.slope),
             inter=None if one is None else float(one.inter),
         )
+
+    def as_source(self, **_: Any) -> ImageSource:
+        """The source itself."""
+        return self
 
     @property
     def in_memory(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from fmristore_stores.protocol import AnyArray
 __all__ = ["load_volume", "mask_array", "mask_voxels"]
 
 
-def mask_array(mask: Any, space: NeuroSpace) -> AnyArray:
+def mask_array(
+    mask: Any, space: NeuroSpace, *, storage_options: Mapping[str, Any] | None = None
+) -> AnyArray:
     """Bring a mask into the form of a boolean array on a grid.
 
     Parameters
@@ -26,6 +29,8 @@ def mask_array(mask: Any, space: NeuroSpace) -> AnyArray:
         have, stands for that mask.
     space : NeuroSpace
         Grid that the mask must be on; an array need only have its shape.
+    storage_options : mapping, optional
+        For a mask given by URL.
 
     Returns
     -------
@@ -36,7 +41,7 @@ def mask_array(mask: Any, space: NeuroSpace) -> AnyArray:
     InvalidInputError
         If shape or grid differ, the mask is not a single volume, or no voxel is in it.
     """
-    values, grid, name = _own_mask(mask) or load_volume(mask, "mask")
+    values, grid, name = _own_mask(mask) or load_volume(mask, "mask", storage_options)
     if values.dtype.kind not in "biuf":
         raise InvalidInputError(f"a mask must be real numbers, not {values.dtype}", url=name)
     shape = values.shape[:3] if values.shape[3:] == (1,) else values.shape
@@ -56,14 +61,16 @@ def mask_array(mask: Any, space: NeuroSpace) -> AnyArray:
     return inside
 
 
-def mask_voxels(mask: Any, space: NeuroSpace) -> AnyArray:
-    """Indices of the voxels in a mask, (n, 3), x varying fastest; see `mask_array`."""
-    inside = mask_array(mask, space)
-    voxels: AnyArray = np.argwhere(inside.transpose(2, 1, 0))[:, ::-1]
-    return voxels
+def mask_voxels(
+    mask: Any, space: NeuroSpace, *, storage_options: Mapping[str, Any] | None = None
+) -> AnyArray:
+    """Indices of the voxels in a mask, (n, 3), in numpy's (C) order; see `mask_array`."""
+    return np.argwhere(mask_array(mask, space, storage_options=storage_options))
 
 
-def load_volume(volume: Any, what: str) -> tuple[AnyArray, NeuroSpace | None, str | None]:
+def load_volume(
+    volume: Any, what: str, storage_options: Mapping[str, Any] | None = None
+) -> tuple[AnyArray, NeuroSpace | None, str | None]:
     """Numbers of a volume in any form, scaled, in memory.
 
     Parameters
@@ -72,6 +79,8 @@ def load_volume(volume: Any, what: str) -> tuple[AnyArray, NeuroSpace | None, st
         A path is that of a NIfTI file.
     what : str
         What it is called in messages.
+    storage_options : mapping, optional
+        For a URL.
 
     Returns
     -------
@@ -88,7 +97,7 @@ def load_volume(volume: Any, what: str) -> tuple[AnyArray, NeuroSpace | None, st
         If it is not an array of numbers.
     """
     if isinstance(volume, str | os.PathLike):
-        return (*_from_path(volume, what), os.fspath(volume))
+        return (*_from_path(volume, what, storage_options), os.fspath(volume))
     if hasattr(volume, "dataobj"):
         url = volume.get_filename()
         return np.asanyarray(volume.dataobj), NeuroSpace.from_nibabel(volume), url
@@ -107,8 +116,10 @@ def _own_mask(owner: Any) -> tuple[AnyArray, NeuroSpace, str | None] | None:
     return owner.mask, space, getattr(owner, "url", None)
 
 
-def _from_path(path: str | os.PathLike[str], what: str) -> tuple[AnyArray, NeuroSpace]:
-    source = NiftiSource(path)
+def _from_path(
+    path: str | os.PathLike[str], what: str, storage_options: Mapping[str, Any] | None
+) -> tuple[AnyArray, NeuroSpace]:
+    source = NiftiSource(path, storage_options=storage_options)
     if source.colors:
         raise InvalidInputError(f"a {what} must be numbers, not colours", url=os.fspath(path))
     x, y, z = source.space.spatial_shape

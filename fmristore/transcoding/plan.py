@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from fmristore.formats.r_links import R_NUMBERS
+from fmristore.formats.r_common import R_NUMBERS
 from fmristore.planning.layout import AXES, Access, canonical_axes
 from fmristore.transcoding.arrays import ArrayStep, TargetKind, plan_array
 from fmristore.transcoding.copies import arrange, named_copies

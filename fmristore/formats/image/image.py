@@ -6,34 +6,33 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fmristore.formats.array import StoredArray
 from fmristore.formats.base import (
-    RawView,
+    StoredArray,
     StoredObject,
     access_text,
     describe_space,
     plain_number,
     type_text,
 )
-from fmristore.formats.image.layout import COLORS, ImageParts, read_parts
+from fmristore.formats.grid import GridView
+from fmristore.formats.image.layout import COLORS, ImageLayout, ImageParts, image_options
+from fmristore.formats.image.r import RImageLayout
 from fmristore.formats.image.replicas import Copies
+from fmristore.formats.matrix import chunk_count
 from fmristore.formats.opening import opened
-from fmristore.formats.options import create_image, image_options
-from fmristore.formats.profiles import Profile, find_profile
-from fmristore.formats.registry import register
+from fmristore.formats.options import store_as
+from fmristore.formats.registry import Layout, register
 from fmristore.model.digest import digest_image
-from fmristore.model.scaling import make_scaling
+from fmristore.model.scaling import Scaling, make_scaling
 from fmristore.model.space import NeuroSpace
-from fmristore.model.voxels import parse_series
-from fmristore.planning.indexing import Selection, parse_selection
+from fmristore.planning.indexing import AxisPart, bounds
 from fmristore.planning.layout import Access, Order, canonical_axes
 from fmristore.planning.progress import Progress
-from fmristore.planning.read_plan import Planner, ReadPlan
 from fmristore.planning.rechunk import read_in_boxes
 from fmristore.planning.text import parse_size
 from fmristore.sources.images import Block, ImageSource, image_source
@@ -45,8 +44,8 @@ from fmristore_stores.errors import (
     MetadataError,
     SelectionError,
 )
-from fmristore_stores.grid import grid_shape
-from fmristore_stores.opening import Handle, locate
+from fmristore_stores.io.ranges import ReadCost
+from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import ArraySpec
 
@@ -105,6 +104,11 @@ class DenseSource:
             )
 
 
+def _stored_region(spec: ArraySpec, parts: Mapping[str, AxisPart]) -> tuple[Any, ...]:
+    """Parts of the stored axes, by the names of the axes."""
+    return tuple(parts.get(d, slice(0, n, 1)) for d, n in zip(spec.dims, spec.shape, strict=True))
+
+
 def _dtype_text(shown: np.dtype[Any], stored: np.dtype[Any]) -> str:
     if stored.names:
         return "".join(stored.names)
@@ -116,7 +120,7 @@ _MOST_BYTES = 64 << 20
 """Bytes that a stored header with its extensions may have, and what followed the numbers."""
 
 
-class DenseImage(StoredObject):
+class DenseImage(GridView):
     """What volumes and runs share: a stored array of numbers on a grid in space.
 
     Parameters
@@ -132,17 +136,16 @@ class DenseImage(StoredObject):
         If a node or attribute that the format asks for is missing or wrong.
     """
 
+    layouts: ClassVar[tuple[Layout, ...]]
     axes: ClassVar[tuple[str, ...]]
     """Names of the axes that users index, in order."""
 
     def __init__(self, handle: Handle, parts: ImageParts | None = None) -> None:
         super().__init__(handle)
-        if parts is None:
-            self._numbers = StoredArray(handle, "0")
-            self._parts = read_parts(handle, self._numbers, self.axes)
-        else:
-            self._numbers = StoredArray(handle, parts.numbers, dims=parts.dims)
-            self._parts = parts
+        self._parts: ImageParts = self.layouts[0].read(handle) if parts is None else parts
+        self._numbers = self._parts.array or StoredArray(
+            handle, self._parts.numbers, dims=self._parts.dims
+        )
         copies = [StoredArray(handle, path, is_copy=True) for path in self._parts.copies]
         self._copies = Copies([self._numbers, *copies])
         self._spec = self._numbers.reader.spec
@@ -156,34 +159,14 @@ class DenseImage(StoredObject):
         return self._parts.space
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Lengths of the axes, (X, Y, Z) or (X, Y, Z, T)."""
-        return self._parts.space.shape
+    def scaling(self) -> Scaling | None:
+        """Scaling of the stored values; None if they are not scaled."""
+        return self._parts.scaling
 
     @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.axes)
-
-    @property
-    def size(self) -> int:
-        """Number of voxels in all volumes."""
-        return math.prod(self.shape)
-
-    @property
-    def affine(self) -> AnyArray:
-        """(4, 4) float64: voxel indices (0-based) to mm, RAS+."""
-        return self._parts.space.affine
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Voxel sizes along x, y, z in mm."""
-        return self._parts.space.spacing
-
-    @property
-    def origin(self) -> tuple[float, float, float]:
-        """Position of voxel (0, 0, 0) in mm."""
-        return self._parts.space.origin
+    def dense_array(self) -> StoredArray | None:
+        """Docstring inherited."""
+        return self._numbers
 
     @property
     def spec(self) -> ArraySpec:
@@ -211,16 +194,6 @@ class DenseImage(StoredObject):
         """Type of the numbers that indexing returns: see `Scaling.dtype`."""
         stored = self.stored_dtype
         return stored if self._parts.scaling is None else self._parts.scaling.dtype(stored)
-
-    @property
-    def slope(self) -> float | AnyArray | None:
-        """What stored numbers are multiplied with on reading, one number or (T,); None if not."""
-        return None if self._parts.scaling is None else self._parts.scaling.slope
-
-    @property
-    def inter(self) -> float | AnyArray | None:
-        """What is added after multiplying with `slope`, one number or (T,); None if not."""
-        return None if self._parts.scaling is None else self._parts.scaling.inter
 
     @property
     def access(self) -> str | None:
@@ -267,79 +240,88 @@ class DenseImage(StoredObject):
 
     # Reading --------------------------------------------------------------------------------
 
-    def __getitem__(self, index: Any) -> Any:
-        return self.read(index)
-
-    def read(
-        self, index: Any = Ellipsis, *, dtype: DTypeLike | None = None, raw: bool = False
-    ) -> Any:
-        """Read a part of the image.
-
-        Parameters
-        ----------
-        index : int, slice, Ellipsis, None or tuple of them
-            numpy's basic indexing, axes (x, y, z[, t]).
-        dtype : dtype, optional
-            Type to compute and return instead of `dtype`.
-        raw : bool
-            Return stored numbers, not scaled.
-
-        Returns
-        -------
-        ndarray or numpy scalar
-            A scalar if every axis is given as an integer.
-
-        Raises
-        ------
-        SelectionError
-            If the index does not fit the image.
-        CorruptDataError
-            If a chunk is damaged or missing.
-        """
-        selection = parse_selection(index, self.shape)
-        values = self._read_region(selection)
-        values = self._converted(values, selection.region[-1], axis=-1, dtype=dtype, raw=raw)
-        return selection.apply(values)
-
-    @property
-    def raw(self) -> RawView:
-        """Stored numbers, not scaled: ``image.raw[32, 40, 20]``."""
-        return RawView(self)
-
-    @property
-    def plan(self) -> Planner:
-        """What a read would cost, without reading: ``image.plan[..., 10].explain()``."""
-        return Planner(self._plan)
-
-    def _plan(self, index: Any) -> ReadPlan:
-        selection = parse_selection(index, self.shape)
-        array = self._array_for(selection)
-        reader = array.reader
-        return ReadPlan(
-            url=self.url,
-            selection=index,
-            shape=selection.shape,
-            dtype=self.dtype,
-            chunks_in_all=math.prod(grid_shape(reader.spec.shape, reader.spec.layout.chunks)),
-            cost=reader.cost(self._stored_region(reader, selection)),
-            copy=array.path if self._parts.copies else None,
-        )
-
-    def _array_for(self, selection: Selection) -> StoredArray:
-        return self._copies.for_region(dict(zip(self.axes, selection.region, strict=True)))
-
-    def _stored_region(self, reader: ChunkReader, selection: Selection) -> tuple[slice, ...]:
-        parts = dict(zip(self.axes, selection.region, strict=True))
+    def read_region(
+        self, region: Sequence[AxisPart], *, dtype: DTypeLike | None, raw: bool
+    ) -> AnyArray:
+        """Docstring inherited."""
+        parts = dict(zip(self.axes, region, strict=True))
+        reader = self._replica_for(parts).reader
         spec = reader.spec
-        return tuple(
-            parts.get(d, slice(0, n, 1)) for d, n in zip(spec.dims, spec.shape, strict=True)
-        )
+        stored = _stored_region(spec, parts)
+        listed = next((a for a, part in enumerate(stored) if isinstance(part, np.ndarray)), None)
+        if listed is None:
+            values, dims = reader.read(stored), spec.dims
+        else:
+            others = (*stored[:listed], *stored[listed + 1 :])
+            values = reader.read_points((listed,), stored[listed][:, None], others)
+            dims = (spec.dims[listed], *spec.dims[:listed], *spec.dims[listed + 1 :])
+        values = self._as_indexed(values, dims, self.axes)
+        return self._converted(values, region[-1], axis=-1, dtype=dtype, raw=raw)
 
-    def _read_region(self, selection: Selection) -> AnyArray:
-        """Stored numbers of a region, axes as users index them."""
-        reader = self._array_for(selection).reader
-        values = reader.read(self._stored_region(reader, selection))
-        return self._as_indexed(values, reader.spec.dims, self.axes)
+    def read_points(
+        self, points: AnyArray, times: AxisPart, *, dtype: DTypeLike | None, raw: bool
+    ) -> AnyArray:
+        """Docstring inherited."""
+        inside = self._inside(points)
+        timed = "t" in self.axes
+        wanted_times = bounds(times)
+        reader = (
+            self._copies.for_voxels(inside, wanted_times).reader
+            if timed
+            else (self._numbers.reader)
+        )
+        spec = reader.spec
+        others = [d for d in spec.dims if d not in "xyz"]
+        region = tuple(
+            wanted_times if d == "t" else slice(0, spec.shape[spec.dims.index(d)], 1)
+            for d in others
+        )
+        found = reader.read_points([spec.dims.index(d) for d in "xyz"], inside, region)
+        if not timed:
+            values = self._as_indexed(found, ("voxel", *others), ("voxel",))[None]
+            return self._converted(values, times, axis=0, dtype=dtype, raw=raw)
+        values = self._as_indexed(found, ("voxel", *others), ("t", "voxel"))
+        if isinstance(times, np.ndarray):
+            values = values[times - wanted_times.start]
+        return self._converted(values, times, axis=0, dtype=dtype, raw=raw)
+
+    def _inside(self, points: AnyArray) -> AnyArray:
+        """Voxels (n, 3) counted from the beginning, which must lie in the image."""
+        lengths = np.array(self.shape[:3])
+        outside = ((points < -lengths) | (points >= lengths)).any(axis=1)
+        if outside.any():
+            first = tuple(points[outside][0].tolist())
+            raise SelectionError(f"voxel {first} lies outside the image of shape {self.shape[:3]}")
+        points = points.astype(np.int64)
+        return np.where(points < 0, points + lengths, points)
+
+    def cost(self, region: Sequence[AxisPart]) -> tuple[ReadCost, int, str | None]:
+        """Docstring inherited."""
+        parts = dict(zip(self.axes, region, strict=True))
+        array = self._replica_for(parts)
+        reader = array.reader
+        stored = _stored_region(reader.spec, parts)
+        listed = next((a for a, part in enumerate(stored) if isinstance(part, np.ndarray)), None)
+        if listed is None:
+            cost = reader.cost(stored)
+        else:
+            others = (*stored[:listed], *stored[listed + 1 :])
+            cost = reader.cost_points((listed,), stored[listed][:, None], others)
+        return cost, chunk_count(array), array.path if self._parts.copies else None
+
+    def _replica_for(self, parts: Mapping[str, AxisPart]) -> StoredArray:
+        return self._copies.for_region({d: bounds(part) for d, part in parts.items()})
+
+    def _block_chunks(self) -> tuple[int, ...]:
+        """Docstring inherited."""
+        reader = self._numbers.reader
+        size = dict(zip(reader.spec.dims, reader.chunks, strict=True))
+        return tuple(size[d] for d in self.axes)
+
+    def stored_scaling(self, voxels: AnyArray) -> Scaling | None:
+        """Docstring inherited."""
+        del voxels
+        return self._parts.scaling
 
     def _as_indexed(self, values: AnyArray, dims: Sequence[str], axes: Sequence[str]) -> AnyArray:
         """Bring stored axes into the order of `axes`; a colour axis becomes a structured type."""
@@ -350,38 +332,15 @@ class DenseImage(StoredObject):
         return values
 
     def _converted(
-        self, values: AnyArray, times: slice, *, axis: int, dtype: DTypeLike | None, raw: bool
+        self, values: AnyArray, times: AxisPart, *, axis: int, dtype: DTypeLike | None, raw: bool
     ) -> AnyArray:
-        """Scale stored numbers, or leave them, and give them the type asked for."""
+        """Scale stored values, or leave them, and give them the type asked for."""
         if raw or self._parts.scaling is None:
             return values if dtype is None else values.astype(dtype, copy=False)
         return self._parts.scaling.apply(values, times=times, axis=axis, dtype=dtype)
 
-    def __array__(
-        self,
-        dtype: DTypeLike | None = None,
-        copy: bool | None = None,  # noqa: FBT001 - numpy's protocol
-    ) -> AnyArray:
-        if copy is False:
-            raise InvalidInputError("a stored image cannot become an array without a copy")
-        return cast("AnyArray", self.read(dtype=dtype))
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __iter__(self) -> Any:
-        raise InvalidInputError(
-            "iterating would read the image plane by plane; index it, or take np.asarray(image)"
-        )
-
     def _facts(self) -> dict[str, str]:
-        facts = {
-            "shape": " x ".join(map(str, self.shape)),
-            "dtype": _dtype_text(self.dtype, self.stored_dtype),
-            "voxels": " x ".join(f"{s:.3g}" for s in self.spacing) + " mm",
-        }
-        if self.space.tr is not None:
-            facts["TR"] = f"TR {self.space.tr:.4g} s"
+        facts = super()._facts() | {"dtype": _dtype_text(self.dtype, self.stored_dtype)}
         if self.access and "t" in self.axes:
             facts["layout"] = f"for {access_text(self.access)}"
         return facts
@@ -528,17 +487,6 @@ class DenseImage(StoredObject):
         del max_memory, nifti
         return DenseSource(self)
 
-    def to_nibabel(self) -> Any:
-        """Lazy nibabel image: goes into nilearn and reads only what is asked of it.
-
-        Returns
-        -------
-        nibabel.Nifti1Image or Nifti2Image
-        """
-        from fmristore.interop.nibabel import to_nibabel
-
-        return to_nibabel(self)
-
     # Creating -------------------------------------------------------------------------------
 
     @classmethod
@@ -554,7 +502,7 @@ class DenseImage(StoredObject):
         access: Access = "time",
         codec: str | None = None,
         order: Order | None = None,
-        profile: Profile | None = None,
+        profile: str | None = None,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
         max_memory: int | str = 1 << 30,
@@ -609,35 +557,39 @@ class DenseImage(StoredObject):
         """
         max_memory = parse_size(max_memory)
         with opened(data, storage_options) as image:
+            room = max_memory // 2 if isinstance(image, StoredObject) else max_memory
             source = image_source(
-                image, space=space, tr=tr, slope=slope, inter=inter, storage_options=storage_options
+                image,
+                space=space,
+                tr=tr,
+                slope=slope,
+                inter=inter,
+                storage_options=storage_options,
+                max_memory=room,
             )
             if len(source.space.shape) != len(cls.axes):
                 raise InvalidInputError(
                     f"{cls.__name__} takes data with axes {', '.join(cls.axes)}; "
                     f"these have the shape {source.space.shape}"
                 )
-            create_image(
+            made: Self = store_as(
+                cls,
                 url,
                 source,
-                options=image_options(
+                image_options(
                     url,
                     access=access,
                     codec=codec,
                     order=order,
                     profile=profile,
-                    max_memory=max_memory,
+                    max_memory=room,
                 ),
                 profile=profile,
                 overwrite=overwrite,
                 storage_options=storage_options,
                 progress=progress,
             )
-        handle = Handle(locate(url, storage_options=storage_options), fresh=True)
-        if profile is not None:
-            made: Self = find_profile(profile, "dense", url).open_r(handle)
-            return made
-        return cls(handle)
+        return made
 
     def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (self,), {"access": self.access or "time"}
@@ -664,6 +616,7 @@ class NeuroVol(DenseImage):
     use_when = "it is one: an anatomical image, a mean, a mask, a map on its own"
 
     axes = ("x", "y", "z")
+    layouts = (ImageLayout("neurovol", axes), RImageLayout(3))
 
 
 @register("neurovec")
@@ -681,76 +634,4 @@ class NeuroVec(DenseImage):
     use_when = "anything of a run may be needed, or its NIfTI file back byte for byte"
 
     axes = ("x", "y", "z", "t")
-
-    @property
-    def tr(self) -> float | None:
-        """Repetition time in seconds, None if unknown."""
-        return self.space.tr
-
-    def series(
-        self,
-        voxels: Any = None,
-        *,
-        mask: Any = None,
-        times: slice | None = None,
-        dtype: DTypeLike | None = None,
-        raw: bool = False,
-    ) -> AnyArray:
-        """Time series of one voxel, many voxels, or all voxels of a mask.
-
-        Parameters
-        ----------
-        voxels : (x, y, z) or array_like of int, (n, 3), optional
-            One voxel, or many in any order; negative indices count from the end.
-        mask : stored object, nibabel image, path, or array_like of shape (X, Y, Z), optional
-            Voxels that are not zero (NaN counts as zero), in place of `voxels`. An image must lie
-            on the same grid.
-        times : slice, optional
-            Part of the run.
-        dtype : dtype, optional
-            Type to compute and return instead of `dtype`.
-        raw : bool
-            Return stored numbers, not scaled.
-
-        Returns
-        -------
-        ndarray, (T,) for one voxel, else (T, n)
-            For a mask, voxels in order of their index with x varying fastest, as in NIfTI.
-
-        Raises
-        ------
-        SelectionError
-            If a voxel lies outside the image, or `times` is no slice.
-        InvalidInputError
-            If both or neither of `voxels` and `mask` are given, or the mask does not fit.
-
-        Notes
-        -----
-        Every chunk is fetched and decoded once, however many voxels lie in it.
-        """
-        request = parse_series(voxels, mask, times, space=self.space, length=self.shape[3])
-        points, part = self._inside(request.points), request.times
-        reader = self._copies.for_voxels(points, part.region[0]).reader
-        spec = reader.spec
-        wanted = [d for d in spec.dims if d not in "xyz"]
-        region = tuple(
-            part.region[0] if d == "t" else slice(0, spec.shape[spec.dims.index(d)], 1)
-            for d in wanted
-        )
-        axes = [spec.dims.index(d) for d in "xyz"]
-        found = reader.read_points(axes, points, region)
-        values = self._as_indexed(found, ("voxel", *wanted), ("t", "voxel"))
-        values = self._converted(values, part.region[0], axis=0, dtype=dtype, raw=raw)
-        result: AnyArray = values[part.finish]
-        return result[:, 0] if request.single else result
-
-    def _inside(self, points: AnyArray) -> AnyArray:
-        """Voxels (n, 3) counted from the beginning, which must lie in the image."""
-        points = points.reshape(-1, 3)
-        lengths = np.array(self.shape[:3])
-        outside = ((points < -lengths) | (points >= lengths)).any(axis=1)
-        if outside.any():
-            first = tuple(points[outside][0].tolist())
-            raise SelectionError(f"voxel {first} lies outside the image of shape {self.shape[:3]}")
-        points = points.astype(np.int64)
-        return np.where(points < 0, points + lengths, points)
+    layouts = (ImageLayout("neurovec", axes), RImageLayout(4))

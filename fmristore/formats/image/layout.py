@@ -1,26 +1,478 @@
-"""Where in a store the parts of a dense image are, and what they say."""
+"""Where in a store an image is, reading it there, and writing its values as they arrive."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmristore.formats.array import StoredArray
-from fmristore.formats.image.replicas import read_copies
-from fmristore.model.scaling import Scaling, make_scaling
+from fmristore.formats.base import StoredArray
+from fmristore.formats.image.replicas import COPY_GROUP, access_attributes, find_copies, read_copies
+from fmristore.formats.nodes import (
+    format_attributes,
+    read_grid,
+    read_scaling,
+    scaling_attributes,
+    space_attributes,
+    write_affine,
+    write_bytes,
+    write_times,
+)
+from fmristore.formats.options import default_codec
+from fmristore.formats.r_common import link_for_r
+from fmristore.formats.registry import NativeLayout
+from fmristore.model.digest import ImageDigest
+from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
-from fmristore.planning.layout import AXES
+from fmristore.planning.blocks import box_shape, boxes
+from fmristore.planning.layout import (
+    AXES,
+    Access,
+    Order,
+    access_patterns,
+    adapt_spec,
+    choose_codecs,
+    plan_layout,
+)
+from fmristore.planning.progress import Progress
+from fmristore.planning.scratch import Scratch
+from fmristore.planning.text import parse_size
+from fmristore.sources.images import ArraySource, Block, ImageSource
+from fmristore_stores.chunks.writer import write
 from fmristore_stores.errors import InvalidInputError, MetadataError
+from fmristore_stores.grid import Region
+from fmristore_stores.io.location import normalise
 from fmristore_stores.opening import Handle
-from fmristore_stores.protocol import AnyArray
+from fmristore_stores.protocol import AnyArray, Array, Capability, Group, Store
 from fmristore_stores.spec import ArraySpec, is_string
 
-__all__ = ["COLORS", "ImageParts", "read_affine", "read_grid", "read_parts", "read_scaling"]
+__all__ = [
+    "COLORS",
+    "ImageLayout",
+    "ImageOptions",
+    "ImageParts",
+    "Written",
+    "image_options",
+    "image_spec",
+    "image_specs",
+    "read_parts",
+    "write_image",
+    "write_numbers",
+    "write_run",
+]
+
+_BLOCK_BYTES = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageOptions:
+    """How a dense image is to be stored.
+
+    Parameters
+    ----------
+    access : {"time", "volume", "balanced", "both"}
+        What is read most; with ``"both"`` a run gets a second copy.
+    codec : str
+        Name of a codec preset.
+    order : {"auto", "canonical"}
+        Whether time may vary fastest inside chunks; ``"canonical"`` keeps HDF5 readable by R.
+    max_memory : int
+        Bytes that writing may take.
+    """
+
+    access: Access = "time"
+    codec: str = "dual"
+    order: Order = "auto"
+    max_memory: int = 1 << 30
+
+
+def image_options(
+    url: str | os.PathLike[str],
+    *,
+    access: Access = "time",
+    codec: str | None = None,
+    order: Order | None = None,
+    profile: str | None = None,
+    max_memory: int | str = 1 << 30,
+) -> ImageOptions:
+    """Fill in what a user left open: an HDF5 file is readable everywhere, by R too.
+
+    Raises
+    ------
+    InvalidInputError
+        If the layout of other software is to have two copies.
+    """
+    max_memory = parse_size(max_memory)
+    if profile is not None and access == "both":
+        raise InvalidInputError(
+            "the layout of the R package has no second copy: access must be another than 'both'",
+            url=normalise(url),
+        )
+    chosen = default_codec(url, codec)
+    if order is None:
+        order = "canonical" if chosen == "portable" or profile is not None else "auto"
+    return ImageOptions(access=access, codec=chosen, order=order, max_memory=max_memory)
+
+
+def write_image(
+    store: Store,
+    source: ImageSource,
+    options: ImageOptions,
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """Write an image into an empty store, in one pass over its source.
+
+    Parameters
+    ----------
+    store : Store
+        New and writable; the image becomes its root group.
+    source : ImageSource
+        Read once, front to back.
+    options : ImageOptions
+        Layout, codec and memory limit.
+    progress : callable, optional
+        Called with the bytes of stored numbers done and in all.
+
+    Notes
+    -----
+    Peak memory stays below ``options.max_memory`` plus the interpreter and libraries. A layout
+    that gathers many volumes in a chunk needs them all at once; when they do not fit, they pass
+    through a temporary file.
+
+    Raises
+    ------
+    MemoryLimitError
+        If not even one write unit fits the limit.
+    """
+    group, space = store.root, source.space
+    write_affine(group, space)
+    attributes = write_run(group, source, options, store.capabilities, progress=progress)
+    attributes |= format_attributes("neurovol" if space.time_points is None else "neurovec")
+    attributes |= space_attributes(space)
+    if Capability.HARD_LINKS in store.capabilities:
+        numbers = "0", *find_copies(group.array("0").read_attributes(), "0")
+        limits = attributes.get("value_range")
+        attributes |= link_for_r(group, space, source.scaling, limits, numbers)
+    group.write_attributes(attributes)
+
+
+def write_run(
+    group: Group,
+    source: ImageSource,
+    options: ImageOptions,
+    capabilities: Capability,
+    *,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write an image into an empty group, but for its affine and the attributes of the group.
+
+    Parameters
+    ----------
+    group : Group
+        New and writable.
+    source : ImageSource
+        Read once, front to back.
+    options : ImageOptions
+        Layout, codec and memory limit.
+    capabilities : Capability
+        Of the store.
+    progress : callable, optional
+        Called with the bytes of stored numbers done and in all.
+
+    Returns
+    -------
+    dict
+        Attributes that the group shall have: those that do not depend on the format.
+    """
+    canonical, *others = image_specs(source, options)
+    write_times(group, source.space, source.scaling)
+    attributes = scaling_attributes(source.scaling)
+    patterns = access_patterns(options.access, canonical.dims)
+    array = group.create_array("0", adapt_spec(canonical, capabilities))
+    copies = [
+        group.create_group(COPY_GROUP).create_array("0", adapt_spec(spec, capabilities))
+        for spec in others
+    ]
+    written = write_numbers(
+        array, array.spec.dims, source, options.max_memory, copies=copies, progress=progress
+    )
+    for one, access in zip((array, *copies), access_attributes(patterns), strict=True):
+        one.write_attributes(attributes | access | {"digest": written.digest})
+    write_bytes(group, "nifti", "nifti_byte", source.header)
+    if source.trailer:
+        write_bytes(group, "nifti_trailer", "nifti_trailer_byte", source.trailer)
+    of_group: dict[str, Any] = {"ome": _ome(source.space, canonical.dims)}
+    if written.limits is not None:
+        of_group["value_range"] = list(written.limits)
+    return of_group
+
+
+class Written(NamedTuple):
+    """What was seen of the numbers while they were written."""
+
+    digest: str
+    limits: tuple[float, float] | None
+    """Smallest and largest finite number."""
+
+
+def write_numbers(
+    array: Array,
+    dims: Sequence[str],
+    source: ImageSource,
+    max_memory: int,
+    *,
+    copies: Sequence[Array] = (),
+    progress: Progress | None = None,
+) -> Written:
+    """Write the numbers of an image, in one pass over its source.
+
+    Parameters
+    ----------
+    array : Array
+        New, of the image's shape and type.
+    dims : sequence of str
+        Its axes, named as in `fmristore.planning.layout.AXES`, whether it says so itself or not.
+    source : ImageSource
+        Read once, front to back.
+    max_memory : int
+        Bytes that writing may take; copies share it.
+    copies : sequence of Array
+        Others that get the same numbers in the same pass; their axes are named.
+    progress : callable, optional
+        Called with the bytes of stored numbers done and in all.
+
+    Raises
+    ------
+    MemoryLimitError
+        If not even one write unit fits the limit.
+    """
+    digest = ImageDigest(source.space.spatial_shape[2])
+    window = _Window()
+    done = 0
+    targets = [(array, dims), *((copy, copy.spec.dims) for copy in copies)]
+
+    def observe(values: AnyArray, z0: int) -> None:
+        digest.update(z0, values)
+        window.update(values)
+
+    with contextlib.ExitStack() as stack:
+        observer = stack.enter_context(ThreadPoolExecutor(1, "fmristore-digest"))
+        writers = [
+            stack.enter_context(_Writer(*target, max_memory, writers=len(targets)))
+            for target in targets
+        ]
+        for block in source.blocks(_block_bytes(source, array.spec, max_memory)):
+            observed = observer.submit(observe, block.values, block.z0)
+            for writer in writers:
+                writer.put(block)
+            observed.result()  # so that one block at a time is in memory
+            done += block.values.nbytes
+            if progress is not None:
+                progress(done, array.spec.nbytes)
+    return Written(digest.hexdigest(), window.limits)
+
+
+def _block_bytes(source: ImageSource, spec: ArraySpec, max_memory: int) -> int:
+    """Size of the blocks to ask a source for; all at once what is in memory already."""
+    if isinstance(source, ArraySource) and source.in_memory:
+        return max(1, spec.nbytes)
+    return max(1, min(_BLOCK_BYTES, max_memory // 8))
+
+
+def image_spec(source: ImageSource, options: ImageOptions) -> ArraySpec:
+    """Spec of the array ``0`` of numbers, axes in canonical order."""
+    return image_specs(source, options)[0]
+
+
+def image_specs(source: ImageSource, options: ImageOptions) -> tuple[ArraySpec, ...]:
+    """Specs of the array ``0`` and of its copies, axes in canonical order."""
+    x, y, z = source.space.spatial_shape
+    length = {"t": source.space.time_points, "c": source.colors or None, "z": z, "y": y, "x": x}
+    dims = tuple(d for d in AXES if length[d] is not None)
+    shape = tuple(n for d in dims if (n := length[d]) is not None)
+    specs = []
+    for pattern in access_patterns(options.access, dims):
+        layout = plan_layout(
+            shape,
+            source.dtype,
+            dims=dims,
+            access=pattern,
+            order=options.order,
+            codec=options.codec,
+        )
+        spec = ArraySpec(shape=shape, dtype=source.dtype, dims=dims, layout=layout)
+        specs.append(replace(spec, codecs=choose_codecs(options.codec, spec)))
+    return tuple(specs)
+
+
+class _Window:
+    """Smallest and largest finite value seen: viewers show images between them."""
+
+    def __init__(self) -> None:
+        self.limits: tuple[float, float] | None = None
+
+    def update(self, values: AnyArray) -> None:
+        if values.dtype.kind == "c" or not values.size:
+            return
+        low, high = float(np.min(values)), float(np.max(values))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            finite = values[np.isfinite(values)]
+            if not finite.size:
+                return
+            low, high = float(finite.min()), float(finite.max())
+        if self.limits is not None:
+            low, high = min(low, self.limits[0]), max(high, self.limits[1])
+        self.limits = (low, high)
+
+
+def _ome(space: NeuroSpace, dims: tuple[str, ...]) -> dict[str, Any]:
+    """Describe the image as OME-Zarr 0.5 does: https://ngff.openmicroscopy.org/0.5/.
+
+    It knows voxel sizes only; the whole affine is in the array ``affine``.
+    """
+    x, y, z = space.spacing
+    size = {"t": space.tr or 1.0, "c": 1.0, "z": z, "y": y, "x": x}
+    kind = {"t": "time", "c": "channel"}
+    axes = []
+    for d in dims:
+        axis = {"name": d, "type": kind.get(d, "space")}
+        if d == "t" and space.tr is not None:
+            axis["unit"] = "second"
+        elif d not in kind:
+            axis["unit"] = "millimeter"
+        axes.append(axis)
+    scale = {"type": "scale", "scale": [float(size[d]) for d in dims]}
+    dataset = {"path": "0", "coordinateTransformations": [scale]}
+    return {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [dataset]}]}
+
+
+# Numbers as they arrive ----------------------------------------------------------------------
+class _Writer:
+    """Takes blocks in order of time and writes whole shards.
+
+    What fills write units is written as it comes. Other volumes are gathered in bands as long as
+    a write unit is in time, several units where memory allows; a band that does not fit lies in a
+    temporary file and is written in boxes of whole units.
+
+    Parameters
+    ----------
+    array : Array
+        Of the image's shape.
+    dims : sequence of str
+        Its axes, named as in `AXES`, in any order.
+    max_memory : int
+        Bytes for everything held here, and by the other writers.
+    writers : int
+        How many take the same blocks. Each may gather as long as its part of the memory lasts; but
+        they write one after the other.
+    """
+
+    def __init__(
+        self, array: Array, dims: Sequence[str], max_memory: int, *, writers: int = 1
+    ) -> None:
+        spec = replace(array.spec, dims=tuple(dims))
+        self._array = array
+        self._dims = tuple(d for d in AXES if d in spec.dims)
+        length = dict(zip(spec.dims, spec.shape, strict=True))
+        unit = dict(zip(spec.dims, spec.layout.units, strict=True))
+        self._shape = tuple(length[d] for d in self._dims)
+        self._unit = tuple(unit[d] for d in self._dims)
+        self._to_stored = tuple(self._dims.index(d) for d in spec.dims)
+        self._box_bytes = max_memory // 4
+        self._band_bytes = max_memory // 2 // writers
+        self._times = length.get("t", 1)
+        volume = spec.nbytes // max(1, self._times)
+        self._unit_times = min(unit.get("t", 1), self._times) or 1
+        roomy = self._band_bytes // 2 // max(1, volume * self._unit_times)
+        self._band_times = min(max(1, self._times), self._unit_times * max(1, roomy))
+        self._band_start = 0
+        self._band: Scratch | None = None
+
+    def put(self, block: Block) -> None:
+        """Take the next block."""
+        t0, values = block.t0, block.values
+        whole = self._whole_units(block)
+        if whole:
+            self._write_box(
+                (slice(t0, t0 + whole, 1), *_everything(values.shape[1:])), values[:whole]
+            )
+            t0, values = t0 + whole, values[whole:]
+            self._band_start = t0
+        while values.shape[0]:
+            room = self._band_start + self._band_times - t0
+            part, values = values[:room], values[room:]
+            self._gather(t0 - self._band_start, block.z0, part)
+            t0 += part.shape[0]
+            complete = block.z0 + part.shape[-3] == self._shape[-3]
+            if complete and (t0 == self._band_start + self._band_times or t0 == self._times):
+                self._flush(t0)
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._band is not None:
+            self._band.close()
+
+    def _gather(self, t: int, z: int, part: AnyArray) -> None:
+        if self._band is None:
+            times = min(self._band_times, self._times - self._band_start)
+            shape = (times, *self._shape[-len(part.shape) + 1 :])
+            self._band = Scratch(shape, part.dtype, max_memory=self._band_bytes)
+        planes = slice(z, z + part.shape[-3], 1)
+        full = [*_everything(self._band.shape)]
+        full[0] = slice(t, t + part.shape[0], 1)
+        full[-3] = planes
+        self._band.write(tuple(full), part)
+
+    def _whole_units(self, block: Block) -> int:
+        """Volumes of a block that can be written at once: those that fill write units."""
+        count = int(block.values.shape[0])
+        if self._band is not None or block.values.shape[-3] < self._shape[-3]:
+            return 0
+        rest = 0 if block.t0 + count == self._times else count % self._unit_times
+        return count - rest
+
+    def _flush(self, end: int) -> None:
+        assert self._band is not None
+        for box in self._boxes(self._band):
+            values = self._band.read(box)
+            first = box[0].start + self._band_start
+            self._write_box((slice(first, first + values.shape[0], 1), *box[1:]), values)
+        self._band.close()
+        self._band = None
+        self._band_start = end
+
+    def _write_box(self, box: Region, values: AnyArray) -> None:
+        """Write a part made of whole units, axes in canonical order with t always first."""
+        if "t" not in self._dims:
+            box, values = box[1:], values[0]
+        region = tuple(box[i] for i in self._to_stored)
+        write(self._array, region, values.transpose(self._to_stored))
+
+    def _boxes(self, band: Scratch) -> Iterator[Region]:
+        """Cut a band into boxes of whole units that may be in memory at once."""
+        if band.in_memory:
+            yield _everything(band.shape)
+            return
+        unit = self._unit if "t" in self._dims else (1, *self._unit)
+        size = box_shape(band.shape, unit, band.dtype.itemsize, self._box_bytes)
+        yield from boxes(band.shape, size)
+
+
+def _everything(shape: Sequence[int]) -> Region:
+    return tuple(slice(0, n, 1) for n in shape)
+
 
 COLORS = {3: [("R", "u1"), ("G", "u1"), ("B", "u1")], 4: [(n, "u1") for n in "RGBA"]}
+
 """Structured types of colour voxels, by the length of their axis."""
 
 
@@ -43,6 +495,8 @@ class ImageParts:
         Names of the axes of the array, if it is one of other software that does not say them.
     copies : tuple of str
         Paths of arrays that hold the same numbers, laid out for other reads.
+    array : StoredArray, optional
+        The array, where it was opened already.
     """
 
     numbers: str
@@ -52,6 +506,33 @@ class ImageParts:
     trailer: str = ""
     dims: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
+    array: StoredArray | None = field(default=None, compare=False, repr=False)
+
+
+class ImageLayout(NativeLayout):
+    """One image as fmristore stores it.
+
+    Parameters
+    ----------
+    format_name : {"neurovol", "neurovec"}
+        The format.
+    axes : tuple of str
+        Axes of the image.
+    """
+
+    def __init__(self, format_name: str, axes: tuple[str, ...]) -> None:
+        super().__init__(format_name)
+        self.axes = axes
+
+    def read(self, handle: Handle) -> ImageParts:
+        """Docstring inherited."""
+        return read_parts(handle, StoredArray(handle, "0"), self.axes)
+
+    def write(
+        self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
+    ) -> None:
+        """Docstring inherited."""
+        write_image(store, content, options, progress=progress)
 
 
 def read_parts(handle: Handle, numbers: StoredArray, axes: Sequence[str]) -> ImageParts:
@@ -80,44 +561,8 @@ def read_parts(handle: Handle, numbers: StoredArray, axes: Sequence[str]) -> Ima
         header="nifti",
         trailer="nifti_trailer",
         copies=read_copies(handle, numbers, attributes),
+        array=numbers,
     )
-
-
-def read_scaling(
-    handle: Handle, attributes: Mapping[str, Any], volumes: int | None, *, group: str = ""
-) -> Scaling | None:
-    """Scaling that the attributes of the array ``0`` of a group say, if any.
-
-    Parameters
-    ----------
-    handle : Handle
-        The store.
-    attributes : mapping
-        Of the array.
-    volumes : int, optional
-        T; None for a single volume without a time axis.
-    group : str
-        Path of the group; the root by default.
-
-    Raises
-    ------
-    MetadataError
-        If it is damaged.
-    """
-    slope, inter = attributes.get("scale_factor"), attributes.get("add_offset")
-    try:
-        if attributes.get("scaling") == "per-volume":
-            slope, inter = (
-                StoredArray(handle, f"{group}/{name}".strip("/")).read_small(volumes or 0)
-                for name in ("scale_factor", "add_offset")
-            )
-        return make_scaling(slope, inter, volumes=volumes)
-    except (InvalidInputError, TypeError, ValueError) as error:
-        raise MetadataError(
-            f"scale_factor and add_offset are damaged: {error}",
-            url=handle.locator.url,
-            node=f"{group}/0".strip("/"),
-        ) from error
 
 
 def _read_space(handle: Handle, spec: ArraySpec, axes: Sequence[str]) -> NeuroSpace:
@@ -135,70 +580,3 @@ def _read_space(handle: Handle, spec: ArraySpec, axes: Sequence[str]) -> NeuroSp
     if "c" in length and (length["c"] not in COLORS or spec.dtype != np.uint8):
         raise MetadataError("colours must be 3 or 4 of type uint8", url=url, node="0")
     return read_grid(handle, (length["x"], length["y"], length["z"]), length.get("t"))
-
-
-def read_affine(handle: Handle) -> AnyArray:
-    """Read the array ``affine`` of a root group, (4, 4); whether it is invertible is not checked.
-
-    Parameters
-    ----------
-    handle : Handle
-        The store.
-
-    Raises
-    ------
-    MetadataError
-        If it is missing, too large or not made of real numbers.
-    """
-    affine = StoredArray(handle, "affine").read_small(16)
-    if affine.dtype.kind not in "iuf":
-        raise MetadataError(
-            f"the affine is {affine.dtype}, expected real numbers",
-            url=handle.locator.url,
-            node="affine",
-        )
-    return affine
-
-
-def read_grid(
-    handle: Handle,
-    shape: tuple[int, int, int],
-    time_points: int | None = None,
-    *,
-    attributes: Mapping[str, Any] | None = None,
-) -> NeuroSpace:
-    """Space of a root group: its array ``affine`` and its attributes.
-
-    Parameters
-    ----------
-    handle : Handle
-        The store.
-    shape : tuple of int
-        Lengths along x, y, z.
-    time_points : int, optional
-        Number of volumes.
-    attributes : mapping, optional
-        To be used instead of the root group's.
-
-    Raises
-    ------
-    MetadataError
-        If they are missing or damaged.
-    """
-    affine = read_affine(handle)
-    if attributes is None:
-        attributes = handle.store.root.read_attributes()
-    name = attributes.get("space_name")
-    try:
-        return NeuroSpace(
-            spatial_shape=shape,
-            affine=affine,
-            time_points=time_points,
-            tr=attributes.get("repetition_time"),
-            space_name=None if name is None else str(name),
-            space_unit=str(attributes.get("space_unit", "mm")),
-            time_unit=str(attributes.get("time_unit", "s")),
-        )
-    except (TypeError, ValueError) as error:
-        url = handle.locator.url
-        raise MetadataError(f"the space of the image is damaged: {error}", url=url) from error

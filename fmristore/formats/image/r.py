@@ -6,24 +6,22 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from fmristore.formats.array import StoredArray
-from fmristore.formats.image.image import DenseImage, NeuroVec, NeuroVol
-from fmristore.formats.image.layout import ImageParts
-from fmristore.formats.image.writer import ImageOptions, image_spec, write_numbers
-from fmristore.formats.r_links import r_class, write_r_space
-from fmristore.formats.r_numbers import r_dtype, r_numbers
+from fmristore.formats.base import StoredArray
+from fmristore.formats.image.layout import ImageOptions, ImageParts, image_spec, write_numbers
+from fmristore.formats.r_common import RLayout, r_class, r_dtype, r_numbers, write_r_space
+from fmristore.formats.registry import StoreView
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.progress import Progress
 from fmristore.sources.images import Block, ImageSource
-from fmristore_stores.errors import InvalidInputError, MetadataError, NotFoundError
+from fmristore_stores.errors import FmristoreError, InvalidInputError, MetadataError, NotFoundError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import Group, Store
 from fmristore_stores.spec import is_string
 
 __all__ = [
+    "RImageLayout",
     "RSource",
-    "open_r",
     "read_r_affine",
     "read_r_parts",
     "read_r_run",
@@ -37,16 +35,55 @@ _RUN = ("t", "z", "y", "x")
 # Reading -------------------------------------------------------------------------------------
 
 
-def open_r(handle: Handle) -> DenseImage:
-    """Open a volume or run that the R package wrote.
+class RImageLayout(RLayout):
+    """``H5NeuroVol`` or ``H5NeuroVec``.
 
-    Raises
-    ------
-    MetadataError
-        If a node is missing or wrong.
+    Parameters
+    ----------
+    rank : {3, 4}
+        Number of axes of the image.
     """
-    parts = read_r_parts(handle)
-    return (NeuroVec if "t" in parts.dims else NeuroVol)(handle, parts)
+
+    classes = frozenset({"DenseNeuroVec", "DenseNeuroVol", "H5NeuroVec", "H5NeuroVol"})
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def detect(self, view: StoreView) -> bool:
+        """Docstring inherited."""
+        if not super().detect(view):
+            return False
+        try:
+            rank = len(view.root.array(_numbers_path(view.root)).spec.shape)
+        except FmristoreError:
+            rank = 4
+        return (rank == 3) == (self.rank == 3)  # reading says what is wrong with other ranks
+
+    def has_nodes(self, view: StoreView) -> bool:
+        """Docstring inherited."""
+        names = set(view.children)
+        other = {"scans", "labels", "mask", "header", "basis"}
+        space = view.names("space")
+        return "data" in names and {"dim", "trans"} <= space and not other & names
+
+    def read(self, handle: Handle) -> ImageParts:
+        """Docstring inherited."""
+        return read_r_parts(handle)
+
+    def write(
+        self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
+    ) -> None:
+        """Docstring inherited."""
+        write_image(store, content, options, progress=progress)
+
+
+def _numbers_path(root: Group) -> str:
+    """Path of the array: ``/data/elements``, or ``/data`` itself."""
+    try:
+        root.array("data/elements")
+    except NotFoundError:
+        return "data"
+    return "data/elements"
 
 
 def read_r_parts(handle: Handle) -> ImageParts:
@@ -59,11 +96,7 @@ def read_r_parts(handle: Handle) -> ImageParts:
     MetadataError
         If a node is missing or wrong.
     """
-    numbers = "data/elements"
-    try:
-        handle.store.root.array(numbers)
-    except NotFoundError:
-        numbers = "data"
+    numbers = _numbers_path(handle.store.root)
     parts = read_r_run(handle, numbers, read_r_affine(handle))
     shape = parts.space.shape
     dim = StoredArray(handle, "space/dim").read_small(8)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fmristore.formats.array import StoredArray
+from fmristore.formats.base import StoredArray
 from fmristore.planning.layout import Pattern
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import InvalidInputError, MetadataError

@@ -5,24 +5,24 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.sources.images import image_source
+from fmristore.sources.masks import mask_voxels
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
 
 __all__ = [
     "DEFAULT_SCAN",
-    "CompressedRows",
     "LatentFactors",
     "LatentScanData",
     "check_errors",
+    "is_csr",
     "make_factors",
 ]
 
@@ -32,69 +32,9 @@ DEFAULT_SCAN = "scan_1"
 _BAND_BYTES = 16 << 20
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CompressedRows:
-    """A sparse matrix in compressed rows (CSR), without scipy.
-
-    Parameters
-    ----------
-    data : ndarray, (nnz,)
-        Stored numbers, row after row.
-    indices : ndarray of int32, (nnz,)
-        Their columns; increasing within a row.
-    indptr : ndarray of int64, (rows + 1,)
-        Row i has the numbers ``indptr[i]`` to ``indptr[i + 1]``.
-    shape : (int, int)
-        Rows and columns.
-    """
-
-    data: AnyArray
-    indices: NDArray[np.int32]
-    indptr: NDArray[np.int64]
-    shape: tuple[int, int]
-
-    @classmethod
-    def from_scipy(cls, matrix: Any) -> Self:
-        """Take over a scipy sparse matrix or array of any kind; duplicate entries are summed."""
-        rows = matrix.tocsr()
-        if not rows.has_canonical_format:
-            rows = rows.copy()
-            rows.sum_duplicates()
-        height, width = rows.shape
-        return cls(
-            rows.data,
-            rows.indices.astype(np.int32, copy=False),
-            rows.indptr.astype(np.int64, copy=False),
-            (int(height), int(width)),
-        )
-
-    @classmethod
-    def from_dense(cls, matrix: AnyArray) -> Self:
-        """Keep what is not zero of a matrix."""
-        rows, columns = np.nonzero(matrix)
-        indptr = np.zeros(len(matrix) + 1, np.int64)
-        np.cumsum(np.bincount(rows, minlength=len(matrix)), out=indptr[1:])
-        shape = (int(matrix.shape[0]), int(matrix.shape[1]))
-        return cls(matrix[rows, columns], columns.astype(np.int32), indptr, shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the numbers."""
-        return self.data.dtype
-
-    def reordered(self, order: NDArray[np.intp]) -> Self:
-        """The matrix with its rows in another order."""
-        counts = np.diff(self.indptr)[order]
-        indptr = np.concatenate([[0], np.cumsum(counts)])
-        where = np.arange(indptr[-1]) + np.repeat(self.indptr[order] - indptr[:-1], counts)
-        return replace(self, data=self.data[where], indices=self.indices[where], indptr=indptr)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> AnyArray:  # noqa: FBT001
-        if copy is False:
-            raise InvalidInputError("a sparse matrix cannot become an array without a copy")
-        dense = np.zeros(self.shape, self.dtype if dtype is None else dtype)
-        dense[np.repeat(np.arange(self.shape[0]), np.diff(self.indptr)), self.indices] = self.data
-        return dense
+def is_csr(matrix: Any) -> bool:
+    """Whether loadings are a ``scipy.sparse.csr_array``, as `make_factors` makes of sparse ones."""
+    return hasattr(matrix, "indptr")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,7 +61,7 @@ class LatentFactors:
     ----------
     voxels : VoxelSet
         V voxels, the rows of `loadings`.
-    loadings : array_like or CompressedRows, (V, K)
+    loadings : array_like or scipy.sparse.csr_array, (V, K)
         Anything dense that has ``shape``, ``dtype`` and slices by rows, or compressed rows.
     scans : dict of str to LatentScanData
         In their order.
@@ -208,7 +148,7 @@ def make_factors(
     if (mask is None) == (voxels is None):
         raise InvalidInputError("give either mask or voxels")
     grid = _grid(space, mask)
-    chosen = VoxelSet.from_mask(mask, grid) if voxels is None else VoxelSet(grid, voxels)
+    chosen = VoxelSet(grid, mask_voxels(mask, grid) if voxels is None else voxels)
     rows = _loadings(loadings, len(chosen))
     scans = _scans(basis, rows.shape[1], grid.tr if tr is None else tr)
     points = sum(len(scan.basis) for scan in scans.values())
@@ -264,7 +204,12 @@ def _grid(space: NeuroSpace | AnyArray | None, mask: Any) -> NeuroSpace:
 
 def _loadings(loadings: Any, voxels: int) -> Any:
     if hasattr(loadings, "tocsr"):
-        loadings = CompressedRows.from_scipy(loadings)
+        from scipy.sparse import csr_array  # whoever has a sparse matrix has scipy
+
+        loadings = csr_array(loadings)
+        if not loadings.has_canonical_format:
+            loadings = loadings.copy()
+            loadings.sum_duplicates()
     elif not (hasattr(loadings, "shape") and hasattr(loadings, "dtype")):
         loadings = _array(loadings, "loadings")
     shape = tuple(loadings.shape)
@@ -275,9 +220,9 @@ def _loadings(loadings: Any, voxels: int) -> Any:
             f"column for each component{hint}"
         )
     dtype = _stored_dtype(loadings.dtype, "loadings")
-    if isinstance(loadings, CompressedRows):
+    if is_csr(loadings):
         _require_finite(loadings.data, "loadings")
-        loadings = replace(loadings, data=loadings.data.astype(dtype, copy=False))
+        loadings = loadings.astype(dtype, copy=False)
     return loadings
 
 

@@ -6,14 +6,13 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
-from fmristore.formats.array import StoredArray
-from fmristore.formats.base import StoredObject, describe_scan, describe_space
-from fmristore.formats.grid import GridImage
+from fmristore.formats.base import BorrowedHandle, StoredArray, describe_scan, describe_space
+from fmristore.formats.latent.factor_matrix import FactorMatrix
 from fmristore.formats.latent.factors import (
     DEFAULT_SCAN,
     LatentFactors,
@@ -21,22 +20,22 @@ from fmristore.formats.latent.factors import (
     check_errors,
     make_factors,
 )
-from fmristore.formats.latent.layout import LatentParts, ScanParts, read_parts
-from fmristore.formats.latent.writer import write_latent
-from fmristore.formats.matrix import StoredMatrix, array_bytes, empty_result
+from fmristore.formats.latent.layout import LatentLayout, LatentParts, ScanParts
+from fmristore.formats.latent.r import RLatentLayout
+from fmristore.formats.latent.writer import LatentOptions
+from fmristore.formats.matrix import Matrix, array_bytes
 from fmristore.formats.opening import opened
-from fmristore.formats.profiles import Profile, find_profile
-from fmristore.formats.registry import register
+from fmristore.formats.options import default_codec, store_as
+from fmristore.formats.registry import Layout, register
 from fmristore.formats.voxel_source import VoxelSource, parts_of, voxel_source
+from fmristore.formats.voxelwise import VoxelView
 from fmristore.model.space import NeuroSpace
-from fmristore.model.voxels import VoxelSet, parse_series
-from fmristore.planning.indexing import parse_selection
+from fmristore.model.voxels import VoxelSet
+from fmristore.planning.indexing import AxisPart
 from fmristore.planning.text import parse_size
 from fmristore_stores.errors import InvalidInputError, MetadataError, SelectionError
-from fmristore_stores.io.location import kind_of_name, normalise
-from fmristore_stores.opening import Handle, locate
+from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
-from fmristore_stores.publishing.publish import create_store
 
 __all__ = [
     "LatentNeuroVec",
@@ -44,21 +43,18 @@ __all__ = [
     "LatentView",
 ]
 
-_BLOCK_BYTES = 16 << 20
 
-"""Loadings and results that are computed at a time."""
-
-
-class LatentView(GridImage):
+class LatentView(VoxelView):
     """One or several scans of a latent representation, indexed ``[x, y, z, t]``.
 
     A number is ``basis[t] @ loadings[voxel] + offset[voxel]`` in a voxel that has loadings, and 0
     elsewhere. Computed are only the rows and columns that are asked for.
     """
 
-    _handle: Handle
-    _parts: LatentParts
-    _scans: tuple[ScanParts, ...]
+    def __init__(self, handle: Handle, parts: LatentParts, scans: tuple[ScanParts, ...]) -> None:
+        super().__init__(handle)
+        self._parts = parts
+        self._scans = scans
 
     # What it is -----------------------------------------------------------------------------
 
@@ -68,30 +64,12 @@ class LatentView(GridImage):
         points = sum(scan.basis.shape[0] for scan in self._scans)
         return self._parts.space.with_time(points, tr=self.tr)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Lengths of the axes, (X, Y, Z, T); T is that of all scans together."""
-        return self.space.shape
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes: 4."""
-        return 4
-
-    @property
-    def affine(self) -> AnyArray:
-        """(4, 4) float64: voxel indices (0-based) to mm, RAS+."""
-        return self._parts.space.affine
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Voxel sizes along x, y, z in mm."""
-        return self._parts.space.spacing
-
-    @property
-    def origin(self) -> tuple[float, float, float]:
-        """Position of voxel (0, 0, 0) in mm."""
-        return self._parts.space.origin
+    @cached_property
+    def matrix(self) -> Matrix:
+        """Values as they are computed, (V, T): loadings x basis + offset."""
+        return FactorMatrix(
+            self._parts.loadings, [scan.basis for scan in self._scans], self._parts.offset
+        )
 
     @property
     def tr(self) -> float | None:
@@ -101,15 +79,8 @@ class LatentView(GridImage):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the numbers that indexing returns, and that they are computed in.
-
-        float32 if basis, loadings and offset are stored as such (or in small integers), else
-        float64.
-        """
-        stored = [self._parts.loadings.dtype, *(scan.basis.dtype for scan in self._scans)]
-        if self._parts.offset is not None:
-            stored.append(self._parts.offset.dtype)
-        return np.result_type(np.float32, *stored)
+        """Type of the values that indexing returns: see `FactorMatrix`."""
+        return self.matrix.dtype
 
     @property
     def n_components(self) -> int:
@@ -124,10 +95,10 @@ class LatentView(GridImage):
     @property
     def basis(self) -> AnyArray:
         """(T, K): time course of each component, scan after scan."""
-        return self._basis(slice(0, self.shape[3], 1))
+        return self._factors.courses(slice(0, self.shape[3], 1))
 
     @property
-    def loadings(self) -> StoredMatrix:
+    def loadings(self) -> Matrix:
         """(V, K): weight of each component in each voxel; read when it is indexed."""
         return self._parts.loadings
 
@@ -135,16 +106,6 @@ class LatentView(GridImage):
     def offset(self) -> AnyArray | None:
         """(V,): added to every time point; None if there is none."""
         return None if self._parts.offset is None else self._parts.offset.read()
-
-    @property
-    def voxels(self) -> NDArray[np.int32]:
-        """(V, 3): indices (x, y, z) of the rows of the loadings."""
-        return self.voxel_set.voxels
-
-    @property
-    def mask(self) -> NDArray[np.bool_]:
-        """(X, Y, Z): voxels that have loadings."""
-        return self.voxel_set.mask
 
     @cached_property
     def voxel_set(self) -> VoxelSet:
@@ -180,95 +141,19 @@ class LatentView(GridImage):
 
     # Reading --------------------------------------------------------------------------------
 
-    def __getitem__(self, index: Any) -> Any:
-        return self.read(index)
+    @property
+    def _factors(self) -> FactorMatrix:
+        return cast("FactorMatrix", self.matrix)
 
-    def read(self, index: Any = Ellipsis, *, dtype: DTypeLike | None = None) -> Any:
-        """Compute a part of the image.
-
-        Parameters
-        ----------
-        index : int, slice, Ellipsis, None or tuple of them
-            numpy's basic indexing, axes (x, y, z, t).
-        dtype : dtype, optional
-            Type to compute and return instead of `dtype`.
-
-        Returns
-        -------
-        ndarray or numpy scalar
-            A scalar if every axis is given as an integer.
-
-        Raises
-        ------
-        SelectionError
-            If the index does not fit the image.
-        CorruptDataError
-            If a chunk is damaged or missing.
-        MemoryLimitError
-            If there is not enough memory for the result.
-
-        Notes
-        -----
-        Reads the loadings of the voxels in the region and the basis of its volumes.
-        """
-        selection = parse_selection(index, self.shape)
-        *space, times = selection.region
-        wanted = self._dtype(dtype)
-        grid = self.voxel_set.row_of[tuple(space)]
-        length = len(range(times.start, times.stop, times.step))
-        result = empty_result((grid.size, length), wanted)
-        places = np.flatnonzero(grid.reshape(-1) >= 0)
-        rows = grid.reshape(-1)[places].astype(np.int64)
-        order = np.argsort(rows)
-        for part, values in self._compute(rows[order], times, wanted):
-            result[places[order[part]]] = values
-        return selection.apply(result.reshape(*grid.shape, length))
-
-    def series(
-        self,
-        voxels: Any = None,
-        *,
-        mask: Any = None,
-        times: slice | None = None,
-        dtype: DTypeLike | None = None,
+    def _read_values(
+        self, rows: AxisPart, columns: AxisPart, *, dtype: DTypeLike | None, raw: bool
     ) -> AnyArray:
-        """Time series of one voxel, many voxels, or all voxels of a mask.
-
-        Parameters
-        ----------
-        voxels : (x, y, z) or array_like of int, (n, 3), optional
-            One voxel, or many in any order; negative indices count from the end.
-        mask : stored volume, nibabel image, path, or array_like of shape (X, Y, Z), optional
-            Voxels that are not zero, in place of `voxels`; see `fmristore.sources.masks`.
-        times : slice, optional
-            Part of the run.
-        dtype : dtype, optional
-            Type to compute and return instead of `dtype`.
-
-        Returns
-        -------
-        ndarray, (T,) for one voxel, else (T, n)
-            0 in voxels without loadings. For a mask, in order of index with x varying fastest.
-
-        Raises
-        ------
-        SelectionError
-            If a voxel lies outside the image, or `times` is no slice.
-        InvalidInputError
-            If both or neither of `voxels` and `mask` are given, or the mask does not fit.
-        """
-        request = parse_series(voxels, mask, times, space=self._parts.space, length=self.shape[3])
-        part = request.times
-        wanted = self._dtype(dtype)
-        rows = self.voxel_set.rows(request.points)
-        unique, back = np.unique(rows, return_inverse=True)
-        length = part.shape[0]
-        found = empty_result((len(unique), length), wanted)
-        outside = int(len(unique) > 0 and unique[0] < 0)
-        for where, values in self._compute(unique[outside:], part.region[0], wanted):
-            found[where.start + outside : where.stop + outside] = values
-        result: AnyArray = found[back].T[part.finish]
-        return result[:, 0] if request.single else result
+        """Docstring inherited."""
+        del raw  # there are no values but the computed ones
+        wanted = self.dtype if dtype is None else np.dtype(dtype)
+        if wanted.kind != "f":
+            raise InvalidInputError(f"dtype {wanted}: expected a floating-point type")
+        return self._factors.compute(rows, columns, wanted)
 
     def reconstruction(
         self, *, voxel: Any = None, roi: Any = None, volume: int | None = None
@@ -303,79 +188,15 @@ class LatentView(GridImage):
                 return cast("AnyArray", self.read((Ellipsis, volume)))
         raise InvalidInputError("give one of voxel=, roi= and volume=")
 
-    def __array__(
-        self,
-        dtype: DTypeLike | None = None,
-        copy: bool | None = None,  # noqa: FBT001 - numpy's protocol
-    ) -> AnyArray:
-        if copy is False:
-            raise InvalidInputError("a latent image cannot become an array without a copy")
-        return cast("AnyArray", self.read(dtype=dtype))
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __iter__(self) -> Any:
-        raise InvalidInputError(
-            "iterating would compute the image plane by plane; index it, or take np.asarray(image)"
-        )
-
-    def _dtype(self, asked: DTypeLike | None) -> np.dtype[Any]:
-        wanted = self.dtype if asked is None else np.dtype(asked)
-        if wanted.kind != "f":
-            raise InvalidInputError(f"dtype {wanted}: expected a floating-point type")
-        return wanted
-
-    def _basis(self, times: slice) -> AnyArray:
-        """Rows of the basis in a slice of all time points with positive step."""
-        found, first = [], 0
-        for scan in self._scans:
-            length = scan.basis.shape[0]
-            inside = range(times.start, times.stop, times.step)
-            inside = inside[_count_below(inside, first) : _count_below(inside, first + length)]
-            if inside:
-                part = slice(inside[0] - first, inside[-1] - first + 1, times.step)
-                found.append(scan.basis.read(part))
-            first += length
-        return np.concatenate(found) if found else np.empty((0, self.n_components), self.dtype)
-
-    def _compute(
-        self, rows: NDArray[np.int64], times: slice, dtype: np.dtype[Any]
-    ) -> Iterator[tuple[slice, AnyArray]]:
-        """Series (n, T) of voxels given by strictly increasing rows, in blocks."""
-        if not len(rows) or times.start == times.stop:
-            return
-        working = np.result_type(dtype, np.float32)
-        courses = self._basis(times).astype(working, copy=False).T
-        offset = None if self._parts.offset is None else self._parts.offset.read()
-        width = (self.n_components + courses.shape[1]) * working.itemsize
-        step = max(1, _BLOCK_BYTES // width)
-        for start in range(0, len(rows), step):
-            part = slice(start, min(start + step, len(rows)))
-            values = self._parts.loadings.take(rows[part]).astype(working, copy=False) @ courses
-            if offset is not None:
-                values += offset[rows[part], None]
-            yield part, values.astype(dtype, copy=False)
-
     def _facts(self) -> dict[str, str]:
         kind = "sparse " if self.loadings.is_sparse else ""
-        facts = {
-            "shape": " x ".join(map(str, self.shape)),
-            "dtype": str(self.dtype),
+        facts = super()._facts() | {
             "components": f"{self.n_components} {kind}components",
             "in mask": f"{self.n_voxels} voxels",
-            "voxels": " x ".join(f"{s:.3g}" for s in self.spacing) + " mm",
         }
         if len(self._scans) > 1:
             facts["scans"] = f"{len(self._scans)} scans"
-        if self.tr is not None:
-            facts["TR"] = f"TR {self.tr:.4g} s"
         return facts
-
-
-def _count_below(numbers: range, limit: int) -> int:
-    """How many of increasing numbers are below a limit."""
-    return len(range(numbers.start, min(numbers.stop, limit), numbers.step))
 
 
 class LatentScan(LatentView):
@@ -394,14 +215,7 @@ class LatentScan(LatentView):
     """
 
     def __init__(self, handle: Handle, parts: LatentParts, scan: ScanParts) -> None:
-        self._handle = handle
-        self._parts = parts
-        self._scans = (scan,)
-
-    @property
-    def url(self) -> str:
-        """Path or URL of the store."""
-        return self._handle.locator.url
+        super().__init__(handle, parts, (scan,))
 
     @property
     def name(self) -> str:
@@ -413,17 +227,13 @@ class LatentScan(LatentView):
         """What else is known of the scan."""
         return dict(self._scans[0].metadata)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what was read since."""
-        return {name: value for name, value in self.__dict__.items() if name.startswith("_")}
-
     def __repr__(self) -> str:
         facts = ", ".join(self._facts().values())
         return f"LatentScan({self.name!r} of {self.url!r}, {facts})"
 
 
 @register("latentneurovec")
-class LatentNeuroVec(LatentView, StoredObject):
+class LatentNeuroVec(LatentView):
     """Runs as basis (T, K) x loadings (V, K) + offset (V,), indexed ``[x, y, z, t]``.
 
     Several scans share loadings and offset; together they are one long run.
@@ -449,11 +259,11 @@ class LatentNeuroVec(LatentView, StoredObject):
 
     holds = "basis x loadings (+ offset), such as PCA or ICA makes"
     use_when = "an approximation by some components will do and size matters most"
+    layouts: ClassVar[tuple[Layout, ...]] = (LatentLayout("latentneurovec"), RLatentLayout())
 
     def __init__(self, handle: Handle, parts: LatentParts | None = None) -> None:
-        super().__init__(handle)
-        self._parts = read_parts(handle) if parts is None else parts
-        self._scans = self._parts.scans
+        found: LatentParts = self.layouts[0].read(handle) if parts is None else parts
+        super().__init__(handle, found, found.scans)
 
     # Scans ----------------------------------------------------------------------------------
 
@@ -477,7 +287,7 @@ class LatentNeuroVec(LatentView, StoredObject):
         """
         for scan in self._scans:
             if scan.name == name:
-                return LatentScan(self._handle, self._parts, scan)
+                return LatentScan(BorrowedHandle(self._handle), self._parts, scan)
         raise InvalidInputError(
             f"no scan is called {name!r}; there are {', '.join(map(repr, self.scan_names[:20]))}",
             url=self.url,
@@ -565,7 +375,7 @@ class LatentNeuroVec(LatentView, StoredObject):
         reconstruction_error: float | None = None,
         voxel_error: Any = None,
         codec: str | None = None,
-        profile: Profile | None = None,
+        profile: str | None = None,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
     ) -> Self:
@@ -746,29 +556,23 @@ class LatentNeuroVec(LatentView, StoredObject):
         factors: LatentFactors,
         *,
         codec: str | None = None,
-        profile: Profile | None = None,
+        profile: str | None = None,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
         error: float | None = None,
         voxel_error: AnyArray | None = None,
     ) -> Self:
         """Write checked factors and open them."""
-        chosen = codec or ("portable" if kind_of_name(normalise(url)) == "hdf5" else "dual")
-        layout = None if profile is None else find_profile(profile, "latent", url)
-        with create_store(url, overwrite=overwrite, storage_options=storage_options) as store:
-            if layout is not None:
-                layout.write_latent(store.root, factors, codec=chosen)
-            else:
-                write_latent(
-                    store.root,
-                    factors,
-                    capabilities=store.capabilities,
-                    codec=chosen,
-                    error=error,
-                    voxel_error=voxel_error,
-                )
-        handle = Handle(locate(url, storage_options=storage_options))
-        return cls(handle, None if layout is None else layout.read_parts(handle))
+        made: Self = store_as(
+            cls,
+            url,
+            factors,
+            LatentOptions(codec=default_codec(url, codec), error=error, voxel_error=voxel_error),
+            profile=profile,
+            overwrite=overwrite,
+            storage_options=storage_options,
+        )
+        return made
 
 
 def _working(run: VoxelSource) -> np.dtype[Any]:

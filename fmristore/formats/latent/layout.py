@@ -7,17 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fmristore.formats.array import StoredArray
-from fmristore.formats.image.layout import read_grid
-from fmristore.formats.matrix import DenseMatrix, SparseMatrix, StoredMatrix
+from fmristore.formats.base import StoredArray
+from fmristore.formats.latent.writer import write_latent
+from fmristore.formats.matrix import ArrayMatrix, Matrix, SparseMatrix
 from fmristore.formats.names import decode_name
+from fmristore.formats.nodes import read_grid
+from fmristore.formats.registry import NativeLayout
 from fmristore.formats.voxelwise import mask_shape
 from fmristore.model.space import NeuroSpace
+from fmristore.planning.progress import Progress
 from fmristore_stores.errors import MetadataError
 from fmristore_stores.opening import Handle
-from fmristore_stores.protocol import AnyArray
+from fmristore_stores.protocol import AnyArray, Store
 
-__all__ = ["LatentParts", "ScanParts", "StoredOffset", "matrix_shape", "read_parts"]
+__all__ = ["LatentLayout", "LatentParts", "ScanParts", "StoredOffset", "matrix_shape", "read_parts"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +31,7 @@ class ScanParts:
     ----------
     name : str
         As users know it.
-    basis : DenseMatrix, (T, K)
+    basis : ArrayMatrix, (T, K)
         Time course of each component.
     tr : float, optional
         Repetition time in seconds.
@@ -37,7 +40,7 @@ class ScanParts:
     """
 
     name: str
-    basis: DenseMatrix
+    basis: ArrayMatrix
     tr: float | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
@@ -77,9 +80,9 @@ class LatentParts:
     ----------
     space : NeuroSpace
         Grid of the voxels, without time.
-    voxels : DenseMatrix, (V, 3)
+    voxels : ArrayMatrix, (V, 3)
         Indices (x, y, z) of the voxels, counted from 0.
-    loadings : StoredMatrix, (V, K)
+    loadings : Matrix, (V, K)
         Weight of each component in each voxel.
     scans : tuple of ScanParts
         In their order; at least one.
@@ -93,8 +96,8 @@ class LatentParts:
     """
 
     space: NeuroSpace
-    voxels: DenseMatrix
-    loadings: StoredMatrix
+    voxels: ArrayMatrix
+    loadings: Matrix
     scans: tuple[ScanParts, ...]
     offset: StoredOffset | None = None
 
@@ -123,6 +126,28 @@ class LatentParts:
                 )
 
 
+class LatentLayout(NativeLayout):
+    """A latent representation as fmristore stores it."""
+
+    def read(self, handle: Handle) -> LatentParts:
+        """Docstring inherited."""
+        return read_parts(handle)
+
+    def write(
+        self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
+    ) -> None:
+        """Docstring inherited."""
+        del progress
+        write_latent(
+            store.root,
+            content,
+            capabilities=store.capabilities,
+            codec=options.codec,
+            error=options.error,
+            voxel_error=options.voxel_error,
+        )
+
+
 def read_parts(handle: Handle) -> LatentParts:
     """Find the parts of a latent representation that is the root group of a store.
 
@@ -145,7 +170,7 @@ def read_parts(handle: Handle) -> LatentParts:
             offset = StoredOffset(StoredArray(handle, "offset"), loadings.shape[0])
         return LatentParts(
             space=read_grid(handle, mask_shape(handle)),
-            voxels=DenseMatrix(StoredArray(handle, "voxels"), "voxel"),
+            voxels=ArrayMatrix(StoredArray(handle, "voxels"), "voxel"),
             loadings=loadings,
             scans=_read_scans(handle, present=_is_group(children, "scans")),
             offset=offset,
@@ -159,9 +184,9 @@ def _is_group(children: Mapping[str, Any], name: str) -> bool:
     return child is not None and child.kind == "group"
 
 
-def _read_loadings(handle: Handle, *, sparse: bool) -> StoredMatrix:
+def _read_loadings(handle: Handle, *, sparse: bool) -> Matrix:
     if not sparse:
-        return DenseMatrix(StoredArray(handle, "loadings"), "voxel")
+        return ArrayMatrix(StoredArray(handle, "loadings"), "voxel")
     data, indices, indptr = (
         StoredArray(handle, f"loadings/{name}") for name in ("data", "indices", "indptr")
     )
@@ -201,7 +226,7 @@ def _read_scans(handle: Handle, *, present: bool) -> tuple[ScanParts, ...]:
             raise MetadataError(f"position is {position!r:.80}", node=f"scans/{node}")
         scan = ScanParts(
             name=name if isinstance(name, str) else decode_name(node),
-            basis=DenseMatrix(StoredArray(handle, f"scans/{node}/basis"), "t"),
+            basis=ArrayMatrix(StoredArray(handle, f"scans/{node}/basis"), "t"),
             tr=_read_tr(tr, f"scans/{node}"),
             metadata=attributes,
         )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmristore.planning.scratch import Scratch
+from fmristore.planning.text import parse_size
 from fmristore_stores.errors import InvalidInputError, MemoryLimitError
 from fmristore_stores.protocol import AnyArray
 
@@ -51,7 +52,7 @@ def principal_components(
     n_components: int,
     *,
     dtype: np.dtype[Any],
-    max_memory: int = 1 << 30,
+    max_memory: int | str = 1 << 30,
 ) -> Decomposition:
     """Find the principal components of a run.
 
@@ -70,7 +71,7 @@ def principal_components(
         K, at least 1, less than T, and at most V.
     dtype : dtype
         float32 or float64: what the run is kept in.
-    max_memory : int
+    max_memory : int or str
         Bytes that this may take; the run goes through a temporary file if it does not fit.
 
     Raises
@@ -84,6 +85,7 @@ def principal_components(
     -----
     Deterministic: the same run and `max_memory` give the same components.
     """
+    max_memory = parse_size(max_memory)
     points, voxels = shape
     count = _components(n_components, points, voxels)
     _require_memory(count, points, voxels, max_memory)

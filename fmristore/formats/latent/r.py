@@ -6,34 +6,41 @@ from typing import Any
 
 import numpy as np
 
-from fmristore.formats.array import StoredArray
-from fmristore.formats.latent.factors import CompressedRows, LatentFactors
-from fmristore.formats.latent.latent import LatentNeuroVec
+from fmristore.formats.base import StoredArray
+from fmristore.formats.latent.factors import LatentFactors, is_csr
 from fmristore.formats.latent.layout import (
     LatentParts,
     ScanParts,
     StoredOffset,
     matrix_shape,
 )
-from fmristore.formats.matrix import DenseMatrix, SparseMatrix, StoredMatrix
+from fmristore.formats.matrix import ArrayMatrix, Matrix, SparseMatrix
 from fmristore.formats.nodes import write_plain
-from fmristore.formats.r_header import read_header_space, transform_fields, write_fields
-from fmristore.formats.r_names import node_name
+from fmristore.formats.r_common import (
+    RLayout,
+    node_name,
+    read_header_space,
+    transform_fields,
+    write_fields,
+)
+from fmristore.formats.registry import StoreView
 from fmristore.formats.voxelwise import mask_shape
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.layout import choose_codecs, split_chunks
+from fmristore.planning.progress import Progress
 from fmristore_stores.chunks.writer import write
 from fmristore_stores.errors import (
+    DependencyError,
     InvalidInputError,
     LayoutNotSupportedError,
     MetadataError,
     NotFoundError,
 )
 from fmristore_stores.opening import Handle
-from fmristore_stores.protocol import AnyArray, Group
+from fmristore_stores.protocol import AnyArray, Group, Store
 from fmristore_stores.spec import STRING, ArraySpec, is_string
 
-__all__ = ["open_r", "read_parts", "write_latent"]
+__all__ = ["RLatentLayout", "read_parts", "write_latent"]
 
 _SPARSE_BELOW = 0.30
 """R stores loadings as sparse if fewer of them than this are not zero."""
@@ -57,17 +64,28 @@ _MM_SECONDS = 10
 # Reading -------------------------------------------------------------------------------------
 
 
-def open_r(handle: Handle) -> LatentNeuroVec:
-    """Open a latent representation that the R package wrote.
+class RLatentLayout(RLayout):
+    """``LatentNeuroVec``."""
 
-    Raises
-    ------
-    MetadataError
-        If a node is missing or wrong.
-    LayoutNotSupportedError
-        If sparse loadings are stored by component.
-    """
-    return LatentNeuroVec(handle, read_parts(handle))
+    classes = frozenset({"LatentNeuroVec"})
+
+    def has_nodes(self, view: StoreView) -> bool:
+        """Docstring inherited."""
+        names = set(view.children)
+        if "scans" not in names or "cluster_map" in names:
+            return False
+        return bool({"basis_matrix", "basis_matrix_sparse"} & view.names("basis"))
+
+    def read(self, handle: Handle) -> LatentParts:
+        """Docstring inherited."""
+        return read_parts(handle)
+
+    def write(
+        self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
+    ) -> None:
+        """Docstring inherited."""
+        del progress
+        write_latent(store.root, content, codec=options.codec)
 
 
 def read_parts(handle: Handle) -> LatentParts:
@@ -91,7 +109,7 @@ def read_parts(handle: Handle) -> LatentParts:
             offset = StoredOffset(StoredArray(handle, "offset"), loadings.shape[0])
         return LatentParts(
             space=read_header_space(handle, mask_shape(handle)),
-            voxels=DenseMatrix(StoredArray(handle, "voxel_coords", dims=("xyz", "voxel")), "voxel"),
+            voxels=ArrayMatrix(StoredArray(handle, "voxel_coords", dims=("xyz", "voxel")), "voxel"),
             loadings=loadings,
             scans=_read_scans(handle),
             offset=offset,
@@ -100,11 +118,11 @@ def read_parts(handle: Handle) -> LatentParts:
         raise MetadataError(error.message, url=handle.locator.url, node=error.node) from error
 
 
-def _read_loadings(handle: Handle) -> StoredMatrix:
+def _read_loadings(handle: Handle) -> Matrix:
     group = handle.store.root.group("basis")
     if "basis_matrix_sparse" not in group.children():
         array = StoredArray(handle, "basis/basis_matrix", dims=("voxel", "component"))
-        return DenseMatrix(array, "voxel")
+        return ArrayMatrix(array, "voxel")
     path = "basis/basis_matrix_sparse"
     attributes = group.group("basis_matrix_sparse").read_attributes()
     storage = attributes.get("storage")
@@ -136,7 +154,7 @@ def _read_scans(handle: Handle) -> tuple[ScanParts, ...]:
         found.append(
             ScanParts(
                 name=name,
-                basis=DenseMatrix(basis, "t"),
+                basis=ArrayMatrix(basis, "t"),
                 tr=common if tr is None else tr,
                 metadata=metadata,
             )
@@ -203,13 +221,13 @@ def write_latent(root: Group, factors: LatentFactors, *, codec: str) -> None:
     if factors.offset is not None:
         write_plain(root, "offset", (), factors.offset[order])
     basis = root.create_group("basis")
-    sparse = rows if isinstance(rows, CompressedRows) else CompressedRows.from_dense(rows)
-    if len(sparse.data) < _SPARSE_BELOW * sparse.shape[0] * sparse.shape[1]:
+    sparse = _sparse(rows)
+    if sparse.nnz < _SPARSE_BELOW * sparse.shape[0] * sparse.shape[1]:
         attributes = {"storage": ["csc"], "shape": list(sparse.shape[::-1])}
         group = basis.create_group("basis_matrix_sparse", attributes)
         inside = _Writer(group, codec)
         inside.add("data", sparse.data)
-        inside.add("indices", sparse.indices)
+        inside.add("indices", sparse.indices.astype(np.int32, copy=False))
         write_plain(group, "indptr", (), sparse.indptr.astype(np.int32))
     else:
         _Writer(basis, codec).add("basis_matrix", np.asarray(rows))
@@ -221,6 +239,19 @@ def write_latent(root: Group, factors: LatentFactors, *, codec: str) -> None:
             "voxel_order": ["column-major"],
         }
     )
+
+
+def _sparse(rows: Any) -> Any:
+    """Loadings as a CSR matrix, which R reads as the CSC form of its transpose."""
+    if is_csr(rows):
+        return rows
+    try:
+        from scipy.sparse import csr_array
+    except ImportError as error:
+        raise DependencyError(
+            "R's layout of loadings needs scipy: pip install 'fmristore[latent]'"
+        ) from error
+    return csr_array(rows)
 
 
 def _check(factors: LatentFactors) -> None:
@@ -273,9 +304,9 @@ def _ordered(factors: LatentFactors) -> tuple[Any, AnyArray]:
     """Loadings in R's order of voxels, x varying fastest, and the old number of each new row."""
     order = np.lexsort(factors.voxels.voxels.T)
     rows = factors.loadings
-    if isinstance(rows, CompressedRows):
+    if is_csr(rows):
         if (np.diff(order) != 1).any():
-            rows = rows.reordered(order)
+            rows = rows[order]
         return rows, order
     dense = np.concatenate([values for _, values in factors.bands(1)])
     return dense[order], order

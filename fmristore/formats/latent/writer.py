@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from fmristore.formats.latent.factors import CompressedRows, LatentFactors
+from fmristore.formats.latent.factors import LatentFactors, is_csr
 from fmristore.formats.names import encode_name
 from fmristore.formats.nodes import format_attributes, space_attributes, write_plain
 from fmristore.formats.voxelwise import ORDER
@@ -18,10 +18,29 @@ from fmristore_stores.chunks.writer import write
 from fmristore_stores.protocol import AnyArray, Array, Capability, Group
 from fmristore_stores.spec import ArraySpec, ChunkLayout
 
-__all__ = ["write_latent"]
+__all__ = ["LatentOptions", "write_latent"]
 
 _CHUNK_BYTES = 256 * 1024
 _PORTABLE_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LatentOptions:
+    """How a latent representation is to be stored.
+
+    Parameters
+    ----------
+    codec : str
+        Name of a codec preset.
+    error : float, optional
+        To be recorded as ``reconstruction_error``.
+    voxel_error : ndarray, (V,), optional
+        To be recorded for each voxel.
+    """
+
+    codec: str = "dual"
+    error: float | None = None
+    voxel_error: AnyArray | None = None
 
 
 def write_latent(
@@ -68,7 +87,7 @@ def write_latent(
         writer.add("offset", ("voxel",), factors.offset)
     if voxel_error is not None:
         writer.add("voxel_error", ("voxel",), voxel_error)
-    if isinstance(factors.loadings, CompressedRows):
+    if is_csr(factors.loadings):
         _write_sparse(writer, factors.loadings)
     else:
         array = writer.create(
@@ -88,11 +107,11 @@ def write_latent(
     group.write_attributes(attributes)
 
 
-def _write_sparse(writer: _Writer, rows: CompressedRows) -> None:
+def _write_sparse(writer: _Writer, rows: Any) -> None:
     inside = writer.group("loadings", {"storage": "csr", "shape": list(rows.shape)})
     inside.add("data", ("entry",), rows.data)
-    inside.add("indices", ("entry",), rows.indices)
-    inside.add("indptr", ("row_start",), rows.indptr)
+    inside.add("indices", ("entry",), rows.indices.astype(np.int32, copy=False))
+    inside.add("indptr", ("row_start",), rows.indptr.astype(np.int64, copy=False))
 
 
 def _write_scans(writer: _Writer, factors: LatentFactors) -> None:

@@ -8,15 +8,14 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fmristore.formats.array import StoredArray
 from fmristore.formats.base import first_few
+from fmristore.formats.fill import Fill, check_fill
 from fmristore.formats.grid import write_source
-from fmristore.formats.maps.edit import rewrite_maps
 from fmristore.formats.maps.inputs import (
     check_labels,
     finite_mask,
@@ -26,21 +25,23 @@ from fmristore.formats.maps.inputs import (
 )
 from fmristore.formats.maps.layout import (
     LabeledParts,
-    read_labeled_parts,
+    MapsLayout,
     read_texts,
-    write_labeledvolumeset,
+    rewrite_maps,
 )
+from fmristore.formats.maps.r import RMapsLayout
+from fmristore.formats.matrix import Matrix
 from fmristore.formats.opening import opened, opened_all
-from fmristore.formats.options import image_options
-from fmristore.formats.profiles import Profile, find_profile
-from fmristore.formats.registry import FORMAT, register
-from fmristore.formats.voxelwise import Fill, MaskedObject, check_fill
+from fmristore.formats.options import MatrixOptions, default_codec, store_as
+from fmristore.formats.registry import FORMAT, Layout, register
+from fmristore.formats.voxelwise import MaskedObject
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.indexing import parse_selection
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
 from fmristore.sources.images import ArraySource, ImageSource
+from fmristore.sources.masks import mask_array
 from fmristore_stores.errors import (
     ChangedError,
     FormatError,
@@ -54,7 +55,6 @@ from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.publishing.claims import Turn
 from fmristore_stores.publishing.prefix import complete_replacement
-from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.publishing.turns import take_turn
 
 __all__ = [
@@ -152,32 +152,21 @@ class LabeledVolumeSet(MaskedObject):
     """
 
     axes = ("x", "y", "z", "label")
+    layouts: ClassVar[tuple[Layout, ...]] = (MapsLayout("labeledvolumeset"), RMapsLayout())
 
     def __init__(self, handle: Handle, parts: LabeledParts | None = None) -> None:
-        self._parts = read_labeled_parts(handle) if parts is None else parts
+        self._parts: LabeledParts = self.layouts[0].read(handle) if parts is None else parts
         super().__init__(handle, self._parts.nodes)
 
-    # What it is -----------------------------------------------------------------------------
-
     @property
-    def space(self) -> NeuroSpace:
-        """Grid of the maps in the world."""
-        return self._nodes.space
+    def matrix(self) -> Matrix:
+        """Stored values, (V, L)."""
+        return self._parts.maps
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Lengths of the axes, (X, Y, Z, L) for L maps."""
         return (*self.space.spatial_shape, self._parts.count)
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes, 4."""
-        return len(self.axes)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the numbers."""
-        return self._parts.maps.dtype
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -198,12 +187,6 @@ class LabeledVolumeSet(MaskedObject):
                 node=self._parts.labels,
             ) from error
 
-    def __len__(self) -> int:
-        return self._parts.count
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.labels)
-
     def __contains__(self, label: object) -> bool:
         return label in self.labels
 
@@ -211,6 +194,11 @@ class LabeledVolumeSet(MaskedObject):
 
     def __getitem__(self, index: Any) -> Any:
         return self.volume(index) if isinstance(index, str) else self.read(index)
+
+    def _axis_entry(self, index: Any) -> Any:
+        if isinstance(index, tuple) and index and isinstance(index[-1], str):
+            return (*index[:-1], self._number(index[-1]))
+        return index
 
     def volume(self, label: str | int, *, dtype: DTypeLike | None = None) -> AnyArray:
         """One map, (X, Y, Z).
@@ -245,63 +233,17 @@ class LabeledVolumeSet(MaskedObject):
             raise SelectionError(f"voxel {(x, y, z)}: expected three integers") from error
         return cast("AnyArray", self.read(index, dtype=dtype))
 
-    def read(self, index: Any = Ellipsis, *, dtype: DTypeLike | None = None) -> Any:
-        """Read a part of the maps; voxels outside the mask are `fill`.
-
-        Parameters
-        ----------
-        index : int, slice, Ellipsis, None or tuple of them
-            numpy's basic indexing, axes (x, y, z, map); the last entry may be a label.
-        dtype : dtype, optional
-            Type to return instead of `dtype`.
-
-        Returns
-        -------
-        ndarray or numpy scalar
-            A scalar if every axis is given.
-
-        Raises
-        ------
-        SelectionError
-            If the index does not fit the maps.
-        CorruptDataError
-            If a chunk is damaged or missing.
-        """
-        if isinstance(index, tuple) and index and isinstance(index[-1], str):
-            index = (*index[:-1], self._number(index[-1]))
-        selection = parse_selection(index, self.shape)
-        inside, rows = self._rows(selection.region[:3])
-        values = self._parts.maps.read(selection.region[3], rows)
-        if dtype is not None:
-            values = values.astype(dtype, copy=False)
-        return selection.apply(self._on_grid(inside, values, fill=self.fill))
-
-    def to_numpy(self, *, dtype: DTypeLike | None = None) -> AnyArray:
-        """Numbers of all maps in the stored voxels, (L, V), in the order of `voxels`."""
-        rows = np.arange(self._nodes.count)
-        values = self._parts.maps.read(slice(0, len(self), 1), rows).T
-        return values if dtype is None else values.astype(dtype, copy=False)
-
-    def __array__(
-        self,
-        dtype: DTypeLike | None = None,
-        copy: bool | None = None,  # noqa: FBT001 - numpy's protocol
-    ) -> AnyArray:
-        if copy is False:
-            raise InvalidInputError("stored maps cannot become an array without a copy")
-        return cast("AnyArray", self.read(dtype=dtype))
-
     def _number(self, label: str | int) -> int:
         """Number of a map."""
         if isinstance(label, str):
             if label not in self.labels:
                 known = ", ".join(repr(known[:80]) for known in self.labels[:5])
-                more = ", ..." if len(self) > 5 else ""
+                more = ", ..." if self.shape[3] > 5 else ""
                 raise SelectionError(
                     f"there is no map {label[:80]!r}; there are {known}{more}", url=self.url
                 )
             return self.labels.index(label)
-        (part,) = parse_selection(label, (len(self),)).region
+        (part,) = parse_selection(label, self.shape[3:]).region
         if not hasattr(label, "__index__"):
             raise SelectionError(f"{label!r} is not the label or number of a map")
         return int(part.start)
@@ -310,11 +252,6 @@ class LabeledVolumeSet(MaskedObject):
     use_when = "maps are read by name: contrasts, subjects' maps, atlas probabilities"
 
     # What it says of itself ----------------------------------------------------------------
-
-    @property
-    def primary_arrays(self) -> tuple[StoredArray, ...]:
-        """Docstring inherited."""
-        return self._parts.maps.arrays
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -351,19 +288,31 @@ class LabeledVolumeSet(MaskedObject):
     def as_source(self, *, max_memory: int | str = 1 << 28, nifti: bool = False) -> ImageSource:
         """All maps as the source of one image (X, Y, Z, L), map after map."""
         del max_memory, nifti
-        space = replace(self.space, time_points=len(self), time_unit="unknown")
+        space = replace(self.space, time_points=self.shape[3], time_unit="unknown")
         return ArraySource(self, space)
 
     def _map_source(self, label: str | int) -> ImageSource:
         return ArraySource(self.volume(label), self.space)
 
-    def to_nibabel(self, label: str | int) -> Any:
-        """One map as a nibabel image in memory.
+    def to_nibabel(self, label: str | int | None = None) -> Any:
+        """One map as a nibabel image in memory, or all of them as a lazy one (X, Y, Z, L).
+
+        Parameters
+        ----------
+        label : str or int, optional
+            Label or number of a map.
 
         Returns
         -------
         nibabel.Nifti1Image or Nifti2Image
+
+        Raises
+        ------
+        SelectionError
+            If there is no such map.
         """
+        if label is None:
+            return super().to_nibabel()
         import nibabel
 
         from fmristore.nifti import parse_header
@@ -432,7 +381,7 @@ class LabeledVolumeSet(MaskedObject):
         dtype: DTypeLike | None = None,
         fill: Fill = 0,
         codec: str | None = None,
-        profile: Profile | None = None,
+        profile: str | None = None,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
         max_memory: int | str = 1 << 30,
@@ -507,22 +456,19 @@ class LabeledVolumeSet(MaskedObject):
                 mask = finite_mask(stack, own, max_memory)
             elif mask is None:
                 mask = np.ones(stack.space.spatial_shape, np.bool_) if own is None else own
-            voxels = VoxelSet.from_mask(mask, stack.space)
-            module = None if profile is None else find_profile(profile, "labeledvolumeset", url)
-            writer = write_labeledvolumeset if module is None else module.write_labeledvolumeset
-            with create_store(url, overwrite=overwrite, storage_options=storage_options) as store:
-                writer(
-                    store.root,
-                    stack,
-                    voxels,
-                    capabilities=store.capabilities,
-                    codec=image_options(url, codec=codec).codec,
-                    fill=fill,
-                    max_memory=max_memory,
-                    progress=progress,
-                )
-        handle = Handle(locate(url, storage_options=storage_options))
-        return cls(handle, None if module is None else module.read_r_parts(handle))
+            inside = mask_array(mask, stack.space, storage_options=storage_options)
+            voxels = VoxelSet.from_mask(inside, stack.space)
+            made: Self = store_as(
+                cls,
+                url,
+                (stack, voxels),
+                MatrixOptions(codec=default_codec(url, codec), fill=fill, max_memory=max_memory),
+                profile=profile,
+                overwrite=overwrite,
+                storage_options=storage_options,
+                progress=progress,
+            )
+        return made
 
     def add(
         self,
@@ -539,7 +485,7 @@ class LabeledVolumeSet(MaskedObject):
         label : str
             Of the new map.
         data : path, nibabel image, stored volume, or array_like of shape (X, Y, Z) or (V,)
-            On the grid of the others, or numbers of the stored voxels in the order of `voxels`;
+            On the grid of the others, or values of the stored voxels in numpy's (C) order;
             of numbers that `dtype` holds.
         storage_options : mapping, optional
             For the URL of the map.
@@ -570,7 +516,7 @@ class LabeledVolumeSet(MaskedObject):
         with self._changing(by_voxel=by_voxel) as turn:
             labels = check_labels((*self.labels, label))
             values = self._values(label, data, storage_options)
-            rows = [*range(len(self)), None]
+            rows = [*range(self.shape[3]), None]
             self._rewrite(labels, rows, values, turn=turn, max_memory=max_memory)
 
     def _values(self, label: str, data: Any, storage_options: Mapping[str, Any] | None) -> AnyArray:
@@ -595,7 +541,7 @@ class LabeledVolumeSet(MaskedObject):
                 f"a map of shape {values.shape}: expected {self.shape[:3]}, or one number for "
                 f"each of {self._nodes.count} stored voxels"
             )
-        return self.voxel_set.scatter(values)
+        return self.unmask(values)
 
     def rename(self, old: str, new: str, *, max_memory: int | str = 1 << 30) -> None:
         """Give a map another label; as `add`.
@@ -611,7 +557,7 @@ class LabeledVolumeSet(MaskedObject):
         with self._changing() as turn:
             labels = list(self.labels)
             labels[self._number(old)] = new
-            rows = [*range(len(self))]
+            rows = [*range(self.shape[3])]
             self._rewrite(check_labels(labels), rows, turn=turn, max_memory=max_memory)
 
     def remove(self, label: str, *, max_memory: int | str = 1 << 30) -> None:
@@ -627,7 +573,7 @@ class LabeledVolumeSet(MaskedObject):
         max_memory = parse_size(max_memory)
         with self._changing() as turn:
             number = self._number(label)
-            rest = [row for row in range(len(self)) if row != number]
+            rest = [row for row in range(self.shape[3]) if row != number]
             labels = check_labels([self.labels[row] for row in rest])
             self._rewrite(labels, [*rest], turn=turn, max_memory=max_memory)
 
@@ -691,7 +637,7 @@ class LabeledVolumeSet(MaskedObject):
     def _become(self, handle: Handle) -> None:
         """Become the object of a changed store."""
         fill = self.fill
-        parts = read_labeled_parts(handle)
+        parts: LabeledParts = self.layouts[0].read(handle)
         self._handle.close()
         for name in [name for name in self.__dict__ if not name.startswith("_")]:
             del self.__dict__[name]
@@ -704,8 +650,9 @@ class LabeledVolumeSet(MaskedObject):
 
     def _facts(self) -> dict[str, str]:
         stored, whole = self._nodes.count, int(np.prod(self.shape[:3]))
+        count = self._parts.count
         return {
-            "maps": f"{len(self)} map{'s' if len(self) > 1 else ''}",
+            "maps": f"{count} map{'s' if count > 1 else ''}",
             "shape": " x ".join(map(str, self.shape[:3])),
             "dtype": str(self.dtype),
             "stored": f"{stored} of {whole} voxels",

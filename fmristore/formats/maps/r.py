@@ -6,32 +6,42 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fmristore.formats.array import StoredArray
+from fmristore.formats.base import StoredArray
+from fmristore.formats.fill import Fill
 from fmristore.formats.maps.inputs import MapStack
 from fmristore.formats.maps.layout import LabeledParts, read_texts
-from fmristore.formats.maps.maps import LabeledVolumeSet
+from fmristore.formats.matrix import Matrix
 from fmristore.formats.nodes import write_plain, write_texts
-from fmristore.formats.r_header import read_header_space, transform_fields, write_fields
-from fmristore.formats.r_numbers import r_dtype, r_numbers
-from fmristore.formats.voxelwise import Fill, VoxelNodes, mask_shape
+from fmristore.formats.r_common import (
+    RLayout,
+    r_dtype,
+    r_numbers,
+    read_header_space,
+    transform_fields,
+    write_fields,
+)
+from fmristore.formats.registry import StoreView
+from fmristore.formats.voxelwise import VoxelNodes, mask_shape
 from fmristore.model.voxels import VoxelSet
+from fmristore.planning.indexing import AxisPart
 from fmristore.planning.layout import choose_codecs
 from fmristore.planning.progress import Progress
 from fmristore.planning.scratch import Scratch
+from fmristore.planning.text import parse_size
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.chunks.writer import write
 from fmristore_stores.errors import InvalidInputError, MetadataError
+from fmristore_stores.io.ranges import ReadCost, sum_costs
 from fmristore_stores.opening import Handle
-from fmristore_stores.protocol import AnyArray, Capability, Group
+from fmristore_stores.protocol import AnyArray, Group, Store
 from fmristore_stores.spec import ArraySpec, ChunkLayout, check_name
 
-__all__ = ["DatasetMaps", "open_r", "read_r_parts", "sanitise", "write_labeledvolumeset"]
+__all__ = ["DatasetMaps", "RMapsLayout", "read_r_parts", "sanitise", "write_labeledvolumeset"]
 
 _OTHER = re.compile(r"[^A-Za-z0-9_.\-]")
 _CHUNK = 1024
@@ -42,15 +52,34 @@ _TYPES |= {"uint16": 512}
 """NIfTI's codes for the types of numbers that are written for R."""
 
 
-def open_r(handle: Handle) -> LabeledVolumeSet:
-    """Open labelled maps that the R package wrote.
+class RMapsLayout(RLayout):
+    """``LabeledVolumeSet``."""
 
-    Raises
-    ------
-    MetadataError
-        If a node is missing or wrong.
-    """
-    return LabeledVolumeSet(handle, read_r_parts(handle))
+    classes = frozenset({"LabeledVolumeSet"})
+
+    def has_nodes(self, view: StoreView) -> bool:
+        """Docstring inherited."""
+        names = set(view.children)
+        return {"labels", "mask", "header", "data"} <= names and not {"scans", "basis"} & names
+
+    def read(self, handle: Handle) -> LabeledParts:
+        """Docstring inherited."""
+        return read_r_parts(handle)
+
+    def write(
+        self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
+    ) -> None:
+        """Docstring inherited."""
+        stack, voxels = content
+        write_labeledvolumeset(
+            store.root,
+            stack,
+            voxels,
+            codec=options.codec,
+            fill=options.fill,
+            max_memory=options.max_memory,
+            progress=progress,
+        )
 
 
 def read_r_parts(handle: Handle) -> LabeledParts:
@@ -62,12 +91,12 @@ def read_r_parts(handle: Handle) -> LabeledParts:
         If a node is missing or wrong.
     """
     labels = StoredArray(handle, "labels").reader.spec
-    maps = DatasetMaps(handle)
     count = int(np.prod(labels.shape, dtype=object))
     if not count:
         raise MetadataError("there are no labels", url=handle.locator.url, node="labels")
+    maps = DatasetMaps(handle)
     space = read_header_space(handle, mask_shape(handle))
-    nodes = VoxelNodes(space=space, count=maps.voxels)
+    nodes = VoxelNodes(space=space, count=maps.shape[0])
     return LabeledParts(nodes=nodes, maps=maps, count=count, writable=False)
 
 
@@ -76,7 +105,7 @@ def sanitise(label: str) -> str:
     return _OTHER.sub("_", label)
 
 
-class DatasetMaps:
+class DatasetMaps(Matrix):
     """Maps that are a dataset each, below ``/data``.
 
     Parameters
@@ -87,37 +116,16 @@ class DatasetMaps:
 
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_handle": self._handle}
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
+        self._labels = read_texts(handle, "labels")
+        self.names = tuple(sanitise(label) for label in self._labels)
         """Names of the datasets in the order of the labels."""
-        return tuple(sanitise(label) for label in self._labels)
-
-    @cached_property
-    def _labels(self) -> tuple[str, ...]:
-        return read_texts(self._handle, "labels")
-
-    @cached_property
-    def _counts(self) -> Counter[str]:
-        return Counter(self.names)
-
-    @cached_property
-    def _first(self) -> tuple[np.dtype[Any], int]:
+        self._counts = Counter(self.names)
         spec = self._array(0).spec
-        return spec.dtype, spec.shape[0]
+        self.dtype = spec.dtype
+        self.shape = (spec.shape[0], len(self.names))
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the numbers: that of the first map."""
-        return self._first[0]
-
-    @property
-    def voxels(self) -> int:
-        """Voxels of a map."""
-        return self._first[1]
+    def __reduce__(self) -> tuple[type[DatasetMaps], tuple[Handle]]:
+        return DatasetMaps, (self._handle,)
 
     @property
     def arrays(self) -> tuple[StoredArray, ...]:
@@ -128,22 +136,35 @@ class DatasetMaps:
             if count == 1 and name not in ("", ".", "..")
         )
 
-    def read(self, maps: slice, rows: NDArray[np.integer[Any]]) -> AnyArray:
-        """Numbers of some voxels in some maps, (voxels, maps)."""
-        numbers = range(maps.start, maps.stop, maps.step or 1)
+    def read(self, rows: AxisPart, columns: AxisPart) -> AnyArray:
+        """Docstring inherited."""
+        if isinstance(rows, slice):
+            rows = np.arange(rows.start, rows.stop, rows.step)
+        if isinstance(columns, slice):
+            columns = np.arange(columns.start, columns.stop, columns.step)
+        numbers = columns.tolist()
         values = np.empty((len(rows), len(numbers)), self.dtype)
         for column, number in enumerate(numbers):
             reader = self._array(number)
-            if reader.spec.shape != (self.voxels,) or not np.can_cast(
+            if reader.spec.shape != self.shape[:1] or not np.can_cast(
                 reader.spec.dtype, self.dtype, "safe"
             ):
                 raise self._error(
                     number,
                     f"has the shape {reader.spec.shape} and type {reader.spec.dtype}, the first "
-                    f"map {(self.voxels,)} and {self.dtype}",
+                    f"map {self.shape[:1]} and {self.dtype}",
                 )
             values[:, column] = _read_rows(reader, rows)
         return values
+
+    def cost(self, rows: AxisPart, columns: AxisPart) -> ReadCost:
+        """Docstring inherited."""
+        if isinstance(rows, slice):
+            rows = np.arange(rows.start, rows.stop, rows.step)
+        if isinstance(columns, slice):
+            columns = np.arange(columns.start, columns.stop, columns.step)
+        readers = [self._array(number) for number in columns.tolist()]
+        return sum_costs([reader.cost_points([0], rows[:, None]) for reader in readers])
 
     def _array(self, number: int) -> ChunkReader:
         """Reader of the dataset of a map."""
@@ -174,15 +195,14 @@ def _read_rows(reader: ChunkReader, rows: NDArray[np.integer[Any]]) -> AnyArray:
 # Writing -------------------------------------------------------------------------------------
 
 
-def write_labeledvolumeset(  # noqa: PLR0913
+def write_labeledvolumeset(
     group: Group,
     stack: MapStack,
     voxels: VoxelSet,
     *,
-    capabilities: Capability,  # noqa: ARG001 - of HDF5, always
     codec: str = "portable",
     fill: Fill = 0,
-    max_memory: int = 1 << 30,
+    max_memory: int | str = 1 << 30,
     progress: Progress | None = None,
 ) -> None:
     """Write labelled maps as the R package does, below the root group of an HDF5 file.
@@ -197,13 +217,11 @@ def write_labeledvolumeset(  # noqa: PLR0913
         The maps.
     voxels : VoxelSet
         Voxels to store, in order of their index with x varying fastest.
-    capabilities : Capability
-        Of the store.
     codec : {"portable", "none"}
         Preset.
     fill : {0}
         What R reads outside the mask.
-    max_memory : int
+    max_memory : int or str
         Bytes that writing may take.
     progress : callable, optional
         Called with the bytes of numbers done and in all.
@@ -218,6 +236,7 @@ def write_labeledvolumeset(  # noqa: PLR0913
     -----
     Integers that R does not have, those of 64 bits among them, become float64.
     """
+    max_memory = parse_size(max_memory)
     _check(stack, codec, fill)
     header = group.create_group("header")
     write_fields(header, _fields(stack))

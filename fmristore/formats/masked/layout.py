@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
-from fmristore.formats.array import StoredArray
-from fmristore.formats.image.layout import read_scaling
-from fmristore.formats.image.writer import scaling_attributes, write_coordinates
-from fmristore.formats.nodes import format_attributes, space_attributes
-from fmristore.formats.voxel_source import VoxelSource, parts_of, write_parts
-from fmristore.formats.voxelwise import (
-    Fill,
-    VoxelNodes,
-    check_fill,
-    fill_attribute,
-    read_fill,
-    voxel_nodes,
-    write_voxels,
+from fmristore.formats.base import StoredArray
+from fmristore.formats.fill import Fill, check_fill, fill_attribute, read_fill
+from fmristore.formats.nodes import (
+    format_attributes,
+    read_scaling,
+    scaling_attributes,
+    space_attributes,
+    write_coordinates,
 )
+from fmristore.formats.registry import NativeLayout
+from fmristore.formats.voxel_source import VoxelSource, parts_of, write_parts
+from fmristore.formats.voxelwise import VoxelNodes, voxel_nodes, write_voxels
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.layout import adapt_spec, choose_codecs, plan_matrix
 from fmristore.planning.progress import Progress
+from fmristore.planning.text import parse_size
 from fmristore_stores.errors import MetadataError
 from fmristore_stores.opening import Handle
-from fmristore_stores.protocol import Capability, Group
+from fmristore_stores.protocol import Capability, Group, Store
 from fmristore_stores.spec import ArraySpec
 
-__all__ = ["MaskedParts", "read_masked_parts", "write_maskedneurovec"]
+__all__ = ["MaskedLayout", "MaskedParts", "read_masked_parts", "write_maskedneurovec"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +51,30 @@ class MaskedParts:
     nodes: VoxelNodes
     numbers: str = "0"
     scaling: Scaling | None = None
+
+
+class MaskedLayout(NativeLayout):
+    """A masked run as fmristore stores it: a matrix of voxels and times."""
+
+    def read(self, handle: Handle) -> MaskedParts:
+        """Docstring inherited."""
+        return read_masked_parts(handle)
+
+    def write(
+        self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
+    ) -> None:
+        """Docstring inherited."""
+        source, voxels = content
+        write_maskedneurovec(
+            store.root,
+            source,
+            voxels,
+            capabilities=store.capabilities,
+            codec=options.codec,
+            fill=options.fill,
+            max_memory=options.max_memory,
+            progress=progress,
+        )
 
 
 def read_masked_parts(handle: Handle) -> MaskedParts:
@@ -88,7 +112,7 @@ def write_maskedneurovec(  # noqa: PLR0913
     capabilities: Capability,
     codec: str = "dual",
     fill: Fill = 0,
-    max_memory: int = 1 << 30,
+    max_memory: int | str = 1 << 30,
     progress: Progress | None = None,
 ) -> None:
     """Write a masked run below a group.
@@ -107,7 +131,7 @@ def write_maskedneurovec(  # noqa: PLR0913
         Preset.
     fill : int or float
         What voxels outside the mask are read as.
-    max_memory : int
+    max_memory : int or str
         Bytes that writing may take.
     progress : callable, optional
         Called with the bytes of stored numbers done and in all.
@@ -119,6 +143,7 @@ def write_maskedneurovec(  # noqa: PLR0913
     MemoryLimitError
         If not even one write unit fits the limit.
     """
+    max_memory = parse_size(max_memory)
     space, scaling = source.space, source.scaling
     dtype = source.dtype if scaling is None else scaling.dtype(source.dtype)
     outside = check_fill(fill, dtype)

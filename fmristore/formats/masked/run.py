@@ -6,41 +6,30 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self
 
-import numpy as np
-from numpy.typing import DTypeLike, NDArray
-
-from fmristore.formats.array import StoredArray
-from fmristore.formats.base import RawView, plain_number
-from fmristore.formats.grid import GridImage
-from fmristore.formats.masked.layout import MaskedParts, read_masked_parts, write_maskedneurovec
+from fmristore.formats.base import StoredArray, plain_number
+from fmristore.formats.fill import Fill, check_fill
+from fmristore.formats.masked.layout import MaskedLayout, MaskedParts
+from fmristore.formats.matrix import ArrayMatrix, Matrix
 from fmristore.formats.opening import opened
-from fmristore.formats.options import image_options
-from fmristore.formats.registry import register
-from fmristore.formats.scatter import SpreadSource, matrix_volumes
+from fmristore.formats.options import MatrixOptions, default_codec, store_as
+from fmristore.formats.registry import Layout, register
 from fmristore.formats.voxel_source import voxel_source
-from fmristore.formats.voxelwise import Fill, MaskedObject, check_fill, read_columns
+from fmristore.formats.voxelwise import MaskedObject
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
-from fmristore.model.voxels import parse_series
-from fmristore.planning.indexing import parse_selection
 from fmristore.planning.progress import Progress
-from fmristore.planning.read_plan import Planner, ReadPlan
 from fmristore.planning.text import parse_size
-from fmristore.sources.images import ImageSource
-from fmristore_stores.errors import InvalidInputError
-from fmristore_stores.grid import grid_shape
-from fmristore_stores.opening import Handle, locate
+from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
-from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.spec import ArraySpec
 
 __all__ = ["MaskedNeuroVec"]
 
 
 @register("maskedneurovec")
-class MaskedNeuroVec(MaskedObject, GridImage):
+class MaskedNeuroVec(MaskedObject):
     """One stored run, in the voxels of a mask alone, indexed ``[x, y, z, t]``.
 
     Parameters
@@ -61,65 +50,32 @@ class MaskedNeuroVec(MaskedObject, GridImage):
     use_when = "nothing outside the mask is needed and size matters; still sliced as 4D"
 
     axes = ("x", "y", "z", "t")
+    layouts: ClassVar[tuple[Layout, ...]] = (MaskedLayout("maskedneurovec"),)
 
     def __init__(self, handle: Handle, parts: MaskedParts | None = None) -> None:
-        self._parts = read_masked_parts(handle) if parts is None else parts
+        self._parts: MaskedParts = self.layouts[0].read(handle) if parts is None else parts
         super().__init__(handle, self._parts.nodes)
-        self._numbers = StoredArray(handle, self._parts.numbers)
-        self._spec = self._numbers.reader.spec
-
-    # What it is -----------------------------------------------------------------------------
+        self._matrix = ArrayMatrix(StoredArray(handle, self._parts.numbers), "voxel", kinds="iufc")
 
     @property
     def space(self) -> NeuroSpace:
-        """Grid in the world, and TR."""
+        """Grid in the world, number of volumes and TR."""
         return self._parts.space
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Lengths of the axes, (X, Y, Z, T)."""
-        return self._parts.space.shape
+    def matrix(self) -> Matrix:
+        """Stored values, (V, T)."""
+        return self._matrix
 
     @property
-    def ndim(self) -> int:
-        """Number of axes, 4."""
-        return len(self.axes)
-
-    @property
-    def tr(self) -> float | None:
-        """Repetition time in seconds, None if unknown."""
-        return self.space.tr
+    def scaling(self) -> Scaling | None:
+        """Scaling of the stored values; None if they are not scaled."""
+        return self._parts.scaling
 
     @property
     def spec(self) -> ArraySpec:
-        """How the numbers are stored: axes, chunks, shards, codecs."""
-        return self._spec
-
-    @property
-    def stored_dtype(self) -> np.dtype[Any]:
-        """Type of the stored numbers."""
-        return self._spec.dtype
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the numbers that indexing returns: see `Scaling.dtype`."""
-        scaling = self._parts.scaling
-        return self.stored_dtype if scaling is None else scaling.dtype(self.stored_dtype)
-
-    @property
-    def slope(self) -> float | AnyArray | None:
-        """What stored numbers are multiplied with on reading, one number or (T,); None if not."""
-        return None if self._parts.scaling is None else self._parts.scaling.slope
-
-    @property
-    def inter(self) -> float | AnyArray | None:
-        """What is added after multiplying with `slope`, one number or (T,); None if not."""
-        return None if self._parts.scaling is None else self._parts.scaling.inter
-
-    @property
-    def primary_arrays(self) -> tuple[StoredArray, ...]:
-        """Docstring inherited."""
-        return (self._numbers,)
+        """Storage of the values: axes, chunks, shards, codecs."""
+        return self._matrix.array.reader.spec
 
     def describe(self) -> dict[str, Any]:
         """Docstring inherited."""
@@ -144,170 +100,6 @@ class MaskedNeuroVec(MaskedObject, GridImage):
         """
         nodes = replace(self._nodes, fill=check_fill(fill, self.dtype))
         return MaskedNeuroVec(Handle(self._handle.locator), replace(self._parts, nodes=nodes))
-
-    # Reading --------------------------------------------------------------------------------
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.read(index)
-
-    def read(
-        self, index: Any = Ellipsis, *, dtype: DTypeLike | None = None, raw: bool = False
-    ) -> Any:
-        """Read a part of the run; voxels outside the mask are `fill`.
-
-        Parameters
-        ----------
-        index : int, slice, Ellipsis, None or tuple of them
-            numpy's basic indexing, axes (x, y, z, t).
-        dtype : dtype, optional
-            Type to compute and return instead of `dtype`.
-        raw : bool
-            Return stored numbers, not scaled, and 0 outside the mask.
-
-        Returns
-        -------
-        ndarray or numpy scalar
-            A scalar if every axis is given as an integer.
-
-        Raises
-        ------
-        SelectionError
-            If the index does not fit the run.
-        CorruptDataError
-            If a chunk is damaged or missing.
-
-        Notes
-        -----
-        Reads the chunks that hold voxels of the mask in the selection.
-        """
-        selection = parse_selection(index, self.shape)
-        times = selection.region[3]
-        inside, rows = self._rows(selection.region[:3])
-        values = self._read_rows(rows, times, dtype=dtype, raw=raw)
-        return selection.apply(self._on_grid(inside, values, fill=0 if raw else self.fill))
-
-    def _read_rows(
-        self, rows: NDArray[np.integer[Any]], times: slice, *, dtype: DTypeLike | None, raw: bool
-    ) -> AnyArray:
-        """Numbers of some stored voxels, (n, t)."""
-        reader = self._numbers.reader
-        values = read_columns(reader, reader.spec.dims.index("voxel"), rows, times)
-        if raw or self._parts.scaling is None:
-            return values if dtype is None else values.astype(dtype, copy=False)
-        return self._parts.scaling.apply(values, times=times, axis=1, dtype=dtype)
-
-    @property
-    def raw(self) -> RawView:
-        """Stored numbers, not scaled, and 0 outside the mask: ``bold.raw[32, 40, 20]``."""
-        return RawView(cast("Any", self))
-
-    @property
-    def plan(self) -> Planner:
-        """What a read would cost, without reading: ``bold.plan[..., 10].explain()``."""
-        return Planner(self._plan)
-
-    def _plan(self, index: Any) -> ReadPlan:
-        selection = parse_selection(index, self.shape)
-        reader = self._numbers.reader
-        _, rows = self._rows(selection.region[:3])
-        axis = reader.spec.dims.index("voxel")
-        return ReadPlan(
-            url=self.url,
-            selection=index,
-            shape=selection.shape,
-            dtype=self.dtype,
-            chunks_in_all=math.prod(grid_shape(reader.spec.shape, reader.spec.layout.chunks)),
-            cost=reader.cost_points([axis], rows[:, None], (selection.region[3],)),
-        )
-
-    def series(
-        self,
-        voxels: Any = None,
-        *,
-        mask: Any = None,
-        times: slice | None = None,
-        dtype: DTypeLike | None = None,
-        raw: bool = False,
-    ) -> AnyArray:
-        """Time series of one voxel, many voxels, or all voxels of a mask.
-
-        Parameters
-        ----------
-        voxels : (x, y, z) or array_like of int, (n, 3), optional
-            One voxel, or many in any order; negative indices count from the end.
-        mask : stored object, nibabel image, path, or array_like of shape (X, Y, Z), optional
-            Voxels that are not zero (NaN counts as zero), in place of `voxels`.
-        times : slice, optional
-            Part of the run.
-        dtype : dtype, optional
-            Type to compute and return instead of `dtype`.
-        raw : bool
-            Return stored numbers, not scaled, and 0 outside the mask.
-
-        Returns
-        -------
-        ndarray, (T,) for one voxel, else (T, n)
-            `fill` for voxels that are not stored. For a mask, voxels in order of their index with
-            x varying fastest.
-
-        Raises
-        ------
-        SelectionError
-            If a voxel lies outside the grid, or `times` is no slice.
-        InvalidInputError
-            If both or neither of `voxels` and `mask` are given, or the mask does not fit.
-        """
-        request = parse_series(voxels, mask, times, space=self.space, length=self.shape[3])
-        part = request.times
-        rows = self.voxel_set.rows(request.points)
-        stored = rows >= 0
-        found = self._read_rows(rows[stored], part.region[0], dtype=dtype, raw=raw)
-        fill = check_fill(0 if raw else self.fill, found.dtype)
-        values = np.full((len(rows), found.shape[1]), fill, found.dtype)
-        values[stored] = found
-        result: AnyArray = values.T[part.finish]
-        return result[:, 0] if request.single else result
-
-    def to_numpy(self, *, dtype: DTypeLike | None = None, raw: bool = False) -> AnyArray:
-        """Numbers of the stored voxels, (V, T), in the order of `voxels`."""
-        rows = np.arange(self._nodes.count)
-        return self._read_rows(rows, slice(0, self.shape[3], 1), dtype=dtype, raw=raw)
-
-    def __array__(
-        self,
-        dtype: DTypeLike | None = None,
-        copy: bool | None = None,  # noqa: FBT001 - numpy's protocol
-    ) -> AnyArray:
-        if copy is False:
-            raise InvalidInputError("a stored run cannot become an array without a copy")
-        return cast("AnyArray", self.read(dtype=dtype))
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __iter__(self) -> Any:
-        raise InvalidInputError(
-            "iterating would read the run plane by plane; index it, or take np.asarray(run)"
-        )
-
-    # Going elsewhere ------------------------------------------------------------------------
-
-    def as_source(self, *, max_memory: int | str = 1 << 28, nifti: bool = False) -> ImageSource:
-        """Docstring inherited."""
-        max_memory = parse_size(max_memory)
-        return SpreadSource(
-            self.space,
-            self.voxel_set,
-            matrix_volumes(self._numbers, max_memory // 2),
-            dtype=self.stored_dtype,
-            scaling=self._parts.scaling,
-            fill=self.fill,
-            nifti=nifti,
-        )
-
-    def stored_scaling(self, voxels: AnyArray) -> Scaling | None:
-        """Docstring inherited."""
-        return self._parts.scaling if (self.voxel_set.rows(voxels) >= 0).all() else None
 
     # Creating -------------------------------------------------------------------------------
 
@@ -385,31 +177,20 @@ class MaskedNeuroVec(MaskedObject, GridImage):
                 inter=inter,
                 storage_options=storage_options,
             )
-            chosen = image_options(url, codec=codec).codec
-            with create_store(url, overwrite=overwrite, storage_options=storage_options) as store:
-                write_maskedneurovec(
-                    store.root,
-                    source,
-                    voxels,
-                    capabilities=store.capabilities,
-                    codec=chosen,
-                    fill=fill,
-                    max_memory=max_memory,
-                    progress=progress,
-                )
-        return cls(Handle(locate(url, storage_options=storage_options)))
+            made: Self = store_as(
+                cls,
+                url,
+                (source, voxels),
+                MatrixOptions(codec=default_codec(url, codec), fill=fill, max_memory=max_memory),
+                overwrite=overwrite,
+                storage_options=storage_options,
+                progress=progress,
+            )
+        return made
 
     def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (self,), {"mask": self.mask, "fill": self.fill}
 
     def _facts(self) -> dict[str, str]:
         stored, whole = self._nodes.count, math.prod(self.shape[:3])
-        facts = {
-            "shape": " x ".join(map(str, self.shape)),
-            "dtype": str(self.dtype),
-            "stored": f"{stored} of {whole} voxels",
-            "voxels": " x ".join(f"{s:.3g}" for s in self.spacing) + " mm",
-        }
-        if self.tr is not None:
-            facts["TR"] = f"TR {self.tr:.4g} s"
-        return facts
+        return super()._facts() | {"stored": f"{stored} of {whole} voxels"}

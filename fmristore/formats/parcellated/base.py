@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fmristore.formats.array import StoredArray
-from fmristore.formats.base import StoredObject, describe_parcels, describe_space
-from fmristore.formats.parcellated.layout import Kind, OwnTree, ScanParts
+from fmristore.formats.base import StoredArray, StoredObject, describe_parcels, describe_space
+from fmristore.formats.parcellated.layout import ScanParts
+from fmristore.formats.parcellated.reduce import ScanKind
+from fmristore.formats.registry import Layout
 from fmristore.model.space import NeuroSpace
 from fmristore.sources.labels import LabelTable
 from fmristore.sources.parcellation import Parcellation, find_parcel
-from fmristore_stores.errors import MetadataError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
 
@@ -40,27 +40,12 @@ class ParcellatedBase(StoredObject):
         If a node or attribute that the format asks for is missing or wrong.
     """
 
-    kind: ClassVar[Kind]
+    kind: ClassVar[ScanKind]
+    layouts: ClassVar[tuple[Layout, ...]]
 
     def __init__(self, handle: Handle, parts: ScanParts | None = None) -> None:
         super().__init__(handle)
-        self._parts = self._only_scan(handle) if parts is None else parts
-
-    @classmethod
-    def _only_scan(cls, handle: Handle) -> ScanParts:
-        tree = OwnTree(handle)
-        if len(tree.scan_names) != 1:
-            raise MetadataError(
-                f"a single scan is expected and there are {len(tree.scan_names)}",
-                url=handle.locator.url,
-            )
-        parts = tree.scan(tree.scan_names[0])
-        if parts.kind != cls.kind:
-            raise MetadataError(
-                f"the scan is of the kind {parts.kind!r}, expected {cls.kind!r}",
-                url=handle.locator.url,
-            )
-        return parts
+        self._parts: ScanParts = self.layouts[0].read(handle) if parts is None else parts
 
     @property
     def name(self) -> str:

@@ -9,9 +9,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from fmristore.formats.names import encode_name
-from fmristore.formats.parcellated.create import Target, check_names, each_content
-from fmristore.formats.parcellated.layout import OwnTree
-from fmristore.formats.parcellated.writer import ScanRequest, matrix_boxes, write_scan
+from fmristore.formats.parcellated.layout import (
+    OwnTree,
+    ScanRequest,
+    Target,
+    check_names,
+    each_content,
+    matrix_boxes,
+    write_scan,
+)
 from fmristore.sources.parcellation import Parcellation
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.edit import change_store

@@ -1,120 +1,592 @@
-"""Where in a store the parts of parcellated scans are, and what they say."""
+"""Where in a store parcellated scans are, reading them there and writing them."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
 
-from fmristore.formats.array import StoredArray
-from fmristore.formats.image.layout import read_affine
+from fmristore.formats.base import StoredArray
+from fmristore.formats.matrix import ArrayMatrix, MemoryMatrix, ScaledMatrix
 from fmristore.formats.names import encode_name
-from fmristore.formats.parcellated.statistics import Matrix
+from fmristore.formats.nodes import (
+    format_attributes,
+    read_affine,
+    space_attributes,
+    write_encoded,
+    write_plain,
+    write_texts,
+)
+from fmristore.formats.options import store_as
+from fmristore.formats.parcellated.reduce import (
+    ScanKind,
+    make_reduction,
+    open_source,
+    result_dtype,
+    summarise,
+)
+from fmristore.formats.registry import NativeLayout
 from fmristore.model.scaling import Scaling, make_scaling
 from fmristore.model.space import NeuroSpace
+from fmristore.planning.blocks import box_shape, boxes
+from fmristore.planning.layout import adapt_spec, choose_codecs, plan_matrix
+from fmristore.planning.progress import Progress
 from fmristore.sources.labels import LabelTable
+from fmristore.sources.masks import load_volume
 from fmristore.sources.parcellation import Parcellation
+from fmristore_stores.chunks.writer import write
 from fmristore_stores.errors import (
+    AlreadyExistsError,
     FmristoreError,
     InvalidInputError,
     MetadataError,
     NotFoundError,
     SelectionError,
 )
+from fmristore_stores.grid import Region
+from fmristore_stores.io.location import Kind, kind_of_name, normalise
 from fmristore_stores.opening import Handle
-from fmristore_stores.protocol import AnyArray
-from fmristore_stores.spec import is_string
+from fmristore_stores.protocol import AnyArray, Group, Store
+from fmristore_stores.spec import ArraySpec, check_attributes, is_string
 
 __all__ = [
-    "Kind",
-    "Numbers",
     "OwnTree",
+    "ParcelOptions",
+    "ParcellatedLayout",
+    "ScanContent",
     "ScanParts",
+    "ScanRequest",
     "ScanTree",
-    "StoredMatrix",
+    "Target",
+    "array_options",
+    "check_names",
+    "create_scans",
+    "each_content",
+    "given_matrix",
+    "make_parcellation",
+    "matrix_boxes",
     "no_such_scan",
+    "only_scan",
+    "open_content",
     "read_columns",
+    "scan_requests",
+    "voxel_weights",
+    "write_root",
+    "write_scan",
+    "write_tree",
 ]
 
-Kind = Literal["full", "summary"]
-"""Whether a scan holds the series of every voxel, or one for each parcel."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParcelOptions:
+    """How parcellated scans are to be stored.
+
+    Parameters
+    ----------
+    codec : str
+        Name of a codec preset.
+    max_memory : int
+        Bytes that writing may take.
+    """
+
+    codec: str = "dual"
+    max_memory: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScanRequest:
+    """A scan that a user wants to be stored.
+
+    Parameters
+    ----------
+    name : str
+        Of the scan.
+    source : object
+        See `fmristore.formats.parcellated.reduce.open_source`; or the series of the parcels,
+        (T, K), as they are.
+    statistic : str or callable, optional
+        What parcels are summarised by; None stores the series of every voxel.
+    weights : object, optional
+        Of the voxels: an image, or (V,) in order of the parcellation's voxels.
+    metadata : mapping
+        What else is known of the scan: names, and values that JSON can hold.
+    array : mapping
+        ``space``, ``tr``, ``slope``, ``inter`` for arrays.
+    dtype : dtype, optional
+        Of a stored summary.
+    """
+
+    name: str
+    source: Any
+    statistic: Any = None
+    weights: Any = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    array: Mapping[str, Any] = field(default_factory=dict)
+    dtype: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScanContent:
+    """A scan that is ready to be written.
+
+    Parameters
+    ----------
+    name : str
+        Of the scan.
+    kind : {"full", "summary"}
+        What the rows of `numbers` are.
+    numbers : ScaledMatrix
+        The series.
+    space : NeuroSpace
+        Grid, number of times and TR.
+    statistic : str, optional
+        What the summary was made by.
+    metadata : mapping
+        Checked.
+    """
+
+    name: str
+    kind: ScanKind
+    numbers: ScaledMatrix
+    space: NeuroSpace
+    statistic: str | None
+    metadata: Mapping[str, Any]
+
+
+def make_parcellation(
+    labels: Any,
+    names: Any,
+    mask: Any,
+    *,
+    space: NeuroSpace | AnyArray | None = None,
+    request: ScanRequest | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Parcellation:
+    """Make a parcellation on the grid of the run that it is for.
+
+    Parameters
+    ----------
+    labels, names, mask : object
+        See `Parcellation.from_labels`.
+    space : NeuroSpace or ndarray, (4, 4), optional
+        The grid, if an array of labels comes without a run.
+    request : ScanRequest, optional
+        The run.
+    storage_options : mapping, optional
+        For its URL.
+    """
+    if request is not None and given_matrix(request.source) is None:
+        with open_source(request.source, storage_options=storage_options, **request.array) as run:
+            space = run.space
+    elif space is not None and not isinstance(space, NeuroSpace) and not _is_array(labels):
+        space = None  # an affine that is meant for arrays; labels have their own
+    return Parcellation.from_labels(labels, names=names, mask=mask, space=space)
+
+
+def _is_array(labels: Any) -> bool:
+    return not isinstance(labels, str | os.PathLike | Parcellation) and not (
+        hasattr(labels, "dataobj") or hasattr(labels, "space")
+    )
+
+
+@contextlib.contextmanager
+def open_content(
+    request: ScanRequest,
+    parcellation: Parcellation,
+    *,
+    max_memory: int,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Iterator[ScanContent]:
+    """Open the source of a scan, and summarise it if that is wanted.
+
+    Raises
+    ------
+    InvalidInputError
+        If the source lies on another grid or is no run, or the statistic or metadata cannot be
+        used.
+    """
+    encode_name(request.name)
+    metadata = check_attributes(request.metadata)
+    matrix = given_matrix(request.source)
+    if matrix is not None:
+        yield _from_matrix(request, matrix, parcellation, metadata)
+        return
+    with open_source(request.source, storage_options=storage_options, **request.array) as source:
+        parcellation.check_grid(source.space)
+        if request.statistic is None:
+            if request.weights is not None:
+                raise InvalidInputError("weights are for summaries")
+            with source.numbers(parcellation, max_memory // 2) as numbers:
+                yield ScanContent(
+                    name=request.name,
+                    kind="full",
+                    numbers=numbers,
+                    space=source.space,
+                    statistic=None,
+                    metadata=metadata,
+                )
+            return
+        reduction = make_reduction(
+            request.statistic,
+            voxel_weights(request.weights, parcellation),
+            source.dtype,
+            len(parcellation.voxels),
+        )
+        found = summarise(source, parcellation, reduction, max_memory=max_memory, progress=progress)
+        dtype = result_dtype(source.dtype) if request.dtype is None else np.dtype(request.dtype)
+        with np.errstate(over="ignore"):
+            numbers = ScaledMatrix(MemoryMatrix(found.astype(dtype).T))
+        yield ScanContent(
+            name=request.name,
+            kind="summary",
+            numbers=numbers,
+            space=source.space,
+            statistic=reduction.name,
+            metadata=metadata,
+        )
+
+
+def given_matrix(source: Any) -> AnyArray | None:
+    """The source of a scan, if it is a matrix (T, K) and no image."""
+    if isinstance(source, list | tuple) or getattr(source, "ndim", 0) == 2:
+        try:
+            values = np.asarray(source)
+        except ValueError:
+            return None
+        return values if values.ndim == 2 else None
+    return None
+
+
+def _from_matrix(
+    request: ScanRequest, values: AnyArray, parcellation: Parcellation, metadata: Mapping[str, Any]
+) -> ScanContent:
+    if values.shape[1] != len(parcellation) or not len(values):
+        raise InvalidInputError(
+            f"a matrix of shape {values.shape}: expected one column for each of "
+            f"{len(parcellation)} parcels"
+        )
+    if values.dtype.kind not in "biufc":
+        raise InvalidInputError(f"series must be numbers, not {values.dtype}")
+    if request.weights is not None:
+        raise InvalidInputError("weights are for series of voxels")
+    space = getattr(request.source, "space", None)
+    tr = request.array.get("tr") or (space.tr if isinstance(space, NeuroSpace) else None)
+    dtype = values.dtype if request.dtype is None else np.dtype(request.dtype)
+    statistic = request.statistic or getattr(request.source, "statistic", None)
+    return ScanContent(
+        name=request.name,
+        kind="summary",
+        numbers=ScaledMatrix(MemoryMatrix(values.astype(dtype, copy=False).T)),
+        space=parcellation.space.with_time(len(values), tr=tr),
+        statistic=statistic if isinstance(statistic, str) else None,
+        metadata=metadata,
+    )
+
+
+def voxel_weights(weights: Any, parcellation: Parcellation) -> AnyArray | None:
+    """Weights of the voxels in order of the parcellation, from an image or as they are."""
+    if weights is None:
+        return None
+    values, grid, url = load_volume(weights, "weight image")
+    if values.ndim == 1:
+        return values
+    if values.shape != parcellation.space.spatial_shape:
+        raise InvalidInputError(
+            f"weights of shape {values.shape}: expected {parcellation.space.spatial_shape} or "
+            f"({len(parcellation.voxels)},)",
+            url=url,
+        )
+    if grid is not None:
+        parcellation.check_grid(grid)
+    return parcellation.voxel_set.gather(values)
+
+
+# The tree ------------------------------------------------------------------------------------
+def write_tree(
+    store: Store,
+    format_name: str,
+    parcellation: Parcellation,
+    contents: Iterator[ScanContent],
+    options: ParcelOptions,
+) -> None:
+    """Write a whole store.
+
+    Parameters
+    ----------
+    store : Store
+        New and writable.
+    format_name : str
+        ``"parcellatedmultiscan"``, or that of a single scan.
+    parcellation : Parcellation
+        Shared by all scans.
+    contents : iterator of ScanContent
+        Taken one after the other.
+    options : ParcelOptions
+        Codec and memory limit.
+    """
+    attributes = write_root(store, format_name, parcellation, options)
+    scans = store.root.create_group("scans")
+    names = []
+    for content in contents:
+        write_scan(store, scans, content, options)
+        names.append(content.name)
+    store.root.write_attributes(attributes | {"scans": names})
+
+
+def write_root(
+    store: Store, format_name: str, parcellation: Parcellation, options: ParcelOptions
+) -> dict[str, Any]:
+    """Write what all scans share; return the root attributes that are to follow."""
+    root = store.root
+    space = parcellation.space
+    write_plain(root, "affine", ("world", "voxel"), np.array(space.affine), {"units": "mm"})
+    group = root.create_group("parcellation")
+    codec = options.codec
+    volume = ("z", "y", "x")
+    write_encoded(group, "labels", volume, parcellation.labels.T, codec)
+    write_encoded(group, "mask", volume, parcellation.mask.T.astype(np.uint8), codec)
+    write_plain(group, "ids", ("parcel",), parcellation.ids)
+    write_texts(group, "names", "parcel", parcellation.names)
+    write_encoded(group, "voxels", ("voxel", "axis"), parcellation.voxels, codec)
+    write_encoded(group, "indptr", ("bound",), parcellation.indptr, codec)
+    _write_columns(group, parcellation)
+    attributes = format_attributes(format_name) | space_attributes(space)
+    del attributes["time_unit"]
+    return attributes
+
+
+def _write_columns(group: Group, parcellation: Parcellation) -> None:
+    if not parcellation.columns:
+        return
+    nodes = [encode_name(name) for name in parcellation.columns]
+    columns = group.create_group("columns", {"columns": nodes})
+    for node, (name, values) in zip(nodes, parcellation.columns.items(), strict=True):
+        if is_string(values.dtype):
+            write_texts(columns, node, "parcel", values.tolist())
+            columns.array(node).write_attributes({"column": name})
+        else:
+            write_plain(columns, node, ("parcel",), values, {"column": name})
+
+
+def write_scan(store: Store, scans: Group, content: ScanContent, options: ParcelOptions) -> None:
+    """Write one scan below the group of scans; readers see it when it stands in the list."""
+    attributes: dict[str, Any] = {"name": content.name, "kind": content.kind}
+    space = content.space
+    if space.tr is not None:
+        attributes["repetition_time"] = space.tr
+    attributes["time_unit"] = space.time_unit
+    if content.statistic is not None:
+        attributes["statistic"] = content.statistic
+    group = scans.create_group(encode_name(content.name), attributes)
+    if content.metadata:
+        group.create_group("metadata", content.metadata)
+    _, times = content.numbers.shape
+    if space.tr is not None:
+        write_plain(group, "t", ("t",), np.arange(times) * space.tr, {"units": "s"})
+    scaling = content.numbers.scaling
+    of_numbers: dict[str, Any] = {}
+    if scaling is not None and scaling.per_volume:
+        of_numbers["scaling"] = "per-volume"
+        write_plain(group, "scale_factor", ("t",), np.asarray(scaling.slope))
+        write_plain(group, "add_offset", ("t",), np.asarray(scaling.inter))
+    elif scaling is not None:
+        of_numbers |= {"scale_factor": scaling.slope, "add_offset": scaling.inter}
+    axis = "voxel" if content.kind == "full" else "parcel"
+    matrix = content.numbers.matrix
+    dtype = np.dtype("u1") if matrix.dtype.kind == "b" else matrix.dtype
+    layout = plan_matrix(matrix.shape, dtype, codec=options.codec)
+    spec = ArraySpec(shape=matrix.shape, dtype=dtype, dims=(axis, "t"), layout=layout)
+    spec = replace(spec, codecs=choose_codecs(options.codec, spec))
+    spec = adapt_spec(spec, store.capabilities)
+    array = group.create_array("0", spec, of_numbers)
+    for rows, part in matrix_boxes(spec, options.max_memory // 4):
+        write(array, (rows, part), matrix.read(rows, part))
+
+
+def matrix_boxes(
+    spec: ArraySpec, max_bytes: int, unit: tuple[int, ...] | None = None
+) -> Iterator[Region]:
+    """Regions of a matrix that consist of whole write units and fit in memory.
+
+    Parameters
+    ----------
+    spec : ArraySpec
+        Of the matrix.
+    max_bytes : int
+        Most bytes of a region.
+    unit : tuple of int, optional
+        What regions consist of instead.
+    """
+    size = box_shape(spec.shape, unit or spec.layout.units, spec.dtype.itemsize, max_bytes)
+    return boxes(spec.shape, size)
+
+
+def scan_requests(
+    scans: Mapping[str, Any],
+    statistic: Any,
+    metadata: Mapping[str, Mapping[str, Any]] | None,
+    space: NeuroSpace | AnyArray | None,
+    tr: float | None,
+) -> list[ScanRequest]:
+    """Scans to be stored together.
+
+    Parameters
+    ----------
+    scans : mapping
+        Sources by name.
+    statistic : str or callable, optional
+        What parcels are summarised by, in all of them.
+    metadata : mapping, optional
+        Mappings by name of the scan.
+    space : NeuroSpace or ndarray, (4, 4), optional
+        For arrays.
+    tr : float, optional
+        For arrays.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are metadata of a scan that is not there.
+    """
+    unknown = [name for name in metadata or {} if name not in scans]
+    if unknown:
+        raise InvalidInputError(f"metadata of {unknown[0]!r}, which is no scan")
+    return [
+        ScanRequest(
+            name=name,
+            source=source,
+            statistic=statistic,
+            metadata=(metadata or {}).get(name, {}),
+            array=array_options(source, space, tr),
+        )
+        for name, source in scans.items()
+    ]
+
+
+def array_options(
+    source: Any, space: NeuroSpace | AnyArray | None, tr: float | None
+) -> dict[str, Any]:
+    """What an array does not say itself; runs in one store differ in length."""
+    if not isinstance(source, np.ndarray):
+        return {"tr": tr} if given_matrix(source) is not None else {}
+    if isinstance(space, NeuroSpace):
+        return {"space": space.without_time(), "tr": tr or space.tr}
+    return {"space": space, "tr": tr}
+
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A new store, and how it is to be written.
+
+    Parameters
+    ----------
+    url : str or path
+        Where.
+    kind : {"hdf5", "zarr"}, optional
+        By the ending of the name otherwise.
+    codec : str, optional
+        Preset; ``"portable"`` for HDF5 and ``"dual"`` for Zarr if None.
+    profile : {"r"}, optional
+        Layout of the R package.
+    overwrite : bool
+        Replace what is there.
+    storage_options : mapping, optional
+        Passed to fsspec.
+    max_memory : int
+        Bytes that writing may take.
+    progress : callable, optional
+        Called with the bytes of labelled voxels done and in all, for each scan.
+    """
+
+    url: str | os.PathLike[str]
+    kind: Kind | None = None
+    codec: str | None = None
+    profile: str | None = None
+    overwrite: bool = False
+    storage_options: Mapping[str, Any] | None = None
+    max_memory: int = 1 << 30
+    progress: Progress | None = None
+
+    @property
+    def options(self) -> ParcelOptions:
+        """What the writer needs to know: an HDF5 file is readable everywhere."""
+        kind = self.kind or kind_of_name(normalise(self.url))
+        return ParcelOptions(
+            codec=self.codec or ("portable" if kind == "hdf5" else "dual"),
+            max_memory=self.max_memory,
+        )
+
+
+def create_scans(
+    cls: type[Made],
+    target: Target,
+    parcellation: Parcellation,
+    requests: Sequence[ScanRequest],
+) -> Made:
+    """Store scans, which appear together when all are complete, and open them.
+
+    Raises
+    ------
+    AlreadyExistsError
+        If there is something and it shall not be replaced, or two scans have one name.
+    InvalidInputError
+        If a scan cannot be stored.
+    """
+    check_names([request.name for request in requests])
+    with contextlib.closing(each_content(target, parcellation, requests)) as contents:
+        made: Made = store_as(
+            cls,
+            target.url,
+            (parcellation, contents),
+            target.options,
+            profile=target.profile,
+            overwrite=target.overwrite,
+            storage_options=target.storage_options,
+        )
+    return made
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Check that names of scans are all different.
+
+    Raises
+    ------
+    AlreadyExistsError
+        If not.
+    """
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise AlreadyExistsError(f"there is a scan called {name!r} already")
+
+
+def each_content(
+    target: Target, parcellation: Parcellation, requests: Sequence[ScanRequest]
+) -> Generator[ScanContent, None, None]:
+    """Open and summarise scans one after the other; only one source is open at a time."""
+    for request in requests:
+        with open_content(
+            request,
+            parcellation,
+            max_memory=target.max_memory,
+            storage_options=target.storage_options,
+            progress=target.progress,
+        ) as content:
+            yield content
+
 
 _MOST_VOXELS = 1 << 30
+
 _MOST_PARCELS = 1 << 24
-
-
-class StoredMatrix:
-    """A stored array of one row for each voxel or parcel.
-
-    Parameters
-    ----------
-    array : StoredArray
-        Axes named `rows` and ``t``, in any order.
-    rows : str
-        Name of the axis of rows.
-    """
-
-    def __init__(self, array: StoredArray, rows: str) -> None:
-        self._array = array
-        spec = array.reader.spec
-        self._row_axis = spec.dims.index(rows)
-        self.shape = (spec.shape[self._row_axis], spec.shape[1 - self._row_axis])
-        self.dtype = spec.dtype
-
-    def read(self, rows: slice | NDArray[np.int64], times: slice) -> AnyArray:
-        """Numbers (times, rows) of a range, or of any rows in any order."""
-        reader = self._array.reader
-        if isinstance(rows, slice):
-            region = (rows, times) if self._row_axis == 0 else (times, rows)
-            values = reader.read(region)
-            return values.T if self._row_axis == 0 else values
-        return reader.read_points((self._row_axis,), rows.reshape(-1, 1), (times,)).T
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Numbers:
-    """Time series as stored, and how to scale them.
-
-    Parameters
-    ----------
-    matrix : Matrix
-        Stored numbers.
-    scaling : Scaling, optional
-        To apply to them.
-    """
-
-    matrix: Matrix
-    scaling: Scaling | None = None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Number of rows and of times."""
-        return self.matrix.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the scaled numbers."""
-        stored = self.matrix.dtype
-        return stored if self.scaling is None else self.scaling.dtype(stored)
-
-    def read(
-        self,
-        rows: slice | NDArray[np.int64],
-        times: slice,
-        *,
-        dtype: DTypeLike | None = None,
-        raw: bool = False,
-    ) -> AnyArray:
-        """Scaled numbers (times, rows), or stored ones."""
-        values = self.matrix.read(rows, times)
-        if raw or self.scaling is None:
-            return values if dtype is None else values.astype(dtype, copy=False)
-        return self.scaling.apply(values, times=times, axis=0, dtype=dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -129,7 +601,7 @@ class ScanParts:
         Of the scan.
     kind : {"full", "summary"}
         What its rows are: voxels in order of their parcels, or parcels.
-    numbers : Numbers
+    numbers : ScaledMatrix
         The series.
     space : NeuroSpace
         Grid, number of times and TR.
@@ -143,8 +615,8 @@ class ScanParts:
 
     tree: ScanTree
     name: str
-    kind: Kind
-    numbers: Numbers
+    kind: ScanKind
+    numbers: ScaledMatrix
     space: NeuroSpace
     statistic: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -314,13 +786,13 @@ class OwnTree:
         except (InvalidInputError, TypeError) as error:
             raise self._wrong(f"the times are damaged: {error}", path) from error
 
-    def _numbers(self, path: str, kind: Kind) -> Numbers:
+    def _numbers(self, path: str, kind: ScanKind) -> ScaledMatrix:
         axis = "voxel" if kind == "full" else "parcel"
         array = StoredArray(self._handle, f"{path}/0")
         spec = array.reader.spec
         if sorted(spec.dims) != sorted((axis, "t")) or is_string(spec.dtype):
             raise self._wrong(f"axes are {spec.dims}, expected {axis}, t", f"{path}/0")
-        matrix = StoredMatrix(array, axis)
+        matrix = ArrayMatrix(array, axis, kinds="biufc")
         named = "voxels" if kind == "full" else "ids"
         rows = StoredArray(self._handle, f"parcellation/{named}").reader.spec
         if matrix.shape[0] not in rows.shape[:1]:
@@ -328,7 +800,7 @@ class OwnTree:
                 f"has {matrix.shape[0]} rows where the parcellation has {rows.shape[:1]}",
                 f"{path}/0",
             )
-        return Numbers(matrix, self._scaling(path, array, matrix.shape[1]))
+        return ScaledMatrix(matrix, self._scaling(path, array, matrix.shape[1]))
 
     def _scaling(self, path: str, array: StoredArray, times: int) -> Scaling | None:
         attributes = array.attributes
@@ -342,6 +814,53 @@ class OwnTree:
             return make_scaling(slope, inter, volumes=times)
         except (InvalidInputError, TypeError, ValueError) as error:
             raise self._wrong(f"scale_factor and add_offset are damaged: {error}", path) from error
+
+
+class ParcellatedLayout(NativeLayout):
+    """Parcellated scans as fmristore stores them.
+
+    Parameters
+    ----------
+    format_name : str
+        The format.
+    kind : {"full", "summary"}, optional
+        That of the only scan; None for the container of several.
+    """
+
+    def __init__(self, format_name: str, kind: ScanKind | None = None) -> None:
+        super().__init__(format_name)
+        self.kind = kind
+
+    def read(self, handle: Handle) -> OwnTree | ScanParts:
+        """Docstring inherited."""
+        tree = OwnTree(handle)
+        return tree if self.kind is None else only_scan(tree, self.kind, handle.locator.url)
+
+    def write(
+        self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
+    ) -> None:
+        """Docstring inherited."""
+        del progress
+        parcellation, contents = content
+        write_tree(store, self.format_name, parcellation, contents, options)
+
+
+def only_scan(tree: ScanTree, kind: ScanKind, url: str) -> ScanParts:
+    """The scan of a store that holds one.
+
+    Raises
+    ------
+    MetadataError
+        If there are several, or it is of the other kind.
+    """
+    if len(tree.scan_names) != 1:
+        raise MetadataError(
+            f"a single scan is expected and there are {len(tree.scan_names)}", url=url
+        )
+    parts = tree.scan(tree.scan_names[0])
+    if parts.kind != kind:
+        raise MetadataError(f"the scan is of the kind {parts.kind!r}, expected {kind!r}", url=url)
+    return parts
 
 
 def read_columns(

@@ -6,29 +6,36 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fmristore.formats.array import StoredArray
 from fmristore.formats.base import (
     BorrowedHandle,
+    StoredArray,
     StoredObject,
     describe_parcels,
     describe_scan,
     describe_space,
 )
 from fmristore.formats.parcellated.concat import ConcatenatedScans, concatenate
-from fmristore.formats.parcellated.create import Target, create_scans, open_created
 from fmristore.formats.parcellated.edit import add_requests, remove_scan
-from fmristore.formats.parcellated.layout import OwnTree, ScanTree
-from fmristore.formats.parcellated.request import array_options, scan_requests
+from fmristore.formats.parcellated.layout import (
+    OwnTree,
+    ParcellatedLayout,
+    ScanRequest,
+    ScanTree,
+    Target,
+    array_options,
+    create_scans,
+    make_parcellation,
+    scan_requests,
+)
+from fmristore.formats.parcellated.r import RParcellatedLayout
 from fmristore.formats.parcellated.scan import ParcellatedScan
 from fmristore.formats.parcellated.summary import ParcellatedScanSummary
-from fmristore.formats.parcellated.writer import ScanRequest, make_parcellation
-from fmristore.formats.profiles import Profile
-from fmristore.formats.registry import register
+from fmristore.formats.registry import Layout, register
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
@@ -76,6 +83,30 @@ class ParcellatedMultiScan(StoredObject):
     >>> multi.add_scan("rest", "rest_bold.nii.gz", statistic="mean")          # doctest: +SKIP
     >>> multi["rest"].to_numpy()                                              # doctest: +SKIP
     """
+
+    holds = "named scans of either parcellated kind that share one parcellation"
+    use_when = "scans of a subject or study belong in one container and more will come"
+
+    layouts: ClassVar[tuple[Layout, ...]] = (
+        ParcellatedLayout("parcellatedmultiscan"),
+        RParcellatedLayout(),
+    )
+
+    def __init__(self, handle: Handle, tree: ScanTree | None = None) -> None:
+        super().__init__(handle)
+        self._tree: ScanTree = self.layouts[0].read(handle) if tree is None else tree
+        self.scan_names  # noqa: B018 - damage shows on opening
+        self._lent = False
+        self._former: list[Handle] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_lent": False, "_former": []}
+
+    def close(self) -> None:
+        """Release the store; neither this object nor its scans can be read from then on."""
+        super().close()
+        for handle in self._former:
+            handle.close()
 
     # What it is -----------------------------------------------------------------------------
 
@@ -236,23 +267,6 @@ class ParcellatedMultiScan(StoredObject):
         if isinstance(scans, str):
             raise InvalidInputError(f"scans must be a list of names, not {scans!r}")
         return self.scan_names if scans is None else tuple(scans)
-
-    holds = "named scans of either parcellated kind that share one parcellation"
-    use_when = "scans of a subject or study belong in one container and more will come"
-
-    def __init__(self, handle: Handle, tree: ScanTree | None = None) -> None:
-        super().__init__(handle, tree)
-        self._lent = False
-        self._former: list[Handle] = []
-
-    def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_lent": False, "_former": []}
-
-    def close(self) -> None:
-        """Release the store; neither this object nor its scans can be read from then on."""
-        super().close()
-        for handle in self._former:
-            handle.close()
 
     # What it says of itself ----------------------------------------------------------------
 
@@ -485,7 +499,7 @@ class ParcellatedMultiScan(StoredObject):
 
     def _lend(self) -> Handle:
         self._lent = True
-        return super()._lend()
+        return BorrowedHandle(self._handle)
 
     # Creating -------------------------------------------------------------------------------
 
@@ -503,7 +517,7 @@ class ParcellatedMultiScan(StoredObject):
         space: NeuroSpace | AnyArray | None = None,
         tr: float | None = None,
         codec: str | None = None,
-        profile: Profile | None = None,
+        profile: str | None = None,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
         max_memory: int | str = 1 << 30,
@@ -561,5 +575,4 @@ class ParcellatedMultiScan(StoredObject):
             request=requests[0] if requests else None,
             storage_options=storage_options,
         )
-        create_scans(target, cls.format_name, parcels, requests)
-        return open_created(target, cls)
+        return create_scans(cls, target, parcels, requests)

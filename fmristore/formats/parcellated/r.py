@@ -2,69 +2,331 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fmristore.formats.array import StoredArray
-from fmristore.formats.parcellated.base import ParcellatedBase
+from fmristore.formats.base import StoredArray
+from fmristore.formats.matrix import ArrayMatrix, Matrix, ScaledMatrix
+from fmristore.formats.nodes import write_plain, write_texts
 from fmristore.formats.parcellated.layout import (
-    Numbers,
+    ParcelOptions,
+    ScanContent,
     ScanParts,
-    StoredMatrix,
     no_such_scan,
+    only_scan,
     read_columns,
 )
-from fmristore.formats.parcellated.multiscan import ParcellatedMultiScan
-from fmristore.formats.parcellated.r_write import write_tree
-from fmristore.formats.parcellated.scan import ParcellatedScan
-from fmristore.formats.parcellated.summary import ParcellatedScanSummary
-from fmristore.formats.r_header import read_header_space
-from fmristore.formats.r_names import from_r_name
+from fmristore.formats.parcellated.reduce import ScanKind
+from fmristore.formats.r_common import (
+    R_EXACT,
+    RLayout,
+    attribute_text,
+    from_r_name,
+    node_name,
+    r_numbers,
+    read_header_space,
+    to_r_name,
+    transform_fields,
+    write_fields,
+)
+from fmristore.formats.registry import StoreView
 from fmristore.model.space import NeuroSpace
+from fmristore.planning.indexing import AxisPart, axis_length, bounds
+from fmristore.planning.layout import choose_codecs, split_chunks
+from fmristore.planning.progress import Progress
 from fmristore.sources.labels import LabelTable
 from fmristore.sources.parcellation import Parcellation
+from fmristore_stores.chunks.writer import write
 from fmristore_stores.errors import InvalidInputError, MetadataError, NotFoundError
+from fmristore_stores.io.ranges import ReadCost, sum_costs
 from fmristore_stores.opening import Handle
-from fmristore_stores.protocol import AnyArray
-from fmristore_stores.spec import is_string
+from fmristore_stores.protocol import AnyArray, Group, Store
+from fmristore_stores.spec import STRING, ArraySpec, is_string
 
-__all__ = ["RClusters", "RTree", "open_r", "write_tree"]
+__all__ = [
+    "RClusters",
+    "RParcellatedLayout",
+    "RTree",
+    "write_tree",
+]
 
-_SINGLE = ("H5ParcellatedScan", "H5ParcellatedScanSummary")
-_MOST_VOXELS = 1 << 30
-_MOST_PARCELS = 1 << 24
-_MOST_VALUES = 1 << 20
-"""Numbers that one item of a scan's metadata may have."""
-_NAME_COLUMNS = ("name", "names", "label")
+_VERSION = "0.1.0"
+
+"""Of the R package whose layout this is."""
+
+_CLASSES = {"full": "H5ParcellatedScan", "summary": "H5ParcellatedScanSummary"}
+
+_RESERVED = ("cluster_ids", "cluster_meta")
+
+_INT32 = 2**31
 
 
-def open_r(handle: Handle) -> ParcellatedMultiScan | ParcellatedBase:
-    """Open parcellated scans that the R package wrote.
+def write_tree(
+    store: Store,
+    parcellation: Parcellation,
+    contents: Iterator[ScanContent],
+    options: ParcelOptions,
+    *,
+    single: bool,
+) -> None:
+    """Write a whole file; parameters as of `fmristore.formats.parcellated.layout.write_tree`.
+
+    Parcels without voxels, which R cannot read, are left out.
 
     Raises
     ------
-    MetadataError
-        If a node is missing or wrong.
+    InvalidInputError
+        If a name of a scan or column has no place in R's layout, the codec no counterpart in R,
+        or an integer is none that R has.
     """
-    tree = RTree(handle)
-    if not tree.single:
-        return ParcellatedMultiScan(handle, tree)
-    if len(tree.scan_names) != 1:
-        raise MetadataError(
-            f"a single scan is expected and there are {len(tree.scan_names)}",
-            url=handle.locator.url,
-            node="scans",
+    if options.codec not in ("portable", "none"):
+        raise InvalidInputError(
+            f"codec {options.codec!r}: R has no plug-ins; use 'portable' or 'none'"
         )
-    parts = tree.scan(tree.scan_names[0])
-    return (ParcellatedScan if parts.kind == "full" else ParcellatedScanSummary)(handle, parts)
+    root = store.root
+    kept = np.flatnonzero(parcellation.sizes)
+    _write_clusters(root, parcellation, kept, single=single)
+    scans = root.create_group("scans")
+    done: list[ScanContent] = []
+    for content in contents:
+        group = scans.create_group(
+            node_name(content.name, "a scan"), {} if single else {"class": [_CLASSES[content.kind]]}
+        )
+        number = _dtype(content, single=single)
+        if content.kind == "full":
+            _write_full(group, content, parcellation, number, options)
+        else:
+            _write_summary(group, content, kept, number, options)
+        _write_metadata(group, content)
+        done.append(content)
+    lengths = [content.numbers.shape[1] for content in done]
+    _write_header(root, parcellation.space, lengths[0] if single else len(done))
+    attributes: dict[str, Any] = {"fmristore_version": [_VERSION]}
+    if single:
+        attributes |= {
+            "fmristore_class": [_CLASSES[done[0].kind]],
+            "scan_name": [done[0].name],
+            "n_time": lengths,
+        }
+    else:
+        attributes["fmristore_class"] = ["H5ParcellatedMultiScan"]
+        only = bool(done) and all(content.kind == "summary" for content in done)
+        scans.write_attributes({"summary_only": [only]})
+    root.write_attributes(attributes)
 
 
-class RClusters:
+def _dtype(content: ScanContent, *, single: bool) -> np.dtype[Any]:
+    """Type of R's files, but float64 for integers that float32 might not hold."""
+    stored = content.numbers.dtype
+    wide = stored.kind in "iu" and not np.can_cast(stored, np.float32, "safe")
+    return np.dtype("f8" if single or wide else "f4")
+
+
+def _write_clusters(
+    root: Group, parcellation: Parcellation, kept: NDArray[np.int64], *, single: bool
+) -> None:
+    """Write labelled voxels, x fastest, and the table; a 0 in the map would break R."""
+    labels = parcellation.labels.transpose(2, 1, 0)
+    write_plain(root, "mask", (), (labels != 0).astype(np.uint8))
+    write_plain(root, "cluster_map", (), labels[labels != 0])
+    voxels = np.argwhere(labels)[:, ::-1].astype(np.int32)
+    write_plain(root, "voxel_coords", (), np.ascontiguousarray(voxels.T) + np.int32(1))
+    clusters = root.create_group("clusters")
+    ids = parcellation.ids[kept]
+    write_plain(clusters, "cluster_ids", (), ids)
+    table = clusters
+    if not single:
+        table = clusters.create_group("cluster_meta")
+        write_plain(table, "cluster_id", (), ids)
+    columns = {"name": np.array([parcellation.names[k] for k in kept], STRING)}
+    for name, values in parcellation.columns.items():
+        if name in ("name", "cluster_id", *_RESERVED):
+            raise InvalidInputError(f"R's layout has no room for a column called {name!r}")
+        columns[to_r_name(name, "a column")] = values[kept]
+    for name, values in columns.items():
+        _write_column(table, name, values)
+    if single:  # where R's H5ParcellatedMultiScan, which opens these files too, has its table
+        again = clusters.create_group("cluster_meta")
+        again.link("cluster_id", "clusters/cluster_ids")
+        for name in columns:
+            again.link(name, f"clusters/{name}")
+
+
+def _write_column(group: Group, name: str, values: AnyArray) -> None:
+    if is_string(values.dtype):
+        write_texts(group, name, "", values.tolist())
+    else:
+        write_plain(group, name, (), _narrow(values))
+
+
+def _narrow(values: AnyArray) -> AnyArray:
+    """Integers as R's, where they fit: R has none of 64 bits."""
+    if values.dtype.kind in "iu":
+        fits = not values.size or (values.min() > -_INT32 and values.max() < _INT32)
+        return r_numbers(values, np.dtype(np.int32 if fits else np.float64))
+    return values
+
+
+def _write_header(root: Group, space: NeuroSpace, fourth: int) -> None:
+    """Write NIfTI fields, with the rotation and origin that R forgets and then reads."""
+    header = root.create_group("header")
+    fields = transform_fields(space)
+    if not _sheared(space):  # only then are the rows worth an extra node
+        fields = {name: value for name, value in fields.items() if not name.startswith("srow")}
+    dim = [4, *space.spatial_shape, fourth, 1, 1, 1]
+    write_fields(header, {"dim": dim, "pixdim": [0.0, *space.spacing, 0.0, 0.0, 0.0, 0.0]})
+    write_fields(header, fields)
+
+
+def _sheared(space: NeuroSpace) -> bool:
+    columns = space.affine[:3, :3] / space.spacing
+    return not np.allclose(columns.T @ columns, np.eye(3), atol=1e-6)
+
+
+def _array(
+    group: Group,
+    name: str,
+    shape: tuple[int, int],
+    chunks: tuple[int, int],
+    dtype: np.dtype[Any],
+    options: ParcelOptions,
+) -> Any:
+    layout = split_chunks(shape, dtype.itemsize, chunks)
+    spec = ArraySpec(shape=shape, dtype=dtype, layout=layout)
+    return group.create_array(name, replace(spec, codecs=choose_codecs(options.codec, spec)))
+
+
+def _write_full(
+    group: Group,
+    content: ScanContent,
+    parcellation: Parcellation,
+    dtype: np.dtype[Any],
+    options: ParcelOptions,
+) -> None:
+    clusters = group.create_group("clusters")
+    times = content.numbers.shape[1]
+    for k, number in enumerate(parcellation.ids):
+        first, stop = int(parcellation.indptr[k]), int(parcellation.indptr[k + 1])
+        if first == stop:
+            continue
+        shape = (times, stop - first)
+        array = _array(clusters, f"cluster_{number}", shape, shape, dtype, options)
+        step = array.spec.layout.chunks[0]
+        width = 3 * dtype.itemsize * shape[1]
+        step *= max(1, options.max_memory // 2 // (width * step))
+        for t0 in range(0, times, step):
+            part = slice(t0, min(t0 + step, times), 1)
+            values = content.numbers.read(slice(first, stop, 1), part)
+            write(array, (part, slice(0, shape[1], 1)), r_numbers(values, dtype))
+
+
+def _write_summary(
+    group: Group,
+    content: ScanContent,
+    kept: NDArray[np.int64],
+    dtype: np.dtype[Any],
+    options: ParcelOptions,
+) -> None:
+    times = content.numbers.shape[1]
+    values = r_numbers(content.numbers.read(kept, slice(0, times, 1)), dtype).T
+    shape = (len(kept), times)
+    summary = group.create_group("clusters_summary")
+    write(_array(summary, "summary_data", shape, shape, dtype, options), None, values)
+
+
+def _write_metadata(group: Group, content: ScanContent) -> None:
+    """Write what is known of a scan, and its length, which R goes by and otherwise guesses."""
+    metadata = {**content.metadata, "n_time": content.numbers.shape[1]}
+    if content.space.tr is not None:
+        metadata["TR"] = content.space.tr
+    target = group.create_group("metadata")
+    for name, value in _plain(metadata).items():
+        write_plain(target, to_r_name(name, "an item of metadata"), (), value)
+
+
+def _plain(metadata: Mapping[str, Any]) -> dict[str, AnyArray]:
+    """Values as arrays; what R has no vectors for becomes JSON text."""
+    return {
+        name: _vector(value) if value and isinstance(value, list) else _vector([value]).reshape(())
+        for name, value in metadata.items()
+        if value is not None
+    }
+
+
+def _vector(values: Sequence[Any]) -> AnyArray:
+    kinds = {type(value) for value in values}
+    if kinds == {str}:
+        return np.array(values, STRING)
+    if kinds == {bool}:
+        return np.array(values, np.int8)
+    if kinds <= {int, float} and not any(abs(v) >= R_EXACT for v in values if type(v) is int):
+        return _narrow(np.array(values))
+    texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
+    return np.array(texts, STRING)
+
+
+_SINGLE = ("H5ParcellatedScan", "H5ParcellatedScanSummary")
+
+_MOST_VOXELS = 1 << 30
+
+_MOST_PARCELS = 1 << 24
+
+_MOST_VALUES = 1 << 20
+
+"""Values that one item of a scan's metadata may have."""
+
+_NAME_COLUMNS = ("name", "names", "label")
+
+
+class RParcellatedLayout(RLayout):
+    """``H5ParcellatedMultiScan``, or a file of one scan.
+
+    Parameters
+    ----------
+    kind : {"full", "summary"}, optional
+        That of the only scan; None for files of several.
+    """
+
+    classes = frozenset({"H5ParcellatedMultiScan", *_SINGLE})
+
+    def __init__(self, kind: ScanKind | None = None) -> None:
+        self.kind = kind
+
+    def detect(self, view: StoreView) -> bool:
+        """Docstring inherited."""
+        if not super().detect(view):
+            return False
+        tree = RTree(view.handle)
+        if self.kind is None or not tree.single:
+            return self.kind is None and not tree.single
+        return len(tree.scan_names) == 1 and tree.scan(tree.scan_names[0]).kind == self.kind
+
+    def has_nodes(self, view: StoreView) -> bool:
+        """Docstring inherited."""
+        return {"scans", "cluster_map"} <= set(view.children)
+
+    def read(self, handle: Handle) -> RTree | ScanParts:
+        """Docstring inherited."""
+        tree = RTree(handle)
+        return tree if self.kind is None else only_scan(tree, self.kind, handle.locator.url)
+
+    def write(
+        self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
+    ) -> None:
+        """Docstring inherited."""
+        del progress
+        parcellation, contents = content
+        write_tree(store, parcellation, contents, options, single=self.kind is not None)
+
+
+class RClusters(Matrix):
     """Series of voxels that lie in one dataset for each parcel, (T, V).
 
     Parameters
@@ -97,22 +359,42 @@ class RClusters:
         known = [spec.dtype for spec in specs if spec is not None]
         self.dtype: np.dtype[Any] = np.result_type(*known)
 
-    def read(self, rows: slice | NDArray[np.int64], times: slice) -> AnyArray:
-        """Numbers (times, rows) of a range, or of any rows in any order."""
+    @property
+    def arrays(self) -> tuple[StoredArray, ...]:
+        """Docstring inherited."""
+        return tuple(array for array in self._arrays if array is not None)
+
+    def read(self, rows: AxisPart, columns: AxisPart) -> AnyArray:
+        """Docstring inherited."""
         if isinstance(rows, slice):
-            rows = np.arange(rows.start, rows.stop, rows.step or 1)
-        count = len(range(times.start, times.stop, times.step or 1))
-        values = np.empty((count, len(rows)), self.dtype)
+            rows = np.arange(rows.start, rows.stop, rows.step)
+        times = bounds(columns)
+        inside = slice(None) if isinstance(columns, slice) else columns - times.start
+        values = np.empty((len(rows), axis_length(columns)), self.dtype)
         parcels = np.searchsorted(self._indptr, rows, side="right") - 1
         for k in np.unique(parcels).tolist():
             places = np.flatnonzero(parcels == k)
-            columns = rows[places] - self._indptr[k]
-            low, high = int(columns.min()), int(columns.max()) + 1
+            own = rows[places] - self._indptr[k]
+            low, high = int(own.min()), int(own.max()) + 1
             array = self._arrays[k]
             assert array is not None
             part = array.reader.read((times, slice(low, high, 1)))
-            values[:, places] = part[:, columns - low]
+            values[places] = part[inside][:, own - low].T
         return values
+
+    def cost(self, rows: AxisPart, columns: AxisPart) -> ReadCost:
+        """Docstring inherited."""
+        if isinstance(rows, slice):
+            rows = np.arange(rows.start, rows.stop, rows.step)
+        parcels = np.searchsorted(self._indptr, rows, side="right") - 1
+        costs = []
+        for k in np.unique(parcels).tolist():
+            own = rows[parcels == k] - self._indptr[k]
+            array = self._arrays[k]
+            assert array is not None
+            part = slice(int(own.min()), int(own.max()) + 1, 1)
+            costs.append(array.reader.cost((bounds(columns), part)))
+        return sum_costs(costs)
 
 
 class RTree:
@@ -142,7 +424,7 @@ class RTree:
     @property
     def single(self) -> bool:
         """Whether the file is of one scan."""
-        return _text(self._attributes.get("fmristore_class")) in _SINGLE
+        return attribute_text(self._attributes.get("fmristore_class")) in _SINGLE
 
     @cached_property
     def scan_names(self) -> tuple[str, ...]:
@@ -154,7 +436,7 @@ class RTree:
         names = tuple(name for name, child in children.items() if child.kind == "group")
         if not self.single:
             return names
-        given = _text(self._attributes.get("scan_name"))
+        given = attribute_text(self._attributes.get("scan_name"))
         return (given,) if given in names else names
 
     @cached_property
@@ -262,7 +544,7 @@ class RTree:
             arrays=arrays,
         )
 
-    def _full(self, path: str) -> tuple[Numbers, tuple[StoredArray, ...]]:
+    def _full(self, path: str) -> tuple[ScaledMatrix, tuple[StoredArray, ...]]:
         labels, _ = self._labels
         sizes = np.bincount(
             np.searchsorted(self.table.ids, labels[labels != 0]), minlength=len(self.table)
@@ -275,21 +557,21 @@ class RTree:
             for number, size in zip(self.table.ids, sizes, strict=True)
         ]
         try:
-            numbers = Numbers(RClusters(arrays, indptr))
+            numbers = ScaledMatrix(RClusters(arrays, indptr))
         except MetadataError as error:
             error.url, error.node = self._handle.locator.url, error.node or path
             raise
         return numbers, tuple(array for array in arrays if array is not None)
 
-    def _summary(self, path: str) -> tuple[Numbers, tuple[StoredArray, ...]]:
+    def _summary(self, path: str) -> tuple[ScaledMatrix, tuple[StoredArray, ...]]:
         node = f"{path}/clusters_summary/summary_data"
         array = StoredArray(self._handle, node, dims=("parcel", "t"))
-        matrix = StoredMatrix(array, "parcel")
+        matrix = ArrayMatrix(array, "parcel", kinds="biufc")
         if matrix.shape[0] != len(self.table) or not matrix.shape[1] or is_string(matrix.dtype):
             raise self._wrong(
                 f"has the shape {matrix.shape} where there are {len(self.table)} clusters", node
             )
-        return Numbers(matrix), (array,)
+        return ScaledMatrix(matrix), (array,)
 
     def _metadata(self, path: str) -> dict[str, Any]:
         found = {}
@@ -298,13 +580,6 @@ class RTree:
                 values = StoredArray(self._handle, f"{path}/{name}").read_small(_MOST_VALUES)
                 found[from_r_name(name)] = values.item() if values.ndim == 0 else values.tolist()
         return found
-
-
-def _text(value: Any) -> str:
-    """Text of an attribute; R writes lists of one."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    return value if isinstance(value, str) else ""
 
 
 def _tr(metadata: Mapping[str, Any]) -> float | None:

@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Self, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fmristore.formats.base import RawView
-from fmristore.formats.grid import GridImage
+from fmristore.formats.matrix import Matrix
 from fmristore.formats.parcellated.base import ParcellatedBase
-from fmristore.formats.parcellated.create import Target, create_scans, open_created
-from fmristore.formats.parcellated.reduce import parcel_pieces, reduce_numbers
-from fmristore.formats.parcellated.series import scan_volumes
-from fmristore.formats.parcellated.statistics import make_reduction
-from fmristore.formats.parcellated.writer import (
+from fmristore.formats.parcellated.layout import (
+    ParcellatedLayout,
     ScanRequest,
+    Target,
+    create_scans,
     given_matrix,
     make_parcellation,
     voxel_weights,
 )
-from fmristore.formats.profiles import Profile
-from fmristore.formats.registry import register
-from fmristore.formats.scatter import SpreadSource
+from fmristore.formats.parcellated.r import RParcellatedLayout
+from fmristore.formats.parcellated.reduce import make_reduction, parcel_pieces, reduce_numbers
+from fmristore.formats.registry import Layout, register
+from fmristore.formats.voxelwise import VoxelView
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
-from fmristore.model.voxels import parse_series, parse_times
-from fmristore.planning.indexing import parse_selection
+from fmristore.model.voxels import VoxelSet
+from fmristore.planning.indexing import parse_axis
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
-from fmristore.sources.images import ImageSource
 from fmristore_stores.errors import InvalidInputError
-from fmristore_stores.grid import region_shape
 from fmristore_stores.protocol import AnyArray
 
 __all__ = ["ParcellatedScan"]
@@ -43,7 +39,7 @@ Result = TypeVar("Result")
 
 
 @register("parcellatedscan")
-class ParcellatedScan(ParcellatedBase, GridImage):
+class ParcellatedScan(ParcellatedBase, VoxelView):
     """Series of all voxels that belong to a parcel, indexed ``[x, y, z, t]``; 0 elsewhere.
 
     Voxels of a parcel lie together, so that reading a parcel touches no other one's chunks.
@@ -59,43 +55,25 @@ class ParcellatedScan(ParcellatedBase, GridImage):
     use_when = "whole parcels are read, voxel by voxel"
 
     kind = "full"
+    layouts: ClassVar[tuple[Layout, ...]] = (
+        ParcellatedLayout("parcellatedscan", kind),
+        RParcellatedLayout(kind),
+    )
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Lengths of the axes, (X, Y, Z, T)."""
-        return self.space.shape
+    def matrix(self) -> Matrix:
+        """Stored values, (V, T), voxels in order of their parcels."""
+        return self._parts.numbers.matrix
 
     @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return 4
+    def scaling(self) -> Scaling | None:
+        """Scaling of the stored values; None if they are not scaled."""
+        return self._parts.numbers.scaling
 
     @property
-    def size(self) -> int:
-        """Number of voxels of the grid in all volumes."""
-        return math.prod(self.shape)
-
-    @property
-    def stored_dtype(self) -> np.dtype[Any]:
-        """Type of the stored numbers."""
-        return self._parts.numbers.matrix.dtype
-
-    @property
-    def slope(self) -> float | AnyArray | None:
-        """What stored numbers are multiplied with on reading, one number or (T,); None if not."""
-        scaling = self._parts.numbers.scaling
-        return None if scaling is None else scaling.slope
-
-    @property
-    def inter(self) -> float | AnyArray | None:
-        """What is added after multiplying with `slope`, one number or (T,); None if not."""
-        scaling = self._parts.numbers.scaling
-        return None if scaling is None else scaling.inter
-
-    @property
-    def voxels(self) -> NDArray[np.int32]:
-        """(V, 3) indices (x, y, z) of the stored voxels, in order of their parcels."""
-        return self.parcellation.voxels
+    def voxel_set(self) -> VoxelSet:
+        """The stored voxels, in order of their parcels."""
+        return self.parcellation.voxel_set
 
     @property
     def indptr(self) -> NDArray[np.int64]:
@@ -104,16 +82,14 @@ class ParcellatedScan(ParcellatedBase, GridImage):
 
     # Reading --------------------------------------------------------------------------------
 
-    def parcel(
-        self, key: Any, *, times: slice | None = None, dtype: DTypeLike | None = None
-    ) -> AnyArray:
+    def parcel(self, key: Any, *, times: Any = None, dtype: DTypeLike | None = None) -> AnyArray:
         """Series of the voxels of one parcel.
 
         Parameters
         ----------
         key : int or str
             Its id or name.
-        times : slice, optional
+        times : slice, or list of int or bool, optional
             Part of the run.
         dtype : dtype, optional
             Type to return.
@@ -131,7 +107,7 @@ class ParcellatedScan(ParcellatedBase, GridImage):
             If a chunk is damaged or missing.
         """
         rows = self.parcellation.rows(key)
-        part = parse_times(times, self.time_points)
+        part = parse_axis(times, self.time_points)
         values = self._parts.numbers.read(rows, part.region[0], dtype=dtype)
         return np.ascontiguousarray(part.apply(values))
 
@@ -170,156 +146,6 @@ class ParcellatedScan(ParcellatedBase, GridImage):
                 inside = slice(parcellation.indptr[k] - first, parcellation.indptr[k + 1] - first)
                 found[int(parcellation.ids[k])] = function(piece.values[:, inside])
         return found
-
-    def series(
-        self,
-        voxels: Any = None,
-        *,
-        mask: Any = None,
-        times: slice | None = None,
-        dtype: DTypeLike | None = None,
-        raw: bool = False,
-    ) -> AnyArray:
-        """Time series of one voxel, many voxels, or all voxels of a mask.
-
-        Parameters
-        ----------
-        voxels : (x, y, z) or array_like of int, (n, 3), optional
-            One voxel, or many in any order; negative indices count from the end.
-        mask : stored object, nibabel image, path, or array_like of shape (X, Y, Z), optional
-            Voxels that are not zero, in place of `voxels`.
-        times : slice, optional
-            Part of the run.
-        dtype : dtype, optional
-            Type to return.
-        raw : bool
-            Return stored numbers, not scaled.
-
-        Returns
-        -------
-        ndarray, (T,) for one voxel, else (T, n)
-            0 for a voxel that belongs to no parcel. For a mask, voxels in order of their index
-            with x varying fastest.
-
-        Raises
-        ------
-        SelectionError
-            If a voxel lies outside the grid, or `times` is no slice.
-        InvalidInputError
-            If both or neither of `voxels` and `mask` are given, or the mask does not fit.
-        """
-        request = parse_series(voxels, mask, times, space=self.space, length=self.time_points)
-        part = request.times
-        rows = self.parcellation.voxel_set.rows(request.points)
-        values = self._read_rows(rows, part.region[0], self._result_type(dtype, raw=raw), raw=raw)
-        result: AnyArray = part.apply(values)
-        return result[:, 0] if request.single else result
-
-    def _read_rows(
-        self, rows: NDArray[np.int64], times: slice, dtype: np.dtype[Any], *, raw: bool
-    ) -> AnyArray:
-        """Series (times, rows) of stored voxels; 0 for row -1."""
-        inside = rows >= 0
-        if inside.all() and len(rows):
-            return self._parts.numbers.read(rows, times, dtype=dtype, raw=raw)
-        count = region_shape((times,))[0]
-        values = np.zeros((count, len(rows)), dtype)
-        if inside.any():
-            values[:, inside] = self._parts.numbers.read(rows[inside], times, dtype=dtype, raw=raw)
-        return values
-
-    def _result_type(self, dtype: DTypeLike | None, *, raw: bool) -> np.dtype[Any]:
-        if dtype is not None:
-            return np.dtype(dtype)
-        return self.stored_dtype if raw else self.dtype
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.read(index)
-
-    def read(
-        self, index: Any = Ellipsis, *, dtype: DTypeLike | None = None, raw: bool = False
-    ) -> Any:
-        """Read a part of the run as if it were whole volumes.
-
-        Parameters
-        ----------
-        index : int, slice, Ellipsis, None or tuple of them
-            numpy's basic indexing, axes (x, y, z, t).
-        dtype : dtype, optional
-            Type to return.
-        raw : bool
-            Return stored numbers, not scaled.
-
-        Returns
-        -------
-        ndarray or numpy scalar
-            0 where a voxel belongs to no parcel.
-
-        Raises
-        ------
-        SelectionError
-            If the index does not fit.
-        CorruptDataError
-            If a chunk is damaged or missing.
-        """
-        selection = parse_selection(index, self.shape)
-        box, times = selection.region[:3], selection.region[3]
-        rows = self.parcellation.voxel_set.row_of[box]
-        inside = rows >= 0
-        wanted = self._result_type(dtype, raw=raw)
-        numbers = self._parts.numbers
-        values = np.zeros((*rows.shape, region_shape((times,))[0]), wanted)
-        if inside.any():
-            found = rows[inside].astype(np.int64)
-            if len(found) == len(self.voxels):  # everything: one read is faster than points
-                order = np.argsort(found)
-                read = numbers.read(slice(0, len(found), 1), times, dtype=wanted, raw=raw)
-                target = np.empty((len(found), read.shape[0]), wanted)
-                target[order] = read.T
-                values[inside] = target
-            else:
-                values[inside] = numbers.read(found, times, dtype=wanted, raw=raw).T
-        return selection.apply(values)
-
-    def __array__(
-        self,
-        dtype: DTypeLike | None = None,
-        copy: bool | None = None,  # noqa: FBT001 - numpy's protocol
-    ) -> AnyArray:
-        if copy is False:
-            raise InvalidInputError("a stored scan cannot become an array without a copy")
-        return np.asarray(self.read(dtype=dtype))
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __iter__(self) -> Any:
-        raise InvalidInputError(
-            "iterating would read the scan plane by plane; index it, or use map_parcels"
-        )
-
-    @property
-    def raw(self) -> RawView:
-        """Stored numbers, not scaled: ``scan.raw[32, 40, 20]``."""
-        return RawView(cast("Any", self))
-
-    def stored_scaling(self, voxels: AnyArray) -> Scaling | None:
-        """Docstring inherited."""
-        inside = (self.parcellation.voxel_set.rows(voxels) >= 0).all()
-        return self._parts.numbers.scaling if inside else None
-
-    def as_source(self, *, max_memory: int | str = 1 << 28, nifti: bool = False) -> ImageSource:
-        """Docstring inherited."""
-        max_memory = parse_size(max_memory)
-        numbers = self._parts.numbers
-        return SpreadSource(
-            self.space,
-            self.parcellation.voxel_set,
-            lambda: scan_volumes(numbers, max_memory // 2),
-            dtype=numbers.matrix.dtype,
-            scaling=numbers.scaling,
-            nifti=nifti,
-        )
 
     # Summaries ------------------------------------------------------------------------------
 
@@ -388,15 +214,8 @@ class ParcellatedScan(ParcellatedBase, GridImage):
         return series_frame(values, self.names, tr=self.tr)
 
     def _facts(self) -> dict[str, str]:
-        facts = {
-            "scan": repr(self.name),
-            "shape": " x ".join(map(str, self.shape)),
-            "parcels": f"{self._parts.numbers.shape[0]} voxels in {len(self.table)} parcels",
-            "dtype": str(self.dtype),
-        }
-        if self.tr is not None:
-            facts["TR"] = f"TR {self.tr:.4g} s"
-        return facts
+        parcels = f"{self._parts.numbers.shape[0]} voxels in {len(self.table)} parcels"
+        return {"scan": repr(self.name), **super()._facts(), "parcels": parcels}
 
     # Creating -------------------------------------------------------------------------------
 
@@ -416,7 +235,7 @@ class ParcellatedScan(ParcellatedBase, GridImage):
         slope: float | AnyArray | None = None,
         inter: float | AnyArray | None = None,
         codec: str | None = None,
-        profile: Profile | None = None,
+        profile: str | None = None,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
         max_memory: int | str = 1 << 30,
@@ -497,5 +316,4 @@ class ParcellatedScan(ParcellatedBase, GridImage):
             request=request,
             storage_options=storage_options,
         )
-        create_scans(target, cls.format_name, parcels, [request])
-        return open_created(target, cls)
+        return create_scans(cls, target, parcels, [request])

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from fmristore.formats.parcellated.base import ParcellatedBase
-from fmristore.formats.parcellated.create import Target, create_scans, open_created
-from fmristore.formats.parcellated.writer import ScanRequest, given_matrix, make_parcellation
-from fmristore.formats.profiles import Profile
-from fmristore.formats.registry import register
+from fmristore.formats.parcellated.layout import (
+    ParcellatedLayout,
+    ScanRequest,
+    Target,
+    create_scans,
+    given_matrix,
+    make_parcellation,
+)
+from fmristore.formats.parcellated.r import RParcellatedLayout
+from fmristore.formats.registry import Layout, register
 from fmristore.model.space import NeuroSpace
-from fmristore.model.voxels import parse_times
-from fmristore.planning.indexing import parse_selection
+from fmristore.planning.indexing import parse_axis, parse_selection
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
 from fmristore.sources.parcellation import find_parcels
@@ -41,6 +46,10 @@ class ParcellatedScanSummary(ParcellatedBase):
     use_when = "parcels are all that is analysed, as in connectivity"
 
     kind = "summary"
+    layouts: ClassVar[tuple[Layout, ...]] = (
+        ParcellatedLayout("parcellatedscansummary", kind),
+        RParcellatedLayout(kind),
+    )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -67,8 +76,8 @@ class ParcellatedScanSummary(ParcellatedBase):
         Parameters
         ----------
         index : int, slice, Ellipsis, None or tuple of them; or str; or list of str and int
-            numpy's basic indexing, axes (t, parcel); the name of a parcel; or names and ids of
-            several.
+            numpy's indexing, axes (t, parcel), the last entry also a name or a list of names; the
+            name of a parcel alone; or names and ids of several.
 
         Raises
         ------
@@ -77,12 +86,23 @@ class ParcellatedScanSummary(ParcellatedBase):
         """
         if isinstance(index, str | list):
             return self.series(index)
-        selection = parse_selection(index, self.shape)
+        selection = parse_selection(self._numbered(index), self.shape)
         times, columns = selection.region
         return selection.apply(self._parts.numbers.read(columns, times))
 
+    def _numbered(self, index: Any) -> Any:
+        """An index with names of parcels along the last axis as positions."""
+        if not (isinstance(index, tuple) and len(index) == 2):
+            return index
+        times, parcels = index
+        if isinstance(parcels, str):
+            return times, self.index(parcels)
+        if isinstance(parcels, list | tuple) and any(isinstance(p, str) for p in parcels):
+            return times, find_parcels(self.table, parcels)
+        return index
+
     def series(
-        self, parcels: Any = None, *, times: slice | None = None, dtype: DTypeLike | None = None
+        self, parcels: Any = None, *, times: Any = None, dtype: DTypeLike | None = None
     ) -> AnyArray:
         """Series of one parcel, some, or all.
 
@@ -90,7 +110,7 @@ class ParcellatedScanSummary(ParcellatedBase):
         ----------
         parcels : int, str, or sequence of them, optional
             Ids or names.
-        times : slice, optional
+        times : slice, or list of int or bool, optional
             Part of the run.
         dtype : dtype, optional
             Type to return.
@@ -105,7 +125,7 @@ class ParcellatedScanSummary(ParcellatedBase):
         SelectionError
             If there is no such parcel, several have the name, or `times` is no slice.
         """
-        part = parse_times(times, self.time_points)
+        part = parse_axis(times, self.time_points)
         if parcels is None:
             values = self._parts.numbers.read(
                 slice(0, self.shape[1], 1), part.region[0], dtype=dtype
@@ -178,7 +198,7 @@ class ParcellatedScanSummary(ParcellatedBase):
         tr: float | None = None,
         dtype: DTypeLike | None = None,
         codec: str | None = None,
-        profile: Profile | None = None,
+        profile: str | None = None,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
         max_memory: int | str = 1 << 30,
@@ -266,5 +286,4 @@ class ParcellatedScanSummary(ParcellatedBase):
             request=request,
             storage_options=storage_options,
         )
-        create_scans(target, cls.format_name, parcels, [request])
-        return open_created(target, cls)
+        return create_scans(cls, target, parcels, [request])

@@ -6,20 +6,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fmristore.formats.array import StoredArray
-from fmristore.formats.image.layout import ImageParts, read_grid, read_scaling
+from fmristore.formats.base import StoredArray
+from fmristore.formats.image.layout import ImageOptions, ImageParts, image_spec, write_run
 from fmristore.formats.image.replicas import read_copies
-from fmristore.formats.image.writer import ImageOptions, image_spec, write_affine, write_run
 from fmristore.formats.names import encode_name
-from fmristore.formats.nodes import space_attributes
+from fmristore.formats.nodes import (
+    format_attributes,
+    read_grid,
+    read_scaling,
+    space_attributes,
+    write_affine,
+)
+from fmristore.formats.registry import NativeLayout
 from fmristore.planning.progress import Progress
 from fmristore.sources.images import ImageSource
 from fmristore_stores.errors import InvalidInputError, MetadataError, NotFoundError
 from fmristore_stores.opening import Handle
-from fmristore_stores.protocol import Capability, Group
+from fmristore_stores.protocol import Capability, Group, Store
 from fmristore_stores.spec import check_name
 
 __all__ = [
+    "SequenceLayout",
     "SequenceParts",
     "check_runs",
     "read_sequence_parts",
@@ -46,6 +53,23 @@ class SequenceParts:
 
     names: tuple[str, ...]
     images: tuple[ImageParts, ...]
+
+
+class SequenceLayout(NativeLayout):
+    """Runs as fmristore stores them: a group for each, below ``runs``."""
+
+    def read(self, handle: Handle) -> SequenceParts:
+        """Docstring inherited."""
+        return read_sequence_parts(handle)
+
+    def write(
+        self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
+    ) -> None:
+        """Docstring inherited."""
+        attributes = write_sequence(
+            store.root, content, options, store.capabilities, progress=progress
+        )
+        store.root.write_attributes(format_attributes(self.format_name) | attributes)
 
 
 # Reading -------------------------------------------------------------------------------------

@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
-from fmristore.formats.array import StoredArray
-from fmristore.formats.image.layout import ImageParts
+from fmristore.formats.base import StoredArray
+from fmristore.formats.image.layout import ImageOptions, ImageParts, image_spec
 from fmristore.formats.image.r import RSource, read_r_affine, read_r_run, write_r_run
-from fmristore.formats.image.writer import ImageOptions, image_spec
 from fmristore.formats.nodes import write_plain
-from fmristore.formats.r_links import write_r_space
-from fmristore.formats.r_names import node_name
+from fmristore.formats.r_common import RLayout, node_name, write_r_space
+from fmristore.formats.registry import StoreView
 from fmristore.formats.sequence.layout import Runs, SequenceParts, shifted
-from fmristore.formats.sequence.sequence import NeuroVecSeq
 from fmristore.planning.progress import Progress
 from fmristore_stores.errors import InvalidInputError, MetadataError, NotFoundError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import Store
 
-__all__ = ["open_r", "read_r_parts", "write_sequence"]
+__all__ = ["RSequenceLayout", "read_r_parts", "write_sequence"]
 
 
-def open_r(handle: Handle) -> NeuroVecSeq:
-    """Open a sequence that the R package wrote.
+class RSequenceLayout(RLayout):
+    """``NeuroVecSeq``."""
 
-    Raises
-    ------
-    MetadataError
-        If a node is missing or wrong.
-    """
-    return NeuroVecSeq(handle, read_r_parts(handle))
+    classes = frozenset({"H5NeuroVecSeq", "NeuroVecSeq"})
+
+    def has_nodes(self, view: StoreView) -> bool:
+        """Docstring inherited."""
+        names = set(view.children)
+        if "scans" not in names or {"cluster_map", "basis"} & names:
+            return False
+        return {"dim", "trans"} <= view.names("space")
+
+    def read(self, handle: Handle) -> SequenceParts:
+        """Docstring inherited."""
+        return read_r_parts(handle)
+
+    def write(
+        self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
+    ) -> None:
+        """Docstring inherited."""
+        write_sequence(store, content, options, progress=progress)
 
 
 def read_r_parts(handle: Handle) -> SequenceParts:

@@ -2,86 +2,127 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fmristore.formats.array import StoredArray
 from fmristore.formats.base import (
     BorrowedHandle,
-    RawView,
+    StoredArray,
     StoredObject,
     describe_scan,
     describe_space,
     type_text,
 )
-from fmristore.formats.grid import GridImage
+from fmristore.formats.grid import GridView
 from fmristore.formats.image.image import NeuroVec
-from fmristore.formats.nodes import format_attributes
+from fmristore.formats.image.layout import image_options
+from fmristore.formats.matrix import chunk_count
 from fmristore.formats.opening import opened_all
-from fmristore.formats.options import image_options
-from fmristore.formats.profiles import Profile, find_profile
-from fmristore.formats.registry import register
+from fmristore.formats.options import store_as
+from fmristore.formats.registry import Layout, register
 from fmristore.formats.sequence.layout import (
+    SequenceLayout,
     SequenceParts,
     check_runs,
-    read_sequence_parts,
     run_names,
-    write_sequence,
 )
-from fmristore.formats.sequence.source import SequenceSource
+from fmristore.formats.sequence.r import RSequenceLayout
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
-from fmristore.model.voxels import parse_series
-from fmristore.planning.indexing import parse_selection
+from fmristore.planning.indexing import AxisPart, axis_length, parse_selection
 from fmristore.planning.layout import Access, Order
 from fmristore.planning.progress import Progress
-from fmristore.planning.read_plan import Planner, ReadPlan
 from fmristore.planning.text import parse_size
-from fmristore.sources.images import ImageSource, image_source
+from fmristore.sources.images import Block, ImageSource, image_source
 from fmristore_stores.errors import InvalidInputError, SelectionError
-from fmristore_stores.grid import region_shape
-from fmristore_stores.io.ranges import ReadCost
-from fmristore_stores.opening import Handle, locate
+from fmristore_stores.io.ranges import ReadCost, sum_costs
+from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
-from fmristore_stores.publishing.publish import create_store
+
+if TYPE_CHECKING:
+    from fmristore.formats.image.image import NeuroVec
+    from fmristore.model.space import NeuroSpace
 
 __all__ = [
     "NeuroVecSeq",
+    "SequenceSource",
 ]
 
 
+class SequenceSource:
+    """Runs on one grid as one image, volume after volume.
+
+    Stored numbers are taken if all runs have the same type and scaling, else numbers meant.
+
+    Parameters
+    ----------
+    images : sequence of NeuroVec
+        The runs; must stay open until the last block was read.
+    space : NeuroSpace
+        Of all of them together.
+    nifti : bool
+        Whether the numbers must be ones that a NIfTI header can say the scaling of.
+    """
+
+    colors = 0
+    trailer = b""
+
+    def __init__(
+        self, images: Sequence[NeuroVec], space: NeuroSpace, *, nifti: bool = False
+    ) -> None:
+        from fmristore.nifti import make_header
+
+        self.space = space
+        self._sources = [image.as_source() for image in images]
+        first = self._sources[0]
+        factors = _factors(first.scaling)
+        same = {(source.dtype, _factors(source.scaling)) for source in self._sources}
+        self._convert = len(same) > 1 or factors is None
+        if nifti and factors is not None:
+            self._convert |= factors != tuple(float(np.float32(factor)) for factor in factors)
+        self.scaling: Scaling | None = None if self._convert else first.scaling
+        self.dtype = first.dtype
+        if self._convert:
+            self.dtype = np.result_type(*(image.dtype for image in images))
+        self.header = make_header(
+            space,
+            self.dtype,
+            slope=None if self.scaling is None else float(self.scaling.slope),
+            inter=None if self.scaling is None else float(self.scaling.inter),
+        )
+
+    def blocks(self, max_bytes: int) -> Iterator[Block]:
+        """Parts of at most `max_bytes`, or single planes."""
+        start = 0
+        for source in self._sources:
+            for t0, z0, values in source.blocks(max_bytes):
+                if self._convert and source.scaling is not None:
+                    times = slice(t0, t0 + len(values))
+                    values = source.scaling.apply(values, times=times, axis=0)  # noqa: PLW2901
+                yield Block(start + t0, z0, values.astype(self.dtype, copy=False))
+            start += source.space.time_points or 1
+
+
+def _factors(scaling: Scaling | None) -> tuple[float, float] | None:
+    """Slope and intercept, 1 and 0 if there are none; None if each volume has its own."""
+    if scaling is None:
+        return 1.0, 0.0
+    return None if scaling.per_volume else (float(scaling.slope), float(scaling.inter))
+
+
 class _Span(NamedTuple):
-    """What a selection of volumes takes of one run."""
+    """Volumes of a selection that belong to one run."""
 
     image: NeuroVec
-    times: slice
+    times: AxisPart
     """In the run."""
-    target: slice
+    target: AxisPart
     """In the result."""
-
-
-def _added(costs: Sequence[ReadCost]) -> ReadCost:
-    """What several reads cost together."""
-    return ReadCost(
-        chunks=sum(cost.chunks for cost in costs),
-        missing=sum(cost.missing for cost in costs),
-        requests=_sum(cost.requests for cost in costs),
-        encoded_bytes=_sum(cost.encoded_bytes for cost in costs),
-        fetched_bytes=_sum(cost.fetched_bytes for cost in costs),
-        decoded_bytes=sum(cost.decoded_bytes for cost in costs),
-        returned_bytes=sum(cost.returned_bytes for cost in costs),
-    )
-
-
-def _sum(values: Iterable[int | None]) -> int | None:
-    known = list(values)
-    return None if None in known else sum(value or 0 for value in known)
 
 
 _SHOWN = 6
@@ -92,7 +133,7 @@ _LONG_NAME = 40
 
 
 @register("neurovecseq")
-class NeuroVecSeq(StoredObject, GridImage):
+class NeuroVecSeq(GridView):
     """Several stored runs on one grid, indexed ``[x, y, z, t]`` as if they were one.
 
     Axis t counts through all runs in their order; a selection reads only the runs that it
@@ -120,10 +161,11 @@ class NeuroVecSeq(StoredObject, GridImage):
     """
 
     axes = ("x", "y", "z", "t")
+    layouts: ClassVar[tuple[Layout, ...]] = (SequenceLayout("neurovecseq"), RSequenceLayout())
 
     def __init__(self, handle: Handle, parts: SequenceParts | None = None) -> None:
         super().__init__(handle)
-        self._parts = read_sequence_parts(handle) if parts is None else parts
+        self._parts: SequenceParts = self.layouts[0].read(handle) if parts is None else parts
 
     # What it is -----------------------------------------------------------------------------
 
@@ -165,26 +207,6 @@ class NeuroVecSeq(StoredObject, GridImage):
     def shape(self) -> tuple[int, ...]:
         """Lengths of the axes, (X, Y, Z, T), T the volumes of all runs."""
         return (*self._parts.images[0].space.spatial_shape, sum(self.lengths))
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return 4
-
-    @property
-    def size(self) -> int:
-        """Number of voxels in all volumes."""
-        return math.prod(self.shape)
-
-    @property
-    def affine(self) -> AnyArray:
-        """(4, 4) float64: voxel indices (0-based) to mm, RAS+."""
-        return self._parts.images[0].space.affine
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Voxel sizes along x, y, z in mm."""
-        return self._parts.images[0].space.spacing
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -231,153 +253,64 @@ class NeuroVecSeq(StoredObject, GridImage):
         number = parse_selection(which, (len(self.runs),)).region[0].start
         return NeuroVec(BorrowedHandle(self._handle), self._parts.images[number])
 
-    def __iter__(self) -> Iterator[Any]:
-        raise InvalidInputError("iterate over seq.images for runs, or index the sequence")
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
     # Reading --------------------------------------------------------------------------------
 
     def __getitem__(self, index: Any) -> Any:
         return self.run(index) if isinstance(index, str) else self.read(index)
 
-    def read(
-        self, index: Any = Ellipsis, *, dtype: DTypeLike | None = None, raw: bool = False
-    ) -> Any:
-        """Read a part of the sequence.
-
-        Parameters
-        ----------
-        index : int, slice, Ellipsis, None or tuple of them
-            numpy's basic indexing, axes (x, y, z, t), t counting through all runs.
-        dtype : dtype, optional
-            Type to compute and return instead of `dtype`.
-        raw : bool
-            Return stored numbers, not scaled.
-
-        Returns
-        -------
-        ndarray or numpy scalar
-            A scalar if every axis is given as an integer.
-
-        Raises
-        ------
-        SelectionError
-            If the index does not fit the sequence.
-        CorruptDataError
-            If a chunk is damaged or missing.
-        """
-        selection = parse_selection(index, self.shape)
-        *space, times = selection.region
-        values = np.empty(region_shape(selection.region), self._result_type(dtype, raw=raw))
-        for image, part, target in self._spans(times):
-            values[..., target] = image.read((*space, part), dtype=dtype, raw=raw)
-        return selection.apply(values)
-
-    def series(
-        self,
-        voxels: Any = None,
-        *,
-        mask: Any = None,
-        times: slice | None = None,
-        dtype: DTypeLike | None = None,
-        raw: bool = False,
+    def read_region(
+        self, region: Sequence[AxisPart], *, dtype: DTypeLike | None, raw: bool
     ) -> AnyArray:
-        """Time series of one voxel, many voxels, or all voxels of a mask, through all runs.
+        """Docstring inherited."""
+        *space, times = region
+        shape = tuple(axis_length(part) for part in region)
+        values = np.empty(shape, self._result_type(dtype, raw=raw))
+        for image, part, target in self._spans(times):
+            values[..., target] = image.read_region((*space, part), dtype=dtype, raw=raw)
+        return values
 
-        Parameters
-        ----------
-        voxels : (x, y, z) or array_like of int, (n, 3), optional
-            One voxel, or many in any order; negative indices count from the end.
-        mask : stored object, nibabel image, path, or array_like of shape (X, Y, Z), optional
-            Voxels that are not zero (NaN counts as zero), in place of `voxels`. An image must lie
-            on the same grid.
-        times : slice, optional
-            Part of the sequence.
-        dtype : dtype, optional
-            Type to compute and return instead of `dtype`.
-        raw : bool
-            Return stored numbers, not scaled.
+    def read_points(
+        self, points: AnyArray, times: AxisPart, *, dtype: DTypeLike | None, raw: bool
+    ) -> AnyArray:
+        """Docstring inherited."""
+        shape = (axis_length(times), len(points))
+        values = np.empty(shape, self._result_type(dtype, raw=raw))
+        spans = list(self._spans(times)) or [_Span(self.images[0], slice(0, 0, 1), slice(0, 0, 1))]
+        for image, part, target in spans:
+            values[target] = image.read_points(points, part, dtype=dtype, raw=raw)
+        return values
 
-        Returns
-        -------
-        ndarray, (T,) for one voxel, else (T, n)
-            For a mask, voxels in order of their index with x varying fastest, as in NIfTI.
+    def cost(self, region: Sequence[AxisPart]) -> tuple[ReadCost, int, str | None]:
+        """Docstring inherited."""
+        *space, times = region
+        costs = [image.cost((*space, part))[0] for image, part, _ in self._spans(times)]
+        chunks = sum(chunk_count(image.primary_arrays[0]) for image in self.images)
+        return sum_costs(costs), chunks, None
 
-        Raises
-        ------
-        SelectionError
-            If a voxel lies outside the images, or `times` is no slice.
-        InvalidInputError
-            If both or neither of `voxels` and `mask` are given, or the mask does not fit.
-
-        Notes
-        -----
-        Every chunk is fetched and decoded once, however many voxels lie in it.
-        """
-        request = parse_series(voxels, mask, times, space=self.space, length=self.shape[3])
-        spans = list(self._spans(request.times.region[0]))
-        empty = _Span(self.images[0], slice(0, 0), slice(0, 0))
-        found = [
-            image.series(request.points, times=within, dtype=dtype, raw=raw)
-            for image, within, _ in spans or [empty]
-        ]
-        values = np.concatenate(found, dtype=self._result_type(dtype, raw=raw), casting="unsafe")
-        result: AnyArray = values[request.times.finish]
-        return result
-
-    @property
-    def plan(self) -> Planner:
-        """What a read would cost, without reading: ``seq.plan[..., 10].explain()``."""
-        return Planner(self._plan)
-
-    def _plan(self, index: Any) -> ReadPlan:
-        selection = parse_selection(index, self.shape)
-        *space, times = selection.region
-        costs = [image.plan[(*space, part)].cost for image, part, _ in self._spans(times)]
-        return ReadPlan(
-            url=self.url,
-            selection=index,
-            shape=selection.shape,
-            dtype=self.dtype,
-            chunks_in_all=sum(image.plan[...].chunks_in_all for image in self.images),
-            cost=_added(costs),
-        )
-
-    def _spans(self, times: slice) -> Iterator[_Span]:
-        """Cut volumes of the sequence, given with a positive step, into those of each run."""
-        step = times.step or 1
+    def _spans(self, times: AxisPart) -> Iterator[_Span]:
+        """Cut volumes of the sequence into those of each run."""
         bounds = self.boundaries
         for number, image in enumerate(self.images):
             begin, end = bounds[number : number + 2]
-            # How many steps lie before the run, and before its end.
-            first, last = (
-                max(0, -((times.start - min(at, times.stop)) // step)) for at in (begin, end)
-            )
-            if first < last:
-                start = times.start + first * step - begin
-                stop = times.start + (last - 1) * step - begin + 1
-                yield _Span(image, slice(start, stop, step), slice(first, last))
+            if isinstance(times, slice):
+                # How many steps lie before the run, and before its end.
+                first, last = (
+                    max(0, -((times.start - min(at, times.stop)) // times.step))
+                    for at in (begin, end)
+                )
+                if first < last:
+                    start = times.start + first * times.step - begin
+                    stop = times.start + (last - 1) * times.step - begin + 1
+                    yield _Span(image, slice(start, stop, times.step), slice(first, last))
+                continue
+            inside = np.flatnonzero((times >= begin) & (times < end))
+            if len(inside):
+                yield _Span(image, times[inside] - begin, inside)
 
     def _result_type(self, dtype: DTypeLike | None, *, raw: bool) -> np.dtype[Any]:
         if dtype is not None:
             return np.dtype(dtype)
         return self.stored_dtype if raw else self.dtype
-
-    def __array__(
-        self,
-        dtype: DTypeLike | None = None,
-        copy: bool | None = None,  # noqa: FBT001 - numpy's protocol
-    ) -> AnyArray:
-        if copy is False:
-            raise InvalidInputError("a stored sequence cannot become an array without a copy")
-        return cast("AnyArray", self.read(dtype=dtype))
-
-    @property
-    def raw(self) -> RawView:
-        """Stored numbers, not scaled: ``seq.raw[32, 40, 20]``."""
-        return RawView(cast("Any", self))
 
     holds = "several runs on one grid, read as one long run or run by run"
     use_when = "runs of a session or task are analysed together"
@@ -435,7 +368,7 @@ class NeuroVecSeq(StoredObject, GridImage):
         access: Access = "time",
         codec: str | None = None,
         order: Order | None = None,
-        profile: Profile | None = None,
+        profile: str | None = None,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
         max_memory: int | str = 1 << 30,
@@ -492,20 +425,17 @@ class NeuroVecSeq(StoredObject, GridImage):
             options = image_options(
                 url, access=access, codec=codec, order=order, profile=profile, max_memory=max_memory
             )
-            rlayout = None if profile is None else find_profile(profile, "neurovecseq", url)
-            with create_store(url, overwrite=overwrite, storage_options=storage_options) as store:
-                if rlayout is not None:
-                    rlayout.write_sequence(store, checked, options, progress=progress)
-                else:
-                    attributes = write_sequence(
-                        store.root, checked, options, store.capabilities, progress=progress
-                    )
-                    store.root.write_attributes(format_attributes(cls.format_name) | attributes)
-        handle = Handle(locate(url, storage_options=storage_options))
-        if rlayout is not None:
-            opened: Self = rlayout.open_r(handle)
-            return opened
-        return cls(handle)
+            made: Self = store_as(
+                cls,
+                url,
+                checked,
+                options,
+                profile=profile,
+                overwrite=overwrite,
+                storage_options=storage_options,
+                progress=progress,
+            )
+        return made
 
     def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         runs = dict(zip(self.runs, self.images, strict=True))
@@ -515,16 +445,10 @@ class NeuroVecSeq(StoredObject, GridImage):
         names = [_shortened(name) for name in self.runs[:_SHOWN]]
         lengths = [str(length) for length in self.lengths[:_SHOWN]]
         more = ["..."] if len(self.runs) > _SHOWN else []
-        facts = {
-            "shape": " x ".join(map(str, self.shape)),
+        return super()._facts() | {
             "runs": f"{len(self.runs)} runs: {', '.join(names + more)}",
             "lengths": f"{' + '.join(lengths + more)} volumes",
-            "dtype": str(self.dtype),
-            "voxels": " x ".join(f"{s:.3g}" for s in self.spacing) + " mm",
         }
-        if self.tr is not None:
-            facts["TR"] = f"TR {self.tr:.4g} s"
-        return facts
 
 
 def _listed(runs: Any) -> Mapping[str, Any] | list[Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fmristore_stores.protocol import ByteRange, FetchPolicy
 
-__all__ = ["ReadCost", "batches", "merge_ranges", "span_of"]
+__all__ = ["ReadCost", "batches", "merge_ranges", "span_of", "sum_costs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,3 +115,21 @@ def batches(
         size += length
     if batch:
         yield batch
+
+
+def sum_costs(costs: Sequence[ReadCost]) -> ReadCost:
+    """Cost of several reads together."""
+    return ReadCost(
+        chunks=sum(cost.chunks for cost in costs),
+        missing=sum(cost.missing for cost in costs),
+        requests=_sum(cost.requests for cost in costs),
+        encoded_bytes=_sum(cost.encoded_bytes for cost in costs),
+        fetched_bytes=_sum(cost.fetched_bytes for cost in costs),
+        decoded_bytes=sum(cost.decoded_bytes for cost in costs),
+        returned_bytes=sum(cost.returned_bytes for cost in costs),
+    )
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    known = list(values)
+    return None if None in known else sum(value or 0 for value in known)
