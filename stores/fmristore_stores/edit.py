@@ -17,7 +17,8 @@ from typing import Any
 from fmristore_stores.errors import FmristoreError, ReadOnlyError, StorageError
 from fmristore_stores.io.location import filesystem, is_local, kind_of_name, normalise
 from fmristore_stores.io.sources import storage_error
-from fmristore_stores.opening import Locator, locate, open_store
+from fmristore_stores.ledger import check_written
+from fmristore_stores.opening import Locator, locate
 from fmristore_stores.protocol import Store
 from fmristore_stores.publishing.claims import Turn
 from fmristore_stores.publishing.leftovers import remove_inside, remove_leftovers
@@ -96,6 +97,8 @@ def _check_kind(locator: Locator) -> None:
 def _change_hdf5(
     locator: Locator, check: Callable[[Store], None] | None, turn: Turn
 ) -> Iterator[Store]:
+    from fmristore_stores.hdf5.store import HDF5Store
+
     with publish_file(
         locator.url,
         overwrite=True,
@@ -104,10 +107,11 @@ def _change_hdf5(
         expected=locator.token,
     ) as path:
         _fetch(locator, path)
-        with open_store(path, "r+", kind="hdf5") as store:
-            yield store
-        if check is not None:
-            with open_store(path, kind="hdf5") as store:
+        with HDF5Store(path, mode="r+", url=locator.url) as changed:
+            yield changed
+        with HDF5Store(path, mode="r", url=locator.url) as store:
+            check_written(store, changed.ledger)
+            if check is not None:
                 check(store)
 
 
@@ -141,16 +145,17 @@ def _change_zarr(
     else:
         remove_leftovers(path)
         remove_inside(path)
-    with ZarrStore(path, mode="r+", url=locator.url, fs=fs) as store:
+    with ZarrStore(path, mode="r+", url=locator.url, fs=fs) as changed:
         try:
-            yield store
+            yield changed
         except BaseException:
             # Without them a server that lists nothing could not be read; nothing else is lost.
             with contextlib.suppress(FmristoreError):
-                store.consolidate()
+                changed.consolidate()
             raise
         turn.check()
-        store.consolidate()
-    if check is not None:
-        with ZarrStore(path, mode="r", url=locator.url, fs=fs) as store:
+        changed.consolidate()
+    with ZarrStore(path, mode="r", url=locator.url, fs=fs) as store:
+        check_written(store, changed.ledger)
+        if check is not None:
             check(store)

@@ -123,7 +123,11 @@ def test_nothing_leads_out_of_the_file(tmp_path: Path, path: str, mode: Any) -> 
         for name in ("link", "link/x", "soft"):
             with pytest.raises(LayoutNotSupportedError, match="not followed"):
                 root.array(name)
-        for name in ("view", "view by name", "pattern", "nested", "self"):
+        if mode == "r+":  # HDF5 would look for what the pattern fits to find out the shape
+            with pytest.raises(LayoutNotSupportedError):
+                root.array("pattern")
+        views = ["view", "view by name", "nested", "self", *(["pattern"] if mode == "r" else [])]
+        for name in views:
             array = root.array(name)
             assert not located(array)
             with pytest.raises(LayoutNotSupportedError):

@@ -18,6 +18,7 @@ import pytest
 
 from fmristore_stores.edit import change_store
 from fmristore_stores.errors import ChangedError, NotFoundError, StorageError
+from fmristore_stores.io.sources import sync
 from fmristore_stores.opening import open_store
 from fmristore_stores.publishing import publish
 from fmristore_stores.publishing.leftovers import find_leftovers
@@ -187,7 +188,6 @@ def test_a_file_that_other_software_changes_meanwhile_is_left_alone(tmp_path: Pa
     url = str(tmp_path / "a.h5")
     make(url)
     make(str(tmp_path / "b.h5"), 2)
-    sync = publish._sync
     monkeypatch = pytest.MonkeyPatch()
 
     def replaced_while_flushing(path: str) -> None:
@@ -197,7 +197,7 @@ def test_a_file_that_other_software_changes_meanwhile_is_left_alone(tmp_path: Pa
         sync(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(publish, "_sync", replaced_while_flushing)
+        patch.setattr(publish, "sync", replaced_while_flushing)
         with pytest.raises(ChangedError, match="meanwhile"):
             add(url, "new")
     with open_store(url) as store:

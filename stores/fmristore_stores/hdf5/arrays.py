@@ -64,7 +64,8 @@ class HDF5Array:
     Raises
     ------
     LayoutNotSupportedError
-        If its elements are neither numbers nor text.
+        If its elements are neither numbers nor text, or it is a view of whatever has a name like
+        a pattern, in a file that is open for writing.
 
     Notes
     -----
@@ -80,6 +81,8 @@ class HDF5Array:
         self._path = path
         self._node = node
         self._plan = node.get_create_plist()
+        if session.writable and _has_pattern(self._plan):
+            _check_inside(session, node, path, frozenset())  # HDF5 would look for them now
         space = node.get_space()
         self._type = parse_type(node, space)
         shape = tuple(map(int, space.shape))
@@ -178,6 +181,7 @@ class HDF5Array:
         derived = frozenset({_ENUM} if self._type.members is not None else ())
         with self._session.writing(self._path):
             write_attributes(self._node, attributes, is_array=True, ignore=derived)
+        self._session.ledger.node(self._path, attributes)
 
     def read(self, region: Region | None = None, out: AnyArray | None = None) -> AnyArray:
         """Read a region through HDF5, ``None`` for everything.
@@ -283,6 +287,7 @@ class HDF5Array:
             self._session.unmasked.discard(self._address)
             memory, file = self._spaces(parsed, shape)
             self._node.write(memory, file, converted, self._type.memory)
+        self._session.ledger.values(self._path, converted, whole=shape == self._spec.shape)
 
     @property
     def policy(self) -> FetchPolicy:
@@ -332,6 +337,22 @@ class HDF5Array:
         self._need(Capability.CHUNK_REFS)
         with self._session.reading(self._path):
             return self._finder.index.numbers
+
+    def stored_units(self) -> int | None:
+        """Number of chunks that are there; None where they are not counted.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        CorruptDataError
+            If the table of chunks is damaged, or points beyond the end of the file.
+        """
+        self._session.check_open()
+        if Capability.CHUNK_REFS not in self._capabilities:
+            return None
+        with self._session.reading(self._path):
+            return len(self._finder.index)
 
     def located(self) -> tuple[np.dtype[Any], ChunkIndex] | None:
         """Type of the elements as they lie in the file, and where the chunks are.
@@ -426,6 +447,8 @@ class HDF5Array:
             raise InvalidInputError(msg, url=self._session.url, node=self._path)
         with self._session.writing(self._path):
             self._write_chunk(unit, chunks[0])
+        if chunks[0] is not None:
+            self._session.ledger.encoded(self._path)
 
     def _need(self, capability: Capability) -> None:
         if capability not in self._capabilities:
@@ -510,6 +533,14 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> AnyArray:
         return np.empty(shape, dtype)
     except ValueError as error:  # more bytes than an address can count
         raise MemoryError from error
+
+
+def _has_pattern(plan: Any) -> bool:
+    """Whether a dataset is a view of all datasets whose names are like a pattern."""
+    return plan.get_layout() == h5d.VIRTUAL and any(
+        "%" in plan.get_virtual_filename(index) + plan.get_virtual_dsetname(index)
+        for index in range(plan.get_virtual_count())
+    )
 
 
 def _check_inside(session: Session, node: Any, path: str, above: frozenset[int]) -> None:

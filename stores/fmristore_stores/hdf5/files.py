@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 import h5py
-from h5py import h5f, h5p
+from h5py import h5f, h5fd, h5p
 
 from fmristore_stores.errors import (
     AlreadyExistsError,
@@ -28,6 +28,7 @@ from fmristore_stores.errors import (
     UnknownFormatError,
 )
 from fmristore_stores.hdf5.heaps import Heaps, check_all_heaps
+from fmristore_stores.hdf5.output import OutputFile
 from fmristore_stores.io.block_file import BlockFile
 from fmristore_stores.io.lifetime import Lifetime, close_forgotten, close_when_forgotten
 from fmristore_stores.io.sources import (
@@ -38,6 +39,7 @@ from fmristore_stores.io.sources import (
     storage_error,
 )
 from fmristore_stores.io.stats import stats_of
+from fmristore_stores.ledger import Ledger
 from fmristore_stores.spec import Attributes, copy_attributes
 
 __all__ = [
@@ -129,10 +131,12 @@ class Session:
     source : ByteSource, optional
         Where bytes of chunks come from; the file itself if neither this nor `file` is given.
     file : object, optional
-        The Python file object that `h5` reads through; closed with it.
+        The Python file object that `h5` reads or writes through; closed with it.
 
     Attributes
     ----------
+    ledger : Ledger
+        What was written.
     places : dict or None
         First names of objects that have several, by address; None until they are asked for.
     unmasked : set
@@ -153,6 +157,8 @@ class Session:
         self.url = url
         self.path = path
         self.writable = writable
+        self.ledger = Ledger()
+        self._output = file if isinstance(file, OutputFile) else None
         self.places: dict[int, Place] | None = None
         self.unmasked: set[int] = set()
         self._attributes: dict[str, Attributes] = {}
@@ -285,7 +291,7 @@ class Session:
 
     def writing(self, node: str) -> Translated:
         """Context in which a failure of HDF5 means that the file cannot be written."""
-        return Translated(self.url, node, writing=True)
+        return Translated(self.url, node, writing=True, output=self._output)
 
     def close(self) -> None:
         """Flush and close everything once; readers that are under way are waited for."""
@@ -304,7 +310,11 @@ class Session:
         _ON_FILE_OBJECTS.discard(self)
         if self.writable:
             with self.writing(""):
-                opened.h5.close()
+                try:
+                    opened.h5.close()
+                finally:
+                    if self._output is not None:
+                        self._output.close()
         del opened  # the last one that held it
         close_forgotten()
 
@@ -321,7 +331,7 @@ def is_same_file(one: os.stat_result, other: os.stat_result) -> bool:
 _LOCAL: weakref.WeakSet[Session] = weakref.WeakSet()
 """Local files that are open for reading."""
 _ON_FILE_OBJECTS: weakref.WeakSet[Session] = weakref.WeakSet()
-"""Open files that h5py reads through Python objects: it crashes if they outlive the interpreter."""
+"""Open files that h5py uses through Python objects: it crashes if they outlive the interpreter."""
 
 
 def _close_all() -> None:
@@ -348,9 +358,12 @@ class Translated:
         The file, which stays open meanwhile.
     check : callable, optional
         Raises `ChangedError` if the file is not the one that was opened any more.
+    output : OutputFile, optional
+        The file that is written to. An error that it remembers is raised at the end, whatever
+        HDF5 made of it.
     """
 
-    __slots__ = ("_check", "_node", "_opened", "_url", "_writing")
+    __slots__ = ("_check", "_node", "_opened", "_output", "_url", "_writing")
 
     def __init__(
         self,
@@ -360,10 +373,12 @@ class Translated:
         writing: bool,
         opened: OpenHDF5 | None = None,
         check: Callable[[], None] | None = None,
+        output: OutputFile | None = None,
     ) -> None:
         self._url = url
         self._node = node
         self._writing = writing
+        self._output = output
         self._opened = opened
         self._check = check
 
@@ -379,6 +394,8 @@ class Translated:
         self._opened = None
         if self._check is not None and (error is None or isinstance(error, _SIGNS_OF_CHANGE)):
             self._look_again(error)
+        if self._output is not None:
+            self._output.raise_error()
         if isinstance(error, FmristoreError):
             if error.url is None:
                 error.url, error.node = self._url, self._node
@@ -452,7 +469,7 @@ class _FileObject:
         return len(view)
 
 
-def open_file(path: str, mode: Mode, url: str, file: Any = None) -> Any:
+def open_file(path: str, mode: Mode, url: str, file: Any = None) -> tuple[Any, Any]:
     """Open or create an HDF5 file.
 
     Parameters
@@ -468,7 +485,10 @@ def open_file(path: str, mode: Mode, url: str, file: Any = None) -> Any:
 
     Returns
     -------
-    h5py.File
+    h5 : h5py.File
+        The open file.
+    file : file object or None
+        What it reads or writes through; None where HDF5 opens the file itself.
 
     Raises
     ------
@@ -491,13 +511,19 @@ def open_file(path: str, mode: Mode, url: str, file: Any = None) -> Any:
         if file is not None:
             if mode != "r":
                 raise ReadOnlyError("HDF5 files are changed only on a local disk", url=url)
-            return _open_object(_FileObject(file, url))
-        if mode == "w":
-            return _create(path)
+            return _open_object(_FileObject(file, url)), file
+        if mode == "r":
+            return _open_for_reading(path), None
         if mode == "r+":
             check_all_heaps(path, url)
-            return h5py.File(path, "r+", libver=("earliest", "v110"), locking=True)
-        return _open_for_reading(path)
+        output = OutputFile(path, url, create=mode == "w")
+        try:
+            if mode == "w":
+                return _create(output), output
+            return h5py.File(output, "r+", libver=("earliest", "v110")), output
+        except BaseException:
+            output.close()
+            raise
     except FmristoreError:
         raise
     except _LIBRARY_ERRORS as error:
@@ -546,7 +572,7 @@ def _open_object(file: _FileObject) -> Any:
     return h5py.File(file, "r", page_buf_size=size)
 
 
-def _create(path: str) -> Any:
+def _create(output: OutputFile) -> Any:
     """Create a file whose root remembers the order of its links, but not of its attributes.
 
     Objects that track the order of attributes cannot have a ninth one replaced by HDF5 libraries
@@ -558,7 +584,9 @@ def _create(path: str) -> Any:
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_libver_bounds(h5f.LIBVER_EARLIEST, h5f.LIBVER_V110)
     access.set_meta_block_size(_METADATA_BLOCK)
-    return h5py.File(h5f.create(os.fsencode(path), h5f.ACC_EXCL, plan, access))
+    access.set_fileobj_driver(h5fd.fileobj_driver, output)
+    name = repr(hash(output)).encode()  # as h5py names files of this kind
+    return h5py.File(h5f.create(name, h5f.ACC_TRUNC, plan, access))
 
 
 def _opening_error(error: BaseException, mode: Mode, url: str) -> FmristoreError:

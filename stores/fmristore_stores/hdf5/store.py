@@ -43,6 +43,7 @@ from fmristore_stores.hdf5.links import (
 )
 from fmristore_stores.hdf5.types import create_dataset
 from fmristore_stores.io.sources import ByteSource
+from fmristore_stores.ledger import Ledger
 from fmristore_stores.protocol import Capability, Child
 from fmristore_stores.spec import ArraySpec, Attributes, check_attributes, check_name
 
@@ -116,7 +117,7 @@ class HDF5Store:
         if file is None:
             path = os.path.abspath(path)  # noqa: PTH100 - a string is wanted
         try:
-            h5 = open_file(path, mode, name, file)
+            h5, file = open_file(path, mode, name, file)
         except BaseException:
             for opened in (source, file):
                 if opened is not None:
@@ -163,6 +164,11 @@ class HDF5Store:
     def token(self) -> str:
         """Which local file was opened for reading; empty for any other."""
         return self._session.token
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was written since it was opened."""
+        return self._session.ledger
 
     def contradictions(self, nodes: Iterable[str]) -> list[tuple[str, str]]:  # noqa: ARG002
         """None: a file keeps all metadata once."""
@@ -241,6 +247,7 @@ class HDF5Group:
         self._session.check_writable()
         with self._session.writing(self._path):
             write_attributes(self._node, attributes, is_array=False, ignore=frozenset())
+        self._session.ledger.node(self._path, attributes)
 
     def children(self, *, tolerant: bool = False) -> dict[str, Child]:  # noqa: ARG002
         """Names and kinds of the direct children, sorted by name.
@@ -343,6 +350,7 @@ class HDF5Group:
                 self._session, join(self._path, name), h5g.create(self._node, raw, None, plan)
             )
         self._set_attributes(name, group, checked)
+        self._session.ledger.node(group.path, checked)
         return group
 
     def create_array(
@@ -379,6 +387,8 @@ class HDF5Group:
             self._session.unmasked.add(facts(node).address)
             name_axes(self._node, name, node, spec.dims)
             array = HDF5Array(self._session, path, node, spec.codecs)
+        self._session.ledger.array(path, spec)
+        self._session.ledger.node(path, checked)
         self._set_attributes(name, array, checked)
         return array
 
@@ -405,6 +415,7 @@ class HDF5Group:
                 remove_child(self._node, raw)
             else:
                 self._node.unlink(raw)
+        self._session.ledger.removed(join(self._path, name))
 
     def link(self, name: str, target: str) -> None:
         """Make `name` a second name of the node at absolute path `target`: a hard link.

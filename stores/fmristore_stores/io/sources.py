@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import errno
 import logging
 import os
 import re
@@ -37,6 +38,7 @@ __all__ = [
     "local_token",
     "status_of",
     "storage_error",
+    "sync",
 ]
 
 logger = logging.getLogger("fmristore")
@@ -504,6 +506,21 @@ _REFUSED = re.compile(r"(?i)credentials|^Forbidden: ")
 _PRECONDITION_FAILED = 412
 
 
+def sync(path: str) -> None:
+    """Make a file, or the names in a directory, survive a power cut."""
+    if os.name == "nt" and os.path.isdir(path):  # noqa: PTH112 - Windows cannot open directories
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No space on the device, none within the quota, and a file longer than may be."""
+
+
 def status_of(error: BaseException) -> int | None:
     """HTTP status that an error of a client goes back to, None if there is none.
 
@@ -544,4 +561,7 @@ def storage_error(error: BaseException, url: str) -> FmristoreError:
         return AccessDeniedError(
             f"permission denied ({text}); check the credentials or storage_options", url=url
         )
+    if isinstance(error, OSError) and error.errno in _FULL:
+        msg = f"the disk is full, or a limit is reached ({text}); make room and write again"
+        return StorageError(msg, url=url)
     return StorageError(f"{scheme} storage failed: {text}", url=url)

@@ -19,6 +19,7 @@ from fmristore_stores.errors import (
 from fmristore_stores.io.conditional_put import NewObjects, taken
 from fmristore_stores.io.location import Kind, content_token, exists, filesystem
 from fmristore_stores.io.sources import storage_error
+from fmristore_stores.ledger import check_written
 from fmristore_stores.protocol import Store
 from fmristore_stores.publishing.claims import Turn, find_claim
 from fmristore_stores.publishing.leftovers import remove_leftovers
@@ -54,14 +55,18 @@ def new_zarr(
     """Open a new Zarr store for writing, and consolidate it when the block ends."""
     from fmristore_stores.zarr.store import ZarrStore
 
-    with ZarrStore(path, mode="w", url=url, fs=fs, new=new) as store:
-        yield store
-        if fs is not None and check is not None:
-            check(store)  # without its root, it could not be opened anew
-        store.consolidate()
-    if fs is None and check is not None:
+    with ZarrStore(path, mode="w", url=url, fs=fs, new=new) as written:
+        yield written
+        if fs is not None:  # without its root, it could not be opened anew
+            check_written(written, written.ledger)
+            if check is not None:
+                check(written)
+        written.consolidate()
+    if fs is None:
         with ZarrStore(path, mode="r", url=url) as store:
-            check(store)
+            check_written(store, written.ledger)
+            if check is not None:
+                check(store)
 
 
 @contextlib.contextmanager

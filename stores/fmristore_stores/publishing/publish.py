@@ -25,6 +25,7 @@ from fmristore_stores.errors import (
     InvalidInputError,
     NotFoundError,
     ReadOnlyError,
+    StorageError,
 )
 from fmristore_stores.io.conditional_put import (
     create_file,
@@ -42,7 +43,8 @@ from fmristore_stores.io.location import (
     kind_of_name,
     normalise,
 )
-from fmristore_stores.io.sources import storage_error
+from fmristore_stores.io.sources import storage_error, sync
+from fmristore_stores.ledger import check_written
 from fmristore_stores.protocol import Store
 from fmristore_stores.publishing.leftovers import (
     STAGING,
@@ -97,6 +99,7 @@ def create_store(
     check : callable, optional
         Called with the complete store before it becomes visible; what it raises stops the
         publication. Where the store lies in files of this machine it is opened anew for reading.
+        In any case what was written is looked for in it, see `fmristore_stores.ledger`.
     turn : Turn, optional
         The caller's turn at this store; by default one is taken for the moment of replacing.
     expected : str, optional
@@ -120,7 +123,8 @@ def create_store(
     ChangedError
         If what is there is not what was `expected`.
     StorageError
-        If the disk or the service fails, or other writers take too long; see `take_turn`.
+        If the disk or the service fails, something of what was written is not there, or other
+        writers take too long; see `take_turn`.
     """
     target = normalise(url)
     chosen = kind or kind_of_name(target)
@@ -163,10 +167,11 @@ def create_store(
 def _new_hdf5(path: str, url: str, check: Check | None) -> Iterator[Store]:
     from fmristore_stores.hdf5.store import HDF5Store
 
-    with HDF5Store(path, mode="w", url=url) as store:
-        yield store
-    if check is not None:
-        with HDF5Store(path, mode="r", url=url) as store:
+    with HDF5Store(path, mode="w", url=url) as written:
+        yield written
+    with HDF5Store(path, mode="r", url=url) as store:
+        check_written(store, written.ledger)
+        if check is not None:
             check(store)
 
 
@@ -203,7 +208,7 @@ def publish_file(
         remove_leftovers(target, restore=False)
         with _staging(target) as staged:
             yield staged
-            _sync(staged)
+            sync(staged)
             with turn_at(target, None, turn, needed=overwrite):
                 _check_free(target, overwrite=overwrite, directory=False)
                 check_expected(target, "hdf5", None, expected)
@@ -211,7 +216,7 @@ def publish_file(
                     _rename(staged, target)
                 else:
                     _name_file(staged, target)
-                _sync(os.path.dirname(target))  # noqa: PTH120 - one string, no Path needed
+                sync(os.path.dirname(target))  # noqa: PTH120 - one string, no Path needed
         return
     check_writable(url)
     fs, path = filesystem(url, storage_options)
@@ -251,7 +256,11 @@ def _publish_directory(
     _restore(target)
     _check_free(target, overwrite=overwrite, directory=True)
     with _staging(target) as staged:
+        os.mkdir(staged)  # noqa: PTH102
+        made = os.stat(staged)  # noqa: PTH116
         yield staged
+        if not os.path.lexists(staged) or not os.path.samestat(made, os.stat(staged)):  # noqa: PTH116
+            raise StorageError("the folder that was being written was removed", url=target)
         _sync_tree(staged)
         with turn_at(target, None, turn, needed=overwrite):
             _check_free(target, overwrite=overwrite, directory=True)
@@ -260,7 +269,7 @@ def _publish_directory(
                 _name_directory(staged, target)
             elif not _exchange(staged, target):
                 _rename_twice(staged, target)
-            _sync(os.path.dirname(target))  # noqa: PTH120 - one string, no Path needed
+            sync(os.path.dirname(target))  # noqa: PTH120 - one string, no Path needed
 
 
 def _restore(target: str) -> None:
@@ -407,22 +416,11 @@ def _rename(source: str, target: str) -> None:
             return
 
 
-def _sync(path: str) -> None:
-    """Make a file, or the names in a directory, survive a power cut."""
-    if os.name == "nt" and os.path.isdir(path):  # noqa: PTH112 - Windows cannot open directories
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _sync_tree(folder: str) -> None:
     for parent, _, names in os.walk(folder):
         for name in names:
-            _sync(os.path.join(parent, name))  # noqa: PTH118
-        _sync(parent)
+            sync(os.path.join(parent, name))  # noqa: PTH118
+        sync(parent)
 
 
 # Object storage ------------------------------------------------------------------------------

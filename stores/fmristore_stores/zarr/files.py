@@ -6,19 +6,22 @@ ones needs no event loop and goes through `LocalFiles` or `RemoteFiles`.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import os
 import shutil
 import stat
+import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 from urllib.parse import unquote
 
 from fsspec.asyn import AsyncFileSystem
 from zarr.abc.store import Store as ZarrByteStore
+from zarr.core.buffer import Buffer as ZarrBuffer
 from zarr.storage import LocalStore
 
 from fmristore_stores.errors import (
@@ -32,7 +35,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.io import objects
 from fmristore_stores.io.conditional_put import NewObjects
-from fmristore_stores.io.sources import ByteSource, Folder, storage_error
+from fmristore_stores.io.sources import ByteSource, Folder, storage_error, sync
 from fmristore_stores.io.stats import Stats
 from fmristore_stores.limits import check_metadata, is_metadata
 from fmristore_stores.protocol import Buffer
@@ -47,6 +50,8 @@ _PAGE = 1000
 """Objects that one request of a listing returns on object storage."""
 _THREADS = 16
 _MAX_FOLDERS = 100_000
+_MOST_UNSAFE = 4096
+"""Files and folders that are remembered to be flushed; then they are flushed at once."""
 _NO_NAMES = frozenset({"", ".", ".."})
 """Parts of a path that are no names of what lies in a folder."""
 
@@ -110,20 +115,27 @@ class LocalFiles:
     folder : Folder, optional
         The same one, opened for reading: what is read then lies in that very folder, also when
         another one takes over its name.
+    durable : bool
+        Whether a store that exists is changed: all that was written, and the folders that it lies
+        in, are on the disk before the root's metadata are replaced, and these thereafter.
     """
 
     can_list = True
 
-    def __init__(self, root: str, folder: Folder | None = None) -> None:
+    def __init__(self, root: str, folder: Folder | None = None, *, durable: bool = False) -> None:
         self._given = root
+        self._durable = durable
+        self._unsafe: dict[str, None] = {}  # files and folders that may not be on the disk yet
+        self._lock = threading.Lock()
         self._folder = folder
         self._root = os.path.realpath(root)
+        self._identity = _identity(self._root)
         self._inside = os.path.join(self._root, "")  # noqa: PTH118 - hot path, as below
         self._folders = {self._root}
 
     def zarr_store(self, *, read_only: bool) -> ZarrByteStore:
         """The same objects as zarr-python sees them."""
-        return _ConfinedStore(self._root, read_only=read_only)
+        return _ConfinedStore(self._root, read_only=read_only, files=self)
 
     def path(self, key: str) -> str:
         """Absolute path of a file."""
@@ -258,23 +270,83 @@ class LocalFiles:
         return (path, None) if self._folder is None else self._folder.place(path)
 
     def put(self, key: str, parts: Sequence[Buffer]) -> None:
-        """Write a file beside its place and rename it."""
+        """Write a file beside its place and rename it; its folders are made, the root is not."""
         self.status(key)
-        target = Path(self.path(key))
+        target = self.path(key)
+        folder, name = os.path.split(target)
+        safe = key == ROOT and self._durable
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            self._check_root()
+            self._make_folder(folder)
+            if safe:
+                self.flush()
             with own_mark() as mark:
-                partial = target.with_name(hidden_name(target.name, mark, "partial"))
+                partial = os.path.join(folder, hidden_name(name, mark, "partial"))  # noqa: PTH118
                 try:
-                    with partial.open("xb") as file:
+                    with open(partial, "xb") as file:  # noqa: PTH123
                         file.writelines(parts)
-                    partial.replace(target)
+                        if safe:
+                            file.flush()
+                            os.fsync(file.fileno())
+                    os.replace(partial, target)  # noqa: PTH105
                 except BaseException:
                     with contextlib.suppress(OSError):
-                        partial.unlink()
+                        os.unlink(partial)  # noqa: PTH108
                     raise
+            if safe:
+                sync(folder)
+            else:
+                self._note(target, folder)
         except OSError as error:
-            raise storage_error(error, str(target)) from error
+            raise storage_error(error, target) from error
+
+    def _check_root(self) -> None:
+        """See that the directory is still the one that was opened, for it is never made again."""
+        if _identity(self._root) != self._identity:
+            msg = "the folder that is being written was removed or replaced meanwhile"
+            raise StorageError(msg, url=self._given)
+
+    def _make_folder(self, folder: str) -> None:
+        """Make a folder below the root, and those on the way to it."""
+        try:
+            os.mkdir(folder)  # noqa: PTH102
+        except FileExistsError:
+            return
+        except FileNotFoundError:
+            parent = os.path.dirname(folder)  # noqa: PTH120
+            if not parent.startswith(self._inside):
+                raise
+            self._make_folder(parent)
+            self._make_folder(folder)
+            return
+        self._note(os.path.dirname(folder))  # noqa: PTH120
+
+    def _note(self, *paths: str) -> None:
+        """Remember what is to be flushed."""
+        if self._durable:
+            with self._lock:
+                self._unsafe.update(dict.fromkeys(paths))
+                full = len(self._unsafe) >= _MOST_UNSAFE
+            if full:
+                self.flush()
+
+    def flush(self) -> None:
+        """Make what was written since the last time survive a power cut.
+
+        Raises
+        ------
+        StorageError
+            If the disk failed.
+        """
+        with self._lock:
+            paths, self._unsafe = self._unsafe, {}
+        for path in paths:
+            try:
+                sync(path)
+            except FileNotFoundError:
+                continue  # removed since then
+            except OSError as error:
+                raise storage_error(error, path) from error
 
     def remove(self, key: str) -> None:
         """Delete one file if it is there."""
@@ -296,6 +368,7 @@ class LocalFiles:
                 shutil.rmtree(path)
         except OSError as error:
             raise storage_error(error, str(path)) from error
+        self._note(str(path.parent))
         self._folders = {self._root}
 
     def refresh(self) -> None:
@@ -318,25 +391,34 @@ def _remove_but_metadata(path: Path) -> None:
 class _ConfinedStore(LocalStore):
     """A zarr-python store that follows no symbolic link out of its directory."""
 
-    def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
+    def __init__(
+        self, root: Path | str, *, read_only: bool = False, files: LocalFiles | None = None
+    ) -> None:
         super().__init__(root, read_only=read_only)
-        self._files = LocalFiles(str(root))
+        self._files = LocalFiles(str(root)) if files is None else files
+
+    def with_read_only(self, read_only: bool = False) -> Self:  # noqa: FBT001, FBT002
+        return type(self)(self.root, read_only=read_only, files=self._files)
 
     async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
         self._files.check_readable(key)
         return await super().get(key, *args, **kwargs)
 
-    async def set(self, key: str, *args: Any, **kwargs: Any) -> None:
-        self._files.status(key)
-        await super().set(key, *args, **kwargs)
+    async def set(self, key: str, value: ZarrBuffer) -> None:
+        self._check_writable()
+        await asyncio.to_thread(self._files.put, key, [memoryview(value.as_buffer_like())])
+
+    async def set_if_not_exists(self, key: str, value: ZarrBuffer) -> None:
+        if self._files.status(key) is None:
+            await self.set(key, value)
 
     def get_sync(self, key: str, **kwargs: Any) -> Any:
         self._files.check_readable(key)
         return super().get_sync(key, **kwargs)
 
-    def set_sync(self, key: str, *args: Any, **kwargs: Any) -> None:
-        self._files.status(key)
-        super().set_sync(key, *args, **kwargs)
+    def set_sync(self, key: str, value: ZarrBuffer) -> None:
+        self._check_writable()
+        self._files.put(key, [memoryview(value.as_buffer_like())])
 
 
 class RemoteFiles:
@@ -544,3 +626,12 @@ def _write_error(error: BaseException, url: str) -> Exception:
     if isinstance(error, NotImplementedError):
         return ReadOnlyError("this kind of URL cannot be written", url=url)
     return storage_error(error, url)
+
+
+def _identity(folder: str) -> tuple[int, int] | None:
+    """What tells a folder from one that was made later in its place."""
+    try:
+        status = os.stat(folder)  # noqa: PTH116
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

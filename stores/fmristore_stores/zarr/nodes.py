@@ -321,6 +321,7 @@ class ZarrArray(_Handle):
             return
         with zarr_errors(self._tree.url, self._path, CorruptDataError):
             tree.zarr_array(self._path)[parsed] = whole
+        tree.ledger.values(self._path, whole, whole=shape == self._spec.shape)
 
     # Encoded chunks ----------------------------------------------------------------------------
 
@@ -418,8 +419,25 @@ class ZarrArray(_Handle):
         StorageError
             If the disk or the service failed.
         """
-        self._tree.live(write=True)
+        tree = self._tree.live(write=True)
         self._chunks().write(unit, chunks)
+        if any(chunk is not None for chunk in chunks):
+            tree.ledger.encoded(self._path)
+
+    def stored_units(self) -> int | None:
+        """Number of write units that are there; None where they are not counted.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        MetadataError
+            If a symbolic link leads out of the store.
+        StorageError
+            If the disk or the service failed.
+        """
+        self._tree.live()
+        return None if self._locator is None else self._locator.stored_units()
 
     def _chunks(self) -> ChunkLocator:
         if self._locator is None:

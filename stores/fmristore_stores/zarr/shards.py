@@ -9,6 +9,7 @@ Sharding codec: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-i
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import threading
 from collections import OrderedDict
@@ -40,6 +41,8 @@ _MISSING = 2**64 - 1
 _ENTRY = 16
 _CHECKSUM = 4
 _CACHE_BYTES = 32 * 1024 * 1024
+_BATCH = 1 << 14
+"""Units that are looked for at a time."""
 
 
 def parse_index(data: Buffer, size: int | None, *, first: bool, url: str) -> Index:
@@ -269,6 +272,15 @@ class ChunkLocator:
         index = parse_index(data, size, first=self._placement.index_first, url=path)
         self._indexes.put(unit, index)
         return index
+
+    def stored_units(self) -> int:
+        """Number of units of which the objects are there."""
+        units = iter(np.ndindex(*self._units))
+        found = 0
+        while batch := list(itertools.islice(units, _BATCH)):
+            sizes = self._sizes([self._name(unit) for unit in batch])
+            found += sum(size is not None for size in sizes)
+        return found
 
     def write(self, unit: ChunkKey, chunks: Sequence[Buffer | None]) -> None:
         """Write one whole unit; remove it if there is no chunk in it.

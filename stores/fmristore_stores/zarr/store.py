@@ -22,8 +22,16 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.io.conditional_put import NewObjects
 from fmristore_stores.io.objects import protocols
-from fmristore_stores.io.sources import ByteSource, Folder, FsspecSource, LocalSource, local_token
+from fmristore_stores.io.sources import (
+    ByteSource,
+    Folder,
+    FsspecSource,
+    LocalSource,
+    local_token,
+    storage_error,
+)
 from fmristore_stores.io.stats import stats_of
+from fmristore_stores.ledger import Ledger
 from fmristore_stores.protocol import Capability
 from fmristore_stores.zarr.files import Files, LocalFiles, RemoteFiles
 from fmristore_stores.zarr.nodes import ZarrArray, ZarrGroup
@@ -132,11 +140,13 @@ class ZarrStore:
                 metadata=metadata,
             )
         else:
-            if mode != "w":
+            if mode == "w":
+                _make_directory(path, url)
+            else:
                 _check_directory(path, url)
             if not writable:
                 folder = Folder(os.path.realpath(path))
-            files = local = LocalFiles(path, folder)
+            files = local = LocalFiles(path, folder, durable=mode == "r+")
             source = source or LocalSource(folder=folder, stats=stats_of(url))
         self._tree = Tree(
             files,
@@ -186,6 +196,11 @@ class ZarrStore:
     def token(self) -> str:
         """Which local store was opened for reading; empty for any other."""
         return self._token
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was written since it was opened."""
+        return self._tree.ledger
 
     def contradictions(self, nodes: Iterable[str]) -> list[tuple[str, str]]:
         """Nodes of which the root's copy of their metadata is not what they have themselves.
@@ -237,6 +252,13 @@ class ZarrStore:
             If writing fails.
         """
         self._tree.live(write=True).consolidate()
+
+
+def _make_directory(path: str, url: str) -> None:
+    try:
+        Path(path).mkdir(exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, url) from error
 
 
 def _check_directory(path: str, url: str) -> None:

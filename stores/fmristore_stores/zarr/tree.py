@@ -29,6 +29,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.io.lifetime import Lifetime, Version, changed
 from fmristore_stores.io.sources import ByteSource, Folder
+from fmristore_stores.ledger import Ledger
 from fmristore_stores.limits import check_metadata
 from fmristore_stores.protocol import ByteRange, Capability, Child
 from fmristore_stores.spec import (
@@ -119,6 +120,7 @@ class Tree:
         self._version = version
         self._released = False
         self.lifetime = Lifetime(url, self)
+        self.ledger = Ledger()
         self._writable = writable
         self._use_consolidated = use_consolidated
         self._nodes: dict[str, Node] = {}
@@ -501,6 +503,7 @@ class Tree:
         with zarr_errors(self.url, path), quiet():
             cast("_ZarrNode", node.zarr).attrs.put(copy.deepcopy(checked))
         node.attributes = checked
+        self.ledger.node(path, checked)
 
     # Making and removing -----------------------------------------------------------------------
 
@@ -510,6 +513,7 @@ class Tree:
         checked = check_attributes(attributes)
         self._drop_consolidated()
         self._nodes[path] = self._parsed(path, self._create_group(path, checked))
+        self.ledger.node(path, checked)
         return path
 
     def new_array(
@@ -523,6 +527,8 @@ class Tree:
         with zarr_errors(self.url, path, LayoutNotSupportedError), quiet(), bounded():
             node = zarr.create_array(self._store, name=path, attributes=checked, **arguments)
         self._nodes[path] = self._parsed(path, node)
+        self.ledger.array(path, spec)
+        self.ledger.node(path, checked)
         return path
 
     def _new_path(self, parent: str, name: str) -> str:
@@ -542,6 +548,7 @@ class Tree:
         self.files.remove_tree(path)
         for known in [p for p in self._nodes if p == path or p.startswith(f"{path}/")]:
             del self._nodes[known]
+        self.ledger.removed(path)
 
     def _is_removable(self, path: str) -> bool:
         try:

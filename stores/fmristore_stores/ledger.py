@@ -1,0 +1,152 @@
+"""What was written to a store, remembered so that it can be looked for before anybody else sees it.
+
+A disk or network file system may report an error to nobody, and somebody may remove files of a
+store that is being written. So every store that is written is opened again before it is published:
+its nodes must be there with their attributes, small arrays must have their values, and arrays that
+were written whole must have all of their chunks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fmristore_stores.errors import FmristoreError, StorageError
+from fmristore_stores.grid import grid_shape
+from fmristore_stores.protocol import AnyArray
+from fmristore_stores.spec import ArraySpec
+
+if TYPE_CHECKING:
+    from fmristore_stores.hdf5.store import HDF5Store
+    from fmristore_stores.zarr.store import ZarrStore
+
+__all__ = ["Ledger", "check_written"]
+
+_SMALL = 64 * 1024
+"""Bytes of an array up to which its values are compared."""
+
+
+@dataclass(slots=True)
+class _Array:
+    """What was written of an array."""
+
+    shape: tuple[int, ...]
+    units: int
+    """Write units that it has."""
+    encoded: int = 0
+    """Encoded units that were written."""
+    whole: bool = False
+    """Whether it was written with one call."""
+    digest: bytes | None = None
+    """Of its values, if they are few and were written with one call."""
+
+
+class Ledger:
+    """Remembers what is written to one store; used from any thread."""
+
+    def __init__(self) -> None:
+        self._attributes: dict[str, frozenset[str]] = {}
+        self._arrays: dict[str, _Array] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def attributes(self) -> dict[str, frozenset[str]]:
+        """Names of the attributes of each node that was made or changed, by its path."""
+        return dict(self._attributes)
+
+    def node(self, path: str, attributes: Iterable[str]) -> None:
+        """A node was made, or got other attributes."""
+        self._attributes[path] = frozenset(attributes)
+
+    def array(self, path: str, spec: ArraySpec) -> None:
+        """An array was made."""
+        units = math.prod(grid_shape(spec.shape, spec.layout.units))
+        self._arrays[path] = _Array(spec.shape, units)
+
+    def values(self, path: str, values: AnyArray, *, whole: bool) -> None:
+        """Values were written through the store's library."""
+        with self._lock:
+            found = self._arrays.get(path)
+            if found is not None:
+                small = values.nbytes <= _SMALL
+                found.whole = whole or found.whole
+                found.digest = _digest(values) if whole and small else None
+
+    def encoded(self, path: str) -> None:
+        """An encoded unit was written that is not empty."""
+        with self._lock:
+            found = self._arrays.get(path)
+            if found is not None:
+                found.encoded += 1
+                found.digest = None
+
+    def removed(self, path: str) -> None:
+        """A node was removed, with all below it."""
+        for known in (self._attributes, self._arrays):
+            for name in [n for n in known if n == path or n.startswith(f"{path}/")]:
+                del known[name]
+
+    def arrays(self) -> dict[str, _Array]:
+        """Arrays that were made, by their paths."""
+        return dict(self._arrays)
+
+
+def check_written(store: HDF5Store | ZarrStore, ledger: Ledger) -> None:
+    """Check that a store holds what was written to it.
+
+    Parameters
+    ----------
+    store : HDF5Store or ZarrStore
+        Opened since then.
+    ledger : Ledger
+        Of the store while it was written.
+
+    Raises
+    ------
+    StorageError
+        If something of it is not there.
+    """
+    arrays = ledger.arrays()
+    for path, names in ledger.attributes.items():
+        try:
+            root = store.root
+            if path in arrays:
+                _check_array(store, path, arrays[path])
+                found = root.array(path).read_attributes()
+            else:
+                found = (root.group(path) if path else root).read_attributes()
+            lost = names - set(found)
+            if lost:
+                raise StorageError(f"attribute {min(lost)!r} is not there")
+        except FmristoreError as error:
+            msg = f"what was written cannot be read back: {error.message}; write it again"
+            raise StorageError(msg, url=store.url, node=path) from error
+
+
+def _check_array(store: HDF5Store | ZarrStore, path: str, written: _Array) -> None:
+    array = store.root.array(path)
+    if array.spec.shape != written.shape:
+        raise StorageError(f"its shape is {array.spec.shape} instead of {written.shape}")
+    if written.digest is not None:
+        if _digest(array.read()) != written.digest:
+            raise StorageError("its values are not those that were written")
+    elif written.whole or written.encoded == written.units:
+        found = array.stored_units()
+        if found is not None and found != written.units:
+            raise StorageError(f"it has {found} of its {written.units} chunks")
+
+
+def _digest(values: AnyArray) -> bytes:
+    digest = hashlib.sha256(str(values.shape).encode())
+    if values.dtype.kind in "OT":
+        for text in values.reshape(-1).tolist():
+            digest.update(f"{len(text)} {text}".encode())
+    else:
+        digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+    return digest.digest()
