@@ -18,9 +18,9 @@ from fmristore.formats.image import layout as image_writer
 from fmristore.verification import Problem, VerifyReport
 from fmristore.verification.report import MOST_LISTED
 from fmristore_stores.errors import CorruptDataError, NotFoundError, UnknownFormatError
+from fmristore_stores.io.owners import hidden_name, own_mark
 from fmristore_stores.opening import open_store
 from fmristore_stores.protocol import ByteRange, ChunkRefs
-from fmristore_stores.publishing.owners import hidden_name, own_mark
 from fmristore_stores.spec import ArraySpec, ChunkLayout
 from tests.conftest import S3Server
 

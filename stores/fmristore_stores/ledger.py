@@ -13,18 +13,14 @@ import math
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from fmristore_stores.errors import FmristoreError, StorageError
 from fmristore_stores.grid import grid_shape
-from fmristore_stores.protocol import AnyArray
+from fmristore_stores.protocol import AnyArray, Store
 from fmristore_stores.spec import ArraySpec
-
-if TYPE_CHECKING:
-    from fmristore_stores.hdf5.store import HDF5Store
-    from fmristore_stores.zarr.store import ZarrStore
 
 __all__ = ["Ledger", "check_written"]
 
@@ -97,13 +93,13 @@ class Ledger:
         return dict(self._arrays)
 
 
-def check_written(store: HDF5Store | ZarrStore, ledger: Ledger) -> None:
+def check_written(store: Store, ledger: Ledger) -> None:
     """Check that a store holds what was written to it.
 
     Parameters
     ----------
-    store : HDF5Store or ZarrStore
-        Opened since then.
+    store : Store
+        Opened since then; its arrays can count their stored units.
     ledger : Ledger
         Of the store while it was written.
 
@@ -129,8 +125,8 @@ def check_written(store: HDF5Store | ZarrStore, ledger: Ledger) -> None:
             raise StorageError(msg, url=store.url, node=path) from error
 
 
-def _check_array(store: HDF5Store | ZarrStore, path: str, written: _Array) -> None:
-    array = store.root.array(path)
+def _check_array(store: Store, path: str, written: _Array) -> None:
+    array: Any = store.root.array(path)
     if array.spec.shape != written.shape:
         raise StorageError(f"its shape is {array.spec.shape} instead of {written.shape}")
     if written.digest is not None:

@@ -25,11 +25,11 @@ from fmristore_stores.errors import (
 from fmristore_stores.io import conditional_put as newobjects
 from fmristore_stores.io.conditional_put import NewObjects, create_object
 from fmristore_stores.io.location import normalise
+from fmristore_stores.io.owners import Mark
 from fmristore_stores.opening import open_store
 from fmristore_stores.protocol import Capability, Store
 from fmristore_stores.publishing import publish
 from fmristore_stores.publishing.claims import CLAIM, Claim, claim_path
-from fmristore_stores.publishing.owners import Mark
 from fmristore_stores.publishing.publish import create_store, publish_file
 from fmristore_stores.publishing.turns import take_turn
 from fmristore_stores.spec import ArraySpec, ChunkLayout

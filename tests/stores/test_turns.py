@@ -18,11 +18,11 @@ import pytest
 
 from fmristore_stores.edit import change_store
 from fmristore_stores.errors import ChangedError, NotFoundError, StorageError
+from fmristore_stores.io.owners import Mark, hidden_name
 from fmristore_stores.io.sources import sync
 from fmristore_stores.opening import open_store
 from fmristore_stores.publishing import publish
 from fmristore_stores.publishing.leftovers import find_leftovers
-from fmristore_stores.publishing.owners import Mark, hidden_name
 from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.publishing.turns import take_turn
 from fmristore_stores.spec import ArraySpec, ChunkLayout
@@ -237,7 +237,7 @@ def test_the_turn_of_a_killed_process_is_free(
 
 def dead_mark() -> Mark:
     """Of a process of this machine that has ended."""
-    code = "from fmristore_stores.publishing.owners import own_mark\nwith own_mark() as m: print(m)"
+    code = "from fmristore_stores.io.owners import own_mark\nwith own_mark() as m: print(m)"
     process = code_of(code)
     found = Mark.parse(process.communicate()[0].strip())
     assert found is not None

@@ -16,8 +16,8 @@ from typing import Any
 
 from fmristore_stores.errors import AlreadyExistsError, FmristoreError, NotFoundError, StorageError
 from fmristore_stores.io import objects
+from fmristore_stores.io.replacing import ROOT, names_below, remove_folders, remove_objects
 from fmristore_stores.io.sources import status_of, storage_error
-from fmristore_stores.publishing.replacing import ROOT, names_below, remove_folders, remove_objects
 
 __all__ = ["NewObjects", "create_file", "create_object", "taken", "upload", "write_error"]
 

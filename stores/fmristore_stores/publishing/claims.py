@@ -24,8 +24,8 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.io import objects
 from fmristore_stores.io.conditional_put import create_object, write_error
+from fmristore_stores.io.owners import Mark
 from fmristore_stores.io.sources import storage_error
-from fmristore_stores.publishing.owners import Mark
 
 __all__ = [
     "CLAIM",

@@ -16,9 +16,9 @@ from typing import Any
 
 from fmristore_stores.errors import FmristoreError
 from fmristore_stores.io.location import filesystem, is_local
+from fmristore_stores.io.owners import MARK, Mark, marked_name, short_name
+from fmristore_stores.io.replacing import names_below, remove_folders, remove_objects
 from fmristore_stores.publishing.claims import Claim, claim_path, find_claim
-from fmristore_stores.publishing.owners import MARK, Mark, marked_name, short_name
-from fmristore_stores.publishing.replacing import names_below, remove_folders, remove_objects
 
 __all__ = [
     "STAGING",

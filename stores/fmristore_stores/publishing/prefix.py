@@ -18,13 +18,8 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.io.conditional_put import NewObjects, taken
 from fmristore_stores.io.location import Kind, content_token, exists, filesystem
-from fmristore_stores.io.sources import storage_error
-from fmristore_stores.ledger import check_written
-from fmristore_stores.protocol import Store
-from fmristore_stores.publishing.claims import Turn, find_claim
-from fmristore_stores.publishing.leftovers import remove_leftovers
-from fmristore_stores.publishing.owners import own_mark
-from fmristore_stores.publishing.replacing import (
+from fmristore_stores.io.owners import own_mark
+from fmristore_stores.io.replacing import (
     MARKERS,
     complete,
     copy_over,
@@ -33,6 +28,11 @@ from fmristore_stores.publishing.replacing import (
     remove_objects,
     retire,
 )
+from fmristore_stores.io.sources import storage_error
+from fmristore_stores.ledger import check_written
+from fmristore_stores.protocol import Store
+from fmristore_stores.publishing.claims import Turn, find_claim
+from fmristore_stores.publishing.leftovers import remove_leftovers
 from fmristore_stores.publishing.turns import take_turn
 
 __all__ = [

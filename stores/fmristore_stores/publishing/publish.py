@@ -43,6 +43,7 @@ from fmristore_stores.io.location import (
     kind_of_name,
     normalise,
 )
+from fmristore_stores.io.owners import Mark, hidden_name, own_mark
 from fmristore_stores.io.sources import storage_error, sync
 from fmristore_stores.ledger import check_written
 from fmristore_stores.protocol import Store
@@ -52,7 +53,6 @@ from fmristore_stores.publishing.leftovers import (
     remove_local,
     remove_staging,
 )
-from fmristore_stores.publishing.owners import Mark, hidden_name, own_mark
 from fmristore_stores.publishing.prefix import (
     check_expected,
     is_taken,

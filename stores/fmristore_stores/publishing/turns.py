@@ -21,6 +21,7 @@ from typing import Any
 
 from fmristore_stores.errors import FmristoreError, InvalidInputError, ReadOnlyError, StorageError
 from fmristore_stores.io.location import filesystem, is_local
+from fmristore_stores.io.owners import own_mark, short_name
 from fmristore_stores.io.sources import storage_error
 from fmristore_stores.publishing.claims import (
     Claim,
@@ -30,7 +31,6 @@ from fmristore_stores.publishing.claims import (
     Turn,
     claim_path,
 )
-from fmristore_stores.publishing.owners import own_mark, short_name
 
 __all__ = ["WAIT_VARIABLE", "Turn", "check_writable", "take_turn"]
 

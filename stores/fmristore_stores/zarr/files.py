@@ -35,12 +35,12 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.io import objects
 from fmristore_stores.io.conditional_put import NewObjects
+from fmristore_stores.io.owners import hidden_name, own_mark
+from fmristore_stores.io.replacing import remove_folders, remove_objects
 from fmristore_stores.io.sources import ByteSource, Folder, storage_error, sync
 from fmristore_stores.io.stats import Stats
 from fmristore_stores.limits import check_metadata, is_metadata
 from fmristore_stores.protocol import Buffer
-from fmristore_stores.publishing.owners import hidden_name, own_mark
-from fmristore_stores.publishing.replacing import remove_folders, remove_objects
 from fmristore_stores.zarr.remote import ROOT, CountedStore, NewStore, WebStore
 
 __all__ = ["Files", "LocalFiles", "RemoteFiles"]

@@ -1,0 +1,73 @@
+"""How the modules lie: no circle of imports anywhere, counting those in functions and for types."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import fmristore
+import fmristore_stores
+
+ROOTS = {package.__name__: Path(package.__path__[0]) for package in (fmristore, fmristore_stores)}
+
+
+def modules() -> dict[str, Path]:
+    """Files of all modules by their dotted names."""
+    found = {}
+    for name, root in ROOTS.items():
+        for path in root.rglob("*.py"):
+            parts = path.relative_to(root).with_suffix("").parts
+            parts = parts[:-1] if parts[-1] == "__init__" else parts
+            found[".".join((name, *parts))] = path
+    return found
+
+
+def imported(path: Path, known: dict[str, Path]) -> set[str]:
+    """Modules of the packages that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= (full & known.keys()) or {node.module}
+    return names & known.keys()
+
+
+def faces() -> set[str]:
+    """Packages that only hand on what lies below them, imported when it is asked for."""
+    return {"fmristore", "fmristore_stores", "fmristore.formats", "fmristore.stores"}
+
+
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other: what is left when leaves are taken away."""
+    left = {name: set(targets) for name, targets in arrows.items()}
+    while True:
+        leaves = {name for name, targets in left.items() if not targets & left.keys()}
+        if not leaves:
+            break
+        for name in leaves:
+            del left[name]
+    while True:  # and what nobody imports any more
+        wanted = set().union(*left.values()) if left else set()
+        roots = left.keys() - wanted
+        if not roots:
+            return [sorted(left)] if left else []
+        for name in roots:
+            del left[name]
+
+
+def test_no_circle_of_imports() -> None:
+    known = modules()
+    assert len(known) > 100
+    arrows = {
+        name: imported(path, known) - {name} - faces()
+        for name, path in known.items()
+        if name not in faces()
+    }
+    assert circles(arrows) == []
+
+
+def test_a_circle_would_be_found() -> None:
+    arrows = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"a"}}
+    assert circles(arrows) == [["b", "c"]]
