@@ -74,7 +74,7 @@ _HOME = {
     "ReadOnlyStore": "testing.wrappers",
     "Store": "protocol",
     "ZarrStore": "zarr.store",
-    "create_store": "publish",
+    "create_store": "publishing.publish",
     "locate": "opening",
     "open_store": "opening",
     "write": "chunks.writer",

@@ -192,7 +192,7 @@ def tar_class() -> type[Any]:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             # "tar -C folder ." names all that lies in the folder "./name".
-            self.index = {
+            self.index: dict[str, Any] = {
                 name.removeprefix("./"): ({**facts, "name": name.removeprefix("./")}, *rest)
                 for name, (facts, *rest) in self.index.items()
                 if name != "."
