@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from fmristore.transcoding.arrays import HDF5, ZARR, ArrayStep
 from fmristore.transcoding.plan import TranscodePlan, plan_transcode
 from fmristore.transcoding.report import TranscodeReport
 from fmristore.transcoding.tree import LINKS
+from fmristore.transcoding.whole import is_own_data, whole_arrays
 from fmristore_stores.chunks.cache import ChunkCache
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.chunks.threads import for_each, worker_count
@@ -30,7 +31,7 @@ from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.errors import CorruptDataError, InvalidInputError
 from fmristore_stores.grid import ChunkKey, Region, grid_shape
 from fmristore_stores.io.location import Kind, kind_of_name, normalise
-from fmristore_stores.opening import open_store
+from fmristore_stores.opening import locate, open_store
 from fmristore_stores.protocol import (
     AnyArray,
     Array,
@@ -49,6 +50,7 @@ __all__ = ["Written", "execute", "make_plan", "transcode"]
 _BATCH_BYTES = 8 * 1024 * 1024
 """Decoded size of the write units that a thread takes at once."""
 
+Missing = Literal["fill", "error"]
 Digests = dict[tuple[int, ...], bytes]
 """Digest of each write unit of an array, by its place in the grid."""
 
@@ -123,6 +125,7 @@ def transcode(  # noqa: PLR0913
         digests = execute(
             store,
             plan,
+            whole=whole_arrays(locate(source, storage_options=storage_options), store),
             overwrite=overwrite,
             storage_options=storage_options,
             progress=progress,
@@ -151,11 +154,24 @@ def execute(
     store: Store,
     plan: TranscodePlan,
     *,
+    whole: Collection[str] | None = (),
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, str]:
     """Carry out a plan for an opened source.
+
+    Parameters
+    ----------
+    store : Store
+        The source.
+    plan : TranscodePlan
+        Made for it.
+    whole : collection of str, optional
+        Arrays of the source of which a missing chunk is damage, besides those with a digest. None
+        for those that have the name under which formats keep their data.
+    overwrite, storage_options, progress
+        As of `transcode`.
 
     Returns
     -------
@@ -196,9 +212,9 @@ def execute(
         for step in plan.arrays:
             folder, _, name = step.path.rpartition("/")
             array = made[folder].create_array(name, step.target, step.attributes)
-            written[step.path] = _copy(
-                store.root.array(step.origin), array, step, plan.max_memory, done
-            )
+            missing = _missing(step, whole)
+            source = store.root.array(step.origin)
+            written[step.path] = _copy(source, array, step, plan.max_memory, done, missing)
         _make_groups(made, [group for group in plan.groups if group[0] not in parents])
         _make_links(new, made, plan)
     return {path: _combine(digests) for path, (_, digests) in written.items()}
@@ -266,31 +282,38 @@ def _make_links(new: Store, made: dict[str, Group], plan: TranscodePlan) -> None
 # Numbers -------------------------------------------------------------------------------------
 
 
-def _copy(source: Array, target: Array, step: ArrayStep, max_memory: int, done: _Done) -> Written:
+def _copy(
+    source: Array, target: Array, step: ArrayStep, max_memory: int, done: _Done, missing: Missing
+) -> Written:
     if step.method == "values":
         values = source.read()
         target.write(None, values)
         return Written(encoded=False, digests={(): _hash_text(values)})
     if step.method == "verbatim" and Capability.RAW_WRITE in target.capabilities:
         refs, raw = cast("ChunkRefs", source), cast("RawWrite", target)
-        return Written(encoded=True, digests=_copy_encoded(refs, raw, step, max_memory, done))
-    digests = _copy_values(source, target, step, max_memory, done)
+        digests = _copy_encoded(refs, raw, step, max_memory, done, missing)
+        return Written(encoded=True, digests=digests)
+    digests = _copy_values(source, target, step, max_memory, done, missing)
     return Written(encoded=False, digests=digests)
 
 
 def _copy_encoded(
-    source: ChunkRefs, target: RawWrite, step: ArrayStep, max_memory: int, done: _Done
+    source: ChunkRefs,
+    target: RawWrite,
+    step: ArrayStep,
+    max_memory: int,
+    done: _Done,
+    missing: Missing,
 ) -> Digests:
     """Hand the encoded chunks of each write unit over as they are."""
     digests: Digests = {}
-    complete = _was_complete(step)
 
     def work(batch: list[ChunkKey]) -> None:
         for unit, keys, chunks in _encoded(source, step, batch):
             for key, chunk in zip(keys, chunks, strict=True):
                 if chunk is not None:
                     codecs.check_encoded(step.target.codecs, chunk, step.target.chunk_nbytes)
-                elif complete and key is not None:  # it was there once
+                elif missing == "error" and key is not None:
                     raise CorruptDataError(f"chunk {key} is missing", node=step.path)
             target.write_encoded(unit, chunks)
             digests[unit] = _hash_chunks(chunks)
@@ -326,20 +349,21 @@ def _encoded(
         yield unit, keys, [chunk_of(key) for key in keys]
 
 
-def _was_complete(step: ArrayStep) -> bool:
-    """Whether all chunks were written once: so it is where the digest of the numbers is known."""
-    return "digest" in step.attributes
+def _missing(step: ArrayStep, whole: Collection[str] | None) -> Missing:
+    """What a missing chunk of the source means: damage, where all of them were written once."""
+    of_format = is_own_data(step.origin) if whole is None else step.origin in whole
+    return "error" if of_format or "digest" in step.attributes else "fill"
 
 
 def _copy_values(
-    source: Array, target: Array, step: ArrayStep, max_memory: int, done: _Done
+    source: Array, target: Array, step: ArrayStep, max_memory: int, done: _Done, missing: Missing
 ) -> Digests:
     """Decode and encode again, in boxes of whole write units."""
     digests: Digests = {}
     reader = ChunkReader(
         source,
         cache=ChunkCache(max_memory // 8),
-        missing="error" if _was_complete(step) else "fill",
+        missing=missing,
     )
     units = step.target.layout.units
     if not step.target.shape or 0 in step.target.shape:

@@ -27,44 +27,15 @@ from fmristore_stores.errors import (
     UnknownFormatError,
     UnsupportedVersionError,
 )
-from fmristore_stores.opening import Handle, Locator, Opened
+from fmristore_stores.opening import FixedHandle, Locator
 from fmristore_stores.protocol import Array, Store
 
-__all__ = ["Content", "FixedHandle", "open_content"]
+__all__ = ["Content", "open_content"]
 
 Result = TypeVar("Result")
 
 _TOLERANCE = 1e-5
 """NIfTI-1 holds spacings and slopes as float32."""
-
-
-class FixedHandle(Handle):
-    """A hold on one opened store that shares nothing with other users of the same URL.
-
-    Parameters
-    ----------
-    locator : Locator
-        Where the store is.
-    store : Store
-        To be closed by the caller.
-    """
-
-    def __init__(self, locator: Locator, store: Store) -> None:
-        self.locator = locator
-        self._fixed = Opened(store)
-
-    @property
-    def opened(self) -> Opened:
-        """The opened store."""
-        return self._fixed
-
-    @property
-    def closed(self) -> bool:
-        """Whether the store is closed."""
-        return self._fixed.store.closed
-
-    def close(self) -> None:
-        """Do nothing: the store belongs to the caller."""
 
 
 @dataclass(frozen=True, slots=True)

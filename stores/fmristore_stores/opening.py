@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from fmristore_stores.hdf5.store import HDF5Store
     from fmristore_stores.zarr.store import ZarrStore
 
-__all__ = ["Handle", "Locator", "Opened", "locate", "open_store"]
+__all__ = ["FixedHandle", "Handle", "Locator", "Opened", "locate", "open_store"]
 
 _MOST_OPEN = 128
 """Stores that may be open at once; the others are opened again when they are used."""
@@ -655,3 +655,32 @@ def _used(locator: Locator) -> Known | None:
     file = _files.get(locator)
     used = file.used if file is not None else {}
     return used if 0 < len(used) * PAGE <= _MOST_PICKLED else None
+
+
+class FixedHandle(Handle):
+    """A hold on one opened store that shares nothing with other users of the same URL.
+
+    Parameters
+    ----------
+    locator : Locator
+        Where the store is.
+    store : Store
+        To be closed by the caller.
+    """
+
+    def __init__(self, locator: Locator, store: Store) -> None:
+        self.locator = locator
+        self._fixed = Opened(store)
+
+    @property
+    def opened(self) -> Opened:
+        """The opened store."""
+        return self._fixed
+
+    @property
+    def closed(self) -> bool:
+        """Whether the store is closed."""
+        return self._fixed.store.closed
+
+    def close(self) -> None:
+        """Do nothing: the store belongs to the caller."""

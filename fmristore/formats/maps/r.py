@@ -131,7 +131,7 @@ class DatasetMaps(Matrix):
     def arrays(self) -> tuple[StoredArray, ...]:
         """Arrays that hold the numbers; labels without one of their own are left out."""
         return tuple(
-            StoredArray(self._handle, f"data/{name}", missing="fill", dims=("voxel",))
+            StoredArray(self._handle, f"data/{name}", dims=("voxel",))
             for name, count in self._counts.items()
             if count == 1 and name not in ("", ".", "..")
         )
@@ -174,7 +174,7 @@ class DatasetMaps(Matrix):
             raise self._error(number, f"is the dataset of several labels: {same[:3]}")
         if name == "":
             raise self._error(number, "an empty label has no dataset")
-        array = StoredArray(self._handle, f"data/{name}", missing="fill")
+        array = StoredArray(self._handle, f"data/{name}")
         if len(array.reader.spec.shape) != 1 or array.reader.spec.dtype.kind not in "biuf":
             raise self._error(number, f"has the shape {array.reader.spec.shape}, expected (V,)")
         return array.reader

@@ -114,7 +114,7 @@ class HDF5Array:
         layout = self._plan.get_layout()
         if layout != h5d.CONTIGUOUS:
             return bool(layout == h5d.CHUNKED)
-        return not self._plan.get_external_count() and self._node.get_storage_size() > 0
+        return not self._plan.get_external_count() and self._spec.nbytes > 0
 
     @cached_property
     def _address(self) -> int:

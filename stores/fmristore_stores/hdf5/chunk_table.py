@@ -237,13 +237,15 @@ def _index_chunked(node: Any, spec: ArraySpec, source: str, file_size: int) -> C
 
 
 def _index_contiguous(node: Any, spec: ArraySpec, source: str, file_size: int) -> ChunkIndex:
-    """The one chunk of a dataset that lies in one piece.
+    """The one chunk of a dataset that lies in one piece, unless it was never written.
 
     Raises
     ------
     CorruptDataError
         If it lies outside the file, or is not as long as it should be.
     """
+    if not node.get_storage_size():
+        return ChunkIndex(source, (1,) * len(spec.shape), np.empty((0, 4), np.int64))
     if int(node.get_storage_size()) != spec.nbytes:
         msg = f"{node.get_storage_size()} bytes are stored where the array has {spec.nbytes}"
         raise CorruptDataError(msg)

@@ -1,0 +1,128 @@
+"""A chunk that is missing is damage in every operation, of every format, in every store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fmristore as fs
+from fmristore_stores.errors import CorruptDataError, FmristoreError
+from fmristore_stores.hdf5.store import HDF5Store
+from fmristore_stores.zarr.store import ZarrStore
+from tests.every_format import GRID, RUN, SPACE, WRITERS
+
+
+def _r_image(url: Path) -> Any:
+    return fs.NeuroVec.create(url, RUN.astype("f4"), space=SPACE, profile="r")
+
+
+def _r_scan(url: Path) -> Any:
+    labels = np.ones(RUN.shape[:3], "i4")
+    return fs.ParcellatedScan.create(url, RUN, parcellation=labels, space=SPACE, profile="r")
+
+
+def _r_maps(url: Path) -> Any:
+    maps = {"a": RUN[..., 0] / 4, "b": RUN[..., 1] / 4}
+    mask = np.ones(RUN.shape[:3], bool)
+    return fs.LabeledVolumeSet.create(url, maps, mask=mask, space=GRID, profile="r")
+
+
+CASES = [(name, suffix) for name in WRITERS for suffix in ("h5", "zarr")]
+MADE: dict[str, Callable[[Path], Any]] = {
+    **WRITERS,
+    "r image": _r_image,
+    "r scan": _r_scan,
+    "r maps": _r_maps,
+}
+CASES += [(name, "h5") for name in MADE if name not in WRITERS]
+
+
+@pytest.fixture(params=CASES, ids="-".join)
+def damaged(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A store whose last primary array has lost what was written to it."""
+    name, suffix = request.param
+    path = tmp_path / f"a.{suffix}"
+    with MADE[name](path) as stored:
+        lost = stored.primary_arrays[-1].path
+    opener: Any = HDF5Store if suffix == "h5" else ZarrStore
+    with opener(str(path), mode="r+") as store:
+        folder, _, node = lost.rpartition("/")
+        group = store.root.group(folder) if folder else store.root
+        spec, attributes = group.array(node).spec, group.array(node).read_attributes()
+        group.remove(node)
+        group.create_array(node, spec, attributes)
+    return path
+
+
+def _read(path: Path, _: Path) -> None:
+    with fs.open(path) as stored:
+        values = stored[...] if hasattr(stored, "shape") else None
+        for name in stored.part_names or ():
+            _read_part(stored.part(name))
+        if values is None and hasattr(stored, "to_numpy"):
+            stored.to_numpy()
+
+
+def _read_part(part: Any) -> None:
+    np.asarray(part.to_numpy() if hasattr(part, "to_numpy") else part[...])
+
+
+def _export(path: Path, out: Path) -> None:
+    with fs.open(path) as stored:
+        if not hasattr(stored, "to_nifti"):
+            stored.save(out / "saved.h5").close()
+            return
+        try:
+            stored.to_nifti(out / "a.nii")
+        finally:
+            assert not (out / "a.nii").exists()
+
+
+def _save(path: Path, out: Path) -> None:
+    with fs.open(path) as stored:
+        stored.save(out / "saved.zarr").close()
+
+
+def _convert(path: Path, out: Path) -> None:
+    fs.convert(path, out / "converted.h5")
+
+
+def _to_hdf5(path: Path, out: Path) -> None:
+    fs.transcode(path, out / "b.h5")
+
+
+def _to_zarr(path: Path, out: Path) -> None:
+    fs.transcode(path, out / "b.zarr")
+
+
+OPERATIONS = [_read, _export, _save, _convert, _to_hdf5, _to_zarr]
+
+
+def test_a_missing_chunk_is_an_error_everywhere(damaged: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for operation in OPERATIONS:
+        with pytest.raises(FmristoreError):
+            operation(damaged, out)
+        assert list(out.iterdir()) == [], operation.__name__
+    assert not fs.verify(damaged)
+
+
+def test_a_reference_file_does_not_hide_what_is_missing(tmp_path: Path) -> None:
+    """What is read through it is an error as well."""
+    path = tmp_path / "a.h5"
+    fs.NeuroVec.create(path, RUN, space=SPACE).close()
+    with HDF5Store(str(path), mode="r+") as store:
+        spec, attributes = store.root.array("0").spec, store.root.array("0").read_attributes()
+        store.root.remove("0")
+        store.root.create_array("0", spec, attributes)
+    try:
+        fs.virtualize(path, tmp_path / "a.json")
+    except FmristoreError:
+        return
+    with fs.open(tmp_path / "a.json") as run, pytest.raises(CorruptDataError):
+        run[...]
