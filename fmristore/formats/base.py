@@ -580,11 +580,11 @@ class StoredObject(ABC):
             )
         for name in needless - set(known):
             given.pop(name, None)
-        content, facts = self._content()
+        content, facts = self._create_args()
         again: Self = create(url, *content, **{**facts, **given})
         return again
 
-    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What `create` must be given, after the URL, to store the same again."""
         raise InvalidInputError(f"a {type(self).__name__} cannot be stored anew", url=self.url)
 

@@ -591,7 +591,7 @@ class DenseImage(GridView):
             )
         return made
 
-    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (self,), {"access": self.access or "time"}
 
     def save(self, url: str | os.PathLike[str], **options: Any) -> Self:

@@ -444,7 +444,7 @@ class LatentNeuroVec(LatentView):
             voxel_error=None if voxel_error is None else check_errors(voxel_error, factors),
         )
 
-    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         scans = {name: self.scan(name) for name in self.scan_names}
         loadings: Any = self.loadings
         if loadings.is_sparse:

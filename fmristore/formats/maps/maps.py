@@ -645,7 +645,7 @@ class LabeledVolumeSet(MaskedObject):
         self._nodes = replace(parts.nodes, fill=fill)
         self._parts = replace(parts, nodes=self._nodes)
 
-    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (self,), {"fill": self.fill}
 
     def _facts(self) -> dict[str, str]:

@@ -188,7 +188,7 @@ class MaskedNeuroVec(MaskedObject):
             )
         return made
 
-    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (self,), {"mask": self.mask, "fill": self.fill}
 
     def _facts(self) -> dict[str, str]:

@@ -138,7 +138,7 @@ class ParcellatedBase(StoredObject):
         """
         return find_parcel(self.table, key)
 
-    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (self,), {
             "parcellation": self.parcellation,
             "name": self.name,

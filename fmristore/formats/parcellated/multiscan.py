@@ -301,7 +301,7 @@ class ParcellatedMultiScan(StoredObject):
         """Docstring inherited."""
         self.parcellation  # noqa: B018 - reading it checks it
 
-    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         metadata = {name: scan.metadata for name, scan in self.items()}
         return (dict(self.items()),), {"parcellation": self.parcellation, "metadata": metadata}
 

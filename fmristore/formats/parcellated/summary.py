@@ -167,8 +167,8 @@ class ParcellatedScanSummary(ParcellatedBase):
             raise InvalidInputError("a stored summary cannot become an array without a copy")
         return self.to_numpy(dtype)
 
-    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        content, facts = super()._content()
+    def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        content, facts = super()._create_args()
         return content, facts | {"statistic": self.statistic}
 
     def _facts(self) -> dict[str, str]:

@@ -437,7 +437,7 @@ class NeuroVecSeq(GridView):
             )
         return made
 
-    def _content(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         runs = dict(zip(self.runs, self.images, strict=True))
         return (runs,), {"access": self.images[0].access or "time"}
 

@@ -1,0 +1,1 @@
+"""Formats and layouts as another package would add them."""

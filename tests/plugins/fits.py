@@ -1,0 +1,174 @@
+"""A format of another package: two fitted parameters in each voxel of a mask, in two layouts.
+
+Its own layout is a matrix of voxels and parameters. The other one is that of a program which
+writes a flat dataset for each parameter into an HDF5 file, and a list of voxels.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from fmristore.formats.base import StoredArray
+from fmristore.formats.fill import Fill
+from fmristore.formats.matrix import ArrayMatrix, Matrix, MemoryMatrix
+from fmristore.formats.nodes import (
+    format_attributes,
+    read_grid,
+    space_attributes,
+    write_affine,
+    write_encoded,
+    write_plain,
+)
+from fmristore.formats.options import MatrixOptions, default_codec, store_as
+from fmristore.formats.registry import Layout, NativeLayout, StoreView, register
+from fmristore.formats.voxelwise import VoxelView, mask_shape
+from fmristore.model.space import NeuroSpace
+from fmristore.model.voxels import VoxelSet
+from fmristore.planning.progress import Progress
+from fmristore_stores.opening import Handle
+from fmristore_stores.protocol import AnyArray, Store
+
+__all__ = ["FitGrid"]
+
+PARAMETERS = ("amplitude", "delay")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FitParts:
+    """What a `FitGrid` is made of: a grid, its voxels, and a matrix (V, 2)."""
+
+    space: NeuroSpace
+    voxels: VoxelSet
+    matrix: Matrix
+
+
+class FitLayout(NativeLayout):
+    """The format's own layout."""
+
+    def read(self, handle: Handle) -> FitParts:
+        """Docstring inherited."""
+        space = read_grid(handle, mask_shape(handle))
+        mask = StoredArray(handle, "mask").read_small(1 << 30).transpose(2, 1, 0) != 0
+        matrix = ArrayMatrix(StoredArray(handle, "0"), "voxel")
+        return FitParts(space, VoxelSet.from_mask(mask, space), matrix)
+
+    def write(
+        self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
+    ) -> None:
+        """Docstring inherited."""
+        del progress
+        space, voxels, values = content
+        write_affine(store.root, space)
+        mask = voxels.mask.transpose(2, 1, 0).astype(np.uint8)
+        write_encoded(store.root, "mask", ("z", "y", "x"), mask, options.codec)
+        write_encoded(store.root, "0", ("voxel", "parameter"), values, options.codec)
+        store.root.write_attributes(format_attributes("fits") | space_attributes(space))
+
+
+class FlatLayout(Layout):
+    """A dataset for each parameter, as another program writes them; HDF5 only."""
+
+    name = "flat"
+    stores = frozenset({"hdf5"})
+
+    def detect(self, view: StoreView) -> bool:
+        """Docstring inherited."""
+        return {"grid", "where", *PARAMETERS} <= set(view.children)
+
+    def read(self, handle: Handle) -> FitParts:
+        """Docstring inherited."""
+        x, y, z = StoredArray(handle, "grid").read_small(3).tolist()
+        space = NeuroSpace(spatial_shape=(x, y, z), affine=np.eye(4))
+        voxels = VoxelSet(space, StoredArray(handle, "where").read_small(3 * x * y * z))
+        columns = [StoredArray(handle, name).read_small(len(voxels)) for name in PARAMETERS]
+        return FitParts(space, voxels, MemoryMatrix(np.stack(columns, axis=1)))
+
+    def write(
+        self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
+    ) -> None:
+        """Docstring inherited."""
+        del options, progress
+        space, voxels, values = content
+        write_plain(store.root, "grid", (), np.array(space.spatial_shape, np.int32))
+        write_plain(store.root, "where", (), voxels.voxels)
+        for column, name in enumerate(PARAMETERS):
+            write_plain(store.root, name, (), np.ascontiguousarray(values[:, column]))
+
+
+@register("fits")
+class FitGrid(VoxelView):
+    """Amplitude and delay in each voxel of a mask, indexed ``[x, y, z, parameter]``.
+
+    Parameters
+    ----------
+    handle : Handle
+        The store.
+    parts : FitParts, optional
+        What it is made of; found in the format's own layout by default.
+    """
+
+    holds = "two fitted parameters in each voxel of a mask"
+    use_when = "a response was fitted in every voxel"
+    axes = ("x", "y", "z", "parameter")
+    layouts: ClassVar[tuple[Layout, ...]] = (FitLayout("fits"), FlatLayout())
+
+    def __init__(self, handle: Handle, parts: FitParts | None = None) -> None:
+        super().__init__(handle)
+        self._parts: FitParts = self.layouts[0].read(handle) if parts is None else parts
+
+    @property
+    def space(self) -> NeuroSpace:
+        """Grid in the world."""
+        return self._parts.space
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes, (X, Y, Z, 2)."""
+        return (*self.space.spatial_shape, len(PARAMETERS))
+
+    @cached_property
+    def voxel_set(self) -> VoxelSet:
+        """Voxels that were fitted."""
+        return self._parts.voxels
+
+    @property
+    def matrix(self) -> Matrix:
+        """Stored values, (V, 2)."""
+        return self._parts.matrix
+
+    @property
+    def fill(self) -> Fill:
+        """Value read for other voxels."""
+        return float("nan")
+
+    @classmethod
+    def create(
+        cls,
+        url: str | os.PathLike[str],
+        values: AnyArray,
+        *,
+        mask: AnyArray,
+        space: NeuroSpace,
+        codec: str | None = None,
+        profile: str | None = None,
+        overwrite: bool = False,
+    ) -> Self:
+        """Store fits (V, 2) of the voxels of a mask, x fastest, and open them."""
+        made: Self = store_as(
+            cls,
+            url,
+            (space, VoxelSet.from_mask(mask, space), values),
+            MatrixOptions(codec=default_codec(url, codec)),
+            profile=profile,
+            overwrite=overwrite,
+        )
+        return made
+
+    def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        values = np.asarray(self.matrix)
+        return (values,), {"mask": self.mask, "space": self.space}
