@@ -144,14 +144,28 @@ def filesystem(url: str, options: Options | None = None) -> tuple[Any, str]:
         fs, path = fsspec.core.url_to_fs(url, **_with_defaults(url, options or {}))
         return _checked(fs), path
     except ImportError as error:
-        scheme = _schemes(url)[-1]
-        extra = _EXTRAS.get(scheme)
-        hint = f'pip install "fmristore[{extra}]"' if extra else str(error)
-        raise DependencyError(f"{scheme}:// needs another package: {hint}", url=url) from error
+        raise _missing(url, error) from error
     except (ValueError, TypeError) as error:
         if _NO_CREDENTIALS.search(str(error)):
             raise AccessDeniedError(f"credentials are missing: {error}", url=url) from error
+        if _lacks_package(url):
+            raise _missing(url, error) from error
         raise InvalidInputError(f"unknown protocol or options: {error}", url=url) from error
+
+
+def _missing(url: str, error: Exception) -> DependencyError:
+    scheme = _schemes(url)[-1]
+    extra = _EXTRAS.get(scheme)
+    hint = f'pip install "fmristore[{extra}]"' if extra else str(error)
+    return DependencyError(f"{scheme}:// needs another package: {hint}", url=url)
+
+
+def _lacks_package(url: str) -> bool:
+    """Whether fsspec has not heard of a protocol that only the package for it registers."""
+    from fsspec.registry import known_implementations, registry
+
+    scheme = _schemes(url)[-1]
+    return scheme in _EXTRAS and scheme not in registry and scheme not in known_implementations
 
 
 def _schemes(url: str) -> list[str]:
