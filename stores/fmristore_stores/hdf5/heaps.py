@@ -59,12 +59,17 @@ class Heaps:
         self._second: Any = None
         self._lock = threading.Lock()
         self._closed = False
+        self._number = -1
         _open.add(self)
 
-    @property
-    def number(self) -> int:
-        """The number that HDF5 gives the open file."""
-        return _number(self._file.id)
+    def is_of(self, number: int) -> bool:
+        """Whether this is the file to which HDF5 gave a number when it was opened."""
+        if self._number < 0:
+            try:
+                self._number = _number(self._file.id)
+            except (ValueError, RuntimeError):  # it was closed meanwhile
+                return False
+        return self._number == number
 
     def reopen(self, node: Any) -> Any:
         """The same object through the second handle."""
@@ -110,7 +115,7 @@ def checked(node: Any) -> Any:
     """
     number = _number(node)
     for heaps in list(_open):
-        if heaps.number == number:
+        if heaps.is_of(number):
             return heaps.reopen(node)
     return node
 

@@ -43,6 +43,15 @@ _SIGNS = (CorruptDataError, MetadataError, NotFoundError)
 """What goes wrong when the files of a store are replaced while it is read."""
 
 
+class _Nothing:
+    """Something to forget."""
+
+
+# The first finaliser of a program makes `weakref` stop all of them when the interpreter ends. What
+# is registered with `atexit` after it runs before that, and still has what it drops closed.
+weakref.finalize(_Nothing(), _forgotten.clear)
+
+
 def close_when_forgotten(thing: object, close: Close) -> None:
     """Have something closed soon after the last reference to it is gone.
 
