@@ -18,6 +18,7 @@ from fmristore_stores.errors import (
     NotFoundError,
     UnknownFormatError,
 )
+from fmristore_stores.io.local_files import open_ordinary
 from fmristore_stores.io.location import exists, filesystem, is_local, normalise
 from fmristore_stores.io.sources import storage_error
 
@@ -204,7 +205,7 @@ def open_decoded(
 def _open_raw(url: str, storage_options: Mapping[str, Any] | None) -> Iterator[Any]:
     """Open the bytes as stored; a file system that holds its own descriptor stays alive."""
     if is_local(url):
-        with io.FileIO(url, "rb") as file:
+        with io.FileIO(open_ordinary(url), "rb") as file:
             yield file
     else:
         fs, path = filesystem(url, storage_options)

@@ -10,13 +10,13 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fmristore_stores.errors import InvalidInputError
+from fmristore_stores.io.local_files import open_ordinary
 from fmristore_stores.io.sources import storage_error
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import STRING
@@ -286,7 +286,7 @@ def _textual(values: Sequence[Any]) -> bool:
 def _from_file(path: str | os.PathLike[str]) -> LabelTable:
     url = os.fspath(path)
     try:
-        with Path(url).open("rb") as file:
+        with open(open_ordinary(url), "rb") as file:  # noqa: PTH123 - a descriptor
             raw = file.read(_LARGEST_FILE + 1)
     except OSError as error:
         raise storage_error(error, url) from error

@@ -31,6 +31,7 @@ from fmristore_stores.hdf5.heaps import Heaps, check_all_heaps
 from fmristore_stores.hdf5.output import OutputFile
 from fmristore_stores.io.block_file import BlockFile
 from fmristore_stores.io.lifetime import Lifetime, close_forgotten, close_when_forgotten
+from fmristore_stores.io.local_files import check_ordinary
 from fmristore_stores.io.sources import (
     ByteSource,
     LocalSource,
@@ -513,8 +514,10 @@ def open_file(path: str, mode: Mode, url: str, file: Any = None) -> tuple[Any, A
                 raise ReadOnlyError("HDF5 files are changed only on a local disk", url=url)
             return _open_object(_FileObject(file, url)), file
         if mode == "r":
+            check_ordinary(path, url)
             return _open_for_reading(path), None
         if mode == "r+":
+            check_ordinary(path, url)
             check_all_heaps(path, url)
         output = OutputFile(path, url, create=mode == "w")
         try:

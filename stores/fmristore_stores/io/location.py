@@ -17,6 +17,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.io import objects
 from fmristore_stores.io.clients import s3_class, tar_class, web_class, zip_class
+from fmristore_stores.io.local_files import open_ordinary
 from fmristore_stores.io.sources import VERSIONS, local_token, storage_error
 
 __all__ = [
@@ -144,28 +145,14 @@ def filesystem(url: str, options: Options | None = None) -> tuple[Any, str]:
         fs, path = fsspec.core.url_to_fs(url, **_with_defaults(url, options or {}))
         return _checked(fs), path
     except ImportError as error:
-        raise _missing(url, error) from error
+        scheme = _schemes(url)[-1]
+        extra = _EXTRAS.get(scheme)
+        hint = f'pip install "fmristore[{extra}]"' if extra else str(error)
+        raise DependencyError(f"{scheme}:// needs another package: {hint}", url=url) from error
     except (ValueError, TypeError) as error:
         if _NO_CREDENTIALS.search(str(error)):
             raise AccessDeniedError(f"credentials are missing: {error}", url=url) from error
-        if _lacks_package(url):
-            raise _missing(url, error) from error
         raise InvalidInputError(f"unknown protocol or options: {error}", url=url) from error
-
-
-def _missing(url: str, error: Exception) -> DependencyError:
-    scheme = _schemes(url)[-1]
-    extra = _EXTRAS.get(scheme)
-    hint = f'pip install "fmristore[{extra}]"' if extra else str(error)
-    return DependencyError(f"{scheme}:// needs another package: {hint}", url=url)
-
-
-def _lacks_package(url: str) -> bool:
-    """Whether fsspec has not heard of a protocol that only the package for it registers."""
-    from fsspec.registry import known_implementations, registry
-
-    scheme = _schemes(url)[-1]
-    return scheme in _EXTRAS and scheme not in registry and scheme not in known_implementations
 
 
 def _schemes(url: str) -> list[str]:
@@ -323,7 +310,7 @@ def _detect_local(url: str) -> Kind | None:
     try:
         if os.path.isdir(url):  # noqa: PTH112 - hot path, as below
             return "zarr" if any(Path(url, m).exists() for m in _ZARR_MARKERS) else None
-        with open(url, "rb", buffering=0) as file:  # noqa: PTH123
+        with open(open_ordinary(url), "rb", buffering=0) as file:  # noqa: PTH123
             for offset in _USER_BLOCKS:
                 file.seek(offset)
                 if file.read(8) == _HDF5_SIGNATURE:

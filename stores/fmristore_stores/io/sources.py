@@ -24,6 +24,7 @@ from fmristore_stores.errors import (
     StorageError,
 )
 from fmristore_stores.io.lifetime import Version
+from fmristore_stores.io.local_files import open_ordinary
 from fmristore_stores.io.stats import Stats
 from fmristore_stores.protocol import Buffer, ByteRange, FetchPolicy
 
@@ -246,7 +247,7 @@ def local_token(status: os.stat_result) -> str:
 def _open(path: str, folder: Folder | None = None) -> OpenFile:
     try:
         name, within = (path, None) if folder is None else folder.place(path)
-        return OpenFile(os.open(name, _READING, dir_fd=within))
+        return OpenFile(open_ordinary(name, within=within))
     except OSError as error:
         raise storage_error(error, path) from error
 
@@ -305,10 +306,6 @@ class FsspecSource:
         if "s3" in _protocols(fs):
             self.policy = self.policy._replace(suffix=True)
 
-    def _url(self, path: str) -> str:
-        """URL of an object, for messages."""
-        return str(self._fs.unstrip_protocol(path))
-
     def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
         """Bytes of each range, requested concurrently where the filesystem can.
 
@@ -327,12 +324,12 @@ class FsspecSource:
         try:
             found = self._get(ranges)
         except Exception as error:
-            raise _read_error(error, self._url(ranges[0].source)) from error
+            raise _read_error(error, ranges[0].source) from error
         finally:
             self._arrived(len(ranges))
         for asked, data in zip(ranges, found, strict=True):
             if len(data) != asked.length:
-                raise _short(self._url(asked.source), asked.offset, asked.length, len(data))
+                raise _short(*asked, len(data))
         size = sum(map(len, found))
         self._stats.add(bytes_fetched=size)
         if logger.isEnabledFor(logging.DEBUG):
@@ -369,13 +366,11 @@ class FsspecSource:
         try:
             size = self._fs.info(path)["size"]
         except Exception as error:
-            raise _read_error(error, self._url(path)) from error
+            raise _read_error(error, path) from error
         finally:
             self._arrived(1)
         if size is None:
-            raise StorageError(
-                "the server does not tell the size of this object", url=self._url(path)
-            )
+            raise StorageError("the server does not tell the size of this object", url=path)
         logger.debug("%s: size %s", path, size)
         return int(size)
 
@@ -392,9 +387,9 @@ class FsspecSource:
         try:
             found = _look_at_s3(self._fs, path, length) or _look(self._fs, path, length)
         except Exception as error:
-            raise _read_error(error, self._url(path)) from error
+            raise _read_error(error, path) from error
         if len(found.data) != min(length, found.size):
-            raise _short(self._url(path), 0, min(length, found.size), len(found.data))
+            raise _short(path, 0, min(length, found.size), len(found.data))
         self._stats.add(requests=found.requests, bytes_fetched=len(found.data))
         logger.debug("%s: first %d of %d bytes", path, len(found.data), found.size)
         return found
@@ -457,11 +452,10 @@ def _look(fs: Any, path: str, length: int) -> Beginning:
     fs.invalidate_cache(path)
     facts = fs.info(path)
     if facts["type"] != "file":
-        raise NotFoundError("this is a folder", url=str(fs.unstrip_protocol(path)))
+        raise NotFoundError("this is a folder", url=path)
     size = facts["size"]
     if size is None:
-        url = str(fs.unstrip_protocol(path))
-        raise StorageError("the server does not tell the size of this object", url=url)
+        raise StorageError("the server does not tell the size of this object", url=path)
     data = fs.cat_file(path, start=0, end=min(length, size)) if size else b""
     version = next((str(facts[name]) for name in VERSIONS if facts.get(name)), "")
     return Beginning(bytes(data), int(size), version, 2)

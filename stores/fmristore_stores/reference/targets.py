@@ -18,6 +18,7 @@ from fmristore_stores.errors import (
     MemoryLimitError,
 )
 from fmristore_stores.io.lifetime import Version
+from fmristore_stores.io.local_files import open_ordinary
 from fmristore_stores.io.location import content_token, filesystem, is_local, normalise
 from fmristore_stores.io.sources import (
     VERSIONS,
@@ -78,7 +79,7 @@ def read_whole(url: str, options: Mapping[str, Any] | None = None, *, limit: int
     """
     try:
         if is_local(url):
-            with Path(url).open("rb") as file:
+            with open(open_ordinary(url), "rb") as file:  # noqa: PTH123
                 data = file.read(limit + 1)
         else:
             fs, path = filesystem(url, options)
