@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -142,18 +141,3 @@ def test_a_new_layout_of_a_format_of_ours(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="unknown profile 'flat' of neurovec"):
         fs.NeuroVec.create(tmp_path / "a.h5", RUN, space=space, profile="flat")
     assert not (tmp_path / "a.h5").exists()
-
-
-def test_the_format_of_the_contributors_guide(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    guide = Path(__file__).parent.parent / "CONTRIBUTING.md"
-    (code,) = re.findall(r"^```python\n(.*?)^```", guide.read_text(), re.DOTALL | re.MULTILINE)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, str(guide), "exec"), {"__name__": "guide"})
-    with fs.open("toy.h5") as toy:
-        np.testing.assert_array_equal(toy.values, range(5))
-        assert repr(toy).endswith(", V)")
-    fs.transcode("toy.h5", "toy.zarr")
-    assert fs.verify("toy.zarr", deep=True)
-    assert "toy" in fs.formats().names

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from fmristore.cli.console import (
+    echo,
     emit,
     hush,
     naming,
@@ -150,7 +151,7 @@ def info(url: Url, *, storage_option: StorageOptions = None, json: Json = False)
     if json:
         emit(document)
     else:
-        typer.echo(store_text(document))
+        echo(store_text(document))
 
 
 @app.command(epilog="Example: fmristore transcode bold.h5 s3://lab/bold.ome.zarr --dry-run")
@@ -213,7 +214,7 @@ def transcode(  # noqa: PLR0913
     if json:
         emit(outcome.to_json())
     else:
-        typer.echo(str(outcome))
+        echo(str(outcome))
 
 
 @app.command(epilog="Example: fmristore export bold.h5 bold.nii.gz")
@@ -250,7 +251,7 @@ def export(
     if json:
         emit({"source": url, "part": part, "target": out, "shape": shape, "seconds": seconds})
     else:
-        typer.echo(f"{url} -> {out}: {' x '.join(map(str, shape))}, {seconds:.1f} s")
+        echo(f"{url} -> {out}: {' x '.join(map(str, shape))}, {seconds:.1f} s")
 
 
 @app.command(
@@ -323,7 +324,7 @@ def verify(
     if json:
         emit(report.to_json())
     else:
-        typer.echo(str(report))
+        echo(str(report))
     if not report.ok:
         raise typer.Exit(1)
 

@@ -14,8 +14,18 @@ from typing import Any
 import typer
 
 from fmristore_stores.errors import FmristoreError, FormatError, StorageError
+from fmristore_stores.shown import shown, shown_lines
 
-__all__ = ["emit", "hush", "naming", "one_line_warnings", "progress_bar", "report_error", "say"]
+__all__ = [
+    "echo",
+    "emit",
+    "hush",
+    "naming",
+    "one_line_warnings",
+    "progress_bar",
+    "report_error",
+    "say",
+]
 
 _IN_OPTIONS = {
     "overwrite=True": "--overwrite",
@@ -28,8 +38,13 @@ _IN_OPTIONS = {
 def say(kind: str, text: str) -> None:
     """Write one line to stderr."""
     color = typer.colors.RED if kind == "error" else typer.colors.YELLOW
-    line = " ".join(text.split())
+    line = shown(" ".join(text.split()))
     typer.echo(f"{typer.style(f'{kind}:', fg=color, bold=True)} {line}", err=True)
+
+
+def echo(text: object) -> None:
+    """Write lines of our own to stdout, with nothing in them that steers the terminal."""
+    typer.echo(shown_lines(text))
 
 
 def emit(document: Any) -> None:
@@ -40,7 +55,7 @@ def emit(document: Any) -> None:
 def report_error(error: Exception, *, debug: bool) -> None:
     """Say on one line what went wrong, after the traceback if that is wanted."""
     if debug:
-        typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+        typer.echo(shown_lines("".join(traceback.format_exception(error))), err=True, nl=False)
     if isinstance(error, FmristoreError):
         text = str(error)
         for word, option in _IN_OPTIONS.items():

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fmristore.cli.console import emit, progress_bar
+from fmristore.cli.console import echo, emit, progress_bar
 from fmristore.cli.options import (
     CodecOption,
     Json,
@@ -78,7 +78,7 @@ def convert(  # noqa: PLR0913
     told = f"{size_text(sizes['raw_bytes'])} of numbers"
     if sizes["encoded_bytes"]:
         told += f" in {size_text(sizes['encoded_bytes'])} (ratio {sizes['ratio']:.2f})"
-    typer.echo(f"{text}: {told}, {seconds:.1f} s")
+    echo(f"{text}: {told}, {seconds:.1f} s")
 
 
 def _refuse(wrong: bool, why: str) -> None:  # noqa: FBT001

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fmristore.cli.console import emit, progress_bar
+from fmristore.cli.console import echo, emit, progress_bar
 from fmristore.cli.options import (
     CodecOption,
     Json,
@@ -113,4 +113,4 @@ def parcellate(  # noqa: PLR0913
     if json:
         emit(facts)
     else:
-        typer.echo(f"{text}: {size} of numbers, {seconds:.1f} s")
+        echo(f"{text}: {size} of numbers, {seconds:.1f} s")

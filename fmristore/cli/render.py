@@ -8,6 +8,7 @@ from typing import Any
 
 from fmristore.formats.base import access_text
 from fmristore.planning.text import size_text
+from fmristore_stores.shown import shown
 
 __all__ = ["store_text"]
 
@@ -33,7 +34,7 @@ def store_text(document: Mapping[str, Any]) -> str:
     content = document["content"]
     if content is not None:
         rows.extend(_content_rows(content))
-    lines = [document["url"], *(f"  {name:<11}  {text}" for name, text in rows)]
+    lines = [shown(document["url"]), *(f"  {name:<11}  {text}" for name, text in rows)]
     if content is None:
         lines.extend(_tree_lines(document))
     lines.extend(
@@ -251,6 +252,5 @@ def _times(values: Iterable[Any]) -> str:
 
 
 def _shown(text: Any, most: int = _LONG) -> str:
-    """Text from a file on one line of a terminal, without anything that would steer it."""
-    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
-    return plain if len(plain) <= most else f"{plain[: most - 3]}..."
+    """Text from a file, short enough for its line."""
+    return shown(text, most)

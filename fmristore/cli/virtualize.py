@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fmristore.cli.console import emit, naming
+from fmristore.cli.console import echo, emit, naming
 from fmristore.cli.options import Json, Overwrite, StorageOptions
 from fmristore.cli.parsing import parse_options
 from fmristore.planning.text import size_text
@@ -50,8 +50,8 @@ def virtualize(
         emit(report.to_json())
         return
     for loss in report.losses:
-        typer.echo(f"LOST {loss.kind} /{loss.path}: {loss.reason}")
-    typer.echo(
+        echo(f"LOST {loss.kind} /{loss.path}: {loss.reason}")
+    echo(
         f"{report.source} -> {report.target}: {report.chunks} chunks of "
         f"{len(report.referred)} arrays, {len(report.inlined)} small arrays, "
         f"{size_text(report.nbytes)}"

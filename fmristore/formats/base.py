@@ -35,6 +35,7 @@ from fmristore_stores.io.location import count_files
 from fmristore_stores.io.stats import Stats, stats_of
 from fmristore_stores.opening import Handle, Opened
 from fmristore_stores.protocol import AnyArray, Array
+from fmristore_stores.shown import shown
 from fmristore_stores.spec import ArraySpec, Attributes
 
 __all__ = [
@@ -607,12 +608,13 @@ class StoredObject(ABC):
         """What people want to see of the object, by name."""
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r}, {', '.join(self._facts().values())})"
+        facts = ", ".join(map(shown, self._facts().values()))
+        return f"{type(self).__name__}({self.url!r}, {facts})"
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
-            f"<td>{html.escape(text)}</td></tr>"
+            f"<tr><th style='text-align:left'>{html.escape(shown(name))}</th>"
+            f"<td>{html.escape(shown(text))}</td></tr>"
             for name, text in {"url": self.url, **self._facts()}.items()
         )
         return f"<b>{type(self).__name__}</b><table>{rows}</table>"

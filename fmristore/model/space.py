@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmristore_stores.errors import InvalidInputError, LayoutNotSupportedError, MetadataError
+from fmristore_stores.shown import shown
 
 __all__ = [
     "IMPLAUSIBLE_TR_S",
@@ -142,7 +143,7 @@ class NeuroSpace:
         if self.tr is not None:
             facts.insert(2, f"TR {self.tr:.6g} s")
         if self.space_name:
-            facts.append(self.space_name)
+            facts.append(shown(self.space_name))
         return f"NeuroSpace({', '.join(facts)})"
 
     @property

@@ -10,6 +10,7 @@ import numpy as np
 
 from fmristore.planning.text import size_text
 from fmristore_stores.io.ranges import ReadCost
+from fmristore_stores.shown import shown
 
 __all__ = ["Planner", "ReadPlan"]
 
@@ -95,7 +96,7 @@ class ReadPlan:
             lines.insert(5, f"  fetched        {size_text(self.fetched_bytes)}")
         if self.copy is not None:
             lines.insert(2, f"  copy           /{self.copy}, the one with less to decode")
-        text = "\n".join(lines)
+        text = "\n".join(map(shown, lines))
         print(text)  # noqa: T201 - printing is what it is for
         return text
 

@@ -17,6 +17,7 @@ from fmristore_stores.errors import InvalidInputError, LossyError
 from fmristore_stores.io.location import Kind
 from fmristore_stores.limits import MOST_ATTRIBUTES
 from fmristore_stores.protocol import Array, Capability, Store
+from fmristore_stores.shown import shown
 from fmristore_stores.spec import ArraySpec, Attributes, check_attributes
 
 __all__ = ["LOSSES", "Loss", "TranscodePlan", "plan_transcode", "portable_attributes"]
@@ -100,7 +101,7 @@ class TranscodePlan:
                 lines.append(f"           {step.reason}")
         lines.extend(f"  link     /{path} -> /{target}" for path, target in self.links)
         lines.extend(f"  LOST     {loss.kind} /{loss.path}: {loss.reason}" for loss in self.losses)
-        return "\n".join(lines)
+        return "\n".join(map(shown, lines))
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON values."""
@@ -268,7 +269,7 @@ def _follow(target: str, links: Mapping[str, str]) -> str:
 
 
 def _refusal(losses: list[Loss]) -> str:
-    first = "; ".join(f"/{loss.path}: {loss.reason}" for loss in losses[:3])
+    first = "; ".join(shown(f"/{loss.path}: {loss.reason}") for loss in losses[:3])
     more = f" and {len(losses) - 3} more" if len(losses) > 3 else ""
     names = sorted({loss.kind for loss in losses})
     return f"not everything can be carried over: {first}{more}. To accept this, allow {names}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmristore.transcoding.plan import TranscodePlan
+from fmristore_stores.shown import shown
 
 __all__ = ["TranscodeReport"]
 
@@ -48,8 +49,9 @@ class TranscodeReport:
     def __str__(self) -> str:
         copied = f"{len(self.kept)} copied verbatim, {len(self.converted)} converted"
         lost = f", {len(self.dropped)} lost" if self.dropped else ""
+        where = shown(f"{self.plan.source} -> {self.plan.target}")
         return (
-            f"{self.plan.source} -> {self.plan.target}: {len(self.plan.arrays)} arrays ({copied})"
+            f"{where}: {len(self.plan.arrays)} arrays ({copied})"
             f"{lost}, digests equal, {self.seconds:.2f} s"
         )
 

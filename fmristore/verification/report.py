@@ -9,6 +9,7 @@ from typing import Any
 
 from fmristore.planning.text import size_text
 from fmristore_stores.errors import FmristoreError
+from fmristore_stores.shown import shown
 
 __all__ = ["MOST_LISTED", "Findings", "Problem", "VerifyReport"]
 
@@ -35,7 +36,7 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.kind} /{self.node}: {self.message}"
+        return f"{self.kind} /{shown(self.node)}: {shown(self.message)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,13 +88,13 @@ class VerifyReport:
         count = len(self.problems)
         verdict = "ok" if self.ok else f"{count} problem{'s' * (count != 1)}"
         facts = [
-            self.format or "of another writer",
+            shown(self.format or "of another writer"),
             f"{self.arrays} array{'s' * (self.arrays != 1)}",
             f"{self.chunks} chunk{'s' * (self.chunks != 1)} in place",
             size_text(self.nbytes),
             "decoded" if self.deep else "not decoded",
         ]
-        lines = [f"{self.url}: {verdict} ({', '.join(facts)})"]
+        lines = [f"{shown(self.url)}: {verdict} ({', '.join(facts)})"]
         lines.extend(f"  {problem}" for problem in self.problems)
         lines.extend(f"  note: {note}" for note in self.notes)
         return "\n".join(lines)

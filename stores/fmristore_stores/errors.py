@@ -30,6 +30,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fmristore_stores.shown import shown, shown_lines
+
 __all__ = [
     "AccessDeniedError",
     "AlreadyExistsError",
@@ -84,11 +86,12 @@ class FmristoreError(Exception):
         where = "".join(
             part
             for part in (
-                f"{self.url}" if self.url else "",
-                f"[/{self.node}]" if self.node else "",
+                shown(self.url) if self.url else "",
+                f"[/{shown(self.node)}]" if self.node else "",
             )
         )
-        return f"{where}: {self.message}" if where else self.message
+        text = shown_lines(self.message)
+        return f"{where}: {text}" if where else text
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, self.url, self.node)

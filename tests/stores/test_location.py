@@ -138,14 +138,6 @@ def test_unknown_protocols_and_missing_packages(monkeypatch: pytest.MonkeyPatch)
         detect_kind("gs://bucket/key.h5")
 
 
-def test_a_protocol_that_fsspec_learns_from_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry = importlib.import_module("fsspec.registry")
-    monkeypatch.delitem(registry._registry, "abfss", raising=False)
-    monkeypatch.delitem(registry.known_implementations, "abfss", raising=False)
-    with pytest.raises(DependencyError, match=r"fmristore\[azure\]"):
-        filesystem("abfss://container@account/key")
-
-
 def make_hdf5(path: Path, userblock: int = 0) -> None:
     with h5py.File(path, "w", userblock_size=userblock) as file:
         file["a"] = np.arange(3)

@@ -405,18 +405,3 @@ def test_a_folder_stays_the_one_that_was_opened(
     assert not folder.is_in_place()
     assert source.fetch([wanted]) == [b"a" if relative else b"b"]
     folder.close()
-
-
-def test_errors_of_remote_objects_name_their_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    fs = fsspec.filesystem("memory")
-    source = FsspecSource(fs)
-
-    def fails(*args: Any, **kwargs: Any) -> bytes:
-        raise OSError("the line is dead")
-
-    with pytest.raises(NotFoundError, match="memory://") as missing:
-        source.size("/no-such-object")
-    assert missing.value.url == "memory:///no-such-object"
-    monkeypatch.setattr(fs, "cat_file", fails)
-    with pytest.raises(StorageError, match="memory storage failed: the line is dead"):
-        source.fetch([ByteRange("/a", 0, 4)])

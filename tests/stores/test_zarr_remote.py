@@ -339,8 +339,7 @@ def test_few_requests_on_s3(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
             (ref,) = array.refs([(0, 0, 0)])
             assert ref is not None
             array.fetch([ref.range])
-        listed = layout == "plain" and "list_objects_v2" not in log  # old s3fs lists in another way
-        assert log == ["get_object", *([] if listed else located), "get_object"]
+        assert log == ["get_object", *located, "get_object"]
 
 
 # Web servers -------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from fmristore.planning.text import parse_size
 from fmristore_stores.errors import InvalidInputError, MetadataError, SelectionError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
+from fmristore_stores.shown import shown
 
 __all__ = [
     "LatentNeuroVec",
@@ -228,7 +229,7 @@ class LatentScan(LatentView):
         return dict(self._scans[0].metadata)
 
     def __repr__(self) -> str:
-        facts = ", ".join(self._facts().values())
+        facts = ", ".join(map(shown, self._facts().values()))
         return f"LatentScan({self.name!r} of {self.url!r}, {facts})"
 
 
