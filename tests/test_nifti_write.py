@@ -243,19 +243,28 @@ def test_failing_rename_puts_the_old_pair_back(
     copy(header, tmp_path / "pair.hdr")
     changed = read_header(Recipe(seed=1, slope=2.0).write(tmp_path))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    rename = Path.replace
+    rename, link = os.replace, os.link
 
-    def refuse(source: Path, target: Path) -> Path:
-        if target.name == "pair.hdr":
+    def refuse(source: str, target: str) -> None:
+        if Path(target).name == "pair.hdr" and "pair" in Path(source).name and not tried:
+            tried.append(source)
             raise OSError(28, "No space left on device")
-        return rename(source, target)
+        rename(source, target)
 
-    monkeypatch.setattr(Path, "replace", refuse)
+    def refuse_link(source: str, target: str) -> None:
+        if Path(target).name == "pair.hdr":
+            raise OSError(28, "No space left on device")
+        link(source, target)
+
+    tried: list[str] = []
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(StorageError, match="No space"):
         copy(changed, tmp_path / "pair.hdr", overwrite=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     for path in tmp_path.glob("pair.*"):
         path.unlink()
+    tried.clear()
+    monkeypatch.setattr(os, "link", refuse_link)
     with pytest.raises(StorageError):
         copy(changed, tmp_path / "pair.hdr")
     assert names(tmp_path) == ["image.nii"]
@@ -269,7 +278,7 @@ def test_bad_arguments(tmp_path: Path) -> None:
     for level in (-1, 10):
         with pytest.raises(InvalidInputError, match="level"):
             NiftiWriter(tmp_path / "copy.nii.gz", raw, level=level)
-    with pytest.raises(NotFoundError, match="no folder"):
+    with pytest.raises(NotFoundError, match="does not exist"):
         NiftiWriter(tmp_path / "none" / "copy.nii", raw)
     for bad in (b"", raw[:300], raw[:348], raw + bytes(16)):
         with pytest.raises(FormatError):
@@ -330,3 +339,62 @@ def test_headers_pickle(tmp_path: Path) -> None:
     assert again == header
     assert hash(again) == hash(header)
     assert parse_header(header.raw).raw == header.raw
+
+
+@pytest.mark.parametrize("place", ["local", "memory"])
+@pytest.mark.parametrize("suffix", [".nii", ".hdr"])
+def test_of_two_writers_that_may_replace_nothing_one_wins(
+    tmp_path: Path, place: str, suffix: str
+) -> None:
+    """Also where both looked when there was nothing."""
+    folder = str(tmp_path) if place == "local" else f"memory://{tmp_path.name}-{suffix[1:]}"
+    url = f"{folder}/x{suffix}"
+    space = NeuroSpace(spatial_shape=(4, 4, 4), affine=np.eye(4))
+    header = make_header(space, "i2")
+    writers = [NiftiWriter(url, header) for _ in range(2)]
+    for value, writer in enumerate(writers, 1):
+        writer.write(np.full((1, 4, 4, 4), value, "i2"))
+    writers[1].finish()
+    with pytest.raises(AlreadyExistsError, match="overwrite"):
+        writers[0].finish()
+    writers[0].close()
+    with stream_volumes(read_header(url)) as stream:
+        assert all((block.values == 2).all() for block in stream)
+
+
+def test_a_pair_is_replaced_header_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that at no moment an image lies under the header of another one."""
+    space = NeuroSpace(spatial_shape=(4, 4, 4), affine=np.eye(4))
+    target = tmp_path / "x.hdr"
+    header = make_header(space, "i2")
+
+    def write(value: int) -> None:
+        with NiftiWriter(target, header, overwrite=True) as writer:
+            writer.write(np.full((1, 4, 4, 4), value, "i2"))
+            writer.finish()
+
+    write(1)
+    seen: list[tuple[str, bool]] = []
+    replace = os.replace
+
+    def rename(source: str, name: str) -> None:
+        seen.append((Path(name).name, target.exists()))
+        replace(source, name)
+
+    monkeypatch.setattr(os, "replace", rename)
+    write(2)
+    assert seen == [("x.img", False), ("x.hdr", False)]
+    monkeypatch.undo()
+
+    def fail(source: str, name: str) -> None:
+        if Path(name).name == "x.img" and not failed:
+            failed.append(source)
+            raise OSError(5, "Input/output error", str(source))
+        replace(source, name)
+
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    failed: list[str] = []
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(StorageError):
+        write(3)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import os
 import struct
-import tempfile
-import uuid
 import zlib
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -21,15 +19,15 @@ from fmristore.nifti.fields import HEADER_SIZE, end_of_extensions
 from fmristore.nifti.files import ImageName, require_suffix, translated
 from fmristore.nifti.header import NiftiHeader, parse_header
 from fmristore_stores.errors import (
-    AlreadyExistsError,
     ClosedError,
     InvalidInputError,
     LossyError,
-    NotFoundError,
-    ReadOnlyError,
 )
 from fmristore_stores.io.location import exists, filesystem, is_local, normalise
+from fmristore_stores.io.owners import hidden_name, own_mark
+from fmristore_stores.io.sources import sync
 from fmristore_stores.protocol import AnyArray
+from fmristore_stores.publishing.publish import publish_file
 
 __all__ = ["NiftiWriter", "WriteOptions", "reframe", "write_nifti"]
 
@@ -56,7 +54,12 @@ class NiftiWriter:
 
     The bytes go to temporary files beside the destination, which are flushed to disk and renamed
     by `finish`; leaving the context without `finish` removes them, and whatever was at the
-    destination stays. For a remote destination the temporary files are local, and uploaded.
+    destination stays. For a remote destination the temporary files are local, and uploaded. Of two
+    writers of one name, neither of which may replace anything, one gets an error.
+
+    The two files of a pair cannot appear at once. So when a pair is replaced the old header is
+    removed first, then the image is put in its place, then the header: a writer that is killed in
+    between leaves a pair without a header, never an image under the header of another one.
 
     The header bytes are written as they are. Only if a single file is written from a pair's
     header, or a pair from a single file's, does the header change: magic and vox_offset are set
@@ -119,15 +122,16 @@ class NiftiWriter:
         self._options = storage_options
         self._progress = progress
         self._done = 0
-        self._refuse_existing()
+        self._closed = True
         self._cleanup = ExitStack()
-        self._temporary: list[Path] = []
-        with ExitStack() as undo:
-            undo.push(self._cleanup)
-            self._temporary = [self._make_temporary(name) for name in self._urls]
+        self._publications: list[AbstractContextManager[str]] = []
+        try:
+            self._temporary = [self._stage(name) for name in self._urls]
             self._sink = self._open()
-            undo.pop_all()
-            self._closed = False
+        except BaseException:
+            self.close()
+            raise
+        self._closed = False
 
     @property
     def header(self) -> NiftiHeader:
@@ -198,7 +202,6 @@ class NiftiWriter:
         with translated(self._urls[-1]):
             self._sink.write(trailer)
             self._sink.close()
-            self._refuse_existing()
             self._publish()
         self.close()
 
@@ -206,6 +209,8 @@ class NiftiWriter:
         """Remove temporary files; without `finish` before, nothing is written."""
         self._closed = True
         self._cleanup.close()
+        while self._publications:
+            self._give_up()
 
     def __enter__(self) -> Self:
         return self
@@ -222,25 +227,18 @@ class NiftiWriter:
         if self._closed:
             raise ClosedError("the image was finished or given up", url=self._urls[0])
 
-    def _refuse_existing(self) -> None:
-        if self._overwrite:
-            return
-        for name in self._urls:
-            if exists(name, self._options):
-                raise AlreadyExistsError("exists already; pass overwrite=True", url=name)
+    def _stage(self, url: str) -> Path:
+        """Begin to publish a file; the path that its bytes go to until `finish`."""
+        publication = publish_file(url, overwrite=self._overwrite, storage_options=self._options)
+        path = Path(publication.__enter__())
+        self._publications.append(publication)
+        return path
 
-    def _make_temporary(self, url: str) -> Path:
-        """Name of a file that is removed by `close` if it is still there."""
-        if is_local(url):
-            path = Path(url)
-            if not path.parent.is_dir():
-                raise NotFoundError(f"there is no folder {path.parent}", url=url)
-            temporary = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:12]}.tmp")
-        else:
-            folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
-            temporary = folder / "upload"
-        self._cleanup.callback(_remove, temporary)
-        return temporary
+    def _give_up(self) -> None:
+        """Do not publish the last of the files that are not published yet."""
+        reason = _GivenUpError()
+        with suppress(_GivenUpError):
+            self._publications.pop().__exit__(type(reason), reason, None)
 
     def _open(self) -> _Sink:
         """Write what precedes the numbers; return what the numbers go to."""
@@ -259,17 +257,61 @@ class NiftiWriter:
         return _Plain(file) if self._level is None else _Gzip(file, self._level)
 
     def _publish(self) -> None:
-        """Move or upload the temporary files; the header of a pair last."""
-        moves = list(zip(self._temporary, self._urls, strict=True))[::-1]
-        if is_local(self._urls[0]):
-            _rename_all([(source, Path(target)) for source, target in moves])
+        """Let the files appear: of a pair the header last."""
+        if len(self._publications) == 1:
+            self._publications.pop().__exit__(None, None, None)
             return
-        for source, url in moves:
-            fs, path = filesystem(url, self._options)
+        header, image = self._urls
+        if not self._overwrite:
+            self._publications.pop().__exit__(None, None, None)
             try:
-                fs.put_file(str(source), path)
-            except NotImplementedError as error:
-                raise ReadOnlyError("this protocol cannot write", url=url) from error
+                self._publications.pop().__exit__(None, None, None)
+            except BaseException:
+                _take_away(image, self._options)  # nobody else had it: it is ours
+                raise
+            return
+        with ExitStack() as undo:
+            undo.enter_context(_put_back(image))
+            undo.enter_context(_put_back(header))
+            _take_away(header, self._options)
+            self._publications.pop().__exit__(None, None, None)
+            self._publications.pop().__exit__(None, None, None)
+
+
+@contextmanager
+def _put_back(url: str) -> Iterator[None]:
+    """If the block fails, put a local file back that is there now; it takes no space meanwhile."""
+    path = Path(url)
+    if not is_local(url) or not path.is_file():
+        yield
+        return
+    with own_mark() as mark:
+        kept = path.with_name(hidden_name(path.name, mark, "partial"))
+        with suppress(OSError):  # there are no hard links on every file system
+            os.link(path, kept)
+        try:
+            yield
+        except BaseException:
+            with suppress(FileNotFoundError):
+                kept.replace(path)
+            raise
+        finally:
+            kept.unlink(missing_ok=True)
+
+
+def _take_away(url: str, options: Mapping[str, Any] | None) -> None:
+    """Remove a file or object if there is one."""
+    if is_local(url):
+        path = Path(url)
+        path.unlink(missing_ok=True)
+        sync(str(path.parent))
+    elif exists(url, options):
+        fs, remote = filesystem(url, options)
+        fs.rm_file(remote)
+
+
+class _GivenUpError(Exception):
+    """The image is not to be published."""
 
 
 def write_nifti(
@@ -348,7 +390,7 @@ class _Sink(Protocol):
 
 
 class _Plain:
-    """A file that is on the disk when it is closed."""
+    """A file as it is."""
 
     def __init__(self, file: BinaryIO | io.BufferedWriter) -> None:
         self._file = file
@@ -357,8 +399,6 @@ class _Plain:
         self._file.write(data)
 
     def close(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
 
 
@@ -389,31 +429,3 @@ def _give_up(file: BinaryIO) -> None:
     """Close a file; what is still in its buffer may not fit on the disk, and is not wanted."""
     with suppress(OSError):
         file.close()
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink(missing_ok=True)
-
-
-def _rename_all(moves: list[tuple[Path, Path]]) -> None:
-    """Rename files one after the other; if one fails, put back what was there."""
-    with ExitStack() as after, ExitStack() as undo:
-        for source, target in moves[:-1]:
-            if target.exists():
-                kept = target.with_name(f".{target.name[:200]}.{uuid.uuid4().hex[:12]}.old")
-                os.link(target, kept)
-                after.callback(_remove, kept)
-                undo.callback(kept.replace, target)
-            else:
-                undo.callback(_remove, target)
-            source.replace(target)
-        source, target = moves[-1]
-        source.replace(target)
-        undo.pop_all()
-    if os.name == "posix":
-        folder = os.open(moves[-1][1].parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
