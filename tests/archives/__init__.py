@@ -1,0 +1,1 @@
+"""Stores that earlier versions of the formats wrote: every later version must read them."""
