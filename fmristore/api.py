@@ -20,6 +20,7 @@ from fmristore.planning.layout import Access, Order
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
 from fmristore.sources.images import image_source
+from fmristore.sources.labels import with_options
 from fmristore.sources.parcellation import Parcellation
 from fmristore_stores.errors import AlreadyExistsError, InvalidInputError
 from fmristore_stores.io.location import Kind, exists, normalise
@@ -337,7 +338,9 @@ def _add(
             )
         if labels is not None or any(value is not None for value in parcels.values()):
             wanted = Parcellation.from_labels(
-                multi.parcellation if labels is None else labels, space=multi.space, **parcels
+                multi.parcellation if labels is None else with_options(labels, storage_options),
+                space=multi.space,
+                **{name: with_options(value, storage_options) for name, value in parcels.items()},
             )
             if not np.array_equal(wanted.labels, multi.parcellation.labels):
                 raise InvalidInputError("the labels are not those of the store", url=os.fspath(out))

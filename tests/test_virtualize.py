@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import copy
 import gc
+import http.server
 import json
 import os
 import pickle
 import shutil
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import h5py
@@ -614,6 +617,73 @@ def test_remote_files_reach_no_local_ones(s3: S3Server, target: str) -> None:
         pytest.raises(LayoutNotSupportedError, match="not followed"),
     ):
         ChunkReader(store.root.array("a")).read()
+
+
+@pytest.mark.parametrize("name", [".ssh/id_rsa", ".netrc", "sub/.hidden/x.bin"])
+def test_hidden_files_beside_it_are_not_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(b"wxyz")
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(document(templates={"u": name})))
+    with (
+        open_store(path) as store,
+        pytest.raises(LayoutNotSupportedError, match="not followed"),
+    ):
+        store.root.array("a").read()
+    with open_store(path, targets=[str(tmp_path / name)]) as store:
+        assert bytes(store.root.array("a").read()) == b"wxyz"
+
+
+class _Redirecting(http.server.BaseHTTPRequestHandler):
+    """A reference file, its target, and redirects to another port or to the target."""
+
+    other = ""
+    document = b""
+    asked: ClassVar[list[str]] = []
+
+    def log_message(self, *args: Any) -> None:
+        """Keep quiet."""
+
+    def do_HEAD(self) -> None:
+        self._answer(b"")
+
+    def do_GET(self) -> None:
+        self._answer({"/a.json": self.document, "/data.bin": b"wxyz"}.get(self.path, b""))
+
+    def _answer(self, body: bytes) -> None:
+        self.asked.append(f"{self.server.server_port}{self.path}")  # type: ignore[attr-defined]
+        place = {"/away.bin": f"{self.other}/data.bin", "/here.bin": "/data.bin"}.get(self.path)
+        self.send_response(302 if place else 200)
+        if place:
+            self.send_header("Location", place)
+        whole = len(self.document) if self.path == "/a.json" else 4
+        self.send_header("Content-Length", str(0 if place else whole))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def test_redirects_to_other_hosts_are_not_followed() -> None:
+    with contextlib.ExitStack() as stack:
+        ports = []
+        for _ in range(2):
+            server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Redirecting)
+            stack.enter_context(server)
+            stack.callback(server.shutdown)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            ports.append(server.server_port)
+        base = f"http://127.0.0.1:{ports[0]}"
+        _Redirecting.other = f"http://127.0.0.1:{ports[1]}"
+        for target, targets in (("away", ()), ("here", ()), ("away", (f"{base}/away.bin",))):
+            _Redirecting.asked.clear()
+            found = document(templates={"u": f"{target}.bin"})
+            _Redirecting.document = json.dumps(found).encode()
+            with open_store(f"{base}/a.json", targets=targets) as store:
+                if target == "here" or targets:
+                    assert bytes(store.root.array("a").read()) == b"wxyz"
+                    continue
+                with pytest.raises(LayoutNotSupportedError, match="redirects"):
+                    store.root.array("a").read()
+                assert not any(asked.startswith(str(ports[1])) for asked in _Redirecting.asked)
 
 
 def test_targets_that_are_allowed(tmp_path: Path) -> None:

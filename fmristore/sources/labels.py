@@ -15,13 +15,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmristore_stores.errors import InvalidInputError
-from fmristore_stores.io.local_files import open_ordinary
-from fmristore_stores.io.sources import storage_error
+from fmristore_stores.errors import InvalidInputError, MemoryLimitError
+from fmristore_stores.io.location import normalise
 from fmristore_stores.protocol import AnyArray
+from fmristore_stores.reference.targets import read_whole
 from fmristore_stores.spec import STRING
 
-__all__ = ["BACKGROUND", "LabelTable", "as_column", "parse_ids", "read_table"]
+__all__ = [
+    "BACKGROUND",
+    "FileAt",
+    "LabelTable",
+    "as_column",
+    "parse_ids",
+    "read_table",
+    "with_options",
+]
 
 BACKGROUND = 0
 """The number that means no parcel."""
@@ -118,7 +126,8 @@ def read_table(names: Any, present: NDArray[np.int32]) -> LabelTable:
         return LabelTable(np.empty(0, np.int32), ())
     if isinstance(names, LabelTable):
         return names
-    if isinstance(names, str | os.PathLike):
+    names = with_options(names, None)
+    if isinstance(names, FileAt):
         return _from_file(names)
     if isinstance(names, Mapping):
         return _from_mapping(names)
@@ -283,15 +292,28 @@ def _textual(values: Sequence[Any]) -> bool:
 # Files ---------------------------------------------------------------------------------------
 
 
-def _from_file(path: str | os.PathLike[str]) -> LabelTable:
-    url = os.fspath(path)
+@dataclass(frozen=True, slots=True)
+class FileAt:
+    """A file that a user names, with what fsspec needs to reach it."""
+
+    url: str
+    storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
+
+
+def with_options(given: Any, storage_options: Mapping[str, Any] | None) -> Any:
+    """A path or URL with the options to reach it; everything else as it is."""
+    if isinstance(given, str | os.PathLike):
+        return FileAt(os.fspath(given), storage_options)
+    return given
+
+
+def _from_file(file: FileAt) -> LabelTable:
+    url = normalise(file.url)
     try:
-        with open(open_ordinary(url), "rb") as file:  # noqa: PTH123 - a descriptor
-            raw = file.read(_LARGEST_FILE + 1)
-    except OSError as error:
-        raise storage_error(error, url) from error
-    if len(raw) > _LARGEST_FILE:
-        raise InvalidInputError(f"larger than {_LARGEST_FILE} bytes: no table of labels", url=url)
+        raw = read_whole(url, file.storage_options, limit=_LARGEST_FILE)
+    except MemoryLimitError as error:
+        msg = f"larger than {_LARGEST_FILE} bytes: no table of labels"
+        raise InvalidInputError(msg, url=url) from error
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

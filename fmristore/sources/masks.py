@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from fmristore.model.space import NeuroSpace
-from fmristore.sources.images import NiftiSource
+from fmristore.sources.images import NiftiSource, is_store
+from fmristore.sources.labels import FileAt, with_options
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
 
@@ -24,9 +25,9 @@ def mask_array(
     Parameters
     ----------
     mask : path, stored volume, nibabel image, or array_like of shape (X, Y, Z)
-        Voxels that are not zero are in; NaN is out. A path is that of a NIfTI file. What has a
-        mask and a grid of its own, as `MaskedNeuroVec`, `LabeledVolumeSet` and `Parcellation`
-        have, stands for that mask.
+        Voxels that are not zero are in; NaN is out. A path is that of a NIfTI file or of a store.
+        What has a mask and a grid of its own, as `MaskedNeuroVec`, `LabeledVolumeSet` and
+        `Parcellation` have, stands for that mask.
     space : NeuroSpace
         Grid that the mask must be on; an array need only have its shape.
     storage_options : mapping, optional
@@ -41,7 +42,9 @@ def mask_array(
     InvalidInputError
         If shape or grid differ, the mask is not a single volume, or no voxel is in it.
     """
-    values, grid, name = _own_mask(mask) or load_volume(mask, "mask", storage_options)
+    values, grid, name = _own_mask(mask) or load_volume(
+        mask, "mask", storage_options, shape=space.spatial_shape
+    )
     if values.dtype.kind not in "biuf":
         raise InvalidInputError(f"a mask must be real numbers, not {values.dtype}", url=name)
     shape = values.shape[:3] if values.shape[3:] == (1,) else values.shape
@@ -69,18 +72,25 @@ def mask_voxels(
 
 
 def load_volume(
-    volume: Any, what: str, storage_options: Mapping[str, Any] | None = None
+    volume: Any,
+    what: str,
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    shape: tuple[int, ...] | None = None,
 ) -> tuple[AnyArray, NeuroSpace | None, str | None]:
     """Numbers of a volume in any form, scaled, in memory.
 
     Parameters
     ----------
     volume : path, stored volume, nibabel image, or array_like
-        A path is that of a NIfTI file.
+        A path is that of a NIfTI file or of a store.
     what : str
         What it is called in messages.
     storage_options : mapping, optional
         For a URL.
+    shape : tuple of int, optional
+        Spatial shape that a file or stored volume must have; it is looked at before the values
+        are read. More than one volume is then an error as well.
 
     Returns
     -------
@@ -94,10 +104,13 @@ def load_volume(
     Raises
     ------
     InvalidInputError
-        If it is not an array of numbers.
+        If it is not an array of numbers, or not of that shape.
     """
-    if isinstance(volume, str | os.PathLike):
-        return (*_from_path(volume, what, storage_options), os.fspath(volume))
+    volume = with_options(volume, storage_options)
+    if isinstance(volume, FileAt):
+        return _from_file(volume, what, shape)
+    if not isinstance(volume, np.ndarray):  # an array is here already
+        _check_shape(getattr(volume, "shape", None), shape, what, getattr(volume, "url", None))
     if hasattr(volume, "dataobj"):
         url = volume.get_filename()
         return np.asanyarray(volume.dataobj), NeuroSpace.from_nibabel(volume), url
@@ -116,16 +129,33 @@ def _own_mask(owner: Any) -> tuple[AnyArray, NeuroSpace, str | None] | None:
     return owner.mask, space, getattr(owner, "url", None)
 
 
-def _from_path(
-    path: str | os.PathLike[str], what: str, storage_options: Mapping[str, Any] | None
-) -> tuple[AnyArray, NeuroSpace]:
-    source = NiftiSource(path, storage_options=storage_options)
+def _check_shape(found: Any, shape: tuple[int, ...] | None, what: str, url: str | None) -> None:
+    """Check the shape of a volume before its values are read."""
+    if shape is None or not isinstance(found, tuple):
+        return
+    if (found[:3] if found[3:] == (1,) else found) != shape:
+        raise InvalidInputError(f"the {what} has shape {found}, the image {shape}", url=url)
+
+
+def _from_file(
+    file: FileAt, what: str, shape: tuple[int, ...] | None
+) -> tuple[AnyArray, NeuroSpace | None, str]:
+    """Values of a NIfTI file, or of what a store holds."""
+    if is_store(file.url, file.storage_options):
+        # Formats are above this module, and loaded by name when a store is met.
+        opening = importlib.import_module("fmristore.formats.opening")
+        with opening.opened(file.url, file.storage_options) as stored:
+            own = _own_mask(stored) if what == "mask" else None
+            values, space, _ = own or load_volume(stored, what, shape=shape)
+            return values, space, file.url
+    source = NiftiSource(file.url, storage_options=file.storage_options)
     if source.colors:
-        raise InvalidInputError(f"a {what} must be numbers, not colours", url=os.fspath(path))
+        raise InvalidInputError(f"a {what} must be numbers, not colours", url=file.url)
+    _check_shape(source.space.shape, shape, what, file.url)
     x, y, z = source.space.spatial_shape
     values = np.empty((source.space.time_points or 1, z, y, x), source.dtype)
     for t0, z0, part in source.blocks(1 << 26):
         values[t0 : t0 + part.shape[0], z0 : z0 + part.shape[1]] = part
     if source.scaling is not None:
         values = source.scaling.apply(values, axis=0)
-    return values.transpose(3, 2, 1, 0), source.space
+    return values.transpose(3, 2, 1, 0), source.space, file.url

@@ -101,7 +101,8 @@ class Parcellation:
         Parameters
         ----------
         labels : Parcellation, path, stored volume, nibabel image, or array_like of shape (X, Y, Z)
-            Whole numbers, 0 is background; a path is that of a NIfTI file. Ids may have gaps.
+            Whole numbers, 0 is background; a path is that of a NIfTI file or of a store. Ids may
+            have gaps.
         names : path, mapping, sequence of str, or DataFrame, optional
             What the ids stand for: see `fmristore.sources.labels.read_table`.
         mask : path, stored volume, nibabel image, or array_like of shape (X, Y, Z), optional
@@ -126,7 +127,8 @@ class Parcellation:
         """
         if isinstance(labels, Parcellation):
             return labels.revised(names, mask, space)
-        values, grid, url = load_volume(labels, "label image")
+        wanted = space.spatial_shape if isinstance(space, NeuroSpace) else None
+        values, grid, url = load_volume(labels, "label image", shape=wanted)
         numbers = _whole_numbers(values, url)
         grid = _common_grid(numbers, grid, space, url)
         inside = None if mask is None else mask_array(mask, grid)

@@ -23,13 +23,16 @@
     └── StorageError (also OSError): the disk, network or service failed
         └── AccessDeniedError (also PermissionError): credentials are missing or not sufficient
 
-A class says what a handler would do; ``kind`` (stable, append-only) says which case it is.
+A class says what a handler would do; ``kind`` (stable, append-only) says which case it is. Messages
+and URLs in errors hold no password, token or signature; the errors of other packages that they were
+raised from are left as they are, and may.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from fmristore_stores.secrets import masked
 from fmristore_stores.shown import shown, shown_lines
 
 __all__ = [
@@ -77,10 +80,20 @@ class FmristoreError(Exception):
     kind = "error"
 
     def __init__(self, message: str, *, url: str | None = None, node: str | None = None) -> None:
+        message = masked(message)
         super().__init__(message)
         self.message = message
         self.url = url
         self.node = node
+
+    @property
+    def url(self) -> str | None:
+        """The file or store concerned, without passwords, tokens and signatures."""
+        return self._url
+
+    @url.setter
+    def url(self, url: str | None) -> None:
+        self._url = None if url is None else masked(str(url))
 
     def __str__(self) -> str:
         where = "".join(

@@ -33,6 +33,7 @@ from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.indexing import AxisPart
 from fmristore.planning.text import parse_size
+from fmristore.sources.labels import with_options
 from fmristore_stores.errors import InvalidInputError, MetadataError, SelectionError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
@@ -432,7 +433,13 @@ class LatentNeuroVec(LatentView):
         Numbers that float32 holds exactly are stored as float32, others as float64.
         """
         factors = make_factors(
-            basis, loadings, mask=mask, voxels=voxels, space=space, tr=tr, offset=offset
+            basis,
+            loadings,
+            mask=with_options(mask, storage_options),
+            voxels=voxels,
+            space=space,
+            tr=tr,
+            offset=offset,
         )
         return cls._store(
             url,

@@ -37,7 +37,7 @@ from fmristore.model.space import NeuroSpace
 from fmristore.planning.blocks import box_shape, boxes
 from fmristore.planning.layout import adapt_spec, choose_codecs, plan_matrix
 from fmristore.planning.progress import Progress
-from fmristore.sources.labels import LabelTable
+from fmristore.sources.labels import FileAt, LabelTable, with_options
 from fmristore.sources.masks import load_volume
 from fmristore.sources.parcellation import Parcellation
 from fmristore_stores.chunks.writer import write
@@ -186,6 +186,7 @@ def make_parcellation(
             space = run.space
     elif space is not None and not isinstance(space, NeuroSpace) and not _is_array(labels):
         space = None  # an affine that is meant for arrays; labels have their own
+    labels, names, mask = (with_options(one, storage_options) for one in (labels, names, mask))
     return Parcellation.from_labels(labels, names=names, mask=mask, space=space)
 
 
@@ -235,7 +236,7 @@ def open_content(
             return
         reduction = make_reduction(
             request.statistic,
-            voxel_weights(request.weights, parcellation),
+            voxel_weights(with_options(request.weights, storage_options), parcellation),
             source.dtype,
             len(parcellation.voxels),
         )
@@ -294,9 +295,13 @@ def voxel_weights(weights: Any, parcellation: Parcellation) -> AnyArray | None:
     """Weights of the voxels in order of the parcellation, from an image or as they are."""
     if weights is None:
         return None
-    values, grid, url = load_volume(weights, "weight image")
+    weights = with_options(weights, None)
+    shape = parcellation.space.spatial_shape if isinstance(weights, FileAt) else None
+    values, grid, url = load_volume(weights, "weight image", shape=shape)
     if values.ndim == 1:
         return values
+    if values.shape[3:] == (1,):
+        values = values[..., 0]
     if values.shape != parcellation.space.spatial_shape:
         raise InvalidInputError(
             f"weights of shape {values.shape}: expected {parcellation.space.spatial_shape} or "

@@ -16,9 +16,9 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from fmristore_stores.errors import CorruptDataError, FmristoreError
+from fmristore_stores.errors import CorruptDataError, FmristoreError, LayoutNotSupportedError
 
-__all__ = ["check_range", "s3_class", "tar_class", "web_class", "zip_class"]
+__all__ = ["check_range", "s3_class", "same_host_only", "tar_class", "web_class", "zip_class"]
 
 _T = TypeVar("_T")
 
@@ -129,6 +129,31 @@ def web_class() -> type[Any]:
             return await _repeated(action)
 
     return WebFileSystem
+
+
+@functools.cache
+def same_host_only() -> Any:
+    """Option for the session of a web client: a redirect to another host is an error.
+
+    It is refused before anything is asked of that host.
+    """
+    import aiohttp
+    from yarl import URL
+
+    async def check(session: Any, context: Any, redirect: Any) -> None:  # noqa: ARG001
+        there = redirect.response.headers.get("Location", "")
+        target = redirect.url.join(URL(there))
+        if target.origin() != redirect.url.origin():
+            msg = (
+                f"the server redirects to {target.host}, which is not followed for what a "
+                "reference file names; if you trust that file, name its target in targets="
+            )
+            raise LayoutNotSupportedError(msg, url=str(redirect.url))
+
+    found = aiohttp.TraceConfig()
+    found.on_request_redirect.append(check)
+    found.freeze()
+    return found
 
 
 @functools.cache

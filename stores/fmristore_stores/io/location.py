@@ -18,7 +18,7 @@ from fmristore_stores.errors import (
 from fmristore_stores.io import objects
 from fmristore_stores.io.clients import s3_class, tar_class, web_class, zip_class
 from fmristore_stores.io.local_files import open_ordinary
-from fmristore_stores.io.sources import VERSIONS, local_token, storage_error
+from fmristore_stores.io.sources import VERSIONS, denials, local_token, storage_error
 
 __all__ = [
     "HDF5_SUFFIXES",
@@ -61,6 +61,21 @@ _EXTRAS = {
     "https": "http",
 }
 
+_OWN_CREDENTIALS = frozenset(
+    {
+        "key",
+        "secret",
+        "token",
+        "anon",
+        "connection_string",
+        "account_key",
+        "sas_token",
+        "credential",
+    }
+)
+"""Options by which a client needs nothing of its surroundings."""
+_anew: dict[Any, tuple[int, Any]] = {}
+"""Clients that were made anew, by those that fsspec keeps, and after how many refusals."""
 _WEB_SCHEMES = ("http://", "https://")
 
 Options = Mapping[str, Any]
@@ -142,8 +157,11 @@ def filesystem(url: str, options: Options | None = None) -> tuple[Any, str]:
     import fsspec
 
     try:
-        fs, path = fsspec.core.url_to_fs(url, **_with_defaults(url, options or {}))
-        return _checked(fs), path
+        given = _with_defaults(url, options or {})
+        fs, path = fsspec.core.url_to_fs(url, **given)
+        checked = _checked(fs)
+        if not (_OWN_CREDENTIALS & given.keys() or url.startswith(_WEB_SCHEMES)):
+            checked = _renewed(checked)
     except ImportError as error:
         scheme = _schemes(url)[-1]
         extra = _EXTRAS.get(scheme)
@@ -153,6 +171,20 @@ def filesystem(url: str, options: Options | None = None) -> tuple[Any, str]:
         if _NO_CREDENTIALS.search(str(error)):
             raise AccessDeniedError(f"credentials are missing: {error}", url=url) from error
         raise InvalidInputError(f"unknown protocol or options: {error}", url=url) from error
+    except Exception as error:  # a client that connects at once raises whatever its network does
+        raise storage_error(error, url) from error
+    return checked, path
+
+
+def _renewed(fs: Any) -> Any:
+    """The filesystem, made anew since a service last refused: credentials may have been set."""
+    if not denials:
+        return fs
+    count, made = _anew.get(fs, (0, fs))
+    if count != len(denials):
+        made = type(fs)(*fs.storage_args, **fs.storage_options, skip_instance_cache=True)
+        _anew[fs] = len(denials), made
+    return made
 
 
 def _schemes(url: str) -> list[str]:

@@ -20,6 +20,8 @@ from fmristore_stores.errors import (
     ClosedError,
     CorruptDataError,
     FmristoreError,
+    InvalidInputError,
+    MemoryLimitError,
     NotFoundError,
     StorageError,
 )
@@ -27,6 +29,7 @@ from fmristore_stores.io.lifetime import Version
 from fmristore_stores.io.local_files import open_ordinary
 from fmristore_stores.io.stats import Stats
 from fmristore_stores.protocol import Buffer, ByteRange, FetchPolicy
+from fmristore_stores.secrets import masked
 
 __all__ = [
     "VERSIONS",
@@ -36,6 +39,7 @@ __all__ = [
     "FsspecSource",
     "LocalSource",
     "OpenFile",
+    "denials",
     "local_token",
     "status_of",
     "storage_error",
@@ -335,7 +339,11 @@ class FsspecSource:
         if logger.isEnabledFor(logging.DEBUG):
             seconds = time.perf_counter() - started
             logger.debug(
-                "%s: %d requests, %d bytes, %.3f s", ranges[0].source, len(ranges), size, seconds
+                "%s: %d requests, %d bytes, %.3f s",
+                masked(ranges[0].source),
+                len(ranges),
+                size,
+                seconds,
             )
         return found
 
@@ -371,7 +379,7 @@ class FsspecSource:
             self._arrived(1)
         if size is None:
             raise StorageError("the server does not tell the size of this object", url=path)
-        logger.debug("%s: size %s", path, size)
+        logger.debug("%s: size %s", masked(path), size)
         return int(size)
 
     def look(self, path: str, length: int) -> Beginning:
@@ -391,7 +399,7 @@ class FsspecSource:
         if len(found.data) != min(length, found.size):
             raise _short(path, 0, min(length, found.size), len(found.data))
         self._stats.add(requests=found.requests, bytes_fetched=len(found.data))
-        logger.debug("%s: first %d of %d bytes", path, len(found.data), found.size)
+        logger.debug("%s: first %d of %d bytes", masked(path), len(found.data), found.size)
         return found
 
     def close(self) -> None:
@@ -438,7 +446,7 @@ def _look_at_s3(fs: Any, path: str, length: int) -> Beginning | None:
     try:
         data = bytes(sync(fs.loop, answer["Body"].read))
     except Exception as error:  # noqa: BLE001 - the other way asks again, and reports
-        logger.debug("%s: %r", path, error)
+        logger.debug("%s: %s", masked(path), masked(repr(error)))
         return None
     finally:
         answer["Body"].close()
@@ -505,6 +513,9 @@ _GONE = (404, 410)
 _REFUSED = re.compile(r"(?i)credentials|^Forbidden: ")
 """What clients say without a class or a status of its own."""
 _PRECONDITION_FAILED = 412
+_UNKNOWN_OPTION = re.compile(r"unexpected keyword argument '(\w+)'")
+denials: list[None] = []
+"""One entry for each refusal of a service: clients may keep credentials that were changed since."""
 
 
 def sync(path: str) -> None:
@@ -546,11 +557,15 @@ def storage_error(error: BaseException, url: str) -> FmristoreError:
         return error
     scheme = urlsplit(url).scheme or "file"
     cause = error.__cause__
+    if isinstance(cause, FmristoreError):  # what our own clients found
+        return cause
     if isinstance(error, FileNotFoundError) and type(cause).__module__.startswith("aiohttp"):
         # For fsspec whatever goes wrong on the web means that there is nothing.
         error = error if cause is None or status_of(cause) in _GONE else cause
     text = str(error) or type(error).__name__
     status = status_of(error)
+    if (ours := _lacking(error, text, url)) is not None:
+        return ours
     if isinstance(error, FileNotFoundError | NotADirectoryError) or status in _GONE:
         what = "file or object"
         if any(word in text.lower() for word in ("bucket does not exist", "no such container")):
@@ -559,6 +574,7 @@ def storage_error(error: BaseException, url: str) -> FmristoreError:
     if isinstance(error, FileExistsError):
         return AlreadyExistsError("there is something of that name already", url=url)
     if isinstance(error, PermissionError) or status in _DENIED or _REFUSED.search(text):
+        denials.append(None)
         return AccessDeniedError(
             f"permission denied ({text}); check the credentials or storage_options", url=url
         )
@@ -566,3 +582,19 @@ def storage_error(error: BaseException, url: str) -> FmristoreError:
         msg = f"the disk is full, or a limit is reached ({text}); make room and write again"
         return StorageError(msg, url=url)
     return StorageError(f"{scheme} storage failed: {text}", url=url)
+
+
+def _lacking(error: BaseException, text: str, url: str) -> FmristoreError | None:
+    """Error for what this process lacks or does not know; None for what a service says."""
+    if isinstance(error, MemoryError):
+        return MemoryLimitError(f"there is not enough memory: {text}", url=url)
+    if isinstance(error, TypeError) and (option := _UNKNOWN_OPTION.search(text)):
+        return InvalidInputError(
+            f"storage_options hold {option[1]!r}, which this storage does not know", url=url
+        )
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        msg = f"too many files are open ({text}); close stores, or raise the limit (ulimit -n)"
+        return StorageError(msg, url=url)
+    if isinstance(error, PermissionError) and error.filename and os.path.isabs(url):  # noqa: PTH117
+        return AccessDeniedError(f"permission denied: {error.strerror}", url=url)
+    return None

@@ -81,8 +81,7 @@ def remove_inside(folder: str) -> None:
 
 def remove_staging() -> None:
     """Remove folders in the temporary folder whose writers are gone."""
-    folder = tempfile.gettempdir()
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
         for entry in list(entries):
             mark = Mark.parse(entry.name.removeprefix(STAGING))
             if entry.name.startswith(STAGING) and mark and mark.gone(_touched(entry.path)):

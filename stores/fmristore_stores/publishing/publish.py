@@ -240,8 +240,12 @@ def publish_file(
 @contextlib.contextmanager
 def _temporary(mark: Mark) -> Iterator[str]:
     """Path of a file in the temporary folder; its folder bears the mark of its writer."""
-    folder = Path(tempfile.gettempdir(), f"{STAGING}{mark}")
-    folder.mkdir(mode=0o700)
+    try:
+        folder = Path(tempfile.gettempdir(), f"{STAGING}{mark}")
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        msg = f"there is no place for temporary files ({error}); set TMPDIR"
+        raise StorageError(msg) from error
     try:
         yield str(folder / "new")
     finally:

@@ -17,9 +17,11 @@ from fmristore_stores.errors import (
     LayoutNotSupportedError,
     MemoryLimitError,
 )
+from fmristore_stores.io.clients import same_host_only
 from fmristore_stores.io.lifetime import Version
 from fmristore_stores.io.local_files import open_ordinary
 from fmristore_stores.io.location import content_token, filesystem, is_local, normalise
+from fmristore_stores.io.objects import protocols
 from fmristore_stores.io.sources import (
     VERSIONS,
     ByteSource,
@@ -34,6 +36,8 @@ from fmristore_stores.reference.document import TargetFacts
 __all__ = ["Targets", "facts_of", "read_whole"]
 
 _HEAD_BYTES = 64 * 1024
+_FIRST_BYTES = 8 * 1024 * 1024
+"""What is asked for before the size of an object on S3 is known."""
 _PINNED = frozenset({"s3", "s3a"})
 """Servers that refuse to serve another version than the one asked for: nothing else to check."""
 _WEB = frozenset({"http", "https"})
@@ -68,7 +72,7 @@ def facts_of(url: str, options: Mapping[str, Any] | None = None) -> TargetFacts:
 
 
 def read_whole(url: str, options: Mapping[str, Any] | None = None, *, limit: int) -> bytes:
-    """All bytes of a file, by one request.
+    """All bytes of a file, unless it is too long: one request on S3, two elsewhere.
 
     Raises
     ------
@@ -83,13 +87,36 @@ def read_whole(url: str, options: Mapping[str, Any] | None = None, *, limit: int
                 data = file.read(limit + 1)
         else:
             fs, path = filesystem(url, options)
-            data = bytes(fs.cat_file(path))
+            data = _whole(fs, path, limit)
             stats_of(url).add(requests=1, bytes_fetched=len(data))
     except Exception as error:
         raise storage_error(error, url) from error
     if len(data) > limit:
         raise MemoryLimitError(f"the file has more than {limit} bytes", url=url)
     return data
+
+
+def _whole(fs: Any, path: str, limit: int) -> bytes:
+    """All bytes of an object, or no more than tells that it has more than `limit`."""
+    if "s3" in protocols(fs):  # the beginning tells the size
+        begin = FsspecSource(fs).look(path, min(limit + 1, _FIRST_BYTES))
+        if begin.size > limit:
+            raise _too_long(path, limit, begin.size)
+        done = len(begin.data)
+        rest = fs.cat_file(path, start=done, end=begin.size) if done < begin.size else b""
+        return begin.data + bytes(rest)
+    fs.invalidate_cache(path)
+    size = fs.info(path)["size"]
+    if size is None:  # a server that does not say it: as a stream
+        with fs.open(path, "rb") as file:
+            return bytes(file.read(limit + 1))
+    if size > limit:
+        raise _too_long(path, limit, size)
+    return bytes(fs.cat_file(path, start=0, end=size)) if size else b""
+
+
+def _too_long(path: str, limit: int, size: int) -> MemoryLimitError:
+    return MemoryLimitError(f"the file has {size} bytes, more than {limit}", url=path)
 
 
 def _mtime(path: str) -> int:
@@ -122,7 +149,8 @@ class Targets:
     """The files that one reference file points at.
 
     A reference file may come from anywhere. It reaches only files beside it: below its own folder
-    on a disk, in the same bucket or on the same server elsewhere.
+    on a disk, but nothing hidden there (`.ssh/id_rsa`); in the same bucket or on the same server
+    elsewhere, and a server that redirects to another one is not followed.
 
     Parameters
     ----------
@@ -227,13 +255,17 @@ class Targets:
         base = self._url.partition("?")[0]
         return f"{base.rpartition('/')[0]}/{text}"
 
+    def _is_allowed(self, url: str) -> bool:
+        return any(_is_below(url, folder) for folder in self._allowed)
+
     def _may_read(self, url: str) -> bool:
-        if any(_is_below(url, folder) for folder in self._allowed):
+        if self._is_allowed(url):
             return True
         if is_local(url) or is_local(self._url):
             here = os.path.dirname(os.path.realpath(self._url))  # noqa: PTH120
+            real = os.path.realpath(url)
             both = is_local(url) and is_local(self._url)
-            return both and _is_below(os.path.realpath(url), here)
+            return both and _is_below(real, here) and not _is_hidden(real, here)
         here_parts, there = urlsplit(self._url), urlsplit(url)
         beside = (here_parts.scheme, here_parts.netloc) == (there.scheme, there.netloc)
         return beside and "::" not in url and ".." not in there.path.split("/")
@@ -248,7 +280,7 @@ class Targets:
     def _new_source(self, url: str) -> tuple[ByteSource, str]:
         """The one that is recognised has a source of its own, the others share one."""
         pinned = self._facts is not None and url == self._known
-        name = url if pinned else "::".join(urlsplit(url)[:2])
+        name = url if pinned else "::".join((*urlsplit(url)[:2], str(self._is_allowed(url))))
         path, source = url, self._sources.get(name)
         if not is_local(url):
             fs, path = filesystem(url, self._options_for(url))
@@ -262,7 +294,11 @@ class Targets:
 
     def _options_for(self, url: str) -> Mapping[str, Any]:
         same = urlsplit(url).scheme == urlsplit(self._url).scheme
-        return self._options if same or is_local(self._url) else {}
+        options = self._options if same or is_local(self._url) else {}
+        if not url.startswith(("http://", "https://")) or self._is_allowed(url):
+            return options
+        session = {**options.get("client_kwargs", {}), "trace_configs": [same_host_only()]}
+        return {**options, "client_kwargs": session}
 
     # Whether they are the same -----------------------------------------------------------------
 
@@ -328,6 +364,11 @@ class Targets:
             "replaced; make them again (fmristore virtualize)"
         )
         return ChangedError(msg, url=self._url)
+
+
+def _is_hidden(path: str, folder: str) -> bool:
+    """Whether a file below a folder, or a folder on the way to it, has a name with a dot first."""
+    return any(name.startswith(".") for name in Path(os.path.relpath(path, folder)).parts)
 
 
 def _is_below(url: str, folder: str) -> bool:
