@@ -419,7 +419,7 @@ class StoredObject(ABC):
     """
 
     format_name: ClassVar[str]
-    format_version: ClassVar[tuple[int, int]] = (1, 0)
+    format_version: ClassVar[tuple[int, int]] = (1, 1)
     holds: ClassVar[str] = ""
     """What the format holds, in one line: see `fmristore.formats.catalogue`."""
     use_when: ClassVar[str] = ""

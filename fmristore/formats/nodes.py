@@ -75,7 +75,7 @@ def write_bytes(group: Group, name: str, dim: str, data: bytes) -> None:
     write_plain(group, name, (dim,), np.frombuffer(data, np.uint8))
 
 
-def format_attributes(name: str, version: tuple[int, int] = (1, 0)) -> dict[str, Any]:
+def format_attributes(name: str, version: tuple[int, int] = (1, 1)) -> dict[str, Any]:
     """Root attributes that every format has."""
     return {
         FORMAT: name,
@@ -225,4 +225,6 @@ def write_times(group: Group, space: NeuroSpace, scaling: Scaling | None) -> Non
 
 def write_affine(group: Group, space: NeuroSpace) -> None:
     """Where the voxels are."""
-    write_plain(group, "affine", ("world", "voxel"), np.array(space.affine), {"units": "mm"})
+    write_plain(
+        group, "affine", ("affine_row", "affine_column"), np.array(space.affine), {"units": "mm"}
+    )

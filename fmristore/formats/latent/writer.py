@@ -76,7 +76,9 @@ def write_latent(
     """
     writer = _Writer(group, capabilities, codec)
     space = factors.space
-    write_plain(group, "affine", ("world", "voxel"), np.array(space.affine), {"units": "mm"})
+    write_plain(
+        group, "affine", ("affine_row", "affine_column"), np.array(space.affine), {"units": "mm"}
+    )
     mask = factors.voxels.mask.transpose(2, 1, 0).astype(np.uint8)
     writer.add("mask", ("z", "y", "x"), mask)
     ordered = np.array_equal(np.argwhere(mask)[:, ::-1], factors.voxels.voxels)

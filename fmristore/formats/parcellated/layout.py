@@ -351,7 +351,9 @@ def write_root(
     """Write what all scans share; return the root attributes that are to follow."""
     root = store.root
     space = parcellation.space
-    write_plain(root, "affine", ("world", "voxel"), np.array(space.affine), {"units": "mm"})
+    write_plain(
+        root, "affine", ("affine_row", "affine_column"), np.array(space.affine), {"units": "mm"}
+    )
     group = root.create_group("parcellation")
     codec = options.codec
     volume = ("z", "y", "x")
