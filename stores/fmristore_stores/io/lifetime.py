@@ -3,6 +3,7 @@
 A store may be closed, dropped or replaced while other threads read it. Each read enters a
 `Reading`: it keeps the store open until it ends, and does not end well if the store was replaced
 meanwhile. No lock is taken anywhere: a read may be interrupted, or garbage collected, at any point.
+And nothing of ours runs when a `Reading` goes away, for Python drops a Ctrl-C that arrives there.
 """
 
 from __future__ import annotations
@@ -151,13 +152,19 @@ class Lifetime:
         Of the store, for messages.
     content : Content
         The store; not kept alive by this.
+
+    Attributes
+    ----------
+    readings : dict of int to weakref
+        Reads that are under way, by their ``id``. One that was interrupted before it could leave
+        is garbage soon after, and counts no more.
     """
 
     def __init__(self, url: str, content: Content) -> None:
         self.url = url
         self.closed = False
         self._content = weakref.ref(content)
-        self.readings: weakref.WeakSet[Reading] = weakref.WeakSet()
+        self.readings: dict[int, weakref.ref[Reading]] = {}
 
     def reading(self) -> Reading:
         """Context of one read."""
@@ -176,7 +183,11 @@ class Lifetime:
     def close(self) -> None:
         """Begin no more reads; the last one that is under way releases everything."""
         self.closed = True
-        if not self.readings:
+        self.release_if_idle()
+
+    def release_if_idle(self) -> None:
+        """Release everything, unless a read is under way."""
+        if not any(reading() is not None for reading in list(self.readings.values())):
             self.release()
 
 
@@ -205,9 +216,10 @@ class Reading:
         lifetime = self._lifetime
         if lifetime is None:
             return
-        lifetime.readings.add(self)
+        lifetime.readings[id(self)] = weakref.ref(self)
         if lifetime.closed:
-            self._leave(lifetime)
+            lifetime.readings.pop(id(self), None)
+            lifetime.release_if_idle()
             raise ClosedError("the store is closed", url=lifetime.url)
 
     def check(self) -> None:
@@ -232,9 +244,6 @@ class Reading:
                     if error is None or isinstance(reason, ChangedError):
                         raise reason from error
         finally:
-            self._leave(lifetime)
-
-    def _leave(self, lifetime: Lifetime) -> None:
-        lifetime.readings.discard(self)
-        if lifetime.closed and not lifetime.readings:
-            lifetime.release()
+            lifetime.readings.pop(id(self), None)  # before anything that can be interrupted
+            if lifetime.closed:
+                lifetime.release_if_idle()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import _thread
 import errno
+import functools
+import itertools
 import logging
+import operator
 import os
 import re
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -95,8 +98,14 @@ class OpenFile:
         if hasattr(os, "pread"):
             return os.pread(self.descriptor, length, offset)
         with self.lock:  # Windows: the position belongs to all that use the descriptor
-            os.lseek(self.descriptor, offset, os.SEEK_SET)
-            return os.read(self.descriptor, length)
+            return _read_at(self.descriptor, length, offset)
+
+
+def _read_at(descriptor: int, length: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, length, offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    return os.read(descriptor, length)
 
 
 class Folder:
@@ -197,7 +206,7 @@ class LocalSource:
         self._path = keep
         self._folder = folder
         self._stats = stats
-        self._kept = _open(keep) if keep is not None and file is None else file
+        self._kept = OpenFile(_open(keep)) if keep is not None and file is None else file
 
     def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
         """Bytes of each range, one ``pread`` each.
@@ -211,21 +220,27 @@ class LocalSource:
         NotFoundError, StorageError
             If the file is gone, or the disk failed.
         """
-        found = []
-        last, opened = "", None
-        for path, offset, length in ranges:
-            if path == self._path:
-                file = self._kept
-                if file is None:
-                    raise ClosedError("the file is closed", url=path)
-            else:
-                if opened is None or path != last:
-                    last, opened = path, _open(path, self._folder)
-                file = opened
-            found.append(_read(file, path, offset, length))
+        found: list[Buffer] = []
+        for path, group in itertools.groupby(ranges, _SOURCE_OF):
+            if path != self._path:
+                found += self._read_other(path, group)
+                continue
+            file = self._kept
+            if file is None:
+                raise ClosedError("the file is closed", url=path)
+            found += [_read(file.read, item) for item in group]
         if self._stats is not None:
             self._stats.add(requests=len(found), bytes_fetched=sum(map(len, found)))
         return found
+
+    def _read_other(self, path: str, ranges: Iterator[ByteRange]) -> list[Buffer]:
+        """Read ranges of a file that is opened for them alone."""
+        descriptor = _open(path, self._folder)
+        try:
+            read = functools.partial(_read_at, descriptor)
+            return [_read(read, item) for item in ranges]
+        finally:
+            os.close(descriptor)
 
     def size(self, path: str) -> int:
         """Length of a file in bytes."""
@@ -248,10 +263,13 @@ def local_token(status: os.stat_result) -> str:
     return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
 
 
-def _open(path: str, folder: Folder | None = None) -> OpenFile:
+_SOURCE_OF = operator.itemgetter(0)
+
+
+def _open(path: str, folder: Folder | None = None) -> int:
     try:
         name, within = (path, None) if folder is None else folder.place(path)
-        return OpenFile(open_ordinary(name, within=within))
+        return open_ordinary(name, within=within)
     except OSError as error:
         raise storage_error(error, path) from error
 
@@ -259,12 +277,13 @@ def _open(path: str, folder: Folder | None = None) -> OpenFile:
 _READING = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
-def _read(file: OpenFile, path: str, offset: int, length: int) -> Buffer:
+def _read(read: Callable[[int, int], bytes], item: ByteRange) -> Buffer:
+    path, offset, length = item
     parts = []
     done = 0
     while done < length:
         try:
-            part = file.read(length - done, offset + done)
+            part = read(length - done, offset + done)
         except (OSError, OverflowError, ValueError) as error:
             raise storage_error(error, path) from error
         if not part:

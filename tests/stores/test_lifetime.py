@@ -1,0 +1,112 @@
+"""Reads keep a store open; a Ctrl-C at any point of one is neither lost nor leaves a reader."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from fmristore_stores.errors import ChangedError, ClosedError
+from fmristore_stores.io.lifetime import Lifetime
+from fmristore_stores.io.sources import LocalSource
+from fmristore_stores.protocol import ByteRange
+
+
+class Content:
+    """Of a store that nothing happens to."""
+
+    def __init__(self) -> None:
+        self.released = 0
+        self.changed = False
+
+    def check(self) -> None:
+        if self.changed:
+            raise ChangedError("replaced")
+
+    def release(self) -> None:
+        self.released += 1
+
+
+def interrupt(action: Callable[[], object], instruction: int) -> tuple[bool, bool]:
+    """Interrupt something before one of its instructions: whether it had so many, and arrived."""
+    left = instruction
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left -= 1
+            if left == -1:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        action()
+    except KeyboardInterrupt:
+        return True, True
+    finally:
+        sys.settrace(before)
+    return left < 0, False
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("closed", [False, True])
+def test_an_interrupted_read_ends_and_the_store_can_be_closed(*, closed: bool) -> None:
+    for instruction in itertools.count():
+        content = Content()
+        lifetime = Lifetime("/a.h5", content)
+
+        def read(lifetime: Lifetime = lifetime) -> None:
+            with lifetime.reading():
+                if closed:
+                    lifetime.close()
+
+        came_so_far, arrived = interrupt(read, instruction)
+        assert arrived == came_so_far
+        lifetime.close()
+        assert content.released
+        if not came_so_far:
+            break
+    assert instruction > 10
+
+
+def test_what_was_interrupted_counts_no_more_while_others_read() -> None:
+    content = Content()
+    lifetime = Lifetime("/a.h5", content)
+    for instruction in range(40):
+        interrupt(lambda: lifetime.reading().__enter__(), instruction)
+    with lifetime.reading():
+        lifetime.close()
+        assert not content.released
+        with pytest.raises(ClosedError), lifetime.reading():
+            pass
+        assert not content.released
+    assert content.released
+
+
+def test_a_read_that_fails_has_ended() -> None:
+    content = Content()
+    lifetime = Lifetime("/a.h5", content)
+    content.changed = True
+    with pytest.raises(ChangedError), lifetime.reading():
+        lifetime.close()
+    assert content.released
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_read_of_one_of_many_files_can_be_interrupted(tmp_path: Path) -> None:
+    (tmp_path / "chunk").write_bytes(b"0123456789")
+    wanted = [ByteRange(str(tmp_path / "chunk"), 2, 3)]
+    for instruction in itertools.count():
+        came_so_far, arrived = interrupt(lambda: LocalSource().fetch(wanted), instruction)
+        assert arrived == came_so_far
+        if not came_so_far:
+            break
+    assert LocalSource().fetch(wanted) == [b"234"]
