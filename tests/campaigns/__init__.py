@@ -1,0 +1,1 @@
+"""Attacks on the promises of the project, counted: ``python -m tests.campaigns --help``."""

@@ -1,0 +1,122 @@
+"""What all campaigns share: folders for trials, and the judgement of a destination."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fmristore as fs
+from tests.campaigns.children import Ended
+from tests.campaigns.operations import Operation, same, values_of
+from tests.campaigns.outcomes import Outcome
+
+__all__ = ["Options", "Verdict", "attempt", "judge", "outcome_of", "room"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for on the command line."""
+
+    trials: int
+    seed: int
+    only: str | None = None
+    quick: bool = False
+
+
+Verdict = tuple[Outcome, str, int]
+"""Outcome, detail, leftovers."""
+
+
+@contextlib.contextmanager
+def room() -> Iterator[Path]:
+    """A folder that is removed in the end, in memory where that is possible."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(prefix="campaign-", dir=memory)).resolve()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def attempt(operation: Operation, folder: Path, **options: Any) -> tuple[str, str]:
+    """Do it; ``done`` or ``error``, with the text of the error. Others pass through."""
+    try:
+        operation.run(folder, **options)
+    except fs.errors.FmristoreError as error:
+        return "error", f"{type(error).__name__}: {error}"
+    return "done", ""
+
+
+def outcome_of(ended: Ended) -> tuple[Outcome, str] | None:
+    """The failure that the end of a child is; None if it returned."""
+    match ended.how:
+        case "raised":
+            return Outcome.FOREIGN, str(ended.value)
+        case "signal":
+            return Outcome.CRASH, str(ended.value)
+        case "hang":
+            return Outcome.HANG, str(ended.value)
+        case "memory":
+            return Outcome.MEMORY, str(ended.value)
+    return None
+
+
+def judge(operation: Operation, folder: Path, *, claimed: bool = False) -> Verdict:
+    """Look at what lies there, and do the operation once more.
+
+    Parameters
+    ----------
+    operation : Operation
+        That was disturbed.
+    folder : Path
+        Where.
+    claimed : bool
+        Whether it reported success.
+    """
+    target = folder / operation.target
+    found, detail = _state(operation, target)
+    if found not in (Outcome.OLD, Outcome.NEW):
+        return found, detail, 0
+    if claimed and found is Outcome.OLD:
+        return Outcome.LIE, "it returned normally, and the old values are there", 0
+    if found is Outcome.OLD or operation.again:
+        try:
+            operation.run(folder)
+        except fs.errors.FmristoreError as error:
+            return Outcome.HINDERED, f"the next run: {type(error).__name__}: {error}", 0
+        after, detail = _state(operation, target)
+        if after is not Outcome.NEW:
+            return Outcome.HINDERED, f"after the next run: {after.value} {detail}", 0
+    return found, "", len(_leftovers(folder))
+
+
+def _state(operation: Operation, target: Path) -> tuple[Outcome, str]:
+    try:
+        values = values_of(target)
+        if values is not None and target.suffix in (".h5", ".zarr"):
+            report = fs.verify(target, deep=True)
+            if not report:
+                return Outcome.HALF, str(report)
+    except (fs.errors.FmristoreError, OSError, ValueError) as error:
+        return Outcome.HALF, f"{type(error).__name__}: {error}"
+    if same(values, operation.new):
+        return Outcome.NEW, ""
+    if same(values, operation.old):
+        return Outcome.OLD, ""
+    return (Outcome.HALF, "nothing is there") if values is None else (Outcome.WRONG, "")
+
+
+def _leftovers(folder: Path) -> list[str]:
+    """Files and folders that the project hides, in stores too."""
+    return [
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if (path.name.startswith(".") or path.suffix in (".partial", ".tmp", ".old"))
+        and not any(parent.name.startswith(".") for parent in path.relative_to(folder).parents)
+    ]
