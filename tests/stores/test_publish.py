@@ -18,6 +18,7 @@ import pytest
 
 from fmristore_stores.edit import change_store
 from fmristore_stores.errors import (
+    AccessDeniedError,
     AlreadyExistsError,
     CorruptDataError,
     FmristoreError,
@@ -564,3 +565,34 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FmristoreError), publish_file(str(tmp_path / "a.bin")):
         pass
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_that_cannot_be_flushed(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = publish.sync
+
+    def refuse(path: str) -> None:
+        if path == str(tmp_path):
+            raise OSError(errno.EMFILE, "Too many open files", path)
+        real(path)
+
+    monkeypatch.setattr(publish, "sync", refuse)
+    with pytest.raises(StorageError, match=rf"x\.{kind}.*Too many open files"):
+        make(tmp_path / f"x.{kind}", 1)
+
+
+def test_a_store_that_cannot_be_looked_into_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "x.zarr", 1)
+
+    def refuse(path: Path, **options: Any) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", refuse)
+        with pytest.raises(AccessDeniedError, match=r"x\.zarr"):
+            make(tmp_path / "x.zarr", 2, overwrite=True)
+    assert number_in(tmp_path / "x.zarr") == 1

@@ -216,7 +216,7 @@ def publish_file(
                     _rename(staged, target)
                 else:
                     _name_file(staged, target)
-                sync(os.path.dirname(target))  # noqa: PTH120 - one string, no Path needed
+                _sync_folder_of(target)
         return
     check_writable(url)
     fs, path = filesystem(url, storage_options)
@@ -273,7 +273,7 @@ def _publish_directory(
                 _name_directory(staged, target)
             elif not _exchange(staged, target):
                 _rename_twice(staged, target)
-            sync(os.path.dirname(target))  # noqa: PTH120 - one string, no Path needed
+            _sync_folder_of(target)
 
 
 def _restore(target: str) -> None:
@@ -356,13 +356,20 @@ def _check_free(target: str, *, overwrite: bool, directory: bool) -> None:
     if not overwrite:
         raise taken(target)
     if directory:
-        stored = path.is_dir() and (
-            any((path / name).exists() for name in _ZARR_FILES) or not any(path.iterdir())
-        )
-        if not stored:
+        if not _is_stored(path):
             raise AlreadyExistsError("exists and is not a Zarr store: not replaced", url=target)
     elif not path.is_file():
         raise AlreadyExistsError("exists and is not a file: not replaced", url=target)
+
+
+def _is_stored(path: Path) -> bool:
+    """Whether something is a Zarr store, or an empty folder that may become one."""
+    try:
+        return path.is_dir() and (
+            any((path / name).exists() for name in _ZARR_FILES) or not any(path.iterdir())
+        )
+    except OSError as error:
+        raise storage_error(error, str(path)) from error
 
 
 def _name_file(staged: str, target: str) -> None:
@@ -418,6 +425,13 @@ def _rename(source: str, target: str) -> None:
             time.sleep(0.05 * 2**attempt)
         else:
             return
+
+
+def _sync_folder_of(target: str) -> None:
+    try:
+        sync(os.path.dirname(target))  # noqa: PTH120 - one string, no Path needed
+    except OSError as error:
+        raise storage_error(error, target) from error
 
 
 def _sync_tree(folder: str) -> None:
