@@ -18,7 +18,7 @@ from tests.campaigns.children import Ended, Limits, in_child
 from tests.campaigns.flushing import unflushed
 from tests.campaigns.operations import OPERATIONS, Operation
 from tests.campaigns.outcomes import Outcome, Result
-from tests.campaigns.workshop import Options, Verdict, attempt, judge, outcome_of, room
+from tests.campaigns.workshop import Options, disturb, room
 
 __all__ = ["run"]
 
@@ -147,41 +147,23 @@ def _try(strike: Strike, prepared: _Prepared, folder: Path) -> Result:
     work = folder / "work"
     shutil.copytree(prepared.before, work)
     try:
-        outcome, detail, left = _struck(strike, prepared, work)
+        trouble = partial(_strike, strike, prepared.seconds, work)
+        outcome, detail, left = disturb(prepared.operation, work, trouble, limits=_LIMITS)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return Result(strike.group, strike.key, outcome, detail, left)
 
 
-def _struck(strike: Strike, prepared: _Prepared, work: Path) -> Verdict:
-    """Do an operation that is disturbed, then look at what it left."""
-    operation = prepared.operation
-    ended = in_child(partial(_disturbed, strike, prepared, work), _LIMITS)
-    killed = ended.how == "signal" and ended.signal == signal.SIGKILL
-    if not killed and (failed := outcome_of(ended)):
-        return *failed, 0
-    claimed = not killed and ended.value[0] == "done"
-    judged = in_child(partial(judge, operation, work, claimed=claimed), _LIMITS)
-    if failed := outcome_of(judged):
-        return failed[0], f"when it was looked at: {failed[1]}", 0
-    outcome, detail, left = judged.value
-    said = "" if killed else f" (the operation: {': '.join(ended.value)[:200]})"
-    return outcome, detail + said, left
-
-
-def _disturbed(strike: Strike, prepared: _Prepared, work: Path) -> tuple[str, str]:
+def _strike(strike: Strike, seconds: float, work: Path) -> None:
+    """Let it happen in this process."""
     if strike.how == "time":
         lot = random.Random(strike.key)
-        signal.setitimer(signal.ITIMER_REAL, 1e-4 + lot.random() * prepared.seconds)
         signal.signal(signal.SIGALRM, _die)
+        signal.setitimer(signal.ITIMER_REAL, 1e-4 + lot.random() * seconds)
     elif strike.how in _ERRORS:
         shim.arm(work, strike.call, "fail", _ERRORS[strike.how])
     else:
         shim.arm(work, strike.call, strike.how)
-    said = attempt(prepared.operation, work)
-    if shim.available():
-        shim.disarm()
-    return said
 
 
 def _die(*_: object) -> None:

@@ -239,7 +239,9 @@ def _looked_at(kind: Kind, sample: Sample, path: Path, out: Path) -> tuple[Outco
     report = _verified(path) if is_store else None
     if right:
         return Outcome.RIGHT, ""
-    if report is None or not report.ok or not _has_digests(path):
+    if report is not None and not report.ok:
+        return Outcome.NOTICED, str(report)
+    if report is None or not _has_digests(path):
         return Outcome.OTHER, f"verify: {report}"
     return Outcome.WRONG, f"{sample.path.name} verify: {report}"
 

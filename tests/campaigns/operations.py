@@ -36,7 +36,7 @@ GRID = fs.NeuroSpace(spatial_shape=SHAPE[:3], affine=AFFINE)
 SPACE = fs.NeuroSpace(spatial_shape=SHAPE[:3], affine=AFFINE, time_points=SHAPE[3], tr=1.5)
 LOADINGS = _rng.normal(size=(int(MASK.sum()), 3))
 BASIS = _rng.normal(size=(SHAPE[3], 3))
-_VOXELS = np.argwhere(MASK.transpose(2, 1, 0))[:, ::-1]
+_VOXELS = np.argwhere(MASK)
 
 
 def _means(run: AnyArray) -> AnyArray:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import fmristore as fs
-from tests.campaigns.children import Ended
+from tests.campaigns import shim
+from tests.campaigns.children import Ended, Limits, in_child
 from tests.campaigns.operations import Operation, same, values_of
 from tests.campaigns.outcomes import Outcome
 
-__all__ = ["Options", "Verdict", "attempt", "judge", "outcome_of", "room"]
+__all__ = ["Options", "Verdict", "attempt", "disturb", "judge", "outcome_of", "room"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,54 @@ def judge(operation: Operation, folder: Path, *, claimed: bool = False) -> Verdi
         if after is not Outcome.NEW:
             return Outcome.HINDERED, f"after the next run: {after.value} {detail}", 0
     return found, "", len(_leftovers(folder))
+
+
+def disturb(
+    operation: Operation,
+    folder: Path,
+    trouble: Callable[[], object],
+    *,
+    limits: Limits,
+    after: Callable[[], object] = lambda: None,
+    **options: Any,
+) -> Verdict:
+    """Do an operation in a child, in trouble; then look at what it left, in another one.
+
+    Parameters
+    ----------
+    operation : Operation
+        That is done.
+    folder : Path
+        Where it was prepared.
+    trouble : callable
+        Called in the child before.
+    limits : Limits
+        Of each child.
+    after : callable
+        Called here, to end the trouble.
+    **options
+        For the operation.
+    """
+
+    def work() -> tuple[str, str]:
+        trouble()
+        said = attempt(operation, folder, **options)
+        if shim.available():
+            shim.disarm()
+        return said
+
+    ended = in_child(work, limits)
+    after()
+    killed = ended.how == "signal" and ended.signal == signal.SIGKILL
+    if not killed and (failed := outcome_of(ended)):
+        return *failed, 0
+    claimed = not killed and ended.value[0] == "done"
+    judged = in_child(partial(judge, operation, folder, claimed=claimed), limits)
+    if failed := outcome_of(judged):
+        return failed[0], f"when it was looked at: {failed[1]}", 0
+    outcome, detail, left = judged.value
+    said = "" if killed else f" (the operation: {': '.join(ended.value)[:300]})"
+    return outcome, detail + said, left
 
 
 def _state(operation: Operation, target: Path) -> tuple[Outcome, str]:
