@@ -591,3 +591,41 @@ def test_what_a_killed_writer_left_is_mentioned(tmp_path: Path, ending: str) -> 
     fs.NeuroVol.create(url, np.ones((3, 4, 5), "i2"), space=np.eye(4), overwrite=True).close()
     assert not left.exists()
     assert not [note for note in fs.verify(url).notes if note.kind == "leftover"]
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("how", ["external link", "view", "external storage", "unknown codec"])
+def test_data_that_cannot_be_read_are_not_ok(tmp_path: Path, how: str, *, deep: bool) -> None:
+    """Nobody knows whether they are sound; a store without them is of no use."""
+    suffix = "zarr" if how == "unknown codec" else "h5"
+    path, data = tmp_path / f"a.{suffix}", np.arange(48, dtype="i2").reshape(4, 3, 2, 2)
+    fs.NeuroVec.create(path, data, space=np.eye(4), tr=1.0).close()
+    if suffix == "zarr":
+        document = path / "0" / "zarr.json"
+        found = json.loads(document.read_text())
+        found["codecs"][-1] = {"name": "numcodecs.pickle", "configuration": {}}
+        document.write_text(json.dumps(found))
+    else:
+        with h5py.File(tmp_path / "b.h5", "w") as other:
+            other["0"] = data.T
+        (tmp_path / "raw").write_bytes(data.tobytes())
+        with h5py.File(path, "r+") as file:
+            attributes = dict(file["0"].attrs)
+            shape = file["0"].shape
+            del file["0"]
+            if how == "external link":
+                file["0"] = h5py.ExternalLink(str(tmp_path / "b.h5"), "/0")
+            elif how == "view":
+                layout = h5py.VirtualLayout(shape, "i2")
+                layout[...] = h5py.VirtualSource(str(tmp_path / "b.h5"), "0", shape)
+                file.create_virtual_dataset("0", layout)
+            else:
+                file.create_dataset("0", shape, "i2", external=[(str(tmp_path / "raw"), 0, 96)])
+            if how != "external link":
+                file["0"].attrs.update(
+                    {k: v for k, v in attributes.items() if k != "DIMENSION_LIST"}
+                )
+                for axis, name in enumerate("tzyx"):
+                    file["0"].dims[axis].label = name
+    report = fs.verify(path, deep=deep)
+    assert not report.ok, str(report)

@@ -49,10 +49,10 @@ class TranscodeReport:
     def __str__(self) -> str:
         copied = f"{len(self.kept)} copied verbatim, {len(self.converted)} converted"
         lost = f", {len(self.dropped)} lost" if self.dropped else ""
+        equal = ", digests equal" if self.digests else ""
         where = shown(f"{self.plan.source} -> {self.plan.target}")
         return (
-            f"{where}: {len(self.plan.arrays)} arrays ({copied})"
-            f"{lost}, digests equal, {self.seconds:.2f} s"
+            f"{where}: {len(self.plan.arrays)} arrays ({copied}){lost}{equal}, {self.seconds:.2f} s"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class ArrayCheck:
         Reads chunk tables, indexes of shards and sizes of objects, no numbers.
         """
         if not self._located:
-            return True
+            return not self._required or self._is_readable()
         path = self._array.path
         before = self._problems()
         if self._total > _BATCH and self._locate_listed(advance):
@@ -152,6 +152,20 @@ class ArrayCheck:
             number, position = divmod(number, count)
             key.append(position)
         return tuple(reversed(key))
+
+    def _is_readable(self) -> bool:
+        """Whether the library of the store can read the data that only it can find."""
+        if not self.fits or 0 in self._spec.shape:
+            return True
+        try:
+            self._array.read(tuple(slice(0, 1, 1) for _ in self._spec.shape))
+        except MemoryLimitError as error:
+            self._damage("memory-limit", error.message)
+        except (*DAMAGE, *UNABLE) as error:
+            self._damage("unreadable", error.message)
+        else:
+            return True
+        return False
 
     def _problems(self) -> int:
         kinds = ("chunk-index", "missing-chunk", "corrupt-chunk")
@@ -248,7 +262,10 @@ class ArrayCheck:
                 self._damage("memory-limit", f"not decoded: {error.message}")
                 return
             except UNABLE as error:
-                self._findings.note("not-checked", path, f"not decoded: {error.message}")
+                if self._required:
+                    self._damage("unreadable", error.message)
+                else:
+                    self._findings.note("not-checked", path, f"not decoded: {error.message}")
                 return
             if self._failures >= MOST_LISTED:
                 self._findings.note("not-checked", path, "the storage failed too often to go on")

@@ -79,9 +79,13 @@ def open_content(locator: Locator, store: Store, tree: Tree, findings: Findings)
     paths = _attempt(lambda: [array.path for array in stored.primary_arrays], findings)
     if paths is None:
         return Content(told, own)
-    known = {item.path for item in tree.unreadable}
-    for path in {*paths} - {*tree.arrays} - known:
-        findings.problem("not-found", path, "the numbers are missing")
+    known = {item.path: item for item in tree.unreadable}
+    for path in {*paths} - {*tree.arrays}:
+        item = known.get(path)
+        if item is None:
+            findings.problem("not-found", path, "the numbers are missing")
+        elif not item.damaged and item.kind != "name":  # damage is a problem already
+            findings.problem("unreadable", path, item.reason)
     return Content(told, frozenset(paths))
 
 
@@ -96,7 +100,7 @@ def _attempt(work: Callable[[], Result], findings: Findings) -> Result | None:
 
 def _tell(error: FmristoreError, findings: Findings) -> None:
     if isinstance(error, UNABLE) and not isinstance(error, MemoryLimitError):
-        findings.note("not-checked", error.node or "", error.message)
+        findings.problem("unreadable", error.node or "", error.message)
     else:
         findings.error(error, "")
 
