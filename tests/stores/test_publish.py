@@ -27,6 +27,7 @@ from fmristore_stores.errors import (
     ReadOnlyError,
     StorageError,
 )
+from fmristore_stores.io.sources import sync
 from fmristore_stores.opening import open_store
 from fmristore_stores.protocol import Store
 from fmristore_stores.publishing import publish
@@ -571,7 +572,7 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_flushed(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = publish.sync
+    real = sync
 
     def refuse(path: str) -> None:
         if path == str(tmp_path):
