@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from fmristore.formats.base import StoredObject
 from fmristore.formats.opening import open_handle, opened
-from fmristore.formats.parcellated.layout import OwnTree
-from fmristore.formats.parcellated.multiscan import ParcellatedMultiScan
-from fmristore.formats.parcellated.summary import ParcellatedScanSummary
 from fmristore.formats.registry import format_class
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.layout import Access, Order
@@ -27,6 +24,18 @@ from fmristore_stores.io.location import Kind, exists, normalise
 from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import AnyArray
 
+if TYPE_CHECKING:
+    from fmristore.formats.image.image import NeuroVec, NeuroVol
+    from fmristore.formats.latent.latent import LatentNeuroVec
+    from fmristore.formats.maps.maps import LabeledVolumeSet
+    from fmristore.formats.masked.run import MaskedNeuroVec
+    from fmristore.formats.parcellated.multiscan import ParcellatedMultiScan
+    from fmristore.formats.parcellated.scan import ParcellatedScan
+    from fmristore.formats.parcellated.summary import ParcellatedScanSummary
+    from fmristore.formats.sequence.sequence import NeuroVecSeq
+
+# ruff: noqa: A001, A002 - fs.open(format=) is what users expect it to be called
+
 __all__ = [
     "convert",
     "open",
@@ -35,13 +44,74 @@ __all__ = [
 ]
 
 
-def open(  # noqa: A001 - fs.open is what users expect it to be called
+class _OpenOptions(TypedDict, total=False):
+    """What `open` takes for every format."""
+
+    kind: Kind | None
+    storage_options: Mapping[str, Any] | None
+    targets: Sequence[str]
+
+
+@overload
+def open(
     url: str | os.PathLike[str],
     *,
-    format: str | None = None,  # noqa: A002
-    kind: Kind | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    targets: Sequence[str] = (),
+    format: Literal["labeledvolumeset"],
+    **options: Unpack[_OpenOptions],
+) -> LabeledVolumeSet: ...
+@overload
+def open(
+    url: str | os.PathLike[str],
+    *,
+    format: Literal["latentneurovec"],
+    **options: Unpack[_OpenOptions],
+) -> LatentNeuroVec: ...
+@overload
+def open(
+    url: str | os.PathLike[str],
+    *,
+    format: Literal["maskedneurovec"],
+    **options: Unpack[_OpenOptions],
+) -> MaskedNeuroVec: ...
+@overload
+def open(
+    url: str | os.PathLike[str], *, format: Literal["neurovec"], **options: Unpack[_OpenOptions]
+) -> NeuroVec: ...
+@overload
+def open(
+    url: str | os.PathLike[str], *, format: Literal["neurovecseq"], **options: Unpack[_OpenOptions]
+) -> NeuroVecSeq: ...
+@overload
+def open(
+    url: str | os.PathLike[str], *, format: Literal["neurovol"], **options: Unpack[_OpenOptions]
+) -> NeuroVol: ...
+@overload
+def open(
+    url: str | os.PathLike[str],
+    *,
+    format: Literal["parcellatedmultiscan"],
+    **options: Unpack[_OpenOptions],
+) -> ParcellatedMultiScan: ...
+@overload
+def open(
+    url: str | os.PathLike[str],
+    *,
+    format: Literal["parcellatedscan"],
+    **options: Unpack[_OpenOptions],
+) -> ParcellatedScan: ...
+@overload
+def open(
+    url: str | os.PathLike[str],
+    *,
+    format: Literal["parcellatedscansummary"],
+    **options: Unpack[_OpenOptions],
+) -> ParcellatedScanSummary: ...
+@overload
+def open(
+    url: str | os.PathLike[str], *, format: str | None = None, **options: Unpack[_OpenOptions]
+) -> Any: ...
+def open(
+    url: str | os.PathLike[str], *, format: str | None = None, **options: Unpack[_OpenOptions]
 ) -> Any:
     """Open a store and find out what it holds; files of the R package fmristore open too.
 
@@ -80,7 +150,7 @@ def open(  # noqa: A001 - fs.open is what users expect it to be called
     >>> with fs.open("sub-01_task-rest_bold.h5") as bold:                     # doctest: +SKIP
     ...     series = bold[32, 40, 20]
     """
-    locator = locate(url, kind=kind, storage_options=storage_options, targets=targets)
+    locator = locate(url, **options)
     handle = Handle(locator, fresh=True)
     try:
         return open_handle(handle, expected_format=format)
@@ -290,7 +360,8 @@ def parcellate(  # noqa: PLR0913
         )
     if labels is None:
         raise InvalidInputError("labels are needed for a new store")
-    return ParcellatedScanSummary.create(
+    summary: type[ParcellatedScanSummary] = format_class("parcellatedscansummary")
+    return summary.create(
         out,
         source,
         parcellation=labels,
@@ -329,6 +400,10 @@ def _add(
     storage_options: Mapping[str, Any] | None,
 ) -> ParcellatedScanSummary:
     """Add a summary to a store of several scans that exists."""
+    from fmristore.formats.parcellated.layout import OwnTree
+    from fmristore.formats.parcellated.multiscan import ParcellatedMultiScan
+    from fmristore.formats.parcellated.summary import ParcellatedScanSummary
+
     with open(out, storage_options=storage_options) as multi:
         if not isinstance(multi, ParcellatedMultiScan):
             raise AlreadyExistsError(

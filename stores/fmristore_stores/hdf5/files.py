@@ -45,9 +45,11 @@ from fmristore_stores.spec import Attributes, copy_attributes
 
 __all__ = [
     "Mode",
+    "OpenHDF5",
     "Place",
     "Session",
     "Translated",
+    "is_same_file",
     "near_names",
     "open_file",
 ]

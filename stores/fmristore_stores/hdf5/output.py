@@ -41,8 +41,6 @@ class OutputFile:
 
     Raises
     ------
-    FileExistsError, OSError
-        If it cannot be made or opened.
     StorageError
         If another process holds a lock on it.
 

@@ -20,7 +20,7 @@ from fmristore_stores.testing.base import StoreSuite, fresh_name, scaled
 from fmristore_stores.testing.compare import assert_same_values, plain
 from fmristore_stores.testing.strategies import attributes, make_spec, node_names, random_values
 
-__all__ = ["AttributeTests", "TreeTests"]
+__all__ = ["AttributeTests", "TreeTests", "nested"]
 
 _ACCEPTED = [
     "0",

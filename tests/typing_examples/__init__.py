@@ -1,0 +1,1 @@
+"""Scripts of users, which type checkers must understand; they are not run."""

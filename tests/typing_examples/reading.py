@@ -1,0 +1,32 @@
+"""What a user of types writes, checked by mypy --strict with the tests."""
+
+from __future__ import annotations
+
+from typing import Any, assert_type
+
+import fmristore as fs
+from fmristore import NeuroSpace, NeuroVec, ParcellatedScanSummary
+
+
+def read(path: str) -> float:
+    """Open by format, read, plan and export."""
+    bold = fs.open(path, format="neurovec")
+    assert_type(bold, NeuroVec)
+    assert_type(bold.space, NeuroSpace)
+    assert_type(bold.tr, float | None)
+    shape: tuple[int, ...] = bold.shape
+    series = bold.series((32, 40, 20))
+    kept = bold.series(mask="roi.nii.gz", times=[0, 2, 3])
+    plan = bold.plan[..., 10]
+    assert (shape, series.mean(), kept.shape, plan.chunks)
+    bold.to_nifti("back.nii.gz", overwrite=True)
+    with fs.open("maps.h5", format="labeledvolumeset") as maps:
+        names: tuple[str, ...] = maps.labels
+    with bold.save("copy.ome.zarr", codec="dual") as copy:
+        assert_type(copy, NeuroVec)
+    rest = fs.parcellate(bold, "atlas.nii.gz", "rest.h5", names=list(names))
+    assert_type(rest, ParcellatedScanSummary)
+    report = fs.verify(path, deep=True)
+    anything = fs.open(path)
+    assert_type(anything, Any)
+    return 0.0 if report else float(series[0])
