@@ -18,7 +18,8 @@ def read(path: str) -> float:
     series = bold.series((32, 40, 20))
     kept = bold.series(mask="roi.nii.gz", times=[0, 2, 3])
     plan = bold.plan[..., 10]
-    assert (shape, series.mean(), kept.shape, plan.chunks)
+    assert kept.shape[0] < shape[3]
+    assert plan.chunks > 0
     bold.to_nifti("back.nii.gz", overwrite=True)
     with fs.open("maps.h5", format="labeledvolumeset") as maps:
         names: tuple[str, ...] = maps.labels
