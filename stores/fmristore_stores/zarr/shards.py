@@ -11,14 +11,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
+from fmristore_stores.chunks.cache import ChunkCache
 from fmristore_stores.errors import (
     CorruptDataError,
     InvalidInputError,
@@ -32,7 +31,7 @@ from fmristore_stores.spec import ArraySpec
 from fmristore_stores.zarr.files import Files
 from fmristore_stores.zarr.metadata import Placement
 
-__all__ = ["ChunkLocator", "Index", "parse_index", "shard_parts"]
+__all__ = ["SHARD_INDEXES", "ChunkLocator", "Index", "parse_index", "shard_parts"]
 
 Index = npt.NDArray[np.uint64]
 """Index of a shard, shape (chunks of the shard, 2): offset and length of each chunk in bytes."""
@@ -40,9 +39,14 @@ Index = npt.NDArray[np.uint64]
 _MISSING = 2**64 - 1
 _ENTRY = 16
 _CHECKSUM = 4
-_CACHE_BYTES = 32 * 1024 * 1024
 _BATCH = 1 << 14
 """Units that are looked for at a time."""
+
+_LOADED = 16 * 1024 * 1024
+"""Bytes of indexes that are loaded at a time."""
+
+SHARD_INDEXES = ChunkCache(32 * 1024 * 1024)
+"""Indexes of shards that all arrays of the process share room for, least recently used dropped."""
 
 
 def parse_index(data: Buffer, size: int | None, *, first: bool, url: str) -> Index:
@@ -132,8 +136,10 @@ class ChunkLocator:
     placement : Placement
         How its objects are named.
     keep : bool
-        Remember the indexes of shards; only for stores that nobody writes.
+        Remember the indexes of shards in `SHARD_INDEXES`; only for stores that nobody writes.
     """
+
+    _owners = itertools.count()
 
     def __init__(
         self,
@@ -156,7 +162,8 @@ class ChunkLocator:
         if spec.layout.shards:
             pairs = zip(spec.layout.shards, spec.layout.chunks, strict=True)
             self._ratio = tuple(s // c for s, c in pairs)
-        self._indexes = _IndexCache(_CACHE_BYTES if keep else 0)
+        self._owner = next(self._owners)
+        self._keeps = keep
 
     def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
         """Locate chunks, None for those that were never written.
@@ -216,7 +223,16 @@ class ChunkLocator:
 
     def _in_shards(self, keys: Sequence[ChunkKey], ratio: tuple[int, ...]) -> list[ChunkRef | None]:
         units = [tuple(k // r for k, r in zip(key, ratio, strict=True)) for key in keys]
-        indexes = self._load(dict.fromkeys(units), math.prod(ratio))
+        distinct = list(dict.fromkeys(units))
+        step = max(1, _LOADED // (math.prod(ratio) * _ENTRY))
+        if len(distinct) > step:
+            refs: dict[ChunkKey, ChunkRef | None] = {}
+            for start in range(0, len(distinct), step):
+                some = set(distinct[start : start + step])
+                part = [key for key, unit in zip(keys, units, strict=True) if unit in some]
+                refs |= zip(part, self._in_shards(part, ratio), strict=True)
+            return [refs[key] for key in keys]
+        indexes = self._load(distinct, math.prod(ratio))
         paths = {unit: self._files.path(self._name(unit)) for unit in indexes}
         found: list[ChunkRef | None] = []
         for key, unit in zip(keys, units, strict=True):
@@ -239,7 +255,7 @@ class ChunkLocator:
         indexes: dict[ChunkKey, Index | None] = {}
         unknown = []
         for unit in units:
-            index = self._indexes.get(unit)
+            index = SHARD_INDEXES.get(self._owner, unit) if self._keeps else None
             if index is None:
                 unknown.append(unit)
             indexes[unit] = index
@@ -270,7 +286,8 @@ class ChunkLocator:
 
     def _keep(self, unit: ChunkKey, data: Buffer, size: int | None, path: str) -> Index:
         index = parse_index(data, size, first=self._placement.index_first, url=path)
-        self._indexes.put(unit, index)
+        if self._keeps:
+            SHARD_INDEXES.put(self._owner, unit, index)
         return index
 
     def stored_units(self) -> int:
@@ -321,29 +338,3 @@ class ChunkLocator:
 
 def _lies_in(key: ChunkKey, grid: tuple[int, ...]) -> bool:
     return len(key) == len(grid) and all(0 <= k < n for k, n in zip(key, grid, strict=True))
-
-
-class _IndexCache:
-    """Indexes of the shards that were used last, up to a number of bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._bytes = 0
-        self._indexes: OrderedDict[ChunkKey, Index] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, unit: ChunkKey) -> Index | None:
-        with self._lock:
-            index = self._indexes.get(unit)
-            if index is not None:
-                self._indexes.move_to_end(unit)
-            return index
-
-    def put(self, unit: ChunkKey, index: Index) -> None:
-        with self._lock:
-            if unit in self._indexes or index.nbytes > self._limit:
-                return
-            self._indexes[unit] = index
-            self._bytes += index.nbytes
-            while self._bytes > self._limit:
-                self._bytes -= self._indexes.popitem(last=False)[1].nbytes
