@@ -217,9 +217,11 @@ def test_names_in_memory(names: Any) -> None:
 
 
 def test_names_by_position_when_there_are_more_than_ids() -> None:
-    table = read_table([f"n{i}" for i in range(1, 15)], PRESENT)
-    assert len(table) == 14
+    table = read_table([f"n{i}" for i in range(1, 13)], PRESENT)
+    assert len(table) == 12
     assert table.names[6] == "n7"
+    with pytest.raises(InvalidInputError, match="14 names for 3 labels"):
+        read_table([f"n{i}" for i in range(1, 15)], PRESENT)
 
 
 def test_data_frame() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import inspect
 import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,29 +15,75 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmristore_stores.errors import InvalidInputError, MemoryLimitError
+from fmristore.sources.label_files import read_label_file
+from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.io.location import normalise
 from fmristore_stores.protocol import AnyArray
-from fmristore_stores.reference.targets import read_whole
 from fmristore_stores.spec import STRING
 
 __all__ = [
     "BACKGROUND",
     "FileAt",
     "LabelTable",
+    "ParcellationWarning",
     "as_column",
+    "as_names",
+    "is_background",
     "parse_ids",
     "read_table",
+    "warn",
     "with_options",
 ]
+
+
+class ParcellationWarning(UserWarning):
+    """A parcel has no voxels or no name, voxels were left out, or labels were rounded."""
+
+
+def warn(text: str) -> None:
+    """Warn, at the line outside of this package that led here."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("fmristore."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, ParcellationWarning, stacklevel=level)
+
 
 BACKGROUND = 0
 """The number that means no parcel."""
 
-_ID_COLUMNS = ("index", "id", "value", "label_id", "parcel_id", "cluster_id", "roi_id", "label")
-_NAME_COLUMNS = ("name", "label", "label_name", "region", "region_name", "roi_name", "labels")
-_LUT_COLUMNS = ("index", "name", "red", "green", "blue", "alpha")
-_LARGEST_FILE = 16 << 20
+_ID_COLUMNS = (
+    "index",
+    "id",
+    "value",
+    "label_id",
+    "parcel_id",
+    "cluster_id",
+    "roi_id",
+    "label_index",
+    "label_value",
+    "region_id",
+    "roi_label",
+    "roi",
+    "no",
+    "idx",
+    "intensity",
+    "label",
+)
+_NAME_COLUMNS = (
+    "name",
+    "label",
+    "label_name",
+    "region",
+    "region_name",
+    "roi_name",
+    "labels",
+    "names",
+    "structure",
+)
+_BACKGROUNDS = frozenset(
+    {"", "background", "unknown", "clearlabel", "none", "nan", "na", "outside", "void", "unlabeled"}
+    | {"unassigned", "nolabel", "empty", "exterior", "medialwall", "undefined", "bg", "zero"}
+)
 _LARGEST_ID = 2**31 - 1
 _INTEGER = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
 _NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
@@ -96,15 +142,34 @@ def _pick(values: Column, rows: Sequence[int]) -> Column:
     return taken if known.all() else np.where(known, taken.astype(np.float64), np.nan)
 
 
-def read_table(names: Any, present: NDArray[np.int32]) -> LabelTable:
+@dataclass(frozen=True, slots=True)
+class FileAt:
+    """A file that a user names, with what fsspec needs to reach it."""
+
+    url: str
+    storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
+
+
+def with_options(given: Any, storage_options: Mapping[str, Any] | None) -> Any:
+    """A path or URL with the options to reach it; everything else as it is."""
+    if isinstance(given, str | os.PathLike):
+        return FileAt(os.fspath(given), storage_options)
+    return given
+
+
+def read_table(
+    names: Any,
+    present: NDArray[np.int32],
+) -> LabelTable:
     """Understand what a user gives as the names of parcels.
 
     Parameters
     ----------
-    names : path, mapping, sequence of str, DataFrame, or None
-        A file: BIDS ``_dseg.tsv``, CSV with a header, or a FreeSurfer colour table, told apart by
-        their content. A mapping from id to name, or from column name to values. Names alone: one
-        for each id that occurs, in ascending order, or (if there are more) the name of id 1, 2, ...
+    names : path, URL, mapping, Series, sequence of str, DataFrame, or None
+        A file: see `fmristore.sources.label_files`. A mapping, or a pandas Series, from id to
+        name; a mapping from column name to values, or a data frame. Names alone: one for each id
+        that occurs, in ascending order, or the names of id 1, 2, ... up to the largest that
+        occurs. A first name "Background" is that of id 0.
     present : ndarray of int32
         Ids that occur in the image, ascending.
 
@@ -114,30 +179,57 @@ def read_table(names: Any, present: NDArray[np.int32]) -> LabelTable:
         Of the ids that the table has; row 0, the background, is left out. A table without names,
         and an empty name, give ``"Parcel <id>"``.
 
+    Warns
+    -----
+    ParcellationWarning
+        If the table has no names, or id 0, the background, has the name of a region.
+
     Raises
     ------
     NotFoundError, StorageError
         If the file cannot be read.
     InvalidInputError
-        If it is no such table, an id is not a whole number above 0 or occurs twice, or there are
-        not as many names as ids.
+        If it is no such table, an id is not a whole number above 0 or occurs twice, names are
+        numbers, none of the ids occurs in the image, or there are not as many names as ids.
     """
     if names is None:
         return LabelTable(np.empty(0, np.int32), ())
     if isinstance(names, LabelTable):
         return names
     names = with_options(names, None)
+    url = None
     if isinstance(names, FileAt):
-        return _from_file(names)
-    if isinstance(names, Mapping):
-        return _from_mapping(names)
-    if hasattr(names, "columns") and hasattr(names, "to_dict"):
-        return _from_columns({str(k): list(v) for k, v in names.to_dict("list").items()})
-    if isinstance(names, Iterable):
-        return _from_names(list(names), present)
-    raise InvalidInputError(
-        f"names must be a file, a mapping or a list of text, not {type(names).__name__}"
-    )
+        url = normalise(names.url)
+        found = read_label_file(url, present, names.storage_options)
+        table = (
+            _from_columns(found, present, url)
+            if isinstance(found, dict)
+            else _from_names(found, present, url)
+        )
+    elif isinstance(names, Mapping):
+        table = _from_mapping(names, present)
+    elif hasattr(names, "columns") and hasattr(names, "to_dict"):
+        table = _from_frame(names, present)
+    elif hasattr(names, "index") and hasattr(names, "to_dict"):
+        table = _from_series(names)
+    elif isinstance(names, Iterable):
+        table = _from_names(list(names), present)
+    else:
+        raise InvalidInputError(
+            f"names must be a file, a mapping or a list of text, not {type(names).__name__}"
+        )
+    if len(present) and len(table) and not np.isin(present, table.ids).any():
+        raise InvalidInputError(
+            f"none of the ids in the table ({_some(table.ids)}) occurs in the label image "
+            f"({_some(present)}): is it the table of another atlas?",
+            url=url,
+        )
+    return table
+
+
+def _some(ids: AnyArray) -> str:
+    few = ", ".join(map(str, ids[:3].tolist()))
+    return few + (f", ... {ids[-1]}" if len(ids) > 3 else "")
 
 
 def parse_ids(values: Any, *, url: str | None = None) -> NDArray[np.int64]:
@@ -202,18 +294,24 @@ def _storable(text: str) -> str:
 
 def _make(
     ids: NDArray[np.int64],
-    names: Sequence[str] | None,
+    names: Sequence[Any] | None,
     columns: Mapping[str, Column],
     url: str | None = None,
 ) -> LabelTable:
     """Sort by id, leave the background out, and fill in names."""
     order = np.argsort(ids, kind="stable")
+    texts = [""] * len(ids) if names is None else as_names(names, url)
+    for row in order[ids[order] == BACKGROUND]:
+        if not is_background(texts[row]):
+            warn(
+                f"id 0 is called {texts[row][:80]!r}, and 0 is the background of a label image: "
+                "if that is a region, the ids of the table begin at 0 and should begin at 1"
+            )
     order = order[ids[order] != BACKGROUND]
     sorted_ids = ids[order].astype(np.int32)
     twice = sorted_ids[1:][np.diff(sorted_ids) == 0]
     if len(twice):
         raise InvalidInputError(f"id {twice[0]} occurs twice in the table", url=url)
-    texts = [""] * len(ids) if names is None else [_storable(str(n).strip()) for n in names]
     final = tuple(
         texts[row] or f"Parcel {number}" for row, number in zip(order, sorted_ids, strict=True)
     )
@@ -223,7 +321,37 @@ def _make(
     return LabelTable(sorted_ids, final, kept)
 
 
-def _from_mapping(given: Mapping[Any, Any]) -> LabelTable:
+def as_names(values: Sequence[Any], url: str | None = None) -> list[str]:
+    """Names as texts without blanks around them; missing ones are empty.
+
+    Raises
+    ------
+    InvalidInputError
+        If one is not text, or all of them are numbers.
+    """
+    names = []
+    for value in values:
+        text = value
+        if isinstance(value, bytes):
+            text = value.decode("utf-8", "replace")
+        elif value is None or (isinstance(value, float) and math.isnan(value)):
+            text = ""
+        if not isinstance(text, str):
+            raise InvalidInputError(
+                f"names of parcels must be text, not {value!r:.80}; give them as text if they "
+                "are meant to be numbers",
+                url=url,
+            )
+        names.append(_storable(text.strip()))
+    return names
+
+
+def is_background(name: str) -> bool:
+    """Whether a name is one that tables give to id 0."""
+    return re.sub(r"[\W_]+", "", name.lower()) in _BACKGROUNDS
+
+
+def _from_mapping(given: Mapping[Any, Any], present: NDArray[np.int32]) -> LabelTable:
     if given and all(isinstance(key, str) and not _INTEGER.fullmatch(key) for key in given):
         columns = {}
         for key, values in given.items():
@@ -233,130 +361,178 @@ def _from_mapping(given: Mapping[Any, Any]) -> LabelTable:
                     'columns ({"index": [...], "name": [...]})'
                 )
             columns[key] = list(values)
-        return _from_columns(columns)
-    if not all(isinstance(name, str) for name in given.values()):
-        raise InvalidInputError("names of parcels must be text")
+        return _from_columns(columns, present)
     return _make(parse_ids(given), list(given.values()), {})
 
 
-def _from_names(names: list[Any], present: NDArray[np.int32]) -> LabelTable:
-    if not all(isinstance(name, str) for name in names):
-        raise InvalidInputError("names of parcels must be text")
-    count = len(present)
-    if len(names) == count + 1 and names[0].strip().lower() == "background":
+def _from_series(series: Any) -> LabelTable:
+    """A pandas Series: names by the ids that are its index."""
+    ids = parse_ids(series.index)
+    names = as_names(list(series))
+    zeros = np.flatnonzero(ids == BACKGROUND)
+    if len(zeros) and not is_background(names[int(zeros[0])]):
+        raise InvalidInputError(
+            f"the Series has {names[int(zeros[0])][:80]!r} at 0, and 0 is the background: its "
+            'index must be the ids (frame.set_index("id")["name"]); give a list for names in '
+            "order of their ids"
+        )
+    return _make(ids, names, {})
+
+
+def _from_frame(frame: Any, present: NDArray[np.int32]) -> LabelTable:
+    """A data frame; its index counts as a column unless it only numbers the rows."""
+    columns = {str(k): list(frame[k]) for k in frame.columns}
+    if len(columns) != len(frame.columns):
+        raise InvalidInputError("two columns of the table have the same name")
+    name, index = frame.index.name, list(frame.index)
+    if isinstance(name, str) and name not in columns:
+        columns = {name: index, **columns}
+    elif index != list(range(len(index))) and all(_like(i, _INTEGER) for i in index):
+        held = [k for k in columns if _named(k) in _ID_COLUMNS and _integers(columns[k])]
+        if not held:
+            columns = {"index": index, **columns}
+    return _from_columns(columns, present)
+
+
+def _from_names(given: list[Any], present: NDArray[np.int32], url: str | None = None) -> LabelTable:
+    names = as_names(given, url)
+    if names and all(_NUMBER.fullmatch(name) for name in names):
+        raise InvalidInputError(
+            f"the names ({', '.join(names[:3])}, ...) are numbers: give a mapping from id to name",
+            url=url,
+        )
+    if names and is_background(names[0]) and "background" in names[0].lower():
         names = names[1:]
+    count = len(present)
+    largest = int(present[-1]) if count else 0
+    if len(names) == largest:
+        return _make(np.arange(1, len(names) + 1), names, {})
     if len(names) == count:
         return _make(present.astype(np.int64), names, {})
-    largest = int(present[-1]) if count else 0
-    if len(names) >= largest:
-        return _make(np.arange(1, len(names) + 1), names, {})
     raise InvalidInputError(
         f"{len(names)} names for {count} labels, the largest of which is {largest}; "
-        "give a mapping from id to name, or a table with the ids"
+        "give a mapping from id to name (dict(enumerate(names, start=1)) if the first name is "
+        "that of id 1), or a table with the ids",
+        url=url,
     )
 
 
-def _from_columns(columns: Mapping[str, Sequence[Any]], url: str | None = None) -> LabelTable:
+def _named(name: str) -> str:
+    """Name of a column as it is looked up."""
+    return re.sub(r"[\s.:\-_]+", "_", name.strip().lower()).strip("_")
+
+
+def _integers(values: Sequence[Any]) -> bool:
+    """Whether a column could be ids."""
+    try:
+        return bool(len(values)) and bool(len(parse_ids(values)))
+    except InvalidInputError:
+        return False
+
+
+def _textual(values: Sequence[Any]) -> bool:
+    """Whether a column holds texts that are no numbers."""
+    texts = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
+    known = [v.strip() for v in texts if isinstance(v, str) and v.strip().lower() not in _MISSING]
+    return any(not _NUMBER.fullmatch(v) for v in known)
+
+
+def _from_columns(
+    columns: Mapping[str, Sequence[Any]], present: NDArray[np.int32], url: str | None = None
+) -> LabelTable:
     lengths = {len(values) for values in columns.values()}
     if len(lengths) > 1:
         raise InvalidInputError("the columns of the table differ in length", url=url)
-    by_lower = {name.strip().lower(): name for name in reversed(list(columns))}
-    found = [by_lower[c] for c in _ID_COLUMNS if c in by_lower]
-    of_ids = found[0] if found else None
-    of_names = next((by_lower[c] for c in _NAME_COLUMNS if c in by_lower), None)
-    if of_ids is None or (of_ids == of_names and len(found) == 1 and _textual(columns[of_ids])):
-        raise InvalidInputError(
-            f"the table has the columns {', '.join(columns) or '(none)'}; expected one of the ids "
-            f"({', '.join(_ID_COLUMNS[:6])}) and one of the names ({', '.join(_NAME_COLUMNS[:4])})",
-            url=url,
-        )
-    if of_names == of_ids:
-        of_names = None
+    of_ids = _id_column(columns, present, url)
+    of_names = _name_column({k: v for k, v in columns.items() if k != of_ids}, url)
+    if of_names is None:
+        warn(f"the table has no names of parcels, only the columns {', '.join(columns)}")
     rest = {
         name.strip(): as_column(values)
         for name, values in columns.items()
         if name not in (of_ids, of_names)
     }
-    return _make(
-        parse_ids(columns[of_ids], url=url),
-        None if of_names is None else ["" if n is None else n for n in columns[of_names]],
-        rest,
-        url,
-    )
+    texts = None if of_names is None else [_name_text(n) for n in columns[of_names]]
+    return _make(parse_ids(columns[of_ids], url=url), texts, rest, url)
 
 
-def _textual(values: Sequence[Any]) -> bool:
-    return not all(_like(str(v).strip(), _INTEGER) for v in values)
+def _name_text(value: Any) -> Any:
+    """A name in a column of texts, in which numbers may stand as such."""
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return str(value)
+    return value
 
 
-# Files ---------------------------------------------------------------------------------------
+def _id_column(
+    columns: Mapping[str, Sequence[Any]], present: NDArray[np.int32], url: str | None
+) -> str:
+    """Column that holds the ids: by its name if it holds whole numbers, else by what it holds."""
+    by_name = {_named(name): name for name in reversed(list(columns))}
+    called = [by_name[c] for c in _ID_COLUMNS if c in by_name]
+    held = [name for name in called if _integers(columns[name])]
+    if not held:
+        certain = [name for name in called if _named(name) not in _NAME_COLUMNS]
+        if certain:
+            parse_ids(columns[certain[0]], url=url)  # says which one is no id
+        held = [name for name in columns if _covers(columns[name], present)]
+        if len(held) == 1:
+            return held[0]
+        raise InvalidInputError(
+            f"the table has the columns {', '.join(columns) or '(none)'}; expected one of the ids "
+            f"({', '.join(_ID_COLUMNS[:6])}) and one of the names ({', '.join(_NAME_COLUMNS[:4])})",
+            url=url,
+        )
+    first, *others = held
+    if _numbers_rows(columns[first]) or not _covers(columns[first], present):
+        # Numbers of the rows, or ids of another image, if another column has those of this one.
+        fitting = [name for name in others if _covers(columns[name], present)]
+        if fitting and list(parse_ids(columns[fitting[0]])) != list(parse_ids(columns[first])):
+            if len(fitting) == 1 and not _covers(columns[first], present):
+                return fitting[0]
+            names = next((v for k, v in columns.items() if _named(k) in _NAME_COLUMNS), [""])
+            zero = parse_ids(columns[first])[0] == 0 and is_background(str(names[0]))
+            if not zero:
+                raise InvalidInputError(
+                    f"the columns {first} and {fitting[0]} could both be the ids: leave out "
+                    "the one that is not, or give a mapping from id to name",
+                    url=url,
+                )
+    return first
 
 
-@dataclass(frozen=True, slots=True)
-class FileAt:
-    """A file that a user names, with what fsspec needs to reach it."""
-
-    url: str
-    storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
+def _numbers_rows(values: Sequence[Any]) -> bool:
+    """Whether a column may only number the rows."""
+    ids = parse_ids(values)
+    return bool(len(ids)) and ids[0] in (0, 1) and bool((np.diff(ids) == 1).all())
 
 
-def with_options(given: Any, storage_options: Mapping[str, Any] | None) -> Any:
-    """A path or URL with the options to reach it; everything else as it is."""
-    if isinstance(given, str | os.PathLike):
-        return FileAt(os.fspath(given), storage_options)
-    return given
+def _covers(values: Sequence[Any], present: NDArray[np.int32]) -> bool:
+    """Whether a column has different ids, those that occur among them."""
+    if not _integers(values):
+        return False
+    ids = parse_ids(values)
+    return len(np.unique(ids)) == len(ids) and bool(np.isin(present, ids).all())
 
 
-def _from_file(file: FileAt) -> LabelTable:
-    url = normalise(file.url)
-    try:
-        raw = read_whole(url, file.storage_options, limit=_LARGEST_FILE)
-    except MemoryLimitError as error:
-        msg = f"larger than {_LARGEST_FILE} bytes: no table of labels"
-        raise InvalidInputError(msg, url=url) from error
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidInputError("the table of labels is not text in UTF-8", url=url) from error
-    if "\x00" in text:
-        raise InvalidInputError("the table of labels is not text: it holds NUL", url=url)
-    rows = _rows(text, url)
-    if not rows:
-        raise InvalidInputError("the table of labels is empty", url=url)
-    if _INTEGER.fullmatch(rows[0][0].strip()):  # no header
-        header: Sequence[str] = _LUT_COLUMNS
-        if any(len(row) > len(header) for row in rows):
+def _name_column(columns: Mapping[str, Sequence[Any]], url: str | None) -> str | None:
+    """Column that holds the names: by its name if it holds text, else the only one of texts."""
+    by_name = {_named(name): name for name in reversed(list(columns))}
+    called = [by_name[c] for c in _NAME_COLUMNS if c in by_name]
+    for name in called:
+        if _textual(columns[name]):
+            return name
+    if any(len(columns[name]) for name in called):
+        filled = [v for v in columns[called[0]] if str(v).strip().lower() not in _MISSING]
+        if filled:
             raise InvalidInputError(
-                "a table without a header may have the columns " + ", ".join(header), url=url
-            )
-        header = header[: max(len(row) for row in rows)]
-    else:
-        header, *rows = rows
-    for number, row in enumerate(rows, start=1):
-        if len(row) > len(header):
-            raise InvalidInputError(
-                f"row {number} of the table has {len(row)} values for {len(header)} columns",
+                f"the names in the column {called[0]} are numbers ({filled[0]!r:.40}, ...): "
+                "name the column of the names 'name', or give a mapping from id to name",
                 url=url,
             )
-    if len({name.strip() for name in header}) != len(header):
-        raise InvalidInputError("two columns of the table have the same name", url=url)
-    columns = {
-        name: [row[i] if i < len(row) else "" for row in rows] for i, name in enumerate(header)
-    }
-    return _from_columns(columns, url)
-
-
-def _rows(text: str, url: str) -> list[list[str]]:
-    """Rows of a table, separated by tabs, commas, semicolons, or white space (colour tables)."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    content = [line for line in lines if not line.lstrip().startswith("#")]
-    if not content:
-        return []
-    separator = next((s for s in "\t,;" if s in content[0]), "")
-    if not separator:
-        return [line.split() for line in content]
-    try:
-        parsed = list(csv.reader(io.StringIO("\n".join(content)), delimiter=separator))
-    except csv.Error as error:
-        raise InvalidInputError(f"the table of labels cannot be read: {error}", url=url) from error
-    return [row for row in parsed if any(cell.strip() for cell in row)]
+        return called[0]
+    texts = [
+        name
+        for name, values in columns.items()
+        if _textual(values) and len(set(map(str, values))) == len(values)
+    ]
+    return texts[0] if len(texts) == 1 else None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
-import warnings
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
-from fmristore.sources.labels import Column, LabelTable, read_table
+from fmristore.sources.labels import Column, LabelTable, ParcellationWarning, read_table, warn
 from fmristore.sources.masks import load_volume, mask_array
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.protocol import AnyArray
@@ -22,10 +20,6 @@ from fmristore_stores.protocol import AnyArray
 __all__ = ["Parcellation", "ParcellationWarning", "find_parcel", "find_parcels"]
 
 _LARGEST_ID = 2**31 - 1
-
-
-class ParcellationWarning(UserWarning):
-    """A parcel has no voxels, or voxels were left out."""
 
 
 class Parcellation:
@@ -135,7 +129,7 @@ class Parcellation:
         if inside is not None:
             outside = np.count_nonzero(numbers[~inside])
             if outside:
-                _warn(f"{outside} labelled voxels lie outside the mask and are left out")
+                warn(f"{outside} labelled voxels lie outside the mask and are left out")
             # Parcels that the mask empties are still parcels of the atlas.
             table = _full_table(names, numbers)
             numbers = np.where(inside, numbers, 0)
@@ -181,7 +175,7 @@ class Parcellation:
         empty = np.flatnonzero(np.diff(self.indptr) == 0)
         if len(empty):
             some = ", ".join(self.names[k] for k in empty[:3]) + (", ..." if len(empty) > 3 else "")
-            _warn(f"{len(empty)} of {len(self)} parcels have no voxels: {some}")
+            warn(f"{len(empty)} of {len(self)} parcels have no voxels: {some}")
 
     def __len__(self) -> int:
         return len(self.table)
@@ -360,11 +354,3 @@ def _common_grid(
             url=url,
         )
     return space.without_time()
-
-
-def _warn(text: str) -> None:
-    """Warn, at the line outside of this package that led here."""
-    level, frame = 1, inspect.currentframe()
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("fmristore."):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, ParcellationWarning, stacklevel=level)

@@ -1,0 +1,251 @@
+"""Files that name the ids of a label image, in the forms that atlases and programs have.
+
+Known are tables with a header (BIDS ``_dseg.tsv``, CSV of Schaefer's centroids, ...), colour tables
+(FreeSurfer, FSLeyes, ITK-SNAP, label lists of Connectome Workbench), the XML of FSL and AAL, tables
+without a header, and names alone. They are told apart by what they hold.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmristore_stores.errors import InvalidInputError, MemoryLimitError
+from fmristore_stores.reference.targets import read_whole
+
+__all__ = ["read_label_file"]
+
+_LARGEST_FILE = 16 << 20
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?"
+_COLOUR = ("red", "green", "blue", "alpha")
+_HEADERS = frozenset({"name", "names", "label", "labels", "region", "roi_name", "roi name"})
+
+Columns = dict[str, list[str]]
+
+_FREESURFER = re.compile(rf"(\d+)\s+(\S+)\s+({_NUMBER}(?:\s+{_NUMBER}){{2,4}})")
+_FSLEYES = re.compile(rf"(\d+)\s+({_NUMBER}\s+{_NUMBER}\s+{_NUMBER})\s+(\S.*)")
+_ITKSNAP = re.compile(rf'(\d+)\s+(\d+\s+\d+\s+\d+\s+{_NUMBER})\s+[01]\s+[01]\s+"(.*)"')
+_WORKBENCH = re.compile(r"(\d+)\s+(\d+\s+\d+\s+\d+\s+\d+)")
+
+
+def read_label_file(
+    url: str, present: NDArray[np.int32], storage_options: Mapping[str, Any] | None = None
+) -> Columns | list[str]:
+    """Columns of a table of labels, or its names if it has nothing else.
+
+    Parameters
+    ----------
+    url : str
+        Path or URL.
+    present : ndarray of int32
+        Ids that occur in the image: they tell which of two columns has the ids.
+    storage_options : mapping, optional
+        For a URL.
+
+    Raises
+    ------
+    NotFoundError, StorageError
+        If the file cannot be read.
+    InvalidInputError
+        If it is no table of labels, or larger than 16 MiB.
+    """
+    text = _text(url, storage_options)
+    if text.lstrip().startswith("<"):
+        return _xml(text, url)
+    lines = [line.strip(" \r\n\f\v") for line in text.splitlines() if line.strip()]
+    found = _workbench(lines)
+    if found is not None:
+        return found
+    lines = [line for line in lines if not line.lstrip().startswith("#")]
+    if not lines:
+        raise InvalidInputError("the table of labels is empty", url=url)
+    found = _colours(lines)
+    if found is not None:
+        return found
+    separator = next((s for s in "\t,;" if s in lines[0]), "")
+    if not separator:
+        return _spaced(lines, present, url)
+    rows = _rows(lines, separator, url)
+    if not any(cell.strip().isdecimal() for cell in rows[0]):
+        header, *rows = rows
+        return _under(header, rows, url)
+    return _bare(rows, present, url)
+
+
+def _text(url: str, storage_options: Mapping[str, Any] | None) -> str:
+    try:
+        raw = read_whole(url, storage_options, limit=_LARGEST_FILE)
+    except MemoryLimitError as error:
+        msg = f"larger than {_LARGEST_FILE} bytes: no table of labels"
+        raise InvalidInputError(msg, url=url) from error
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidInputError("the table of labels is not text in UTF-8", url=url) from error
+    if "\x00" in text:
+        raise InvalidInputError("the table of labels is not text: it holds NUL", url=url)
+    return text
+
+
+# Tables of colours ----------------------------------------------------------------------------
+
+
+def _workbench(lines: Sequence[str]) -> Columns | None:
+    """A line with the name, then one with id and colour."""
+    if len(lines) < 2 or len(lines) % 2:
+        return None
+    colours = [_WORKBENCH.fullmatch(line) for line in lines[1::2]]
+    if any(_WORKBENCH.fullmatch(line) for line in lines[::2]):
+        return None
+    found = [match.groups() for match in colours if match is not None]
+    if len(found) != len(colours):
+        return None
+    return _coloured([(i, name, rgb) for (i, rgb), name in zip(found, lines[::2], strict=True)])
+
+
+def _colours(lines: Sequence[str]) -> Columns | None:
+    """Rows of FreeSurfer (id, name, colour), ITK-SNAP or FSLeyes (id, colour, name)."""
+    for pattern, name, colour in ((_FREESURFER, 2, 3), (_ITKSNAP, 3, 2), (_FSLEYES, 3, 2)):
+        found = [pattern.fullmatch(line) for line in lines]
+        rows = [(m[1], m[name], m[colour]) for m in found if m is not None]
+        texts = [text for _, text, _ in rows if not re.fullmatch(rf"[\d\s.]*|{_NUMBER}", text)]
+        if len(rows) == len(lines) and texts:
+            return _coloured(rows)
+    return None
+
+
+def _coloured(rows: Sequence[tuple[str, str, str]]) -> Columns:
+    columns: Columns = {"index": [i for i, _, _ in rows], "name": [name for _, name, _ in rows]}
+    parts = [colour.split() for _, _, colour in rows]
+    for k, name in enumerate(_COLOUR[: max(map(len, parts))]):
+        columns[name] = [part[k] if k < len(part) else "" for part in parts]
+    return columns
+
+
+# Rows -----------------------------------------------------------------------------------------
+
+
+def _rows(lines: Sequence[str], separator: str, url: str) -> list[list[str]]:
+    try:
+        parsed = list(csv.reader(io.StringIO("\n".join(lines)), delimiter=separator))
+    except csv.Error as error:
+        raise InvalidInputError(f"the table of labels cannot be read: {error}", url=url) from error
+    return [row for row in parsed if any(cell.strip() for cell in row)]
+
+
+def _under(header: Sequence[str], rows: Sequence[Sequence[str]], url: str) -> Columns:
+    """Columns below a header."""
+    for number, row in enumerate(rows, start=1):
+        if len(row) > len(header):
+            raise InvalidInputError(
+                f"row {number} of the table has {len(row)} values for {len(header)} columns",
+                url=url,
+            )
+    if len({name.strip() for name in header}) != len(header):
+        raise InvalidInputError("two columns of the table have the same name", url=url)
+    return {
+        name.strip() or "row": [row[i] if i < len(row) else "" for row in rows]
+        for i, name in enumerate(header)
+    }
+
+
+def _spaced(lines: Sequence[str], present: NDArray[np.int32], url: str) -> Columns | list[str]:
+    """Rows without tabs or commas: id and name, a table with a header, or names alone."""
+    numbered = [re.fullmatch(r"(\d+)\s+(\S.*)", line) for line in lines]
+    pairs = [match.groups() for match in numbered if match is not None]
+    if len(pairs) == len(lines):
+        last = [re.fullmatch(r"(\S+)\s+(\d+)", rest) for _, rest in pairs]
+        if all(last) and len({m[1] for m in last if m}) == len(last):
+            return _bare([line.split() for line in lines], present, url)
+        if any(len(re.findall(rf"(?:^|\s){_NUMBER}(?=\s|$)", rest)) > 2 for _, rest in pairs):
+            raise _unknown(url)
+        return {"index": [i for i, _ in pairs], "name": [rest for _, rest in pairs]}
+    if len(pairs) == len(lines) - 1 and numbered[0] is None:
+        header, *rows = [line.split() for line in lines]
+        return _under(header, rows, url)
+    if pairs:
+        raise _unknown(url)
+    if lines[0].lower() in _HEADERS:
+        lines = lines[1:]
+    return list(lines)
+
+
+def _bare(rows: Sequence[Sequence[str]], present: NDArray[np.int32], url: str) -> Columns:
+    """Rows without a header: the ids are whole numbers, the names are different texts."""
+    width = max(map(len, rows))
+    columns = [[row[i].strip() if i < len(row) else "" for row in rows] for i in range(width)]
+    ids = [
+        i
+        for i, values in enumerate(columns)
+        if all(map(str.isdecimal, values)) and len(set(map(int, values))) == len(values)
+    ]
+    numbers = [i for i in range(width) if all(re.fullmatch(_NUMBER, v) for v in columns[i] if v)]
+    texts = [i for i in range(width) if i not in numbers]
+    if 0 in ids and texts == [1] and width >= len(_COLOUR) + 1:  # the others are colours
+        ids = [0]
+    elif len(ids) > 1:
+        known = set(map(str, present.tolist()))
+        ids = [i for i in ids if known <= set(columns[i])]
+    different = [i for i in texts if len(set(columns[i])) == len(rows)]
+    if len(texts) == 1:
+        different = texts
+    if len(ids) != 1 or not different:
+        raise _unknown(url)
+    # AAL has a short name, the name, and the id.
+    after_names = ids[0] > max(different)
+    name = different[-1] if after_names else different[0]
+    if width == len(_COLOUR) + 2 and (ids[0], name) == (0, 1):
+        return dict(zip(("index", "name", *_COLOUR), columns, strict=True))
+    named = {ids[0]: "index", name: "name"}
+    return {named.get(i, f"column {i + 1}"): values for i, values in enumerate(columns)}
+
+
+def _unknown(url: str) -> InvalidInputError:
+    return InvalidInputError(
+        "which columns of the table are ids and names cannot be seen, and a table without a header "
+        "may have only one of each: add a header (index, name), or give a mapping from id to name",
+        url=url,
+    )
+
+
+# XML ------------------------------------------------------------------------------------------
+
+
+def _xml(text: str, url: str) -> Columns:
+    """Labels of FSL (``<label index="0">name</label>``) and AAL (index and name as elements)."""
+    if re.search(r"<!\s*(DOCTYPE|ENTITY)", text, re.IGNORECASE):
+        raise InvalidInputError(
+            "the table of labels is XML with a DTD or entities, which are not read: remove them",
+            url=url,
+        )
+    try:
+        root = ET.fromstring(text)  # noqa: S314 - without a DTD there are no entities
+    except (ET.ParseError, ValueError) as error:
+        raise InvalidInputError(f"the table of labels is damaged XML: {error}", url=url) from error
+    labels = list(root.iter("label"))
+    columns: Columns = {"index": [], "name": []}
+    for label in labels:
+        columns["index"].append((label.get("index") or label.findtext("index") or "").strip())
+        columns["name"].append((label.findtext("name") or label.text or "").strip())
+    if not labels or not all(map(str.isdecimal, columns["index"])):
+        raise InvalidInputError(
+            'XML without labels: expected <label index="1">name</label>, or index and name as '
+            "elements of label",
+            url=url,
+        )
+    if labels[0].get("index") is not None and _from_one(root, columns):
+        columns["index"] = [str(int(i) + 1) for i in columns["index"]]
+    return columns
+
+
+def _from_one(root: ET.Element, columns: Columns) -> bool:
+    """Whether FSL's index is that of a probability map: the label image has one more."""
+    kind = (root.findtext("header/type") or "").strip().lower()
+    return kind.startswith("prob") and "0" in columns["index"]

@@ -1,0 +1,142 @@
+"""Names of parcels go to the right ids, whatever form the table has; or the table is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fmristore.sources.labels import ParcellationWarning, read_table
+from fmristore_stores.errors import InvalidInputError
+
+PRESENT = np.array([1, 2], np.int32)
+AREAS = ("Area_1", "Area_2")
+
+TABLES = {
+    "Schaefer centroids": "ROI Label,ROI Name,R,A,S\n1,Area_1,-32,-42,-20\n2,Area_2,30,-40,-18\n",
+    "Schaefer order": "1\tArea_1\t120\t18\t131\t0\n2\tArea_2\t120\t18\t132\t0\n",
+    "Schaefer lut": "1 0.47059 0.07059 0.51373 Area_1\n2 0.27451 0.50980 0.70588 Area_2\n",
+    "FreeSurfer": "#No. Name: R G B A\n0 Unknown 0 0 0 0\n1 Area_1 7 8 9 0\n2 Area_2 0 8 0 0\n",
+    "FreeSurfer, mixed white space": "1  Area_1\t 7 8 9 0\n2\tArea_2\t 0 8 0 0\n",
+    "FreeSurfer 8": "0 Unknown 0 0 0 0\n1 Area_1 70 130 180 0\n2 Area_2 0 80 0 0 2\n",
+    "FSLeyes": "1 0.1 0.2 0.3 Area_1\n2 0 1 0 Area_2\n",
+    "Workbench": "Area_1\n1 171 243 85 255\nArea_2\n2 86 162 74 255\n",
+    "ITK-SNAP": (
+        '# IDX -R- -G- -B- -A-- VIS MSH LABEL\n  0  0  0  0  0  0  0  "Clear Label"\n'
+        '  1  255  0  0  1  1  1  "Area_1"\n  2  0  255  0  0.5  1  1  "Area_2"\n'
+    ),
+    "AAL text": "FAG\tArea_1\t1\nFAD\tArea_2\t2\n",
+    "AAL XML": (
+        '<?xml version="1.0" encoding="ISO-8859-1"?>\n<atlas version="2.0"><data>'
+        "<label><index>2</index><name>Area_2</name></label>"
+        "<label><index>1</index><name>Area_1</name></label></data></atlas>"
+    ),
+    "FSL XML, probabilities": (
+        '<atlas version="1.0"><header><type>Probabalistic</type></header><data>'
+        '<label index="0" x="1" y="2" z="3">Area_1</label>'
+        '<label index="1" x="1" y="2" z="3">Area_2</label></data></atlas>'
+    ),
+    "FSL XML, labels": (
+        '<atlas><header><type>Label</type></header><data><label index="0">*.*</label>'
+        '<label index="1">Area_1</label><label index="2">Area_2</label></data></atlas>'
+    ),
+    "BIDS": "index\tname\tcolor\tmapping\n1\tArea_1\t#ff0000\t7\n2\tArea_2\tn/a\t8\n",
+    "TemplateFlow": "index\tname\tcolor\n1\tArea_1\t#781283\n2\tArea_2\t#781284\n",
+    "MRIcron": "1 Area_1 2001\n2 Area_2 2002\n",
+    "names alone": "Area_1\nArea_2\n",
+    "ids and names": "1,Area_1\n2,Area_2\n",
+    "unknown header": "Code;Gyrus;Volume\n2;Area_2;5.5\n1;Area_1;4.5\n",
+    "saved by pandas": ",value,name\n0,1,Area_1\n1,2,Area_2\n",
+    "header and blanks": "index name\n1 Area_1\n2 Area_2\n",
+}
+
+
+@pytest.mark.parametrize("title", TABLES)
+def test_tables_as_their_makers_publish_them(tmp_path: Path, title: str) -> None:
+    path = tmp_path / "table"
+    path.write_text(TABLES[title])
+    table = read_table(path, PRESENT)
+    assert table.ids.tolist() == [1, 2]
+    assert table.names == AREAS
+    again = read_table(f"file://{path}", PRESENT)
+    assert again.names == AREAS
+
+
+def test_names_keep_their_blanks(tmp_path: Path) -> None:
+    path = tmp_path / "table"
+    for text in ("1 Left Area 4\n2 Left Area 6\n", "1 0 0 1 Left Area 4\n2 0 1 0 Left Area 6\n"):
+        path.write_text(text)
+        assert read_table(path, PRESENT).names == ("Left Area 4", "Left Area 6")
+
+
+def test_a_table_by_url() -> None:
+    import fsspec
+
+    fsspec.filesystem("memory").pipe("/label-tables/a.tsv", b"index\tname\n1\tA\n2\tB\n")
+    assert read_table("memory://label-tables/a.tsv", PRESENT).names == ("A", "B")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("index,label\n1,7\n2,8\n", "are numbers"),
+        ("1\n2\n", "cannot be seen|are numbers"),
+        ("index,name\n2001,A\n2002,B\n", "another atlas"),
+        ("1,L,V1\n2,L,V1\n", "cannot be seen"),
+        ("index,value,name\n0,1,A\n1,2,B\n2,3,C\n", "could both be the ids"),
+        ("A\nB\nC\n", "3 names for 2 labels"),
+        ("1 A\n2 B\nC\n", "cannot be seen"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]><a><label index="1">&b;</label></a>', "entities"),
+        ("<a><label index='1'>A</label>", "damaged XML"),
+        ("<a><b/></a>", "XML without labels"),
+    ],
+)
+def test_tables_that_could_name_the_wrong_parcel(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "table"
+    path.write_text(text)
+    with pytest.raises(InvalidInputError, match=message):
+        read_table(path, PRESENT)
+
+
+@pytest.mark.parametrize("background", ["Background", "background", b"Background", " BACKGROUND "])
+def test_a_list_that_begins_with_background_goes_by_ids(background: Any) -> None:
+    names = [background, "a", "b", "c", "d"]
+    for given in (names, tuple(names), np.array(names, object)):
+        table = read_table(given, np.array([1, 3, 4], np.int32))
+        assert dict(zip(table.ids.tolist(), table.names, strict=True)) == {
+            1: "a",
+            2: "b",
+            3: "c",
+            4: "d",
+        }
+    with pytest.raises(InvalidInputError, match="4 names for 2 labels"):
+        read_table(names, np.array([1, 3], np.int32))
+
+
+def test_series_and_frames_go_by_their_ids() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"index": [0, 2, 1], "name": ["Background", "b", "a"]})
+    for names in (
+        frame,
+        frame.set_index("index"),
+        frame.set_index("index")["name"],
+        pandas.Series(["Background", "a", "b"]),
+        pandas.Series({"2": "b", "1": "a"}),
+        frame.set_index("index").rename_axis(None),
+    ):
+        assert read_table(names, PRESENT).names == ("a", "b")
+    with pytest.raises(InvalidInputError, match="at 0"):
+        read_table(pandas.Series(["a", "b", "c"]), PRESENT)
+
+
+def test_tables_that_are_doubtful_are_not_taken_without_a_word() -> None:
+    with pytest.warns(ParcellationWarning, match="id 0 is called 'a'"):
+        read_table({0: "a", 1: "b", 2: "c"}, PRESENT)
+    with pytest.warns(ParcellationWarning, match="no names of parcels"):
+        read_table({"index": [1, 2], "size": [5, 6]}, PRESENT)
+    with pytest.raises(InvalidInputError, match="another atlas"):
+        read_table({8: "a", 9: "b"}, PRESENT)
+    with pytest.raises(InvalidInputError, match="are numbers"):
+        read_table({"index": [1, 2], "name": [17, 18]}, PRESENT)
