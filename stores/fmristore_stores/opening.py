@@ -16,7 +16,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import (
@@ -48,8 +48,7 @@ from fmristore_stores.protocol import Store
 from fmristore_stores.reference.targets import read_whole
 
 if TYPE_CHECKING:
-    from fmristore_stores.hdf5.store import HDF5Store
-    from fmristore_stores.zarr.store import ZarrStore
+    pass
 
 __all__ = ["FixedHandle", "Handle", "Locator", "Opened", "locate", "open_store"]
 
@@ -445,11 +444,10 @@ def _open_the_same(locator: Locator, known: Known | None) -> Store:
         if not _is_about_descriptors(error) or not _open_stores.close_idle():
             raise
         store = _open(locator, known=known)
-    if is_local(locator.url) and locator.kind != "reference":
-        token = cast("HDF5Store | ZarrStore", store).token
-        if token not in ("", locator.token):
-            store.close()
-            raise _changed(locator, gone=False)
+    local = is_local(locator.url) and locator.kind != "reference"
+    if local and store.token not in ("", locator.token):
+        store.close()
+        raise _changed(locator, gone=False)
     return store
 
 

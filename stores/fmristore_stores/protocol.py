@@ -245,6 +245,10 @@ class Store(Protocol):
         """Where it is."""
 
     @property
+    def token(self) -> str:
+        """Version of what is open, as of a local file; empty where nothing tells it."""
+
+    @property
     def capabilities(self) -> Capability:
         """What arrays of this store may be able to do."""
 

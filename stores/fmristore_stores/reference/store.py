@@ -124,6 +124,11 @@ class ReferenceStore:
         return self._session.url
 
     @property
+    def token(self) -> str:
+        """Nothing tells one version from another."""
+        return ""
+
+    @property
     def capabilities(self) -> Capability:
         """Encoded chunks can be located, also in Fortran order."""
         return Capability.CHUNK_REFS | Capability.CHUNK_ORDER

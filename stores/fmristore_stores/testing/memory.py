@@ -118,6 +118,11 @@ class MemoryStore:
         return self._session.url
 
     @property
+    def token(self) -> str:
+        """Nothing tells one version from another."""
+        return ""
+
+    @property
     def capabilities(self) -> Capability:
         """Layouts of every kind, hard links, and writing unless it is a read-only view."""
         return _capabilities(self._session)

@@ -177,6 +177,11 @@ class _Wrapper:
         return self._inner.url
 
     @property
+    def token(self) -> str:
+        """Version of the store inside."""
+        return self._inner.token
+
+    @property
     def capabilities(self) -> Capability:
         """Those of the store inside, less what the wrapper withholds."""
         return self._inner.capabilities & ~self.withheld
