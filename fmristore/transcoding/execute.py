@@ -24,6 +24,7 @@ from fmristore.transcoding.report import TranscodeReport
 from fmristore.transcoding.tree import LINKS
 from fmristore.transcoding.whole import is_own_data, whole_arrays
 from fmristore_stores.chunks.cache import ChunkCache
+from fmristore_stores.chunks.encoded import fetch_encoded
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.chunks.threads import for_each, worker_count
 from fmristore_stores.chunks.writer import unit_chunks, write
@@ -331,15 +332,13 @@ def _encoded(
     to_array = [target.dims.index(d) if d else a for a, d in enumerate(spec.dims)]
     wanted = [unit_chunks(unit, target) for unit in units]
     present = [key for keys in wanted for key in keys if key is not None]
-    refs = array.refs([tuple(key[i] for i in to_array) for key in present])
-    fetched = iter(array.fetch([ref.range for ref in refs if ref is not None]))
-    located = iter(refs)
+    fetched = iter(fetch_encoded(array, [tuple(key[i] for i in to_array) for key in present]))
 
     def chunk_of(key: ChunkKey | None) -> Buffer | None:
-        ref = None if key is None else next(located)
-        if ref is None:
+        found = None if key is None else next(fetched)
+        if found is None:
             return None
-        data = next(fetched)
+        ref, data = found
         if ref.skip:
             decoded = codecs.decode(spec.codecs, data, spec.chunk_nbytes, skip=ref.skip)
             data = codecs.encode(spec.codecs, np.frombuffer(decoded, np.uint8))

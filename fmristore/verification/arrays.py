@@ -121,7 +121,9 @@ class ArrayCheck:
         An array may claim any number of chunks: those that are not there are not asked for.
         """
         try:
-            there = cast("ChunkRefs", self._array).stored()
+            array = cast("ChunkRefs", self._array)
+            with array.reading():
+                there = array.stored()
         except (*DAMAGE, *UNABLE):
             return False
         if there is None or len(there) >= self._total:
@@ -217,8 +219,9 @@ class ArrayCheck:
         return found
 
     def _ask(self, keys: list[ChunkKey]) -> dict[ChunkKey, ChunkRef | None]:
-        refs = cast("ChunkRefs", self._array).refs(keys)
-        return dict(zip(keys, refs, strict=True))
+        array = cast("ChunkRefs", self._array)
+        with array.reading():
+            return dict(zip(keys, array.refs(keys), strict=True))
 
     def _reason(self, keys: list[ChunkKey]) -> str | None:
         try:
@@ -355,7 +358,8 @@ class ArrayCheck:
             for key, ref in (self._refs(_keys(box), tell=False) or {}).items():
                 try:
                     for part in () if ref is None else _pieces(ref.range, self._room):
-                        array.fetch([part])
+                        with array.reading():
+                            array.fetch([part])
                 except DAMAGE as error:
                     self._damage("corrupt-chunk", _about(key, error))
 

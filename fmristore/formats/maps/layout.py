@@ -27,6 +27,7 @@ from fmristore.planning.chunking import even, shard_shape
 from fmristore.planning.layout import adapt_spec, choose_codecs
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
+from fmristore_stores.chunks.encoded import fetch_encoded
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.chunks.writer import encode_chunk, unit_chunks, write
 from fmristore_stores.codecs import pipeline as codecs
@@ -419,10 +420,9 @@ class _Maps:
         maps, voxels = chunk_region(key, spec.shape, spec.layout.chunks)
         old = self._old_key(key, maps, spec)
         if old is not None:
-            refs = cast("ChunkRefs", self._reader.array)
-            (ref,) = refs.refs([old])
-            if ref is not None and not ref.skip:
-                return refs.fetch([ref.range])[0]
+            (found,) = fetch_encoded(cast("ChunkRefs", self._reader.array), [old])
+            if found is not None and not found.ref.skip:
+                return found.data
         return encode_chunk(spec, self.values(maps, voxels))
 
     def _old_key(self, key: ChunkKey, maps: slice, spec: ArraySpec) -> ChunkKey | None:

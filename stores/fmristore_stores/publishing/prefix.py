@@ -31,7 +31,7 @@ from fmristore_stores.io.replacing import (
 from fmristore_stores.io.sources import storage_error
 from fmristore_stores.ledger import check_written
 from fmristore_stores.protocol import Store
-from fmristore_stores.publishing.claims import Turn, find_claim
+from fmristore_stores.publishing.claims import Turn, claim_path, find_claim
 from fmristore_stores.publishing.leftovers import remove_leftovers
 from fmristore_stores.publishing.turns import take_turn
 
@@ -138,7 +138,8 @@ def _still_there(turn: Turn, url: str) -> Callable[[], None]:
 def _make_room(fs: Any, path: str, url: str, turn: Turn) -> None:
     """Look again, now that no other writer is at it; and tidy up after one that was killed."""
     _complete(fs, path, url, turn)
-    found = _asked(lambda: names_below(fs, path), url)
+    claim = claim_path(path)  # below the store where that has a bucket to itself
+    found = [n for n in _asked(lambda: names_below(fs, path), url) if not n.startswith(claim)]
     if not found:
         return
     if any(f"{path}/{name}" in found for name in MARKERS):

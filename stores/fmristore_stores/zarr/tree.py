@@ -222,7 +222,8 @@ class Tree:
 
     def contradictions(self, nodes: Iterable[str]) -> list[tuple[str, str]]:
         """Nodes of which the root's copy of their metadata is not what they have themselves."""
-        return contradictions(self._documents, nodes)
+        with self.lifetime.reading():
+            return contradictions(self._documents, nodes)
 
     def _documents(self, paths: Sequence[str], name: str = "zarr.json") -> list[bytes | None]:
         """Metadata documents of nodes as they are stored, None where there is none."""
