@@ -287,6 +287,7 @@ class HDF5Array:
             self._session.unmasked.discard(self._address)
             memory, file = self._spaces(parsed, shape)
             self._node.write(memory, file, converted, self._type.memory)
+            self._session.room.release()
         self._session.ledger.values(self._path, converted, whole=shape == self._spec.shape)
 
     @property
@@ -402,6 +403,8 @@ class HDF5Array:
         ------
         ClosedError
             If the store is closed.
+        ChangedError
+            If the file is not the one that was opened any more.
         CorruptDataError, StorageError
             As `fetch`.
         """
@@ -411,7 +414,8 @@ class HDF5Array:
             msg = "a file that is open for writing hands out no bytes"
             raise LayoutNotSupportedError(msg, url=self._session.url, node=self._path)
         path = self._session.path
-        return source.fetch([item._replace(source=path) for item in ranges])
+        with self.reading():
+            return source.fetch([item._replace(source=path) for item in ranges])
 
     def write_encoded(self, unit: ChunkKey, chunks: Sequence[Buffer | None]) -> None:
         """Write one encoded chunk as it is.
@@ -447,6 +451,7 @@ class HDF5Array:
             raise InvalidInputError(msg, url=self._session.url, node=self._path)
         with self._session.writing(self._path):
             self._write_chunk(unit, chunks[0])
+            self._session.room.release()
         if chunks[0] is not None:
             self._session.ledger.encoded(self._path)
 

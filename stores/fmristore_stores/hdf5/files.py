@@ -29,6 +29,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.hdf5.heaps import Heaps, check_all_heaps
 from fmristore_stores.hdf5.output import OutputFile
+from fmristore_stores.hdf5.room import MetadataRoom
 from fmristore_stores.io.block_file import BlockFile
 from fmristore_stores.io.lifetime import Lifetime, close_forgotten, close_when_forgotten
 from fmristore_stores.io.local_files import check_ordinary
@@ -68,9 +69,6 @@ _IN_USE = (_NO_LOCK, "already open", "t match")
 """Parts of its messages when the file is open elsewhere, or here for another purpose."""
 
 _PAGE_BUFFER = 16 * 1024 * 1024
-_METADATA_BLOCK = 64 * 1024
-"""Metadata are written in blocks of this size. Scattered through the file as HDF5 does by itself,
-the chunk table of a large array would take a request for each node on object storage."""
 _SMALL_BLOCK = 16 * 1024
 _SMALL_BLOCKS = 32
 """What a second handle of a local file keeps of it."""
@@ -131,6 +129,8 @@ class Session:
         The open file.
     writable : bool
         Whether it may be changed.
+    new : bool
+        Whether it was just made.
     source : ByteSource, optional
         Where bytes of chunks come from; the file itself if neither this nor `file` is given.
     file : object, optional
@@ -140,6 +140,8 @@ class Session:
     ----------
     ledger : Ledger
         What was written.
+    room : MetadataRoom
+        Where metadata of a new file come to lie.
     places : dict or None
         First names of objects that have several, by address; None until they are asked for.
     unmasked : set
@@ -154,6 +156,7 @@ class Session:
         h5: Any,
         *,
         writable: bool,
+        new: bool = False,
         source: ByteSource | None = None,
         file: Any = None,
     ) -> None:
@@ -162,6 +165,7 @@ class Session:
         self.writable = writable
         self.ledger = Ledger()
         self._output = file if isinstance(file, OutputFile) else None
+        self.room = MetadataRoom(h5 if new else None)
         self.places: dict[int, Place] | None = None
         self.unmasked: set[int] = set()
         self._attributes: dict[str, Attributes] = {}
@@ -314,6 +318,7 @@ class Session:
         if self.writable:
             with self.writing(""):
                 try:
+                    self.room.release()
                     opened.h5.close()
                 finally:
                     if self._output is not None:
@@ -588,7 +593,6 @@ def _create(output: OutputFile) -> Any:
     plan.set_obj_track_times(False)
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_libver_bounds(h5f.LIBVER_EARLIEST, h5f.LIBVER_V110)
-    access.set_meta_block_size(_METADATA_BLOCK)
     access.set_fileobj_driver(h5fd.fileobj_driver, output)
     name = repr(hash(output)).encode()  # as h5py names files of this kind
     return h5py.File(h5f.create(name, h5f.ACC_TRUNC, plan, access))

@@ -123,7 +123,9 @@ class HDF5Store:
                 if opened is not None:
                     opened.close()
             raise
-        self._session = Session(name, path, h5, writable=mode != "r", source=source, file=file)
+        self._session = Session(
+            name, path, h5, writable=mode != "r", new=mode == "w", source=source, file=file
+        )
         self._root: HDF5Group | None = None
 
     @property
@@ -383,6 +385,7 @@ class HDF5Group:
         path = join(self._path, name)
         with self._session.writing(path):
             raw = self._make_room(name)
+            self._session.room.provide(spec)
             node = create_dataset(self._node, raw, spec)
             self._session.unmasked.add(facts(node).address)
             name_axes(self._node, name, node, spec.dims)
