@@ -40,6 +40,7 @@ from fmristore_stores.io.location import (
     kind_of_name,
     name_of,
     normalise,
+    token_of,
 )
 from fmristore_stores.io.objects import below
 from fmristore_stores.io.sources import FsspecSource
@@ -263,7 +264,7 @@ def _look_at_zarr(
         return None
     if begin.size != len(begin.data) or not begin.version:
         return None
-    token = f"{begin.version}-{begin.size}"
+    token = token_of("zarr", begin.version, begin.written, begin.size)
     return Locator(url=url, kind="zarr", token=token, options=options), {0: begin.data}
 
 

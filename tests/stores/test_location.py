@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ from fmristore_stores.io.location import (
     is_local,
     kind_of_name,
     normalise,
+    token_of,
 )
+from fmristore_stores.io.sources import when_written
 
 
 @pytest.mark.parametrize(
@@ -177,6 +180,16 @@ def test_kinds_by_content(tmp_path: Path, remote: bool) -> None:
         with pytest.raises(NotFoundError):
             detect_kind(f"{place}/{name}")
         assert not exists(f"{place}/{name}")
+
+
+def test_two_zarr_stores_of_one_root_are_told_apart_by_their_time() -> None:
+    """On S3 the etag of an object is the digest of its bytes."""
+    one = {"LastModified": datetime(2024, 1, 2, 3, 4, 5, 900, tzinfo=UTC)}
+    other = {"LastModified": datetime(2024, 1, 2, 3, 4, 6, tzinfo=UTC)}
+    tokens = [token_of("zarr", '"e"', when_written(facts), 99) for facts in (one, other, {})]
+    assert len({*tokens}) == 3
+    assert tokens[0].startswith('"e"-')
+    assert token_of("hdf5", '"e"', when_written(one), 99) == '"e"-99'
 
 
 @pytest.mark.parametrize("remote", [False, True])

@@ -18,7 +18,7 @@ from fmristore_stores.errors import (
 from fmristore_stores.io import objects
 from fmristore_stores.io.clients import s3_class, tar_class, web_class, zip_class
 from fmristore_stores.io.local_files import open_ordinary
-from fmristore_stores.io.sources import VERSIONS, denials, local_token, storage_error
+from fmristore_stores.io.sources import VERSIONS, denials, local_token, storage_error, when_written
 
 __all__ = [
     "HDF5_SUFFIXES",
@@ -35,6 +35,7 @@ __all__ = [
     "kind_of_name",
     "name_of",
     "normalise",
+    "token_of",
 ]
 
 Kind = Literal["hdf5", "zarr", "reference"]
@@ -407,15 +408,22 @@ class _Remote:
             return ""
         for name in VERSIONS:
             if facts.get(name):
-                return f"{facts[name]}-{facts.get('size')}"
+                return token_of(kind, str(facts[name]), when_written(facts), facts.get("size"))
         return str(facts.get("size", ""))
+
+
+def token_of(kind: Kind, version: str, written: str, size: int | None) -> str:
+    """Token of a remote store, from what was found out of its file or of its root's metadata."""
+    times = [written] if kind == "zarr" and written else []
+    return "-".join([version, *times, str(size)])
 
 
 def content_token(url: str, kind: Kind, options: Options | None = None) -> str:
     """Text that changes when the store at `url` is replaced.
 
     Locally the inode, size and modification time of the HDF5 file or of the Zarr root's metadata;
-    remotely what the filesystem offers as a version of that object (etag, size, time).
+    remotely what the filesystem offers as a version of that object (etag, size, time). Of Zarr
+    stores on S3 whose roots have the same metadata, only the time tells which is which.
     """
     if is_local(url):
         path = os.path.join(url, "zarr.json") if kind == "zarr" else url  # noqa: PTH118 - hot path

@@ -13,6 +13,7 @@ import re
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -47,6 +48,7 @@ __all__ = [
     "status_of",
     "storage_error",
     "sync",
+    "when_written",
 ]
 
 logger = logging.getLogger("fmristore")
@@ -437,6 +439,8 @@ class Beginning(NamedTuple):
     version: str
     """Etag, or what else tells one version from another; empty if there is nothing."""
     requests: int
+    written: str = ""
+    """When, if that may say more than `version`; see `when_written`."""
 
 
 VERSIONS = (
@@ -450,6 +454,15 @@ VERSIONS = (
     "created",
 )
 """Under which names filesystems tell the version of an object."""
+
+
+def when_written(facts: Mapping[str, Any]) -> str:
+    """When an object of S3 was written, to the second; empty if the filesystem does not tell.
+
+    Its etag is the same for all objects of the same content.
+    """
+    found = facts.get("LastModified")
+    return str(int(found.timestamp())) if isinstance(found, datetime) else ""
 
 
 def _look_at_s3(fs: Any, path: str, length: int) -> Beginning | None:
@@ -472,7 +485,7 @@ def _look_at_s3(fs: Any, path: str, length: int) -> Beginning | None:
     size = answer.get("ContentRange", "").rpartition("/")[2]
     if not size.isdecimal() or len(data) != min(length, int(size)) or not answer.get("ETag"):
         return None
-    return Beginning(data, int(size), answer["ETag"], 1)
+    return Beginning(data, int(size), answer["ETag"], 1, when_written(answer))
 
 
 def _look(fs: Any, path: str, length: int) -> Beginning:
@@ -485,7 +498,7 @@ def _look(fs: Any, path: str, length: int) -> Beginning:
         raise StorageError("the server does not tell the size of this object", url=path)
     data = fs.cat_file(path, start=0, end=min(length, size)) if size else b""
     version = next((str(facts[name]) for name in VERSIONS if facts.get(name)), "")
-    return Beginning(bytes(data), int(size), version, 2)
+    return Beginning(bytes(data), int(size), version, 2, when_written(facts))
 
 
 _CONNECTED = ("_s3", "_s3creator", "_kwargs_helper", "session", "cache_regions")
