@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import signal
@@ -27,7 +28,7 @@ from fmristore_stores.errors import (
     ReadOnlyError,
     StorageError,
 )
-from fmristore_stores.io.sources import sync
+from fmristore_stores.io import sources
 from fmristore_stores.opening import open_store
 from fmristore_stores.protocol import Store
 from fmristore_stores.publishing import publish
@@ -463,6 +464,56 @@ def test_file_systems_without_hard_links_and_exchange(
     assert names(tmp_path) == [f"a.{kind}"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_c_library_that_cannot_exchange(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    make(tmp_path / f"a.{kind}", 1)
+    assert not publish._exchange(str(tmp_path / f"a.{kind}"), str(tmp_path / f"a.{kind}"))
+    make(tmp_path / f"a.{kind}", 2, overwrite=True)
+    assert number_in(tmp_path / f"a.{kind}") == 2
+    assert names(tmp_path) == [f"a.{kind}"]
+
+
+def test_what_is_synced_may_have_to_be_open_for_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, which does not sync folders."""
+    modes: list[int] = []
+
+    def sync(descriptor: int) -> None:
+        modes.append(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE)
+
+    (tmp_path / "file").write_bytes(b"x")
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(sources, "_TO_SYNC", os.O_RDWR)
+    monkeypatch.setattr(os, "fsync", sync)
+    sources.sync(str(tmp_path / "file"))
+    assert modes == [os.O_RDWR]
+
+
+_NO_FORKS = """
+import os, sys
+for name in ("fork", "forkpty", "register_at_fork", "pread"):
+    delattr(os, name)
+import numpy as np
+import fmristore as fs
+url, values = sys.argv[1], np.arange(24, dtype="i2").reshape(2, 3, 4)
+fs.NeuroVol.create(url, values, space=np.eye(4)).close()
+with fs.open(url) as image:
+    assert np.array_equal(np.asarray(image), values)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there it is so")
+@pytest.mark.parametrize("name", ["a.h5", "a.ome.zarr"])
+def test_a_system_without_forks(tmp_path: Path, name: str) -> None:
+    command = [sys.executable, "-c", _NO_FORKS, str(tmp_path / name)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_directories_are_exchanged_in_one_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -572,7 +623,7 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_flushed(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = sync
+    real = sources.sync
 
     def refuse(path: str) -> None:
         if path == str(tmp_path):

@@ -550,11 +550,15 @@ denials: list[None] = []
 """One entry for each refusal of a service: clients may keep credentials that were changed since."""
 
 
+_TO_SYNC = os.O_RDWR | getattr(os, "O_BINARY", 0) if os.name == "nt" else os.O_RDONLY
+"""Windows syncs only what is open for writing; elsewhere directories are synced as well."""
+
+
 def sync(path: str) -> None:
     """Make a file, or the names in a directory, survive a power cut."""
     if os.name == "nt" and os.path.isdir(path):  # noqa: PTH112 - Windows cannot open directories
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, _TO_SYNC)
     try:
         os.fsync(descriptor)
     finally:
