@@ -285,7 +285,8 @@ def parcellate(  # noqa: PLR0913
         ``std`` divides by the number of voxels. A function takes a parcel's numbers (T, V) and
         returns (T,).
     weights : path, nibabel image, array_like of shape (X, Y, Z) or (V,), optional
-        Of the voxels, for means and sums.
+        Of the voxels, for means and sums; (V,) in numpy's (C) order of the
+        labelled voxels, as ``volume[labels > 0]`` has them.
     scan : str, optional
         Name of the scan.
     metadata : mapping, optional

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fmristore as fs
+from fmristore import Parcellation
 from fmristore.sources.labels import ParcellationWarning, read_table
 from fmristore_stores.errors import InvalidInputError
 
@@ -140,3 +142,111 @@ def test_tables_that_are_doubtful_are_not_taken_without_a_word() -> None:
         read_table({8: "a", 9: "b"}, PRESENT)
     with pytest.raises(InvalidInputError, match="are numbers"):
         read_table({"index": [1, 2], "name": [17, 18]}, PRESENT)
+
+
+# Series, weights and images -------------------------------------------------------------------
+
+SHAPE = (4, 3, 2)
+LABELS = np.arange(24).reshape(SHAPE) % 4
+
+
+def parcels() -> Parcellation:
+    return Parcellation.from_labels(LABELS, names=["A", "B", "C"], space=np.eye(4))
+
+
+def summary(folder: Path, series: Any) -> list[float]:
+    path = folder / "s.h5"
+    with fs.ParcellatedScanSummary.create(
+        path, series, parcellation=parcels(), tr=2.0, overwrite=True
+    ) as made:
+        return list(made[0])
+
+
+def test_columns_of_a_frame_go_to_the_parcels_that_they_name(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    series = np.array([[1.0, 2, 3], [4, 5, 6]])
+    assert summary(tmp_path, pandas.DataFrame(series)) == [1, 2, 3]
+    assert summary(tmp_path, pandas.DataFrame(series, columns=["C", "A", "B"])) == [2, 3, 1]
+    assert summary(tmp_path, pandas.DataFrame(series, columns=[3, 1, 2])) == [2, 3, 1]
+    with pytest.raises(InvalidInputError, match="columns of the series"):
+        summary(tmp_path, pandas.DataFrame(series, columns=["A", "B", "D"]))
+
+
+def test_axes_of_a_data_array_are_those_that_it_names(tmp_path: Path) -> None:
+    xarray = pytest.importorskip("xarray")
+    series = xarray.DataArray(
+        [[1.0, 2, 3], [4, 5, 6]], dims=("time", "parcel"), coords={"parcel": ["B", "C", "A"]}
+    )
+    assert summary(tmp_path, series) == [3, 1, 2]
+    with pytest.raises(InvalidInputError, match="time first"):
+        summary(tmp_path, series.T)
+    run = np.random.default_rng(0).normal(size=(*SHAPE, 5))
+    given = xarray.DataArray(run.T, dims=("t", "z", "y", "x"))
+    with fs.NeuroVec.create(tmp_path / "r.h5", given, space=np.eye(4), tr=2.0) as made:
+        np.testing.assert_array_equal(made[...], run)
+    with pytest.raises(InvalidInputError, match="axes are called"):
+        fs.NeuroVec.create(tmp_path / "n.h5", given.rename(t="run"), space=np.eye(4))
+    turned = xarray.DataArray(LABELS.T, dims=("z", "y", "x"))
+    found = Parcellation.from_labels(turned, space=np.eye(4))
+    np.testing.assert_array_equal(found.labels, LABELS)
+
+
+def test_weights_are_in_the_order_of_a_mask(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    run, weights = rng.normal(size=(*SHAPE, 5)), rng.uniform(size=SHAPE)
+    found = [
+        fs.ParcellatedScanSummary.create(
+            tmp_path / f"{name}.h5", run, parcellation=parcels(), space=np.eye(4), weights=given
+        ).to_numpy()
+        for name, given in (("image", weights), ("list", weights[LABELS != 0]))
+    ]
+    np.testing.assert_array_equal(*found)
+
+
+def test_label_images_of_floating_point() -> None:
+    image = np.where(LABELS == 0, np.nan, LABELS)
+    found = Parcellation.from_labels(image, space=np.eye(4))
+    np.testing.assert_array_equal(found.labels, LABELS)
+    with pytest.warns(ParcellationWarning, match="rounded"):
+        found = Parcellation.from_labels(image * 0.999, space=np.eye(4))
+    np.testing.assert_array_equal(found.labels, LABELS)
+    for wrong, message in ((image + 0.02, "nearest neighbour"), (image + np.inf, "infinite")):
+        with pytest.raises(InvalidInputError, match=message):
+            Parcellation.from_labels(wrong, space=np.eye(4))
+    five = LABELS.reshape(*SHAPE, 1, 1)
+    np.testing.assert_array_equal(Parcellation.from_labels(five, space=np.eye(4)).labels, LABELS)
+
+
+def test_values_of_parcels_return_to_the_grid() -> None:
+    found = parcels()
+    values = np.array([1.5, 2.5, 3.5])
+    volume = found.to_volume(values, fill=np.nan)
+    wanted = np.array([np.nan, *values])[LABELS]
+    np.testing.assert_array_equal(volume, wanted)
+    runs = np.arange(6).reshape(2, 3)
+    np.testing.assert_array_equal(found.to_volume(runs)[..., 1], np.array([0, 3, 4, 5])[LABELS])
+    for wrong in (values[:2], runs.T, runs[None]):
+        with pytest.raises(InvalidInputError, match="one for each parcel"):
+            found.to_volume(wrong)
+    image = found.to_nibabel(runs, tr=2.0)
+    assert image.shape == (*SHAPE, 2)
+    assert image.header.get_zooms()[3] == 2
+    np.testing.assert_array_equal(found.to_nibabel().get_fdata(), LABELS)
+
+
+def test_labelled_values_return_to_the_parcels_that_they_name() -> None:
+    pandas = pytest.importorskip("pandas")
+    found = parcels()
+    wanted = found.to_volume([1.0, 2, 3])
+    for given in (pandas.Series({"C": 3.0, "A": 1, "B": 2}), pandas.Series({2: 2.0, 3: 3, 1: 1})):
+        np.testing.assert_array_equal(found.to_volume(given), wanted)
+
+
+@pytest.mark.filterwarnings("ignore:::nilearn", "ignore:::sklearn")
+def test_the_way_back_is_that_of_nilearn() -> None:
+    maskers = pytest.importorskip("nilearn.maskers")
+    found = parcels()
+    values = np.random.default_rng(2).normal(size=(4, 3))
+    masker = maskers.NiftiLabelsMasker(found.to_nibabel(), resampling_target=None).fit()
+    theirs = masker.inverse_transform(values)
+    np.testing.assert_allclose(found.to_volume(values), theirs.get_fdata(), atol=1e-6)

@@ -248,7 +248,7 @@ def test_summaries_by_function_and_weight(scan: ParcellatedScan) -> None:
         / weights[number == LABELS].sum()
         for number in IDS
     ]
-    for given_weights in (weights, weights[tuple(scan.voxels.T)]):
+    for given_weights in (weights, weights[scan.parcellation.labels != 0]):
         found = scan.summary("mean", weights=given_weights)
         np.testing.assert_allclose(found[:, :4], np.column_stack(wanted), rtol=1e-6)
     zero = np.where(LABELS == 9, 0.0, 1.0)

@@ -70,7 +70,6 @@ def test_nibabel_path_and_trailing_axis(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.where(labels() == 3, np.nan, labels()), "NaN"),
         (np.where(labels() == 3, np.inf, labels()), "infinite"),
         (labels() + 0.5, "whole numbers"),
         (np.where(labels() == 3, -1, labels()), "from -1"),

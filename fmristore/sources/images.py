@@ -16,7 +16,17 @@ from fmristore_stores.errors import InvalidInputError, UnknownFormatError
 from fmristore_stores.io.location import detect_kind, name_of, normalise
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["ArraySource", "Block", "ImageSource", "NiftiSource", "image_source", "is_store"]
+__all__ = [
+    "ArraySource",
+    "Block",
+    "ImageSource",
+    "NiftiSource",
+    "image_source",
+    "in_axis_order",
+    "is_store",
+]
+
+_AXES = {"x": 0, "y": 1, "z": 2, "t": 3, "time": 3, "volume": 3}
 
 _NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 
@@ -227,6 +237,7 @@ def image_source(
         if _is_nibabel(data):
             return _from_nibabel(data)
         return NiftiSource(data, storage_options=storage_options)
+    data = in_axis_order(data)
     shape = getattr(data, "shape", None)
     if shape is None or not hasattr(data, "dtype"):
         data = _array(data)
@@ -246,6 +257,39 @@ def image_source(
             tr=tr,
         )
     return ArraySource(data, space, slope=slope, inter=inter)
+
+
+def in_axis_order(data: Any) -> Any:
+    """An array whose axes have names, as a DataArray of xarray has them, with these in order.
+
+    Parameters
+    ----------
+    data : array_like
+        Returned as it is if its axes have no names, or none that says where they belong.
+
+    Returns
+    -------
+    array_like
+        Axes x, y, z and, if there is one, time.
+
+    Raises
+    ------
+    InvalidInputError
+        If only some of the names say which axis is meant.
+    """
+    dims = getattr(data, "dims", None)
+    if not isinstance(dims, tuple) or not hasattr(data, "transpose"):
+        return data
+    places = [_AXES.get(str(name).lower(), -1) for name in dims]
+    if all(place < 0 for place in places):
+        return data
+    if -1 in places or sorted(places) not in ([0, 1, 2], [0, 1, 2, 3]):
+        raise InvalidInputError(
+            f"the axes are called {', '.join(map(str, dims))}: expected x, y, z and possibly t, in "
+            "any order; rename them, or give their array (.values) with the axes in that order"
+        )
+    order = sorted(range(len(dims)), key=places.__getitem__)
+    return data if order == list(range(len(dims))) else data.transpose(*[dims[i] for i in order])
 
 
 def is_store(url: str | os.PathLike[str], options: Mapping[str, Any] | None) -> bool:

@@ -131,6 +131,73 @@ class LabelTable:
         columns = {name: _pick(values, rows) for name, values in self.columns.items()}
         return LabelTable(ids, names, columns)
 
+    def in_order(self, given: Any, values: AnyArray | None = None) -> AnyArray:
+        """Values of the parcels, (..., K), in order of the ids.
+
+        Parameters
+        ----------
+        given : array_like, (K,) or (T, K)
+            Values; what labels them (index of a Series, columns of a data frame, coordinates of
+            a DataArray) is the ids or the names.
+        values : ndarray, optional
+            The same as an array.
+
+        Raises
+        ------
+        InvalidInputError
+            If the labels are neither the ids nor the names of the parcels.
+        """
+        order = _parcel_order(given, self)
+        found: AnyArray = np.asarray(given) if values is None else values
+        return found if order is None else found[..., order]
+
+
+_TIMES = ("t", "time", "volume")
+_PARCELS = ("parcel", "parcels", "region", "roi", "label")
+
+
+def _parcel_order(source: Any, table: LabelTable) -> list[int] | None:
+    """Place of the value of each parcel among labelled values; None if these have no labels."""
+    labels = _column_labels(source)
+    if labels is None:
+        return None
+    for own in (list(table.names), table.ids.tolist(), [str(i) for i in table.ids]):
+        if labels == own:
+            return None
+        if len(set(own)) == len(own) and sorted(map(str, labels)) == sorted(map(str, own)):
+            where = {str(label): i for i, label in enumerate(labels)}
+            return [where[str(label)] for label in own]
+    ids = ", ".join(map(str, table.ids[:3]))
+    raise InvalidInputError(
+        f"the columns of the series are called {', '.join(map(str, labels[:3]))}, ...; the "
+        f"parcels {', '.join(table.names[:3])}, ... (ids {ids}, ...): "
+        "rename the columns, or give the array of the series with the columns in order of the ids"
+    )
+
+
+def _column_labels(source: Any) -> list[Any] | None:
+    """What the values of a Series, data frame, DataArray or stored summary are called."""
+    own = getattr(source, "table", None)
+    if isinstance(own, LabelTable):
+        return list(own.ids.tolist())
+    if hasattr(source, "columns") and hasattr(source, "to_dict"):
+        found = list(source.columns)
+    elif hasattr(source, "index") and hasattr(source, "to_dict"):
+        found = list(source.index)
+    elif isinstance(getattr(source, "dims", None), tuple) and hasattr(source, "coords"):
+        dims = source.dims
+        if len(dims) == 2 and (str(dims[1]).lower() in _TIMES or str(dims[0]).lower() in _PARCELS):
+            raise InvalidInputError(
+                f"the axes of the series are {dims[0]}, {dims[1]}: expected time first; transpose "
+                "them"
+            )
+        if dims[-1] not in source.coords:
+            return None
+        found = source.coords[dims[-1]].values.tolist()
+    else:
+        return None
+    return None if found == list(range(len(found))) else found
+
 
 def _pick(values: Column, rows: Sequence[int]) -> Column:
     """Rows of a column; -1 stands for a row that is not there."""

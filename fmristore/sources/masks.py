@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fmristore.model.space import NeuroSpace
-from fmristore.sources.images import NiftiSource, is_store
+from fmristore.sources.images import NiftiSource, in_axis_order, is_store
 from fmristore.sources.labels import FileAt, with_options
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
@@ -47,7 +47,7 @@ def mask_array(
     )
     if values.dtype.kind not in "biuf":
         raise InvalidInputError(f"a mask must be real numbers, not {values.dtype}", url=name)
-    shape = values.shape[:3] if values.shape[3:] == (1,) else values.shape
+    shape = values.shape[:3] if set(values.shape[3:]) <= {1} else values.shape
     if shape != space.spatial_shape:
         raise InvalidInputError(
             f"the mask has shape {values.shape}, the image {space.spatial_shape}", url=name
@@ -116,7 +116,7 @@ def load_volume(
         return np.asanyarray(volume.dataobj), NeuroSpace.from_nibabel(volume), url
     space = getattr(volume, "space", None)
     try:
-        values = np.asarray(volume)
+        values = np.asarray(in_axis_order(volume))
     except ValueError as error:
         raise InvalidInputError(f"the {what} is not an array of numbers: {error}") from error
     return values, space if isinstance(space, NeuroSpace) else None, getattr(volume, "url", None)
@@ -133,7 +133,7 @@ def _check_shape(found: Any, shape: tuple[int, ...] | None, what: str, url: str 
     """Check the shape of a volume before its values are read."""
     if shape is None or not isinstance(found, tuple):
         return
-    if (found[:3] if found[3:] == (1,) else found) != shape:
+    if (found[:3] if set(found[3:]) <= {1} else found) != shape:
         raise InvalidInputError(f"the {what} has shape {found}, the image {shape}", url=url)
 
 

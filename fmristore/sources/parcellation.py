@@ -20,6 +20,8 @@ from fmristore_stores.protocol import AnyArray
 __all__ = ["Parcellation", "ParcellationWarning", "find_parcel", "find_parcels"]
 
 _LARGEST_ID = 2**31 - 1
+_TOLERANCE = 0.01
+"""By which labels of floating point may differ from whole numbers."""
 
 
 class Parcellation:
@@ -95,8 +97,8 @@ class Parcellation:
         Parameters
         ----------
         labels : Parcellation, path, stored volume, nibabel image, or array_like of shape (X, Y, Z)
-            Whole numbers, 0 is background; a path is that of a NIfTI file or of a store. Ids may
-            have gaps.
+            Whole numbers, but for rounding; 0 and NaN are background. A path is that of a NIfTI
+            file or of a store. Ids may have gaps.
         names : path, mapping, sequence of str, or DataFrame, optional
             What the ids stand for: see `fmristore.sources.labels.read_table`.
         mask : path, stored volume, nibabel image, or array_like of shape (X, Y, Z), optional
@@ -108,8 +110,9 @@ class Parcellation:
         Warns
         -----
         ParcellationWarning
-            If a parcel of the table has no voxels (it is kept, and is NaN in summaries), or
-            labelled voxels lie outside the mask.
+            If a parcel of the table has no voxels (it is kept, and is NaN in summaries),
+            labelled voxels lie outside the mask, labels were rounded to whole numbers, or the
+            table is doubtful.
 
         Raises
         ------
@@ -227,6 +230,62 @@ class Parcellation:
         k = self.index(key)
         return slice(int(self.indptr[k]), int(self.indptr[k + 1]))
 
+    def to_volume(self, values: Any, *, fill: Any = 0) -> AnyArray:
+        """Put one value for each parcel onto the grid.
+
+        Parameters
+        ----------
+        values : array_like, (K,) or (T, K)
+            In order of `ids`, or with the time first, as summaries have them. The index of a
+            pandas Series, or the columns of a data frame, say which parcel is meant.
+        fill : scalar
+            For voxels without a label.
+
+        Returns
+        -------
+        ndarray, (X, Y, Z) or (X, Y, Z, T)
+
+        Raises
+        ------
+        InvalidInputError
+            If there is not one value for each parcel, or they are labelled as other parcels.
+        """
+        found = self.table.in_order(values)
+        if found.ndim not in (1, 2) or found.shape[-1] != len(self):
+            raise InvalidInputError(
+                f"values of shape {found.shape}: expected ({len(self)},) or (T, {len(self)}), one "
+                "for each parcel"
+            )
+        dtype = np.result_type(found, np.min_scalar_type(fill))
+        grid = np.full((*self.space.spatial_shape, *found.shape[:-1]), fill, dtype)
+        grid[tuple(self.voxels.T)] = found[..., self.parcel_of].T
+        return grid
+
+    def to_nibabel(self, values: Any = None, *, fill: Any = 0, tr: float | None = None) -> Any:
+        """One value for each parcel as a nibabel image, or the labels themselves.
+
+        Parameters
+        ----------
+        values, fill : object
+            See `to_volume`; the labels by default.
+        tr : float, optional
+            Seconds between the rows of values (T, K).
+
+        Returns
+        -------
+        nibabel.Nifti1Image
+        """
+        import nibabel
+
+        library: Any = nibabel
+        grid = self.labels if values is None else self.to_volume(values, fill=fill)
+        space = self.space if grid.ndim == 3 else self.space.with_time(grid.shape[3], tr=tr)
+        if grid.dtype.kind == "b":
+            grid = grid.astype(np.uint8)
+        elif grid.dtype in (np.int64, np.uint64, np.float16):
+            grid = grid.astype(np.float64)
+        return library.Nifti1Image(grid, space.affine, space.to_header(grid.dtype))
+
     def check_grid(self, space: NeuroSpace) -> None:
         """Check that an image lies on the grid of the labels.
 
@@ -306,19 +365,14 @@ def _whole_numbers(values: AnyArray, url: str | None) -> NDArray[np.int32]:
     """Labels as int32, if they are labels."""
     if values.dtype.kind not in "biuf":
         raise InvalidInputError(f"labels must be whole numbers, not {values.dtype}", url=url)
-    if values.ndim == 4 and values.shape[3] == 1:
+    while values.ndim > 3 and values.shape[-1] == 1:
         values = values[..., 0]
     if values.ndim != 3:
         raise InvalidInputError(
             f"a label image has the shape (X, Y, Z), not {values.shape}", url=url
         )
     if values.dtype.kind == "f":
-        if not np.isfinite(values).all():
-            raise InvalidInputError("some labels are NaN or infinite", url=url)
-        if (values != np.rint(values)).any():
-            raise InvalidInputError(
-                "some labels are not whole numbers: this is no label image", url=url
-            )
+        values = _rounded(values, url)
     if values.size and (values.min() < 0 or values.max() > _LARGEST_ID):
         raise InvalidInputError(
             f"labels from {values.min()} to {values.max()}: expected 0 (background) to "
@@ -326,6 +380,24 @@ def _whole_numbers(values: AnyArray, url: str | None) -> NDArray[np.int32]:
             url=url,
         )
     return values.astype(np.int32)
+
+
+def _rounded(values: AnyArray, url: str | None) -> AnyArray:
+    """Labels of floating point as whole numbers; NaN is background."""
+    values = np.where(np.isnan(values), 0, values)
+    if np.isinf(values).any():
+        raise InvalidInputError("some labels are infinite", url=url)
+    whole: AnyArray = np.rint(values)
+    off = float(np.abs(values - whole).max(initial=0))
+    if off > _TOLERANCE:
+        raise InvalidInputError(
+            f"some labels are not whole numbers (by {off:.3g}): this is no label image, or it was "
+            "resampled with interpolation; resample it to the nearest neighbour",
+            url=url,
+        )
+    if off:
+        warn(f"labels were rounded to whole numbers, by up to {off:.2g}")
+    return whole
 
 
 def _common_grid(

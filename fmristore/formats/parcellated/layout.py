@@ -34,6 +34,7 @@ from fmristore.formats.parcellated.reduce import (
 from fmristore.formats.registry import NativeLayout
 from fmristore.model.scaling import Scaling, make_scaling
 from fmristore.model.space import NeuroSpace
+from fmristore.model.voxels import unmask
 from fmristore.planning.blocks import box_shape, boxes
 from fmristore.planning.layout import adapt_spec, choose_codecs, plan_matrix
 from fmristore.planning.progress import Progress
@@ -268,6 +269,7 @@ def given_matrix(source: Any) -> AnyArray | None:
 def _from_matrix(
     request: ScanRequest, values: AnyArray, parcellation: Parcellation, metadata: Mapping[str, Any]
 ) -> ScanContent:
+    values = parcellation.table.in_order(request.source, values)
     if values.shape[1] != len(parcellation) or not len(values):
         raise InvalidInputError(
             f"a matrix of shape {values.shape}: expected one column for each of "
@@ -292,14 +294,15 @@ def _from_matrix(
 
 
 def voxel_weights(weights: Any, parcellation: Parcellation) -> AnyArray | None:
-    """Weights of the voxels in order of the parcellation, from an image or as they are."""
+    """Weights of the voxels in order of the parcellation, from an image or one for each label."""
     if weights is None:
         return None
     weights = with_options(weights, None)
     shape = parcellation.space.spatial_shape if isinstance(weights, FileAt) else None
     values, grid, url = load_volume(weights, "weight image", shape=shape)
     if values.ndim == 1:
-        return values
+        inside = parcellation.labels != 0
+        return parcellation.voxel_set.gather(unmask(values, inside))
     if values.shape[3:] == (1,):
         values = values[..., 0]
     if values.shape != parcellation.space.spatial_shape:

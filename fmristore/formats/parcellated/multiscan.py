@@ -341,7 +341,8 @@ class ParcellatedMultiScan(StoredObject):
         statistic : {"mean", "median", "sum", "min", "max", "std"} or callable, optional
             What parcels are summarised by; the series of every voxel are stored without it.
         weights : path, nibabel image, array_like of shape (X, Y, Z) or (V,), optional
-            Of the voxels, for means and sums.
+            Of the voxels, for means and sums; (V,) in numpy's (C) order of the
+            labelled voxels, as ``volume[labels > 0]`` has them.
         metadata : mapping, optional
             What else is known of the scan; values that JSON can hold.
         tr : float, optional

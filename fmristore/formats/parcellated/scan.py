@@ -164,7 +164,8 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         statistic : {"mean", "median", "sum", "min", "max", "std"} or callable
             A function takes a parcel's numbers (T, V) and returns (T,).
         weights : path, nibabel image, array_like of shape (X, Y, Z) or (V,), optional
-            Of the voxels, for means and sums; (V,) goes in order of `voxels`.
+            Of the voxels, for means and sums; (V,) in numpy's (C) order of the
+            labelled voxels, as ``volume[labels > 0]`` has them.
         max_memory : int or str
             Bytes that this may take besides the result.
         progress : callable, optional

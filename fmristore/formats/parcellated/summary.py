@@ -221,7 +221,8 @@ class ParcellatedScanSummary(ParcellatedBase):
         statistic : {"mean", "median", "sum", "min", "max", "std"} or callable
             A function takes a parcel's numbers (T, V) and returns (T,).
         weights : path, nibabel image, array_like of shape (X, Y, Z) or (V,), optional
-            Of the voxels, for means and sums.
+            Of the voxels, for means and sums; (V,) in numpy's (C) order of the
+            labelled voxels, as ``volume[labels > 0]`` has them.
         name : str
             Of the scan.
         metadata : mapping, optional
