@@ -250,3 +250,36 @@ def test_the_way_back_is_that_of_nilearn() -> None:
     masker = maskers.NiftiLabelsMasker(found.to_nibabel(), resampling_target=None).fit()
     theirs = masker.inverse_transform(values)
     np.testing.assert_allclose(found.to_volume(values), theirs.get_fdata(), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:::nilearn", "ignore:::sklearn")
+def test_values_of_a_mask_return_to_the_grid(tmp_path: Path) -> None:
+    nibabel: Any = pytest.importorskip("nibabel")
+    maskers = pytest.importorskip("nilearn.maskers")
+    mask = LABELS > 1
+    run = np.random.default_rng(4).normal(size=(*SHAPE, 5)).astype("f4")
+    image = nibabel.Nifti1Image(mask.astype("u1"), np.eye(4))
+    masker = maskers.NiftiMasker(image, standardize=None).fit()
+    with (
+        fs.NeuroVec.create(tmp_path / "r.h5", run, space=np.eye(4), tr=2.0) as dense,
+        fs.MaskedNeuroVec.create(tmp_path / "m.h5", dense, mask=mask) as masked,
+        fs.LabeledVolumeSet.create(
+            tmp_path / "l.h5", {"a": run[..., 0]}, mask=mask, space=np.eye(4)
+        ) as maps,
+    ):
+        series = dense.series(mask=mask)
+        wanted = run.copy()
+        wanted[~mask] = 0
+        for view in (dense, masked, maps):
+            np.testing.assert_array_equal(view.unmask(series, mask), wanted)
+        np.testing.assert_array_equal(masked.unmask(series), wanted)
+        np.testing.assert_array_equal(maps.unmask(series[0]), wanted[..., 0])
+        theirs = masker.inverse_transform(series).get_fdata()
+        np.testing.assert_array_equal(dense.unmask(series, image), theirs)
+        volume = np.full(SHAPE, np.nan)
+        volume[mask] = series[2]
+        np.testing.assert_array_equal(dense.unmask(series[2], mask, fill=np.nan), volume)
+        with pytest.raises(InvalidInputError, match="without a mask"):
+            dense.unmask(series)
+        with pytest.raises(InvalidInputError, match="one for each voxel"):
+            masked.unmask(series[:, 1:])

@@ -20,6 +20,7 @@ from fmristore.formats.registry import format_class
 from fmristore.formats.statistics import Axis, reduce_blocks
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
+from fmristore.model.voxels import unmask
 from fmristore.planning.indexing import (
     AxisPart,
     PointSelection,
@@ -32,7 +33,7 @@ from fmristore.planning.progress import Progress
 from fmristore.planning.read_plan import Planner, ReadPlan
 from fmristore.planning.text import parse_size
 from fmristore.sources.images import ArraySource, ImageSource
-from fmristore.sources.masks import mask_voxels
+from fmristore.sources.masks import mask_array, mask_voxels
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.io.ranges import ReadCost
 from fmristore_stores.protocol import AnyArray
@@ -287,6 +288,48 @@ class GridView(StoredObject):
         values = self.read_points(points, part.region[0], dtype=dtype, raw=raw)
         result: AnyArray = values[part.finish]
         return result[:, 0] if request.single else result
+
+    def unmask(
+        self,
+        values: Any,
+        mask: Any = None,
+        *,
+        fill: Any = 0,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> AnyArray:
+        """Put values of the voxels of a mask back onto the grid.
+
+        Parameters
+        ----------
+        values : array_like, (n,) or (T, n)
+            One value for each voxel of the mask, in numpy's (C) order, as ``series(mask=mask)``,
+            ``volume[mask]`` and nilearn give them.
+        mask : stored object, nibabel image, path, or array_like of shape (X, Y, Z), optional
+            As in `series`; by default that which the image is stored with.
+        fill : scalar
+            For the other voxels.
+        storage_options : mapping, optional
+            For a mask given by URL.
+
+        Returns
+        -------
+        ndarray, (X, Y, Z) or (X, Y, Z, T)
+
+        Raises
+        ------
+        InvalidInputError
+            If there is not one value for each voxel, the mask does not fit, or none is given and
+            the image is stored without one.
+        """
+        if mask is None:
+            mask = getattr(self, "mask", None)  # of what is stored by voxel
+            if mask is None:
+                raise InvalidInputError(
+                    "the image is stored without a mask: give the mask that the values are of",
+                    url=self.url,
+                )
+        inside = mask_array(mask, self.space, storage_options=storage_options)
+        return unmask(np.asarray(values), inside, fill=fill)
 
     @property
     def raw(self) -> RawView:

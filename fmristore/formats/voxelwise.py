@@ -19,7 +19,7 @@ from fmristore.formats.matrix import ArrayMatrix, Matrix, chunk_count
 from fmristore.formats.nodes import read_grid, write_encoded
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
-from fmristore.model.voxels import VoxelSet, unmask
+from fmristore.model.voxels import VoxelSet
 from fmristore.planning.indexing import AxisPart
 from fmristore.planning.rechunk import read_in_boxes
 from fmristore.planning.scratch import Scratch
@@ -43,7 +43,6 @@ __all__ = [
     "VoxelView",
     "mask_shape",
     "matrix_volumes",
-    "unmask",
     "voxel_nodes",
     "write_voxels",
 ]
@@ -269,28 +268,6 @@ class VoxelView(GridView):
     def primary_arrays(self) -> tuple[StoredArray, ...]:
         """Docstring inherited."""
         return self.matrix.arrays
-
-    def unmask(self, values: AnyArray, *, fill: Any = 0) -> AnyArray:
-        """Put values of the mask's voxels back onto the grid.
-
-        Parameters
-        ----------
-        values : ndarray, (n,), or (n, ...) or (T, n) for 2D
-            One value for each voxel of `mask`, in numpy's (C) order, as ``series(mask=...)`` and
-            ``volume[mask]`` give them: the last axis, if it has their number, else the first.
-        fill : scalar
-            For the other voxels.
-
-        Returns
-        -------
-        ndarray, (X, Y, Z) or (X, Y, Z, T)
-
-        Raises
-        ------
-        InvalidInputError
-            If their number is not that of the voxels.
-        """
-        return unmask(values, self.mask, fill=fill)
 
     def _read_values(
         self, rows: AxisPart, columns: AxisPart, *, dtype: DTypeLike | None, raw: bool
