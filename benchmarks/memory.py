@@ -1,26 +1,57 @@
 """Peak memory of operations beside the `max_memory` that they were given.
 
-``python -m benchmarks.memory [--sizes 1MiB 16MiB 64MiB] [--only NAME]`` prints a table in Markdown.
-Each operation runs in a process of its own on a run of about 147 MB, after a first one on a small
-run, and what is told is the highest resident memory above what the process had before.
+``python -m benchmarks.memory [--sizes 1MiB 16MiB 64MiB] [--only NAME ...] [--stores .h5 .zarr]``
+prints a table in Markdown. Each operation runs in a process of its own on a run of about 94 MB,
+after a first one on a small run (which loads what is loaded on first use), and the peak is the
+highest resident memory above that before the operation.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
+import multiprocessing
+import re
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fmristore.planning.text import parse_size
 
 __all__ = ["OPERATIONS", "main"]
 
-SHAPES = {"small": (16, 16, 10, 8), "large": (64, 64, 36, 500)}
+SHAPES = {"small": (16, 16, 10, 8), "large": (64, 64, 36, 320)}
+STORES = (".h5", ".zarr")
+
+
+class Job(NamedTuple):
+    """What an operation is given."""
+
+    folder: Path
+    name: str
+    """Of the run: a key of `SHAPES`."""
+    store: str
+    """Ending of the stores that are read and written."""
+    out: Path
+    """Path to write to, with that ending."""
+    size: int
+    """max_memory"""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the run."""
+        return SHAPES[self.name]
+
+    @property
+    def nifti(self) -> Path:
+        """The run as NIfTI."""
+        return self.folder / f"{self.name}.nii"
+
+    def stored(self, what: str) -> Path:
+        """A store that was made of the run."""
+        return self.folder / f"{self.name}-{what}{self.store}"
 
 
 def _labels(shape: tuple[int, ...]) -> Any:
@@ -29,53 +60,125 @@ def _labels(shape: tuple[int, ...]) -> Any:
     return (np.indices(shape[:3]) // 8).sum(axis=0).astype("i2") + 1
 
 
-def _operations() -> dict[str, Callable[[Path, Path, tuple[int, ...], int], Any]]:
+def _convert(access: Any) -> Callable[[Job], Any]:
     import fmristore as fs
 
-    def nifti(end: str) -> Callable[[Path, Path, tuple[int, ...], int], Any]:
-        return lambda run, out, _, size: fs.open(run).to_nifti(
-            out.with_suffix(end), max_memory=size
-        )
+    return lambda job: fs.convert(job.nifti, job.out, access=access, max_memory=job.size)
 
-    def convert(access: Any, end: str) -> Callable[[Path, Path, tuple[int, ...], int], Any]:
-        return lambda run, out, _, size: fs.convert(
-            run.with_suffix(".nii"), out.with_suffix(end), access=access, max_memory=size
-        )
 
-    def parcels(**how: Any) -> Callable[[Path, Path, tuple[int, ...], int], Any]:
-        return lambda run, out, shape, size: fs.parcellate(
-            run, _labels(shape), out, max_memory=size, **how
-        )
+def _summary(**options: Any) -> Callable[[Job], Any]:
+    import fmristore as fs
+
+    return lambda job: fs.ParcellatedScanSummary.create(
+        job.out,
+        job.stored("time"),
+        parcellation=_labels(job.shape),
+        max_memory=job.size,
+        **options,
+    )
+
+
+def _weighted(job: Job) -> Any:
+    import numpy as np
+
+    return _summary(weights=np.ones(job.shape[:3], np.float32))(job)
+
+
+def _export(what: str, end: str) -> Callable[[Job], Any]:
+    import fmristore as fs
+
+    return lambda job: fs.open(job.stored(what)).to_nifti(
+        job.out.with_suffix(end), max_memory=job.size
+    )
+
+
+def _creations() -> dict[str, Callable[[Job], Any]]:
+    """Creating every format."""
+    import fmristore as fs
 
     return {
+        **{f"NeuroVec.create {access}": _convert(access) for access in ("time", "volume", "both")},
+        "MaskedNeuroVec.create": lambda job: fs.MaskedNeuroVec.create(
+            job.out, job.stored("time"), mask=_labels(job.shape) > 3, max_memory=job.size
+        ),
+        "NeuroVecSeq.create": lambda job: fs.NeuroVecSeq.create(
+            job.out, {"a": job.nifti, "b": job.stored("time")}, max_memory=job.size
+        ),
+        "ParcellatedScan.create": lambda job: fs.ParcellatedScan.create(
+            job.out,
+            job.stored("time"),
+            parcellation=_labels(job.shape),
+            max_memory=job.size,
+        ),
         **{
-            f"convert {access} {end}": convert(access, end)
-            for access in ("time", "volume")
-            for end in (".h5", ".zarr")
+            f"ParcellatedScanSummary.create {name}": _summary(statistic=name)
+            for name in ("mean", "median", "std")
         },
-        "transcode to .zarr": lambda run, out, _, size: fs.transcode(
-            run, out.with_suffix(".zarr"), max_memory=size
+        "ParcellatedScanSummary.create weights": _weighted,
+        "LabeledVolumeSet.create": lambda job: fs.LabeledVolumeSet.create(
+            job.out,
+            labels=[f"map {t}" for t in range(job.shape[3])],
+            data=job.nifti,
+            mask=_labels(job.shape) > 3,
+            max_memory=job.size,
         ),
-        "transcode for volumes": lambda run, out, _, size: fs.transcode(
-            run, out, access="volume", max_memory=size
-        ),
-        "verify deep": lambda run, _o, _s, size: fs.verify(run, deep=True, max_memory=size),
-        "save": lambda run, out, _, size: fs.open(run).save(out, max_memory=size),
-        "export .nii": nifti(".nii"),
-        "export .nii.gz": nifti(".nii.gz"),
-        "parcellate mean": parcels(),
-        "parcellate median": parcels(statistic="median"),
-        "parcellate std": parcels(statistic="std"),
-        "masked create": lambda run, out, shape, size: fs.MaskedNeuroVec.create(
-            out, run, mask=_labels(shape) > 3, max_memory=size
-        ),
-        "ParcellatedScan create": lambda run, out, shape, size: fs.ParcellatedScan.create(
-            out, run, parcellation=_labels(shape), max_memory=size
-        ),
-        "from_pca": lambda run, out, shape, size: fs.LatentNeuroVec.from_pca(
-            out, run, n_components=5, mask=_labels(shape) > 12, max_memory=size
+        "LatentNeuroVec.from_pca": lambda job: fs.LatentNeuroVec.from_pca(
+            job.out,
+            job.stored("time"),
+            n_components=5,
+            mask=_labels(job.shape) >= _labels(job.shape).max() - 2,
+            max_memory=job.size,
         ),
     }
+
+
+def _volumes(job: Job) -> None:
+    import fmristore as fs
+
+    with fs.open(job.stored("time")) as image:
+        for _ in image.iter_volumes(max_memory=job.size):
+            pass
+
+
+def _add_scan(job: Job) -> None:
+    import fmristore as fs
+
+    with fs.ParcellatedMultiScan.create(
+        job.out,
+        parcellation=fs.Parcellation.from_labels(
+            _labels(job.shape), space=fs.open(job.stored("time")).space.without_time()
+        ),
+    ) as multi:
+        multi.add_scan("a", job.stored("time"), max_memory=job.size)
+
+
+def _others() -> dict[str, Callable[[Job], Any]]:
+    """What is done with stored runs."""
+    import fmristore as fs
+
+    return {
+        "to_nifti .nii": _export("time", ".nii"),
+        "to_nifti .nii.gz": _export("time", ".nii.gz"),
+        "to_nifti of a MaskedNeuroVec": _export("masked", ".nii"),
+        "transcode": lambda job: fs.transcode(job.stored("time"), job.out, max_memory=job.size),
+        "transcode access=volume": lambda job: fs.transcode(
+            job.stored("time"), job.out, access="volume", max_memory=job.size
+        ),
+        "verify deep": lambda job: fs.verify(job.stored("time"), deep=True, max_memory=job.size),
+        "save": lambda job: fs.open(job.stored("time")).save(job.out, max_memory=job.size),
+        "add_scan": _add_scan,
+        "concat": lambda job: fs.open(job.stored("multi")).concat().series(),
+        "to_dense": lambda job: fs.open(job.stored("masked")).to_dense(
+            job.out, max_memory=job.size
+        ),
+        "mean axis=3": lambda job: fs.open(job.stored("time")).mean(axis=3, max_memory=job.size),
+        "std axis=3": lambda job: fs.open(job.stored("time")).std(axis=3, max_memory=job.size),
+        "iter_volumes": _volumes,
+    }
+
+
+def _operations() -> dict[str, Callable[[Job], Any]]:
+    return _creations() | _others()
 
 
 OPERATIONS = tuple(_operations())
@@ -88,7 +191,8 @@ def _peak(*, reset: bool = False) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
-def _write(folder: Path, name: str) -> None:
+def _write(folder: Path, name: str, stores: list[str]) -> None:
+    """Write a run as NIfTI and the stores that operations start from."""
     import numpy as np
 
     import fmristore as fs
@@ -101,25 +205,65 @@ def _write(folder: Path, name: str) -> None:
         file.write(make_header(space, "i2"))
         for t in range(shape[3]):
             file.write((volume + t).tobytes())
-    fs.convert(folder / f"{name}.nii", folder / f"{name}.h5", codec="fast")
+    for store in stores:
+        job = Job(folder, name, store, Path(), 0)
+        labels = _labels(shape)
+        fs.convert(job.nifti, job.stored("time"), codec="fast")
+        fs.MaskedNeuroVec.create(
+            job.stored("masked"), job.stored("time"), mask=labels > 3, codec="fast"
+        )
+        scans = {"a": job.stored("time"), "b": job.nifti}
+        fs.ParcellatedMultiScan.create(
+            job.stored("multi"), scans, parcellation=labels, statistic="mean"
+        )
 
 
-def _work(folder: Path, operation: str, size: int) -> dict[str, Any]:
-    """Run one operation on the small and then the large run."""
+def _prepare(folder: Path, stores: list[str]) -> None:
+    for name in SHAPES:
+        _write(folder, name, stores)
+
+
+def _work(folder: Path, operation: str, store: str, size: int, answer: Any) -> None:
+    """Run one operation on the small and then the large run; answer with what it took."""
     from fmristore_stores.chunks.cache import CHUNK_CACHE
     from fmristore_stores.errors import MemoryLimitError
 
     work = _operations()[operation]
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        work(folder / "small.h5", Path(out, "first.h5"), SHAPES["small"], 1 << 28)
+        work(Job(folder, "small", store, Path(out, f"first{store}"), 1 << 28))
+        CHUNK_CACHE.clear()
         CHUNK_CACHE.limit = 0
         before = _peak(reset=True)
+        started = time.perf_counter()
         refused = ""
         try:
-            work(folder / "large.h5", Path(out, "second.h5"), SHAPES["large"], size)
+            work(Job(folder, "large", store, Path(out, f"second{store}"), size))
         except MemoryLimitError as error:
             refused = error.message
-    return {"taken": _peak() - before, "refused": refused}
+    answer.send((_peak() - before, refused, time.perf_counter() - started))
+
+
+def _cell(folder: Path, operation: str, store: str, size: int, timeout: float) -> tuple[str, str]:
+    context = multiprocessing.get_context("fork")
+    answers, answer = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(folder, operation, store, size, answer))
+    process.start()
+    answer.close()
+    try:
+        if not answers.poll(timeout):
+            return f"no end in {timeout:.0f} s", ""
+        taken, refused, _ = answers.recv()
+    except EOFError:
+        return "failed", ""
+    finally:
+        process.kill()
+        process.join()
+    peak = f"{taken / 2**20:.1f} MiB"
+    if not refused:
+        return peak, ""
+    print(f"{operation} {store} {size}: {refused}", file=sys.stderr)
+    least = re.search(r"at least (\d+) bytes", refused)
+    return peak, f"at least {int(least[1]) / 2**20:.1f} MiB" if least else "refused"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -127,37 +271,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", nargs="+", default=["1MiB", "16MiB", "64MiB"])
     parser.add_argument("--only", nargs="+", default=list(OPERATIONS))
+    parser.add_argument("--stores", nargs="+", default=list(STORES), choices=STORES)
     parser.add_argument("--timeout", type=float, default=600)
-    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.work:
-        folder, operation, size = options.work
-        print(json.dumps(_work(Path(folder), operation, int(size))))
-        return
-    print("| operation | " + " | ".join(options.sizes) + " |")
-    print("|---|" + "---|" * len(options.sizes), flush=True)
+    print("| operation | store | max_memory | peak | refused, needs |")
+    print("|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for run in SHAPES:
-            _write(folder, run)
-        for operation in options.only:
-            cells = [_cell(folder, operation, size, options.timeout) for size in options.sizes]
-            print(f"| {operation} | " + " | ".join(cells) + " |", flush=True)
-
-
-def _cell(folder: Path, operation: str, size: str, timeout: float) -> str:
-    command = [sys.executable, "-m", "benchmarks.memory", "--work", str(folder), operation]
-    try:
-        done = subprocess.run(
-            [*command, str(parse_size(size))], capture_output=True, timeout=timeout, check=False
+        maker = multiprocessing.get_context("fork").Process(
+            target=_prepare, args=(folder, options.stores)
         )
-    except subprocess.TimeoutExpired:
-        return f"no end in {timeout:.0f} s"
-    if done.returncode:
-        return "failed: " + done.stderr.decode().strip().splitlines()[-1][:80]
-    found = json.loads(done.stdout)
-    taken = f"{found['taken'] / 2**20:.0f} MiB"
-    return f"refused ({taken})" if found["refused"] else taken
+        maker.start()
+        maker.join()
+        for operation in options.only:
+            for store in options.stores:
+                for size in options.sizes:
+                    peak, least = _cell(folder, operation, store, parse_size(size), options.timeout)
+                    print(f"| {operation} | {store} | {size} | {peak} | {least} |", flush=True)
 
 
 if __name__ == "__main__":

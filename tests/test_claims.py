@@ -54,6 +54,24 @@ def test_millions_of_missing_chunks_are_one_line(
         assert ("(0, 0, 0)" in found.message) is required
 
 
+def test_chunks_that_cannot_be_located_are_not_all_asked_for(tmp_path: Path) -> None:
+    """A filter that is not known here hides which chunks are there; a digest changes nothing."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        made = file.create_dataset("0", (100_000,) * 3, "<i2", chunks=(4, 4, 4), compression="lzf")
+        made[:4, :4, :8] = 1
+    findings = Findings()
+    with open_store(tmp_path / "a.h5") as store:
+        check = ArrayCheck(store.root.array("0"), findings, required=True, max_memory=1 << 20)
+        assert check.locate()
+        assert not check.compare("sha256-planes:0")
+        check.decode()
+    report = findings.report(url="a.h5", name=None, deep=True, seconds=0.0)
+    assert not report.problems
+    (note,) = report.notes
+    assert note.kind == "not-checked"
+    assert f"of {25_000**3} chunks only" in note.message
+
+
 def test_damage_among_millions_of_missing_chunks_is_found(tmp_path: Path) -> None:
     spec = ArraySpec(
         shape=(100_000,) * 3, dtype=np.dtype("<i2"), layout=ChunkLayout(chunks=(4, 4, 4))

@@ -15,6 +15,7 @@ from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.blocks import box_shape, boxes
+from fmristore.planning.memory import UNIT_SHARE, block_share, gathering_share, require_unit
 from fmristore.planning.progress import Progress
 from fmristore.planning.rechunk import read_in_boxes
 from fmristore.planning.scratch import Scratch
@@ -183,13 +184,15 @@ def parts_of(source: VoxelSource, voxels: VoxelSet, max_memory: int) -> Iterator
     """Take the voxels out of volumes; voxels must be in order of their index, x fastest."""
     mask = voxels.mask.transpose(2, 1, 0)
     starts = np.concatenate([[0], np.cumsum(mask.sum(axis=(1, 2)))]).tolist()
-    most = max(1, min(max_memory // 8, _BLOCK_BYTES))
-    if isinstance(source, StoredSource):
-        most = max(1, max_memory // 8)
+    x, y, _ = source.space.spatial_shape
+    most = block_share(max_memory, x * y * source.dtype.itemsize)
+    if not isinstance(source, StoredSource):
+        most = min(most, _BLOCK_BYTES)
     for t0, z0, values in source.blocks(most):
         z1 = z0 + values.shape[-3]
         if starts[z1] > starts[z0]:
             yield Part(t0, starts[z0], values[:, mask[z0:z1]])
+        del values  # before the next block takes its memory
 
 
 def write_parts(
@@ -227,7 +230,9 @@ def write_parts(
     count = spec.shape[voxel_axis]
     volumes = rows.stop - rows.start
     done = rows.start * count * spec.dtype.itemsize
-    with Scratch((volumes, count), spec.dtype, max_memory=max_memory // 2) as scratch:
+    require_unit(spec, max_memory)
+    room = gathering_share(spec, max_memory)
+    with Scratch((volumes, count), spec.dtype, max_memory=room) as scratch:
         for part in parts:
             first = part.row - rows.start
             n, m = part.values.shape
@@ -240,7 +245,8 @@ def write_parts(
         shape = (count, volumes) if voxel_axis == 0 else (volumes, count)
         size: tuple[int, ...] = shape
         if not scratch.in_memory:
-            size = box_shape(shape, spec.layout.units, spec.dtype.itemsize, max_memory // 4)
+            units, width = spec.layout.units, spec.dtype.itemsize
+            size = box_shape(shape, units, width, max_memory, share=UNIT_SHARE)
         for box in boxes(shape, size):
             values = scratch.read(box[::-1] if voxel_axis == 0 else box)
             own = box[1 - voxel_axis]

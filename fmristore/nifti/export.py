@@ -69,20 +69,22 @@ def export_nifti(  # noqa: PLR0913
     done = 0
     with NiftiWriter(url, header, overwrite=overwrite, storage_options=storage_options) as writer:
         for _, values in read_in_boxes(reader, axes, unit, max_memory):
-            for part in _pieces(values, dims):
+            for part in _pieces(values, dims, min(_WRITE_BYTES, max_memory // 8)):
                 writer.write(part)
                 done += part.nbytes
                 if progress is not None:
                     progress(done, spec.nbytes)
+                del part
+            del values  # before the next box takes its memory
         writer.finish(trailer=trailer)
 
 
-def _pieces(values: AnyArray, dims: list[str]) -> Iterator[AnyArray]:
+def _pieces(values: AnyArray, dims: list[str], max_bytes: int) -> Iterator[AnyArray]:
     """Cut volumes into small pieces with the axes of NIfTI: (t, z, y, x[, c])."""
     if "c" in dims:
         values = np.moveaxis(values, dims.index("c"), -1)
     if "t" not in dims:
         values = values[None]
-    step = max(1, _WRITE_BYTES // max(1, values[:1].nbytes))
+    step = max(1, max_bytes // max(1, values[:1].nbytes))
     for start in range(0, len(values), step):
         yield values[start : start + step]

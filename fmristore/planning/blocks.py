@@ -14,7 +14,12 @@ __all__ = ["box_shape", "boxes", "overlap_count"]
 
 
 def box_shape(
-    shape: tuple[int, ...], unit: tuple[int, ...], itemsize: int, max_bytes: int
+    shape: tuple[int, ...],
+    unit: tuple[int, ...],
+    itemsize: int,
+    max_memory: int,
+    *,
+    share: int = 1,
 ) -> tuple[int, ...]:
     """Shape of the largest box made of whole units, grown along the last axes first.
 
@@ -26,20 +31,23 @@ def box_shape(
         Shape of a chunk or shard; boxes consist of whole ones (clipped at the array's end).
     itemsize : int
         Bytes of an element.
-    max_bytes : int
-        Most bytes of a box.
+    max_memory : int
+        Bytes of memory that there are.
+    share : int
+        Part of it, as a divisor, that a box may take.
 
     Raises
     ------
     MemoryLimitError
         If not even one unit fits.
     """
-    limit = max_bytes // itemsize
+    limit = max_memory // share // itemsize
     sizes = [max(1, min(u, n)) for u, n in zip(unit, shape, strict=True)]
     if math.prod(sizes) > limit:
         raise MemoryLimitError(
-            f"a shard or chunk of {math.prod(sizes) * itemsize} bytes must be in memory at once, "
-            f"and {max_bytes} bytes are allowed for it; raise max_memory"
+            f"a shard or chunk of {math.prod(sizes) * itemsize} bytes must be in memory at once: "
+            f"raise max_memory from {max_memory} to at least "
+            f"{math.prod(sizes) * itemsize * share} bytes"
         )
     for axis in reversed(range(len(sizes))):
         most = limit // (math.prod(sizes) // sizes[axis])

@@ -33,7 +33,7 @@ def uses_scratch(
     shape = _pick(reader.spec.shape, axes)
     if reader.spec.nbytes <= max_memory // 3:
         return False
-    size = box_shape(shape, unit, reader.spec.dtype.itemsize, max_memory // 3)
+    size = box_shape(shape, unit, reader.spec.dtype.itemsize, max_memory, share=3)
     return not _direct(shape, size, _pick(reader.chunks, axes))
 
 
@@ -79,13 +79,14 @@ def read_in_boxes(
         whole = tuple(slice(0, n, 1) for n in shape)
         yield whole, read(whole)
         return
-    size = box_shape(shape, unit, spec.dtype.itemsize, room)
+    size = box_shape(shape, unit, spec.dtype.itemsize, max_memory, share=3)
     if _direct(shape, size, chunk):
         for box in boxes(shape, size):
             yield box, read(box)
         return
+    chunks = box_shape(shape, chunk, spec.dtype.itemsize, max_memory, share=3)
     with Scratch(shape, spec.dtype, max_memory=0) as scratch:
-        for box in boxes(shape, box_shape(shape, chunk, spec.dtype.itemsize, room)):
+        for box in boxes(shape, chunks):
             scratch.write(box, read(box))
         for box in boxes(shape, size):
             yield box, scratch.read(box)

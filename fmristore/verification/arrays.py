@@ -35,6 +35,10 @@ UNABLE = (CodecError, LayoutNotSupportedError, MemoryLimitError)
 
 _MOST_CHUNKS = 1 << 22
 """Chunks of one array that are looked at; a malicious array may claim any number."""
+_MOST_UNLOCATED = 1 << 14
+"""Chunks that are decoded of an array whose chunks cannot be located, there or not."""
+_MOST_UNLOCATED_BYTES = 4 << 30
+"""Decoded bytes of such an array."""
 _BATCH = 1 << 14
 """Chunks that are located at a time."""
 
@@ -68,8 +72,13 @@ class ArrayCheck:
         self._located = Capability.CHUNK_REFS in array.capabilities
         self._chunks = self._spec.layout.chunks
         self._total = math.prod(grid_shape(self._spec.shape, self._chunks))
-        self._grid = _clipped(grid_shape(self._spec.shape, self._chunks), _MOST_CHUNKS)
         self._itemsize = self._spec.dtype.itemsize
+        most = _MOST_CHUNKS
+        if not self._located:
+            chunk = max(1, math.prod(self._chunks) * self._itemsize)
+            most = max(1, min(_MOST_UNLOCATED, _MOST_UNLOCATED_BYTES // chunk))
+        self._grid = _clipped(grid_shape(self._spec.shape, self._chunks), most)
+        self._clipped = math.prod(self._grid) < self._total
         self._missing = 0
         self._there: AnyArray | None = None
         self._failures = 0
@@ -94,9 +103,8 @@ class ArrayCheck:
         before = self._problems()
         if self._total > _BATCH and self._locate_listed(advance):
             return self._problems() == before
-        looked = math.prod(self._grid)
-        if looked < self._total:
-            text = f"of {self._total} chunks only {looked} were looked at"
+        if self._clipped:
+            text = f"of {self._total} chunks only {math.prod(self._grid)} were looked at"
             self._findings.note("not-checked", path, text)
         for box in self._batches(_BATCH):
             keys = _keys(box)
@@ -247,6 +255,12 @@ class ArrayCheck:
         if not self.fits:
             self._read_large()
             return
+        if self._clipped and not self._located:
+            text = (
+                f"of {self._total} chunks only {math.prod(self._grid)} were decoded: which are "
+                "there cannot be found out"
+            )
+            self._findings.note("not-checked", path, text)
         reader = ChunkReader(self._array, cache=ChunkCache(0))
         limit = self._room // max(1, math.prod(self._chunks) * self._itemsize)
         if self._there is not None:
@@ -285,6 +299,8 @@ class ArrayCheck:
             False if that is not possible, because a chunk is damaged or the digest unknown.
         """
         path = self._array.path
+        if self._clipped and not self._located:
+            return False
         if not recorded.startswith(PREFIX):
             text = f"the recorded digest {recorded[:80]!r} does not begin with {PREFIX!r}"
             self._findings.problem("digest", path, text)

@@ -40,6 +40,7 @@ from fmristore.planning.layout import (
     choose_codecs,
     plan_layout,
 )
+from fmristore.planning.memory import UNIT_SHARE, block_share, gathering_share, require_unit
 from fmristore.planning.progress import Progress
 from fmristore.planning.scratch import Scratch
 from fmristore.planning.text import parse_size
@@ -257,6 +258,9 @@ def write_numbers(
     window = _Window()
     done = 0
     targets = [(array, dims), *((copy, copy.spec.dims) for copy in copies)]
+    if not (isinstance(source, ArraySource) and source.in_memory):
+        for target, _ in targets:
+            require_unit(target.spec, max_memory)
 
     def observe(values: AnyArray, z0: int) -> None:
         digest.update(z0, values)
@@ -283,7 +287,9 @@ def _block_bytes(source: ImageSource, spec: ArraySpec, max_memory: int) -> int:
     """Size of the blocks to ask a source for; all at once what is in memory already."""
     if isinstance(source, ArraySource) and source.in_memory:
         return max(1, spec.nbytes)
-    return max(1, min(_BLOCK_BYTES, max_memory // 8))
+    x, y, _ = source.space.spatial_shape
+    plane = x * y * spec.dtype.itemsize * max(1, source.colors)
+    return max(plane, min(_BLOCK_BYTES, block_share(max_memory, plane)))
 
 
 def image_spec(source: ImageSource, options: ImageOptions) -> ArraySpec:
@@ -385,8 +391,8 @@ class _Writer:
         self._shape = tuple(length[d] for d in self._dims)
         self._unit = tuple(unit[d] for d in self._dims)
         self._to_stored = tuple(self._dims.index(d) for d in spec.dims)
-        self._box_bytes = max_memory // 4
-        self._band_bytes = max_memory // 2 // writers
+        self._max_memory = max_memory
+        self._band_bytes = gathering_share(spec, max_memory) // writers
         self._times = length.get("t", 1)
         volume = spec.nbytes // max(1, self._times)
         self._unit_times = min(unit.get("t", 1), self._times) or 1
@@ -463,7 +469,7 @@ class _Writer:
             yield _everything(band.shape)
             return
         unit = self._unit if "t" in self._dims else (1, *self._unit)
-        size = box_shape(band.shape, unit, band.dtype.itemsize, self._box_bytes)
+        size = box_shape(band.shape, unit, band.dtype.itemsize, self._max_memory, share=UNIT_SHARE)
         yield from boxes(band.shape, size)
 
 

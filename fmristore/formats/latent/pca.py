@@ -196,9 +196,9 @@ def _require_memory(count: int, points: int, voxels: int, max_memory: int) -> No
     needed = 2 * 8 * (5 * short * short + 4 * long * count)
     if needed > max_memory:
         raise MemoryLimitError(
-            f"{count} components of {points} time points and {voxels} voxels take {needed} bytes, "
-            f"and max_memory is {max_memory}: raise max_memory, "
-            "ask for fewer components, or give a smaller mask"
+            f"{count} components of {points} time points and {voxels} voxels: raise max_memory "
+            f"from {max_memory} to at least {needed} bytes, ask for fewer components, or give a "
+            "smaller mask"
         )
 
 

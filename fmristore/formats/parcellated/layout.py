@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
@@ -37,6 +37,7 @@ from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import unmask
 from fmristore.planning.blocks import box_shape, boxes
 from fmristore.planning.layout import adapt_spec, choose_codecs, plan_matrix
+from fmristore.planning.memory import UNIT_SHARE, require_unit
 from fmristore.planning.progress import Progress
 from fmristore.sources.labels import FileAt, LabelTable, with_options
 from fmristore.sources.masks import load_volume
@@ -205,8 +206,11 @@ def open_content(
     max_memory: int,
     storage_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    require: Callable[[tuple[int, int], np.dtype[Any]], None] | None = None,
 ) -> Iterator[ScanContent]:
     """Open the source of a scan, and summarise it if that is wanted.
+
+    `require` is called with the shape and type of the matrix of a full scan before it is read.
 
     Raises
     ------
@@ -225,6 +229,9 @@ def open_content(
         if request.statistic is None:
             if request.weights is not None:
                 raise InvalidInputError("weights are for summaries")
+            if require is not None:
+                shape = len(parcellation.voxels), source.space.time_points or 0
+                require(shape, source.stored_dtype(parcellation))
             with source.numbers(parcellation, max_memory // 2) as numbers:
                 yield ScanContent(
                     name=request.name,
@@ -411,17 +418,24 @@ def write_scan(store: Store, scans: Group, content: ScanContent, options: Parcel
     axis = "voxel" if content.kind == "full" else "parcel"
     matrix = content.numbers.matrix
     dtype = np.dtype("u1") if matrix.dtype.kind == "b" else matrix.dtype
-    layout = plan_matrix(matrix.shape, dtype, codec=options.codec)
-    spec = ArraySpec(shape=matrix.shape, dtype=dtype, dims=(axis, "t"), layout=layout)
-    spec = replace(spec, codecs=choose_codecs(options.codec, spec))
-    spec = adapt_spec(spec, store.capabilities)
+    spec = adapt_spec(_scan_spec(matrix.shape, dtype, axis, options.codec), store.capabilities)
     array = group.create_array("0", spec, of_numbers)
-    for rows, part in matrix_boxes(spec, options.max_memory // 4):
+    if isinstance(matrix, MemoryMatrix):
+        write(array, None, matrix.read(*(slice(0, n, 1) for n in matrix.shape)))
+        return
+    for rows, part in matrix_boxes(spec, options.max_memory, share=UNIT_SHARE):
         write(array, (rows, part), matrix.read(rows, part))
 
 
+def _scan_spec(shape: tuple[int, int], dtype: np.dtype[Any], axis: str, codec: str) -> ArraySpec:
+    """Spec of the matrix of a scan, before it is adapted to a store."""
+    layout = plan_matrix(shape, dtype, codec=codec)
+    spec = ArraySpec(shape=shape, dtype=dtype, dims=(axis, "t"), layout=layout)
+    return replace(spec, codecs=choose_codecs(codec, spec))
+
+
 def matrix_boxes(
-    spec: ArraySpec, max_bytes: int, unit: tuple[int, ...] | None = None
+    spec: ArraySpec, max_memory: int, unit: tuple[int, ...] | None = None, *, share: int = 1
 ) -> Iterator[Region]:
     """Regions of a matrix that consist of whole write units and fit in memory.
 
@@ -429,12 +443,15 @@ def matrix_boxes(
     ----------
     spec : ArraySpec
         Of the matrix.
-    max_bytes : int
-        Most bytes of a region.
+    max_memory : int
+        Bytes of memory that there are.
     unit : tuple of int, optional
         What regions consist of instead.
+    share : int
+        Part of the memory, as a divisor, that a region may take.
     """
-    size = box_shape(spec.shape, unit or spec.layout.units, spec.dtype.itemsize, max_bytes)
+    unit = unit or spec.layout.units
+    size = box_shape(spec.shape, unit, spec.dtype.itemsize, max_memory, share=share)
     return boxes(spec.shape, size)
 
 
@@ -536,6 +553,17 @@ class Target:
             max_memory=self.max_memory,
         )
 
+    def require_room(self, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+        """Refuse a full scan of which not one shard can be gathered in memory.
+
+        Raises
+        ------
+        MemoryLimitError
+            With the least that is needed.
+        """
+        if (self.kind or kind_of_name(normalise(self.url))) == "zarr":
+            require_unit(_scan_spec(shape, dtype, "voxel", self.options.codec), self.max_memory)
+
 
 def create_scans(
     cls: type[Made],
@@ -590,6 +618,7 @@ def each_content(
             max_memory=target.max_memory,
             storage_options=target.storage_options,
             progress=target.progress,
+            require=target.require_room,
         ) as content:
             yield content
 

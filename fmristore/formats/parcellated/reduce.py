@@ -345,6 +345,9 @@ class SeriesSource(Protocol):
     dtype: np.dtype[Any]
     """Of the scaled numbers."""
 
+    def stored_dtype(self, parcellation: Parcellation) -> np.dtype[Any]:
+        """Type of the numbers of the matrix of `numbers`, before scaling."""
+
     def pieces(self, parcellation: Parcellation, max_memory: int) -> Iterator[Piece]:
         """Scaled numbers of all labelled voxels, in the order that is best to read."""
 
@@ -419,6 +422,11 @@ class _LinearSource:
         scaling = source.scaling
         self.dtype = source.dtype if scaling is None else scaling.dtype(source.dtype)
 
+    def stored_dtype(self, parcellation: Parcellation) -> np.dtype[Any]:
+        """Docstring inherited."""
+        del parcellation
+        return self._source.dtype
+
     def _stored_pieces(self, parcellation: Parcellation, max_bytes: int) -> Iterator[Piece]:
         x, y, z = self.space.spatial_shape
         voxels = parcellation.voxels.astype(np.int64)
@@ -477,6 +485,13 @@ class _StoredSource:
         self.dtype: np.dtype[Any] = image.dtype
         _checked(space, image.dtype)
 
+    def stored_dtype(self, parcellation: Parcellation) -> np.dtype[Any]:
+        """Docstring inherited."""
+        image = self._image
+        raw = isinstance(image, GridView) and image.stored_scaling(parcellation.voxels) is not None
+        found: np.dtype[Any] = image.raw.dtype if raw else image.dtype
+        return found
+
     @contextlib.contextmanager
     def numbers(self, parcellation: Parcellation, max_memory: int) -> Iterator[ScaledMatrix]:
         """Series of the labelled voxels; read when asked for if they do not fit."""
@@ -505,12 +520,22 @@ class _DenseSource(_StoredSource):
         self._reader = image.dense_array.streaming_reader()
         self._scaling = image.scaling
 
+    def stored_dtype(self, parcellation: Parcellation) -> np.dtype[Any]:
+        """Docstring inherited."""
+        del parcellation
+        found: np.dtype[Any] = self._reader.spec.dtype
+        return found
+
     def _box(self, max_memory: int) -> dict[str, int]:
         """Lengths of the boxes by axis."""
         spec, chunks = self._reader.spec, self._reader.chunks
         chunk = math.prod(chunks) * spec.dtype.itemsize
         limit = max(block_bytes(max_memory, spec.dtype), min(chunk, max_memory // 2))
-        size = box_shape(spec.shape, chunks, spec.dtype.itemsize, limit)
+        if chunk > limit:
+            limit, share = max_memory, 2
+        else:
+            share = 1
+        size = box_shape(spec.shape, chunks, spec.dtype.itemsize, limit, share=share)
         return dict(zip(spec.dims, size, strict=True))
 
     def _stored_pieces(self, parcellation: Parcellation, size: dict[str, int]) -> Iterator[Piece]:
@@ -771,8 +796,8 @@ def parcel_pieces(
         if count * times * width > limit:
             if whole:
                 raise MemoryLimitError(
-                    f"parcel {parcellation.names[k]!r} takes {count * times * width} bytes, more "
-                    f"than {limit} that are allowed for it; raise max_memory"
+                    f"parcel {parcellation.names[k]!r} takes {count * times * width} bytes: raise "
+                    f"max_memory from {max_memory} to at least {2 * count * times * width} bytes"
                 )
             step = max(1, limit // (count * width))
         for t0 in range(0, times, step) if count else ():
