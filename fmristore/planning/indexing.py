@@ -206,6 +206,8 @@ def _parse_entries(given: list[Any], shape: tuple[int, ...]) -> Selection:
 
 def _front(given: list[Any], finish: list[Any]) -> int:
     """Position of the list's axis, if numpy moves it to the front; else 0."""
+    if not any(isinstance(entry, np.ndarray) for entry in given):
+        return 0
     chosen = [
         place
         for place, entry in enumerate(given)
