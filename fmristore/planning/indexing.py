@@ -41,6 +41,10 @@ def bounds(part: AxisPart) -> slice:
     return slice(int(part.min()), int(part.max()) + 1, 1) if len(part) else slice(0, 0, 1)
 
 
+_PLAIN = frozenset({int, slice, EllipsisType, type(None)})
+"""Types of the entries of basic indices; others are looked at more closely."""
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """A part of every axis of an array.
@@ -119,6 +123,8 @@ def parse_index(index: Any, shape: tuple[int, ...]) -> Selection | PointSelectio
         If it does not fit, or combines lists in another way.
     """
     given = index if isinstance(index, tuple) else (index,)
+    if _PLAIN.issuperset(map(type, given)):
+        return _parse_entries(list(given), shape, listed=False)
     entries = [_array_entry(entry) for entry in given]
     if (
         entries
@@ -175,7 +181,8 @@ def parse_selection(index: Any, shape: tuple[int, ...]) -> Selection:
     return _parse_entries([_array_entry(entry) for entry in given], shape)
 
 
-def _parse_entries(given: list[Any], shape: tuple[int, ...]) -> Selection:
+def _parse_entries(given: list[Any], shape: tuple[int, ...], *, listed: bool = True) -> Selection:
+    """Parse entries of which none is a list, unless `listed`."""
     region: list[AxisPart] = []
     finish: list[Any] = []
     for entry in _expand(given, len(shape)):
@@ -194,14 +201,15 @@ def _parse_entries(given: list[Any], shape: tuple[int, ...]) -> Selection:
             number = _parse_integer(entry, shape[axis], axis)
             region.append(slice(number, number + 1, 1))
             finish.append(0)
-    if sum(isinstance(part, np.ndarray) for part in region) > 1:
+    if listed and sum(isinstance(part, np.ndarray) for part in region) > 1:
         raise SelectionError(
             "lists along several axes: only three lists, of the voxels' x, y and z, go together; "
             "index one axis after the other"
         )
+    front = _front(given, finish) if listed else 0
     if any(entry is Ellipsis for entry in given):
         finish.append(Ellipsis)  # which makes numpy answer with an array, even of no axes
-    return Selection(tuple(region), tuple(finish), _front(given, finish))
+    return Selection(tuple(region), tuple(finish), front)
 
 
 def _front(given: list[Any], finish: list[Any]) -> int:
