@@ -56,6 +56,8 @@ def _run(name: str, options: Options, report: Path | None) -> int:
         tally.add(result)
         if result.outcome.failed:
             _show_failure(result, command)
+        elif options.only:
+            sys.stdout.write(f"{result.outcome.value}: {result.detail}\n")
         if tally.trials % 100 == 0:
             sys.stderr.write(f"{name}: {tally.trials} trials, {len(tally.failures)} failures\n")
     whole = f"{command} --trials {options.trials}" + " --quick" * options.quick

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["Ended", "Limits", "in_child", "in_children", "resident", "warm"]
+__all__ = ["Ended", "Limits", "Running", "in_child", "in_children", "resident", "warm"]
 
 Task = Callable[[], Any]
 
@@ -93,7 +93,7 @@ def in_children(tasks: Sequence[Task], limits: Limits | None = None) -> Iterator
     limits = limits or Limits()
     done = 0
     while done < len(tasks):
-        with _Child(tasks[done:]) as child:
+        with Running(tasks[done:]) as child:
             while done < len(tasks):
                 ended = child.next(limits)
                 done += 1
@@ -102,7 +102,7 @@ def in_children(tasks: Sequence[Task], limits: Limits | None = None) -> Iterator
                     break
 
 
-class _Child:
+class Running:
     """A forked process that goes through tasks and tells of each through a pipe."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
@@ -117,7 +117,7 @@ class _Child:
         self._pipe = reading
         self._ended = False
 
-    def __enter__(self) -> _Child:
+    def __enter__(self) -> Running:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -19,7 +19,7 @@ class Outcome(enum.Enum):
     OUR_ERROR = "our error"
     OTHER = "other values, no digest"
     NOTICED = "other values, verify sees it"
-    NOT_BUILT = "not built"
+    UNFINISHED = "completed by the next run"
     WRONG = "WRONG VALUES"
     HALF = "HALF A STORE"
     LIE = "SUCCESS WITHOUT IT"
