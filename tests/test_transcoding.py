@@ -708,6 +708,19 @@ def test_planning_writes_nothing(tmp_path: Path, kind: str) -> None:
     assert {array["path"] for array in document["arrays"]} >= {"sparse", "a/b/c/deep"}
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_array_of_endless_chunks_is_left_out_if_that_is_allowed(
+    tmp_path: Path, kind: str
+) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["few"] = np.arange(3)
+        file.create_dataset("endless", (2**20, 2**20), "f8", chunks=(4, 4))
+    with pytest.raises(LossyError, match="/endless: it claims 68719476736 chunks"):
+        transcode(tmp_path / "a.h5", tmp_path / f"b.{kind}")
+    transcode(tmp_path / "a.h5", tmp_path / f"b.{kind}", allow=["array"])
+    assert "endless" not in contents(tmp_path / f"b.{kind}")
+
+
 def test_an_empty_store_has_a_plan(tmp_path: Path) -> None:
     with create_store(tmp_path / "a.h5"):
         pass

@@ -14,6 +14,7 @@ from fmristore.transcoding.arrays import ArrayStep, TargetKind, plan_array
 from fmristore.transcoding.copies import arrange, named_copies
 from fmristore.transcoding.tree import LINKS, Tree, walk
 from fmristore_stores.errors import InvalidInputError, LossyError
+from fmristore_stores.grid import grid_shape
 from fmristore_stores.io.location import Kind
 from fmristore_stores.limits import MOST_ATTRIBUTES
 from fmristore_stores.protocol import Array, Capability, Store
@@ -24,7 +25,7 @@ __all__ = ["LOSSES", "Loss", "TranscodePlan", "plan_transcode", "portable_attrib
 
 LOSSES: Mapping[str, str] = {
     "external-link": "links to other files are left out",
-    "array": "arrays of a type or layout that cannot be read are left out",
+    "array": "arrays of a type or layout that cannot be read, or of too many chunks, are left out",
     "attributes": "attributes that cannot be read, or are too many, are left out",
     "name": "nodes whose names are not possible in every store are left out",
     "non-finite-attribute": "NaN and infinity in attributes become the texts NaN, Infinity",
@@ -34,6 +35,8 @@ LOSSES: Mapping[str, str] = {
 """What may be lost, by the name under which a caller allows it."""
 
 
+_MOST_CHUNKS = 1 << 24
+"""Of an array; those that are missing too are looked for."""
 _MOST_STEPS = 1000
 """Names followed on the way to the target of a link."""
 
@@ -195,6 +198,7 @@ def plan_transcode(
         )
     tree = walk(store.root)
     losses = [Loss(item.kind, item.path, item.reason) for item in tree.unreadable]
+    _leave_out_endless(tree, losses)
     of_arrays = {
         path: _portable(_array_attributes(array, losses), path, kind, losses)
         for path, array in tree.arrays.items()
@@ -231,6 +235,16 @@ def plan_transcode(
         losses=tuple(losses),
         max_memory=max_memory,
     )
+
+
+def _leave_out_endless(tree: Tree, losses: list[Loss]) -> None:
+    """Drop arrays that claim so many chunks that going through them would not end."""
+    for path, array in list(tree.arrays.items()):
+        count = math.prod(grid_shape(array.spec.shape, array.spec.layout.chunks))
+        if count > _MOST_CHUNKS:
+            reason = f"it claims {count} chunks, where {_MOST_CHUNKS} are gone through"
+            losses.append(Loss("array", path, reason))
+            del tree.arrays[path]
 
 
 def _plan_links(tree: Tree, kind: TargetKind, losses: list[Loss]) -> tuple[tuple[str, str], ...]:

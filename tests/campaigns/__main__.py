@@ -15,12 +15,12 @@ from tests.campaigns.workshop import Options
 
 # How many trials: of a full run, and of the one that every change goes through.
 CAMPAIGNS = {
-    "crash": (2000, 150),
+    "crash": (2000, 120),
     "fuzz": (10000, 300),
     "hostile": (10**6, 10**6),
-    "resources": (500, 40),
-    "concurrency": (500, 24),
-    "object-store": (300, 24),
+    "resources": (500, 36),
+    "concurrency": (500, 28),
+    "object-store": (300, 8),
 }
 
 

@@ -132,7 +132,9 @@ def _server() -> Iterator[int]:
 def _chosen(options: Options, port: int) -> Iterator[str]:
     lot = random.Random(options.seed)
     everything = []
-    for name, work in WORKS.items():
+    names = lot.sample(list(WORKS), 3) if options.quick else list(WORKS)
+    for name in names:
+        work = WORKS[name]
         ended = in_child(partial(_count, work, port), _LIMITS)
         if ended.how != "returned":
             raise AssertionError(f"{name}, undisturbed: {ended}")
@@ -234,8 +236,9 @@ def _state(work: Work, url: str, options: Mapping[str, Any]) -> Outcome:
         values = None
     except fs.errors.UnknownFormatError:  # some objects, and none that makes them a store
         return Outcome.OLD if work.old is None else Outcome.UNFINISHED
-    except fs.errors.FmristoreError as error:
-        sys.stdout.write(f"{type(error).__name__}: {error}\n")
+    except fs.errors.StorageError as error:
+        return Outcome.UNFINISHED if "being replaced" in str(error) else Outcome.HALF
+    except fs.errors.FmristoreError:
         return Outcome.HALF
     if values is not None and not fs.verify(url, deep=True, storage_options=options):
         return Outcome.HALF
