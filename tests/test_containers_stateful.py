@@ -162,8 +162,9 @@ class Scans(Containers):
 MODEST = settings(max_examples=4, stateful_step_count=8, deadline=None)
 
 
-def _case(machine: type[Containers], ending: str) -> Any:
-    case = type(f"{machine.__name__}{ending}", (machine,), {"kind": ending}).TestCase
+def _case(machine: Any, ending: str) -> Any:
+    made: Any = type(f"{machine.__name__}{ending}", (machine,), {"kind": ending})
+    case = made.TestCase
     case.settings = MODEST
     return case
 
