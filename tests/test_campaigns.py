@@ -19,6 +19,7 @@ from tests.campaigns.operations import OPERATIONS, RUN, same, values_of
 from tests.campaigns.outcomes import Outcome, Result, Tally
 from tests.campaigns.shim import Call
 from tests.campaigns.workshop import judge
+from tests.fuzz_targets import label_table, nifti_header, reference, zarr_json
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches children by /proc")
 
@@ -87,6 +88,18 @@ def test_what_was_not_flushed_is_found() -> None:
         assert any(said in fault for fault in faults)
     late = [*steps[:2], *steps[3:], steps[2]]
     assert unflushed(late, target)
+
+
+@pytest.mark.parametrize("target", [nifti_header, label_table, zarr_json, reference])
+def test_targets_of_fuzzers_let_only_our_errors_through(
+    target: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(target, "FOLDER", tmp_path)
+    for example in target.examples():
+        target.one_input(example)
+        target.one_input(example[: len(example) // 2])
+    for data in (b"", b",", b"{", b"i{}", b"\xff" * 400):
+        target.one_input(data)
 
 
 def test_the_table_counts_failures() -> None:

@@ -283,3 +283,11 @@ def test_values_of_a_mask_return_to_the_grid(tmp_path: Path) -> None:
             dense.unmask(series)
         with pytest.raises(InvalidInputError, match="one for each voxel"):
             masked.unmask(series[:, 1:])
+
+
+@pytest.mark.parametrize("text", [",", "\t\n\t\t\n", "; ;\n"])
+def test_tables_of_separators_alone(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "table"
+    path.write_text(text)
+    with pytest.raises(InvalidInputError, match="the table of labels is empty"):
+        read_table(path, PRESENT)

@@ -73,6 +73,8 @@ def read_label_file(
     if not separator:
         return _spaced(lines, present, url)
     rows = _rows(lines, separator, url)
+    if not rows:
+        raise InvalidInputError("the table of labels is empty", url=url)
     if not any(cell.strip().isdecimal() for cell in rows[0]):
         header, *rows = rows
         return _under(header, rows, url)

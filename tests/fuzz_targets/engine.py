@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
+import os
 import pkgutil
 import shutil
 import sys
@@ -13,7 +15,7 @@ from pathlib import Path
 
 __all__ = ["FOLDER", "fuzz"]
 
-FOLDER = Path(tempfile.gettempdir(), "fmristore-fuzz")
+FOLDER = Path(tempfile.gettempdir(), f"fmristore-fuzz-{os.getpid()}")
 """Where targets put the files that they read."""
 
 
@@ -36,7 +38,7 @@ def fuzz(target: Callable[[bytes], None], examples: Callable[[], Iterable[bytes]
             for module in pkgutil.walk_packages(package.__path__, f"{name}."):
                 if not module.name.endswith(("__main__", ".testing")):
                     importlib.import_module(module.name)
-    shutil.rmtree(FOLDER, ignore_errors=True)
+    atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
     corpus = FOLDER / "examples"
     corpus.mkdir(parents=True)
     for number, example in enumerate(examples()):

@@ -8,7 +8,7 @@ import numpy as np
 
 from tests.fuzz_targets.engine import FOLDER, fuzz
 
-__all__ = ["one_input"]
+__all__ = ["examples", "one_input"]
 
 _LABELS = np.arange(8).reshape(2, 2, 2)
 
@@ -29,7 +29,8 @@ def one_input(data: bytes) -> None:
         pass
 
 
-def _examples() -> list[bytes]:
+def examples() -> list[bytes]:
+    """Valid ones."""
     rows = "".join(f"{i}\tregion {i}\t#00000{i}\n" for i in range(1, 8))
     commas = "".join(f'{i},"region, {i}"\n' for i in range(1, 8))
     colours = "".join(f"{i} region{i} {i} 0 0 0\n" for i in range(1, 8))
@@ -38,4 +39,4 @@ def _examples() -> list[bytes]:
 
 
 if __name__ == "__main__":
-    fuzz(one_input, _examples)
+    fuzz(one_input, examples)

@@ -8,7 +8,7 @@ import numpy as np
 
 from tests.fuzz_targets.engine import FOLDER, fuzz
 
-__all__ = ["one_input"]
+__all__ = ["examples", "one_input"]
 
 
 def one_input(data: bytes) -> None:
@@ -37,5 +37,10 @@ def _example(version: int) -> bytes:
     return content
 
 
+def examples() -> list[bytes]:
+    """Files of both versions."""
+    return [_example(1), _example(2)]
+
+
 if __name__ == "__main__":
-    fuzz(one_input, lambda: [_example(1), _example(2)])
+    fuzz(one_input, examples)

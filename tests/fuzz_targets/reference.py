@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.fuzz_targets.engine import FOLDER, fuzz
 
-__all__ = ["one_input"]
+__all__ = ["examples", "one_input"]
 
 
 def one_input(data: bytes) -> None:
@@ -36,5 +36,10 @@ def _make() -> bytes:
     return (FOLDER / "x.json").read_bytes()
 
 
+def examples() -> list[bytes]:
+    """A file by this project."""
+    return [_make()]
+
+
 if __name__ == "__main__":
-    fuzz(one_input, lambda: [_make()])
+    fuzz(one_input, examples)

@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.fuzz_targets.engine import FOLDER, fuzz
 
-__all__ = ["one_input"]
+__all__ = ["examples", "one_input"]
 
 
 def one_input(data: bytes) -> None:
@@ -51,10 +51,11 @@ def _make() -> tuple[bytes, bytes]:
     return (path / "zarr.json").read_bytes(), (path / "0" / "zarr.json").read_bytes()
 
 
-def _examples() -> list[bytes]:
+def examples() -> list[bytes]:
+    """Valid ones."""
     root, image = _make()
     return [b"r" + root, b"r" + _without_copies(root), b"i" + image]
 
 
 if __name__ == "__main__":
-    fuzz(one_input, _examples)
+    fuzz(one_input, examples)
