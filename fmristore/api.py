@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fmristore.formats.base import StoredObject
+from fmristore.formats.image.image import DenseImage
 from fmristore.formats.opening import open_handle, opened
 from fmristore.formats.registry import format_class
 from fmristore.model.space import NeuroSpace
@@ -163,6 +164,7 @@ def convert(  # noqa: PLR0913
     source: Any,
     url: str | os.PathLike[str],
     *,
+    tr: float | None = None,
     access: Access | None = None,
     codec: str | None = None,
     order: Order | None = None,
@@ -182,6 +184,8 @@ def convert(  # noqa: PLR0913
         out and encoded anew: see `StoredObject.save`.
     url : str or path
         New store: ``.h5`` for HDF5, ``.zarr`` (best ``.ome.zarr``) for Zarr.
+    tr : float, optional
+        Repetition time in seconds, for an image whose header does not say the right one.
     access : {"time", "volume", "balanced", "both"}, optional
         For images, what is read most: time series (the default), whole volumes, or some of both.
         ``"both"`` stores a run twice, and every read takes the copy with less to decode.
@@ -235,8 +239,12 @@ def convert(  # noqa: PLR0913
     }
     with opened(source, storage_options) as found:
         if isinstance(found, StoredObject):
-            return found.save(url, **options)
-        image = image_source(found, storage_options=storage_options)
+            if tr is not None and not isinstance(found, DenseImage):
+                raise InvalidInputError(
+                    "tr is for images: create a store of another format with its own tr="
+                )
+            return found.save(url, **options, **({} if tr is None else {"tr": tr}))
+        image = image_source(found, tr=tr, storage_options=storage_options)
         name = "neurovol" if image.space.time_points is None else "neurovec"
         given = {name: value for name, value in options.items() if value is not None}
         return format_class(name).create(url, image, **given)
@@ -294,7 +302,7 @@ def parcellate(  # noqa: PLR0913
     space : NeuroSpace or ndarray, (4, 4), optional
         For arrays.
     tr : float, optional
-        Repetition time in seconds, for arrays.
+        Repetition time in seconds; comes before that of the run.
     dtype : dtype, optional
         Of the stored series; float32 by default where the source has no more precision.
     codec : str, optional

@@ -251,7 +251,7 @@ def test_unusable_affines_are_passed_over() -> None:
     header.set_qform(qform, 1)
     with pytest.warns(HeaderWarning, match="the sform .* using the qform"):
         np.testing.assert_allclose(NeuroSpace.from_nibabel(header).affine, qform)
-    header["quatern_b"] = 5
+    header["qoffset_x"] = np.nan
     with pytest.warns(HeaderWarning, match="using the affine made from voxel sizes"):
         space = NeuroSpace.from_nibabel(header)
     np.testing.assert_array_equal(space.affine, header.get_base_affine())

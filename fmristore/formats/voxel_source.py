@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -142,9 +143,11 @@ def voxel_source(
     """
     source: VoxelSource
     if isinstance(data, StoredObject):
-        if any(given is not None for given in (space, tr, slope, inter)):
-            raise InvalidInputError("space, tr, slope and inter are for arrays")
+        if any(given is not None for given in (space, slope, inter)):
+            raise InvalidInputError("space, slope and inter are for arrays")
         source = StoredSource(data)
+        if tr is not None:
+            source.space = replace(source.space, tr=tr, time_unit="s")
         if mask is None and isinstance(data, GridView):
             mask = data.stored_mask
     else:

@@ -154,11 +154,22 @@ def to_nibabel(image: LazyImage) -> Any:
     header.set_slope_inter(None, None)
     header.set_data_shape(image.shape)
     _unify_units(header, image.space)
+    _normalise_quaternion(header)
     if image.dtype.names is None:
         header.set_data_dtype(image.dtype)
     second = isinstance(header, nibabel.Nifti2Header)
     cls: Any = nibabel.Nifti2Image if second else nibabel.Nifti1Image
     return cls(ImageProxy(image), np.array(image.affine), header)
+
+
+def _normalise_quaternion(header: Any) -> None:
+    """Shorten a quaternion that rounding made longer than 1, which nibabel would refuse."""
+    names = ["quatern_b", "quatern_c", "quatern_d"]
+    vector = np.array([header[name] for name in names], dtype=np.float64)
+    length = float(np.linalg.norm(vector))
+    if 1.0 < length < np.inf:
+        for name, value in zip(names, vector / length, strict=True):
+            header[name] = value
 
 
 def _unify_units(header: Any, space: NeuroSpace) -> None:

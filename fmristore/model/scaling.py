@@ -16,6 +16,9 @@ __all__ = ["Scaling", "make_scaling"]
 Factor = float | NDArray[np.float64]
 _SMALLEST, _LARGEST = (float(limit) for limit in (np.finfo("f4").tiny, np.finfo("f4").max))
 
+_MOST_STEPS = 2.0**18
+"""Steps of the slope that an intercept may have for float32: its rounding is 1/32 of a step."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scaling:
@@ -39,7 +42,8 @@ class Scaling:
         """Type of the scaled numbers.
 
         float32 for stored integers of up to 16 bits, whose scaled values it holds to 1 part in 10
-        million; float64 (or complex) for wider ones, and for factors beyond float32's range.
+        million; float64 (or complex) for wider ones, for factors beyond float32's range, and for
+        intercepts so large that float32 could not tell neighbouring values apart.
         """
         usual = np.result_type(stored, np.float32)
         if stored.kind in "iu" and stored.itemsize <= 2:
@@ -53,7 +57,9 @@ class Scaling:
         """Whether float32 cannot hold the factors, or 16-bit integers scaled by them."""
         slopes = np.abs(self.slope)
         largest = float(np.max(slopes)) * 2.0**16 + float(np.max(np.abs(self.inter)))
-        return bool(largest > _LARGEST or float(np.min(slopes)) < _SMALLEST)
+        if largest > _LARGEST or float(np.min(slopes)) < _SMALLEST:
+            return True
+        return bool(np.any(np.abs(self.inter) > slopes * _MOST_STEPS))
 
     def apply(
         self,

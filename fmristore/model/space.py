@@ -28,6 +28,12 @@ FloatArray = npt.NDArray[np.float64]
 IMPLAUSIBLE_TR_S = 100.0
 """A repetition time above this, in an unknown unit, was most likely meant as milliseconds."""
 
+_SMALLEST_REAL_PART = 1e-7
+"""niftilib takes the square of a quaternion's real part for 0 below this."""
+
+_QUATERNION_ROUNDING = 1e-5
+"""A squared length above 1 by no more than this comes from rounding."""
+
 _NIFTI1_MAX_LENGTH = 32767
 _NIFTI1_MAX_NUMBER = 1e38
 _FREESURFER_SURFACE = (27307, 1, 6)
@@ -386,6 +392,11 @@ def read_space(source: Any) -> tuple[NeuroSpace, tuple[str, ...]]:
             f"the time between volumes is {tr:g} in an unknown unit, taken as seconds; "
             "milliseconds are more likely. Correct xyzt_units or pixdim[4] of the header"
         )
+    elif tr == 1.0 and time_unit == "unknown" and folded.time_points != 1:
+        doubts.append(
+            "the TR is 1 in an unknown unit, which nilearn and others write when they do not know "
+            "it; taken as 1 s. Give the right one as tr="
+        )
     space = NeuroSpace(
         spatial_shape=folded.spatial,
         affine=affine,
@@ -453,7 +464,7 @@ def _best_affine(
         if int(header["sform_code"]) > 0:
             choices.append(("the sform", header.get_sform))
         if int(header["qform_code"]) > 0:
-            choices.append(("the qform", header.get_qform))
+            choices.append(("the qform", lambda: _qform(header, doubts)))
         choices.append(("the affine made from voxel sizes", header.get_base_affine))
     else:
         choices.append(("the header's affine", header.get_best_affine))
@@ -475,12 +486,67 @@ def _best_affine(
     raise MetadataError("; ".join(problems))
 
 
+def _qform(header: Any, doubts: list[str]) -> FloatArray:
+    """Affine of the quaternion, as niftilib makes it: one that is too long is normalised.
+
+    Raises
+    ------
+    ValueError
+        If the quaternion is not finite.
+    """
+    b, c, d = (float(header[f"quatern_{axis}"]) for axis in "bcd")
+    length = b * b + c * c + d * d
+    if not math.isfinite(length):
+        raise ValueError("its quaternion is not finite")
+    if length <= 1.0 - _SMALLEST_REAL_PART:
+        return np.asarray(header.get_qform(), dtype=np.float64)
+    if length > 1.0 + _QUATERNION_ROUNDING:
+        doubts.append(
+            f"the qform's quaternion has the squared length {length:g}, more than 1: it is "
+            "normalised, as niftilib does"
+        )
+    b, c, d = (value / math.sqrt(length) for value in (b, c, d))
+    # The real part is 0: half a turn about the axis (b, c, d).
+    rotation = 2.0 * np.outer((b, c, d), (b, c, d)) - np.eye(3)
+    sizes = [float(size) for size in header["pixdim"][1:4]]
+    if float(header["pixdim"][0]) < 0:
+        sizes[2] = -sizes[2]
+    affine = np.eye(4)
+    affine[:3, :3] = rotation * sizes
+    affine[:3, 3] = [float(header[f"qoffset_{axis}"]) for axis in "xyz"]
+    return affine
+
+
+def _foreign_tr(header: Any) -> tuple[float | None, str]:
+    """Seconds between volumes of FreeSurfer's and AFNI's headers, and the unit."""
+    from nibabel.brikhead import AFNIHeader
+    from nibabel.freesurfer.mghformat import MGHHeader
+
+    kinds: tuple[tuple[Any, float], ...] = ((MGHHeader, 1e-3), (AFNIHeader, 1.0))
+    to_seconds = next((factor for kind, factor in kinds if isinstance(header, kind)), None)
+    if to_seconds is None:
+        return None, "unknown"
+    zooms = header.get_zooms()
+    if isinstance(header, AFNIHeader) and not getattr(header, "info", {}).get("TAXIS_FLOATS"):
+        return None, "unknown"
+    stored = float(str(zooms[3])) if len(zooms) > 3 else 0.0
+    if not math.isfinite(stored) or stored <= 0:
+        return None, "s"
+    return _in_seconds(stored, to_seconds), "s"
+
+
+def _in_seconds(stored: float, to_seconds: float) -> float | None:
+    return (stored if to_seconds == 1.0 else stored / round(1 / to_seconds)) or None
+
+
 def _repetition_time(header: Any, folded: FoldedShape, time_code: int) -> tuple[float | None, str]:
     """Seconds between volumes if the header knows them, and the unit of the volume axis."""
     if folded.volume_axis is None:
         return None, "s"
-    if folded.volume_axis != 3 or not _is_nifti(header):
+    if folded.volume_axis != 3:
         return None, "unknown"
+    if not _is_nifti(header):
+        return _foreign_tr(header)
     if time_code in _OTHER_UNITS:
         return None, _OTHER_UNITS[time_code]
     unit, to_seconds = _TIME_UNITS.get(time_code, ("unknown", 1.0))

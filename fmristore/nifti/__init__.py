@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from fmristore.nifti.files import NIFTI_SUFFIXES, NiftiFiles, is_nifti_name
-from fmristore.nifti.header import NiftiHeader, make_header, parse_header, read_header
+from fmristore.nifti.header import (
+    NiftiHeader,
+    header_of_image,
+    header_with_tr,
+    make_header,
+    parse_header,
+    read_header,
+)
 from fmristore.nifti.stream import VolumeBlock, VolumeStream, stream_volumes
 from fmristore.nifti.writer import NiftiWriter, WriteOptions, write_nifti
 
@@ -15,6 +22,8 @@ __all__ = [
     "VolumeBlock",
     "VolumeStream",
     "WriteOptions",
+    "header_of_image",
+    "header_with_tr",
     "is_nifti_name",
     "make_header",
     "parse_header",

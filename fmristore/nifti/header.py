@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import warnings
@@ -31,7 +32,15 @@ from fmristore_stores.errors import (
     UnknownFormatError,
 )
 
-__all__ = ["MAX_TRAILER_BYTES", "NiftiHeader", "make_header", "parse_header", "read_header"]
+__all__ = [
+    "MAX_TRAILER_BYTES",
+    "NiftiHeader",
+    "header_of_image",
+    "header_with_tr",
+    "make_header",
+    "parse_header",
+    "read_header",
+]
 
 MAX_TRAILER_BYTES = 1 << 20
 """Bytes that may follow the numbers of an image; more are taken for a wrong header."""
@@ -322,6 +331,104 @@ def make_header(
     header["descrip"] = description.encode("utf-8", "replace")[:79]
     header["vox_offset"] = header.single_vox_offset
     return bytes(header.binaryblock) + bytes(4)
+
+
+def header_of_image(
+    image: Any, space: NeuroSpace, dtype: np.dtype[Any], *, colors: int = 0
+) -> bytes | None:
+    """Header bytes that keep what the header of a nibabel image in memory says.
+
+    Parameters
+    ----------
+    image : nibabel image
+        Of NIfTI; as on saving by nibabel, its own affine comes before that of its header.
+    space : NeuroSpace
+        Of the image.
+    dtype : dtype
+        Of the numbers, which are not scaled.
+    colors : int, optional
+        3 or 4 for uint8 numbers with a trailing colour axis, else 0.
+
+    Returns
+    -------
+    bytes or None
+        A little-endian single-file header with the image's extensions; None if the image is of
+        another kind, or its header cannot be that of these numbers, of which a `HeaderWarning`
+        tells.
+    """
+    import nibabel
+    from nibabel.spatialimages import HeaderDataError
+
+    library: Any = nibabel
+    if not isinstance(image.header, library.Nifti1Header):
+        return None
+    second = isinstance(image.header, library.Nifti2Header)
+    cls = library.Nifti2Header if second else library.Nifti1Header
+    given = image.header if image.header.endianness == "<" else image.header.as_byteswapped("<")
+    header = cls(given.binaryblock, "<", check=False)
+    stored: Any = np.dtype([(name, "u1") for name in "RGBA"[:colors]]) if colors else dtype
+    try:
+        header.set_data_dtype(stored)
+        header.set_data_shape(image.shape)
+        if image.affine is not None and not _says_affine(header, image.affine):
+            header.set_sform(image.affine, code="aligned")
+            header.set_qform(image.affine, code="unknown")
+        header["scl_slope"], header["scl_inter"] = 1.0, 0.0
+        header["magic"], header["vox_offset"] = header.single_magic, 0
+        header.extensions = image.header.extensions
+        file = io.BytesIO()
+        header.write_to(file)
+        parsed = parse_header(file.getvalue())
+    except (HeaderDataError, FmristoreError, ValueError) as error:
+        problem = str(error)
+    else:
+        if (parsed.space.shape, parsed.dtype) == (space.shape, dtype):
+            return parsed.raw
+        problem = f"it is that of shape {parsed.space.shape} and type {parsed.dtype}"
+    warnings.warn(
+        f"the header of the image in memory cannot be kept, only grid and TR: {problem:.300}",
+        HeaderWarning,
+        stacklevel=2,
+    )
+    return None
+
+
+def header_with_tr(raw: bytes, tr: float) -> bytes:
+    """Header bytes that say another repetition time, and everything else as before.
+
+    Parameters
+    ----------
+    raw : bytes
+        As in `NiftiHeader`, of a run.
+    tr : float
+        In seconds; stored in the unit of time that the header has, in seconds if it has none.
+
+    Returns
+    -------
+    bytes
+        As many as before. Volumes along a dimension after the fourth are then along the fourth.
+    """
+    parsed = parse_header(raw)
+    size = HEADER_SIZE[parsed.version]
+    fields = read_fields(raw).header
+    units = int(fields["xyzt_units"])
+    to_unit = {8: 1.0, 16: 1e3, 24: 1e6}.get(units & 0x38)
+    if to_unit is None:
+        fields["xyzt_units"] = (units & 0x07) + 8
+    if parsed.volume_axis != 3:
+        fields.set_data_shape(parsed.space.shape)
+    fields["pixdim"][4] = tr * (to_unit or 1.0)
+    return bytes(fields.binaryblock) + raw[size:]
+
+
+def _says_affine(header: Any, affine: Any) -> bool:
+    """Whether a nibabel header has this affine already."""
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        return bool(np.allclose(affine, header.get_best_affine()))
+    except HeaderDataError:
+        return False
 
 
 @contextmanager

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from copy import copy
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from fmristore.model.scaling import Scaling, make_scaling
-from fmristore.model.space import NeuroSpace
+from fmristore.model.space import NeuroSpace, fold_shape
 from fmristore.planning.text import parse_size
 from fmristore_stores.errors import InvalidInputError, UnknownFormatError
 from fmristore_stores.io.location import detect_kind, name_of, normalise
@@ -118,6 +120,8 @@ class ArraySource:
         The number meant is ``stored * slope + inter``.
     dtype : dtype, optional
         Of what slicing `data` gives, where it differs from ``data.dtype``.
+    like : nibabel NIfTI image, optional
+        Its header is kept: codes, intent, description, extensions.
     """
 
     trailer = b""
@@ -130,8 +134,9 @@ class ArraySource:
         slope: float | AnyArray | None = None,
         inter: float | AnyArray | None = None,
         dtype: DTypeLike | None = None,
+        like: Any = None,
     ) -> None:
-        from fmristore.nifti import make_header
+        from fmristore.nifti import header_of_image, make_header
 
         if tuple(data.shape) != space.shape:
             raise InvalidInputError(
@@ -148,6 +153,11 @@ class ArraySource:
         self.scaling = make_scaling(slope, inter, volumes=space.time_points)
         one = self.scaling if self.scaling is None or not self.scaling.per_volume else None
         self._data = data
+        if like is not None:
+            kept = header_of_image(like, space, self.dtype, colors=self.colors)
+            if kept is not None:
+                self.header = kept
+                return
         self.header = make_header(
             space,
             self.dtype,
@@ -211,7 +221,8 @@ def image_source(
     space : NeuroSpace or ndarray, (4, 4), optional
         Needed for arrays: the grid, or the affine alone (voxel to mm, RAS+).
     tr : float, optional
-        Repetition time in seconds, for an affine alone.
+        Repetition time in seconds; comes before that of a file or image. Not for a NeuroSpace,
+        which has its own.
     slope, inter : float or ndarray (T,), optional
         For arrays of stored numbers: the number meant is ``stored * slope + inter``.
     storage_options : mapping, optional
@@ -227,16 +238,17 @@ def image_source(
     max_memory = parse_size(max_memory)
     stored = getattr(data, "as_source", None)
     if isinstance(data, str | os.PathLike) or _is_nibabel(data) or stored is not None:
-        if any(given is not None for given in (space, tr, slope, inter)):
+        if any(given is not None for given in (space, slope, inter)):
             raise InvalidInputError(
-                "space, tr, slope and inter are for arrays: a file or image has its own"
+                "space, slope and inter are for arrays: a file or image has its own"
             )
         if stored is not None:
             source: ImageSource = stored(max_memory=max_memory)
-            return source
-        if _is_nibabel(data):
-            return _from_nibabel(data)
-        return NiftiSource(data, storage_options=storage_options)
+        elif _is_nibabel(data):
+            source = _from_nibabel(data)
+        else:
+            source = NiftiSource(data, storage_options=storage_options)
+        return source if tr is None else _with_tr(source, tr)
     data = in_axis_order(data)
     shape = getattr(data, "shape", None)
     if shape is None or not hasattr(data, "dtype"):
@@ -292,6 +304,19 @@ def in_axis_order(data: Any) -> Any:
     return data if order == list(range(len(dims))) else data.transpose(*[dims[i] for i in order])
 
 
+def _with_tr(source: ImageSource, tr: float) -> ImageSource:
+    """Let a source have another repetition time than it says, in its header too."""
+    from fmristore.nifti import header_with_tr
+
+    space = replace(source.space, tr=tr, time_unit="s")
+    if source.space.tr == space.tr and source.space.time_unit == "s":
+        return source
+    changed = copy(source)
+    changed.space = space
+    changed.header = header_with_tr(source.header, tr)
+    return changed
+
+
 def is_store(url: str | os.PathLike[str], options: Mapping[str, Any] | None) -> bool:
     """Whether a URL is that of a store, not of a NIfTI file.
 
@@ -330,7 +355,36 @@ def _from_nibabel(image: Any) -> ImageSource:
     # The dtype of a proxy is that of the numbers in its file; slicing it gives scaled ones.
     library: Any = arrayproxy
     space = NeuroSpace.from_nibabel(image)
-    return ArraySource(image.dataobj, space, dtype=library.get_obj_dtype(image.dataobj))
+    data = image.dataobj
+    dtype = library.get_obj_dtype(data)
+    if tuple(data.shape) != space.shape:
+        data = _Folded(data, space.shape)
+    return ArraySource(data, space, dtype=dtype, like=image)
+
+
+class _Folded:
+    """An array of one to seven axes, of which at most one beyond space is long, as (x, y, z[, t]).
+
+    Parameters
+    ----------
+    data : array_like
+        Has ``shape``, ``dtype`` and basic indexing.
+    shape : tuple of int
+        As `fold_shape` reads that of `data`.
+    """
+
+    def __init__(self, data: Any, shape: tuple[int, ...]) -> None:
+        self._data = data
+        self._axis = fold_shape(data.shape).volume_axis
+        self.shape = shape
+        self.dtype = data.dtype
+
+    def __getitem__(self, index: tuple[slice, ...]) -> AnyArray:
+        rank = len(self._data.shape)
+        beyond = (index[3] if axis == self._axis else slice(None) for axis in range(3, rank))
+        part = np.asarray(self._data[(*index[: min(3, rank)], *beyond)])
+        lengths = [*part.shape[:3], 1, 1][:3]
+        return part.reshape(*lengths, *(() if self._axis is None else (-1,)), order="F")
 
 
 def _lies_in_file(image: Any) -> bool:

@@ -520,7 +520,8 @@ class DenseImage(GridView):
         space : NeuroSpace or (4, 4) affine, optional
             Needed for arrays.
         tr : float, optional
-            Repetition time in seconds, for an affine alone.
+            Repetition time in seconds; comes before that of a file or image. Not for a
+            NeuroSpace, which has its own.
         slope, inter : float or ndarray (T,), optional
             For arrays of stored numbers: the number meant is ``stored * slope + inter``, with one
             slope and intercept for all volumes or one for each.

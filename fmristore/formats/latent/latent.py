@@ -501,7 +501,7 @@ class LatentNeuroVec(LatentView):
         space : NeuroSpace or (4, 4) affine, optional
             Needed for arrays.
         tr : float, optional
-            Repetition time in seconds, for an affine alone.
+            Repetition time in seconds; comes before that of a file or image.
         voxel_error : bool
             Record the error of each voxel too.
         codec, overwrite, storage_options

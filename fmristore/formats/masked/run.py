@@ -134,7 +134,7 @@ class MaskedNeuroVec(MaskedObject):
         space : NeuroSpace or (4, 4) affine, optional
             Needed for arrays.
         tr : float, optional
-            Repetition time in seconds, for an affine alone.
+            Repetition time in seconds; comes before that of a file or image.
         slope, inter : float or ndarray (T,), optional
             For arrays of stored numbers: the number meant is ``stored * slope + inter``.
         fill : int or float

@@ -502,7 +502,7 @@ def array_options(
 ) -> dict[str, Any]:
     """What an array does not say itself; runs in one store differ in length."""
     if not isinstance(source, np.ndarray):
-        return {"tr": tr} if given_matrix(source) is not None else {}
+        return {"tr": tr}
     if isinstance(space, NeuroSpace):
         return {"space": space.without_time(), "tr": tr or space.tr}
     return {"space": space, "tr": tr}

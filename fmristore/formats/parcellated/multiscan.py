@@ -346,7 +346,7 @@ class ParcellatedMultiScan(StoredObject):
         metadata : mapping, optional
             What else is known of the scan; values that JSON can hold.
         tr : float, optional
-            Repetition time in seconds, for arrays.
+            Repetition time in seconds; comes before that of the run.
         codec, max_memory, progress
             See `ParcellatedScan.create`.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
@@ -370,8 +370,8 @@ def open_source(
     storage_options : mapping, optional
         For a URL.
     **array
-        ``space``, ``tr``, ``slope``, ``inter`` for arrays: see `fmristore.sources.images`; a space
-        without time gets that of the array.
+        ``space``, ``slope``, ``inter`` for arrays, and ``tr`` for all: see
+        `fmristore.sources.images`; a space without time gets that of the array.
 
     Raises
     ------
@@ -381,8 +381,12 @@ def open_source(
     given = {name: value for name, value in array.items() if value is not None}
     with opened(source, storage_options) as run:
         if isinstance(run, StoredObject):
+            tr = given.pop("tr", None)
             _refuse(given)
-            yield _stored_source(run)
+            stored = _stored_source(run)
+            if tr is not None:
+                stored.space = replace(stored.space, tr=tr, time_unit="s")
+            yield stored
             return
     space = given.get("space")
     shape = tuple(getattr(source, "shape", ()))

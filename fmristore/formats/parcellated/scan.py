@@ -263,7 +263,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         space : NeuroSpace or ndarray, (4, 4), optional
             For arrays.
         tr : float, optional
-            Repetition time in seconds, for an affine alone.
+            Repetition time in seconds; comes before that of a file or image.
         slope, inter : float or ndarray (T,), optional
             For arrays of stored numbers.
         codec : str, optional

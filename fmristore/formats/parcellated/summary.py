@@ -230,7 +230,7 @@ class ParcellatedScanSummary(ParcellatedBase):
         space : NeuroSpace or ndarray, (4, 4), optional
             For arrays.
         tr : float, optional
-            Repetition time in seconds, for arrays.
+            Repetition time in seconds; comes before that of the run.
         dtype : dtype, optional
             Of the stored series; float32 by default where the source has no more precision.
         codec : str, optional

@@ -470,7 +470,7 @@ def _sources(
     if len(trs) != len(named):
         raise InvalidInputError(f"{len(trs)} repetition times for {len(named)} runs")
     for (name, data), seconds in zip(named.items(), trs, strict=True):
-        of_array: dict[str, Any] = {}
+        of_array: dict[str, Any] = {"tr": seconds}
         if not isinstance(data, str | os.PathLike | StoredObject) and not hasattr(data, "dataobj"):
             of_array = {"space": space, "tr": seconds}
             if isinstance(space, NeuroSpace) and len(np.shape(data)) == 4:
