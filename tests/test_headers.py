@@ -12,6 +12,7 @@ import pytest
 import fmristore as fs
 from fmristore.model.scaling import make_scaling
 from fmristore.model.space import HeaderWarning, NeuroSpace
+from fmristore_stores.errors import InvalidInputError
 
 MNI = np.array([[2.0, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
 
@@ -148,3 +149,10 @@ def test_tr_given_for_files_images_and_stores(tmp_path: Path, unit: str, *, seco
                 assert masked.tr == 2.5
             with fs.parcellate(source, labels, tmp_path / f"p{number}.h5", tr=2.5) as series:
                 assert series.tr == 2.5
+
+
+@pytest.mark.parametrize("tr", [0.0, -1.0, float("nan"), float("inf"), 1e300, 1e-300])
+def test_a_tr_that_no_header_holds_is_refused(tmp_path: Path, tr: float) -> None:
+    with pytest.raises(InvalidInputError, match="TR"):
+        fs.convert(image_of((6, 5, 4, 3)), tmp_path / "a.h5", tr=tr)
+    assert not (tmp_path / "a.h5").exists()

@@ -474,7 +474,7 @@ def _best_affine(
             with np.errstate(all="ignore"):
                 affine = np.array(choice(), dtype=np.float64)
                 affine[:3] *= to_mm
-        except (HeaderDataError, ValueError) as error:
+        except (HeaderDataError, MetadataError, ValueError) as error:
             problems.append(f"{name} cannot be made ({error})")
             continue
         problem = _affine_problem(affine)
@@ -491,13 +491,13 @@ def _qform(header: Any, doubts: list[str]) -> FloatArray:
 
     Raises
     ------
-    ValueError
+    MetadataError
         If the quaternion is not finite.
     """
     b, c, d = (float(header[f"quatern_{axis}"]) for axis in "bcd")
     length = b * b + c * c + d * d
     if not math.isfinite(length):
-        raise ValueError("its quaternion is not finite")
+        raise MetadataError("its quaternion is not finite")
     if length <= 1.0 - _SMALLEST_REAL_PART:
         return np.asarray(header.get_qform(), dtype=np.float64)
     if length > 1.0 + _QUATERNION_ROUNDING:

@@ -407,6 +407,11 @@ def header_with_tr(raw: bytes, tr: float) -> bytes:
     -------
     bytes
         As many as before. Volumes along a dimension after the fourth are then along the fourth.
+
+    Raises
+    ------
+    InvalidInputError
+        If the header's numbers cannot hold the time.
     """
     parsed = parse_header(raw)
     size = HEADER_SIZE[parsed.version]
@@ -417,7 +422,11 @@ def header_with_tr(raw: bytes, tr: float) -> bytes:
         fields["xyzt_units"] = (units & 0x07) + 8
     if parsed.volume_axis != 3:
         fields.set_data_shape(parsed.space.shape)
-    fields["pixdim"][4] = tr * (to_unit or 1.0)
+    stored = tr * (to_unit or 1.0)
+    limits = np.finfo(fields["pixdim"].dtype)
+    if not float(limits.tiny) <= stored <= float(limits.max):
+        raise InvalidInputError(f"a TR of {tr:g} s is beyond what the NIfTI header can hold")
+    fields["pixdim"][4] = stored
     return bytes(fields.binaryblock) + raw[size:]
 
 
