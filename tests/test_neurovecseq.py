@@ -237,7 +237,8 @@ def test_runs_of_every_origin(tmp_path: Path, kind: str) -> None:
         "array": values.astype("f8"),
         "store": stored[...],
     }
-    with create(tmp_path / f"seq.{kind}", runs, tr=3.0) as sequence:
+    trs = [None, None, None, 3.0, None]
+    with create(tmp_path / f"seq.{kind}", runs, tr=trs) as sequence:
         assert sequence.dtype == np.float64
         assert sequence.trs == (2.0, 1.5, 1.0, 3.0, 1.5)
         for name, numbers in expected.items():
@@ -247,6 +248,9 @@ def test_runs_of_every_origin(tmp_path: Path, kind: str) -> None:
         np.testing.assert_array_equal(sequence.read(raw=True), np.concatenate([values] * 5, -1))
         sequence["path"].to_nifti(tmp_path / "back.nii")
     assert (tmp_path / "back.nii").read_bytes() == path.read_bytes()
+    with create(tmp_path / f"one.{kind}", runs, tr=3.0) as sequence:
+        assert sequence.trs == (3.0,) * 5
+        np.testing.assert_array_equal(sequence[...], joined(expected))
     stored.close()
 
 

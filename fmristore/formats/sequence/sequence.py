@@ -387,8 +387,8 @@ class NeuroVecSeq(GridView):
         space : NeuroSpace or (4, 4) affine, optional
             For runs that are arrays: where their voxels are.
         tr : float or sequence of float, optional
-            For runs that are arrays: repetition time in seconds, one for all runs or one for
-            each.
+            Repetition time in seconds, one for all runs or one for each; comes before that of a
+            file, image or store. None leaves a run its own.
         access : {"time", "volume", "balanced", "both"}
             What is read most; ``"both"`` stores every run twice, for time and for volumes.
         codec : str, optional
