@@ -199,7 +199,7 @@ class TestSources:
 
     def test_an_image_has_its_own_space(self, tmp_path: Path, target: Path) -> None:
         source = write_nifti(tmp_path / "a.nii", VALUES)
-        for options in ({"space": AFFINE}, {"tr": 2.0}, {"slope": 1.0}, {"inter": 1.0}):
+        for options in ({"space": AFFINE}, {"slope": 1.0}, {"inter": 1.0}):
             for data in (source, nibabel.load(source)):
                 with refused(tmp_path, InvalidInputError, match="are for arrays"):
                     fs.NeuroVec.create(target, data, overwrite=True, **options)
