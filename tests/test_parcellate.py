@@ -245,7 +245,7 @@ def test_bad_input_writes_nothing(tmp_path: Path) -> None:
         (nifti, LABELS[1:], {}, InvalidInputError, "shape"),
         (nifti, moved, {}, InvalidInputError, "mm apart"),
         (nifti, LABELS * 0, {}, InvalidInputError, "no voxel has a label"),
-        (nifti, LABELS * np.nan, {}, InvalidInputError, "NaN"),
+        (nifti, LABELS * np.nan, {}, InvalidInputError, "no voxel has a label"),
         (nifti, LABELS / 2, {}, InvalidInputError, "whole numbers"),
         (nifti, LABELS, {"mask": np.zeros(SHAPE)}, InvalidInputError, "no voxel is in the mask"),
         (nifti, LABELS, {"statistic": "mode"}, InvalidInputError, "unknown statistic"),
