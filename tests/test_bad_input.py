@@ -848,7 +848,7 @@ class TestLyingZarr:
             ("0", "shape", [9.5, 5, 6, 7], MetadataError),
             ("0", "shape", [9], MetadataError),
             ("0", "shape", "9", MetadataError),
-            ("0", "data_type", "nothing", MetadataError),
+            ("0", "data_type", "nothing", LayoutNotSupportedError),
             ("0", "dimension_names", None, MetadataError),
             ("0", "dimension_names", ["a", "b", "c", "d"], MetadataError),
             ("0", "dimension_names", ["t", "t", "z", "y"], MetadataError),
