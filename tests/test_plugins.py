@@ -23,6 +23,8 @@ from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import Store
 from tests.plugins.fits import FitGrid
 
+registry._registered.pop("fits")  # importing it registered it; it is there within a test only
+
 SHAPE = (5, 4, 3)
 MASK = np.arange(60).reshape(SHAPE) % 3 > 0
 SPACE = fs.NeuroSpace(spatial_shape=SHAPE, affine=np.diag([2.0, 2, 3, 1]))
