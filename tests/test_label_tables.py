@@ -200,7 +200,7 @@ def test_weights_are_in_the_order_of_a_mask(tmp_path: Path) -> None:
         ).to_numpy()
         for name, given in (("image", weights), ("list", weights[LABELS != 0]))
     ]
-    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_label_images_of_floating_point() -> None:

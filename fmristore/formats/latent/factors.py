@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from fmristore.formats.opening import opened
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.sources.images import image_source
+from fmristore.sources.labels import FileAt
 from fmristore.sources.masks import mask_voxels
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
@@ -190,11 +192,13 @@ def _grid(space: NeuroSpace | AnyArray | None, mask: Any) -> NeuroSpace:
             return own.without_time()
         if mask is None:
             raise InvalidInputError("voxels need space=: the grid that they are voxels of")
-        found: NeuroSpace = image_source(mask).space
+        file = mask if isinstance(mask, FileAt) else FileAt(mask, None)
+        with opened(file.url, file.storage_options) as image:
+            found: NeuroSpace = image_source(image, storage_options=file.storage_options).space
         return found.without_time()
     if mask is None:
         raise InvalidInputError("with voxels, space= must be a NeuroSpace: an affine has no shape")
-    if isinstance(mask, str | os.PathLike):
+    if isinstance(mask, str | os.PathLike | FileAt):
         raise InvalidInputError("a file as mask has its own space: leave space= out")
     shape = mask.shape if hasattr(mask, "shape") else _array(mask, "mask").shape
     if len(shape) < 3:
