@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import warnings
@@ -17,7 +18,10 @@ import xarray
 import fmristore as fs
 from tests.every_format import WRITERS, write
 
+_plugins = os.environ.get("HDF5_PLUGIN_PATH")
 netcdf4: Any = pytest.importorskip("netCDF4")
+if _plugins is None:  # which netCDF4 sets, for this process and its children
+    os.environ.pop("HDF5_PLUGIN_PATH", None)
 
 
 def as_dataset(path: Path, engine: str) -> Any:
