@@ -124,8 +124,8 @@ def test_profile_has_the_tree_of_r(tmp_path: Path, golden: Path, case: str) -> N
             tmp_path / "a.lv.h5",
             {lat.scan_names[0]: lat.basis},
             np.asarray(lat.loadings),
-            mask=lat.mask,
-            space=lat.affine,
+            voxels=lat.voxels,
+            space=lat.space.without_time(),
             tr=lat.tr,
             offset=lat.offset,
             profile="r",
@@ -169,7 +169,7 @@ def test_profile_with_voxels_in_another_order(tmp_path: Path, loadings: str) -> 
     )
     full = np.zeros((*GRID, 10))
     full[tuple(VOXELS[order].T)] = rows @ STACKED[:10].T + OFFSET[order, None]
-    np.testing.assert_array_equal(lat.voxels, VOXELS)
+    np.testing.assert_array_equal(lat.voxels, VOXELS[np.lexsort(VOXELS.T)])
     np.testing.assert_allclose(lat, full)
     assert lat.loadings.is_sparse is (loadings == "sparse")
     with fs.open(tmp_path / "a.h5", format="latentneurovec") as again:
