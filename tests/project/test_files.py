@@ -1,0 +1,54 @@
+"""Files about the project agree with each other: version, changelog, steps of CI."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import fmristore
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = ROOT / ".ci" / "step"
+WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
+
+pytestmark = pytest.mark.skipif(not WORKFLOW.exists(), reason="not in a checkout")
+
+
+def steps() -> set[str]:
+    """Steps that .ci/step knows."""
+    found = re.search(r"^(\w[\w |]+)\) \"\$@\" ;;$", STEPS.read_text(), re.MULTILINE)
+    assert found
+    return set(found[1].split(" | "))
+
+
+def test_citation_names_this_version() -> None:
+    lines = (ROOT / "CITATION.cff").read_text().splitlines()
+    assert f"version: {fmristore.__version__}" in lines
+
+
+def test_changelog_keeps_its_form() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    versions = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert versions[0] == "[Unreleased]"
+    assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", v) for v in versions[1:])
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert set(re.findall(r"^### (.*)$", text, re.MULTILINE)) <= kinds
+
+
+def test_workflow_takes_steps_of_ci() -> None:
+    text = WORKFLOW.read_text()
+    commands = re.findall(r"^ +run: (.*)$", text, re.MULTILINE)
+    matrix = re.search(r"step: \[(.*)\]", text)
+    assert matrix
+    assert all(command.startswith(".ci/step ") for command in commands)
+    named = {command.removeprefix(".ci/step ") for command in commands}
+    named = (named - {"${{ matrix.step }}"}) | set(matrix[1].split(", "))
+    assert named == steps()
+
+
+def test_run_takes_all_steps_but_the_oldest_versions() -> None:
+    listed = re.search(r"^for step in (.*); do$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert listed
+    assert set(listed[1].split()) == steps() - {"lowest"}
