@@ -18,6 +18,7 @@ from fmristore_stores._version import __version__
 
 if TYPE_CHECKING:
     from fmristore.api import convert, open, parcellate  # noqa: A004
+    from fmristore.backends.nibabel import register
     from fmristore.formats.catalogue import formats
     from fmristore.formats.image.image import NeuroVec, NeuroVol
     from fmristore.formats.latent.latent import LatentNeuroVec
@@ -53,6 +54,7 @@ __all__ = [
     "open",
     "parcellate",
     "plan_layout",
+    "register",
     "transcode",
     "verify",
     "virtualize",
@@ -74,6 +76,7 @@ _HOME = {
     "open": "fmristore.api",
     "parcellate": "fmristore.api",
     "plan_layout": "fmristore.planning.layout",
+    "register": "fmristore.backends.nibabel",
     "transcode": "fmristore.transcoding",
     "verify": "fmristore.verification",
     "virtualize": "fmristore.references.virtual",

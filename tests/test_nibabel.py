@@ -111,12 +111,16 @@ class TestProxy:
             np.array(run.to_nibabel().dataobj, copy=False)
         assert_array_equal(np.array(run.to_nibabel().dataobj, copy=True), np.asarray(run))
 
-    def test_closed(self, run: Any) -> None:
-        image = run.to_nibabel()
+    def test_outlives_the_object(self, run: Any) -> None:
+        image, again = run.to_nibabel(), run.to_nibabel()
+        values = np.asarray(run)
         run.close()
         assert image.shape == SHAPE
+        assert_array_equal(image.dataobj[0], values[0])
+        del image
+        assert_array_equal(again.get_fdata(), values)
         with pytest.raises(ClosedError):
-            image.dataobj[0]
+            run.to_nibabel()
 
     def test_only_what_is_asked_for_is_read(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any, Protocol
 
 import nibabel
@@ -71,7 +72,8 @@ class ImageProxy:
     Parameters
     ----------
     image : LazyImage
-        Read from; copies and pickles by its locator.
+        Read from a copy of it, which has its own hold on the store: the proxy outlives the image's
+        ``close``. Copies and pickles by its locator.
 
     References
     ----------
@@ -82,7 +84,7 @@ class ImageProxy:
     inter = 0.0
 
     def __init__(self, image: LazyImage) -> None:
-        self._image = image
+        self._image = copy.copy(image)
 
     @property
     def is_proxy(self) -> bool:
@@ -141,7 +143,8 @@ def to_nibabel(image: LazyImage) -> Any:
     Parameters
     ----------
     image : LazyImage
-        Must stay open as long as the nibabel image is used.
+        May be closed afterwards: the nibabel image has its own hold on the store, which is given
+        up when that image is.
 
     Returns
     -------

@@ -629,10 +629,12 @@ class Handle:
         return _unpickle, (self.locator, _used(self.locator))
 
     def __copy__(self) -> Handle:
+        if self._closed:
+            raise ClosedError("a closed object cannot be copied", url=self.locator.url)
         return Handle(self.locator)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Handle:
-        return Handle(self.locator)
+        return self.__copy__()
 
 
 def _again(locator: Locator) -> Locator:

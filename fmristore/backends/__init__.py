@@ -1,0 +1,1 @@
+"""How other libraries open stores by path: one module for each of them."""

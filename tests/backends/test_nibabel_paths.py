@@ -1,0 +1,249 @@
+"""Paths of stores in nibabel and nilearn, and objects handed to nilearn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nibabel.imageclasses import all_image_classes
+from nibabel.tests import test_image_api as image_api
+from nilearn import image as nilearn_image
+from nilearn.glm.first_level import FirstLevelModel
+from nilearn.maskers import NiftiLabelsMasker, NiftiMasker
+from numpy.testing import assert_allclose, assert_array_equal
+
+import fmristore as fs
+from fmristore.backends.nibabel import StoredImage
+from fmristore_stores.errors import InvalidInputError, UnknownFormatError
+from tests.every_format import LABELS, MASK, RUN, WRITERS, write
+from tests.images import (
+    RAW,
+    SCALED,
+    STORES,
+    make_numbers,
+    nibabel,
+    run_python,
+    store,
+    write_nifti,
+)
+
+IMAGES = sorted(set(WRITERS) - {"parcellatedmultiscan", "parcellatedscansummary"})
+"""Formats of images on a grid."""
+
+validator: Any = image_api.LoadImageAPI
+
+
+@pytest.fixture(autouse=True)
+def registered() -> Iterator[None]:
+    """Nibabel's list with stores in it, for the time of a test."""
+    fs.register()
+    fs.register()
+    assert all_image_classes.count(StoredImage) == 1
+    yield
+    all_image_classes.remove(StoredImage)
+
+
+@pytest.fixture(params=STORES)
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
+    """A scaled NIfTI run, and the path of its store."""
+    source = write_nifti(tmp_path / "run.nii.gz", make_numbers(), scales=SCALED)
+    url = tmp_path / f"run.{request.param}"
+    fs.convert(source, url).close()
+    return source, url
+
+
+class TestImageValidator(validator):  # type: ignore[misc]
+    """nibabel's own suite for images that were loaded from a path."""
+
+    klass = StoredImage
+    loader = staticmethod(nibabel.load)
+    has_scaling = True
+    can_save = True
+    standard_extension = ".nii"
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.example_images = []
+        for kind in STORES:
+            for scales in (RAW, SCALED):
+                url = tmp_path / f"{scales.slope}.{kind}"
+                values = make_numbers()
+                with store(url, values, scales=scales) as image:
+                    self.example_images.append(
+                        {
+                            "fname": str(url),
+                            "data": scales.apply(values),
+                            "shape": values.shape,
+                            "affine": image.affine,
+                            "dtype": image.dtype.type,
+                            "is_proxy": True,
+                        }
+                    )
+
+    def obj_params(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+        for params in self.example_images:
+            yield lambda params=params: self.loader(params["fname"]), params
+
+
+class TestLoad:
+    def test_as_the_source(self, run: tuple[Path, Path]) -> None:
+        source, url = run
+        for path in (url, str(url)):
+            found, wanted = nibabel.load(path), nibabel.load(source)
+            assert type(found) is type(wanted)
+            assert not found.in_memory
+            assert_array_equal(found.affine, wanted.affine)
+            assert found.header.get_zooms() == wanted.header.get_zooms()
+            assert found.header["descrip"] == wanted.header["descrip"]
+            assert_allclose(found.get_fdata(), wanted.get_fdata(), rtol=1e-6)
+            assert_allclose(found.dataobj[..., 3], wanted.dataobj[..., 3], rtol=1e-6)
+
+    @pytest.mark.parametrize("kind", STORES)
+    @pytest.mark.parametrize("name", IMAGES)
+    def test_every_format_of_images(self, tmp_path: Path, name: str, kind: str) -> None:
+        url = write(name, tmp_path / f"a.{kind}")
+        with fs.open(url) as stored:
+            found = nibabel.load(url, mmap=False)
+            assert_array_equal(found.get_fdata(dtype=np.float32), np.asarray(stored, np.float32))
+            assert_array_equal(found.affine, stored.affine)
+
+    @pytest.mark.parametrize("name", sorted(set(WRITERS) - set(IMAGES)))
+    def test_what_is_no_image(self, tmp_path: Path, name: str) -> None:
+        url = write(name, tmp_path / "a.h5")
+        with pytest.raises(InvalidInputError, match=r"a\.h5.*not an image.*fmristore\.open"):
+            nibabel.load(url)
+
+    def test_a_reference_file(self, tmp_path: Path) -> None:
+        source = write_nifti(tmp_path / "run.nii", make_numbers(), scales=SCALED)
+        url = tmp_path / "run.h5"
+        fs.convert(source, url).close()
+        fs.virtualize(url)
+        found = nibabel.load(f"{url}.refs.json")
+        assert_allclose(found.get_fdata(), nibabel.load(source).get_fdata(), rtol=1e-6)
+
+    def test_other_files_are_left_to_nibabel(self, tmp_path: Path) -> None:
+        (tmp_path / "a.h5").write_bytes(b"no store" * 100)
+        (tmp_path / "b.txt").write_text("text")
+        (tmp_path / "folder").mkdir()
+        for name in ("a.h5", "b.txt", "folder"):
+            with pytest.raises(nibabel.filebasedimages.ImageFileError, match="Cannot work out"):
+                nibabel.load(tmp_path / name)
+        with pytest.raises(FileNotFoundError):
+            nibabel.load(tmp_path / "missing.h5")
+
+    def test_a_store_of_other_software(self, tmp_path: Path) -> None:
+        import h5py
+
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file["x"] = [1.0]
+        with pytest.raises(UnknownFormatError, match="holds no format"):
+            nibabel.load(tmp_path / "a.h5")
+
+    def test_only_after_the_call(self, run: tuple[Path, Path]) -> None:
+        code = (
+            "import sys, fmristore, nibabel\n"
+            "try: nibabel.load(sys.argv[1])\n"
+            "except nibabel.filebasedimages.ImageFileError: pass\n"
+            "fmristore.register()\n"
+            "print(nibabel.load(sys.argv[1]).shape)\n"
+        )
+        done = run_python(code, run[1])
+        assert done.stdout.strip() == str(make_numbers().shape), done.stderr
+
+
+@pytest.mark.parametrize("suffix", ["h5", "ome.zarr"])
+def test_save(run: tuple[Path, Path], tmp_path: Path, suffix: str) -> None:
+    image = nibabel.load(run[0])
+    for _ in range(2):  # replaces, as nibabel does
+        nibabel.save(image, tmp_path / f"saved.{suffix}")
+    with fs.open(tmp_path / f"saved.{suffix}") as saved:
+        assert_array_equal(saved.raw, make_numbers())
+        assert (saved.slope, saved.inter) == (SCALED.slope, SCALED.inter)
+
+
+@pytest.mark.filterwarnings("ignore:::nilearn")
+@pytest.mark.filterwarnings("ignore:.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*Generation of a mask:RuntimeWarning")
+class TestNilearn:
+    """Functions of nilearn on the path of a store, against the same on the NIfTI file."""
+
+    def test_functions_of_images(self, run: tuple[Path, Path]) -> None:
+        source, url = run
+        functions: list[Any] = [
+            nilearn_image.load_img,
+            nilearn_image.mean_img,
+            lambda path: nilearn_image.smooth_img(path, 4),
+            lambda path: nilearn_image.index_img(path, slice(2, 5)),
+            lambda path: nilearn_image.resample_img(
+                path, np.diag([4.0, 4, 4]), interpolation="nearest"
+            ),
+            lambda path: nilearn_image.clean_img(path, standardize=None),
+            lambda path: nilearn_image.math_img("a * 2", a=path),
+        ]
+        for function in functions:
+            for path in (url, str(url)):
+                found, wanted = function(path), function(source)
+                assert_array_equal(found.affine, wanted.affine)
+                assert_allclose(found.get_fdata(), wanted.get_fdata(), rtol=1e-4, atol=1e-3)
+
+    def test_several_paths_and_wildcards(self, run: tuple[Path, Path]) -> None:
+        _, url = run
+        many = nilearn_image.concat_imgs([str(url), str(url)])
+        assert many.shape[3] == 2 * make_numbers().shape[3]
+        found = nilearn_image.load_img(str(url.parent / f"r*{url.suffix}"))
+        assert_array_equal(found.get_fdata(), nibabel.load(url).get_fdata())
+
+    def test_maskers(self, tmp_path: Path) -> None:
+        url = write("neurovec", tmp_path / "run.zarr")
+        labels = nibabel.Nifti1Image(LABELS, np.diag([2.0, 2, 3, 1]))
+        mask = nibabel.Nifti1Image(MASK.astype(np.uint8), labels.affine)
+        values = RUN * 0.5 + 1.0
+        found = NiftiMasker(mask).fit_transform(str(url))
+        assert_allclose(found, values[MASK].T, rtol=1e-6)
+        means = NiftiLabelsMasker(labels, standardize=None).fit_transform(str(url))
+        wanted = np.stack([values[i == LABELS].mean(0) for i in (1, 2, 3)], axis=1)
+        assert_allclose(means, wanted, rtol=1e-6)
+
+    def test_a_store_as_mask_and_labels(self, tmp_path: Path) -> None:
+        run = write("neurovec", tmp_path / "run.h5")
+        affine = np.diag([2.0, 2, 3, 1])
+        for name, values in {"labels": LABELS, "mask": MASK.astype(np.uint8)}.items():
+            fs.NeuroVol.create(tmp_path / f"{name}.h5", values, space=affine).close()
+        found = NiftiLabelsMasker(
+            str(tmp_path / "labels.h5"), mask_img=str(tmp_path / "mask.h5"), standardize=None
+        ).fit_transform(str(run))
+        assert found.shape == (RUN.shape[3], 3)
+
+    def test_first_level_model(self, tmp_path: Path) -> None:
+        url = write("neurovec", tmp_path / "run.h5")
+        mask = nibabel.Nifti1Image(MASK.astype(np.uint8), np.diag([2.0, 2, 3, 1]))
+        design = np.column_stack([np.arange(RUN.shape[3]) % 2, np.ones(RUN.shape[3])])
+        pandas = pytest.importorskip("pandas")
+        frame = pandas.DataFrame(design, columns=["on", "constant"])
+        model = FirstLevelModel(mask_img=mask, minimize_memory=True, signal_scaling=False)
+        found = model.fit(str(url), design_matrices=frame).compute_contrast("on")
+        assert np.isfinite(found.get_fdata()[MASK]).all()
+
+
+class TestObjects:
+    """What is opened is no image of nibabel: nilearn's refusal must say what to give it."""
+
+    def test_every_way_in_names_the_cure(self, run: tuple[Path, Path]) -> None:
+        with fs.open(run[1]) as bold:
+            uses: list[Any] = [
+                nilearn_image.load_img,
+                nilearn_image.mean_img,
+                NiftiMasker(standardize=None).fit,
+                lambda image: nilearn_image.smooth_img(image, 4),
+            ]
+            for use in uses:
+                with pytest.raises(InvalidInputError, match=r"to_nibabel\(\)"):
+                    use(bold)
+
+    def test_the_image_of_an_object_outlives_it(self, run: tuple[Path, Path]) -> None:
+        with fs.open(run[1]) as bold:
+            image = bold.to_nibabel()
+        assert_array_equal(image.get_fdata(), nibabel.load(run[1]).get_fdata())
