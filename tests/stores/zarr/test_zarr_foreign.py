@@ -18,7 +18,7 @@ from fmristore_stores.errors import (
 from fmristore_stores.protocol import Capability
 from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout
 from fmristore_stores.zarr.store import ZarrStore
-from tests.stores.zarr_arrays import (
+from tests.stores.zarr.zarr_arrays import (
     SHAPE,
     decoded,
     encoded,

@@ -26,7 +26,7 @@ from fmristore_stores.grid import grid_shape
 from fmristore_stores.protocol import Capability, ChunkRefs, RawWrite, Store
 from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout, CodecSpec
 from fmristore_stores.zarr.store import ZarrStore
-from tests.stores.zarr_arrays import (
+from tests.stores.zarr.zarr_arrays import (
     DTYPES,
     LAYOUTS,
     SHAPE,

@@ -30,7 +30,7 @@ from fmristore_stores.io.location import filesystem
 from fmristore_stores.protocol import Capability
 from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout
 from fmristore_stores.zarr.store import ZarrStore
-from tests.stores.zarr_arrays import LAYOUTS, decoded, encoded, make, random_numbers
+from tests.stores.zarr.zarr_arrays import LAYOUTS, decoded, encoded, make, random_numbers
 
 
 class CountingFileSystem(MemoryFileSystem):  # type: ignore[misc]

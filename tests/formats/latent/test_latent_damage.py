@@ -16,7 +16,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.opening import open_store
 from fmristore_stores.spec import ArraySpec, ChunkLayout
-from tests.latent_data import (
+from tests.formats.latent.latent_data import (
     LOADINGS,
     NAMES,
     OFFSET,

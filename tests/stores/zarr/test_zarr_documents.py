@@ -18,7 +18,7 @@ from fmristore_stores.spec import MAX_ATTRIBUTE_DEPTH, ArraySpec, ChunkLayout, C
 from fmristore_stores.zarr.documents import Understood, understand
 from fmristore_stores.zarr.metadata import Described, describe
 from fmristore_stores.zarr.store import ZarrStore
-from tests.stores.zarr_arrays import DTYPES, LAYOUTS, SHAPE, make, random_numbers
+from tests.stores.zarr.zarr_arrays import DTYPES, LAYOUTS, SHAPE, make, random_numbers
 
 PIPELINES = {
     "none": (),

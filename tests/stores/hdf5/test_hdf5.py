@@ -27,7 +27,7 @@ from fmristore_stores.errors import (
 from fmristore_stores.hdf5.store import HDF5Store
 from fmristore_stores.protocol import Capability, Child
 from fmristore_stores.spec import STRING, ArraySpec, CodecSpec
-from tests.stores.hdf5_helpers import DEFLATE, by_references, located, run_python, spec
+from tests.stores.hdf5.hdf5_helpers import DEFLATE, by_references, located, run_python, spec
 
 BLOSC = preset("dual", np.dtype("i2"))
 

@@ -33,7 +33,7 @@ from fmristore_stores.protocol import Capability
 from fmristore_stores.spec import CodecSpec
 from fmristore_stores.zarr.shards import parse_index, shard_parts
 from fmristore_stores.zarr.store import ZarrStore
-from tests.stores.zarr_arrays import LAYOUTS, SHAPE, decoded, make, random_numbers
+from tests.stores.zarr.zarr_arrays import LAYOUTS, SHAPE, decoded, make, random_numbers
 
 
 @pytest.fixture

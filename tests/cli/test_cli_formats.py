@@ -17,8 +17,8 @@ from fmristore.formats.nodes import format_attributes, write_plain
 from fmristore.formats.registry import register
 from fmristore_stores.opening import Handle
 from fmristore_stores.publishing.publish import create_store
+from tests.cli.test_cli import done, failed, run
 from tests.every_format import AFFINE, LABELS, MASK, NAMES, RUN, SHAPE, WRITERS, write
-from tests.test_cli import done, failed, run
 
 nibabel: Any = untyped_nibabel
 

@@ -26,11 +26,11 @@ from fmristore_stores.io import clients
 from fmristore_stores.opening import open_store
 from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.spec import ArraySpec, ChunkLayout, CodecSpec
+from tests.remote.small_stores import AFFINE, FORMATS, KINDS
 from tests.servers.fixtures import make_place
 from tests.servers.places import Place
 from tests.servers.proxy import Proxy, Rule, run_proxy
 from tests.servers.stores import azure_connection
-from tests.small_stores import AFFINE, FORMATS, KINDS
 
 QUICK = {"config_kwargs": {"retries": {"total_max_attempts": 2}, "read_timeout": 2}}
 AT_ONCE = {"config_kwargs": {"retries": {"total_max_attempts": 1}, "read_timeout": 2}}

@@ -26,7 +26,7 @@ from fmristore_stores.errors import (
     InvalidInputError,
     SelectionError,
 )
-from tests.latent_data import (
+from tests.formats.latent.latent_data import (
     AFFINE,
     BASIS,
     COMPONENTS,

@@ -140,7 +140,7 @@ def test_nothing_that_processes_add_at_once_gets_lost(tmp_path: Path, kind: str)
     make(url)
     code = (
         "import sys\n"
-        "from tests.stores.test_turns import add\n"
+        "from tests.stores.publishing.test_turns import add\n"
         "print('ready', flush=True)\n"
         "sys.stdin.readline()\n"
         "for number in range(4): add(sys.argv[1], f'{sys.argv[2]}-{number}')\n"
@@ -216,7 +216,7 @@ def test_the_turn_of_a_killed_process_is_free(
     make(url)
     code = (
         "import sys, fcntl\n"
-        "from tests.stores.test_turns import *\n"
+        "from tests.stores.publishing.test_turns import *\n"
         "if sys.argv[2] == 'False': without_locks(pytest.MonkeyPatch())\n"
         "with change_store(sys.argv[1]) as store:\n"
         "    store.root.create_array('half', SPEC)\n"

@@ -19,7 +19,7 @@ from fmristore_stores.errors import (
     MetadataError,
     UnknownFormatError,
 )
-from tests.latent_data import (
+from tests.formats.latent.latent_data import (
     AFFINE,
     GRID,
     LOADINGS,

@@ -19,9 +19,9 @@ from fmristore_stores.errors import (
     ReadOnlyError,
 )
 from fmristore_stores.opening import open_store
+from tests.remote.small_stores import AFFINE, DATA, FORMATS, KINDS, check_dense
 from tests.servers.fixtures import make_place
 from tests.servers.places import Place
-from tests.small_stores import AFFINE, DATA, FORMATS, KINDS, check_dense
 
 nibabel: Any = untyped_nibabel
 

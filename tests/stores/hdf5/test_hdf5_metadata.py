@@ -13,7 +13,7 @@ import pytest
 from fmristore_stores.errors import InvalidInputError, MetadataError, NotFoundError
 from fmristore_stores.hdf5.store import HDF5Group, HDF5Store
 from fmristore_stores.spec import MAX_ATTRIBUTE_DEPTH, STRING
-from tests.stores.hdf5_helpers import DEFLATE, spec
+from tests.stores.hdf5.hdf5_helpers import DEFLATE, spec
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from fmristore_stores.errors import (
 from fmristore_stores.hdf5.store import HDF5Group, HDF5Store
 from fmristore_stores.io.sources import FsspecSource
 from fmristore_stores.protocol import Child
-from tests.stores.hdf5_helpers import by_references, located, run_python
+from tests.stores.hdf5.hdf5_helpers import by_references, located, run_python
 
 VALUES = np.arange(35).reshape(5, 7)
 

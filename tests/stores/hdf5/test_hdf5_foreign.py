@@ -19,7 +19,7 @@ from fmristore_stores.errors import (
 from fmristore_stores.hdf5.store import HDF5Store
 from fmristore_stores.protocol import Child
 from fmristore_stores.spec import STRING
-from tests.stores.hdf5_helpers import by_references, located
+from tests.stores.hdf5.hdf5_helpers import by_references, located
 
 VALUES = np.arange(35).reshape(5, 7)
 

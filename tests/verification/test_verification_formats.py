@@ -18,7 +18,7 @@ from fmristore_stores.opening import open_store
 from fmristore_stores.zarr.store import ZarrStore
 from tests.conftest import S3Server
 from tests.every_format import RUN, WRITERS, write
-from tests.test_verification import (
+from tests.verification.test_verification import (
     change_attributes,
     change_values,
     flip,
