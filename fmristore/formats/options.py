@@ -76,7 +76,12 @@ def store_as(  # noqa: PLR0913
         The new store, opened.
     """
     layout = select_layout(cls, profile, url)
-    with create_store(url, overwrite=overwrite, storage_options=storage_options) as store:
+    with create_store(
+        url,
+        overwrite=overwrite,
+        storage_options=storage_options,
+        variable_text=layout.variable_text,
+    ) as store:
         layout.write(store, content, options, progress=progress)
     handle = Handle(locate(url, storage_options=storage_options), fresh=True)
     try:

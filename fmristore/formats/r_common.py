@@ -378,6 +378,7 @@ class RLayout(Layout):
 
     name = "r"
     stores = frozenset({"hdf5"})
+    variable_text = True
     classes: ClassVar[frozenset[str]]
     """R's classes that are stored in this layout."""
 

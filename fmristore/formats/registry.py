@@ -254,6 +254,8 @@ class Layout(ABC):
     """What ``profile=`` calls it."""
     stores: ClassVar[frozenset[str]] = frozenset({"hdf5", "zarr"})
     """Kinds of store that it can be written in."""
+    variable_text: ClassVar[bool] = False
+    """Whether its readers want attributes of variable-length text, in HDF5 files."""
 
     @abstractmethod
     def detect(self, view: StoreView) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
+from fmristore.formats.registry import FORMAT
 from fmristore.planning.blocks import boxes
 from fmristore.planning.layout import Access
 from fmristore.planning.progress import Progress
@@ -204,6 +205,7 @@ def execute(
         overwrite=overwrite,
         storage_options=storage_options,
         check=check,
+        variable_text=FORMAT not in dict(plan.groups).get("", {}),
     ) as new:
         # A store takes the first name that an array gets for its own, and the others for links to
         # it: so groups that hold nothing but links come after the arrays.

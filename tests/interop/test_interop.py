@@ -73,9 +73,9 @@ class TestHDF5:
             assert data.attrs["add_offset"] == SCALED.inter
             assert_array_equal(file["affine"][...], AFFINE)
             assert_array_equal(file["t"][...], np.arange(T) * 1.5)
-            assert file["t"].attrs["units"] == "s"
-            assert file.attrs["fmristore_format"] == "neurovec"
-            assert file.attrs["fmristore_format_version"] == "1.1"
+            assert file["t"].attrs["units"] == b"s"
+            assert file.attrs["fmristore_format"] == b"neurovec"
+            assert file.attrs["fmristore_format_version"] == b"1.1"
             assert file.attrs["repetition_time"] == 1.5
             attached = data.dims[labels.index("t")]
             assert_array_equal(attached[0][...], file["t"][...])

@@ -180,7 +180,13 @@ class HDF5Array:
         self._session.check_writable()
         derived = frozenset({_ENUM} if self._type.members is not None else ())
         with self._session.writing(self._path):
-            write_attributes(self._node, attributes, is_array=True, ignore=derived)
+            write_attributes(
+                self._node,
+                attributes,
+                is_array=True,
+                ignore=derived,
+                variable_text=self._session.variable_text,
+            )
         self._session.ledger.node(self._path, attributes)
 
     def read(self, region: Region | None = None, out: AnyArray | None = None) -> AnyArray:

@@ -3,7 +3,7 @@
 ===============================  =======================================================
 JSON value                       HDF5 attribute
 ===============================  =======================================================
-text                             scalar, variable-length UTF-8
+text                             scalar, fixed-length UTF-8, padded with NUL
 integer                          scalar int64, uint64 where it needs to be
 number, true or false            scalar float64, scalar boolean (h5py's enumeration)
 list of one of these kinds       one axis of that type
@@ -11,14 +11,19 @@ empty list                       one axis of length zero
 anything else                    JSON text, and its name stands in the attribute ``_json``
 ===============================  =======================================================
 
+Text of more than 63.5 KiB is of variable length: it does not fit into the header of an object.
+Variable-length text lies in global heaps, through which a file can be damaged in many ways; it is
+also what R's package writes, so all text is of that kind where `variable_text` is asked for.
+
 A name that HDF5 or netCDF-4 need for themselves is stored with ``_user:`` before it.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import h5py
@@ -36,14 +41,27 @@ from fmristore_stores.spec import (
     copy_attributes,
 )
 
-__all__ = ["decode_text", "has_attribute", "read_attribute", "read_attributes", "write_attributes"]
+__all__ = [
+    "AXES",
+    "decode_text",
+    "has_attribute",
+    "has_variable_text",
+    "read_attribute",
+    "read_attributes",
+    "write_attribute",
+    "write_attributes",
+]
 
 _JSON = "_json"
+AXES = "_fmristore_axes"
+"""Attribute with the names of the axes of an array once more: ``DIMENSION_LABELS``, where readers
+of other projects look for them, lies in a global heap."""
 _OF_ARRAYS = frozenset(
     {
         "DIMENSION_LIST",
         "REFERENCE_LIST",
         "DIMENSION_LABELS",
+        AXES,
         "_Netcdf4Dimid",
         "_Netcdf4Coordinates",
     }
@@ -57,6 +75,8 @@ _ESCAPE = "_user:"
 _LARGEST = 64 * 1024 * 1024
 """Bytes of an attribute; larger claims are not read."""
 
+_VARIABLE = 16
+"""Bytes that a text of variable length takes in the header of an object."""
 _TEXT_TYPE = h5py.string_dtype()
 _TEXTS = {
     cset: (dtype, h5t.py_create(dtype))
@@ -83,6 +103,13 @@ def decode_text(raw: bytes | str) -> str:
 def has_attribute(node: Any, name: str) -> bool:
     """Whether an open HDF5 object has an attribute."""
     return bool(h5a.exists(node, name.encode()))
+
+
+def has_variable_text(node: Any) -> bool:
+    """Whether the first attribute of text that an open HDF5 object has is of variable length."""
+    kinds = (h5a.open(node, name).get_type() for name in _names(node))
+    texts = (kind for kind in kinds if isinstance(kind, h5t.TypeStringID))
+    return next((bool(kind.is_variable_str()) for kind in texts), False)
 
 
 def read_attributes(node: Any, *, is_array: bool) -> Attributes:
@@ -155,8 +182,10 @@ def _transfer_types(kind: Any, label: str) -> tuple[np.dtype[Any], Any]:
     MetadataError
         If it has no JSON counterpart.
     """
-    if isinstance(kind, h5t.TypeStringID) and kind.is_variable_str():
-        found = _TEXTS.get(kind.get_cset())
+    if isinstance(kind, h5t.TypeStringID):
+        if not kind.is_variable_str() and kind.get_strpad() == h5t.STR_NULLPAD:
+            return np.dtype(f"S{kind.get_size()}"), kind
+        found = _TEXTS.get(kind.get_cset()) if kind.is_variable_str() else None
         if found is not None:
             return found
     try:
@@ -173,7 +202,12 @@ def _transfer_types(kind: Any, label: str) -> tuple[np.dtype[Any], Any]:
 
 
 def write_attributes(
-    node: Any, attributes: Mapping[str, Any], *, is_array: bool, ignore: frozenset[str]
+    node: Any,
+    attributes: Mapping[str, Any],
+    *,
+    is_array: bool,
+    ignore: frozenset[str],
+    variable_text: bool = False,
 ) -> None:
     """Replace all attributes of an open HDF5 object that are meant for users.
 
@@ -187,6 +221,8 @@ def write_attributes(
         Whether it is a dataset.
     ignore : frozenset of str
         Attributes that are derived from something else when they are read.
+    variable_text : bool
+        Write text of variable length only.
 
     Raises
     ------
@@ -201,16 +237,22 @@ def write_attributes(
         for name, value in check_attributes(attributes).items()
         if name not in ignore
     }
-    encoded = {name: _encode(value) for name, value in checked.items()}
+    text = functools.partial(_text, variable=variable_text)
+    encoded = {name: _encode(value, text) for name, value in checked.items()}
     texts = [name for name, value in encoded.items() if value is None]
     hidden = _hidden(node, is_array=is_array)
     for raw in _names(node):
         if decode_text(raw) not in hidden:
             h5a.delete(node, raw)
     for name, value in encoded.items():
-        _create(node, name, _text(json.dumps(checked[name])) if value is None else value)
+        _create(node, name, text(json.dumps(checked[name])) if value is None else value)
     if texts:
-        _create(node, _JSON, _text(texts))
+        _create(node, _JSON, text(texts))
+
+
+def write_attribute(node: Any, name: str, value: str | list[str]) -> None:
+    """Write one attribute of text that an open HDF5 object does not have yet."""
+    _create(node, name, _text(value, variable=False))
 
 
 def _names(node: Any) -> list[bytes]:
@@ -270,8 +312,16 @@ def _reference(reference: Any, node: Any) -> Any:
     return {"_REFERENCE": {"path": decode_text(path or b"").lstrip("/")}}
 
 
-def _encode(value: Any) -> AnyArray | None:
-    """The array to store, or None where only JSON text can hold the value."""
+def _encode(value: Any, text: Callable[[Any], AnyArray]) -> AnyArray | None:
+    """The array to store, or None where only JSON text can hold the value.
+
+    Parameters
+    ----------
+    value : JSON value
+        What is stored.
+    text : callable
+        Makes the array of a text or a list of texts.
+    """
     items = value if isinstance(value, list) else [value]
     kinds = {type(item) for item in items}
     if len(kinds) > 1 or not kinds <= {str, int, float, bool}:
@@ -280,7 +330,8 @@ def _encode(value: Any) -> AnyArray | None:
         return np.zeros(0)
     kind = kinds.pop()
     if kind is str:
-        return _text(value) if len(items) * 16 <= MAX_NUMERIC_ATTRIBUTE else None
+        short = len(items) * _VARIABLE <= MAX_NUMERIC_ATTRIBUTE
+        return text(value) if short else None
     if kind is int:
         if max(items) < 2**63:
             return np.array(value, np.int64)
@@ -288,8 +339,14 @@ def _encode(value: Any) -> AnyArray | None:
     return np.array(value, np.float64 if kind is float else np.bool_)
 
 
-def _text(value: str | list[str]) -> AnyArray:
-    return np.array(value, _TEXT_TYPE)
+def _text(value: str | list[str], *, variable: bool) -> AnyArray:
+    """Texts as they are stored: of fixed length, where that fits into the header of an object."""
+    encoded = [text.encode() for text in ([value] if isinstance(value, str) else value)]
+    length = max(1, *map(len, encoded))
+    if variable or length * len(encoded) > MAX_NUMERIC_ATTRIBUTE:
+        return np.array(value, _TEXT_TYPE)
+    found = np.array(encoded, h5py.string_dtype("utf-8", length))
+    return found.reshape(()) if isinstance(value, str) else found
 
 
 def _create(node: Any, name: str, value: AnyArray) -> None:

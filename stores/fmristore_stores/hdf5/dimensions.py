@@ -1,6 +1,7 @@
 """Names of axes in HDF5: labels, and dimension scales as netCDF-4 uses them.
 
-A named axis gets a label, which is all that fmristore needs to read it back. So that xarray and
+A named axis gets a label. The labels of an array stand once more in an attribute of fixed-length
+text, which is all that fmristore needs to read them back. So that xarray and
 netCDF show the name too, the axis is attached to a dimension scale of that name in the same
 group: the coordinate array of that name if there is one of the right length, else a hidden
 dataset without storage that netCDF takes for a dimension without coordinates.
@@ -20,7 +21,13 @@ import h5py
 from h5py import h5a, h5d, h5ds, h5g, h5i, h5l, h5p, h5r, h5s, h5t
 
 from fmristore_stores.errors import InvalidInputError
-from fmristore_stores.hdf5.attributes import decode_text, has_attribute, read_attribute
+from fmristore_stores.hdf5.attributes import (
+    AXES,
+    decode_text,
+    has_attribute,
+    read_attribute,
+    write_attribute,
+)
 from fmristore_stores.hdf5.heaps import checked
 from fmristore_stores.hdf5.links import below, decode_name, encode_name, entries, facts, open_child
 from fmristore_stores.spec import check_name
@@ -53,11 +60,13 @@ def read_names(node: Any, rank: int, own: str) -> tuple[str, ...]:
         Its own name: that of the axis of a dimension scale.
     """
     names = [""] * rank
+    recorded = False
     if has_attribute(node, "DIMENSION_LABELS"):
-        labels = read_attribute(node, "DIMENSION_LABELS")
+        recorded = has_attribute(node, AXES)
+        labels = read_attribute(node, AXES if recorded else "DIMENSION_LABELS")
         if isinstance(labels, list) and len(labels) == rank:
             names = [label if isinstance(label, str) else "" for label in labels]
-    if not all(names) and has_attribute(node, "DIMENSION_LIST"):
+    if not recorded and not all(names) and has_attribute(node, "DIMENSION_LIST"):
         for axis in range(rank):
             scales = [] if names[axis] else _scales(node, axis)
             if scales:
@@ -75,7 +84,9 @@ def is_hidden(group: Any, name: bytes) -> bool:
     return h5a.exists(group, b"CLASS", obj_name=name) and is_dimension(open_child(group, name))
 
 
-def name_axes(group: Any, name: str, node: Any, dims: Sequence[str]) -> None:
+def name_axes(
+    group: Any, name: str, node: Any, dims: Sequence[str], *, variable_text: bool = False
+) -> None:
     """Label the axes of a new array and attach them to the scales of its group.
 
     Parameters
@@ -88,6 +99,8 @@ def name_axes(group: Any, name: str, node: Any, dims: Sequence[str]) -> None:
         The array.
     dims : sequence of str
         Names of its axes, empty for none.
+    variable_text : bool
+        Leave out the attribute of fixed-length text.
 
     Raises
     ------
@@ -97,6 +110,8 @@ def name_axes(group: Any, name: str, node: Any, dims: Sequence[str]) -> None:
     for axis, dim in enumerate(dims):
         if dim:
             h5ds.set_label(node, axis, encode_label(dim))
+    if any(dims) and not variable_text:
+        write_attribute(node, AXES, list(dims))
     if tuple(dims) == (name,):
         h5ds.set_scale(node, encode_label(name))
         _attach_to_all(group, name, node)

@@ -147,6 +147,8 @@ class Session:
     unmasked : set
         Addresses of datasets of which no chunk can lack a filter: made in this session, and
         filled with encoded chunks alone.
+    variable_text : bool
+        Whether attributes of text are written with variable length.
     """
 
     def __init__(
@@ -168,6 +170,7 @@ class Session:
         self.room = MetadataRoom(h5 if new else None)
         self.places: dict[int, Place] | None = None
         self.unmasked: set[int] = set()
+        self.variable_text = False
         self._attributes: dict[str, Attributes] = {}
         self._version = None if source is None else source.version
         self._local = not writable and file is None

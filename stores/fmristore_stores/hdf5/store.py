@@ -19,7 +19,11 @@ from fmristore_stores.errors import (
     NotFoundError,
 )
 from fmristore_stores.hdf5.arrays import HDF5Array
-from fmristore_stores.hdf5.attributes import read_attributes, write_attributes
+from fmristore_stores.hdf5.attributes import (
+    has_variable_text,
+    read_attributes,
+    write_attributes,
+)
 from fmristore_stores.hdf5.dimensions import (
     drop_hidden,
     encode_label,
@@ -64,6 +68,9 @@ class HDF5Store:
     source : ByteSource, optional
         Where the bytes of chunks come from; the local file if neither this nor `file` is given.
         Closed with the store.
+    variable_text : bool, optional
+        Write attributes of variable-length text, as R's package does. By default those of new files
+        are of fixed length, and a file that is changed keeps its kind.
     file : file object, optional
         Opened by the caller for reading bytes, seekable: HDF5 reads metadata through it. Closed
         with the store, at the latest when the interpreter ends.
@@ -112,6 +119,7 @@ class HDF5Store:
         url: str | None = None,
         source: ByteSource | None = None,
         file: Any = None,
+        variable_text: bool | None = None,
     ) -> None:
         name = path if url is None else url
         if file is None:
@@ -127,6 +135,10 @@ class HDF5Store:
             name, path, h5, writable=mode != "r", new=mode == "w", source=source, file=file
         )
         self._root: HDF5Group | None = None
+        if variable_text is None and mode == "r+":
+            with self._session.reading(""):
+                variable_text = has_variable_text(h5g.open(self._session.h5.id, b"/"))
+        self._session.variable_text = bool(variable_text)
 
     @property
     def url(self) -> str:
@@ -248,7 +260,13 @@ class HDF5Group:
         """
         self._session.check_writable()
         with self._session.writing(self._path):
-            write_attributes(self._node, attributes, is_array=False, ignore=frozenset())
+            write_attributes(
+                self._node,
+                attributes,
+                is_array=False,
+                ignore=frozenset(),
+                variable_text=self._session.variable_text,
+            )
         self._session.ledger.node(self._path, attributes)
 
     def children(self, *, tolerant: bool = False) -> dict[str, Child]:  # noqa: ARG002
@@ -388,7 +406,8 @@ class HDF5Group:
             self._session.room.provide(spec)
             node = create_dataset(self._node, raw, spec)
             self._session.unmasked.add(facts(node).address)
-            name_axes(self._node, name, node, spec.dims)
+            variable = self._session.variable_text
+            name_axes(self._node, name, node, spec.dims, variable_text=variable)
             array = HDF5Array(self._session, path, node, spec.codecs)
         self._session.ledger.array(path, spec)
         self._session.ledger.node(path, checked)

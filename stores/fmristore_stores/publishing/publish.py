@@ -74,7 +74,7 @@ _ZARR_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 
 
 @contextlib.contextmanager
-def create_store(
+def create_store(  # noqa: PLR0913
     url: str | os.PathLike[str],
     *,
     kind: Kind | None = None,
@@ -83,6 +83,7 @@ def create_store(
     check: Check | None = None,
     turn: Turn | None = None,
     expected: str | None = None,
+    variable_text: bool = False,
 ) -> Iterator[Store]:
     """Make a new store that appears at `url` when the block ends without an error.
 
@@ -104,6 +105,8 @@ def create_store(
         The caller's turn at this store; by default one is taken for the moment of replacing.
     expected : str, optional
         Content token of the store that may be replaced, and of no other one.
+    variable_text : bool
+        Write attributes of HDF5 files as variable-length text, which is what R's package writes.
 
     Yields
     ------
@@ -143,7 +146,7 @@ def create_store(
                 turn=turn,
                 expected=expected,
             ) as path,
-            _new_hdf5(path, target, check) as store,
+            _new_hdf5(path, target, check, variable_text=variable_text) as store,
         ):
             yield store
     elif is_local(target):
@@ -164,10 +167,10 @@ def create_store(
 
 
 @contextlib.contextmanager
-def _new_hdf5(path: str, url: str, check: Check | None) -> Iterator[Store]:
+def _new_hdf5(path: str, url: str, check: Check | None, *, variable_text: bool) -> Iterator[Store]:
     from fmristore_stores.hdf5.store import HDF5Store
 
-    with HDF5Store(path, mode="w", url=url) as written:
+    with HDF5Store(path, mode="w", url=url, variable_text=variable_text) as written:
         yield written
     with HDF5Store(path, mode="r", url=url) as store:
         check_written(store, written.ledger)

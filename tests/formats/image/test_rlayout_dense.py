@@ -86,7 +86,7 @@ def as_r(path: Path) -> tuple[str, AnyArray, AnyArray]:
         np.testing.assert_allclose(
             file["space/spacing"][...], np.linalg.norm(affine[:3, :3], axis=0)
         )
-        return str(rtype), values, affine
+        return rtype.decode() if isinstance(rtype, bytes) else rtype, values, affine
 
 
 # R's files -----------------------------------------------------------------------------------

@@ -219,7 +219,7 @@ def test_r_finds_the_copy_whose_axes_it_understands(
     with h5py.File(tmp_path / "a.h5") as file:
         assert file["data"] == file[linked]
         assert file["data"].shape == SHAPE[::-1]
-        assert file.attrs["rtype"] == "DenseNeuroVec"
+        assert file.attrs["rtype"] == b"DenseNeuroVec"
     fs.transcode(tmp_path / "a.h5", tmp_path / "b.zarr")
     fs.transcode(tmp_path / "b.zarr", tmp_path / "c.h5", access="volume")
     fs.transcode(tmp_path / "a.h5", tmp_path / "d.h5", access="both", codec="dual")

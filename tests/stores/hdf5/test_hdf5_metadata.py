@@ -88,17 +88,73 @@ def test_attributes_as_h5py_shows_them(path: str) -> None:
         store.root.write_attributes(ATTRIBUTES)
     with h5py.File(path) as file:
         attributes = file.attrs
-        assert attributes["text"] == "né"
-        assert attributes.get_id("text").dtype == h5py.string_dtype()
+        assert attributes["text"].decode() == "né"
+        assert attributes.get_id("text").dtype == h5py.string_dtype("utf-8", 3)
         assert attributes["ints"].dtype == np.int64
         assert attributes["large"].dtype == np.uint64
         assert attributes["true"].dtype == np.bool_
         assert attributes["empty"].shape == (0,)
-        assert attributes["words"].tolist() == ATTRIBUTES["words"]
-        assert attributes["none"] == "null"
-        assert set(attributes["_json"]) == {
+        assert [text.decode() for text in attributes["words"]] == ATTRIBUTES["words"]
+        assert attributes["none"] == b"null"
+        assert {text.decode() for text in attributes["_json"]} == {
             "none", "mixed", "numbers", "nested", "matrix", "many words", "wide ints",
         }  # fmt: skip
+        assert attributes["long"] == ATTRIBUTES["long"]  # too long for the header of an object
+
+
+def test_text_of_variable_length_where_it_is_asked_for(path: str) -> None:
+    """A file that is changed keeps its kind of text."""
+    with HDF5Store(path, mode="w", variable_text=True) as store:
+        store.root.write_attributes(ATTRIBUTES)
+        store.root.create_array("0", spec((2,), dims=("x",)), {"text": "a"})
+    with HDF5Store(path, mode="r+") as store:
+        store.root.array("0").write_attributes({"text": "b"})
+        store.root.create_group("g", {"text": "é"})
+    with h5py.File(path) as file:
+        for item, text in ((file, "né"), (file["0"], "b"), (file["g"], "é")):
+            assert item.attrs.get_id("text").dtype == h5py.string_dtype()
+            assert item.attrs["text"] == text
+        assert set(file["0"].attrs) == {"text", "DIMENSION_LABELS", "DIMENSION_LIST"}
+    with HDF5Store(path, mode="r") as store:
+        assert store.root.array("0").spec.dims == ("x",)
+
+
+def test_what_is_written_is_read_without_a_global_heap(path: str) -> None:
+    """Attributes, axes and values; not text in arrays, which other readers want there."""
+    texts = {name: value for name, value in ATTRIBUTES.items() if not name.startswith("long")}
+    with HDF5Store(path, mode="w") as store:
+        store.root.write_attributes(texts)
+        store.root.create_array("0", spec((2, 3), dims=("y", "")), texts)
+        store.root.create_array("y", spec((2,), dims=("y",)))
+        store.root.create_array("names", spec((2,), STRING, dims=("y",))).write(None, ["a", "b"])
+    with HDF5Store(path, mode="r") as store:
+        assert same(store.root.read_attributes(), texts)
+        array = store.root.array("0")
+        assert array.spec.dims == ("y", "")
+        assert same(array.read_attributes(), texts)
+        assert array.read().shape == (2, 3)
+        assert store.root.array("y").spec.dims == ("y",)
+        assert not store._session.has_second_handle
+        assert store.root.array("names").read().tolist() == ["a", "b"]
+        assert store._session.has_second_handle
+
+
+def test_padding_of_fixed_length_text_is_no_text(path: str) -> None:
+    """As C, Fortran and numpy pad it."""
+    with h5py.File(path, "w") as file:
+        for name, padding, stored in (
+            ("term", h5py.h5t.STR_NULLTERM, b"ab\x00cd"),
+            ("null", h5py.h5t.STR_NULLPAD, b"ab\x00\x00\x00"),
+            ("space", h5py.h5t.STR_SPACEPAD, b"ab   "),
+        ):
+            kind = h5py.h5t.C_S1.copy()
+            kind.set_size(5)
+            kind.set_strpad(padding)
+            scalar = h5py.h5s.create(h5py.h5s.SCALAR)
+            attribute = h5py.h5a.create(file.id, name.encode(), kind, scalar)
+            attribute.write(np.array(stored, "S5"), mtype=kind)
+    with HDF5Store(path, mode="r") as store:
+        assert store.root.read_attributes() == {"term": "ab", "null": "ab", "space": "ab"}
 
 
 def test_more_attributes_than_fit_the_header_of_old_files(path: str) -> None:
