@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -24,7 +25,7 @@ def main(source: str | None = None) -> None:
         fs.convert(run, folder / "bold.h5").close()
 
         fs.register()  # once in a process: nibabel knows stores from here on
-        lazy = nibabel.load(folder / "bold.h5")
+        lazy: Any = nibabel.load(folder / "bold.h5")
         print("nibabel:", type(lazy).__name__, lazy.shape, "in memory:", int(lazy.in_memory))
 
         mean = image.mean_img(str(folder / "bold.h5"))
