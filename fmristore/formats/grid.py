@@ -127,6 +127,13 @@ class GridView(StoredObject):
         return None if self.scaling is None else self.scaling.inter
 
     @property
+    def chunks(self) -> tuple[int, ...]:
+        """Lengths along the axes of the smallest block that is made of whole stored chunks."""
+        return tuple(
+            max(1, min(c, n)) for c, n in zip(self._block_chunks(), self.shape, strict=True)
+        )
+
+    @property
     def dense_array(self) -> StoredArray | None:
         """Array of the values of every voxel of the grid, if they are stored so."""
         return None
@@ -520,6 +527,55 @@ class GridView(StoredObject):
         from fmristore.interop.nibabel import to_nibabel
 
         return to_nibabel(self)
+
+    def to_dask(self, chunks: Any = "auto") -> Any:
+        """Dask array of the image, whose blocks are made of whole stored chunks.
+
+        Parameters
+        ----------
+        chunks : str, int, tuple or mapping
+            As of `dask.array.from_array`; ``"auto"`` gathers stored chunks until a block has dask's
+            ``array.chunk-size``.
+
+        Returns
+        -------
+        dask.array.Array
+            Can be used after the object was closed.
+
+        Raises
+        ------
+        DependencyError
+            If dask is not installed.
+        """
+        from fmristore.interop.dask import to_dask
+
+        return to_dask(self, chunks)
+
+    def to_xarray(self) -> Any:
+        """Lazy dataset of xarray with the image as ``data``.
+
+        Returns
+        -------
+        xarray.Dataset
+            Axes x, y, z and time (or label), coordinates in mm and seconds; ``.fmri`` has
+            ``series(mask)`` and ``to_nibabel()``. Can be used after the object was closed.
+
+        Raises
+        ------
+        DependencyError
+            If xarray is not installed.
+        """
+        from fmristore.interop.datasets import xarray_module
+
+        return xarray_module().grid_dataset(self, runs=self._runs(), names=self._last_names())
+
+    def _runs(self) -> Sequence[tuple[str, int, float | None]] | None:
+        """Name, length and TR of the runs that the last axis is made of, if there are several."""
+        return None
+
+    def _last_names(self) -> Sequence[str] | None:
+        """Names along the last axis, if that is not time."""
+        return None
 
     def to_dense(  # noqa: PLR0913
         self,

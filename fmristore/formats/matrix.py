@@ -71,6 +71,11 @@ class Matrix(ABC):
         """Stored arrays that it consists of; none if it is not stored."""
         return ()
 
+    @property
+    def chunks(self) -> tuple[int, int]:
+        """Rows and columns of one stored chunk; all of them where it has no chunks."""
+        return self.shape
+
     def cost(self, rows: AxisPart, columns: AxisPart) -> ReadCost:
         """Cost of `read`: chunks, bytes and requests, without reading.
 
@@ -180,6 +185,13 @@ class ArrayMatrix(Matrix):
     def arrays(self) -> tuple[StoredArray, ...]:
         """Docstring inherited."""
         return (self.array,)
+
+    @property
+    def chunks(self) -> tuple[int, int]:
+        """Docstring inherited."""
+        lengths = self.array.reader.spec.layout.chunks
+        row, column = self.axes
+        return lengths[row], lengths[column]
 
     def cost(self, rows: AxisPart, columns: AxisPart) -> ReadCost:
         """Docstring inherited."""
@@ -450,6 +462,11 @@ class ScaledMatrix:
     def shape(self) -> tuple[int, int]:
         """Number of rows and of volumes."""
         return self.matrix.shape
+
+    @property
+    def chunks(self) -> tuple[int, int]:
+        """Rows and volumes of one stored chunk."""
+        return self.matrix.chunks
 
     @property
     def dtype(self) -> np.dtype[Any]:

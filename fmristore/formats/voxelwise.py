@@ -255,6 +255,14 @@ class VoxelView(GridView):
         return self.stored_dtype if self.scaling is None else self.scaling.dtype(self.stored_dtype)
 
     @property
+    def chunks(self) -> tuple[int, ...]:
+        """Lengths along the axes of a slab of the grid with about the voxels of a stored chunk."""
+        rows, columns = self.matrix.chunks
+        x, y, z = self.space.spatial_shape
+        slab = z * rows // max(1, self.matrix.shape[0])
+        return x, y, max(1, min(z, slab)), max(1, columns)
+
+    @property
     def mask(self) -> NDArray[np.bool_]:
         """(X, Y, Z) bool: whether a voxel is stored."""
         return self.voxel_set.mask

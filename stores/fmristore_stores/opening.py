@@ -629,7 +629,7 @@ class Handle:
         return _unpickle, (self.locator, _used(self.locator))
 
     def __copy__(self) -> Handle:
-        if self._closed:
+        if self.closed:
             raise ClosedError("a closed object cannot be copied", url=self.locator.url)
         return Handle(self.locator)
 

@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import fmristore as fs
 from fmristore.backends.nibabel import StoredImage
-from fmristore_stores.errors import InvalidInputError, UnknownFormatError
+from fmristore_stores.errors import ClosedError, InvalidInputError, UnknownFormatError
 from tests.every_format import LABELS, MASK, RUN, WRITERS, write
 from tests.images import (
     RAW,
@@ -247,3 +247,11 @@ class TestObjects:
         with fs.open(run[1]) as bold:
             image = bold.to_nibabel()
         assert_array_equal(image.get_fdata(), nibabel.load(run[1]).get_fdata())
+
+    def test_the_image_of_a_part_outlives_the_whole(self, tmp_path: Path) -> None:
+        with fs.open(write("neurovecseq", tmp_path / "runs.h5")) as runs:
+            image = runs.run("task").to_nibabel()
+            closed = runs.run("rest")
+        assert_array_equal(image.get_fdata(), RUN[..., :8])
+        with pytest.raises(ClosedError):
+            closed.to_nibabel()

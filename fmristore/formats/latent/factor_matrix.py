@@ -57,6 +57,11 @@ class FactorMatrix(Matrix):
         offset = () if self._offset is None else (self._offset.array,)
         return (*self._loadings.arrays, *bases, *offset)
 
+    @property
+    def chunks(self) -> tuple[int, int]:
+        """Rows whose loadings lie in one chunk, and all columns."""
+        return self._loadings.chunks[0], self.shape[1]
+
     def courses(self, columns: AxisPart) -> AnyArray:
         """Rows of all bases together, (columns, K)."""
         first = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Self, cast
 
@@ -278,6 +278,11 @@ class LatentNeuroVec(LatentView):
     def scan_lengths(self) -> tuple[int, ...]:
         """Number of time points of each scan."""
         return tuple(scan.basis.shape[0] for scan in self._scans)
+
+    def _runs(self) -> Sequence[tuple[str, int, float | None]] | None:
+        if len(self._scans) == 1:
+            return None
+        return [(scan.name, scan.basis.shape[0], scan.tr) for scan in self._scans]
 
     def scan(self, name: str) -> LatentScan:
         """One scan, indexed as the whole is.

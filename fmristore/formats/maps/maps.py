@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import operator
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, Self, cast
@@ -194,6 +194,9 @@ class LabeledVolumeSet(MaskedObject):
 
     def __getitem__(self, index: Any) -> Any:
         return self.volume(index) if isinstance(index, str) else self.read(index)
+
+    def _last_names(self) -> Sequence[str]:
+        return self.labels
 
     def _axis_entry(self, index: Any) -> Any:
         if isinstance(index, tuple) and index and isinstance(index[-1], str):

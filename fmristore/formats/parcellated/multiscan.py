@@ -221,6 +221,24 @@ class ParcellatedMultiScan(StoredObject):
             )
         return concatenate(parts, self._chosen(scans), trs, self.table)
 
+    def to_xarray(self) -> Any:
+        """Lazy tree of xarray with one node for each scan.
+
+        Returns
+        -------
+        xarray.DataTree
+            See `ParcellatedScanSummary.to_xarray`. Can be used after the object was closed.
+
+        Raises
+        ------
+        DependencyError
+            If xarray is not installed.
+        """
+        from fmristore.interop.datasets import xarray_module
+
+        datasets = {name: scan.to_xarray() for name, scan in self.items()}
+        return xarray_module().tree(datasets)
+
     def series(
         self,
         voxels: Any = None,

@@ -63,6 +63,12 @@ class ParcellatedScanSummary(ParcellatedBase):
         return 2
 
     @property
+    def chunks(self) -> tuple[int, int]:
+        """Number of times and of parcels of one stored chunk."""
+        rows, columns = self._parts.numbers.chunks
+        return columns, rows
+
+    @property
     def statistic(self) -> str | None:
         """What the voxels of a parcel were summarised by; None if unknown."""
         return self._parts.statistic
@@ -157,6 +163,40 @@ class ParcellatedScanSummary(ParcellatedBase):
         from fmristore.interop.pandas import series_frame
 
         return series_frame(self.to_numpy(), self.names, tr=self.tr)
+
+    def to_dask(self, chunks: Any = "auto") -> Any:
+        """Dask array (T, K), whose blocks are made of whole stored chunks.
+
+        Parameters
+        ----------
+        chunks : str, int, tuple or mapping
+            As of `dask.array.from_array`.
+
+        Raises
+        ------
+        DependencyError
+            If dask is not installed.
+        """
+        from fmristore.interop.dask import to_dask
+
+        return to_dask(self, chunks)
+
+    def to_xarray(self) -> Any:
+        """Lazy dataset of xarray: ``data`` with the axes time, in seconds, and parcel, by name.
+
+        Returns
+        -------
+        xarray.Dataset
+            Can be used after the object was closed.
+
+        Raises
+        ------
+        DependencyError
+            If xarray is not installed.
+        """
+        from fmristore.interop.datasets import xarray_module
+
+        return xarray_module().series_dataset(self)
 
     def __array__(
         self,

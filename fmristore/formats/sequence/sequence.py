@@ -218,6 +218,20 @@ class NeuroVecSeq(GridView):
         """Type that holds the stored numbers of all runs."""
         return np.result_type(*(image.stored_dtype for image in self.images))
 
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Docstring inherited."""
+        return self.images[0].chunks
+
+    def to_dask(self, chunks: Any = "auto") -> Any:
+        """Docstring inherited."""
+        from fmristore.interop.dask import concatenate
+
+        return concatenate([image.to_dask(chunks) for image in self.images], axis=3)
+
+    def _runs(self) -> Sequence[tuple[str, int, float | None]]:
+        return list(zip(self.runs, self.lengths, self.trs, strict=True))
+
     # Runs -----------------------------------------------------------------------------------
 
     @cached_property
