@@ -202,6 +202,7 @@ def describe_space(space: NeuroSpace) -> dict[str, Any]:
         "orientation": space.orientation,
         "time_points": space.time_points,
         "tr_s": space.tr,
+        "time_offset_s": space.time_offset,
         "name": space.space_name,
         "unit": space.space_unit,
         "time_unit": space.time_unit,

@@ -10,12 +10,14 @@ import math
 import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from fmristore.formats.base import RawView, StoredArray, StoredObject
+from fmristore.formats.nodes import read_bytes, require_headers
 from fmristore.formats.registry import format_class
 from fmristore.formats.statistics import Axis, reduce_blocks
 from fmristore.model.scaling import Scaling
@@ -492,7 +494,7 @@ class GridView(StoredObject):
             Whether the scaling must be one that a NIfTI header can hold.
         """
         del max_memory, nifti
-        return ArraySource(self, self.space)
+        return ArraySource(self, self.space, template=self.source_header)
 
     def stored_scaling(self, voxels: AnyArray) -> Scaling | None:
         """Scaling that turns ``series(voxels, raw=True)`` into the scaled values.
@@ -511,11 +513,35 @@ class GridView(StoredObject):
         return None
 
     @property
-    def nifti_header(self) -> NiftiHeader:
-        """A NIfTI header for the values on the whole grid."""
-        from fmristore.nifti import make_header, parse_header
+    def _header_path(self) -> str:
+        """Path of the array that holds the source's NIfTI header; it need not exist."""
+        return "nifti"
 
-        return parse_header(make_header(self.space, self.dtype))
+    @cached_property
+    def source_header(self) -> bytes:
+        """NIfTI header and extensions of the image that this came from; empty if there was none.
+
+        Raises
+        ------
+        MetadataError
+            If it is damaged.
+        """
+        raw = read_bytes(self._handle, self._header_path)
+        require_headers([raw], self.url, self._header_path)
+        return raw
+
+    @property
+    def nifti_header(self) -> NiftiHeader:
+        """A NIfTI header for the values on the whole grid, with what is true of the source's.
+
+        Raises
+        ------
+        MetadataError
+            If the stored header is damaged.
+        """
+        from fmristore.nifti import fit_header, parse_header
+
+        return parse_header(fit_header(self.source_header, self.space, self.dtype))
 
     def to_nibabel(self) -> Any:
         """Lazy nibabel image: reads, or computes, only what is asked of it.

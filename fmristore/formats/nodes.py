@@ -15,7 +15,7 @@ from fmristore.model.space import NeuroSpace
 from fmristore.planning.layout import choose_codecs, split_chunks
 from fmristore_stores._version import __version__
 from fmristore_stores.chunks.writer import write
-from fmristore_stores.errors import InvalidInputError, MetadataError
+from fmristore_stores.errors import FmristoreError, InvalidInputError, MetadataError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray, Group
 from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout
@@ -23,8 +23,10 @@ from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout
 __all__ = [
     "format_attributes",
     "read_affine",
+    "read_bytes",
     "read_grid",
     "read_scaling",
+    "require_headers",
     "scaling_attributes",
     "space_attributes",
     "write_affine",
@@ -75,6 +77,52 @@ def write_bytes(group: Group, name: str, dim: str, data: bytes) -> None:
     write_plain(group, name, (dim,), np.frombuffer(data, np.uint8))
 
 
+_MOST_BYTES = 64 << 20
+"""Bytes that a stored header with its extensions may have, and what followed the data."""
+
+
+def read_bytes(handle: Handle, path: str) -> bytes:
+    """Read what `write_bytes` wrote; empty if there is no such array.
+
+    Raises
+    ------
+    MetadataError
+        If it is no row of uint8, or too large for what it is.
+    """
+    folder, _, name = path.rpartition("/")
+    root = handle.store.root
+    children = (root.group(folder) if folder else root).children() if path else {}
+    if name not in children:
+        return b""
+    values = StoredArray(handle, path).read_small(_MOST_BYTES)
+    if values.dtype != np.uint8 or values.ndim != 1:
+        raise MetadataError(
+            f"holds {values.dtype} of shape {values.shape}, expected a row of uint8",
+            url=handle.locator.url,
+            node=path,
+        )
+    return values.tobytes()
+
+
+def require_headers(headers: Sequence[bytes], url: str, node: str) -> None:
+    """Check that stored NIfTI headers can be parsed; empty ones say nothing.
+
+    Raises
+    ------
+    MetadataError
+        If one is damaged.
+    """
+    from fmristore.nifti import parse_header
+
+    for raw in filter(None, dict.fromkeys(headers)):
+        try:
+            parse_header(raw)
+        except FmristoreError as error:
+            raise MetadataError(
+                f"the stored NIfTI header is damaged: {error.message}", url=url, node=node
+            ) from error
+
+
 def format_attributes(name: str, version: tuple[int, int] = (1, 1)) -> dict[str, Any]:
     """Root attributes that every format has."""
     return {
@@ -89,6 +137,8 @@ def space_attributes(space: NeuroSpace) -> dict[str, Any]:
     attributes: dict[str, Any] = {"space_unit": space.space_unit, "time_unit": space.time_unit}
     if space.tr is not None:
         attributes["repetition_time"] = space.tr
+    if space.time_offset:
+        attributes["time_offset"] = space.time_offset
     if space.space_name is not None:
         attributes["space_name"] = space.space_name
     return attributes
@@ -189,6 +239,7 @@ def read_grid(
             affine=affine,
             time_points=time_points,
             tr=attributes.get("repetition_time"),
+            time_offset=0.0 if time_points is None else attributes.get("time_offset", 0.0),
             space_name=None if name is None else str(name),
             space_unit=str(attributes.get("space_unit", "mm")),
             time_unit=str(attributes.get("time_unit", "s")),
@@ -215,8 +266,8 @@ def write_coordinates(group: Group, space: NeuroSpace, scaling: Scaling | None) 
 
 def write_times(group: Group, space: NeuroSpace, scaling: Scaling | None) -> None:
     """Times of the volumes where they are known, and what each is scaled by if that differs."""
-    if space.time_points is not None and space.tr is not None:
-        times = np.arange(space.time_points) * space.tr
+    times = space.times
+    if times is not None:
         write_plain(group, "t", ("t",), times, {"units": "s"})
     if scaling is not None and scaling.per_volume:
         write_plain(group, "scale_factor", ("t",), np.asarray(scaling.slope))

@@ -39,6 +39,7 @@ class VoxelSource(Protocol):
     dtype: np.dtype[Any]
     colors: int
     scaling: Scaling | None
+    header: bytes
 
     def blocks(self, max_bytes: int) -> Iterator[Block]:
         """All of the image, in parts of at most `max_bytes`, or single planes."""
@@ -66,6 +67,7 @@ class StoredSource:
         self.space = space if space.time_points is not None else space.with_time(shape[3])
         self.colors = 0
         self.scaling: Scaling | None = None
+        self.header: bytes = image.source_header if isinstance(image, GridView) else b""
         self.dtype = np.dtype(image.dtype)
         self._data = image
         self._stored: StoredArray | None = None

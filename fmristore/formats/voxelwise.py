@@ -71,12 +71,14 @@ class ScatterSource:
         What is meant outside the voxels.
     nifti : bool
         Whether the numbers must be ones that a NIfTI header can say the scaling of.
+    template : bytes
+        NIfTI header of the image that the data come from; what is true of them is kept.
     """
 
     colors = 0
     trailer = b""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         space: NeuroSpace,
         voxels: VoxelSet,
@@ -86,8 +88,9 @@ class ScatterSource:
         scaling: Scaling | None = None,
         fill: Fill = 0,
         nifti: bool = False,
+        template: bytes = b"",
     ) -> None:
-        from fmristore.nifti import make_header
+        from fmristore.nifti import fit_header
 
         self.space = space
         self._voxels = voxels
@@ -101,7 +104,8 @@ class ScatterSource:
             self._fill, self.scaling, self._convert = kept, scaling, None
         elif scaling is not None:
             self.dtype = scaling.dtype(dtype)
-        self.header = make_header(
+        self.header = fit_header(
+            template,
             self.space,
             self.dtype,
             slope=None if self.scaling is None else float(self.scaling.slope),
@@ -337,6 +341,7 @@ class VoxelView(GridView):
             scaling=self.scaling,
             fill=self.fill,
             nifti=nifti,
+            template=self.source_header,
         )
 
 

@@ -185,5 +185,6 @@ def _unify_units(header: Any, space: NeuroSpace) -> None:
         time = "sec"
     if space.time_points is not None and time in ("sec", "unknown"):
         zooms[3] = space.tr or 0.0
+        header["toffset"] = space.time_offset
     header.set_xyzt_units(length, time)
     header.set_zooms(zooms)

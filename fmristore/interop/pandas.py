@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from fmristore_stores.errors import DependencyError
 from fmristore_stores.protocol import AnyArray
 
@@ -17,8 +15,8 @@ def series_frame(
     values: AnyArray,
     columns: Sequence[str],
     *,
-    tr: float | None = None,
-    runs: Sequence[tuple[str, int, float | None]] | None = None,
+    times: AnyArray | None = None,
+    runs: Sequence[tuple[str, int, AnyArray | None]] | None = None,
 ) -> Any:
     """Series as a pandas data frame.
 
@@ -28,11 +26,11 @@ def series_frame(
         One column for each series.
     columns : sequence of str
         Names of the columns, numbers if there are none.
-    tr : float, optional
-        Seconds between rows; the index is then ``time``, else ``volume``.
-    runs : sequence of (str, int, float or None), optional
-        Names, lengths and `tr` of runs that the rows are of; the index is then ``scan`` and
-        ``time``, or ``scan`` and ``volume`` if a `tr` is unknown.
+    times : ndarray, (T,), optional
+        Of the rows, in seconds; the index is then ``time``, else ``volume``.
+    runs : sequence of (str, int, ndarray or None), optional
+        Names, lengths and `times` of runs that the rows are of; the index is then ``scan`` and
+        ``time``, or ``scan`` and ``volume`` if the times of a run are unknown.
 
     Returns
     -------
@@ -50,14 +48,14 @@ def series_frame(
     if runs is not None:
         timed = all(seconds is not None for _, _, seconds in runs)
         pairs = [
-            (name, volume * seconds if timed and seconds is not None else volume)
+            (name, seconds[volume] if timed and seconds is not None else volume)
             for name, length, seconds in runs
             for volume in range(length)
         ]
         names = ["scan", "time" if timed else "volume"]
         index: Any = pd.MultiIndex.from_tuples(pairs, names=names)
-    elif tr is None:
+    elif times is None:
         index = pd.RangeIndex(len(values), name="volume")
     else:
-        index = pd.Index(np.arange(len(values)) * tr, name="time")
+        index = pd.Index(times, name="time")
     return pd.DataFrame(values, index=index, columns=list(columns) or None)

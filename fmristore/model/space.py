@@ -85,12 +85,16 @@ class NeuroSpace:
     time_unit : str, optional
         ``"s"``, ``"unknown"`` if the source did not say (taken as seconds), or ``"hz"``,
         ``"ppm"``, ``"rads"`` for volumes that do not follow each other in time.
+    time_offset : float, optional
+        Time of the first volume in seconds, NIfTI's ``toffset``; programs that correct the timing
+        of slices set it.
 
     Raises
     ------
     InvalidInputError
         If a length is below 1, the affine is not an invertible 4 x 4 matrix of finite numbers
-        with last row 0 0 0 1, or `tr` is not positive or given for a single volume.
+        with last row 0 0 0 1, or `tr` is not positive or given for a single volume, or
+        `time_offset` is not finite or given for a single volume.
     """
 
     spatial_shape: tuple[int, int, int]
@@ -100,6 +104,7 @@ class NeuroSpace:
     space_name: str | None = None
     space_unit: str = "mm"
     time_unit: str = "s"
+    time_offset: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "spatial_shape", _checked_shape(self.spatial_shape))
@@ -124,6 +129,19 @@ class NeuroSpace:
             if self.time_points is None or not math.isfinite(self.tr) or self.tr <= 0:
                 msg = f"TR {self.tr} s: expected a positive number, and only with time points"
                 raise InvalidInputError(msg)
+        self._check_offset()
+
+    def _check_offset(self) -> None:
+        try:
+            offset = float(self.time_offset) + 0.0
+        except (TypeError, ValueError, OverflowError) as error:
+            msg = f"time offset {self.time_offset!r:.80} is not a number"
+            raise InvalidInputError(msg) from error
+        if not math.isfinite(offset) or (offset and self.time_points is None):
+            raise InvalidInputError(
+                f"time offset {offset} s: expected a finite number, and only with time points"
+            )
+        object.__setattr__(self, "time_offset", offset)
 
     # The default would bring the affine back writable.
     def __reduce__(self) -> tuple[Any, ...]:
@@ -148,6 +166,8 @@ class NeuroSpace:
         ]
         if self.tr is not None:
             facts.insert(2, f"TR {self.tr:.6g} s")
+        if self.time_offset:
+            facts.append(f"first volume at {self.time_offset:.6g} s")
         if self.space_name:
             facts.append(shown(self.space_name))
         return f"NeuroSpace({', '.join(facts)})"
@@ -170,6 +190,13 @@ class NeuroSpace:
         return x, y, z
 
     @property
+    def times(self) -> FloatArray | None:
+        """(T,): times of the volumes in seconds; None where the repetition time is unknown."""
+        if self.time_points is None or self.tr is None:
+            return None
+        return np.asarray(self.time_offset + np.arange(self.time_points) * self.tr)
+
+    @property
     def orientation(self) -> str:
         """Directions in which i, j, k grow, such as ``"RAS"`` or ``"LPI"``."""
         from nibabel import orientations
@@ -180,9 +207,11 @@ class NeuroSpace:
 
     def without_time(self) -> Self:
         """The space of one volume."""
-        return replace(self, time_points=None, tr=None)
+        return replace(self, time_points=None, tr=None, time_offset=0.0)
 
-    def with_time(self, time_points: int, *, tr: float | None = None) -> Self:
+    def with_time(
+        self, time_points: int, *, tr: float | None = None, time_offset: float = 0.0
+    ) -> Self:
         """The space of `time_points` volumes on this grid, `tr` seconds apart.
 
         Raises
@@ -190,7 +219,7 @@ class NeuroSpace:
         InvalidInputError
             If `time_points` is below 1 or `tr` is not positive.
         """
-        return replace(self, time_points=time_points, tr=tr)
+        return replace(self, time_points=time_points, tr=tr, time_offset=time_offset)
 
     def voxel_to_world(self, ijk: npt.ArrayLike) -> FloatArray:
         """World coordinates of voxels.
@@ -328,6 +357,7 @@ class NeuroSpace:
         header.set_qform(self.affine, code)
         in_mm = 2 if self.space_unit == "mm" else 0
         header["xyzt_units"] = in_mm + _TIME_CODES.get(self.time_unit, 0)
+        header["toffset"] = self.time_offset
         return header
 
 
@@ -404,6 +434,7 @@ def read_space(source: Any) -> tuple[NeuroSpace, tuple[str, ...]]:
         tr=tr,
         space_unit=space_unit,
         time_unit=time_unit,
+        time_offset=_time_offset(header, folded, raw_units & 0x38, doubts),
     )
     return space, tuple(doubts)
 
@@ -555,6 +586,18 @@ def _repetition_time(header: Any, folded: FoldedShape, time_code: int) -> tuple[
         return None, unit
     # The shortest decimal that the header's float stands for: 0.8 s, not 0.800000011920929.
     return float(str(header["pixdim"][4])) * to_seconds or None, unit
+
+
+def _time_offset(header: Any, folded: FoldedShape, time_code: int, doubts: list[str]) -> float:
+    """Time of the first volume in seconds; a header that says none that can be gives a doubt."""
+    if folded.volume_axis != 3 or not _is_nifti(header) or time_code in _OTHER_UNITS:
+        return 0.0
+    _, to_seconds = _TIME_UNITS.get(time_code, ("unknown", 1.0))
+    stored = float(str(header["toffset"]))  # as for the repetition time
+    if not math.isfinite(stored):
+        doubts.append(f"toffset is {stored}, taken as 0")
+        return 0.0
+    return stored if to_seconds == 1.0 else stored / round(1 / to_seconds)
 
 
 def _transform_code(space_name: str | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fmristore.nifti.derived import common_header, fit_header, grid_header
 from fmristore.nifti.files import NIFTI_SUFFIXES, NiftiFiles, is_nifti_name
 from fmristore.nifti.header import (
     NiftiHeader,
@@ -22,6 +23,9 @@ __all__ = [
     "VolumeBlock",
     "VolumeStream",
     "WriteOptions",
+    "common_header",
+    "fit_header",
+    "grid_header",
     "header_of_image",
     "header_with_tr",
     "is_nifti_name",

@@ -427,6 +427,8 @@ def header_with_tr(raw: bytes, tr: float) -> bytes:
     if not float(limits.tiny) <= stored <= float(limits.max):
         raise InvalidInputError(f"a TR of {tr:g} s is beyond what the NIfTI header can hold")
     fields["pixdim"][4] = stored
+    if parsed.volume_axis != 3:  # it was not in seconds before
+        fields["toffset"] = 0.0
     return bytes(fields.binaryblock) + raw[size:]
 
 

@@ -122,6 +122,8 @@ class ArraySource:
         Of what slicing `data` gives, where it differs from ``data.dtype``.
     like : nibabel NIfTI image, optional
         Its header is kept: codes, intent, description, extensions.
+    template : bytes
+        NIfTI header of the image that the data come from; what is true of them is kept.
     """
 
     trailer = b""
@@ -135,8 +137,9 @@ class ArraySource:
         inter: float | AnyArray | None = None,
         dtype: DTypeLike | None = None,
         like: Any = None,
+        template: bytes = b"",
     ) -> None:
-        from fmristore.nifti import header_of_image, make_header
+        from fmristore.nifti import fit_header, header_of_image
 
         if tuple(data.shape) != space.shape:
             raise InvalidInputError(
@@ -158,7 +161,8 @@ class ArraySource:
             if kept is not None:
                 self.header = kept
                 return
-        self.header = make_header(
+        self.header = fit_header(
+            template,
             space,
             self.dtype,
             colors=self.colors,

@@ -155,6 +155,9 @@ def _contradictions(image: DenseImage, header: NiftiHeader) -> list[str]:
     told, kept = header.tr, image.space.tr
     if (told is None) != (kept is None) or not np.isclose(told or 0, kept or 0, rtol=_TOLERANCE):
         found.append(f"the header's TR is {told} s, the image's {kept} s")
+    offsets = header.space.time_offset, image.space.time_offset
+    if not np.isclose(*offsets, rtol=_TOLERANCE):
+        found.append(f"the header's first volume is at {offsets[0]} s, the image's {offsets[1]} s")
     said = (1.0 if header.slope is None else header.slope, header.inter or 0.0)
     slope: Any = 1.0 if image.slope is None else image.slope
     inter: Any = 0.0 if image.inter is None else image.inter
@@ -166,12 +169,14 @@ def _contradictions(image: DenseImage, header: NiftiHeader) -> list[str]:
 
 def _check_times(space: NeuroSpace, array: Array, findings: Findings) -> None:
     """Compare the times of the volumes with the repetition time."""
-    volumes, tr = space.time_points or 0, space.tr
+    volumes, times = space.time_points or 0, space.times
     try:
-        right = array.spec.shape == (volumes,) and array.spec.dtype.kind in "iuf" and tr is not None
+        right = array.spec.shape == (volumes,) and array.spec.dtype.kind in "iuf"
         reader = ChunkReader(array, cache=ChunkCache(0))
-        if not right or not np.allclose(reader.read(), np.arange(volumes) * (tr or 0)):
-            text = f"the times of the volumes are not those of {volumes} volumes, TR {tr} s"
+        if not right or times is None or not np.allclose(reader.read(), times):
+            text = f"the times of the volumes are not those of {volumes} volumes, TR {space.tr} s"
+            if space.time_offset:
+                text += f", the first at {space.time_offset} s"
             findings.problem("times", array.path, text)
     except (*DAMAGE, *UNABLE) as error:
         findings.problem("times", array.path, error.message)

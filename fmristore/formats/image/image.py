@@ -24,6 +24,7 @@ from fmristore.formats.image.layout import COLORS, ImageLayout, ImageParts, imag
 from fmristore.formats.image.r import RImageLayout
 from fmristore.formats.image.replicas import Copies
 from fmristore.formats.matrix import chunk_count
+from fmristore.formats.nodes import read_bytes
 from fmristore.formats.opening import opened
 from fmristore.formats.options import store_as
 from fmristore.formats.registry import Layout, register
@@ -113,11 +114,6 @@ def _dtype_text(shown: np.dtype[Any], stored: np.dtype[Any]) -> str:
     if stored.names:
         return "".join(stored.names)
     return str(shown) if shown == stored else f"{shown} (stored as {stored})"
-
-
-_MOST_BYTES = 64 << 20
-
-"""Bytes that a stored header with its extensions may have, and what followed the numbers."""
 
 
 class DenseImage(GridView):
@@ -351,7 +347,14 @@ class DenseImage(GridView):
     def header_bytes(self) -> bytes:
         """NIfTI header and extensions: the source's own bytes, if there was one."""
         if self._parts.header:
-            return self._read_bytes(self._parts.header)
+            found = read_bytes(self._handle, self._parts.header)
+            if not found:
+                raise MetadataError(
+                    "the format asks for the NIfTI header",
+                    url=self.url,
+                    node=self._parts.header,
+                )
+            return found
         from fmristore.nifti import make_header
 
         scaling = self._parts.scaling
@@ -367,20 +370,12 @@ class DenseImage(GridView):
     @cached_property
     def trailer_bytes(self) -> bytes:
         """Bytes that followed the numbers in the NIfTI source, usually none."""
-        folder, _, name = self._parts.trailer.rpartition("/")
-        root = self._handle.store.root
-        group = root.group(folder) if folder else root
-        return self._read_bytes(self._parts.trailer) if name in group.children() else b""
+        return read_bytes(self._handle, self._parts.trailer)
 
-    def _read_bytes(self, name: str) -> bytes:
-        values = StoredArray(self._handle, name).read_small(_MOST_BYTES)
-        if values.dtype != np.uint8 or values.ndim != 1:
-            raise MetadataError(
-                f"holds {values.dtype} of shape {values.shape}, expected a row of uint8",
-                url=self.url,
-                node=name,
-            )
-        return values.tobytes()
+    @property
+    def source_header(self) -> bytes:
+        """Docstring inherited."""
+        return self.header_bytes
 
     @property
     def nifti_header(self) -> NiftiHeader:

@@ -13,6 +13,7 @@ import numpy as np
 from fmristore.formats.opening import opened
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
+from fmristore.nifti import grid_header
 from fmristore.sources.images import image_source
 from fmristore.sources.labels import FileAt
 from fmristore.sources.masks import mask_voxels
@@ -49,10 +50,13 @@ class LatentScanData:
         Time course of each component.
     tr : float, optional
         Repetition time in seconds.
+    time_offset : float
+        Time of the first volume in seconds.
     """
 
     basis: AnyArray
     tr: float | None = None
+    time_offset: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -69,12 +73,15 @@ class LatentFactors:
         In their order.
     offset : ndarray, (V,), optional
         Added to every time point.
+    header : bytes
+        NIfTI header of what they stand for; empty if there is none.
     """
 
     voxels: VoxelSet
     loadings: Any
     scans: dict[str, LatentScanData]
     offset: AnyArray | None = None
+    header: bytes = b""
 
     @property
     def space(self) -> NeuroSpace:
@@ -113,7 +120,7 @@ class LatentFactors:
             yield start, values.astype(dtype, copy=False)
 
 
-def make_factors(
+def make_factors(  # noqa: PLR0913
     basis: Any,
     loadings: Any,
     *,
@@ -121,6 +128,7 @@ def make_factors(
     voxels: Any = None,
     space: NeuroSpace | AnyArray | None = None,
     tr: float | Mapping[str, float] | None = None,
+    time_offset: float | Mapping[str, float] | None = None,
     offset: Any = None,
 ) -> LatentFactors:
     """Check what a user gives as a latent representation, and bring it into one form.
@@ -130,7 +138,7 @@ def make_factors(
     basis : array_like, (T, K), or mapping of str to array_like, (T_i, K)
         Of one scan, or of several by name, which share the loadings.
     loadings : array_like or scipy sparse matrix, (V, K)
-        Rows in order of `voxels`, or of the mask's voxels with x varying fastest.
+        Rows in order of `voxels`, or of the mask's voxels in numpy's (C) order.
     mask : path, stored volume, nibabel image, or array_like of shape (X, Y, Z), optional
         Voxels that have a row; see `fmristore.sources.masks`.
     voxels : array_like of int, (V, 3), optional
@@ -139,6 +147,8 @@ def make_factors(
         Grid, or its affine; taken from `mask` if that is an image.
     tr : float or mapping of str to float, optional
         Repetition time in seconds, of all scans or by name; that of `space` by default.
+    time_offset : float or mapping of str to float, optional
+        Time of the first volume in seconds, likewise.
     offset : array_like, (V,), optional
         Added to every time point.
 
@@ -149,10 +159,15 @@ def make_factors(
     """
     if (mask is None) == (voxels is None):
         raise InvalidInputError("give either mask or voxels")
-    grid = _grid(space, mask)
+    grid, header = _grid(space, mask)
     chosen = VoxelSet(grid, mask_voxels(mask, grid) if voxels is None else voxels)
     rows = _loadings(loadings, len(chosen))
-    scans = _scans(basis, rows.shape[1], grid.tr if tr is None else tr)
+    scans = _scans(
+        basis,
+        rows.shape[1],
+        grid.tr if tr is None else tr,
+        grid.time_offset if time_offset is None else time_offset,
+    )
     points = sum(len(scan.basis) for scan in scans.values())
     if grid.time_points not in (None, points):
         raise InvalidInputError(
@@ -163,6 +178,7 @@ def make_factors(
         loadings=rows,
         scans=scans,
         offset=None if offset is None else _offset(offset, len(chosen)),
+        header=grid_header(header),
     )
 
 
@@ -183,19 +199,20 @@ def check_errors(errors: Any, factors: LatentFactors) -> AnyArray:
     return _numbers(values, "voxel_error")
 
 
-def _grid(space: NeuroSpace | AnyArray | None, mask: Any) -> NeuroSpace:
+def _grid(space: NeuroSpace | AnyArray | None, mask: Any) -> tuple[NeuroSpace, bytes]:
+    """The grid, and the NIfTI header of the mask that it was taken from, if it has one."""
     if isinstance(space, NeuroSpace):
-        return space
+        return space, b""
     if space is None:
         own = getattr(mask, "space", None)
         if isinstance(own, NeuroSpace):
-            return own.without_time()
+            return own.without_time(), getattr(mask, "source_header", b"")
         if mask is None:
             raise InvalidInputError("voxels need space=: the grid that they are voxels of")
         file = mask if isinstance(mask, FileAt) else FileAt(mask, None)
         with opened(file.url, file.storage_options) as image:
-            found: NeuroSpace = image_source(image, storage_options=file.storage_options).space
-        return found.without_time()
+            found = image_source(image, storage_options=file.storage_options)
+        return found.space.without_time(), found.header
     if mask is None:
         raise InvalidInputError("with voxels, space= must be a NeuroSpace: an affine has no shape")
     if isinstance(mask, str | os.PathLike | FileAt):
@@ -203,7 +220,7 @@ def _grid(space: NeuroSpace | AnyArray | None, mask: Any) -> NeuroSpace:
     shape = mask.shape if hasattr(mask, "shape") else _array(mask, "mask").shape
     if len(shape) < 3:
         raise InvalidInputError(f"a mask of shape {shape}: expected (X, Y, Z)")
-    return NeuroSpace(spatial_shape=tuple(shape[:3]), affine=space)
+    return NeuroSpace(spatial_shape=tuple(shape[:3]), affine=space), b""
 
 
 def _loadings(loadings: Any, voxels: int) -> Any:
@@ -230,12 +247,14 @@ def _loadings(loadings: Any, voxels: int) -> Any:
     return loadings
 
 
-def _scans(basis: Any, width: int, tr: Any) -> dict[str, LatentScanData]:
+def _scans(basis: Any, width: int, tr: Any, time_offset: Any) -> dict[str, LatentScanData]:
     given = basis if isinstance(basis, Mapping) else {DEFAULT_SCAN: basis}
     if not given:
         raise InvalidInputError("no scans: expected the basis of at least one")
-    if isinstance(tr, Mapping) and not set(tr) <= set(given):
-        raise InvalidInputError(f"tr has scans {sorted(map(str, set(tr) - set(given)))}, unknown")
+    for what, values in (("tr", tr), ("time_offset", time_offset)):
+        if isinstance(values, Mapping) and not set(values) <= set(given):
+            unknown = sorted(map(str, set(values) - set(given)))
+            raise InvalidInputError(f"{what} has scans {unknown}, unknown")
     scans = {}
     for name, values in given.items():
         what = f"basis of scan {name!r}"
@@ -246,19 +265,27 @@ def _scans(basis: Any, width: int, tr: Any) -> dict[str, LatentScanData]:
                 f"{width} columns, one for each component of the loadings"
             )
         seconds = tr.get(name) if isinstance(tr, Mapping) else tr
-        scans[name] = LatentScanData(_numbers(courses, what), _tr(seconds))
+        start = time_offset.get(name, 0.0) if isinstance(time_offset, Mapping) else time_offset
+        scans[name] = LatentScanData(_numbers(courses, what), _tr(seconds), _seconds(start))
     return scans
 
 
 def _tr(seconds: Any) -> float | None:
     if seconds is None:
         return None
+    value = _seconds(seconds, "TR")
+    if value <= 0:
+        raise InvalidInputError(f"TR {value} s: expected a positive number")
+    return value
+
+
+def _seconds(seconds: Any, what: str = "time offset") -> float:
     try:
         value = float(seconds)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidInputError(f"TR {seconds!r:.80} is not a number") from error
-    if not (math.isfinite(value) and value > 0):
-        raise InvalidInputError(f"TR {value} s: expected a positive number")
+        raise InvalidInputError(f"{what} {seconds!r:.80} is not a number") from error
+    if not math.isfinite(value):
+        raise InvalidInputError(f"{what} {value} s: expected a finite number")
     return value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, Self, cast
 
@@ -64,7 +65,9 @@ class LatentView(VoxelView):
     def space(self) -> NeuroSpace:
         """Grid in the world, and TR where all scans have the same one."""
         points = sum(scan.basis.shape[0] for scan in self._scans)
-        return self._parts.space.with_time(points, tr=self.tr)
+        offsets = {scan.time_offset for scan in self._scans}
+        offset = offsets.pop() if len(offsets) == 1 else 0.0
+        return self._parts.space.with_time(points, tr=self.tr, time_offset=offset)
 
     @cached_property
     def matrix(self) -> Matrix:
@@ -321,7 +324,9 @@ class LatentNeuroVec(LatentView):
         """Docstring inherited."""
         scans = [
             describe_scan(
-                s.name, self._parts.space.with_time(s.basis.shape[0], tr=s.tr), self.dtype
+                s.name,
+                self._parts.space.with_time(s.basis.shape[0], tr=s.tr, time_offset=s.time_offset),
+                self.dtype,
             )
             for s in self._scans
         ]
@@ -378,9 +383,11 @@ class LatentNeuroVec(LatentView):
         voxels: Any = None,
         space: NeuroSpace | AnyArray | None = None,
         tr: float | Mapping[str, float] | None = None,
+        time_offset: float | Mapping[str, float] | None = None,
         offset: Any = None,
         reconstruction_error: float | None = None,
         voxel_error: Any = None,
+        header: bytes = b"",
         codec: str | None = None,
         profile: str | None = None,
         overwrite: bool = False,
@@ -395,7 +402,7 @@ class LatentNeuroVec(LatentView):
         basis : array_like, (T, K), or mapping of str to array_like, (T_i, K)
             Time courses of one scan, or of several by name.
         loadings : array_like or scipy sparse matrix, (V, K)
-            Rows in order of `voxels`, or of the mask's voxels with x varying fastest. What is
+            Rows in order of `voxels`, or of the mask's voxels in numpy's (C) order. What is
             sparse stays so. Dense ones may be anything that slices by rows, such as a memory map.
         mask : path, stored volume, nibabel image, or array_like of shape (X, Y, Z), optional
             Voxels that have a row.
@@ -405,12 +412,17 @@ class LatentNeuroVec(LatentView):
             Grid; taken from `mask` if that is an image.
         tr : float or mapping of str to float, optional
             Repetition time in seconds, of all scans or by name.
+        time_offset : float or mapping of str to float, optional
+            Time of the first volume in seconds, of all scans or by name.
         offset : array_like, (V,), optional
             Added to every time point.
         reconstruction_error : float, optional
             Share of the data that the components miss, to be recorded (not with a profile).
         voxel_error : array_like, (V,), optional
             Root of the mean squared error in time of each voxel, to be recorded likewise.
+        header : bytes
+            NIfTI header of the run that is represented, for exports; what is true of the grid in
+            that of `mask` by default.
         codec : str, optional
             Preset; ``"portable"`` for HDF5 and ``"dual"`` for Zarr by default.
         profile : {"r"}, optional
@@ -444,8 +456,11 @@ class LatentNeuroVec(LatentView):
             voxels=voxels,
             space=space,
             tr=tr,
+            time_offset=time_offset,
             offset=offset,
         )
+        if header:
+            factors = replace(factors, header=header)
         return cls._store(
             url,
             factors,
@@ -466,9 +481,11 @@ class LatentNeuroVec(LatentView):
             "voxels": self.voxels,
             "space": self._parts.space.without_time(),
             "tr": {name: scan.tr for name, scan in scans.items() if scan.tr is not None},
+            "time_offset": {scan.name: scan.time_offset for scan in self._scans},
             "offset": self.offset,
             "reconstruction_error": self.reconstruction_error,
             "voxel_error": self.voxel_error,
+            "header": self.source_header,
         }
 
     @classmethod
@@ -549,8 +566,9 @@ class LatentNeuroVec(LatentView):
         factors = LatentFactors(
             voxels=voxels,
             loadings=found.loadings,
-            scans={DEFAULT_SCAN: LatentScanData(found.basis, run.space.tr)},
+            scans={DEFAULT_SCAN: LatentScanData(found.basis, run.space.tr, run.space.time_offset)},
             offset=found.offset,
+            header=run.header,
         )
         return cls._store(
             url,

@@ -35,6 +35,8 @@ class ScanParts:
         Time course of each component.
     tr : float, optional
         Repetition time in seconds.
+    time_offset : float
+        Time of the first volume in seconds.
     metadata : mapping
         What else is known of the scan.
     """
@@ -42,6 +44,7 @@ class ScanParts:
     name: str
     basis: ArrayMatrix
     tr: float | None = None
+    time_offset: float = 0.0
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -222,12 +225,14 @@ def _read_scans(handle: Handle, *, present: bool) -> tuple[ScanParts, ...]:
         attributes = group.group(node).read_attributes()
         name, position = attributes.pop("name", None), attributes.pop("position", None)
         tr = attributes.pop("repetition_time", None)
+        offset = attributes.pop("time_offset", 0.0)
         if type(position) is not int:
             raise MetadataError(f"position is {position!r:.80}", node=f"scans/{node}")
         scan = ScanParts(
             name=name if isinstance(name, str) else decode_name(node),
             basis=ArrayMatrix(StoredArray(handle, f"scans/{node}/basis"), "t"),
             tr=_read_tr(tr, f"scans/{node}"),
+            time_offset=_read_seconds(offset, "time offset", f"scans/{node}"),
             metadata=attributes,
         )
         found.append((position, scan))
@@ -243,7 +248,13 @@ def _read_scans(handle: Handle, *, present: bool) -> tuple[ScanParts, ...]:
 def _read_tr(value: Any, node: str) -> float | None:
     if value is None:
         return None
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    if not known or not 0 < value <= sys.float_info.max:
+    if (seconds := _read_seconds(value, "repetition time", node)) <= 0:
         raise MetadataError(f"the repetition time is {value!r:.80}", node=node)
+    return seconds
+
+
+def _read_seconds(value: Any, what: str, node: str) -> float:
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    if not known or not abs(value) <= sys.float_info.max:
+        raise MetadataError(f"the {what} is {value!r:.80}", node=node)
     return float(value)

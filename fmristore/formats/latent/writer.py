@@ -10,7 +10,12 @@ import numpy as np
 
 from fmristore.formats.latent.factors import LatentFactors, is_csr
 from fmristore.formats.names import encode_name
-from fmristore.formats.nodes import format_attributes, space_attributes, write_plain
+from fmristore.formats.nodes import (
+    format_attributes,
+    space_attributes,
+    write_bytes,
+    write_plain,
+)
 from fmristore.formats.voxelwise import ORDER
 from fmristore.planning.chunking import even, shard_shape
 from fmristore.planning.layout import adapt_spec, choose_codecs, plan_layout, plan_matrix
@@ -104,6 +109,8 @@ def write_latent(
             )
     _write_scans(writer, factors)
     attributes = format_attributes("latentneurovec") | space_attributes(space)
+    if factors.header:
+        write_bytes(group, "nifti", "nifti_byte", factors.header)
     if error is not None:
         attributes["reconstruction_error"] = error
     group.write_attributes(attributes)
@@ -122,7 +129,13 @@ def _write_scans(writer: _Writer, factors: LatentFactors) -> None:
         attributes: dict[str, Any] = {"name": name, "position": position}
         if scan.tr is not None:
             attributes["repetition_time"] = scan.tr
-        scans.group(encode_name(name), attributes).add("basis", ("t", "component"), scan.basis)
+        if scan.time_offset:
+            attributes["time_offset"] = scan.time_offset
+        group = scans.group(encode_name(name), attributes)
+        space = factors.space.with_time(len(scan.basis), tr=scan.tr, time_offset=scan.time_offset)
+        if space.times is not None:
+            group.add("t", ("t",), space.times, {"units": "s"})
+        group.add("basis", ("t", "component"), scan.basis)
 
 
 class _Writer:

@@ -32,15 +32,24 @@ class MapStack(ABC):
         Their grid.
     dtype : dtype
         That their numbers are to have.
+    headers : sequence of bytes, optional
+        NIfTI header of each map; empty where it has none.
     """
 
     whole: ClassVar[bool]
     """Whether the maps can only be read all together."""
 
-    def __init__(self, labels: tuple[str, ...], space: NeuroSpace, dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self,
+        labels: tuple[str, ...],
+        space: NeuroSpace,
+        dtype: np.dtype[Any],
+        headers: Sequence[bytes],
+    ) -> None:
         self.labels = labels
         self.space = space
         self.dtype = dtype
+        self.headers = tuple(headers)
 
     @abstractmethod
     def parts(self, voxels: VoxelSet, rows: slice, max_memory: int) -> Iterator[Part]:
@@ -55,7 +64,8 @@ class _Volumes(MapStack):
     def __init__(
         self, labels: tuple[str, ...], sources: Sequence[VoxelSource], dtype: np.dtype[Any]
     ) -> None:
-        super().__init__(labels, sources[0].space.without_time(), dtype)
+        headers = [source.header for source in sources]
+        super().__init__(labels, sources[0].space.without_time(), dtype, headers)
         self._sources = sources
 
     def parts(self, voxels: VoxelSet, rows: slice, max_memory: int) -> Iterator[Part]:
@@ -69,8 +79,16 @@ class _Run(MapStack):
 
     whole = True
 
-    def __init__(self, labels: tuple[str, ...], source: VoxelSource, dtype: np.dtype[Any]) -> None:
-        super().__init__(labels, source.space.without_time(), dtype)
+    def __init__(
+        self,
+        labels: tuple[str, ...],
+        source: VoxelSource,
+        dtype: np.dtype[Any],
+        headers: Sequence[bytes] | None = None,
+    ) -> None:
+        if headers is None:
+            headers = [source.header] * len(labels)
+        super().__init__(labels, source.space.without_time(), dtype, headers)
         self._source = source
 
     def parts(
@@ -161,17 +179,19 @@ def map_stack(
         raise InvalidInputError("give maps, or labels= and data=")
     if isinstance(maps, Mapping):
         labels, data = list(maps), list(maps.values())
-    elif maps is not None:
+    own: Sequence[bytes] | None = None
+    if maps is not None and not isinstance(maps, Mapping):
         if not (isinstance(maps, StoredObject) and hasattr(maps, "labels")):
             raise InvalidInputError("maps must be a mapping of label to map, or come with labels=")
         labels, data = maps.labels, maps
+        own = getattr(maps, "source_headers", None)
     names = check_labels(labels)
     if _is_run(data, storage_options):
         source = _run_source(data, space, storage_options)
         count = source.space.time_points or 1
         if count != len(names):
             raise InvalidInputError(f"{len(names)} labels for {count} maps")
-        return _Run(names, source, _common_dtype([source], dtype))
+        return _Run(names, source, _common_dtype([source], dtype), own)
     data = list(data) if isinstance(data, list | tuple) else [data]
     if len(data) != len(names):
         raise InvalidInputError(f"{len(names)} labels for {len(data)} maps")
@@ -247,7 +267,7 @@ def map_source(
         own = getattr(data, "space", None)
         if not isinstance(own, NeuroSpace) or getattr(data, "shape", None) != own.spatial_shape:
             raise InvalidInputError(f"{name} is not a stored volume")
-        source = ArraySource(data, own)
+        source = ArraySource(data, own, template=getattr(data, "source_header", b""))
     elif _has_grid(data):
         source = image_source(data, storage_options=storage_options)
     else:

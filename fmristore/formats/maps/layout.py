@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -14,8 +15,12 @@ from fmristore.formats.maps.inputs import MapStack
 from fmristore.formats.matrix import ArrayMatrix, Matrix
 from fmristore.formats.nodes import (
     format_attributes,
+    read_bytes,
+    require_headers,
     space_attributes,
+    write_bytes,
     write_coordinates,
+    write_plain,
     write_texts,
 )
 from fmristore.formats.registry import NativeLayout
@@ -55,9 +60,11 @@ __all__ = [
     "band_rows",
     "map_spec",
     "plan_maps",
+    "read_headers",
     "read_labeled_parts",
     "read_texts",
     "rewrite_maps",
+    "write_headers",
     "write_labeledvolumeset",
 ]
 
@@ -68,6 +75,8 @@ _MAP_BYTES = 1024 * 1024
 _LARGEST_CHUNK = 16 * 1024 * 1024
 
 _MOST_LABELS = 1 << 24
+
+_HEADERS = ("nifti", "nifti_end", "nifti_of_map")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +93,8 @@ class LabeledParts:
         How many there are.
     labels : str
         Path of their labels.
+    headers : str
+        Path of their NIfTI headers, which need not exist.
     writable : bool
         Whether this is the layout of fmristore, so that maps can be added.
     """
@@ -92,6 +103,7 @@ class LabeledParts:
     maps: Matrix
     count: int
     labels: str = "labels"
+    headers: str = "nifti"
     writable: bool = True
 
 
@@ -181,6 +193,45 @@ def read_texts(handle: Handle, path: str, count: int | None = None) -> tuple[str
     return tuple(str(text) for text in np.atleast_1d(array.read_small(_MOST_LABELS)))
 
 
+def write_headers(group: Group, headers: Sequence[bytes]) -> None:
+    """Write the NIfTI headers of maps, each different one once; nothing if there are none."""
+    different = [raw for raw in dict.fromkeys(headers) if raw]
+    if not different:
+        return
+    write_bytes(group, "nifti", "nifti_byte", b"".join(different))
+    ends = np.cumsum([len(raw) for raw in different], dtype=np.int64)
+    write_plain(group, "nifti_end", ("header",), ends)
+    places = {raw: place for place, raw in enumerate(different)}
+    of_map = np.array([places.get(raw, -1) for raw in headers], np.int32)
+    write_plain(group, "nifti_of_map", ("label",), of_map)
+
+
+def read_headers(handle: Handle, path: str, count: int) -> tuple[bytes, ...]:
+    """Read what `write_headers` wrote: a header for each of `count` maps, empty where it has none.
+
+    Raises
+    ------
+    MetadataError
+        If they do not fit each other.
+    """
+    data = read_bytes(handle, path)
+    if not data:
+        return (b"",) * count
+    ends = StoredArray(handle, f"{path}_end").read_small(count).astype(np.int64)
+    of_map = StoredArray(handle, f"{path}_of_map").read_small(count).astype(np.int64)
+    bounds = np.concatenate([[0], ends.ravel()])
+    fits = of_map.shape == (count,) and bounds[-1] == len(data) and (np.diff(bounds) > 0).all()
+    if not fits or (of_map < -1).any() or (of_map >= len(bounds) - 1).any():
+        raise MetadataError(
+            "the NIfTI headers of the maps do not fit the maps",
+            url=handle.locator.url,
+            node=f"{path}_of_map",
+        )
+    parts = [data[start:end] for start, end in pairwise(bounds.tolist())]
+    require_headers(parts, handle.locator.url, path)
+    return tuple(parts[place] if place >= 0 else b"" for place in of_map.tolist())
+
+
 def plan_maps(shape: tuple[int, int], dtype: np.dtype[Any]) -> ChunkLayout:
     """Choose chunks for maps that are read whole: one in a chunk, or several if they are small.
 
@@ -240,6 +291,7 @@ def write_labeledvolumeset(  # noqa: PLR0913
     write_coordinates(group, stack.space, None)
     write_voxels(group, voxels, codec)
     write_texts(group, "labels", "label", stack.labels)
+    write_headers(group, stack.headers)
     shape = (len(stack.labels), len(voxels))
     layout = plan_maps(shape, stack.dtype)
     spec = map_spec(shape, stack.dtype, layout, capabilities, codec=codec)
@@ -290,6 +342,7 @@ def rewrite_maps(
     rows: Rows,
     extra: AnyArray | None = None,
     *,
+    headers: Sequence[bytes] = (),
     turn: Turn,
     max_memory: int,
 ) -> None:
@@ -305,6 +358,8 @@ def rewrite_maps(
         Where they come from.
     extra : ndarray, (V,), optional
         Numbers of the map that is new.
+    headers : sequence of bytes
+        NIfTI header of each new map; empty where it has none.
     turn : Turn
         At this store.
     max_memory : int
@@ -329,8 +384,9 @@ def rewrite_maps(
         turn=turn,
         expected=locator.token,
     ) as store:
-        _copy_tree(old, store.root, max_memory, leave={"0", "labels"})
+        _copy_tree(old, store.root, max_memory, leave={"0", "labels", *_HEADERS})
         write_texts(store.root, "labels", "label", labels)
+        write_headers(store.root, headers)
         spec = _new_spec(numbers.reader.spec, len(labels), store.capabilities)
         array = store.root.create_array("0", spec, numbers.attributes)
         _copy_maps(numbers.reader, array, rows, extra, max_memory)

@@ -26,6 +26,7 @@ from fmristore.formats.maps.inputs import (
 from fmristore.formats.maps.layout import (
     LabeledParts,
     MapsLayout,
+    read_headers,
     read_texts,
     rewrite_maps,
 )
@@ -187,6 +188,24 @@ class LabeledVolumeSet(MaskedObject):
                 node=self._parts.labels,
             ) from error
 
+    @cached_property
+    def source_headers(self) -> tuple[bytes, ...]:
+        """NIfTI header of each map's source, in stored order; empty where there was none.
+
+        Raises
+        ------
+        MetadataError
+            If they are damaged.
+        """
+        return read_headers(self._handle, self._parts.headers, self._parts.count)
+
+    @property
+    def source_header(self) -> bytes:
+        """NIfTI header that says what those of all maps say."""
+        from fmristore.nifti import common_header
+
+        return common_header(self.source_headers)
+
     def __contains__(self, label: object) -> bool:
         return label in self.labels
 
@@ -292,10 +311,11 @@ class LabeledVolumeSet(MaskedObject):
         """All maps as the source of one image (X, Y, Z, L), map after map."""
         del max_memory, nifti
         space = replace(self.space, time_points=self.shape[3], time_unit="unknown")
-        return ArraySource(self, space)
+        return ArraySource(self, space, template=self.source_header)
 
     def _map_source(self, label: str | int) -> ImageSource:
-        return ArraySource(self.volume(label), self.space)
+        header = self.source_headers[self._number(label)]
+        return ArraySource(self.volume(label), self.space, template=header)
 
     def to_nibabel(self, label: str | int | None = None) -> Any:
         """One map as a nibabel image in memory, or all of them as a lazy one (X, Y, Z, L).
@@ -518,12 +538,14 @@ class LabeledVolumeSet(MaskedObject):
         by_voxel = len(getattr(data, "shape", ())) == 1
         with self._changing(by_voxel=by_voxel) as turn:
             labels = check_labels((*self.labels, label))
-            values = self._values(label, data, storage_options)
+            values, header = self._values(label, data, storage_options)
             rows = [*range(self.shape[3]), None]
-            self._rewrite(labels, rows, values, turn=turn, max_memory=max_memory)
+            self._rewrite(labels, rows, values, header, turn=turn, max_memory=max_memory)
 
-    def _values(self, label: str, data: Any, storage_options: Mapping[str, Any] | None) -> AnyArray:
-        """Values of a map in the stored voxels."""
+    def _values(
+        self, label: str, data: Any, storage_options: Mapping[str, Any] | None
+    ) -> tuple[AnyArray, bytes]:
+        """Values of a map in the stored voxels, and its NIfTI header."""
         if len(getattr(data, "shape", ())) == 1:
             data = self._on_own_grid(np.asarray(data))
         with opened(data, storage_options) as given:
@@ -536,7 +558,7 @@ class LabeledVolumeSet(MaskedObject):
                     f"a map of type {found} cannot be stored with the others, which are "
                     f"{self.dtype}"
                 )
-            return numbers_of(source, self.voxel_set, self.dtype)
+            return numbers_of(source, self.voxel_set, self.dtype), source.header
 
     def _on_own_grid(self, values: AnyArray) -> AnyArray:
         if values.shape != (self._nodes.count,):
@@ -627,11 +649,21 @@ class LabeledVolumeSet(MaskedObject):
         labels: tuple[str, ...],
         rows: list[int | None],
         extra: AnyArray | None = None,
+        header: bytes = b"",
         *,
         turn: Turn,
         max_memory: int,
     ) -> None:
-        rewrite_maps(self._handle, labels, rows, extra, turn=turn, max_memory=max_memory)
+        old = self.source_headers
+        rewrite_maps(
+            self._handle,
+            labels,
+            rows,
+            extra,
+            headers=[header if row is None else old[row] for row in rows],
+            turn=turn,
+            max_memory=max_memory,
+        )
         locator = self._handle.locator
         self._become(
             Handle(locate(locator.url, kind=locator.kind, storage_options=locator.options))

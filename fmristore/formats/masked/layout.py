@@ -12,6 +12,7 @@ from fmristore.formats.nodes import (
     read_scaling,
     scaling_attributes,
     space_attributes,
+    write_bytes,
     write_coordinates,
 )
 from fmristore.formats.registry import NativeLayout
@@ -163,4 +164,6 @@ def write_maskedneurovec(  # noqa: PLR0913
         max_memory=max_memory,
         progress=progress,
     )
+    if source.header:
+        write_bytes(group, "nifti", "nifti_byte", source.header)
     group.write_attributes(format_attributes("maskedneurovec") | space_attributes(space))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fmristore.model.space import NeuroSpace
 from fmristore.sources.labels import LabelTable
 from fmristore.sources.parcellation import find_parcel, find_parcels
 from fmristore_stores.errors import InvalidInputError
@@ -33,6 +34,8 @@ class ConcatenatedScans:
         Repetition time of each scan in seconds, None where it is unknown.
     table : LabelTable, optional
         The parcels; None for voxels.
+    times : tuple of ndarray or None
+        Times of the rows of each scan in seconds, None where they are unknown.
     """
 
     values: AnyArray
@@ -40,6 +43,7 @@ class ConcatenatedScans:
     scan_names: tuple[str, ...]
     trs: tuple[float | None, ...]
     table: LabelTable | None = None
+    times: tuple[AnyArray | None, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -105,14 +109,14 @@ class ConcatenatedScans:
         from fmristore.interop.pandas import series_frame
 
         lengths = np.diff(self.boundaries).tolist()
-        runs = list(zip(self.scan_names, lengths, self.trs, strict=True))
+        runs = list(zip(self.scan_names, lengths, self.times, strict=True))
         return series_frame(self.values, self.columns, runs=runs)
 
 
 def concatenate(
     parts: Sequence[AnyArray],
     names: Sequence[str],
-    trs: Sequence[float | None],
+    spaces: Sequence[NeuroSpace],
     table: LabelTable | None = None,
 ) -> ConcatenatedScans:
     """Put series of scans behind each other.
@@ -125,4 +129,11 @@ def concatenate(
     if not parts:
         raise InvalidInputError("there is no such scan to concatenate")
     boundaries = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
-    return ConcatenatedScans(np.concatenate(parts), boundaries, tuple(names), tuple(trs), table)
+    return ConcatenatedScans(
+        np.concatenate(parts),
+        boundaries,
+        tuple(names),
+        tuple(space.tr for space in spaces),
+        table,
+        tuple(space.times for space in spaces),
+    )

@@ -19,6 +19,7 @@ from fmristore.formats.nodes import (
     format_attributes,
     read_affine,
     space_attributes,
+    write_bytes,
     write_encoded,
     write_plain,
     write_texts,
@@ -151,6 +152,8 @@ class ScanContent:
         What the summary was made by.
     metadata : mapping
         Checked.
+    header : bytes
+        NIfTI header of the run; empty if it had none.
     """
 
     name: str
@@ -159,6 +162,7 @@ class ScanContent:
     space: NeuroSpace
     statistic: str | None
     metadata: Mapping[str, Any]
+    header: bytes = b""
 
 
 def make_parcellation(
@@ -240,6 +244,7 @@ def open_content(
                     space=source.space,
                     statistic=None,
                     metadata=metadata,
+                    header=source.header,
                 )
             return
         reduction = make_reduction(
@@ -287,14 +292,20 @@ def _from_matrix(
     if request.weights is not None:
         raise InvalidInputError("weights are for series of voxels")
     space = getattr(request.source, "space", None)
-    tr = request.array.get("tr") or (space.tr if isinstance(space, NeuroSpace) else None)
+    tr = request.array.get("tr")
+    if tr is None and isinstance(space, NeuroSpace):
+        tr = space.tr
     dtype = values.dtype if request.dtype is None else np.dtype(request.dtype)
     statistic = request.statistic or getattr(request.source, "statistic", None)
     return ScanContent(
         name=request.name,
         kind="summary",
         numbers=ScaledMatrix(MemoryMatrix(values.astype(dtype, copy=False).T)),
-        space=parcellation.space.with_time(len(values), tr=tr),
+        space=parcellation.space.with_time(
+            len(values),
+            tr=tr,
+            time_offset=space.time_offset if isinstance(space, NeuroSpace) else 0.0,
+        ),
         statistic=statistic if isinstance(statistic, str) else None,
         metadata=metadata,
     )
@@ -398,15 +409,18 @@ def write_scan(store: Store, scans: Group, content: ScanContent, options: Parcel
     space = content.space
     if space.tr is not None:
         attributes["repetition_time"] = space.tr
+    if space.time_offset:
+        attributes["time_offset"] = space.time_offset
     attributes["time_unit"] = space.time_unit
     if content.statistic is not None:
         attributes["statistic"] = content.statistic
     group = scans.create_group(encode_name(content.name), attributes)
     if content.metadata:
         group.create_group("metadata", content.metadata)
-    _, times = content.numbers.shape
-    if space.tr is not None:
-        write_plain(group, "t", ("t",), np.arange(times) * space.tr, {"units": "s"})
+    if space.times is not None:
+        write_plain(group, "t", ("t",), space.times, {"units": "s"})
+    if content.header:
+        write_bytes(group, "nifti", "nifti_byte", content.header)
     scaling = content.numbers.scaling
     of_numbers: dict[str, Any] = {}
     if scaling is not None and scaling.per_volume:
@@ -504,7 +518,7 @@ def array_options(
     if not isinstance(source, np.ndarray):
         return {"tr": tr}
     if isinstance(space, NeuroSpace):
-        return {"space": space.without_time(), "tr": tr or space.tr}
+        return {"space": space.without_time(), "tr": space.tr if tr is None else tr}
     return {"space": space, "tr": tr}
 
 
@@ -820,7 +834,11 @@ class OwnTree:
 
     def _timed(self, attributes: Mapping[str, Any], times: int, path: str) -> NeuroSpace:
         try:
-            space = self.space.with_time(times, tr=attributes.get("repetition_time"))
+            space = self.space.with_time(
+                times,
+                tr=attributes.get("repetition_time"),
+                time_offset=attributes.get("time_offset", 0.0),
+            )
             return replace(space, time_unit=str(attributes.get("time_unit", "s")))
         except (InvalidInputError, TypeError) as error:
             raise self._wrong(f"the times are damaged: {error}", path) from error

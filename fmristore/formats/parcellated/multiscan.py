@@ -210,16 +210,16 @@ class ParcellatedMultiScan(StoredObject):
         InvalidInputError
             If there are no scans at all.
         """
-        parts, trs = [], []
+        parts, spaces = [], []
         for name in self._chosen(scans):
             scan = self[name]
-            trs.append(scan.tr)
+            spaces.append(scan.space)
             parts.append(
                 scan.to_numpy()
                 if isinstance(scan, ParcellatedScanSummary)
                 else scan.summary(statistic)
             )
-        return concatenate(parts, self._chosen(scans), trs, self.table)
+        return concatenate(parts, self._chosen(scans), spaces, self.table)
 
     def to_xarray(self) -> Any:
         """Lazy tree of xarray with one node for each scan.
@@ -270,16 +270,16 @@ class ParcellatedMultiScan(StoredObject):
         InvalidInputError
             If a scan holds no voxels, or none does.
         """
-        parts, names, trs = [], [], []
+        parts, names, spaces = [], [], []
         for name in self._chosen(scans):
             scan = self[name]
             if isinstance(scan, ParcellatedScan):
                 parts.append(scan.series(voxels, mask=mask, dtype=dtype))
                 names.append(name)
-                trs.append(scan.tr)
+                spaces.append(scan.space)
             elif scans is not None:
                 raise InvalidInputError(f"scan {name!r} is a summary: it holds no voxels")
-        return concatenate(parts, names, trs)
+        return concatenate(parts, names, spaces)
 
     def _chosen(self, scans: Sequence[str] | None) -> tuple[str, ...]:
         if isinstance(scans, str):

@@ -345,6 +345,10 @@ class SeriesSource(Protocol):
     dtype: np.dtype[Any]
     """Of the scaled numbers."""
 
+    @property
+    def header(self) -> bytes:
+        """NIfTI header of the run; empty if it has none."""
+
     def stored_dtype(self, parcellation: Parcellation) -> np.dtype[Any]:
         """Type of the numbers of the matrix of `numbers`, before scaling."""
 
@@ -426,6 +430,11 @@ class _LinearSource:
         scaling = source.scaling
         self.dtype = source.dtype if scaling is None else scaling.dtype(source.dtype)
 
+    @property
+    def header(self) -> bytes:
+        """Docstring inherited."""
+        return self._source.header
+
     def stored_dtype(self, parcellation: Parcellation) -> np.dtype[Any]:
         """Docstring inherited."""
         del parcellation
@@ -488,6 +497,11 @@ class _StoredSource:
         self.space = space
         self.dtype: np.dtype[Any] = image.dtype
         _checked(space, image.dtype)
+
+    @property
+    def header(self) -> bytes:
+        """Docstring inherited."""
+        return self._image.source_header if isinstance(self._image, GridView) else b""
 
     def stored_dtype(self, parcellation: Parcellation) -> np.dtype[Any]:
         """Docstring inherited."""

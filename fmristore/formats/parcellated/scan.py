@@ -76,6 +76,11 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         return self.parcellation.voxel_set
 
     @property
+    def _header_path(self) -> str:
+        group, _, name = self._parts.arrays[0].path.rpartition("/")
+        return f"{group}/nifti" if name == "0" else ""
+
+    @property
     def indptr(self) -> NDArray[np.int64]:
         """(K + 1,): parcel k has the rows ``indptr[k]:indptr[k + 1]`` of `voxels`."""
         return self.parcellation.indptr
@@ -212,7 +217,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         from fmristore.interop.pandas import series_frame
 
         values = self.summary(statistic, weights=weights)
-        return series_frame(values, self.names, tr=self.tr)
+        return series_frame(values, self.names, times=self.space.times)
 
     def _facts(self) -> dict[str, str]:
         parcels = f"{self._parts.numbers.shape[0]} voxels in {len(self.table)} parcels"

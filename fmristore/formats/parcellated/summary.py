@@ -162,7 +162,7 @@ class ParcellatedScanSummary(ParcellatedBase):
         """
         from fmristore.interop.pandas import series_frame
 
-        return series_frame(self.to_numpy(), self.names, tr=self.tr)
+        return series_frame(self.to_numpy(), self.names, times=self.space.times)
 
     def to_dask(self, chunks: Any = "auto") -> Any:
         """Dask array (T, K), whose blocks are made of whole stored chunks.

@@ -230,7 +230,9 @@ def write_sequence(
         tell = shifted(progress, done, sum(nbytes.values()))
         attributes = write_run(run, source, options, capabilities, progress=tell)
         of_space = space_attributes(source.space)
-        of_time = {k: of_space[k] for k in ("repetition_time", "time_unit") if k in of_space}
+        of_time = {
+            k: of_space[k] for k in ("repetition_time", "time_unit", "time_offset") if k in of_space
+        }
         run.write_attributes(attributes | of_time | {"name": name})
         done += nbytes[name]
     common = {k: v for k, v in space_attributes(first).items() if k != "time_unit"}

@@ -75,7 +75,7 @@ class SequenceSource:
     def __init__(
         self, images: Sequence[NeuroVec], space: NeuroSpace, *, nifti: bool = False
     ) -> None:
-        from fmristore.nifti import make_header
+        from fmristore.nifti import common_header, fit_header
 
         self.space = space
         self._sources = [image.as_source() for image in images]
@@ -89,7 +89,8 @@ class SequenceSource:
         self.dtype = first.dtype
         if self._convert:
             self.dtype = np.result_type(*(image.dtype for image in images))
-        self.header = make_header(
+        self.header = fit_header(
+            common_header([image.source_header for image in images]),
             space,
             self.dtype,
             slope=None if self.scaling is None else float(self.scaling.slope),
@@ -201,7 +202,9 @@ class NeuroVecSeq(GridView):
     def space(self) -> NeuroSpace:
         """Grid in the world, with the volumes of all runs."""
         first = self._parts.images[0].space
-        return first.with_time(sum(self.lengths), tr=self.tr)
+        offsets = {part.space.time_offset for part in self._parts.images}
+        offset = first.time_offset if len(offsets) == 1 else 0.0
+        return first.with_time(sum(self.lengths), tr=self.tr, time_offset=offset)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -359,6 +362,13 @@ class NeuroVecSeq(GridView):
 
     # Going elsewhere ------------------------------------------------------------------------
 
+    @property
+    def source_header(self) -> bytes:
+        """NIfTI header that says what those of all runs say."""
+        from fmristore.nifti import common_header
+
+        return common_header([image.source_header for image in self.images])
+
     def as_source(self, *, max_memory: int | str = 1 << 28, nifti: bool = False) -> ImageSource:
         """Docstring inherited."""
         del max_memory
@@ -488,7 +498,10 @@ def _sources(
         if not isinstance(data, str | os.PathLike | StoredObject) and not hasattr(data, "dataobj"):
             of_array = {"space": space, "tr": seconds}
             if isinstance(space, NeuroSpace) and len(np.shape(data)) == 4:
-                of_array = {"space": space.with_time(np.shape(data)[3], tr=seconds)}
+                tr_s = space.tr if seconds is None else seconds
+                offset = space.time_offset
+                timed = space.with_time(np.shape(data)[3], tr=tr_s, time_offset=offset)
+                of_array = {"space": timed}
         yield name, image_source(data, storage_options=storage_options, **of_array)
 
 
