@@ -134,7 +134,7 @@ def test_every_map_has_its_own_header(tmp_path: Path, ending: str) -> None:
 
     files = {name: write_map(name, dof, cal_max=9) for name, dof in {"a": 5.0, "b": 6.0}.items()}
     stored = fs.LabeledVolumeSet.create(tmp_path / f"maps.{ending}", files)
-    expected = {"a": ("t test", (5.0,), "a"), "b": ("t test", (6.0,), "b")}
+    expected: dict[str, Any] = {"a": ("t test", (5.0,), "a"), "b": ("t test", (6.0,), "b")}
     assert intents(stored) == expected
     together = stored.to_nibabel().header
     assert together.get_intent()[0] == "none"
