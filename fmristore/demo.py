@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 import time
 import warnings
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from fmristore.transcoding import transcode
 from fmristore_stores.errors import CorruptDataError, InvalidInputError
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["make_run", "run_demo"]
+__all__ = ["make_dataset", "make_run", "run_demo"]
 
 Result = TypeVar("Result")
 
@@ -51,6 +52,95 @@ def make_run(path: Path, *, shape: tuple[int, int, int, int] = (64, 64, 36, 200)
             values = brain * (1 + drift[volume]) + noise + 12
             writer.write(np.clip(values, 0, 32767).astype("<i2")[None])
         writer.finish()
+
+
+_LOBES = ("frontal", "central", "occipital")
+_PARTS = ("lower", "upper")
+
+
+def make_dataset(folder: Path, *, shape: tuple[int, int, int, int] = (40, 48, 24, 100)) -> Path:
+    """Write a made-up BIDS data set: one run with a task, its events, a brain mask and an atlas.
+
+    The twelve parcels of the atlas follow the signal of their lobe, the same in both hemispheres;
+    occipital ones also follow the task, 20 s on and 20 s off. The data are the same each time.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it does not exist.
+    shape : tuple of int, (X, Y, Z, T)
+        4 mm voxels, TR 2 s.
+
+    Returns
+    -------
+    Path
+        The run, ``sub-01/func/sub-01_task-blocks_bold.nii.gz``.
+    """
+    run = folder / "sub-01" / "func" / "sub-01_task-blocks_bold.nii.gz"
+    derived = folder / "derivatives" / "atlas" / "sub-01" / "func"
+    for place in (run.parent, derived):
+        place.mkdir(parents=True, exist_ok=True)
+    x, y, z, t = shape
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    affine[:3, 3] = -2.0 * x, -2.25 * y, -2.0 * z
+    labels, names = _parcels(x, y, z)
+    on = (np.arange(t) * 2.0 % 40) >= 20
+    series = _parcel_series(names, on)
+    space = NeuroSpace(spatial_shape=(x, y, z), affine=affine, time_points=t, tr=2.0)
+    rng = np.random.default_rng(21)
+    level = np.where(labels > 0, 900 + 40 * (labels % 5), 20)
+    with NiftiWriter(str(run), make_header(space, np.int16), overwrite=True) as writer:
+        for volume in range(t):
+            noise = rng.normal(scale=6.0, size=labels.shape) * (0.3 + (labels > 0))
+            values = level + series[volume][labels] + noise
+            writer.write(np.rint(values).astype("<i2")[None])
+        writer.finish()
+    volume_space = NeuroSpace(spatial_shape=(x, y, z), affine=affine)
+    for name, data in (("desc-brain_mask", labels > 0), ("dseg", labels)):
+        path = derived / f"sub-01_task-blocks_{name}.nii.gz"
+        with NiftiWriter(str(path), make_header(volume_space, np.uint8), overwrite=True) as writer:
+            writer.write(data.astype("u1")[None])
+            writer.finish()
+    rows = "".join(f"{number}\t{name}\n" for number, name in enumerate(names, 1))
+    (derived / "sub-01_task-blocks_dseg.tsv").write_text("index\tname\n" + rows)
+    starts = range(20, 2 * t, 40)
+    events = "".join(f"{start}\t20\tpicture\n" for start in starts)
+    run.with_name("sub-01_task-blocks_events.tsv").write_text(
+        "onset\tduration\ttrial_type\n" + events
+    )
+    run.with_name("sub-01_task-blocks_bold.json").write_text(
+        json.dumps({"RepetitionTime": 2.0, "TaskName": "blocks"}) + "\n"
+    )
+    (folder / "dataset_description.json").write_text(
+        json.dumps({"Name": "A made-up run", "BIDSVersion": "1.10.0"}) + "\n"
+    )
+    return run
+
+
+def _parcels(x: int, y: int, z: int) -> tuple[AnyArray, list[str]]:
+    """Labels (Z, Y, X) of an ellipsoid cut into hemispheres, lobes and halves, and their names."""
+    grid = np.meshgrid(*(np.linspace(-1, 1, n) for n in (z, y, x)), indexing="ij")
+    inside = sum((g / s) ** 2 for g, s in zip(grid, (0.9, 0.9, 0.8), strict=True)) < 1
+    lobe = np.digitize(grid[1], (-0.3, 0.35))  # 0 lies at the back
+    number = 1 + 6 * (grid[2] > 0) + 2 * (2 - lobe) + (grid[0] > 0)
+    names = [f"{h}_{lobe}_{part}" for h in ("LH", "RH") for lobe in _LOBES for part in _PARTS]
+    return np.where(inside, number, 0), names
+
+
+def _parcel_series(names: list[str], on: AnyArray) -> AnyArray:
+    """Signal of each parcel (T, 1 + parcels), the first one of the background."""
+    rng = np.random.default_rng(22)
+    smooth = np.exp(-0.5 * (np.arange(-8, 9) / 2.5) ** 2)
+    seconds = np.arange(0, 24, 2.0)
+    response = seconds**5 * np.exp(-seconds)  # peaks at 5 s
+    task = np.convolve(on, response / response.sum())[: len(on)]
+    slow = {lobe: np.convolve(rng.normal(size=len(on) + 16), smooth, "valid") for lobe in _LOBES}
+    columns = [np.zeros(len(on))]
+    for name in names:
+        lobe = name.split("_")[1]
+        own = np.convolve(rng.normal(size=len(on) + 16), smooth, "valid")
+        columns.append(3 * slow[lobe] + 2 * own + (30 * task if lobe == "occipital" else 0))
+    return np.stack(columns, axis=1)
 
 
 def run_demo(

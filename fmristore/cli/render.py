@@ -21,7 +21,9 @@ Rows = list[tuple[str, str]]
 
 def store_text(document: Mapping[str, Any]) -> str:
     """Facts of `describe_store` in lines."""
-    kind = {"hdf5": "HDF5", "zarr": "Zarr"}[document["container"]]
+    kind = {"hdf5": "HDF5", "zarr": "Zarr", "reference": "references to HDF5"}[
+        document["container"]
+    ]
     files, stored = document["files"], document["stored_bytes"]
     size = "" if files is None else f", {files} file{'s' * (files != 1)}, {size_text(stored)}"
     rows = [("container", f"{kind}{size}")]

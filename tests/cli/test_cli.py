@@ -239,6 +239,13 @@ def test_info_of_another_store(tmp_path: Path) -> None:
     assert {"path": "data/ok", "shape": [6]}.items() <= document["arrays"][0].items()
 
 
+def test_info_of_a_reference_file(stored: Path, tmp_path: Path) -> None:
+    fs.virtualize(stored, tmp_path / "run.refs.json")
+    out = done("info", tmp_path / "run.refs.json")
+    assert "container    references to HDF5" in out
+    assert "6 x 7 x 8 x 12" in out
+
+
 def test_info_of_a_newer_format(stored: Path) -> None:
     with open_store(stored, "r+") as store:
         attributes = store.root.read_attributes()

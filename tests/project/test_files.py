@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import fmristore
+from fmristore import errors
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ROOT / ".ci" / "step"
@@ -52,3 +53,10 @@ def test_run_takes_all_steps_but_the_oldest_versions() -> None:
     listed = re.search(r"^for step in (.*); do$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
     assert listed
     assert set(listed[1].split()) == steps() - {"lowest"}
+
+
+def test_every_error_has_its_cause_and_cure() -> None:
+    page = (ROOT / "docs" / "reference" / "errors.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| `([\w-]+)` \|", page, re.MULTILINE))
+    classes = [getattr(errors, name) for name in errors.__all__]
+    assert rows == {c.__name__: c.kind for c in classes}

@@ -1,0 +1,105 @@
+"""How the site is built: ``.ci/step docs``, which takes every warning as an error."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+from generate import write_pages  # noqa: E402 - a neighbour
+
+import fmristore  # noqa: E402
+
+write_pages(HERE / "generated")
+
+project = "fmristore"
+author = "The fmristore developers"
+copyright = "2026, the fmristore developers"  # noqa: A001 - Sphinx calls it so
+version = release = fmristore.__version__
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "**/README.md"]
+nitpicky = False
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autosummary_generate = True
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+numpydoc_show_class_members = False
+numpydoc_class_members_toctree = False
+
+html_theme = "pydata_sphinx_theme"
+html_title = "fmristore"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "header_links_before_dropdown": 6,
+    "navigation_with_keys": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "show_prev_next": True,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+html_sidebars = {"index": []}
+
+_AT_THE_TOP = {
+    "ARCHITECTURE.md": "/project/architecture.md",
+    "CHANGELOG.md": "/project/changelog.md",
+    "CODE_OF_CONDUCT.md": "/project/conduct.md",
+    "CONTRIBUTING.md": "/project/contributing.md",
+    "README.md": "/index.md",
+    "examples/README.md": "/examples.md",
+    "docs/design/": "/design/index.md",
+    "docs/design": "/design/index.md",
+}
+"""Files outside of this folder, and the pages that show them."""
+
+
+def _mend_links(app: Any, page: str, source: list[str]) -> None:
+    """Let relative links, which are right in the repository, lead to pages of the site."""
+    folder = posixpath.dirname(_SHOWN.get(page, f"docs/{page}"))
+
+    def mend(found: re.Match[str]) -> str:
+        target, anchor = found[2], found[3] or ""
+        place = posixpath.normpath(posixpath.join(folder, target))
+        if place in _AT_THE_TOP:
+            return f"{found[1]}({_AT_THE_TOP[place]}{anchor})"
+        if place.startswith("docs/"):
+            return f"{found[1]}(/{place.removeprefix('docs/')}{anchor})"
+        return f"{found[1]}" if (HERE.parent / place).exists() else found[0]
+
+    if page in _SHOWN:
+        source[0] = (HERE.parent / _SHOWN[page]).read_text(encoding="utf-8")
+    source[0] = re.sub(r'^<a id="(\w+)"></a>$', r"(\1)=", source[0], flags=re.MULTILINE)
+    source[0] = re.sub(r"(\[[^\]\n]+\])\((?!https?:|#|/)([^)#\s]+)(#[^)\s]*)?\)", mend, source[0])
+
+
+_SHOWN = {
+    "project/architecture": "ARCHITECTURE.md",
+    "project/changelog": "CHANGELOG.md",
+    "project/conduct": "CODE_OF_CONDUCT.md",
+    "project/contributing": "CONTRIBUTING.md",
+    "examples": "examples/README.md",
+}
+"""Pages whose text lies elsewhere in the repository."""
+
+
+def setup(app: Any) -> None:
+    """Take part in the build."""
+    app.connect("source-read", _mend_links)

@@ -1,0 +1,227 @@
+"""Code blocks of the README and of the site, run in the order of their page.
+
+A page's Python blocks share one namespace, its ``sh`` blocks run in the same folder. A comment
+stands before a block where something else is meant:
+
+- ``<!-- not run: reason -->``: the block is not run;
+- ``<!-- output -->``, before a ``text`` block: what the block before it printed, with ``...`` for
+  what varies.
+
+``python -m tests.project.blocks PAGE --pictures FOLDER`` runs one page and keeps the pictures that
+it drew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import doctest
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import fmristore as fs
+from fmristore.cli import app
+from fmristore.demo import make_dataset
+
+__all__ = ["FROM_NOTHING", "Block", "blocks_of", "make_folder", "run_page", "use_bucket"]
+
+_BLOCK = re.compile(
+    r"(?:^<!-- (?P<mark>output|not run: [^\n]+?) -->\n+)?"
+    r"^```(?P<kind>\w*)[^\n]*\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+_RUN = ("python", "sh")
+FROM_NOTHING = ("tutorial.md",)
+"""Pages that make their own data; the others find what `make_folder` makes."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of code: its language, text, first line, and what it prints."""
+
+    kind: str
+    text: str
+    line: int
+    output: str | None = None
+    not_run: str | None = None
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """Blocks of a page that are code to be run."""
+    text = page.read_text(encoding="utf-8")
+    found: list[Block] = []
+    for match in _BLOCK.finditer(text):
+        mark, kind = match["mark"], match["kind"]
+        line = text.count("\n", 0, match.start("text")) + 1
+        if mark == "output":
+            assert kind == "text", f"{page}:{line}: output in a block of {kind or 'no language'}"
+            found[-1] = replace(found[-1], output=match["text"])
+        elif kind in _RUN:
+            reason = mark.removeprefix("not run: ") if mark else None
+            found.append(Block(kind, match["text"], line, not_run=reason))
+    return found
+
+
+def make_folder(folder: Path) -> None:
+    """Fill a folder with what pages take as given: a made-up run, its mask, atlas and stores."""
+    run = make_dataset(folder / "bids", shape=(40, 48, 24, 100))
+    derived = folder / "bids/derivatives/atlas/sub-01/func/sub-01_task-blocks_"
+    for source, name in (
+        (run, "bold.nii.gz"),
+        (run, "run-1.nii.gz"),
+        (run, "run-2.nii.gz"),
+        (run.with_name("sub-01_task-blocks_events.tsv"), "events.tsv"),
+        (Path(f"{derived}desc-brain_mask.nii.gz"), "mask.nii.gz"),
+        (Path(f"{derived}dseg.nii.gz"), "atlas.nii.gz"),
+        (Path(f"{derived}dseg.tsv"), "atlas.tsv"),
+    ):
+        shutil.copy(source, folder / name)
+    image = nib.load(run)
+    for name, volume in (("zmap-faces.nii.gz", 3), ("zmap-houses.nii.gz", 4)):
+        values = np.asarray(image.dataobj[..., volume], dtype="float32")
+        nib.Nifti1Image(values, image.affine).to_filename(folder / name)
+    with fs.convert(run, folder / "bold.h5") as bold:
+        fs.transcode(folder / "bold.h5", folder / "bold.ome.zarr")
+        shutil.copy(folder / "bold.h5", folder / "run.h5")
+        shutil.copytree(folder / "bold.ome.zarr", folder / "run.ome.zarr")
+        fs.NeuroVecSeq.create(folder / "runs.h5", [bold, bold]).close()
+        atlas, names = str(folder / "atlas.nii.gz"), str(folder / "atlas.tsv")
+        fs.parcellate(bold, atlas, folder / "parcels.h5", names=names).close()
+
+
+def run_page(page: Path, folder: Path) -> None:
+    """Run the blocks of a page in a folder, and compare what they print.
+
+    Raises
+    ------
+    AssertionError
+        With the page and line of the block that failed or printed something else.
+    """
+    namespace: dict[str, Any] = {"__name__": "__page__"}
+    with contextlib.chdir(folder), _plain_surroundings():
+        for block in blocks_of(page):
+            if block.not_run is None:
+                _run_block(block, namespace, f"{page.name}:{block.line}")
+        for value in list(namespace.values()):
+            if isinstance(value, fs.NeuroVol | fs.NeuroVec):
+                value.close()
+        namespace.clear()
+
+
+@contextlib.contextmanager
+def _plain_surroundings() -> Iterator[None]:
+    """No windows, no colours, and warnings of other packages are no errors."""
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    with warnings.catch_warnings(), mpl.rc_context():
+        warnings.simplefilter("ignore")
+        mpl.use("Agg")
+        yield
+    plt.close("all")
+
+
+def _run_block(block: Block, namespace: dict[str, Any], place: str) -> None:
+    printed = io.StringIO()
+    try:
+        if block.kind == "python":
+            code = compile("\n" * (block.line - 1) + block.text, place, "exec")
+            with contextlib.redirect_stdout(printed):
+                exec(code, namespace)
+        else:
+            printed.write(_run_shell(block.text))
+    except Exception as error:
+        raise AssertionError(f"{place}: {type(error).__name__}: {error}") from error
+    if block.output is None:
+        return
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    same = doctest.OutputChecker().check_output(block.output, printed.getvalue(), flags)
+    assert same, f"{place} printed\n{printed.getvalue()}\ninstead of\n{block.output}"
+
+
+def _run_shell(text: str) -> str:
+    """Run lines of a shell: commands of fmristore in this process, which is quick."""
+    printed = []
+    for line in text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["fmristore"] and "|" not in words:
+            outcome = CliRunner().invoke(app, [p for word in words[1:] for p in _paths(word)])
+            assert outcome.exit_code == 0, f"{line}: {outcome.output}"
+            printed.append(outcome.stdout)
+        elif words:
+            done = subprocess.run(
+                ["bash", "-euc", line],
+                capture_output=True,
+                text=True,
+                check=False,
+                env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            )
+            assert done.returncode == 0, f"{line}: {done.stderr}"
+            printed.append(done.stdout)
+    return "".join(printed)
+
+
+def _paths(word: str) -> list[str]:
+    """Names that a word with ``*`` stands for, as a shell has them."""
+    plain = "*" not in word or "://" in word
+    return [word] if plain else sorted(map(str, Path().glob(word))) or [word]
+
+
+def use_bucket(name: str, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``s3://NAME`` lead to an empty bucket of a server on this machine."""
+    import boto3
+    import s3fs
+
+    for variable, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(variable, value)
+    bucket = boto3.resource("s3").Bucket(name)
+    bucket.create()
+    bucket.objects.all().delete()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def main() -> None:
+    """Run one page and keep its pictures."""
+    from moto.server import ThreadedMotoServer
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--pictures", type=Path)
+    arguments = parser.parse_args()
+    page, pictures = arguments.page.resolve(), arguments.pictures and arguments.pictures.resolve()
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with tempfile.TemporaryDirectory() as work, pytest.MonkeyPatch.context() as monkeypatch:
+        use_bucket("lab", f"http://{host}:{port}", monkeypatch)
+        if page.name not in FROM_NOTHING:
+            make_folder(Path(work))
+        run_page(page, Path(work))
+        for path in sorted(Path(work).glob("*.png")) if pictures else ():
+            shutil.copy(path, pictures)
+    server.stop()
+
+
+if __name__ == "__main__":
+    main()
