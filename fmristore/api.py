@@ -165,6 +165,8 @@ def convert(  # noqa: PLR0913
     url: str | os.PathLike[str],
     *,
     tr: float | None = None,
+    space_name: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
     access: Access | None = None,
     codec: str | None = None,
     order: Order | None = None,
@@ -186,6 +188,11 @@ def convert(  # noqa: PLR0913
         New store: ``.h5`` for HDF5, ``.zarr`` (best ``.ome.zarr``) for Zarr.
     tr : float, optional
         Repetition time in seconds, for an image whose header does not say the right one.
+    space_name : str, optional
+        Name of the space that an image is in, such as ``"MNI152NLin2009cAsym"``; exported headers
+        have the codes of that space.
+    metadata : mapping, optional
+        What else is known of an image, as JSON holds it; comes before what its BIDS sidecar says.
     access : {"time", "volume", "balanced", "both"}, optional
         For images, what is read most: time series (the default), whole volumes, or some of both.
         ``"both"`` stores a run twice, and every read takes the copy with less to decode.
@@ -239,12 +246,20 @@ def convert(  # noqa: PLR0913
     }
     with opened(source, storage_options) as found:
         if isinstance(found, StoredObject):
-            if tr is not None and not isinstance(found, DenseImage):
+            known = {"tr": tr, "space_name": space_name, "metadata": metadata}
+            said = {name: value for name, value in known.items() if value is not None}
+            if said and not isinstance(found, DenseImage):
                 raise InvalidInputError(
-                    "tr is for images: create a store of another format with its own tr="
+                    f"{', '.join(said)}: for images; create a store of another format with its own"
                 )
-            return found.save(url, **options, **({} if tr is None else {"tr": tr}))
-        image = image_source(found, tr=tr, storage_options=storage_options)
+            return found.save(url, **options, **said)
+        image = image_source(
+            found,
+            tr=tr,
+            space_name=space_name,
+            metadata=metadata,
+            storage_options=storage_options,
+        )
         name = "neurovol" if image.space.time_points is None else "neurovec"
         given = {name: value for name, value in options.items() if value is not None}
         return format_class(name).create(url, image, **given)
@@ -263,6 +278,7 @@ def parcellate(  # noqa: PLR0913
     metadata: Mapping[str, Any] | None = None,
     space: NeuroSpace | AnyArray | None = None,
     tr: float | None = None,
+    space_name: str | None = None,
     dtype: DTypeLike | None = None,
     codec: str | None = None,
     profile: str | None = None,
@@ -303,6 +319,8 @@ def parcellate(  # noqa: PLR0913
         For arrays.
     tr : float, optional
         Repetition time in seconds; comes before that of the run.
+    space_name : str, optional
+        Name of the space that the run is in; comes before what it says.
     dtype : dtype, optional
         Of the stored series; float32 by default where the source has no more precision.
     codec : str, optional
@@ -349,7 +367,7 @@ def parcellate(  # noqa: PLR0913
     """
     max_memory = parse_size(max_memory)
     if scan is not None and not overwrite and exists(normalise(out), storage_options):
-        _refuse(profile=profile, dtype=dtype)
+        _refuse(profile=profile, dtype=dtype, space_name=space_name)
         return _add(
             source,
             labels,
@@ -382,6 +400,7 @@ def parcellate(  # noqa: PLR0913
         metadata=metadata,
         space=space,
         tr=tr,
+        space_name=space_name,
         dtype=dtype,
         codec=codec,
         profile=profile,

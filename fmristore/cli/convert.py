@@ -12,9 +12,12 @@ from fmristore.cli.options import (
     CodecOption,
     Json,
     MaxMemory,
+    MetadataOption,
     Overwrite,
     ProfileOption,
+    SpaceNameOption,
     StorageOptions,
+    TrOption,
 )
 from fmristore.cli.parsing import Access, parse_options, parse_size
 from fmristore.planning.text import size_text
@@ -38,6 +41,9 @@ def convert(  # noqa: PLR0913
     mask: Annotated[
         str | None, typer.Option(help="NIfTI mask; voxels outside it are not stored.")
     ] = None,
+    tr: TrOption = None,
+    space_name: SpaceNameOption = None,
+    metadata: MetadataOption = None,
     codec: CodecOption = None,
     profile: ProfileOption = None,
     max_memory: MaxMemory = "1GiB",
@@ -61,7 +67,12 @@ def convert(  # noqa: PLR0913
         "overwrite": overwrite,
         "storage_options": options,
         "max_memory": parse_size(max_memory),
+        "tr": tr,
+        "space_name": space_name,
+        "metadata": parse_options(metadata) if metadata else None,
     }
+    if metadata and len(sources) > 1:
+        raise typer.BadParameter("is for one image", param_hint="'--metadata'")
     started = time.perf_counter()
     with progress_bar("converting", quiet=json) as progress:
         _write(sources, target, mask, **chosen, **common, progress=progress)

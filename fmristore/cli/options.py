@@ -12,10 +12,13 @@ __all__ = [
     "CodecOption",
     "Json",
     "MaxMemory",
+    "MetadataOption",
     "Overwrite",
     "Part",
     "ProfileOption",
+    "SpaceNameOption",
     "StorageOptions",
+    "TrOption",
     "Url",
 ]
 
@@ -31,6 +34,26 @@ StorageOptions = Annotated[
         "--storage-option",
         metavar="KEY=VALUE",
         help="For fsspec, such as anon=true; the value may be JSON. Can be repeated.",
+    ),
+]
+TrOption = Annotated[
+    float | None,
+    typer.Option(
+        "--tr", metavar="SECONDS", help="Repetition time, if the source does not say the right one."
+    ),
+]
+SpaceNameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--space-name", metavar="NAME", help="Space of the image, such as MNI152NLin2009cAsym."
+    ),
+]
+MetadataOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metadata",
+        metavar="KEY=VALUE",
+        help="What else is known, such as TaskName=rest; the value may be JSON. Can be repeated.",
     ),
 ]
 CodecOption = Annotated[

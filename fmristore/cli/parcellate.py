@@ -13,9 +13,12 @@ from fmristore.cli.options import (
     CodecOption,
     Json,
     MaxMemory,
+    MetadataOption,
     Overwrite,
     ProfileOption,
+    SpaceNameOption,
     StorageOptions,
+    TrOption,
 )
 from fmristore.cli.parsing import parse_options, parse_size
 from fmristore.planning.text import size_text
@@ -60,6 +63,9 @@ def parcellate(  # noqa: PLR0913
         Statistic, typer.Option(help="What the voxels of a parcel become.")
     ] = Statistic.mean,
     scan: Annotated[str | None, typer.Option(help="Name of the scan.")] = None,
+    tr: TrOption = None,
+    space_name: SpaceNameOption = None,
+    metadata: MetadataOption = None,
     codec: CodecOption = None,
     profile: ProfileOption = None,
     max_memory: MaxMemory = "1GiB",
@@ -84,6 +90,9 @@ def parcellate(  # noqa: PLR0913
             mask=mask,
             statistic=statistic.value,
             scan=scan,
+            tr=tr,
+            space_name=space_name,
+            metadata=parse_options(metadata) if metadata else None,
             codec=None if codec is None else codec.value,
             profile=layout,
             overwrite=overwrite,

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fmristore.formats.base import RawView, StoredArray, StoredObject
-from fmristore.formats.nodes import read_bytes, require_headers
+from fmristore.formats.nodes import read_bytes, read_metadata, require_headers
 from fmristore.formats.registry import format_class
 from fmristore.formats.statistics import Axis, reduce_blocks
 from fmristore.model.scaling import Scaling
@@ -529,6 +529,16 @@ class GridView(StoredObject):
         raw = read_bytes(self._handle, self._header_path)
         require_headers([raw], self.url, self._header_path)
         return raw
+
+    @property
+    def _metadata_folder(self) -> str:
+        """Path of the group that has the group of metadata; it need not exist."""
+        return self._header_path.rpartition("/")[0]
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What else is known of the data, such as what the BIDS sidecar beside the source said."""
+        return read_metadata(self._handle, self._metadata_folder)
 
     @property
     def nifti_header(self) -> NiftiHeader:

@@ -18,13 +18,14 @@ from fmristore_stores.chunks.writer import write
 from fmristore_stores.errors import FmristoreError, InvalidInputError, MetadataError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray, Group
-from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout
+from fmristore_stores.spec import STRING, ArraySpec, Attributes, ChunkLayout, check_attributes
 
 __all__ = [
     "format_attributes",
     "read_affine",
     "read_bytes",
     "read_grid",
+    "read_metadata",
     "read_scaling",
     "require_headers",
     "scaling_attributes",
@@ -33,6 +34,7 @@ __all__ = [
     "write_bytes",
     "write_coordinates",
     "write_encoded",
+    "write_metadata",
     "write_plain",
     "write_texts",
     "write_times",
@@ -121,6 +123,25 @@ def require_headers(headers: Sequence[bytes], url: str, node: str) -> None:
             raise MetadataError(
                 f"the stored NIfTI header is damaged: {error.message}", url=url, node=node
             ) from error
+
+
+_METADATA = "metadata"
+
+
+def write_metadata(group: Group, metadata: Mapping[str, Any]) -> None:
+    """Write what else is known of the data of a group; nothing if that is nothing."""
+    if metadata:
+        group.create_group(_METADATA, check_attributes(metadata))
+
+
+def read_metadata(handle: Handle, folder: str = "") -> Attributes:
+    """Read what `write_metadata` wrote below a group; empty if there is nothing."""
+    root = handle.store.root
+    group = root.group(folder) if folder else root
+    found = group.children().get(_METADATA)
+    if found is None or found.kind != "group":
+        return {}
+    return group.group(_METADATA).read_attributes()
 
 
 def format_attributes(name: str, version: tuple[int, int] = (1, 1)) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -20,6 +19,7 @@ from fmristore.planning.memory import UNIT_SHARE, block_share, gathering_share, 
 from fmristore.planning.progress import Progress
 from fmristore.planning.rechunk import read_in_boxes
 from fmristore.planning.scratch import Scratch
+from fmristore.sources.facts import metadata_of, with_facts
 from fmristore.sources.images import Block, image_source
 from fmristore.sources.masks import mask_array
 from fmristore_stores.chunks.reader import ChunkReader
@@ -118,7 +118,7 @@ def _slabs(reader: ChunkReader, max_bytes: int) -> Iterator[Block]:
         yield Block(box[1].start, box[0].start, values.transpose(1, 0, 2, 3))
 
 
-def voxel_source(
+def voxel_source(  # noqa: PLR0913
     data: Any,
     mask: Any = None,
     *,
@@ -126,13 +126,15 @@ def voxel_source(
     tr: float | None = None,
     slope: float | AnyArray | None = None,
     inter: float | AnyArray | None = None,
+    space_name: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> tuple[VoxelSource, VoxelSet]:
     """Understand what a user gives as a run, and which of its voxels are wanted.
 
     Parameters
     ----------
-    data, space, tr, slope, inter, storage_options : object
+    data, space, tr, slope, inter, space_name, metadata, storage_options : object
         As of `image_source`.
     mask : object, optional
         A mask; by default the voxels that are stored of what is stored so, and all
@@ -147,14 +149,20 @@ def voxel_source(
     if isinstance(data, StoredObject):
         if any(given is not None for given in (space, slope, inter)):
             raise InvalidInputError("space, slope and inter are for arrays")
-        source = StoredSource(data)
-        if tr is not None:
-            source.space = replace(source.space, tr=tr, time_unit="s")
+        stored = with_facts(StoredSource(data), metadata=metadata_of(data))
+        source = with_facts(stored, tr=tr, space_name=space_name, metadata=metadata)
         if mask is None and isinstance(data, GridView):
             mask = data.stored_mask
     else:
         source = image_source(
-            data, space=space, tr=tr, slope=slope, inter=inter, storage_options=storage_options
+            data,
+            space=space,
+            tr=tr,
+            slope=slope,
+            inter=inter,
+            space_name=space_name,
+            metadata=metadata,
+            storage_options=storage_options,
         )
     name = os.fspath(data) if isinstance(data, str | os.PathLike) else None
     if source.space.time_points is None:

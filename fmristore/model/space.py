@@ -21,6 +21,7 @@ __all__ = [
     "NeuroSpace",
     "fold_shape",
     "read_space",
+    "transform_code",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -352,7 +353,7 @@ class NeuroSpace:
             raise InvalidInputError(f"NIfTI cannot hold numbers of type {dtype}") from error
         header.set_data_shape(self.shape)
         header.set_zooms(self.spacing + (() if self.time_points is None else (self.tr or 0.0,)))
-        code = _transform_code(self.space_name)
+        code = transform_code(self.space_name)
         header.set_sform(self.affine, code)
         header.set_qform(self.affine, code)
         in_mm = 2 if self.space_unit == "mm" else 0
@@ -600,7 +601,7 @@ def _time_offset(header: Any, folded: FoldedShape, time_code: int, doubts: list[
     return stored if to_seconds == 1.0 else stored / round(1 / to_seconds)
 
 
-def _transform_code(space_name: str | None) -> int:
+def transform_code(space_name: str | None) -> int:
     """NIfTI's code for what a space is aligned to."""
     if space_name is None:
         return 2

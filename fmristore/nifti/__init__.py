@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fmristore.nifti.derived import common_header, fit_header, grid_header
+from fmristore.nifti.derived import common_header, fit_header, grid_header, header_in_space
 from fmristore.nifti.files import NIFTI_SUFFIXES, NiftiFiles, is_nifti_name
 from fmristore.nifti.header import (
     NiftiHeader,
@@ -26,6 +26,7 @@ __all__ = [
     "common_header",
     "fit_header",
     "grid_header",
+    "header_in_space",
     "header_of_image",
     "header_with_tr",
     "is_nifti_name",

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fmristore.model.space import NeuroSpace
+from fmristore.model.space import NeuroSpace, transform_code
 from fmristore.nifti.header import NiftiHeader, make_header, parse_header
 
-__all__ = ["common_header", "fit_header", "grid_header"]
+__all__ = ["common_header", "fit_header", "grid_header", "header_in_space"]
 
 _FACTS: tuple[tuple[str, ...], ...] = (
     ("descrip",),
@@ -141,6 +141,28 @@ def grid_header(raw: bytes) -> bytes:
         header[name] = np.zeros_like(header[name])
     header.extensions.clear()
     return _to_bytes(header)
+
+
+def header_in_space(raw: bytes, space_name: str) -> bytes:
+    """Header bytes whose codes say which space the image is in, and all else as before.
+
+    Parameters
+    ----------
+    raw : bytes
+        As in `NiftiHeader`.
+    space_name : str
+        Such as ``"MNI152NLin2009cAsym"``.
+    """
+    parsed = parse_header(raw)
+    header = parsed.to_nibabel()
+    code = transform_code(space_name)
+    sform, qform = int(header["sform_code"]), int(header["qform_code"])
+    if not sform and not qform:
+        header.set_sform(header.get_base_affine())
+    header["sform_code"] = code if sform or not qform else 0
+    header["qform_code"] = code if qform else 0
+    fields = bytes(header.binaryblock)
+    return fields + raw[len(fields) :]
 
 
 def _seconds_in(header: Any) -> float:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from copy import copy
-from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,6 +12,7 @@ from numpy.typing import DTypeLike
 from fmristore.model.scaling import Scaling, make_scaling
 from fmristore.model.space import NeuroSpace, fold_shape
 from fmristore.planning.text import parse_size
+from fmristore.sources.facts import metadata_of, with_facts, with_sidecar
 from fmristore_stores.errors import InvalidInputError, UnknownFormatError
 from fmristore_stores.io.location import detect_kind, name_of, normalise
 from fmristore_stores.protocol import AnyArray
@@ -75,6 +74,9 @@ class NiftiSource:
     ) -> None:
         from fmristore.nifti import read_header
 
+        self._location = normalise(url), storage_options
+        self._described = False
+        self.metadata: Mapping[str, Any] = {}
         self._header = read_header(url, storage_options=storage_options)
         self.space = self._header.space
         self.dtype = self._header.dtype
@@ -88,6 +90,14 @@ class NiftiSource:
     def as_source(self, **_: Any) -> ImageSource:
         """The source itself."""
         return self
+
+    def described(self, tr: float | None = None) -> NiftiSource:
+        """The same with what the BIDS sidecar beside it says: see `with_sidecar`."""
+        if self._described:
+            return self
+        self._described = True
+        url, options = self._location
+        return with_sidecar(self, url, options, tr=tr)
 
     @property
     def trailer(self) -> bytes:
@@ -156,6 +166,7 @@ class ArraySource:
         self.scaling = make_scaling(slope, inter, volumes=space.time_points)
         one = self.scaling if self.scaling is None or not self.scaling.per_volume else None
         self._data = data
+        self.metadata: Mapping[str, Any] = {}
         if like is not None:
             kept = header_of_image(like, space, self.dtype, colors=self.colors)
             if kept is not None:
@@ -205,13 +216,15 @@ class ArraySource:
         return part.transpose(3, 2, 1, 0).astype(self.dtype, copy=False)
 
 
-def image_source(
+def image_source(  # noqa: PLR0913
     data: Any,
     *,
     space: NeuroSpace | AnyArray | None = None,
     tr: float | None = None,
     slope: float | AnyArray | None = None,
     inter: float | AnyArray | None = None,
+    space_name: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
     storage_options: Mapping[str, Any] | None = None,
     max_memory: int | str = 1 << 28,
 ) -> ImageSource:
@@ -229,6 +242,10 @@ def image_source(
         which has its own.
     slope, inter : float or ndarray (T,), optional
         For arrays of stored numbers: the number meant is ``stored * slope + inter``.
+    space_name : str, optional
+        Name of the space that the image is in; comes before what the image says.
+    metadata : mapping, optional
+        What else is known of it; comes before what the image says.
     storage_options : mapping, optional
         For a URL.
     max_memory : int or str
@@ -248,11 +265,15 @@ def image_source(
             )
         if stored is not None:
             source: ImageSource = stored(max_memory=max_memory)
+            if source is not data:
+                source = with_facts(source, metadata=metadata_of(data))
         elif _is_nibabel(data):
             source = _from_nibabel(data)
         else:
             source = NiftiSource(data, storage_options=storage_options)
-        return source if tr is None else _with_tr(source, tr)
+        if isinstance(source, NiftiSource):
+            source = source.described(tr)
+        return with_facts(source, tr=tr, space_name=space_name, metadata=metadata)
     data = in_axis_order(data)
     shape = getattr(data, "shape", None)
     if shape is None or not hasattr(data, "dtype"):
@@ -272,7 +293,8 @@ def image_source(
             time_points=shape[3] if len(shape) == 4 else None,
             tr=tr,
         )
-    return ArraySource(data, space, slope=slope, inter=inter)
+    made = ArraySource(data, space, slope=slope, inter=inter)
+    return with_facts(made, space_name=space_name, metadata=metadata)
 
 
 def in_axis_order(data: Any) -> Any:
@@ -306,19 +328,6 @@ def in_axis_order(data: Any) -> Any:
         )
     order = sorted(range(len(dims)), key=places.__getitem__)
     return data if order == list(range(len(dims))) else data.transpose(*[dims[i] for i in order])
-
-
-def _with_tr(source: ImageSource, tr: float) -> ImageSource:
-    """Let a source have another repetition time than it says, in its header too."""
-    from fmristore.nifti import header_with_tr
-
-    space = replace(source.space, tr=tr, time_unit="s")
-    if source.space.tr == space.tr and source.space.time_unit == "s":
-        return source
-    changed = copy(source)
-    changed.space = space
-    changed.header = header_with_tr(source.header, tr)
-    return changed
 
 
 def is_store(url: str | os.PathLike[str], options: Mapping[str, Any] | None) -> bool:

@@ -373,6 +373,10 @@ class DenseImage(GridView):
         return read_bytes(self._handle, self._parts.trailer)
 
     @property
+    def _metadata_folder(self) -> str:
+        return self._parts.header.rpartition("/")[0]
+
+    @property
     def source_header(self) -> bytes:
         """Docstring inherited."""
         return self.header_bytes
@@ -494,6 +498,8 @@ class DenseImage(GridView):
         tr: float | None = None,
         slope: float | AnyArray | None = None,
         inter: float | AnyArray | None = None,
+        space_name: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
         access: Access = "time",
         codec: str | None = None,
         order: Order | None = None,
@@ -520,6 +526,12 @@ class DenseImage(GridView):
         slope, inter : float or ndarray (T,), optional
             For arrays of stored numbers: the number meant is ``stored * slope + inter``, with one
             slope and intercept for all volumes or one for each.
+        space_name : str, optional
+            Name of the space that the image is in; comes before what the image says, and exported
+            headers have the codes of that space.
+        metadata : mapping, optional
+            What else is known, as JSON holds it; comes before what the source says, such as the
+            BIDS sidecar beside a file.
         access : {"time", "volume", "balanced", "both"}
             What is read most. ``"both"`` stores a run twice, for time and for volumes, and every
             read takes the copy that has less to decode for it.
@@ -560,6 +572,8 @@ class DenseImage(GridView):
                 tr=tr,
                 slope=slope,
                 inter=inter,
+                space_name=space_name,
+                metadata=metadata,
                 storage_options=storage_options,
                 max_memory=room,
             )

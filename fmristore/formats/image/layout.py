@@ -22,6 +22,7 @@ from fmristore.formats.nodes import (
     space_attributes,
     write_affine,
     write_bytes,
+    write_metadata,
     write_times,
 )
 from fmristore.formats.options import default_codec
@@ -44,6 +45,7 @@ from fmristore.planning.memory import UNIT_SHARE, block_share, gathering_share, 
 from fmristore.planning.progress import Progress
 from fmristore.planning.scratch import Scratch
 from fmristore.planning.text import parse_size
+from fmristore.sources.facts import metadata_of
 from fmristore.sources.images import ArraySource, Block, ImageSource
 from fmristore_stores.chunks.writer import write
 from fmristore_stores.errors import InvalidInputError, MetadataError
@@ -209,6 +211,7 @@ def write_run(
     write_bytes(group, "nifti", "nifti_byte", source.header)
     if source.trailer:
         write_bytes(group, "nifti_trailer", "nifti_trailer_byte", source.trailer)
+    write_metadata(group, metadata_of(source))
     of_group: dict[str, Any] = {"ome": _ome(source.space, canonical.dims)}
     if written.limits is not None:
         of_group["value_range"] = list(written.limits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from fmristore.sources.labels import FileAt
 from fmristore.sources.masks import mask_voxels
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
+from fmristore_stores.spec import check_attributes
 
 __all__ = [
     "DEFAULT_SCAN",
@@ -52,11 +53,14 @@ class LatentScanData:
         Repetition time in seconds.
     time_offset : float
         Time of the first volume in seconds.
+    metadata : mapping
+        What else is known of it.
     """
 
     basis: AnyArray
     tr: float | None = None
     time_offset: float = 0.0
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -130,6 +134,7 @@ def make_factors(  # noqa: PLR0913
     tr: float | Mapping[str, float] | None = None,
     time_offset: float | Mapping[str, float] | None = None,
     offset: Any = None,
+    metadata: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> LatentFactors:
     """Check what a user gives as a latent representation, and bring it into one form.
 
@@ -151,6 +156,8 @@ def make_factors(  # noqa: PLR0913
         Time of the first volume in seconds, likewise.
     offset : array_like, (V,), optional
         Added to every time point.
+    metadata : mapping of str to mapping, optional
+        What else is known of scans, by their names.
 
     Raises
     ------
@@ -163,6 +170,7 @@ def make_factors(  # noqa: PLR0913
     chosen = VoxelSet(grid, mask_voxels(mask, grid) if voxels is None else voxels)
     rows = _loadings(loadings, len(chosen))
     scans = _scans(
+        metadata or {},
         basis,
         rows.shape[1],
         grid.tr if tr is None else tr,
@@ -247,11 +255,13 @@ def _loadings(loadings: Any, voxels: int) -> Any:
     return loadings
 
 
-def _scans(basis: Any, width: int, tr: Any, time_offset: Any) -> dict[str, LatentScanData]:
+def _scans(
+    metadata: Mapping[str, Any], basis: Any, width: int, tr: Any, time_offset: Any
+) -> dict[str, LatentScanData]:
     given = basis if isinstance(basis, Mapping) else {DEFAULT_SCAN: basis}
     if not given:
         raise InvalidInputError("no scans: expected the basis of at least one")
-    for what, values in (("tr", tr), ("time_offset", time_offset)):
+    for what, values in (("tr", tr), ("time_offset", time_offset), ("metadata", metadata)):
         if isinstance(values, Mapping) and not set(values) <= set(given):
             unknown = sorted(map(str, set(values) - set(given)))
             raise InvalidInputError(f"{what} has scans {unknown}, unknown")
@@ -266,7 +276,12 @@ def _scans(basis: Any, width: int, tr: Any, time_offset: Any) -> dict[str, Laten
             )
         seconds = tr.get(name) if isinstance(tr, Mapping) else tr
         start = time_offset.get(name, 0.0) if isinstance(time_offset, Mapping) else time_offset
-        scans[name] = LatentScanData(_numbers(courses, what), _tr(seconds), _seconds(start))
+        scans[name] = LatentScanData(
+            _numbers(courses, what),
+            _tr(seconds),
+            _seconds(start),
+            check_attributes(metadata.get(name, {})),
+        )
     return scans
 
 

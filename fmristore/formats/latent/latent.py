@@ -34,6 +34,7 @@ from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.indexing import AxisPart
 from fmristore.planning.text import parse_size
+from fmristore.sources.facts import metadata_of
 from fmristore.sources.labels import with_options
 from fmristore_stores.errors import InvalidInputError, MetadataError, SelectionError
 from fmristore_stores.opening import Handle
@@ -308,6 +309,11 @@ class LatentNeuroVec(LatentView):
         """Names of the scans, if there are several."""
         return self.scan_names if len(self._scans) > 1 else ()
 
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What else is known of the only scan; of several, each has its own."""
+        return dict(self._scans[0].metadata) if len(self._scans) == 1 else {}
+
     def part(self, name: str) -> LatentScan:
         """Docstring inherited."""
         return self.scan(name)
@@ -388,6 +394,7 @@ class LatentNeuroVec(LatentView):
         reconstruction_error: float | None = None,
         voxel_error: Any = None,
         header: bytes = b"",
+        metadata: Mapping[str, Mapping[str, Any]] | None = None,
         codec: str | None = None,
         profile: str | None = None,
         overwrite: bool = False,
@@ -423,6 +430,8 @@ class LatentNeuroVec(LatentView):
         header : bytes
             NIfTI header of the run that is represented, for exports; what is true of the grid in
             that of `mask` by default.
+        metadata : mapping of str to mapping, optional
+            What else is known of scans, as JSON holds it, by their names.
         codec : str, optional
             Preset; ``"portable"`` for HDF5 and ``"dual"`` for Zarr by default.
         profile : {"r"}, optional
@@ -458,6 +467,7 @@ class LatentNeuroVec(LatentView):
             tr=tr,
             time_offset=time_offset,
             offset=offset,
+            metadata=metadata,
         )
         if header:
             factors = replace(factors, header=header)
@@ -486,6 +496,7 @@ class LatentNeuroVec(LatentView):
             "reconstruction_error": self.reconstruction_error,
             "voxel_error": self.voxel_error,
             "header": self.source_header,
+            "metadata": {scan.name: scan.metadata for scan in self._scans},
         }
 
     @classmethod
@@ -498,6 +509,8 @@ class LatentNeuroVec(LatentView):
         mask: Any = None,
         space: NeuroSpace | AnyArray | None = None,
         tr: float | None = None,
+        space_name: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
         voxel_error: bool = False,
         codec: str | None = None,
         overwrite: bool = False,
@@ -524,6 +537,12 @@ class LatentNeuroVec(LatentView):
             Needed for arrays.
         tr : float, optional
             Repetition time in seconds; comes before that of a file or image.
+        space_name : str, optional
+            Name of the space that the image is in; comes before what the image says, and exported
+            headers have the codes of that space.
+        metadata : mapping, optional
+            What else is known, as JSON holds it; comes before what the source says, such as the
+            BIDS sidecar beside a file.
         voxel_error : bool
             Record the error of each voxel too.
         codec, overwrite, storage_options
@@ -554,7 +573,13 @@ class LatentNeuroVec(LatentView):
 
         with opened(source, storage_options) as image:
             run, voxels = voxel_source(
-                image, mask, space=space, tr=tr, storage_options=storage_options
+                image,
+                mask,
+                space=space,
+                tr=tr,
+                space_name=space_name,
+                metadata=metadata,
+                storage_options=storage_options,
             )
             found = principal_components(
                 _scaled_parts(run, voxels, max_memory // 4),
@@ -566,7 +591,11 @@ class LatentNeuroVec(LatentView):
         factors = LatentFactors(
             voxels=voxels,
             loadings=found.loadings,
-            scans={DEFAULT_SCAN: LatentScanData(found.basis, run.space.tr, run.space.time_offset)},
+            scans={
+                DEFAULT_SCAN: LatentScanData(
+                    found.basis, run.space.tr, run.space.time_offset, metadata_of(run)
+                )
+            },
             offset=found.offset,
             header=run.header,
         )

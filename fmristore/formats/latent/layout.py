@@ -11,7 +11,7 @@ from fmristore.formats.base import StoredArray
 from fmristore.formats.latent.writer import write_latent
 from fmristore.formats.matrix import ArrayMatrix, Matrix, SparseMatrix
 from fmristore.formats.names import decode_name
-from fmristore.formats.nodes import read_grid
+from fmristore.formats.nodes import read_grid, read_metadata
 from fmristore.formats.registry import NativeLayout
 from fmristore.formats.voxelwise import mask_shape
 from fmristore.model.space import NeuroSpace
@@ -233,7 +233,7 @@ def _read_scans(handle: Handle, *, present: bool) -> tuple[ScanParts, ...]:
             basis=ArrayMatrix(StoredArray(handle, f"scans/{node}/basis"), "t"),
             tr=_read_tr(tr, f"scans/{node}"),
             time_offset=_read_seconds(offset, "time offset", f"scans/{node}"),
-            metadata=attributes,
+            metadata=attributes | read_metadata(handle, f"scans/{node}"),
         )
         found.append((position, scan))
     found.sort(key=lambda entry: entry[0])

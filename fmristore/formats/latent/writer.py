@@ -14,6 +14,7 @@ from fmristore.formats.nodes import (
     format_attributes,
     space_attributes,
     write_bytes,
+    write_metadata,
     write_plain,
 )
 from fmristore.formats.voxelwise import ORDER
@@ -135,6 +136,7 @@ def _write_scans(writer: _Writer, factors: LatentFactors) -> None:
         space = factors.space.with_time(len(scan.basis), tr=scan.tr, time_offset=scan.time_offset)
         if space.times is not None:
             group.add("t", ("t",), space.times, {"units": "s"})
+        group.describe(scan.metadata)
         group.add("basis", ("t", "component"), scan.basis)
 
 
@@ -150,6 +152,10 @@ class _Writer:
         """Make a child group."""
         made = self._group.create_group(name, attributes)
         return _Writer(made, self._capabilities, self._codec)
+
+    def describe(self, metadata: Mapping[str, Any]) -> None:
+        """Write what else is known of the data of the group."""
+        write_metadata(self._group, metadata)
 
     def add(
         self,

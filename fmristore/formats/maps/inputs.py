@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
@@ -17,6 +18,7 @@ from fmristore.model.voxels import VoxelSet
 from fmristore.sources.images import ArraySource, image_source
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
+from fmristore_stores.spec import check_attributes
 
 __all__ = ["MapStack", "check_labels", "finite_mask", "map_source", "map_stack", "numbers_of"]
 
@@ -50,6 +52,22 @@ class MapStack(ABC):
         self.space = space
         self.dtype = dtype
         self.headers = tuple(headers)
+        self.metadata: Mapping[str, Any] = {}
+
+    def know(self, space_name: str | None, metadata: Mapping[str, Any]) -> None:
+        """Let the maps be in a space of that name, and keep what else is known of them.
+
+        Raises
+        ------
+        InvalidInputError
+            If JSON does not hold the metadata.
+        """
+        from fmristore.nifti import header_in_space
+
+        self.metadata = check_attributes(metadata)
+        if space_name is not None:
+            self.space = replace(self.space, space_name=space_name)
+            self.headers = tuple(raw and header_in_space(raw, space_name) for raw in self.headers)
 
     @abstractmethod
     def parts(self, voxels: VoxelSet, rows: slice, max_memory: int) -> Iterator[Part]:

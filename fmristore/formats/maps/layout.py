@@ -20,6 +20,7 @@ from fmristore.formats.nodes import (
     space_attributes,
     write_bytes,
     write_coordinates,
+    write_metadata,
     write_plain,
     write_texts,
 )
@@ -292,6 +293,7 @@ def write_labeledvolumeset(  # noqa: PLR0913
     write_voxels(group, voxels, codec)
     write_texts(group, "labels", "label", stack.labels)
     write_headers(group, stack.headers)
+    write_metadata(group, stack.metadata)
     shape = (len(stack.labels), len(voxels))
     layout = plan_maps(shape, stack.dtype)
     spec = map_spec(shape, stack.dtype, layout, capabilities, codec=codec)

@@ -41,6 +41,7 @@ from fmristore.model.voxels import VoxelSet
 from fmristore.planning.indexing import parse_selection
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
+from fmristore.sources.facts import metadata_of
 from fmristore.sources.images import ArraySource, ImageSource
 from fmristore.sources.masks import mask_array
 from fmristore_stores.errors import (
@@ -401,6 +402,8 @@ class LabeledVolumeSet(MaskedObject):
         data: Any = None,
         mask: Any = None,
         space: NeuroSpace | AnyArray | None = None,
+        space_name: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
         dtype: DTypeLike | None = None,
         fill: Fill = 0,
         codec: str | None = None,
@@ -430,6 +433,10 @@ class LabeledVolumeSet(MaskedObject):
             maps are read twice.
         space : NeuroSpace or (4, 4) affine, optional
             Grid of arrays; that of the maps that have one by default.
+        space_name : str, optional
+            Name of the space that all maps are in; comes before what they say.
+        metadata : mapping, optional
+            What else is known of the maps, as JSON holds it.
         dtype : dtype, optional
             Of the stored numbers; by default the smallest that holds those of all maps.
         fill : int or float
@@ -474,6 +481,7 @@ class LabeledVolumeSet(MaskedObject):
                 dtype=dtype,
                 storage_options=storage_options,
             )
+            stack.know(space_name, metadata_of(given) if metadata is None else metadata)
             own = given.mask if isinstance(given, MaskedObject) else None
             if isinstance(mask, str) and mask == "finite":
                 mask = finite_mask(stack, own, max_memory)

@@ -14,6 +14,7 @@ from fmristore.formats.nodes import (
     space_attributes,
     write_bytes,
     write_coordinates,
+    write_metadata,
 )
 from fmristore.formats.registry import NativeLayout
 from fmristore.formats.voxel_source import VoxelSource, parts_of, write_parts
@@ -24,6 +25,7 @@ from fmristore.model.voxels import VoxelSet
 from fmristore.planning.layout import adapt_spec, choose_codecs, plan_matrix
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
+from fmristore.sources.facts import metadata_of
 from fmristore_stores.errors import MetadataError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import Capability, Group, Store
@@ -166,4 +168,5 @@ def write_maskedneurovec(  # noqa: PLR0913
     )
     if source.header:
         write_bytes(group, "nifti", "nifti_byte", source.header)
+    write_metadata(group, metadata_of(source))
     group.write_attributes(format_attributes("maskedneurovec") | space_attributes(space))

@@ -114,6 +114,8 @@ class MaskedNeuroVec(MaskedObject):
         tr: float | None = None,
         slope: float | AnyArray | None = None,
         inter: float | AnyArray | None = None,
+        space_name: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
         fill: Fill = 0,
         codec: str | None = None,
         overwrite: bool = False,
@@ -137,6 +139,12 @@ class MaskedNeuroVec(MaskedObject):
             Repetition time in seconds; comes before that of a file or image.
         slope, inter : float or ndarray (T,), optional
             For arrays of stored numbers: the number meant is ``stored * slope + inter``.
+        space_name : str, optional
+            Name of the space that the image is in; comes before what the image says, and exported
+            headers have the codes of that space.
+        metadata : mapping, optional
+            What else is known, as JSON holds it; comes before what the source says, such as the
+            BIDS sidecar beside a file.
         fill : int or float
             What voxels outside the mask are read as.
         codec : str, optional
@@ -175,6 +183,8 @@ class MaskedNeuroVec(MaskedObject):
                 tr=tr,
                 slope=slope,
                 inter=inter,
+                space_name=space_name,
+                metadata=metadata,
                 storage_options=storage_options,
             )
             made: Self = store_as(

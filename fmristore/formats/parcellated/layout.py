@@ -27,6 +27,7 @@ from fmristore.formats.nodes import (
 from fmristore.formats.options import store_as
 from fmristore.formats.parcellated.reduce import (
     ScanKind,
+    SeriesSource,
     make_reduction,
     open_source,
     result_dtype,
@@ -120,7 +121,7 @@ class ScanRequest:
     metadata : mapping
         What else is known of the scan: names, and values that JSON can hold.
     array : mapping
-        ``space``, ``tr``, ``slope``, ``inter`` for arrays.
+        ``space``, ``slope``, ``inter`` for arrays; ``tr`` for all.
     dtype : dtype, optional
         Of a stored summary.
     """
@@ -172,6 +173,7 @@ def make_parcellation(
     *,
     space: NeuroSpace | AnyArray | None = None,
     request: ScanRequest | None = None,
+    space_name: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Parcellation:
     """Make a parcellation on the grid of the run that it is for.
@@ -184,6 +186,8 @@ def make_parcellation(
         The grid, if an array of labels comes without a run.
     request : ScanRequest, optional
         The run.
+    space_name : str, optional
+        Name of the space; comes before what labels and run say.
     storage_options : mapping, optional
         For its URL.
     """
@@ -193,7 +197,11 @@ def make_parcellation(
     elif space is not None and not isinstance(space, NeuroSpace) and not _is_array(labels):
         space = None  # an affine that is meant for arrays; labels have their own
     labels, names, mask = (with_options(one, storage_options) for one in (labels, names, mask))
-    return Parcellation.from_labels(labels, names=names, mask=mask, space=space)
+    made = Parcellation.from_labels(labels, names=names, mask=mask, space=space)
+    if space_name is None or made.space.space_name == space_name:
+        return made
+    named = replace(made.space, space_name=space_name)
+    return Parcellation(named, made.labels, made.table, mask=made.mask, voxels=made.voxels)
 
 
 def _is_array(labels: Any) -> bool:
@@ -243,8 +251,8 @@ def open_content(
                     numbers=numbers,
                     space=source.space,
                     statistic=None,
-                    metadata=metadata,
-                    header=source.header,
+                    metadata={**source.metadata, **metadata},
+                    header=_named_header(source, parcellation.space.space_name),
                 )
             return
         reduction = make_reduction(
@@ -263,8 +271,17 @@ def open_content(
             numbers=numbers,
             space=source.space,
             statistic=reduction.name,
-            metadata=metadata,
+            metadata={**source.metadata, **metadata},
         )
+
+
+def _named_header(source: SeriesSource, space_name: str | None) -> bytes:
+    """NIfTI header of a run, with the codes of the space that the parcellation is in."""
+    from fmristore.nifti import header_in_space
+
+    if not source.header or space_name in (None, source.space.space_name):
+        return source.header
+    return header_in_space(source.header, str(space_name))
 
 
 def given_matrix(source: Any) -> AnyArray | None:

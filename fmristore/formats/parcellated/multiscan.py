@@ -535,6 +535,7 @@ class ParcellatedMultiScan(StoredObject):
         metadata: Mapping[str, Mapping[str, Any]] | None = None,
         space: NeuroSpace | AnyArray | None = None,
         tr: float | None = None,
+        space_name: str | None = None,
         codec: str | None = None,
         profile: str | None = None,
         overwrite: bool = False,
@@ -560,6 +561,8 @@ class ParcellatedMultiScan(StoredObject):
             Mappings by name of the scan.
         space : NeuroSpace or ndarray, (4, 4), optional
             For arrays of labels or runs: the grid, or the affine alone.
+        space_name : str, optional
+            Name of the space that labels and scans are in; comes before what they say.
         codec, profile, overwrite, storage_options, max_memory, progress
             See `ParcellatedScan.create`.
 
@@ -592,6 +595,7 @@ class ParcellatedMultiScan(StoredObject):
             mask,
             space=space,
             request=requests[0] if requests else None,
+            space_name=space_name,
             storage_options=storage_options,
         )
         return create_scans(cls, target, parcels, requests)

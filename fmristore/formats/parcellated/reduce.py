@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
@@ -20,6 +20,7 @@ from fmristore.planning.blocks import box_shape
 from fmristore.planning.indexing import AxisPart
 from fmristore.planning.progress import Progress
 from fmristore.planning.scratch import Scratch
+from fmristore.sources.facts import metadata_of, with_facts
 from fmristore.sources.images import ImageSource, image_source
 from fmristore.sources.parcellation import Parcellation
 from fmristore_stores.errors import InvalidInputError, MemoryLimitError
@@ -345,9 +346,10 @@ class SeriesSource(Protocol):
     dtype: np.dtype[Any]
     """Of the scaled numbers."""
 
-    @property
-    def header(self) -> bytes:
-        """NIfTI header of the run; empty if it has none."""
+    header: bytes
+    """NIfTI header of the run; empty if it has none."""
+    metadata: Mapping[str, Any]
+    """What else is known of the run."""
 
     def stored_dtype(self, parcellation: Parcellation) -> np.dtype[Any]:
         """Type of the numbers of the matrix of `numbers`, before scaling."""
@@ -387,10 +389,7 @@ def open_source(
         if isinstance(run, StoredObject):
             tr = given.pop("tr", None)
             _refuse(given)
-            stored = _stored_source(run)
-            if tr is not None:
-                stored.space = replace(stored.space, tr=tr, time_unit="s")
-            yield stored
+            yield with_facts(_stored_source(run), tr=tr)
             return
     space = given.get("space")
     shape = tuple(getattr(source, "shape", ()))
@@ -427,13 +426,9 @@ class _LinearSource:
         _checked(source.space, source.dtype)
         self._source = source
         self.space = source.space
+        self.header, self.metadata = source.header, metadata_of(source)
         scaling = source.scaling
         self.dtype = source.dtype if scaling is None else scaling.dtype(source.dtype)
-
-    @property
-    def header(self) -> bytes:
-        """Docstring inherited."""
-        return self._source.header
 
     def stored_dtype(self, parcellation: Parcellation) -> np.dtype[Any]:
         """Docstring inherited."""
@@ -498,10 +493,8 @@ class _StoredSource:
         self.dtype: np.dtype[Any] = image.dtype
         _checked(space, image.dtype)
 
-    @property
-    def header(self) -> bytes:
-        """Docstring inherited."""
-        return self._image.source_header if isinstance(self._image, GridView) else b""
+        self.header = image.source_header if isinstance(image, GridView) else b""
+        self.metadata = metadata_of(image)
 
     def stored_dtype(self, parcellation: Parcellation) -> np.dtype[Any]:
         """Docstring inherited."""

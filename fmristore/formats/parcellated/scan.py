@@ -238,6 +238,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         metadata: Mapping[str, Any] | None = None,
         space: NeuroSpace | AnyArray | None = None,
         tr: float | None = None,
+        space_name: str | None = None,
         slope: float | AnyArray | None = None,
         inter: float | AnyArray | None = None,
         codec: str | None = None,
@@ -269,6 +270,8 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
             For arrays.
         tr : float, optional
             Repetition time in seconds; comes before that of a file or image.
+        space_name : str, optional
+            Name of the space that the run is in; comes before what it says.
         slope, inter : float or ndarray (T,), optional
             For arrays of stored numbers.
         codec : str, optional
@@ -312,7 +315,12 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
             name=name,
             source=source,
             metadata=metadata or {},
-            array={"space": space, "tr": tr, "slope": slope, "inter": inter},
+            array={
+                "space": space,
+                "tr": tr,
+                "slope": slope,
+                "inter": inter,
+            },
         )
         parcels = make_parcellation(
             parcellation,
@@ -320,6 +328,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
             mask,
             space=space,
             request=request,
+            space_name=space_name,
             storage_options=storage_options,
         )
         return create_scans(cls, target, parcels, [request])

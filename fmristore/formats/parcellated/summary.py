@@ -236,6 +236,7 @@ class ParcellatedScanSummary(ParcellatedBase):
         metadata: Mapping[str, Any] | None = None,
         space: NeuroSpace | AnyArray | None = None,
         tr: float | None = None,
+        space_name: str | None = None,
         dtype: DTypeLike | None = None,
         codec: str | None = None,
         profile: str | None = None,
@@ -271,6 +272,8 @@ class ParcellatedScanSummary(ParcellatedBase):
             For arrays.
         tr : float, optional
             Repetition time in seconds; comes before that of the run.
+        space_name : str, optional
+            Name of the space that the run is in; comes before what it says.
         dtype : dtype, optional
             Of the stored series; float32 by default where the source has no more precision.
         codec : str, optional
@@ -325,6 +328,7 @@ class ParcellatedScanSummary(ParcellatedBase):
             mask,
             space=space,
             request=request,
+            space_name=space_name,
             storage_options=storage_options,
         )
         return create_scans(cls, target, parcels, [request])

@@ -389,6 +389,8 @@ class NeuroVecSeq(GridView):
         *,
         space: NeuroSpace | AnyArray | None = None,
         tr: float | Sequence[float | None] | None = None,
+        space_name: str | None = None,
+        metadata: Mapping[str, Mapping[str, Any]] | None = None,
         access: Access = "time",
         codec: str | None = None,
         order: Order | None = None,
@@ -413,6 +415,11 @@ class NeuroVecSeq(GridView):
         tr : float or sequence of float, optional
             Repetition time in seconds, one for all runs or one for each; comes before that of a
             file, image or store. None leaves a run its own.
+        space_name : str, optional
+            Name of the space that all runs are in; comes before what they say.
+        metadata : mapping of str to mapping, optional
+            What else is known of runs, as JSON holds it, by their names; comes before what a run
+            says, such as the BIDS sidecar beside a file.
         access : {"time", "volume", "balanced", "both"}
             What is read most; ``"both"`` stores every run twice, for time and for volumes.
         codec : str, optional
@@ -445,7 +452,8 @@ class NeuroVecSeq(GridView):
         """
         max_memory = parse_size(max_memory)
         with opened_all(_listed(runs), storage_options) as found:
-            checked = check_runs(_sources(found, space, tr, storage_options))
+            known = {"space_name": space_name, "metadata": metadata}
+            checked = check_runs(_sources(found, space, tr, known, storage_options))
             options = image_options(
                 url, access=access, codec=codec, order=order, profile=profile, max_memory=max_memory
             )
@@ -484,13 +492,21 @@ def _listed(runs: Any) -> Mapping[str, Any] | list[Any]:
 
 
 def _sources(
-    runs: Any, space: Any, tr: Any, storage_options: Mapping[str, Any] | None
+    runs: Any,
+    space: Any,
+    tr: Any,
+    known: Mapping[str, Any],
+    storage_options: Mapping[str, Any] | None,
 ) -> Iterator[tuple[str, ImageSource]]:
     """Runs as sources, with their names."""
     named = (
         runs if isinstance(runs, Mapping) else dict(zip(run_names(len(runs)), runs, strict=True))
     )
     trs = tr if isinstance(tr, Sequence) else [tr] * len(named)
+    metadata = known["metadata"] or {}
+    unknown = [name for name in metadata if name not in named]
+    if unknown:
+        raise InvalidInputError(f"metadata of {unknown[0]!r}, which is no run")
     if len(trs) != len(named):
         raise InvalidInputError(f"{len(trs)} repetition times for {len(named)} runs")
     for (name, data), seconds in zip(named.items(), trs, strict=True):
@@ -502,7 +518,16 @@ def _sources(
                 offset = space.time_offset
                 timed = space.with_time(np.shape(data)[3], tr=tr_s, time_offset=offset)
                 of_array = {"space": timed}
-        yield name, image_source(data, storage_options=storage_options, **of_array)
+        yield (
+            name,
+            image_source(
+                data,
+                space_name=known["space_name"],
+                metadata=metadata.get(name),
+                storage_options=storage_options,
+                **of_array,
+            ),
+        )
 
 
 def _shortened(name: str) -> str:

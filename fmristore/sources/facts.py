@@ -1,0 +1,201 @@
+"""What is known of an image besides its data: its BIDS sidecar, and what a user says."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from fmristore.model.space import IMPLAUSIBLE_TR_S, HeaderWarning
+from fmristore_stores.errors import (
+    AccessDeniedError,
+    FmristoreError,
+    InvalidInputError,
+    NotFoundError,
+)
+from fmristore_stores.spec import check_attributes
+
+__all__ = ["metadata_of", "sidecar_url", "with_facts", "with_sidecar"]
+
+Source = TypeVar("Source")
+
+_MOST_BYTES = 16 << 20
+"""Bytes that a sidecar may have."""
+
+_SAME_TR = 1e-4
+"""By which share the TR of a header, stored as float32, may differ from that of a sidecar."""
+
+
+def metadata_of(source: Any) -> Mapping[str, Any]:
+    """What else is known of an image source, or of a stored object."""
+    found = getattr(source, "metadata", None)
+    return found if isinstance(found, Mapping) else {}
+
+
+def with_facts(
+    source: Source,
+    *,
+    tr: float | None = None,
+    space_name: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Source:
+    """Let a source say what a user knows better: its header says the same then.
+
+    Parameters
+    ----------
+    source : ImageSource
+        Returned as it is if there is nothing to say.
+    tr : float, optional
+        Repetition time in seconds.
+    space_name : str, optional
+        Name of the space, such as ``"MNI152NLin2009cAsym"``; the codes of sform and qform follow.
+    metadata : mapping, optional
+        What else is known; comes before what the source knows of the same name.
+
+    Raises
+    ------
+    InvalidInputError
+        If the header cannot hold the repetition time, or JSON not the metadata.
+    """
+    changed: Any = copy(source)
+    if metadata:
+        changed.metadata = {**metadata_of(source), **check_attributes(metadata)}
+    if tr is not None:
+        _set_tr(changed, tr)
+    if space_name is not None and space_name != changed.space.space_name:
+        _set_space_name(changed, space_name)
+    return changed if vars(changed) != vars(source) else source
+
+
+def _set_tr(source: Any, tr: float) -> None:
+    from fmristore.nifti import header_with_tr
+
+    space = replace(source.space, tr=tr, time_unit="s")
+    if source.space.tr == space.tr and source.space.time_unit == "s":
+        return
+    source.space = space
+    if source.header:
+        source.header = header_with_tr(source.header, tr)
+
+
+def _set_space_name(source: Any, name: str) -> None:
+    from fmristore.nifti import header_in_space
+
+    if not name.strip():
+        raise InvalidInputError(f"space_name {name!r:.80}: expected text")
+    source.space = replace(source.space, space_name=name)
+    if source.header:
+        source.header = header_in_space(source.header, name)
+
+
+# The sidecar ----------------------------------------------------------------------------------
+
+
+def sidecar_url(url: str) -> str | None:
+    """URL of the JSON file that BIDS puts beside an image; None if the name is not that of one."""
+    from fmristore.nifti.files import split_name
+
+    name = split_name(url)
+    return None if name is None else f"{name.stem}.json{name.tail}"
+
+
+def with_sidecar(
+    source: Source,
+    url: str,
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    tr: float | None = None,
+) -> Source:
+    """Let an image that lies in a file know what the sidecar beside it says, if there is one.
+
+    Its repetition time comes before that of the header, and `tr` before both. All else becomes
+    metadata.
+
+    Parameters
+    ----------
+    source : ImageSource
+        Of the file.
+    url : str
+        Of the file.
+    storage_options : mapping, optional
+        Passed to fsspec.
+    tr : float, optional
+        Repetition time in seconds that the user says.
+
+    Warns
+    -----
+    HeaderWarning
+        If header and sidecar disagree, or the sidecar is damaged.
+    """
+    beside = sidecar_url(url)
+    found = None if beside is None else _read(beside, storage_options)
+    if beside is None or not found:
+        return source
+    changed: Any = copy(source)
+    changed.metadata = _kept(found, beside)
+    if tr is None and changed.space.time_points is not None:
+        _apply_tr(changed, found.get("RepetitionTime"), url, beside)
+    known: Source = changed
+    return known
+
+
+def _read(url: str, storage_options: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    from fmristore.nifti.files import open_decoded
+
+    try:
+        with open_decoded(url, storage_options) as (file, _):
+            data = file.read(_MOST_BYTES + 1)
+    except (NotFoundError, AccessDeniedError):  # S3 denies access to what is not there
+        return None
+    except FmristoreError as error:
+        _warn(url, f"cannot be read and is left out: {error.message}")
+        return None
+    if len(data) > _MOST_BYTES:
+        _warn(url, f"has more than {_MOST_BYTES} bytes and is left out")
+        return None
+    try:
+        found = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        _warn(url, f"is no JSON and is left out: {error}")
+        return None
+    if not isinstance(found, dict):
+        _warn(url, f"holds no JSON object but a {type(found).__name__}, and is left out")
+        return None
+    return found
+
+
+def _kept(found: Mapping[str, Any], url: str) -> dict[str, Any]:
+    """What of a sidecar can be stored as attributes."""
+    kept: dict[str, Any] = {}
+    for name, value in found.items():
+        try:
+            kept |= check_attributes({name: value})
+        except InvalidInputError as error:
+            _warn(url, f"{name!r:.80} cannot be kept: {error.message}")
+    return kept
+
+
+def _apply_tr(source: Any, value: Any, url: str, beside: str) -> None:
+    if value is None or source.space.time_unit not in ("s", "unknown"):
+        return
+    right = isinstance(value, int | float) and not isinstance(value, bool)
+    if not right or not math.isfinite(value) or value <= 0:
+        _warn(beside, f"RepetitionTime is {value!r:.80}, no time in seconds, and is not used")
+        return
+    own = source.space.tr
+    if value > IMPLAUSIBLE_TR_S and (own is None or own <= IMPLAUSIBLE_TR_S):
+        _warn(beside, f"RepetitionTime is {value} s, most likely milliseconds, and is not used")
+        return
+    if own is not None and math.isclose(own, value, rel_tol=_SAME_TR):
+        return
+    if own is not None:
+        _warn(url, f"the header's TR is {own:g} s, that of the sidecar {value:g} s, which is used")
+    _set_tr(source, float(value))
+
+
+def _warn(url: str, text: str) -> None:
+    warnings.warn(f"{url}: {text}", HeaderWarning, stacklevel=4)
