@@ -220,7 +220,12 @@ def transcode(  # noqa: PLR0913
 @app.command(epilog="Example: fmristore export bold.h5 bold.nii.gz")
 def export(
     url: Url,
-    out: Annotated[str, typer.Argument(metavar="OUT", help=".nii, .nii.gz, or .hdr/.img.")],
+    out: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT", help=".nii, .nii.gz, .hdr/.img; of parcels .tsv, .csv, .parquet."
+        ),
+    ],
     *,
     part: Part = None,
     max_memory: MaxMemory = "256MiB",
@@ -228,30 +233,36 @@ def export(
     storage_option: StorageOptions = None,
     json: Json = False,
 ) -> None:
-    """Write a stored image as NIfTI, with the header and numbers of its source if it has them."""
+    """Write an image as NIfTI, with the header of its source, or series of parcels as a table."""
     options = parse_options(storage_option or ())
     limit = parse_size(max_memory)
     from fmristore import api
     from fmristore.cli.catalogue import able, choose
+    from fmristore.interop.pandas import TABLE_SUFFIXES
 
     started = time.perf_counter()
     with naming(url), api.open(url, storage_options=options) as stored:
         image = choose(stored, part)
-        to_nifti = able(image, "to_nifti", "export")
-        with progress_bar("exporting", quiet=json) as progress:
-            to_nifti(
-                out,
-                overwrite=overwrite,
-                storage_options=options,
-                max_memory=limit,
-                progress=progress,
-            )
-        shape = list(image.shape)
+        if out.lower().endswith(TABLE_SUFFIXES):
+            to_table = able(image, "to_table", "write a table of")
+            to_table(out, overwrite=overwrite, storage_options=options)
+        else:
+            to_nifti = able(image, "to_nifti", "export")
+            with progress_bar("exporting", quiet=json) as progress:
+                to_nifti(
+                    out,
+                    overwrite=overwrite,
+                    storage_options=options,
+                    max_memory=limit,
+                    progress=progress,
+                )
+        shape = list(getattr(image, "shape", ()))
     seconds = time.perf_counter() - started
     if json:
         emit({"source": url, "part": part, "target": out, "shape": shape, "seconds": seconds})
     else:
-        echo(f"{url} -> {out}: {' x '.join(map(str, shape))}, {seconds:.1f} s")
+        size = f"{' x '.join(map(str, shape))}, " if shape else ""
+        echo(f"{url} -> {out}: {size}{seconds:.1f} s")
 
 
 @app.command(

@@ -1,14 +1,24 @@
-"""Data frames of series; pandas is imported on use."""
+"""Data frames of series, labels and metadata, and tables as files; pandas is imported on use."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from fmristore_stores.errors import DependencyError
-from fmristore_stores.protocol import AnyArray
+import numpy as np
 
-__all__ = ["series_frame"]
+from fmristore_stores.errors import DependencyError, InvalidInputError
+from fmristore_stores.io.location import normalise
+from fmristore_stores.protocol import AnyArray
+from fmristore_stores.publishing.publish import publish_file
+
+__all__ = ["TABLE_SUFFIXES", "columns_frame", "plain_tables", "series_frame", "write_table"]
+
+TABLE_SUFFIXES = (".tsv", ".csv", ".parquet")
 
 
 def series_frame(
@@ -41,10 +51,7 @@ def series_frame(
     DependencyError
         If pandas is not installed.
     """
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise DependencyError("data frames need pandas: pip install pandas") from error
+    pd = _pandas()
     if runs is not None:
         timed = all(seconds is not None for _, _, seconds in runs)
         pairs = [
@@ -59,3 +66,132 @@ def series_frame(
     else:
         index = pd.Index(times, name="time")
     return pd.DataFrame(values, index=index, columns=list(columns) or None)
+
+
+def columns_frame(columns: Mapping[str, Any], *, index: Any = None, index_name: str = "") -> Any:
+    """Columns of equal length as a pandas data frame.
+
+    Parameters
+    ----------
+    columns : mapping of str to sequence
+    index : sequence, optional
+        Labels of the rows.
+    index_name : str
+        What they are.
+
+    Raises
+    ------
+    DependencyError
+        If pandas is not installed.
+    InvalidInputError
+        If the columns are not sequences of one length.
+    """
+    pd = _pandas()
+    lengths = {
+        len(values) if isinstance(values, list | tuple | np.ndarray) else -1
+        for values in columns.values()
+    }
+    if len(lengths) > 1 or -1 in lengths:
+        raise InvalidInputError("not a table: its values are not columns of one length")
+    rows = None if index is None else pd.Index(index, name=index_name or None)
+    return pd.DataFrame({name: list(values) for name, values in columns.items()}, index=rows)
+
+
+def plain_tables(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata whose data frames are mappings from a column's name to its values.
+
+    Missing values are None, as JSON has them.
+    """
+    return {
+        name: _plain_frame(value) if _is_frame(value) else value for name, value in metadata.items()
+    }
+
+
+def _is_frame(value: Any) -> bool:
+    return all(hasattr(value, name) for name in ("columns", "index", "to_dict"))
+
+
+def _plain_frame(frame: Any) -> dict[str, list[Any]]:
+    if not frame.columns.is_unique:
+        raise InvalidInputError("a data frame among the metadata has two columns of one name")
+    missing = frame.isna()
+    return {
+        str(name): [
+            None if absent else value
+            for value, absent in zip(frame[name].tolist(), missing[name].tolist(), strict=True)
+        ]
+        for name in frame.columns
+    }
+
+
+def write_table(
+    frame: Any,
+    url: str | os.PathLike[str],
+    *,
+    sidecar: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a data frame of series as a file.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        As `series_frame` makes it.
+    url : str or path
+        ``.tsv`` as BIDS has it: names of the columns, ``n/a`` for missing values, no times of one
+        run, and a ``.json`` beside it. ``.csv`` and ``.parquet`` with the index of the frame.
+    sidecar : mapping, optional
+        Content of the ``.json``.
+    overwrite : bool
+        Replace what is there, once the new file is complete.
+    storage_options : mapping, optional
+        Passed to fsspec.
+
+    Raises
+    ------
+    AlreadyExistsError
+        If there is something at `url` and `overwrite` is false.
+    InvalidInputError
+        If the name ends in something else, or Parquet cannot hold columns of equal names.
+    DependencyError
+        If there is no library for Parquet.
+    """
+    target = normalise(url)
+    suffix = next((s for s in TABLE_SUFFIXES if target.lower().endswith(s)), None)
+    if suffix is None:
+        raise InvalidInputError(
+            f"the name of a table must end in {', '.join(TABLE_SUFFIXES)}", url=target
+        )
+    if suffix == ".parquet" and not frame.columns.is_unique:
+        raise InvalidInputError("Parquet holds no two columns of one name: take .tsv", url=target)
+    options: dict[str, Any] = {"overwrite": overwrite, "storage_options": storage_options}
+    several = frame.index.nlevels > 1
+    with contextlib.ExitStack() as files:  # both appear, or none
+        if suffix == ".tsv" and sidecar is not None:
+            beside = f"{target[: -len(suffix)]}.json"
+            text = json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n"
+            path = files.enter_context(publish_file(beside, **options))
+            Path(path).write_text(text, encoding="utf-8")
+        path = files.enter_context(publish_file(target, **options))
+        if suffix == ".tsv":
+            frame.to_csv(path, sep="\t", na_rep="n/a", index=several, lineterminator="\n")
+        elif suffix == ".csv":
+            frame.to_csv(path, lineterminator="\n")
+        else:
+            _write_parquet(frame, path)
+
+
+def _write_parquet(frame: Any, path: str) -> None:
+    try:
+        frame.to_parquet(path)
+    except ImportError as error:
+        raise DependencyError('Parquet needs pyarrow: pip install "fmristore[tables]"') from error
+
+
+def _pandas() -> Any:
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise DependencyError('data frames need pandas: pip install "fmristore[tables]"') from error
+    return pd

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmristore.sources.label_files import read_label_file
-from fmristore_stores.errors import InvalidInputError
+from fmristore_stores.errors import DependencyError, InvalidInputError
 from fmristore_stores.io.location import normalise
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import STRING
@@ -130,6 +130,42 @@ class LabelTable:
         )
         columns = {name: _pick(values, rows) for name, values in self.columns.items()}
         return LabelTable(ids, names, columns)
+
+    def to_dataframe(self) -> Any:
+        """Name and further columns of the parcels as a pandas data frame, by id.
+
+        Returns
+        -------
+        pandas.DataFrame
+            With the ids as its index, called ``index``: a table of labels as nilearn takes it.
+
+        Raises
+        ------
+        DependencyError
+            If pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            msg = 'data frames need pandas: pip install "fmristore[tables]"'
+            raise DependencyError(msg) from error
+        columns = {"name": list(self.names), **self.columns}
+        return pd.DataFrame(columns, index=pd.Index(self.ids, name="index"))
+
+    def sidecar(self, *, tr: float | None, statistic: str) -> dict[str, Any]:
+        """Content of the ``.json`` beside a table of series, as BIDS names it.
+
+        Parameters
+        ----------
+        tr : float, optional
+            Repetition time in seconds.
+        statistic : str
+            What the voxels of a parcel were summarised by.
+        """
+        times = {} if tr is None else {"RepetitionTime": tr, "SamplingFrequency": 1 / tr}
+        ids = self.ids.tolist()
+        columns = {n: {"ParcelIndex": i} for i, n in zip(ids, self.names, strict=True)}
+        return {**times, "StartTime": 0, "Statistic": statistic, **columns}
 
     def in_order(self, given: Any, values: AnyArray | None = None) -> AnyArray:
         """Values of the parcels, (..., K), in order of the ids.

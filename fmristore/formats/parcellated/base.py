@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 from types import MappingProxyType
@@ -18,6 +20,7 @@ from fmristore.formats.registry import Layout
 from fmristore.model.space import NeuroSpace
 from fmristore.sources.labels import LabelTable
 from fmristore.sources.parcellation import Parcellation, find_parcel
+from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
 
@@ -56,6 +59,76 @@ class ParcellatedBase(StoredObject):
     def metadata(self) -> Mapping[str, Any]:
         """What else is known of the scan."""
         return MappingProxyType(dict(self._parts.metadata))
+
+    def metadata_frame(self, name: str) -> Any:
+        """A table among the metadata, such as events or confounds, as a pandas data frame.
+
+        Parameters
+        ----------
+        name : str
+            Under which a data frame, or a mapping from columns to values, was stored.
+
+        Raises
+        ------
+        SelectionError
+            If there is nothing of that name.
+        InvalidInputError
+            If it is no table.
+        DependencyError
+            If pandas is not installed.
+        """
+        from fmristore.interop.pandas import columns_frame
+
+        if name not in self.metadata:
+            known = ", ".join(map(repr, self.metadata)) or "none"
+            raise SelectionError(f"no metadata {name!r}; there are {known}", url=self.url)
+        columns = self.metadata[name]
+        if not isinstance(columns, Mapping):
+            raise InvalidInputError(f"the metadata {name!r} are no table", url=self.url)
+        return columns_frame(columns)
+
+    def to_table(
+        self,
+        url: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write one series for each parcel as a table.
+
+        Parameters
+        ----------
+        url : str or path
+            ``.tsv`` as BIDS has ``_timeseries.tsv``: a column for each parcel, ``n/a`` for missing
+            values, and a ``.json`` beside it with the repetition time and the parcels' ids.
+            ``.csv`` and ``.parquet`` have times as their index.
+        overwrite : bool
+            Replace what is there, once the new file is complete.
+        storage_options : mapping, optional
+            Passed to fsspec.
+
+        Raises
+        ------
+        AlreadyExistsError
+            If there is something at `url` and `overwrite` is false.
+        InvalidInputError
+            If the name ends in something else.
+        DependencyError
+            If pandas, or for Parquet pyarrow, is not installed.
+        """
+        from fmristore.interop.pandas import write_table
+
+        write_table(
+            self.to_dataframe(),
+            url,
+            sidecar=self.table.sidecar(tr=self.tr, statistic=self._parts.statistic or "mean"),
+            overwrite=overwrite,
+            storage_options=storage_options,
+        )
+
+    @abstractmethod
+    def to_dataframe(self) -> Any:
+        """One series for each parcel as a pandas data frame."""
 
     @property
     def space(self) -> NeuroSpace:

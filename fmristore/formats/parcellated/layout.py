@@ -34,6 +34,7 @@ from fmristore.formats.parcellated.reduce import (
     summarise,
 )
 from fmristore.formats.registry import NativeLayout
+from fmristore.interop.pandas import plain_tables
 from fmristore.model.scaling import Scaling, make_scaling
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import unmask
@@ -231,7 +232,7 @@ def open_content(
         used.
     """
     encode_name(request.name)
-    metadata = check_attributes(request.metadata)
+    metadata = check_attributes(plain_tables(request.metadata))
     matrix = given_matrix(request.source)
     if matrix is not None:
         yield _from_matrix(request, matrix, parcellation, metadata)

@@ -221,6 +221,58 @@ class ParcellatedMultiScan(StoredObject):
             )
         return concatenate(parts, self._chosen(scans), spaces, self.table)
 
+    def to_dataframe(self, scans: Sequence[str] | None = None, *, statistic: Any = "mean") -> Any:
+        """Series of the parcels through several scans as a pandas data frame.
+
+        Parameters
+        ----------
+        scans, statistic
+            As of `concat`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Indexed by scan, and time in seconds where that is known, else volume.
+
+        Raises
+        ------
+        DependencyError
+            If pandas is not installed.
+        """
+        return self.concat(scans, statistic=statistic).to_dataframe()
+
+    def to_table(
+        self,
+        url: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the series of all scans as one table, whose first columns are scan and time.
+
+        Parameters
+        ----------
+        url, overwrite, storage_options
+            As of `ParcellatedScanSummary.to_table`; export scans one by one for BIDS.
+
+        Raises
+        ------
+        AlreadyExistsError
+            If there is something at `url` and `overwrite` is false.
+        DependencyError
+            If pandas, or for Parquet pyarrow, is not installed.
+        """
+        from fmristore.interop.pandas import write_table
+
+        joined = self.concat()
+        write_table(
+            joined.to_dataframe(),
+            url,
+            sidecar=self.table.sidecar(tr=joined.tr, statistic="mean"),
+            overwrite=overwrite,
+            storage_options=storage_options,
+        )
+
     def to_xarray(self) -> Any:
         """Lazy tree of xarray with one node for each scan.
 

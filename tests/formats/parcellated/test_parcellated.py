@@ -423,7 +423,7 @@ def test_summary(summary: ParcellatedScanSummary) -> None:
 
 def test_no_pandas(summary: ParcellatedScanSummary, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(fs.errors.DependencyError, match="pip install pandas"):
+    with pytest.raises(fs.errors.DependencyError, match=r"fmristore\[tables\]"):
         summary.to_dataframe()
 
 
