@@ -33,7 +33,7 @@ _MOST_HEADER = 1 << 15
 _ALIGNED_MM = 1e-3
 """What an axis may stray over its whole length and be that of the world."""
 
-Runs = Sequence[tuple[str, int, float | None]]
+Runs = Sequence[tuple[str, int, AnyArray | None]]
 
 
 class LazyArray(BackendArray):
@@ -118,8 +118,9 @@ def grid_dataset(
     ----------
     image : GridView
         The dataset reads from a copy of it, which has its own hold on the store.
-    runs : sequence of (str, int, float or None), optional
-        Name, number of volumes and repetition time of the runs that the last axis is made of.
+    runs : sequence of (str, int, ndarray or None), optional
+        Name, number of volumes and their times in seconds, of the runs that the last axis is made
+        of.
     names : sequence of str, optional
         Of what lies along the last axis, if that is not time.
 
@@ -137,7 +138,7 @@ def grid_dataset(
         data.attrs["nifti_header"] = base64.b64encode(header).decode()
     coords: dict[str, Any] = _world(image.space)
     if "time" in dims:
-        coords |= _times(runs or [("", image.shape[3], image.tr)], named=runs is not None)
+        coords |= _times(runs or [("", image.shape[3], image.space.times)], named=runs is not None)
     elif names is not None:
         coords[dims[-1]] = (dims[-1], np.array(names, dtype=str))
     return _dataset(image, data, coords)
@@ -155,7 +156,7 @@ def series_dataset(stored: Any) -> xr.Dataset:
     data = _variable(stored, ("time", "parcel"), indexing.IndexingSupport.BASIC)
     if stored.statistic is not None:
         data.attrs["statistic"] = stored.statistic
-    coords = _times([("", stored.shape[0], stored.tr)], named=False)
+    coords = _times([("", stored.shape[0], stored.space.times)], named=False)
     coords["parcel"] = ("parcel", np.array(stored.names, dtype=str))
     coords["parcel_id"] = ("parcel", np.asarray(stored.ids))
     return _dataset(stored, data, coords)
@@ -207,10 +208,10 @@ def _world(space: NeuroSpace) -> dict[str, Any]:
 def _times(runs: Runs, *, named: bool) -> dict[str, Any]:
     """Seconds since the start of each run, and the names of the runs."""
     coords: dict[str, Any] = {}
-    if all(tr is not None for _, _, tr in runs):
-        seconds = [np.arange(length) * float(tr or 0) for _, length, tr in runs]
-        coords["time"] = ("time", np.concatenate(seconds), {"units": "s"})
-        coords["time"][2]["long_name"] = "time since the start of the run"
+    seconds = [times for _, _, times in runs if times is not None]
+    if len(seconds) == len(runs):
+        about = {"units": "s", "long_name": "time since the start of the run"}
+        coords["time"] = ("time", np.concatenate(seconds), about)
     if named:
         labels = np.repeat([name for name, _, _ in runs], [length for _, length, _ in runs])
         coords["run"] = ("time", labels)

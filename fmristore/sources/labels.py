@@ -152,7 +152,7 @@ class LabelTable:
         columns = {"name": list(self.names), **self.columns}
         return pd.DataFrame(columns, index=pd.Index(self.ids, name="index"))
 
-    def sidecar(self, *, tr: float | None, statistic: str) -> dict[str, Any]:
+    def sidecar(self, *, tr: float | None, statistic: str, start: float = 0.0) -> dict[str, Any]:
         """Content of the ``.json`` beside a table of series, as BIDS names it.
 
         Parameters
@@ -161,11 +161,13 @@ class LabelTable:
             Repetition time in seconds.
         statistic : str
             What the voxels of a parcel were summarised by.
+        start : float
+            Time of the first volume in seconds.
         """
         times = {} if tr is None else {"RepetitionTime": tr, "SamplingFrequency": 1 / tr}
         ids = self.ids.tolist()
         columns = {n: {"ParcelIndex": i} for i, n in zip(ids, self.names, strict=True)}
-        return {**times, "StartTime": 0, "Statistic": statistic, **columns}
+        return {**times, "StartTime": start, "Statistic": statistic, **columns}
 
     def in_order(self, given: Any, values: AnyArray | None = None) -> AnyArray:
         """Values of the parcels, (..., K), in order of the ids.

@@ -160,6 +160,13 @@ class TestCoordinates:
             assert list(np.unique(lazy["run"])) == ["rest", "task"]
             assert_array_equal(lazy["time"].values[[0, 19, 20, 27]], [0, 28.5, 0, 14])
 
+    def test_times_begin_where_the_run_does(self, tmp_path: Path) -> None:
+        space = fs.NeuroSpace(
+            spatial_shape=SHAPE[:3], affine=AFFINE, time_points=9, tr=1.5, time_offset=0.75
+        )
+        with fs.NeuroVec.create(tmp_path / "a.h5", make_numbers(), space=space) as image:
+            assert_allclose(image.to_xarray()["time"], 0.75 + np.arange(9) * 1.5)
+
     def test_no_times_without_a_repetition_time(self, tmp_path: Path) -> None:
         with store(tmp_path / "a.h5", make_numbers(), tr=None) as image:
             assert "time" not in image.to_xarray().coords

@@ -283,10 +283,13 @@ class LatentNeuroVec(LatentView):
         """Number of time points of each scan."""
         return tuple(scan.basis.shape[0] for scan in self._scans)
 
-    def _runs(self) -> Sequence[tuple[str, int, float | None]] | None:
+    def _runs(self) -> Sequence[tuple[str, int, AnyArray | None]] | None:
         if len(self._scans) == 1:
             return None
-        return [(scan.name, scan.basis.shape[0], scan.tr) for scan in self._scans]
+        return [
+            (name, length, self.scan(name).space.times)
+            for name, length in zip(self.scan_names, self.scan_lengths, strict=True)
+        ]
 
     def scan(self, name: str) -> LatentScan:
         """One scan, indexed as the whole is.

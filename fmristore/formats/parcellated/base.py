@@ -121,7 +121,11 @@ class ParcellatedBase(StoredObject):
         write_table(
             self.to_dataframe(),
             url,
-            sidecar=self.table.sidecar(tr=self.tr, statistic=self._parts.statistic or "mean"),
+            sidecar=self.table.sidecar(
+                tr=self.tr,
+                statistic=self._parts.statistic or "mean",
+                start=self.space.time_offset,
+            ),
             overwrite=overwrite,
             storage_options=storage_options,
         )

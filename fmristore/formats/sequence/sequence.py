@@ -232,8 +232,9 @@ class NeuroVecSeq(GridView):
 
         return concatenate([image.to_dask(chunks) for image in self.images], axis=3)
 
-    def _runs(self) -> Sequence[tuple[str, int, float | None]]:
-        return list(zip(self.runs, self.lengths, self.trs, strict=True))
+    def _runs(self) -> Sequence[tuple[str, int, AnyArray | None]]:
+        times = [part.space.times for part in self._parts.images]
+        return list(zip(self.runs, self.lengths, times, strict=True))
 
     # Runs -----------------------------------------------------------------------------------
 
