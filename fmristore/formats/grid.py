@@ -606,7 +606,7 @@ class GridView(StoredObject):
         return xarray_module().grid_dataset(self, runs=self._runs(), names=self._last_names())
 
     def _runs(self) -> Sequence[tuple[str, int, AnyArray | None]] | None:
-        """Name, length and times of the runs that the last axis is made of, if there are several."""
+        """Name, length and times of the runs along the last axis, if there are several."""
         return None
 
     def _last_names(self) -> Sequence[str] | None:
