@@ -29,7 +29,6 @@ PACKAGES = (fmristore, fmristore_stores)
 FILES = sorted(
     [*(ROOT / "fmristore").rglob("*.py"), *(ROOT / "stores/fmristore_stores").rglob("*.py")]
 )
-NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 HEAVY = ("h5py", "zarr", "nibabel", "fsspec", "numcodecs", "isal", "numpy", "rich", "typer")
 """Packages that ``import fmristore`` must not load; numpy is the price of the first use."""
@@ -86,24 +85,16 @@ def public_definitions(path: Path) -> set[str]:
 
 
 class TestExports:
-    @pytest.mark.parametrize("module", list(modules()), ids=lambda m: m.__name__)
-    def test_everything_exported_is_there(self, module: ModuleType) -> None:
-        exported = getattr(module, "__all__", None)
-        if exported is None:
-            assert not public_definitions(Path(str(module.__file__)))
-            return
-        assert len(set(exported)) == len(exported)
-        for name in exported:
-            assert getattr(module, name) is not None
-
-    @pytest.mark.parametrize("path", FILES, ids=NAMES)
-    def test_everything_public_is_exported(self, path: Path) -> None:
-        name = ".".join(path.with_suffix("").parts[-len(path.parts) + len(ROOT.parts) :])
-        name = name.removeprefix("stores.").removesuffix(".__init__")
-        if name.endswith("__main__"):
-            return
-        exported = set(getattr(importlib.import_module(name), "__all__", ()))
-        assert public_definitions(path) <= exported | {"main"}
+    def test_what_is_exported_is_there_and_what_is_public_is_exported(self) -> None:
+        found = list(modules())
+        assert {Path(str(m.__file__)) for m in found} == {p for p in FILES if p.stem != "__main__"}
+        for module in found:
+            exported = getattr(module, "__all__", ())
+            assert len(set(exported)) == len(exported), module.__name__
+            for name in exported:
+                assert getattr(module, name) is not None, f"{module.__name__}.{name}"
+            lacking = public_definitions(Path(str(module.__file__))) - {*exported, "main"}
+            assert not lacking, module.__name__
 
     @pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.__name__)
     def test_packages_list_what_they_export_and_nothing_else(self, package: ModuleType) -> None:
@@ -125,17 +116,17 @@ class TestExports:
         assert fmristore.errors is errors
         assert fmristore.__version__ == fmristore_stores.__version__
 
-    @pytest.mark.parametrize("module", list(modules()), ids=lambda m: m.__name__)
-    def test_what_is_exported_is_documented(self, module: ModuleType) -> None:
-        assert module.__doc__
-        for name in getattr(module, "__all__", ()):
-            value = getattr(module, name)
-            if not (inspect.isclass(value) or inspect.isfunction(value)):
-                continue
-            assert inspect.getdoc(value), name
-            for attribute, member in vars(value).items() if inspect.isclass(value) else ():
-                if not attribute.startswith("_") and inspect.isfunction(member):
-                    assert inspect.getdoc(getattr(value, attribute)), f"{name}.{attribute}"
+    def test_what_is_exported_is_documented(self) -> None:
+        for module in modules():
+            assert module.__doc__, module.__name__
+            for name in getattr(module, "__all__", ()):
+                value = getattr(module, name)
+                if not (inspect.isclass(value) or inspect.isfunction(value)):
+                    continue
+                assert inspect.getdoc(value), f"{module.__name__}.{name}"
+                for attribute, member in vars(value).items() if inspect.isclass(value) else ():
+                    if not attribute.startswith("_") and inspect.isfunction(member):
+                        assert inspect.getdoc(getattr(value, attribute)), f"{name}.{attribute}"
 
 
 class TestImports:
@@ -179,35 +170,35 @@ class TestImports:
 
 
 class TestErrors:
-    @pytest.mark.parametrize("path", FILES, ids=NAMES)
-    def test_only_errors_of_the_tree_are_raised(self, path: Path) -> None:
-        if SHIPPED_TESTS in str(path):
-            return
-        tree = ast.parse(path.read_text())
-        allowed = {
-            id(node)
-            for function in tree.body
-            if isinstance(function, ast.FunctionDef) and function.name == "__getattr__"
-            for node in ast.walk(function)
-        }
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Raise) and node.exc is not None and id(node) not in allowed:
-                raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
-                assert ast.unparse(raised) not in FORBIDDEN, f"{path}:{node.lineno}"
-
-    @pytest.mark.parametrize("path", FILES, ids=NAMES)
-    def test_documented_errors_exist(self, path: Path) -> None:
-        """Names in the Raises sections of docstrings are classes of the tree, or documented."""
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+    def test_only_errors_of_the_tree_are_raised(self) -> None:
+        for path in FILES:
+            if SHIPPED_TESTS in str(path):
                 continue
-            _, _, rest = (ast.get_docstring(node) or "").partition("Raises\n------\n")
-            for line in rest.splitlines():
-                if line.startswith("---") or (line and line[0] == " "):
+            tree = ast.parse(path.read_text())
+            allowed = {
+                id(node)
+                for function in tree.body
+                if isinstance(function, ast.FunctionDef) and function.name == "__getattr__"
+                for node in ast.walk(function)
+            }
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Raise) and node.exc is not None and id(node) not in allowed:
+                    raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+                    assert ast.unparse(raised) not in FORBIDDEN, f"{path}:{node.lineno}"
+
+    def test_documented_errors_exist(self) -> None:
+        """Names in the Raises sections of docstrings are classes of the tree, or documented."""
+        for path in FILES:
+            for node in ast.walk(ast.parse(path.read_text())):
+                if not isinstance(node, ast.FunctionDef | ast.ClassDef):
                     continue
-                for name in line.split(", "):
-                    if name.endswith("Error"):
-                        assert name in errors.__all__, f"{path}:{node.lineno} {name}"
+                _, _, rest = (ast.get_docstring(node) or "").partition("Raises\n------\n")
+                for line in rest.splitlines():
+                    if line.startswith("---") or (line and line[0] == " "):
+                        continue
+                    for name in line.split(", "):
+                        if name.endswith("Error"):
+                            assert name in errors.__all__, f"{path}:{node.lineno} {name}"
 
     @pytest.mark.parametrize("name", errors.__all__)
     def test_errors_travel(self, name: str) -> None:

@@ -68,48 +68,26 @@ class TestZarrOnFsspec(StoreTests):
         return ZarrStore(f"{folder}/store.zarr", mode=mode, fs=fsspec.filesystem("memory"))
 
 
-# Wrappers; opened for reading, `ReadOnlyStore` stands around a store that could be written.
+# Wrappers, over the store in memory alone: what they hand on does not depend on the store behind
+# them, and their own tests are in test_wrappers.py.
 
 
 @pytest.mark.wrapped
-class TestReadOnlyMemory(MemoryBacked):
+class TestReadOnly(MemoryBacked):
+    """Opened for reading, it stands around a store that could be written."""
+
     def open_store(self, folder: Path, mode: Mode) -> Store:
         inner = super().open_store(folder, "r+" if mode == "r" else mode)
         return ReadOnlyStore(inner) if mode == "r" else inner
 
 
 @pytest.mark.wrapped
-class TestReadOnlyZarr(TestZarr):
-    def open_store(self, folder: Path, mode: Mode) -> Store:
-        inner = super().open_store(folder, "r+" if mode == "r" else mode)
-        return ReadOnlyStore(inner) if mode == "r" else inner
-
-
-@pytest.mark.wrapped
-class TestCountingMemory(MemoryBacked):
+class TestCounting(MemoryBacked):
     def open_store(self, folder: Path, mode: Mode) -> Store:
         return CountingStore(super().open_store(folder, mode))
 
 
 @pytest.mark.wrapped
-class TestCountingHDF5(TestHDF5):
-    def open_store(self, folder: Path, mode: Mode) -> Store:
-        return CountingStore(super().open_store(folder, mode))
-
-
-@pytest.mark.wrapped
-class TestCountingZarr(TestZarr):
-    def open_store(self, folder: Path, mode: Mode) -> Store:
-        return CountingStore(super().open_store(folder, mode))
-
-
-@pytest.mark.wrapped
-class TestLatencyMemory(MemoryBacked):
-    def open_store(self, folder: Path, mode: Mode) -> Store:
-        return LatencyStore(super().open_store(folder, mode), 0)
-
-
-@pytest.mark.wrapped
-class TestLatencyHDF5(TestHDF5):
+class TestLatency(MemoryBacked):
     def open_store(self, folder: Path, mode: Mode) -> Store:
         return LatencyStore(super().open_store(folder, mode), 0)
