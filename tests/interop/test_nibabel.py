@@ -326,9 +326,9 @@ class TestTravelling:
             warnings.simplefilter("ignore", DeprecationWarning)
             process = context.Process(target=child)
             process.start()
-        assert receiver.poll(30)
+        assert receiver.poll(300)
         series, volume, points = receiver.recv()
-        process.join(30)
+        process.join(300)
         assert process.exitcode == 0
         assert_array_equal(series, run[3, 2, 1])
         assert_array_equal(volume, run[..., 4])

@@ -8,7 +8,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from fmristore.nifti import (
     read_header,
     stream_volumes,
 )
+from fmristore.nifti import stream as streaming
 from fmristore_stores import errors
 from fmristore_stores.errors import (
     ChangedError,
@@ -185,14 +185,26 @@ def test_a_stream_can_be_left_early(tmp_path: Path) -> None:
         _ = stream.trailer
 
 
-def test_reading_runs_ahead_of_the_caller(shared_data: Path) -> None:
-    header = read_header(shared_data / ONEBACK)
-    with stream_volumes(header, max_bytes=8 << 20) as stream:
-        next(stream)
-        time.sleep(0.5)
-        start = time.perf_counter()
-        next(stream)
-        assert time.perf_counter() - start < 0.01
+def test_reading_runs_one_block_ahead_of_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = threading.Semaphore(0)
+    plainly = streaming._Reader.block
+
+    def block(self: streaming._Reader, *place: Any) -> streaming.VolumeBlock:
+        found = plainly(self, *place)
+        read.release()
+        return found
+
+    monkeypatch.setattr(streaming._Reader, "block", block)
+    header = read_header(Recipe(compressed=True).write(tmp_path))
+    with stream_volumes(header, max_bytes=240) as blocks:
+        for _ in range(2):
+            next(blocks)
+            assert read.acquire(timeout=300)  # the one that was asked for
+            assert read.acquire(timeout=300)  # the next one, while the caller is busy
+            assert not read.acquire(blocking=False)
+            read.release()
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
         env={"PYTHONPATH": ":".join([".", *sys.path]), "PATH": ""},
     )
 

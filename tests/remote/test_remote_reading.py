@@ -143,7 +143,7 @@ def in_new_process(pickled: Path) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
         env={"PYTHONPATH": ":".join([".", *sys.path]), "PATH": ""},
     )
     assert done.returncode == 0, done.stderr

@@ -22,7 +22,7 @@ __all__ = ["free_port", "program", "run_folder", "shared", "start", "stop", "una
 
 Facts = dict[str, Any]
 
-_PATIENCE = 30.0
+_PATIENCE = 300.0
 _started: list[subprocess.Popen[bytes]] = []
 
 
@@ -123,7 +123,7 @@ def stop(pid: int) -> None:
     for process in _started:
         if process.pid == pid:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
+                process.wait(60)
 
 
 @contextlib.contextmanager

@@ -276,10 +276,10 @@ def run_proxy(upstream: int, *, google: bool = False) -> Iterator[Proxy]:
 
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()
-    started.wait(10)
+    assert started.wait(300)
     try:
         yield proxy
     finally:
         loop, stop = stopping[0]
         loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
+        thread.join(300)

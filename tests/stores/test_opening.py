@@ -288,14 +288,14 @@ def test_opening_a_store_lets_others_be_read(
     def slowly(locator: Locator, *rest: Any, **options: Any) -> Any:
         if locator == slow:
             opened.set()
-            assert go_on.wait(60)
+            assert go_on.wait(300)
         return plainly(locator, *rest, **options)
 
     monkeypatch.setattr(opening, "_open", slowly)
     other: list[Handle] = []
     thread = threading.Thread(target=lambda: other.append(Handle(slow)))
     thread.start()
-    assert opened.wait(60)
+    assert opened.wait(300)
     assert number_in(quick) == 1
     Handle(locate(tmp_path / "a.h5")).close()
     assert not other
@@ -381,9 +381,9 @@ def test_a_forked_child_opens_its_own_store(url: str) -> None:
     ]
     for process in children:
         process.start()
-    assert [result.get(timeout=60) for _ in children] == [(1, 1)] * 2
+    assert [result.get(timeout=300) for _ in children] == [(1, 1)] * 2
     for process in children:
-        process.join(60)
+        process.join(300)
         assert process.exitcode == 0
     assert handle.store is store
     assert number_in(handle) == 1

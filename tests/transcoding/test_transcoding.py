@@ -936,7 +936,7 @@ def test_memory_stays_within_the_limit(
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=300,
         env={
             "PYTHONPATH": ":".join([".", *sys.path]),
             "PATH": "",

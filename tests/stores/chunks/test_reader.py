@@ -591,9 +591,9 @@ def test_handles_work_in_other_processes(tmp_path: Path, kind: str, method: str)
     children = [context.Process(target=read_there, args=(handle, result)) for _ in range(2)]  # type: ignore[attr-defined]
     for child in children:
         child.start()
-    assert [result.get(timeout=60) for _ in children] == [True, True]
+    assert [result.get(timeout=300) for _ in children] == [True, True]
     for child in children:
-        child.join(60)
+        child.join(300)
         assert child.exitcode == 0
     np.testing.assert_array_equal(reader.read(), VALUES)
     again = pickle.loads(pickle.dumps(handle))

@@ -222,7 +222,7 @@ def test_chunks_are_encoded_on_several_threads(
     def together(*args: Any) -> Any:
         if not hasattr(first, "met"):
             first.met = True
-            meeting.wait(20)
+            meeting.wait(300)
         return encode(*args)
 
     monkeypatch.setattr(codecs, "encode", together)
@@ -295,7 +295,7 @@ def test_memory_stays_near_the_values(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
         env={"PYTHONPATH": ":".join(sys.path), "PATH": "", "FMRISTORE_WORKERS": "2"},
     )
     assert done.returncode == 0, done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -208,7 +207,6 @@ def test_tokens_change_when_a_store_is_replaced(tmp_path: Path, remote: bool, ki
     assert before
     assert content_token(f"{place}/a", kind) == before
     if remote:
-        time.sleep(0.01)
         fs = fsspec.filesystem("memory")
         for name in fs.find(f"{place}/b"):
             folder, _, rest = name.rpartition("/b")

@@ -372,7 +372,7 @@ def test_a_process_that_is_killed_leaves_the_old_store(
         with create_store(sys.argv[1], overwrite=True) as store:
             fill(store, 2)
             print("now", flush=True)
-            time.sleep(60)
+            time.sleep(600)
         """,
         str(url),
     )
@@ -417,7 +417,7 @@ def test_of_two_processes_that_create_a_store_one_wins(tmp_path: Path, kind: str
         process.stdin.write("go\n" * rounds)
         process.stdin.flush()
     for process in processes:
-        out, error = process.communicate(timeout=100)
+        out, error = process.communicate(timeout=300)
         assert process.returncode == 0, error
         answers.append(out.strip())
     for number, (one, other) in enumerate(zip(*answers, strict=True)):

@@ -105,11 +105,11 @@ def test_the_second_changes_what_the_first_published(
     with change_store(url) as store:
         attributes = store.root.read_attributes()
         thread.start()
-        waiting.wait(30)
+        waiting.wait(300)
         store.root.create_array("first", SPEC).write(None, np.arange(4))
         store.root.write_attributes(attributes | {"names": ["first"]})
         order.append("first")
-    thread.join(60)
+    thread.join(300)
     assert order == ["first", "second"]
     assert names_in(url) == ["first", "second"]
     assert find_leftovers(url) == []
@@ -127,9 +127,9 @@ def test_one_that_replaces_a_store_waits_for_one_that_changes_it(url: str) -> No
     thread = threading.Thread(target=second)
     with change_store(url) as store:
         thread.start()
-        waiting.wait(30)
+        waiting.wait(300)
         store.root.write_attributes({"number": 1, "names": []})
-    thread.join(60)
+    thread.join(300)
     with open_store(url) as store:
         assert store.root.read_attributes()["number"] == 2
 
@@ -154,7 +154,7 @@ def test_nothing_that_processes_add_at_once_gets_lost(tmp_path: Path, kind: str)
         process.stdin.write("go\n")
         process.stdin.flush()
     for process in processes:
-        _, error = process.communicate(timeout=200)
+        _, error = process.communicate(timeout=300)
         assert process.returncode == 0, error
     assert sorted(names_in(url)) == sorted(f"{p}-{n}" for p in range(3) for n in range(4))
     assert files(tmp_path) == [f"a.{kind}"]
@@ -175,7 +175,7 @@ def test_waiting_has_an_end_and_the_error_names_the_owner(
     thread = threading.Thread(target=second)
     with change_store(url):
         thread.start()
-        thread.join(60)
+        thread.join(300)
         with pytest.raises(StorageError, match="this thread"), change_store(url):
             pass
     assert f"process {os.getpid()} on" in str(raised[0])
