@@ -19,9 +19,9 @@ from fmristore_stores.errors import (
     SelectionError,
 )
 from fmristore_stores.grid import parse_region, region_shape
-from fmristore_stores.protocol import Capability, Store
+from fmristore_stores.protocol import AnyArray, Capability, Store
 from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout, CodecSpec
-from fmristore_stores.testing.base import StoreSuite, fresh_folder, fresh_name, scaled
+from fmristore_stores.testing.base import StoreSuite, case, fresh_folder, fresh_name, scaled
 from fmristore_stores.testing.compare import assert_same_spec, assert_same_values
 from fmristore_stores.testing.model import full, part_of
 from fmristore_stores.testing.strategies import (
@@ -55,62 +55,69 @@ class ArrayTests(StoreSuite):
     """Arrays of every dtype, shape and layout."""
 
     @pytest.mark.parametrize("codec", ["none", "dual"])
-    @pytest.mark.parametrize("dtype", sorted(DTYPES))
-    def test_dtype(self, store: Store, dtype: str, codec: str) -> None:
+    def test_dtype(self, store: Store, codec: str) -> None:
         """Every dtype is kept, and all of its bits."""
-        spec = make_spec(dtype=DTYPES[dtype], codec="none" if dtype == "text" else codec)
-        array = store.root.create_array("0", spec)
-        assert_same_spec(array.spec, spec)
-        assert_same_values(array.read(), full(spec))
-        values = random_values(spec.shape, spec.dtype)
-        array.write(None, values)
-        assert_same_values(array.read(), values)
-        assert_same_values(store.root.array("0").read(), values)
+        for name, dtype in DTYPES.items():
+            with case(name):
+                spec = make_spec(dtype=dtype, codec="none" if name == "text" else codec)
+                array = store.root.create_array(name, spec)
+                assert_same_spec(array.spec, spec)
+                assert_same_values(array.read(), full(spec))
+                values = random_values(spec.shape, spec.dtype)
+                array.write(None, values)
+                assert_same_values(array.read(), values)
+                assert_same_values(store.root.array(name).read(), values)
 
-    @pytest.mark.parametrize("dtype", [">i2", ">u8", ">f4", ">c16"])
-    def test_big_endian_is_normalised(self, store: Store, dtype: str) -> None:
-        """Numbers of the other byte order are stored little-endian."""
-        array = store.root.create_array("0", make_spec(dtype=dtype))
-        values = np.arange(20).reshape(5, 4).astype(dtype)
-        array.write(None, values)
-        assert array.spec.dtype == np.dtype(dtype).newbyteorder("<")
-        assert_same_values(array.read(), values.astype(array.spec.dtype))
+    def test_big_endian_is_normalised(self, store: Store) -> None:
+        """Values of the other byte order are stored little-endian."""
+        for dtype in (">i2", ">u8", ">f4", ">c16"):
+            with case(dtype):
+                array = store.root.create_array(dtype, make_spec(dtype=dtype))
+                values = np.arange(20).reshape(5, 4).astype(dtype)
+                array.write(None, values)
+                assert array.spec.dtype == np.dtype(dtype).newbyteorder("<")
+                assert_same_values(array.read(), values.astype(array.spec.dtype))
 
-    @pytest.mark.parametrize("shape", _SHAPES, ids=str)
     @pytest.mark.parametrize("dtype", ["int16", "text"])
-    def test_shape(self, store: Store, shape: tuple[int, ...], dtype: str) -> None:
+    def test_shape(self, store: Store, dtype: str) -> None:
         """Any rank, empty axes included; reading always gives an array."""
-        spec = make_spec(shape, DTYPES[dtype])
-        array = store.root.create_array("0", spec)
-        assert_same_spec(array.spec, spec)
-        assert_same_values(array.read(), full(spec))
-        values = random_values(shape, spec.dtype)
-        array.write(None, values)
-        assert_same_values(array.read(), values)
-        everything = tuple(slice(0, n) for n in shape)
-        assert_same_values(array.read(everything), values)
-        array.write(everything, np.zeros((), spec.dtype))
-        assert_same_values(array.read(), np.zeros(shape, spec.dtype))
+        for shape in _SHAPES:
+            with case(shape):
+                spec = make_spec(shape, DTYPES[dtype])
+                array = store.root.create_array(str(shape), spec)
+                assert_same_spec(array.spec, spec)
+                assert_same_values(array.read(), full(spec))
+                values = random_values(shape, spec.dtype)
+                array.write(None, values)
+                assert_same_values(array.read(), values)
+                everything = tuple(slice(0, n) for n in shape)
+                assert_same_values(array.read(everything), values)
+                array.write(everything, np.zeros((), spec.dtype))
+                assert_same_values(array.read(), np.zeros(shape, spec.dtype))
 
-    @pytest.mark.parametrize(
-        ("dtype", "fill_value"),
-        [(name, fill) for name, dtype in DTYPES.items() for fill in FILL_VALUES[dtype.kind]],
-    )
-    def test_fill_value(self, tmp_path: Path, dtype: str, fill_value: Any) -> None:
+    def test_fill_value(self, tmp_path: Path) -> None:
         """What was never written reads as the fill value, bit for bit, also later."""
-        spec = make_spec(dtype=DTYPES[dtype], fill_value=fill_value)
-        expected = full(spec)
         corner = (slice(0, 1), slice(0, 1))
+        written: dict[str, tuple[ArraySpec, AnyArray]] = {}
         with self.open_store(tmp_path, "w") as store:
-            array = store.root.create_array("0", spec)
-            assert_same_spec(store.root.array("0").spec, spec)
-            assert_same_values(array.read(), expected)
-            expected[corner] = random_values((1, 1), spec.dtype)
-            array.write(corner, expected[corner])
-            assert_same_values(array.read(), expected)
+            for kind, dtype in DTYPES.items():
+                for fill_value in FILL_VALUES[dtype.kind]:
+                    name = f"{kind} {fill_value}".replace("/", " ")
+                    with case(name):
+                        spec = make_spec(dtype=dtype, fill_value=fill_value)
+                        expected = full(spec)
+                        array = store.root.create_array(name, spec)
+                        assert_same_spec(store.root.array(name).spec, spec)
+                        assert_same_values(array.read(), expected)
+                        expected[corner] = random_values((1, 1), spec.dtype)
+                        array.write(corner, expected[corner])
+                        assert_same_values(array.read(), expected)
+                        written[name] = spec, expected
         with self.open_store(tmp_path, "r") as store:
-            assert_same_spec(store.root.array("0").spec, spec)
-            assert_same_values(store.root.array("0").read(), expected)
+            for name, (spec, expected) in written.items():
+                with case(name):
+                    assert_same_spec(store.root.array(name).spec, spec)
+                    assert_same_values(store.root.array(name).read(), expected)
 
     def test_fill_values_of_whole_range(self, store: Store) -> None:
         """The extreme integers can be fill values."""
@@ -170,7 +177,7 @@ class ArrayTests(StoreSuite):
             names.write(None, text)
             assert names.read().tolist() == np.broadcast_to(np.asarray(text), (2,)).tolist()
 
-    @pytest.mark.parametrize("dtype", ["float32", "bool", "text"])
+    @pytest.mark.parametrize("dtype", ["float32", "text"])
     def test_strided_values(self, store: Store, dtype: str) -> None:
         """Values may be views with any strides, in chunks of one element and of many."""
         wide = random_values((8, 10), DTYPES[dtype])
@@ -225,51 +232,60 @@ class ArrayTests(StoreSuite):
             with pytest.raises(InvalidInputError):
                 array.read(None, out=out)
 
-    @pytest.mark.parametrize("case", sorted(_MISFITS))
-    def test_region_has_to_fit(self, store: Store, case: str) -> None:
+    def test_region_has_to_fit(self, store: Store) -> None:
         """A region that does not fit the array is an error, and nothing is written."""
         array = store.root.create_array("0", make_spec((5, 4)))
-        with pytest.raises(SelectionError):
-            array.read(_MISFITS[case])
-        with pytest.raises(SelectionError):
-            array.write(_MISFITS[case], 1)
-        assert_same_values(array.read(), np.zeros((5, 4), np.float32))
+        for name, region in _MISFITS.items():
+            with case(name):
+                with pytest.raises(SelectionError):
+                    array.read(region)
+                with pytest.raises(SelectionError):
+                    array.write(region, 1)
+                assert_same_values(array.read(), np.zeros((5, 4), np.float32))
 
-    @pytest.mark.parametrize(
-        "values",
-        [np.ones((4, 5)), np.ones(5), np.ones((1, 5, 4, 1)), np.ones(0), "text", [[1], []]],
-    )
-    def test_values_have_to_fit(self, store: Store, values: Any) -> None:
+    def test_values_have_to_fit(self, store: Store) -> None:
         """Values that cannot be converted or broadcast are an error, and nothing is written."""
         array = store.root.create_array("0", make_spec((5, 4)))
-        with pytest.raises(InvalidInputError):
-            array.write(None, values)
-        assert_same_values(array.read(), np.zeros((5, 4), np.float32))
+        shapes: list[tuple[int, ...]] = [(4, 5), (5,), (1, 5, 4, 1), (0,)]
+        wrong: list[Any] = [*map(np.ones, shapes), "text", [[1], []]]
+        for values in wrong:
+            with case(values):
+                with pytest.raises(InvalidInputError):
+                    array.write(None, values)
+                assert_same_values(array.read(), np.zeros((5, 4), np.float32))
 
-    @pytest.mark.parametrize(
-        ("shape", "chunks"), [((5, 4), (6, 4)), ((5, 4), (1, 5)), ((0, 4), (2, 4)), ((0,), (5,))]
-    )
-    def test_chunk_longer_than_axis(
-        self, store: Store, shape: tuple[int, ...], chunks: tuple[int, ...]
-    ) -> None:
+    def test_chunk_longer_than_axis(self, store: Store) -> None:
         """A chunk is at most as long as its axis, and 1 where the axis is empty."""
-        with pytest.raises(LayoutNotSupportedError):
-            store.root.create_array("0", make_spec(shape, chunks=chunks))
-        assert store.root.children() == {}
+        wrong: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+            ((5, 4), (6, 4)),
+            ((5, 4), (1, 5)),
+            ((0, 4), (2, 4)),
+            ((0,), (5,)),
+        ]
+        for shape, chunks in wrong:
+            with case((shape, chunks)):
+                with pytest.raises(LayoutNotSupportedError):
+                    store.root.create_array("0", make_spec(shape, chunks=chunks))
+                assert store.root.children() == {}
 
-    @pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
-    def test_order(self, store: Store, order: tuple[int, ...]) -> None:
+    def test_order(self, store: Store) -> None:
         """The order inside a chunk is honoured or refused; the array's axes stay."""
+        for order in itertools.permutations(range(3)):
+            with case(order):
+                self._check_order(store, order)
+
+    def _check_order(self, store: Store, order: tuple[int, ...]) -> None:
+        name = str(order)
         spec = make_spec((5, 4, 3), order=order, codec="dual")
         if Capability.CHUNK_ORDER not in store.capabilities and spec.layout.order:
             with pytest.raises(LayoutNotSupportedError):
-                store.root.create_array("0", spec)
-            assert store.root.children() == {}
+                store.root.create_array(name, spec)
+            assert name not in store.root.children()
             return
-        array = store.root.create_array("0", spec)
+        array = store.root.create_array(name, spec)
         values = random_values(spec.shape, spec.dtype)
         array.write(None, values)
-        assert_same_spec(store.root.array("0").spec, spec)
+        assert_same_spec(store.root.array(name).spec, spec)
         assert_same_values(array.read(), values)
         region = (slice(1, 4), slice(0, 4, 2), slice(2, 3))
         assert_same_values(array.read(region), values[region])
@@ -280,23 +296,28 @@ class ArrayTests(StoreSuite):
             store.root.create_array("0", make_spec((5, 4), STRING, order=(1, 0)))
         assert store.root.children() == {}
 
-    @pytest.mark.parametrize("shards", [(2, 2, 1), (4, 2, 2), (6, 4, 3), (8, 8, 8)], ids=str)
     @pytest.mark.parametrize("ordered", [False, True])
-    def test_shards(self, store: Store, shards: tuple[int, ...], *, ordered: bool) -> None:
+    def test_shards(self, store: Store, *, ordered: bool) -> None:
         """Shards are honoured or refused, also those that reach beyond the array."""
+        for shards in ((2, 2, 1), (4, 2, 2), (6, 4, 3), (8, 8, 8)):
+            with case(shards):
+                self._check_shards(store, shards, ordered=ordered)
+
+    def _check_shards(self, store: Store, shards: tuple[int, ...], *, ordered: bool) -> None:
+        name = str(shards)
         order = (2, 0, 1) if ordered and Capability.CHUNK_ORDER in store.capabilities else ()
         spec = make_spec((5, 4, 3), chunks=(2, 2, 1), shards=shards, order=order, codec="dual")
         if Capability.SHARDS not in store.capabilities:
             with pytest.raises(LayoutNotSupportedError):
-                store.root.create_array("0", spec)
+                store.root.create_array(name, spec)
             assert store.root.children() == {}
             return
-        array = store.root.create_array("0", spec)
+        array = store.root.create_array(name, spec)
         expected = full(spec)
         region = (slice(1, 5), slice(0, 4), slice(1, 2))
         expected[region] = random_values((4, 4, 1), spec.dtype)
         array.write(region, expected[region])
-        assert_same_spec(store.root.array("0").spec, spec)
+        assert_same_spec(store.root.array(name).spec, spec)
         assert_same_values(array.read(), expected)
 
     def test_unknown_codec(self, store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from fmristore_stores.protocol import AnyArray, Store
 
-__all__ = ["Mode", "StoreSuite", "fresh_folder", "fresh_name", "scaled"]
+__all__ = ["Mode", "StoreSuite", "case", "fresh_folder", "fresh_name", "scaled"]
 
 Mode = Literal["r", "r+", "w"]
 """Open for reading, for reading and writing, or empty and for both."""
@@ -32,6 +33,16 @@ def scaled(fraction: float) -> settings:
             HealthCheck.too_slow,
         ],
     )
+
+
+@contextlib.contextmanager
+def case(name: object) -> Iterator[None]:
+    """Name the case of a test that failed, where one test goes through many."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"in the case {name!r}")
+        raise
 
 
 class StoreSuite(abc.ABC):
