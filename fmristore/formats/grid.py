@@ -35,6 +35,7 @@ from fmristore.planning.progress import Progress
 from fmristore.planning.read_plan import Planner, ReadPlan
 from fmristore.planning.text import parse_size
 from fmristore.sources.images import ArraySource, ImageSource
+from fmristore.sources.labelled import positional, voxel_columns
 from fmristore.sources.masks import mask_array, mask_voxels
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.io.ranges import ReadCost
@@ -314,7 +315,8 @@ class GridView(StoredObject):
             One value for each voxel of the mask, in numpy's (C) order, as ``series(mask=mask)``,
             ``volume[mask]`` and nilearn give them.
         mask : stored object, nibabel image, path, or array_like of shape (X, Y, Z), optional
-            As in `series`; by default that which the image is stored with.
+            As in `series`; by default that which the image is stored with, and a single volume
+            itself.
         fill : scalar
             For the other voxels.
         storage_options : mapping, optional
@@ -330,6 +332,8 @@ class GridView(StoredObject):
             If there is not one value for each voxel, the mask does not fit, or none is given and
             the image is stored without one.
         """
+        if mask is None and len(self.axes) == 3:
+            mask = self  # a volume is a mask itself
         if mask is None:
             mask = getattr(self, "mask", None)  # of what is stored by voxel
             if mask is None:
@@ -338,7 +342,23 @@ class GridView(StoredObject):
                     url=self.url,
                 )
         inside = mask_array(mask, self.space, storage_options=storage_options)
-        return unmask(np.asarray(values), inside, fill=fill)
+        return unmask(np.asarray(positional(values, "values of the voxels")), inside, fill=fill)
+
+    def inverse_transform(self, values: Any, mask: Any = None, **options: Any) -> AnyArray:
+        """Put values of voxels back onto the grid: `unmask`, by nilearn's name for it.
+
+        Parameters
+        ----------
+        values, mask : object
+            As of `unmask`.
+        **options
+            ``fill`` and ``storage_options``, likewise.
+
+        Returns
+        -------
+        ndarray, (X, Y, Z) or (X, Y, Z, T)
+        """
+        return self.unmask(values, mask, **options)
 
     @property
     def raw(self) -> RawView:
@@ -775,7 +795,7 @@ def parse_points(voxels: Any) -> tuple[AnyArray, bool]:
         If they are not whole numbers, three for each voxel.
     """
     try:
-        points = np.asarray(voxels)
+        points = np.asarray(voxel_columns(voxels))
     except ValueError as error:
         raise SelectionError("voxels: expected rows of three integers") from error
     if points.size == 0:

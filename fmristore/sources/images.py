@@ -27,7 +27,8 @@ __all__ = [
     "is_store",
 ]
 
-_AXES = {"x": 0, "y": 1, "z": 2, "t": 3, "time": 3, "volume": 3}
+_AXES = {"x": 0, "y": 1, "z": 2}
+_AXES |= dict.fromkeys(("t", "time", "volume", "label", "map", "contrast"), 3)
 
 _NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 

@@ -261,6 +261,10 @@ class Parcellation:
         grid[tuple(self.voxels.T)] = found[..., self.parcel_of].T
         return grid
 
+    def inverse_transform(self, values: Any, *, fill: Any = 0) -> AnyArray:
+        """Put one value for each parcel onto the grid: `to_volume`, by nilearn's name for it."""
+        return self.to_volume(values, fill=fill)
+
     def to_nibabel(self, values: Any = None, *, fill: Any = 0, tr: float | None = None) -> Any:
         """One value for each parcel as a nibabel image, or the labels themselves.
 

@@ -15,6 +15,7 @@ from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.nifti import grid_header
 from fmristore.sources.images import image_source
+from fmristore.sources.labelled import matching_columns, positional, voxel_columns
 from fmristore.sources.labels import FileAt
 from fmristore.sources.masks import mask_voxels
 from fmristore_stores.errors import InvalidInputError
@@ -167,7 +168,9 @@ def make_factors(  # noqa: PLR0913
     if (mask is None) == (voxels is None):
         raise InvalidInputError("give either mask or voxels")
     grid, header = _grid(space, mask)
-    chosen = VoxelSet(grid, mask_voxels(mask, grid) if voxels is None else voxels)
+    basis = _named_alike(basis, loadings)
+    points = mask_voxels(mask, grid) if voxels is None else np.asarray(voxel_columns(voxels))
+    chosen = VoxelSet(grid, points)
     rows = _loadings(loadings, len(chosen))
     scans = _scans(
         metadata or {},
@@ -176,10 +179,10 @@ def make_factors(  # noqa: PLR0913
         grid.tr if tr is None else tr,
         grid.time_offset if time_offset is None else time_offset,
     )
-    points = sum(len(scan.basis) for scan in scans.values())
-    if grid.time_points not in (None, points):
+    length = sum(len(scan.basis) for scan in scans.values())
+    if grid.time_points not in (None, length):
         raise InvalidInputError(
-            f"the space has {grid.time_points} time points, and the basis has {points}"
+            f"the space has {grid.time_points} time points, and the basis has {length}"
         )
     return LatentFactors(
         voxels=chosen,
@@ -190,6 +193,16 @@ def make_factors(  # noqa: PLR0913
     )
 
 
+def _named_alike(basis: Any, loadings: Any) -> Any:
+    """Bases with their components in the order of the loadings, where tables name them."""
+    what = "basis and loadings"
+    if not isinstance(basis, Mapping):
+        return matching_columns(loadings, basis, what)
+    alike = {name: matching_columns(loadings, one, what) for name, one in basis.items()}
+    first = next(iter(alike.values()), None)
+    return {name: matching_columns(first, one, "the scans") for name, one in alike.items()}
+
+
 def check_errors(errors: Any, factors: LatentFactors) -> AnyArray:
     """Errors of the voxels, (V,), as numbers.
 
@@ -198,7 +211,7 @@ def check_errors(errors: Any, factors: LatentFactors) -> AnyArray:
     InvalidInputError
         If there is not one finite number for each voxel.
     """
-    values = _array(errors, "voxel_error")
+    values = _array(positional(errors, "errors of the voxels"), "voxel_error")
     if values.shape != (len(factors.voxels),):
         raise InvalidInputError(
             f"voxel_error of shape {values.shape}: expected one number for each of "
@@ -305,7 +318,7 @@ def _seconds(seconds: Any, what: str = "time offset") -> float:
 
 
 def _offset(offset: Any, voxels: int) -> AnyArray:
-    values = _array(offset, "offset")
+    values = _array(positional(offset, "offsets of the voxels"), "offset")
     if values.shape != (voxels,):
         raise InvalidInputError(
             f"offset of shape {values.shape}: expected one number for each of {voxels} voxels"

@@ -15,7 +15,7 @@ from fmristore.formats.base import StoredObject
 from fmristore.formats.voxel_source import Part, StoredSource, VoxelSource, parts_of
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
-from fmristore.sources.images import ArraySource, image_source
+from fmristore.sources.images import ArraySource, image_source, in_axis_order
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import check_attributes
@@ -204,6 +204,7 @@ def map_stack(
         labels, data = maps.labels, maps
         own = getattr(maps, "source_headers", None)
     names = check_labels(labels)
+    data = _in_label_order(data, names)
     if _is_run(data, storage_options):
         source = _run_source(data, space, storage_options)
         count = source.space.time_points or 1
@@ -219,6 +220,26 @@ def map_stack(
         for label, one in zip(names, data, strict=True)
     ]
     return _Volumes(names, sources, _common_dtype(sources, dtype))
+
+
+def _in_label_order(data: Any, labels: tuple[str, ...]) -> Any:
+    """Maps of a DataArray in order of the labels, where its coordinates say which is which."""
+    dims = getattr(data, "dims", None)
+    if not isinstance(dims, tuple) or len(dims) != 4 or not hasattr(data, "isel"):
+        return data
+    ordered = in_axis_order(data)
+    axis = ordered.dims[3]
+    if axis not in ordered.coords:
+        return ordered
+    own = np.asarray(ordered.coords[axis]).tolist()
+    if not all(isinstance(label, str) for label in own) or own == list(labels):
+        return ordered
+    if sorted(own) != sorted(labels):
+        raise InvalidInputError(
+            f"the maps are called {', '.join(map(repr, own[:3]))}, ... by their coordinate "
+            f"{axis!r}, and {', '.join(map(repr, labels[:3]))}, ... by labels="
+        )
+    return ordered.isel({axis: [own.index(label) for label in labels]})
 
 
 def check_labels(labels: Any) -> tuple[str, ...]:
@@ -317,7 +338,7 @@ def _run_source(
     else:
         given = space
         if isinstance(space, NeuroSpace):
-            given = space.without_time().with_time(data.shape[3])
+            given = space.without_time().with_time(in_axis_order(data).shape[3])
         return image_source(data, space=given)
     if source.colors:
         raise InvalidInputError("maps must be numbers, not colours")
@@ -396,7 +417,7 @@ def _has_grid(data: Any) -> bool:
 
 def _array(data: Any, name: str) -> AnyArray:
     try:
-        array = np.asarray(data)
+        array = np.asarray(in_axis_order(data))
     except ValueError as error:
         raise InvalidInputError(f"{name} is not an array of numbers: {error}") from error
     if array.ndim != 3 or array.dtype.kind not in "biufc":

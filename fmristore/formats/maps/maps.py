@@ -43,6 +43,7 @@ from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
 from fmristore.sources.facts import metadata_of
 from fmristore.sources.images import ArraySource, ImageSource
+from fmristore.sources.labelled import positional
 from fmristore.sources.masks import mask_array
 from fmristore_stores.errors import (
     ChangedError,
@@ -100,6 +101,27 @@ class LabeledMap:
         """Type of the numbers."""
         return self._maps.dtype
 
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return 3
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def to_numpy(self, *, dtype: DTypeLike | None = None) -> AnyArray:
+        """All of the map in memory, (X, Y, Z)."""
+        return self._maps.volume(self._number, dtype=dtype)
+
+    def __array__(
+        self,
+        dtype: DTypeLike | None = None,
+        copy: bool | None = None,  # noqa: FBT001 - numpy's protocol
+    ) -> AnyArray:
+        if copy is False:
+            raise InvalidInputError("a stored map cannot become an array without a copy")
+        return self.to_numpy(dtype=dtype)
+
     def __getitem__(self, index: Any) -> Any:
         """Read a part of the map.
 
@@ -136,7 +158,7 @@ class LabeledMap:
 class LabeledVolumeSet(MaskedObject):
     """Named maps on one grid, indexed by label, or ``[x, y, z, map]`` as an array.
 
-    Iterating gives the labels, ``len`` their number.
+    ``labels`` are its labels, and ``"label" in maps`` says whether there is such a map.
 
     Parameters
     ----------
@@ -555,7 +577,7 @@ class LabeledVolumeSet(MaskedObject):
     ) -> tuple[AnyArray, bytes]:
         """Values of a map in the stored voxels, and its NIfTI header."""
         if len(getattr(data, "shape", ())) == 1:
-            data = self._on_own_grid(np.asarray(data))
+            data = self._on_own_grid(np.asarray(positional(data, "values of the voxels")))
         with opened(data, storage_options) as given:
             source = map_source(
                 given, label=label, space=self.space, storage_options=storage_options

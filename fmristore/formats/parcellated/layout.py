@@ -42,6 +42,7 @@ from fmristore.planning.blocks import box_shape, boxes
 from fmristore.planning.layout import adapt_spec, choose_codecs, plan_matrix
 from fmristore.planning.memory import UNIT_SHARE, require_unit
 from fmristore.planning.progress import Progress
+from fmristore.sources.labelled import positional
 from fmristore.sources.labels import FileAt, LabelTable, with_options
 from fmristore.sources.masks import load_volume
 from fmristore.sources.parcellation import Parcellation
@@ -335,6 +336,8 @@ def voxel_weights(weights: Any, parcellation: Parcellation) -> AnyArray | None:
         return None
     weights = with_options(weights, None)
     shape = parcellation.space.spatial_shape if isinstance(weights, FileAt) else None
+    if hasattr(weights, "iloc"):
+        weights = positional(weights, "weights")
     values, grid, url = load_volume(weights, "weight image", shape=shape)
     if values.ndim == 1:
         inside = parcellation.labels != 0

@@ -142,6 +142,27 @@ class ParcellatedScanSummary(ParcellatedBase):
         found: AnyArray = part.apply(self._parts.numbers.read(rows, part.region[0], dtype=dtype))
         return found[:, 0] if single else found
 
+    def inverse_transform(self, values: Any = None, *, fill: Any = 0) -> AnyArray:
+        """Put one value for each parcel onto the grid.
+
+        Parameters
+        ----------
+        values : array_like, (K,) or (T, K), optional
+            See `Parcellation.to_volume`; the stored series by default.
+        fill : scalar
+            For voxels without a label.
+
+        Returns
+        -------
+        ndarray, (X, Y, Z) or (X, Y, Z, T)
+
+        Raises
+        ------
+        InvalidInputError
+            If there is not one value for each parcel.
+        """
+        return self.parcellation.to_volume(self if values is None else values, fill=fill)
+
     def to_numpy(self, dtype: DTypeLike | None = None) -> AnyArray:
         """All series, (T, K)."""
         return self.series(dtype=dtype)
