@@ -794,8 +794,9 @@ def parse_points(voxels: Any) -> tuple[AnyArray, bool]:
     SelectionError
         If they are not whole numbers, three for each voxel.
     """
+    voxels = voxel_columns(voxels)
     try:
-        points = np.asarray(voxel_columns(voxels))
+        points = np.asarray(voxels)
     except ValueError as error:
         raise SelectionError("voxels: expected rows of three integers") from error
     if points.size == 0:

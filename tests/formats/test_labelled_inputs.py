@@ -15,6 +15,7 @@ from fmristore_stores.errors import InvalidInputError
 xr: Any = pytest.importorskip("xarray")
 pd: Any = pytest.importorskip("pandas")
 
+LIBRARY: Any = nibabel
 SHAPE = (4, 4, 4)  # a cube: its axes cannot be told apart by their lengths
 AFFINE = np.diag([2.0, 2, 2, 1])
 VALUES = np.random.default_rng(1).random((*SHAPE, 3)).astype("f4")
@@ -86,8 +87,8 @@ def test_components_go_by_their_names(tmp_path: Path) -> None:
 
 def test_the_way_back_agrees_with_numpy_and_nilearn(tmp_path: Path) -> None:
     maskers: Any = pytest.importorskip("nilearn.maskers")
-    image: Any = nibabel.Nifti1Image(VALUES, AFFINE)
-    mask: Any = nibabel.Nifti1Image(MASK.astype("u1"), AFFINE)
+    image: Any = LIBRARY.Nifti1Image(VALUES, AFFINE)
+    mask: Any = LIBRARY.Nifti1Image(MASK.astype("u1"), AFFINE)
     series = np.random.default_rng(3).random((3, VOXELS)).astype("f4")
     masker = maskers.NiftiMasker(mask, standardize=None).fit()
     expected = masker.inverse_transform(series).get_fdata(dtype="f4")
@@ -114,7 +115,7 @@ def test_the_way_back_agrees_with_numpy_and_nilearn(tmp_path: Path) -> None:
 def test_values_of_parcels_come_back_as_nilearn_has_them(tmp_path: Path) -> None:
     maskers: Any = pytest.importorskip("nilearn.maskers")
     labels = np.where(MASK, 1 + np.arange(64).reshape(SHAPE) % 3, 0).astype("i2")
-    atlas: Any = nibabel.Nifti1Image(labels, AFFINE)
+    atlas: Any = LIBRARY.Nifti1Image(labels, AFFINE)
     with fs.parcellate(VALUES, labels, tmp_path / "a.h5", space=AFFINE, tr=2.0) as summary:
         masker = maskers.NiftiLabelsMasker(atlas, standardize=None).fit()
         series = np.asarray(summary)

@@ -19,6 +19,7 @@ import fmristore as fs
 from fmristore.cli.app import app
 from fmristore.model.space import HeaderWarning
 
+LIBRARY: Any = nibabel
 SHAPE = (6, 5, 4)
 MASK = np.random.default_rng(2).random(SHAPE) > 0.4
 LABELS = np.where(MASK, 1 + np.arange(120).reshape(SHAPE) % 3, 0)
@@ -99,7 +100,10 @@ def test_the_user_comes_before_sidecar_and_header(tmp_path: Path, create: Create
 def test_any_source_takes_what_the_user_says(tmp_path: Path, create: Create) -> None:
     run = write_run(tmp_path)
     known = {"tr": 1.5, "space_name": "MNI152Lin", "metadata": {"TaskName": "faces"}}
-    sources = [nibabel.load(run), nibabel.Nifti1Image(np.ones((*SHAPE, 6), "f4"), np.eye(4))]
+    sources: list[Any] = [
+        nibabel.load(run),
+        LIBRARY.Nifti1Image(np.ones((*SHAPE, 6), "f4"), np.eye(4)),
+    ]
     sources.append(fs.convert(run, tmp_path / "store.h5"))
     for number, source in enumerate(sources):
         with create(source, tmp_path / f"{number}.zarr", **known) as stored:
@@ -177,8 +181,8 @@ def test_a_sidecar_of_one_volume_says_no_tr(tmp_path: Path) -> None:
 
 
 def test_maps_keep_what_the_user_says(tmp_path: Path) -> None:
-    known = {"space_name": "MNI152Lin", "metadata": {"Contrast": "a > b"}}
-    maps = {"z": nibabel.Nifti1Image(np.ones(SHAPE, "f4"), np.eye(4))}
+    known: Any = {"space_name": "MNI152Lin", "metadata": {"Contrast": "a > b"}}
+    maps = {"z": LIBRARY.Nifti1Image(np.ones(SHAPE, "f4"), np.eye(4))}
     with fs.LabeledVolumeSet.create(tmp_path / "a.h5", maps, **known) as stored:
         assert stored.space.space_name == "MNI152Lin"
         assert int(stored.to_nibabel("z").header["sform_code"]) == 4
