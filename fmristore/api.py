@@ -11,14 +11,13 @@ from numpy.typing import DTypeLike
 
 from fmristore.formats.base import StoredObject
 from fmristore.formats.image.image import DenseImage
-from fmristore.formats.opening import open_handle, opened
+from fmristore.formats.opening import open_handle
 from fmristore.formats.registry import format_class
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.layout import Access, Order
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
-from fmristore.sources.images import image_source
-from fmristore.sources.labels import with_options
+from fmristore.sources.door import open_if_path, source_of
 from fmristore.sources.parcellation import Parcellation
 from fmristore_stores.errors import AlreadyExistsError, InvalidInputError
 from fmristore_stores.io.location import Kind, exists, normalise
@@ -244,7 +243,7 @@ def convert(  # noqa: PLR0913
         "max_memory": max_memory,
         "progress": progress,
     }
-    with opened(source, storage_options) as found:
+    with open_if_path(source, storage_options) as found:
         if isinstance(found, StoredObject):
             known = {"tr": tr, "space_name": space_name, "metadata": metadata}
             said = {name: value for name, value in known.items() if value is not None}
@@ -253,13 +252,7 @@ def convert(  # noqa: PLR0913
                     f"{', '.join(said)}: for images; create a store of another format with its own"
                 )
             return found.save(url, **options, **said)
-        image = image_source(
-            found,
-            tr=tr,
-            space_name=space_name,
-            metadata=metadata,
-            storage_options=storage_options,
-        )
+        image = source_of(found, tr=tr, space_name=space_name, metadata=metadata)
         name = "neurovol" if image.space.time_points is None else "neurovec"
         given = {name: value for name, value in options.items() if value is not None}
         return format_class(name).create(url, image, **given)
@@ -441,9 +434,10 @@ def _add(
             )
         if labels is not None or any(value is not None for value in parcels.values()):
             wanted = Parcellation.from_labels(
-                multi.parcellation if labels is None else with_options(labels, storage_options),
+                multi.parcellation if labels is None else labels,
                 space=multi.space,
-                **{name: with_options(value, storage_options) for name, value in parcels.items()},
+                storage_options=storage_options,
+                **parcels,
             )
             if not np.array_equal(wanted.labels, multi.parcellation.labels):
                 raise InvalidInputError("the labels are not those of the store", url=os.fspath(out))

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 import fmristore as fs
 from fmristore.cli import app
+from fmristore.sources.door import load_volume
 from fmristore.sources.labels import read_table
-from fmristore.sources.masks import load_volume
 from fmristore_stores.errors import FmristoreError, MetadataError, UnknownFormatError
 from fmristore_stores.io.local_files import open_ordinary
 from fmristore_stores.opening import open_store

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,11 +15,10 @@ from fmristore.formats.registry import (
     layouts_of,
     load_layout_plugins,
 )
-from fmristore.sources.images import is_store
 from fmristore_stores.errors import UnknownFormatError
 from fmristore_stores.opening import Handle, locate
 
-__all__ = ["open_handle", "opened", "opened_all"]
+__all__ = ["open_handle", "open_url"]
 
 
 def open_handle(handle: Handle, *, expected_format: str | None = None) -> Any:
@@ -71,54 +69,23 @@ def _detect(view: StoreView) -> tuple[Any, Layout]:
 
 
 @contextlib.contextmanager
-def opened(source: Any, storage_options: Mapping[str, Any] | None = None) -> Iterator[Any]:
-    """What a user gives as a source: the object in a store if it is the path or URL of one.
-
-    What is opened here is closed again; everything else is left as it is.
+def open_url(url: str, storage_options: Mapping[str, Any] | None = None) -> Iterator[Any]:
+    """Open what the store at a URL holds, and close it again.
 
     Parameters
     ----------
-    source : path, URL, or anything else
-        A path may be that of a store of any format, or of another file.
+    url : str
+        Normalised.
     storage_options : mapping, optional
-        For a URL.
+        Passed to fsspec.
 
     Raises
     ------
-    NotFoundError
-        If there is nothing at a path.
-    UnknownFormatError, UnsupportedVersionError
-        See `open_handle`.
+    NotFoundError, UnknownFormatError, UnsupportedVersionError
+        See `fmristore.open`.
     """
-    if not (isinstance(source, str | os.PathLike) and is_store(source, storage_options)):
-        yield source
-        return
-    handle = Handle(locate(source, storage_options=storage_options))
+    handle = Handle(locate(url, storage_options=storage_options))
     try:
         yield open_handle(handle)
     finally:
         handle.close()
-
-
-@contextlib.contextmanager
-def opened_all(sources: Any, storage_options: Mapping[str, Any] | None = None) -> Iterator[Any]:
-    """As `opened`, for each value of a mapping or each item of a sequence.
-
-    Parameters
-    ----------
-    sources : mapping, sequence, or anything else
-        What is neither mapping, list nor tuple is taken as one source.
-    storage_options : mapping, optional
-        For URLs.
-    """
-    with contextlib.ExitStack() as stack:
-
-        def enter(source: Any) -> Any:
-            return stack.enter_context(opened(source, storage_options))
-
-        if isinstance(sources, Mapping):
-            yield {name: enter(source) for name, source in sources.items()}
-        elif isinstance(sources, list | tuple):
-            yield [enter(source) for source in sources]
-        else:
-            yield enter(sources)

@@ -1,230 +1,408 @@
-"""Volumes to be stored for the voxels of a mask: where they come from, and their way in."""
+"""Images read voxel by voxel: the series of chosen voxels, in the order that is best to read."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fmristore.formats.base import StoredArray, StoredObject
+from fmristore.formats.base import StoredArray
 from fmristore.formats.grid import GridView
-from fmristore.model.scaling import Scaling
-from fmristore.model.space import NeuroSpace
+from fmristore.formats.matrix import Matrix, MemoryMatrix, ScaledMatrix, ScratchMatrix
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.blocks import box_shape, boxes
+from fmristore.planning.indexing import AxisPart
 from fmristore.planning.memory import UNIT_SHARE, block_share, gathering_share, require_unit
 from fmristore.planning.progress import Progress
 from fmristore.planning.rechunk import read_in_boxes
 from fmristore.planning.scratch import Scratch
-from fmristore.sources.facts import metadata_of, with_facts
-from fmristore.sources.images import Block, image_source
+from fmristore.sources.images import ImageSource
 from fmristore.sources.masks import mask_array
-from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.chunks.writer import write
-from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray, Array
 
-__all__ = ["Part", "StoredSource", "VoxelSource", "parts_of", "voxel_source", "write_parts"]
+__all__ = [
+    "Piece",
+    "VoxelReader",
+    "block_bytes",
+    "chosen_voxels",
+    "column_pieces",
+    "voxel_reader",
+    "write_pieces",
+]
 
-_BLOCK_BYTES = 32 * 1024 * 1024
-
-
-class VoxelSource(Protocol):
-    """Volumes that can be read once, in parts of any order."""
-
-    space: NeuroSpace
-    dtype: np.dtype[Any]
-    colors: int
-    scaling: Scaling | None
-    header: bytes
-
-    def blocks(self, max_bytes: int) -> Iterator[Block]:
-        """All of the image, in parts of at most `max_bytes`, or single planes."""
+_SLAB_BYTES = 32 * 1024 * 1024
+_BLOCK_BYTES = 4 * 1024 * 1024
 
 
-class StoredSource:
-    """A stored run, read in slabs of whole runs, so that chunks are decoded as seldom as possible.
+class Piece(NamedTuple):
+    """Values of some voxels at some times."""
 
-    Parameters
-    ----------
-    image : StoredObject
-        Anything stored that is indexed (x, y, z, t). The stored numbers of a `NeuroVec` are
-        taken, and the numbers meant of everything else; but see `keep_stored`.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is not indexed so.
-    """
-
-    def __init__(self, image: Any) -> None:
-        space, shape = getattr(image, "space", None), tuple(getattr(image, "shape", ()))
-        if not isinstance(space, NeuroSpace) or len(shape) != 4:
-            raise InvalidInputError(f"{image!r} is not indexed (x, y, z, t)")
-        self.space = space if space.time_points is not None else space.with_time(shape[3])
-        self.colors = 0
-        self.scaling: Scaling | None = None
-        self.header: bytes = image.source_header if isinstance(image, GridView) else b""
-        self.dtype = np.dtype(image.dtype)
-        self._data = image
-        self._stored: StoredArray | None = None
-        array = image.dense_array if isinstance(image, GridView) else None
-        if array is not None:
-            self.dtype = array.reader.spec.dtype
-            self.colors = len(image.stored_dtype.names or ())
-            self.scaling = image.scaling
-            self._stored = array
-
-    def keep_stored(self, voxels: VoxelSet) -> None:
-        """Take stored numbers with their scaling, if all voxels that will be taken have such."""
-        scaling = None
-        if isinstance(self._data, GridView):
-            scaling = self._data.stored_scaling(voxels.voxels)
-        if scaling is not None:
-            self.scaling, self._data = scaling, self._data.raw
-            self.dtype = np.dtype(self._data.dtype)
-
-    def blocks(self, max_bytes: int) -> Iterator[Block]:
-        """All of the image, plane after plane."""
-        if self._stored is not None:
-            yield from _slabs(self._stored.streaming_reader(), max_bytes)
-            return
-        x, y, z = self.space.spatial_shape
-        times = self.space.time_points or 1
-        plane = x * y * self.dtype.itemsize
-        thick = max(1, min(z, max_bytes // (plane * times)))
-        step = max(1, min(times, max_bytes // plane))
-        for k in range(0, z, thick):
-            for t in range(0, times, step):
-                part = self._data[:, :, k : min(k + thick, z), t : min(t + step, times)]
-                yield Block(t, k, np.asarray(part).transpose(3, 2, 1, 0))
+    times: slice
+    columns: slice | NDArray[np.int64]
+    """Ascending positions among the voxels."""
+    values: AnyArray
+    """(times, columns)"""
 
 
-def _slabs(reader: ChunkReader, max_bytes: int) -> Iterator[Block]:
-    """Stored numbers as slabs of planes, decoding each chunk about once."""
-    spec = reader.spec
-    axes = [spec.dims.index(d) for d in "ztyx"]
-    plane = spec.shape[axes[2]], spec.shape[axes[3]]
-    chunk = [reader.chunks[a] for a in axes]
-    unit = (chunk[0], chunk[1], *plane)
-    if math.prod(unit) * spec.dtype.itemsize > max_bytes:
-        unit = (1, 1, *plane)
-    least = max(math.prod(plane), math.prod(chunk)) * spec.dtype.itemsize
-    # A third of the room is for a box.
-    for box, values in read_in_boxes(reader, axes, unit, 3 * max(max_bytes, least)):
-        yield Block(box[1].start, box[0].start, values.transpose(1, 0, 2, 3))
-
-
-def voxel_source(  # noqa: PLR0913
-    data: Any,
-    mask: Any = None,
-    *,
-    space: NeuroSpace | AnyArray | None = None,
-    tr: float | None = None,
-    slope: float | AnyArray | None = None,
-    inter: float | AnyArray | None = None,
-    space_name: str | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-) -> tuple[VoxelSource, VoxelSet]:
-    """Understand what a user gives as a run, and which of its voxels are wanted.
+def chosen_voxels(
+    source: ImageSource, mask: Any = None, storage_options: Mapping[str, Any] | None = None
+) -> VoxelSet:
+    """Voxels of an image that a user wants.
 
     Parameters
     ----------
-    data, space, tr, slope, inter, space_name, metadata, storage_options : object
-        As of `image_source`.
+    source : ImageSource
+        The image.
     mask : object, optional
-        A mask; by default the voxels that are stored of what is stored so, and all
-        of everything else.
+        A mask; by default that which the image is stored with, and all voxels of everything else.
+    storage_options : mapping, optional
+        For a mask given by URL.
 
     Raises
     ------
     InvalidInputError
-        If it has not four axes, is in colour, or is no image at all, or the mask does not fit.
+        If the mask does not fit.
     """
-    source: VoxelSource
-    if isinstance(data, StoredObject):
-        if any(given is not None for given in (space, slope, inter)):
-            raise InvalidInputError("space, slope and inter are for arrays")
-        stored = with_facts(StoredSource(data), metadata=metadata_of(data))
-        source = with_facts(stored, tr=tr, space_name=space_name, metadata=metadata)
-        if mask is None and isinstance(data, GridView):
-            mask = data.stored_mask
-    else:
-        source = image_source(
-            data,
-            space=space,
-            tr=tr,
-            slope=slope,
-            inter=inter,
-            space_name=space_name,
-            metadata=metadata,
-            storage_options=storage_options,
-        )
-    name = os.fspath(data) if isinstance(data, str | os.PathLike) else None
-    if source.space.time_points is None:
-        raise InvalidInputError(
-            f"data of shape {source.space.shape}: expected four axes (X, Y, Z, T)", url=name
-        )
-    if source.colors:
-        raise InvalidInputError("colours cannot be stored by voxel", url=name)
-    inside = np.ones(source.space.spatial_shape, bool) if mask is None else mask
-    inside = mask_array(inside, source.space, storage_options=storage_options)
-    voxels = VoxelSet.from_mask(inside, source.space)
-    if isinstance(source, StoredSource):
-        source.keep_stored(voxels)
-    return source, voxels
+    if mask is None and isinstance(source.stored, GridView):
+        mask = source.stored.stored_mask
+    if mask is None:
+        mask = np.ones(source.space.spatial_shape, bool)
+    inside = mask_array(mask, source.space, storage_options=storage_options)
+    return VoxelSet.from_mask(inside, source.space)
+
+
+def voxel_reader(source: ImageSource, voxels: VoxelSet) -> VoxelReader:
+    """Find the best way to read voxels of an image.
+
+    Parameters
+    ----------
+    source : ImageSource
+        Read once by each of the reader's methods.
+    voxels : VoxelSet
+        On its grid.
+    """
+    image = source.stored
+    if not isinstance(image, GridView) or source.space.time_points is None:
+        return _LinearReader(source, voxels)
+    if image.dense_array is None:
+        return _StoredReader(source, voxels)
+    return _DenseReader(source, voxels)
+
+
+class VoxelReader(ABC):
+    """Series of some voxels of an image.
+
+    Parameters
+    ----------
+    source : ImageSource
+        The image.
+    voxels : VoxelSet
+        The voxels.
+    """
+
+    def __init__(self, source: ImageSource, voxels: VoxelSet) -> None:
+        self.space = source.space
+        self.voxels = voxels
+        self.dtype = source.dtype
+        """Type of the stored values, which `pieces`, `slabs` and `matrix` have before scaling."""
+        self.scaling = source.scaling
+        self.times = source.space.time_points or 1
+        self.header = _header_of(source)
+        """NIfTI header of what the image came from; empty if there is none."""
+        self.metadata = source.metadata
+
+    @property
+    def scaled_dtype(self) -> np.dtype[Any]:
+        """Type of the scaled values."""
+        return self.dtype if self.scaling is None else self.scaling.dtype(self.dtype)
+
+    @abstractmethod
+    def pieces(self, max_memory: int) -> Iterator[Piece]:
+        """Stored values of all voxels, in pieces of any shape."""
+
+    def slabs(self, max_memory: int) -> Iterator[Piece]:
+        """Stored values, each piece of voxels that follow each other (its columns are a slice).
+
+        For voxels in order of their index with x varying fastest.
+        """
+        return self.pieces(max_memory)
+
+    @abstractmethod
+    def matrix(self, max_memory: int) -> contextlib.AbstractContextManager[ScaledMatrix]:
+        """Series of the voxels as a matrix: in memory, in a temporary file, or where they lie."""
+
+    def scaled(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """The same pieces with scaled values."""
+        for piece in pieces:
+            if self.scaling is None:
+                yield piece
+            else:
+                values = self.scaling.apply(piece.values, times=piece.times, axis=0)
+                yield piece._replace(values=values)
+
+
+def _header_of(source: ImageSource) -> bytes:
+    from fmristore.nifti import header_in_space, header_with_tr
+
+    if not isinstance(source.stored, GridView):
+        return source.header
+    header, before = source.stored.source_header, source.stored.space
+    if header and source.space.tr not in (None, before.tr):
+        header = header_with_tr(header, source.space.tr)
+    if header and source.space.space_name not in (None, before.space_name):
+        header = header_in_space(header, source.space.space_name)
+    return header
+
+
+class _LinearReader(VoxelReader):
+    """An image that is read once, front to back."""
+
+    def __init__(self, source: ImageSource, voxels: VoxelSet) -> None:
+        super().__init__(source, voxels)
+        self._source = source
+
+    def pieces(self, max_memory: int) -> Iterator[Piece]:
+        """Docstring inherited."""
+        return self._blocks(block_bytes(max_memory, self.dtype))
+
+    def slabs(self, max_memory: int) -> Iterator[Piece]:
+        """Docstring inherited."""
+        x, y, _ = self.space.spatial_shape
+        most = block_share(max_memory, x * y * self.dtype.itemsize)
+        for piece in self._blocks(min(most, _SLAB_BYTES)):
+            columns = piece.columns
+            if isinstance(columns, slice):
+                yield piece
+            elif len(columns):
+                yield piece._replace(columns=slice(int(columns[0]), int(columns[-1]) + 1, 1))
+            del piece  # before the next block takes its memory
+
+    def _blocks(self, max_bytes: int) -> Iterator[Piece]:
+        x, y, z = self.space.spatial_shape
+        i, j, k = self.voxels.voxels.T.astype(np.int64)
+        places = i + x * (j + y * k)
+        for t0, z0, values in self._source.blocks(max_bytes):
+            times = slice(t0, t0 + values.shape[0], 1)
+            planes = values.shape[-3]
+            columns: slice | NDArray[np.int64] = slice(0, len(places), 1)
+            if planes < z:
+                columns = np.flatnonzero((k >= z0) & (k < z0 + planes))
+            if values.flags.c_contiguous:
+                flat = values.reshape(values.shape[0], -1)
+                found = flat[:, places[columns] - x * y * z0]
+            else:
+                found = values[:, k[columns] - z0, j[columns], i[columns]]
+            del values  # before the next block takes its memory
+            yield Piece(times, columns, found)
+            del found
+
+    @contextlib.contextmanager
+    def matrix(self, max_memory: int) -> Iterator[ScaledMatrix]:
+        """Docstring inherited; gathered."""
+        count = len(self.voxels)
+        with Scratch((self.times, count), self.dtype, max_memory=max_memory // 2) as scratch:
+            row: AnyArray | None = None
+            for piece in self.pieces(max_memory):
+                if isinstance(piece.columns, slice):
+                    scratch.write((piece.times, piece.columns), piece.values)
+                    continue
+                # Part of a volume: its voxels are scattered over the columns.
+                row = np.empty((1, count), self.dtype) if row is None else row
+                row[:, piece.columns] = piece.values
+                scratch.write((piece.times, slice(0, count, 1)), row)
+            yield ScaledMatrix(ScratchMatrix(scratch), self.scaling)
+
+
+class _StoredReader(VoxelReader):
+    """A stored image that gives series: stored values if it has them of all of the voxels."""
+
+    def __init__(self, source: ImageSource, voxels: VoxelSet) -> None:
+        super().__init__(source, voxels)
+        self._image: GridView = source.stored
+        self.scaling = self._image.stored_scaling(voxels.voxels)
+        self._series = _SeriesMatrix(self._image, voxels.voxels, raw=self.scaling is not None)
+        self.dtype = self._series.dtype
+
+    def pieces(self, max_memory: int) -> Iterator[Piece]:
+        """Docstring inherited; some voxels after the other."""
+        return column_pieces(ScaledMatrix(self._series), block_bytes(max_memory, self.dtype))
+
+    def slabs(self, max_memory: int) -> Iterator[Piece]:
+        """Docstring inherited."""
+        x, y, _ = self.space.spatial_shape
+        most = block_share(max_memory, x * y * self.dtype.itemsize)
+        return column_pieces(ScaledMatrix(self._series), most)
+
+    @contextlib.contextmanager
+    def matrix(self, max_memory: int) -> Iterator[ScaledMatrix]:
+        """Docstring inherited; read when asked for if they do not fit."""
+        matrix: Matrix = self._series
+        count, times = matrix.shape
+        if count * times * matrix.dtype.itemsize <= max_memory // 2:
+            matrix = MemoryMatrix(matrix.read(slice(0, count, 1), slice(0, times, 1)))
+        yield ScaledMatrix(matrix, self.scaling)
+
+
+class _DenseReader(VoxelReader):
+    """A stored run of volumes, read once in boxes of whole chunks, of which none is kept."""
+
+    def __init__(self, source: ImageSource, voxels: VoxelSet) -> None:
+        super().__init__(source, voxels)
+        array: StoredArray = source.stored.dense_array
+        self._reader = array.streaming_reader()
+        self.dtype = self._reader.spec.dtype
+        self.scaling = source.stored.scaling
+
+    def _box(self, max_memory: int) -> dict[str, int]:
+        """Lengths of the boxes by axis."""
+        spec, chunks = self._reader.spec, self._reader.chunks
+        chunk = math.prod(chunks) * spec.dtype.itemsize
+        limit = max(block_bytes(max_memory, spec.dtype), min(chunk, max_memory // 2))
+        if chunk > limit:
+            limit, share = max_memory, 2
+        else:
+            share = 1
+        size = box_shape(spec.shape, chunks, spec.dtype.itemsize, limit, share=share)
+        return dict(zip(spec.dims, size, strict=True))
+
+    def _boxes(self, size: dict[str, int]) -> Iterator[Piece]:
+        shape = (*self.space.spatial_shape, self.times)
+        dims = self._reader.spec.dims
+        axes = [dims.index(d) for d in "xyzt"]
+        for columns in _cells(self.voxels.voxels, size):
+            voxels = self.voxels.voxels[columns]
+            first = [int(v) // size[d] * size[d] for v, d in zip(voxels[0], "xyz", strict=True)]
+            inside = tuple((voxels - first).T)
+            for t0 in range(0, self.times, size["t"]):
+                box = {
+                    d: slice(start, min(start + size[d], length), 1)
+                    for d, start, length in zip("xyzt", (*first, t0), shape, strict=True)
+                }
+                values = self._reader.read(tuple(box[d] for d in dims)).transpose(axes)
+                yield Piece(box["t"], columns, values[inside].T)
+
+    def pieces(self, max_memory: int) -> Iterator[Piece]:
+        """Docstring inherited; box after box."""
+        return self._boxes(self._box(max_memory))
+
+    def slabs(self, max_memory: int) -> Iterator[Piece]:
+        """Docstring inherited; whole planes, decoding each chunk about once."""
+        mask = self.voxels.mask.transpose(2, 1, 0)
+        starts = np.concatenate([[0], np.cumsum(mask.sum(axis=(1, 2)))]).tolist()
+        reader = self._reader
+        spec = reader.spec
+        axes = [spec.dims.index(d) for d in "ztyx"]
+        plane = spec.shape[axes[2]], spec.shape[axes[3]]
+        most = block_share(max_memory, math.prod(plane) * spec.dtype.itemsize)
+        chunk = [reader.chunks[a] for a in axes]
+        unit = (chunk[0], chunk[1], *plane)
+        if math.prod(unit) * spec.dtype.itemsize > most:
+            unit = (1, 1, *plane)
+        least = max(math.prod(plane), math.prod(chunk)) * spec.dtype.itemsize
+        # A third of the room is for a box.
+        for box, values in read_in_boxes(reader, axes, unit, 3 * max(most, least)):
+            z0, z1 = box[0].start, box[0].stop
+            if starts[z1] > starts[z0]:
+                found = values.transpose(1, 0, 2, 3)[:, mask[z0:z1]]
+                yield Piece(box[1], slice(starts[z0], starts[z1], 1), found)
+            del values  # before the next box takes its memory
+
+    @contextlib.contextmanager
+    def matrix(self, max_memory: int) -> Iterator[ScaledMatrix]:
+        """Docstring inherited; gathered."""
+        count = len(self.voxels)
+        size = self._box(max_memory)
+        cells = _cells(self.voxels.voxels, size)
+        whole = len(cells) == 1  # boxes of whole volumes arrive in order of time
+        order = np.concatenate(cells)
+        place = np.empty(count, np.int64)
+        place[order] = np.arange(count)
+        shape = (self.times, count) if whole else (count, self.times)
+        with Scratch(shape, self.dtype, max_memory=max_memory // 2) as scratch:
+            for piece in self._boxes(size):
+                columns = piece.columns
+                assert not isinstance(columns, slice)
+                first = int(place[columns[0]])
+                rows = slice(first, first + len(columns), 1)
+                if whole:
+                    scratch.write((piece.times, rows), piece.values)
+                else:
+                    scratch.write((rows, piece.times), piece.values.T)
+            yield ScaledMatrix(ScratchMatrix(scratch, None if whole else place), self.scaling)
+
+
+class _SeriesMatrix(Matrix):
+    """Series of some voxels of a stored image: scaled values, or stored ones."""
+
+    def __init__(self, image: GridView, voxels: AnyArray, *, raw: bool = False) -> None:
+        self._image = image
+        self._voxels = voxels
+        self._raw = raw
+        self.shape = (len(voxels), int(image.shape[3]))
+        self.dtype: np.dtype[Any] = image.raw.dtype if raw else image.dtype
+
+    def read(self, rows: AxisPart, columns: AxisPart) -> AnyArray:
+        """Docstring inherited."""
+        return self._image.series(self._voxels[rows], times=columns, raw=self._raw).T
+
+
+def _cells(voxels: NDArray[np.int32], size: dict[str, int]) -> list[NDArray[np.int64]]:
+    """Positions of the voxels that lie in the same box of a grid, ascending, for each such box."""
+    cells = voxels // [size[d] for d in "xyz"]
+    order = np.lexsort(cells.T)
+    changes = (np.diff(cells[order], axis=0) != 0).any(axis=1)
+    return np.split(order, np.flatnonzero(changes) + 1)
+
+
+def block_bytes(max_memory: int, dtype: np.dtype[Any]) -> int:
+    """Stored bytes to take at once: reducing them takes several float64 for each value.
+
+    Parameters
+    ----------
+    max_memory : int
+        Bytes that reading and reducing may take.
+    dtype : dtype
+        Of the stored values.
+    """
+    return max(1, min(_BLOCK_BYTES, max_memory * dtype.itemsize // 64))
+
+
+def column_pieces(series: ScaledMatrix, limit: int) -> Iterator[Piece]:
+    """Pieces of some voxels and all times, of at most `limit` bytes or one voxel."""
+    count, times = series.shape
+    every = slice(0, times, 1)
+    step = max(1, limit // max(1, times * series.dtype.itemsize))
+    for start in range(0, count, step):
+        columns = slice(start, min(start + step, count), 1)
+        yield Piece(every, columns, series.read(columns, every))
 
 
 # Into the store -------------------------------------------------------------------------------
 
 
-class Part(NamedTuple):
-    """Numbers of some volumes, in some of the voxels."""
-
-    row: int
-    """First volume."""
-    voxel: int
-    """First voxel."""
-    values: AnyArray
-    """(volumes, voxels)"""
-
-
-def parts_of(source: VoxelSource, voxels: VoxelSet, max_memory: int) -> Iterator[Part]:
-    """Take the voxels out of volumes; voxels must be in order of their index, x fastest."""
-    mask = voxels.mask.transpose(2, 1, 0)
-    starts = np.concatenate([[0], np.cumsum(mask.sum(axis=(1, 2)))]).tolist()
-    x, y, _ = source.space.spatial_shape
-    most = block_share(max_memory, x * y * source.dtype.itemsize)
-    if not isinstance(source, StoredSource):
-        most = min(most, _BLOCK_BYTES)
-    for t0, z0, values in source.blocks(most):
-        z1 = z0 + values.shape[-3]
-        if starts[z1] > starts[z0]:
-            yield Part(t0, starts[z0], values[:, mask[z0:z1]])
-        del values  # before the next block takes its memory
-
-
-def write_parts(
+def write_pieces(
     array: Array,
-    parts: Iterable[Part],
+    pieces: Iterable[Piece],
     *,
     rows: slice,
     voxel_axis: int,
     max_memory: int,
     progress: Progress | None = None,
 ) -> None:
-    """Gather parts and write them to a matrix of voxels and volumes.
+    """Gather pieces and write them to a matrix of voxels and volumes.
 
     Parameters
     ----------
     array : Array
         The matrix.
-    parts : iterable of Part
-        All numbers of the volumes `rows`, in any order.
+    pieces : iterable of Piece
+        All values of the volumes `rows`, in any order; their columns are slices.
     rows : slice
         Volumes to write: whole write units of the matrix.
     voxel_axis : int
@@ -246,13 +424,11 @@ def write_parts(
     require_unit(spec, max_memory)
     room = gathering_share(spec, max_memory)
     with Scratch((volumes, count), spec.dtype, max_memory=room) as scratch:
-        for part in parts:
-            first = part.row - rows.start
-            n, m = part.values.shape
-            scratch.write(
-                (slice(first, first + n, 1), slice(part.voxel, part.voxel + m, 1)), part.values
-            )
-            done += part.values.nbytes
+        for times, columns, values in pieces:
+            assert isinstance(columns, slice)
+            moved = slice(times.start - rows.start, times.stop - rows.start, 1)
+            scratch.write((moved, columns), values)
+            done += values.nbytes
             if progress is not None:
                 progress(done, spec.nbytes)
         shape = (count, volumes) if voxel_axis == 0 else (volumes, count)

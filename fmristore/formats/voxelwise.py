@@ -52,7 +52,7 @@ Volumes = Callable[[], Iterator[tuple[int, AnyArray]]]
 """Gives the stored numbers in order of time: number of the first volume, (volumes, voxels)."""
 
 
-class ScatterSource:
+class ScatterSource(ImageSource):
     """Numbers of some voxels as an image on their whole grid, volume after volume.
 
     Parameters
@@ -75,9 +75,6 @@ class ScatterSource:
         NIfTI header of the image that the data come from; what is true of them is kept.
     """
 
-    colors = 0
-    trailer = b""
-
     def __init__(  # noqa: PLR0913
         self,
         space: NeuroSpace,
@@ -97,7 +94,6 @@ class ScatterSource:
         self._volumes = volumes
         self._convert = scaling
         self.dtype = dtype
-        self.scaling: Scaling | None = None
         self._fill = fill
         kept = _stored_fill(scaling, fill, dtype, nifti=nifti)
         if kept is not None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import contextlib
 import gzip
+import importlib
 import io
 import os
 import re
@@ -13,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from fmristore_stores.errors import (
     CorruptDataError,
+    DependencyError,
     FmristoreError,
     InvalidInputError,
     NotFoundError,
@@ -42,6 +46,11 @@ _SUFFIX = re.compile(r"(\.(?:nii|hdr|img))(\.gz)?(?=$|::|\?)", re.IGNORECASE)
 
 _READ_BUFFER = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
+_BZIP2_MAGIC = b"BZh"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_MODULES = ("compression.zstd", "backports.zstd")
+_LARGEST_ZSTD = 1 << 30
+"""Bytes that are decoded at once where no library decodes them piece by piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +165,12 @@ def translated(url: str) -> Iterator[None]:
         msg = f"damaged or truncated gzip data: {error}"
         raise CorruptDataError(msg, url=url) from error
     except OSError as error:
+        if str(error) == "Invalid data stream":  # of bz2
+            raise CorruptDataError(f"damaged bzip2 data: {error}", url=url) from error
         raise storage_error(error, url) from error
     except Exception as error:
+        if type(error).__name__ == "ZstdError":
+            raise CorruptDataError(f"damaged zstd data: {error}", url=url) from error
         if is_local(url):
             raise
         # The clients of storage services raise classes of their own.
@@ -168,13 +181,15 @@ def translated(url: str) -> Iterator[None]:
 def open_decoded(
     url: str, storage_options: Mapping[str, Any] | None = None
 ) -> Iterator[tuple[BinaryIO, bool]]:
-    """Open a file to read it front to back, decompressed if its first bytes are gzip's.
+    """Open a file to read it front to back, decompressed as its first bytes say.
+
+    Known are gzip, bzip2 and zstd.
 
     Yields
     ------
     file : BinaryIO
-        With ``read`` and ``readinto``; all members of a gzip file follow each other, and their
-        checksums are tested.
+        With ``read`` and ``readinto``; all members of a gzip file follow each other, and
+        their checksums are tested.
     compressed : bool
         Whether the file is compressed.
 
@@ -184,21 +199,142 @@ def open_decoded(
         If the file cannot be opened or read.
     CorruptDataError
         If the compressed data are damaged or end too early.
+    DependencyError
+        If they are zstd of a size that only a library that is not installed can decode.
     """
-    from isal import igzip
-
-    gzip_file: Any = igzip.IGzipFile
     with (
         translated(url),
         _open_raw(url, storage_options) as raw,
         # One buffer for all sources: it gives `peek`, and large reads pass through it.
         io.BufferedReader(raw, _READ_BUFFER) as buffered,
     ):
-        if buffered.peek(2)[:2] != _GZIP_MAGIC:
+        decoded = _decoded(buffered, url)
+        if decoded is None:
             yield buffered, False
             return
-        with gzip_file(fileobj=buffered, mode="rb") as decoded:
+        with decoded:
             yield decoded, True
+
+
+def _decoded(file: io.BufferedReader, url: str) -> Any:
+    """The file decompressed; None if it is not compressed."""
+    head = file.peek(18)[:18]
+    if head.startswith(_GZIP_MAGIC):
+        return io.BufferedReader(_Gzip(file), _READ_BUFFER)
+    if head.startswith(_BZIP2_MAGIC):
+        return bz2.BZ2File(file, "rb")
+    if head.startswith(_ZSTD_MAGIC):
+        for name in _ZSTD_MODULES:
+            with contextlib.suppress(ImportError):
+                library: Any = importlib.import_module(name)
+                return library.ZstdFile(file, "rb")
+        return _decoded_at_once(file, _zstd_size(head), url)
+    return None
+
+
+class _Gzip(io.RawIOBase):
+    """A gzip file of which everything is read that precedes what is no gzip, as nibabel does."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        from isal import igzip
+
+        gzip_file: Any = igzip.IGzipFile
+        self._file = file
+        self._decoded = gzip_file(fileobj=file, mode="rb")
+        self._again: Iterator[bytes] | None = None
+        self._position = 0
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        """Docstring inherited."""
+        return True
+
+    def readinto(self, target: Any) -> int:
+        """Docstring inherited."""
+        if self._again is None:
+            try:
+                count = int(self._decoded.readinto(target))
+            except (EOFError, gzip.BadGzipFile) as error:
+                if isinstance(error, gzip.BadGzipFile) and "Not a gzipped" not in str(error):
+                    raise
+                self._begin_again()
+            else:
+                self._position += count
+                return count
+        view = memoryview(target)
+        part = self._rest[: len(view)]
+        while not len(part) and (more := next(self._again or iter(()), None)) is not None:
+            self._rest = memoryview(more)
+            part = self._rest[: len(view)]
+        view[: len(part)] = part
+        self._rest = self._rest[len(part) :]
+        return len(part)
+
+    def _begin_again(self) -> None:
+        """Decode from the start, to where reading was, member by member."""
+        self._again = _members(self._file)
+        while self._position:
+            part = next(self._again)
+            self._rest = memoryview(part)[self._position :]
+            self._position = max(0, self._position - len(part))
+
+    def close(self) -> None:
+        """Docstring inherited."""
+        self._decoded.close()
+        super().close()
+
+
+def _members(file: io.BufferedReader) -> Iterator[bytes]:
+    """Decoded bytes of the members of a gzip file, up to what is none."""
+    from isal import igzip_lib
+
+    library: Any = igzip_lib
+    file.seek(0)
+    decoder: Any = None
+    rest = b""
+    while data := rest or file.read(1 << 16):
+        if decoder is None:
+            data = data.lstrip(b"\0")  # zeros fill up the blocks of a tape
+            rest = b""
+            if not data:
+                continue
+            data += file.read(1) if len(data) == 1 else b""
+            if not data.startswith(_GZIP_MAGIC):
+                return
+            decoder = library.IgzipDecompressor(flag=library.DECOMP_GZIP)
+        yield decoder.decompress(data)
+        rest = b""
+        if decoder.eof:
+            rest, decoder = decoder.unused_data, None
+    if decoder is not None:
+        raise CorruptDataError("truncated gzip data: they end within a member")
+
+
+def _zstd_size(head: bytes) -> int | None:
+    """Bytes of a decoded zstd frame, if it says so (RFC 8878, 3.1.1.1)."""
+    flags = head[4] if len(head) > 4 else 0
+    single = flags >> 5 & 1
+    width = (single, 2, 4, 8)[flags >> 6]
+    start = 6 - single + (0, 1, 2, 4)[flags & 3]
+    if not width or len(head) < start + width:
+        return None
+    return int.from_bytes(head[start : start + width], "little") + (256 if width == 2 else 0)
+
+
+def _decoded_at_once(file: io.BufferedReader, size: int | None, url: str) -> io.BytesIO:
+    if size is None or size > _LARGEST_ZSTD:
+        raise DependencyError(
+            "zstd data of a size that is not known, or above 1 GiB, are decoded piece by piece by "
+            "a library that is not installed: pip install 'fmristore[zstd]'",
+            url=url,
+        )
+    from numcodecs import Zstd
+
+    encoded = file.read(size + (1 << 20) + 1)
+    try:
+        return io.BytesIO(Zstd().decode(encoded))
+    except (RuntimeError, ValueError) as error:
+        raise CorruptDataError(f"damaged or truncated zstd data: {error}", url=url) from error
 
 
 @contextmanager

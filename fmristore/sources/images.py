@@ -1,20 +1,22 @@
-"""Where the numbers of a new image come from: a NIfTI file, an array, or a nibabel image."""
+"""Images that are read in blocks: a NIfTI file, an array, a nibabel image."""
 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from copy import copy
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from fmristore.model.scaling import Scaling, make_scaling
 from fmristore.model.space import NeuroSpace, fold_shape
-from fmristore.planning.text import parse_size
-from fmristore.sources.facts import metadata_of, with_facts, with_sidecar
-from fmristore_stores.errors import InvalidInputError, UnknownFormatError
-from fmristore_stores.io.location import detect_kind, name_of, normalise
+from fmristore.sources.facts import with_sidecar
+from fmristore_stores.errors import InvalidInputError
+from fmristore_stores.io.location import normalise
 from fmristore_stores.protocol import AnyArray
 
 __all__ = [
@@ -22,15 +24,13 @@ __all__ = [
     "Block",
     "ImageSource",
     "NiftiSource",
-    "image_source",
     "in_axis_order",
-    "is_store",
+    "is_nibabel",
+    "nibabel_source",
 ]
 
 _AXES = {"x": 0, "y": 1, "z": 2}
 _AXES |= dict.fromkeys(("t", "time", "volume", "label", "map", "contrast"), 3)
-
-_NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 
 
 class Block(NamedTuple):
@@ -42,24 +42,77 @@ class Block(NamedTuple):
     """Stored numbers, axes in canonical order with t always first: (t, [c,] z, y, x)."""
 
 
-class ImageSource(Protocol):
+class ImageSource(ABC):
     """An image that can be read once, front to back."""
 
     space: NeuroSpace
+    """Its grid, number of volumes and TR."""
     dtype: np.dtype[Any]
-    colors: int
-    scaling: Scaling | None
+    """Type of the stored values."""
+    colors: int = 0
+    """Channels of an image in colour: 3 or 4, else 0."""
+    scaling: Scaling | None = None
+    """Scaling of the stored values."""
     header: bytes
+    """A NIfTI header for the image."""
+    url: str | None = None
+    """Where it lies, if it is a file or a store."""
+    metadata: Mapping[str, Any] = MappingProxyType({})
+    """What else is known of it."""
+    stored: Any = None
+    """The stored object whose values it has, which can also be read voxel by voxel."""
 
+    @abstractmethod
     def blocks(self, max_bytes: int) -> Iterator[Block]:
         """Parts of at most `max_bytes`, in the order of the image's bytes."""
 
     @property
     def trailer(self) -> bytes:
-        """Bytes that follow the numbers in the source; known after the last block."""
+        """Bytes that follow the values in the source; known after the last block."""
+        return b""
+
+    def check_run(self) -> None:
+        """Check that it is a run: real or complex values with four axes.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is a single volume, or in colour.
+        """
+        if self.space.time_points is None:
+            raise InvalidInputError(
+                f"an image of shape {self.space.shape}: a run has four axes x, y, z, t",
+                url=self.url,
+            )
+        self.check_values()
+
+    def check_values(self) -> None:
+        """Check that the values are numbers, not colours or text.
+
+        Raises
+        ------
+        InvalidInputError
+            If they are not.
+        """
+        if self.colors or self.dtype.names or self.dtype.kind not in "biufc":
+            raise InvalidInputError(
+                "an image in colour: expected values that are numbers, not colours or text",
+                url=self.url,
+            )
+
+    def read(self) -> AnyArray:
+        """All of the image in memory, scaled, (X, Y, Z) or (X, Y, Z, T)."""
+        x, y, z = self.space.spatial_shape
+        values = np.empty((self.space.time_points or 1, z, y, x), self.dtype)
+        for t0, z0, part in self.blocks(1 << 26):
+            values[t0 : t0 + part.shape[0], z0 : z0 + part.shape[1]] = part
+        if self.scaling is not None:
+            values = self.scaling.apply(values, axis=0)
+        found = values.transpose(3, 2, 1, 0)
+        return found[..., 0] if self.space.time_points is None else found
 
 
-class NiftiSource:
+class NiftiSource(ImageSource):
     """A NIfTI file, streamed.
 
     Parameters
@@ -75,9 +128,9 @@ class NiftiSource:
     ) -> None:
         from fmristore.nifti import read_header
 
-        self._location = normalise(url), storage_options
-        self._described = False
-        self.metadata: Mapping[str, Any] = {}
+        self.url = normalise(url)
+        self._options = storage_options
+        self.is_described = False
         self._header = read_header(url, storage_options=storage_options)
         self.space = self._header.space
         self.dtype = self._header.dtype
@@ -88,17 +141,13 @@ class NiftiSource:
         self.header = self._header.raw
         self._trailer = b""
 
-    def as_source(self, **_: Any) -> ImageSource:
-        """The source itself."""
-        return self
-
     def described(self, tr: float | None = None) -> NiftiSource:
         """The same with what the BIDS sidecar beside it says: see `with_sidecar`."""
-        if self._described:
+        if self.is_described:
             return self
-        self._described = True
-        url, options = self._location
-        return with_sidecar(self, url, options, tr=tr)
+        twin = copy(with_sidecar(self, normalise(self.url or ""), self._options, tr=tr))
+        twin.is_described = True
+        return twin
 
     @property
     def trailer(self) -> bytes:
@@ -118,7 +167,7 @@ class NiftiSource:
             self._trailer = stream.trailer
 
 
-class ArraySource:
+class ArraySource(ImageSource):
     """An array in memory, or anything that slices like one.
 
     Parameters
@@ -136,8 +185,6 @@ class ArraySource:
     template : bytes
         NIfTI header of the image that the data come from; what is true of them is kept.
     """
-
-    trailer = b""
 
     def __init__(
         self,
@@ -167,7 +214,6 @@ class ArraySource:
         self.scaling = make_scaling(slope, inter, volumes=space.time_points)
         one = self.scaling if self.scaling is None or not self.scaling.per_volume else None
         self._data = data
-        self.metadata: Mapping[str, Any] = {}
         if like is not None:
             kept = header_of_image(like, space, self.dtype, colors=self.colors)
             if kept is not None:
@@ -181,10 +227,6 @@ class ArraySource:
             slope=None if one is None else float(one.slope),
             inter=None if one is None else float(one.inter),
         )
-
-    def as_source(self, **_: Any) -> ImageSource:
-        """The source itself."""
-        return self
 
     @property
     def in_memory(self) -> bool:
@@ -215,87 +257,6 @@ class ArraySource:
             part = np.ascontiguousarray(part).view("u1").reshape(*part.shape, self.colors)
             return part.transpose(3, 4, 2, 1, 0)
         return part.transpose(3, 2, 1, 0).astype(self.dtype, copy=False)
-
-
-def image_source(  # noqa: PLR0913
-    data: Any,
-    *,
-    space: NeuroSpace | AnyArray | None = None,
-    tr: float | None = None,
-    slope: float | AnyArray | None = None,
-    inter: float | AnyArray | None = None,
-    space_name: str | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    max_memory: int | str = 1 << 28,
-) -> ImageSource:
-    """Understand what a user gives as the numbers of an image.
-
-    Parameters
-    ----------
-    data : path, URL, nibabel image, stored image, or array_like (X, Y, Z) or (X, Y, Z, T)
-        A path or URL is that of a NIfTI file. A stored image is one of any format that was opened
-        and must stay open until the last block was read; it has a method ``as_source``.
-    space : NeuroSpace or ndarray, (4, 4), optional
-        Needed for arrays: the grid, or the affine alone (voxel to mm, RAS+).
-    tr : float, optional
-        Repetition time in seconds; comes before that of a file or image. Not for a NeuroSpace,
-        which has its own.
-    slope, inter : float or ndarray (T,), optional
-        For arrays of stored numbers: the number meant is ``stored * slope + inter``.
-    space_name : str, optional
-        Name of the space that the image is in; comes before what the image says.
-    metadata : mapping, optional
-        What else is known of it; comes before what the image says.
-    storage_options : mapping, optional
-        For a URL.
-    max_memory : int or str
-        Bytes that a stored image may take to turn its numbers around.
-
-    Raises
-    ------
-    InvalidInputError
-        If the data are not an image, an array comes without its space, or an image with one.
-    """
-    max_memory = parse_size(max_memory)
-    stored = getattr(data, "as_source", None)
-    if isinstance(data, str | os.PathLike) or _is_nibabel(data) or stored is not None:
-        if any(given is not None for given in (space, slope, inter)):
-            raise InvalidInputError(
-                "space, slope and inter are for arrays: a file or image has its own"
-            )
-        if stored is not None:
-            source: ImageSource = stored(max_memory=max_memory)
-            if source is not data:
-                source = with_facts(source, metadata=metadata_of(data))
-        elif _is_nibabel(data):
-            source = _from_nibabel(data)
-        else:
-            source = NiftiSource(data, storage_options=storage_options)
-        if isinstance(source, NiftiSource):
-            source = source.described(tr)
-        return with_facts(source, tr=tr, space_name=space_name, metadata=metadata)
-    data = in_axis_order(data)
-    shape = getattr(data, "shape", None)
-    if shape is None or not hasattr(data, "dtype"):
-        data = _array(data)
-        shape = data.shape
-    if len(shape) not in (3, 4):
-        raise InvalidInputError(f"data of shape {tuple(shape)}: expected (X, Y, Z) or (X, Y, Z, T)")
-    if space is None:
-        raise InvalidInputError("an array needs space=: a NeuroSpace or an affine (4, 4)")
-    if isinstance(space, NeuroSpace):
-        if tr is not None:
-            raise InvalidInputError("tr goes with an affine; a NeuroSpace has its own")
-    else:
-        space = NeuroSpace(
-            spatial_shape=tuple(shape[:3]),
-            affine=space,
-            time_points=shape[3] if len(shape) == 4 else None,
-            tr=tr,
-        )
-    made = ArraySource(data, space, slope=slope, inter=inter)
-    return with_facts(made, space_name=space_name, metadata=metadata)
 
 
 def in_axis_order(data: Any) -> Any:
@@ -331,36 +292,12 @@ def in_axis_order(data: Any) -> Any:
     return data if order == list(range(len(dims))) else data.transpose(*[dims[i] for i in order])
 
 
-def is_store(url: str | os.PathLike[str], options: Mapping[str, Any] | None) -> bool:
-    """Whether a URL is that of a store, not of a NIfTI file.
-
-    Raises
-    ------
-    NotFoundError
-        If there is nothing.
-    """
-    target = normalise(url)
-    if name_of(target).lower().endswith(_NIFTI_ENDINGS):
-        return False
-    try:
-        detect_kind(target, dict(options or {}))
-    except UnknownFormatError:
-        return False
-    return True
-
-
-def _is_nibabel(data: Any) -> bool:
+def is_nibabel(data: Any) -> bool:
+    """Whether something is an image of nibabel, or is used as one."""
     return hasattr(data, "dataobj") and hasattr(data, "header") and hasattr(data, "affine")
 
 
-def _array(data: Any) -> AnyArray:
-    try:
-        return np.asarray(data)
-    except ValueError as error:
-        raise InvalidInputError(f"the data are not an array of numbers: {error}") from error
-
-
-def _from_nibabel(image: Any) -> ImageSource:
+def nibabel_source(image: Any) -> ImageSource:
     """Read an image that lies in a NIfTI file from there, byte for byte; else its array."""
     from nibabel import arrayproxy
 
@@ -373,7 +310,9 @@ def _from_nibabel(image: Any) -> ImageSource:
     dtype = library.get_obj_dtype(data)
     if tuple(data.shape) != space.shape:
         data = _Folded(data, space.shape)
-    return ArraySource(data, space, dtype=dtype, like=image)
+    source = ArraySource(data, space, dtype=dtype, like=image)
+    source.url = image.get_filename()
+    return source
 
 
 class _Folded:

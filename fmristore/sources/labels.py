@@ -23,7 +23,6 @@ from fmristore_stores.spec import STRING
 
 __all__ = [
     "BACKGROUND",
-    "FileAt",
     "LabelTable",
     "ParcellationWarning",
     "as_column",
@@ -32,7 +31,6 @@ __all__ = [
     "parse_ids",
     "read_table",
     "warn",
-    "with_options",
 ]
 
 
@@ -247,24 +245,10 @@ def _pick(values: Column, rows: Sequence[int]) -> Column:
     return taken if known.all() else np.where(known, taken.astype(np.float64), np.nan)
 
 
-@dataclass(frozen=True, slots=True)
-class FileAt:
-    """A file that a user names, with what fsspec needs to reach it."""
-
-    url: str
-    storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
-
-
-def with_options(given: Any, storage_options: Mapping[str, Any] | None) -> Any:
-    """A path or URL with the options to reach it; everything else as it is."""
-    if isinstance(given, str | os.PathLike):
-        return FileAt(os.fspath(given), storage_options)
-    return given
-
-
 def read_table(
     names: Any,
     present: NDArray[np.int32],
+    storage_options: Mapping[str, Any] | None = None,
 ) -> LabelTable:
     """Understand what a user gives as the names of parcels.
 
@@ -277,6 +261,8 @@ def read_table(
         occurs. A first name "Background" is that of id 0.
     present : ndarray of int32
         Ids that occur in the image, ascending.
+    storage_options : mapping, optional
+        For a URL.
 
     Returns
     -------
@@ -301,11 +287,10 @@ def read_table(
         return LabelTable(np.empty(0, np.int32), ())
     if isinstance(names, LabelTable):
         return names
-    names = with_options(names, None)
     url = None
-    if isinstance(names, FileAt):
-        url = normalise(names.url)
-        found = read_label_file(url, present, names.storage_options)
+    if isinstance(names, str | os.PathLike):
+        url = normalise(names)
+        found = read_label_file(url, present, storage_options)
         table = (
             _from_columns(found, present, url)
             if isinstance(found, dict)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
+from fmristore.sources.door import load_volume, open_if_path
 from fmristore.sources.labels import Column, LabelTable, ParcellationWarning, read_table, warn
-from fmristore.sources.masks import load_volume, mask_array
+from fmristore.sources.masks import mask_array
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.protocol import AnyArray
 
@@ -91,14 +92,15 @@ class Parcellation:
         names: Any = None,
         mask: Any = None,
         space: NeuroSpace | AnyArray | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> Parcellation:
         """Make a parcellation of a label image and, if there is one, its table.
 
         Parameters
         ----------
-        labels : Parcellation, path, stored volume, nibabel image, or array_like of shape (X, Y, Z)
-            Whole numbers, but for rounding; 0 and NaN are background. A path is that of a NIfTI
-            file or of a store. Ids may have gaps.
+        labels : Parcellation, path, stored object, nibabel image, or array_like (X, Y, Z)
+            Whole numbers, but for rounding; 0 and NaN are background. A path is that of a file or
+            a store. Ids may have gaps. What is stored with a parcellation stands for that.
         names : path, mapping, sequence of str, or DataFrame, optional
             What the ids stand for: see `fmristore.sources.labels.read_table`.
         mask : path, stored volume, nibabel image, or array_like of shape (X, Y, Z), optional
@@ -106,6 +108,8 @@ class Parcellation:
         space : NeuroSpace or ndarray, (4, 4), optional
             Grid that the labels must be on; an array of labels need only have its shape. An
             affine is for arrays.
+        storage_options : mapping, optional
+            For URLs of labels, names and mask.
 
         Warns
         -----
@@ -122,22 +126,26 @@ class Parcellation:
             If labels are not whole numbers from 0 up, no voxel has one, shapes or grids differ,
             or the table is wrong.
         """
-        if isinstance(labels, Parcellation):
-            return labels.revised(names, mask, space)
-        wanted = space.spatial_shape if isinstance(space, NeuroSpace) else None
-        values, grid, url = load_volume(labels, "label image", shape=wanted)
+        with open_if_path(labels, storage_options) as found:
+            own = getattr(found, "parcellation", found)
+            if isinstance(own, Parcellation):
+                return own.revised(names, mask, space, storage_options)
+            wanted = space.spatial_shape if isinstance(space, NeuroSpace) else None
+            values, grid, url = load_volume(found, "label image", shape=wanted)
         numbers = _whole_numbers(values, url)
         grid = _common_grid(numbers, grid, space, url)
-        inside = None if mask is None else mask_array(mask, grid)
+        inside = None
+        if mask is not None:
+            inside = mask_array(mask, grid, storage_options=storage_options)
         if inside is not None:
             outside = np.count_nonzero(numbers[~inside])
             if outside:
                 warn(f"{outside} labelled voxels lie outside the mask and are left out")
             # Parcels that the mask empties are still parcels of the atlas.
-            table = _full_table(names, numbers)
+            table = _full_table(names, numbers, storage_options)
             numbers = np.where(inside, numbers, 0)
         else:
-            table = _full_table(names, numbers)
+            table = _full_table(names, numbers, storage_options)
         if not numbers.any():
             where = "" if inside is None else " in the mask"
             raise InvalidInputError(f"no voxel{where} has a label", url=url)
@@ -146,13 +154,17 @@ class Parcellation:
         return made
 
     def revised(
-        self, names: Any = None, mask: Any = None, space: NeuroSpace | AnyArray | None = None
+        self,
+        names: Any = None,
+        mask: Any = None,
+        space: NeuroSpace | AnyArray | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> Parcellation:
         """Give parcels other names or a narrower mask, or check that they fit a grid.
 
         Parameters
         ----------
-        names, mask, space : object, optional
+        names, mask, space, storage_options : object, optional
             See `from_labels`.
 
         Raises
@@ -167,9 +179,11 @@ class Parcellation:
         labels = self.labels
         inside = self.mask
         if mask is not None:
-            inside = inside & mask_array(mask, self.space)
+            inside = inside & mask_array(mask, self.space, storage_options=storage_options)
             labels = np.where(inside, labels, 0)
-        table = self.table if names is None else _full_table(names, self.labels)
+        table = self.table
+        if names is not None:
+            table = _full_table(names, self.labels, storage_options)
         made = Parcellation(self.space, labels, table, mask=inside)
         made._tell_empty()
         return made
@@ -357,11 +371,13 @@ def find_parcels(table: LabelTable, keys: Iterable[Any]) -> NDArray[np.int64]:
     return np.array([find_parcel(table, key) for key in keys], np.int64)
 
 
-def _full_table(names: Any, labels: NDArray[np.int32]) -> LabelTable:
+def _full_table(
+    names: Any, labels: NDArray[np.int32], storage_options: Mapping[str, Any] | None
+) -> LabelTable:
     """Table of the ids that a user names and of those that occur."""
     present = np.unique(labels)
     present = present[present != 0]
-    table = read_table(names, present)
+    table = read_table(names, present, storage_options)
     return table.with_ids(np.union1d(table.ids, present).astype(np.int32))
 
 

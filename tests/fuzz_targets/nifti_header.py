@@ -13,17 +13,17 @@ __all__ = ["examples", "one_input"]
 
 def one_input(data: bytes) -> None:
     """Read bytes as a NIfTI file, volume by volume."""
-    from fmristore.sources.images import image_source
+    from fmristore.sources.door import as_source
     from fmristore_stores.errors import FmristoreError
 
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / "x.nii"
     path.write_bytes(data)
     try:
-        source = image_source(path)
-        if np.prod(source.space.shape) < 1 << 20:
-            for block in source.blocks(1 << 20):
-                block.values.sum()
+        with as_source(path) as source:
+            if np.prod(source.space.shape) < 1 << 20:
+                for block in source.blocks(1 << 20):
+                    block.values.sum()
     except FmristoreError:
         pass
 

@@ -25,7 +25,6 @@ from fmristore.formats.image.r import RImageLayout
 from fmristore.formats.image.replicas import Copies
 from fmristore.formats.matrix import chunk_count
 from fmristore.formats.nodes import read_bytes
-from fmristore.formats.opening import opened
 from fmristore.formats.options import store_as
 from fmristore.formats.registry import Layout, register
 from fmristore.model.digest import digest_image
@@ -36,7 +35,8 @@ from fmristore.planning.layout import Access, Order, canonical_axes
 from fmristore.planning.progress import Progress
 from fmristore.planning.rechunk import read_in_boxes
 from fmristore.planning.text import parse_size
-from fmristore.sources.images import Block, ImageSource, image_source
+from fmristore.sources.door import open_if_path, source_of
+from fmristore.sources.images import Block, ImageSource
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import (
     FmristoreError,
@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 
-class DenseSource:
+class DenseSource(ImageSource):
     """The stored numbers of an image, read front to back, decoding each chunk about once.
 
     Parameters
@@ -481,8 +481,6 @@ class DenseImage(GridView):
     def as_source(self, *, max_memory: int | str = 1 << 28, nifti: bool = False) -> ImageSource:
         """The image as the source of another one, with its header and stored numbers."""
         max_memory = parse_size(max_memory)
-        from fmristore.formats.image.image import DenseSource
-
         del max_memory, nifti
         return DenseSource(self)
 
@@ -564,9 +562,9 @@ class DenseImage(GridView):
             If the data have another number of axes, or are not an image.
         """
         max_memory = parse_size(max_memory)
-        with opened(data, storage_options) as image:
+        with open_if_path(data, storage_options) as image:
             room = max_memory // 2 if isinstance(image, StoredObject) else max_memory
-            source = image_source(
+            source = source_of(
                 image,
                 space=space,
                 tr=tr,
@@ -574,7 +572,6 @@ class DenseImage(GridView):
                 inter=inter,
                 space_name=space_name,
                 metadata=metadata,
-                storage_options=storage_options,
                 max_memory=room,
             )
             if len(source.space.shape) != len(cls.axes):

@@ -10,7 +10,6 @@ from fmristore.formats.base import StoredArray
 from fmristore.formats.image.layout import ImageOptions, ImageParts, image_spec, write_numbers
 from fmristore.formats.r_common import RLayout, r_class, r_dtype, r_numbers, write_r_space
 from fmristore.formats.registry import StoreView
-from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.progress import Progress
 from fmristore.sources.images import Block, ImageSource
@@ -236,7 +235,7 @@ def write_r_run(
     write_numbers(array, named, source, options.max_memory, progress=progress)
 
 
-class RSource:
+class RSource(ImageSource):
     """An image as R can read it: scaled, of a type that it has.
 
     Parameters
@@ -250,15 +249,11 @@ class RSource:
         If it is in colour, or R has no such numbers.
     """
 
-    trailer = b""
-
     def __init__(self, source: ImageSource) -> None:
         self._source = source
         self._scaling = source.scaling
         self.space = source.space
         self.header = source.header
-        self.scaling: Scaling | None = None
-        self.colors = 0
         if source.colors:
             raise InvalidInputError("R cannot read colours")
         scaled = source.dtype if self._scaling is None else self._scaling.dtype(source.dtype)

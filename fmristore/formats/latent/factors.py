@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from fmristore.formats.opening import opened
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.nifti import grid_header
-from fmristore.sources.images import image_source
+from fmristore.sources.door import is_path, open_if_path, source_of
 from fmristore.sources.labelled import matching_columns, positional, voxel_columns
-from fmristore.sources.labels import FileAt
 from fmristore.sources.masks import mask_voxels
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
@@ -136,6 +133,7 @@ def make_factors(  # noqa: PLR0913
     time_offset: float | Mapping[str, float] | None = None,
     offset: Any = None,
     metadata: Mapping[str, Mapping[str, Any]] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> LatentFactors:
     """Check what a user gives as a latent representation, and bring it into one form.
 
@@ -159,6 +157,8 @@ def make_factors(  # noqa: PLR0913
         Added to every time point.
     metadata : mapping of str to mapping, optional
         What else is known of scans, by their names.
+    storage_options : mapping, optional
+        For a mask given by URL.
 
     Raises
     ------
@@ -167,9 +167,12 @@ def make_factors(  # noqa: PLR0913
     """
     if (mask is None) == (voxels is None):
         raise InvalidInputError("give either mask or voxels")
-    grid, header = _grid(space, mask)
+    grid, header = _grid(space, mask, storage_options)
     basis = _named_alike(basis, loadings)
-    points = mask_voxels(mask, grid) if voxels is None else np.asarray(voxel_columns(voxels))
+    if voxels is None:
+        points = mask_voxels(mask, grid, storage_options=storage_options)
+    else:
+        points = np.asarray(voxel_columns(voxels))
     chosen = VoxelSet(grid, points)
     rows = _loadings(loadings, len(chosen))
     scans = _scans(
@@ -220,23 +223,25 @@ def check_errors(errors: Any, factors: LatentFactors) -> AnyArray:
     return _numbers(values, "voxel_error")
 
 
-def _grid(space: NeuroSpace | AnyArray | None, mask: Any) -> tuple[NeuroSpace, bytes]:
+def _grid(
+    space: NeuroSpace | AnyArray | None, mask: Any, storage_options: Mapping[str, Any] | None
+) -> tuple[NeuroSpace, bytes]:
     """The grid, and the NIfTI header of the mask that it was taken from, if it has one."""
     if isinstance(space, NeuroSpace):
         return space, b""
     if space is None:
-        own = getattr(mask, "space", None)
-        if isinstance(own, NeuroSpace):
-            return own.without_time(), getattr(mask, "source_header", b"")
         if mask is None:
             raise InvalidInputError("voxels need space=: the grid that they are voxels of")
-        file = mask if isinstance(mask, FileAt) else FileAt(mask, None)
-        with opened(file.url, file.storage_options) as image:
-            found = image_source(image, storage_options=file.storage_options)
-        return found.space.without_time(), found.header
+        with open_if_path(mask, storage_options) as found:
+            own = getattr(found, "space", None)
+            if isinstance(own, NeuroSpace):
+                header = getattr(found, "source_header", getattr(found, "header", b""))
+                return own.without_time(), header
+            source = source_of(found)
+        return source.space.without_time(), source.header
     if mask is None:
         raise InvalidInputError("with voxels, space= must be a NeuroSpace: an affine has no shape")
-    if isinstance(mask, str | os.PathLike | FileAt):
+    if is_path(mask):
         raise InvalidInputError("a file as mask has its own space: leave space= out")
     shape = mask.shape if hasattr(mask, "shape") else _array(mask, "mask").shape
     if len(shape) < 3:

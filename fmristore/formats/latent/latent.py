@@ -25,17 +25,15 @@ from fmristore.formats.latent.layout import LatentLayout, LatentParts, ScanParts
 from fmristore.formats.latent.r import RLatentLayout
 from fmristore.formats.latent.writer import LatentOptions
 from fmristore.formats.matrix import Matrix, array_bytes
-from fmristore.formats.opening import opened
 from fmristore.formats.options import default_codec, store_as
 from fmristore.formats.registry import Layout, register
-from fmristore.formats.voxel_source import VoxelSource, parts_of, voxel_source
+from fmristore.formats.voxel_source import VoxelReader, chosen_voxels, voxel_reader
 from fmristore.formats.voxelwise import VoxelView
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.indexing import AxisPart
 from fmristore.planning.text import parse_size
-from fmristore.sources.facts import metadata_of
-from fmristore.sources.labels import with_options
+from fmristore.sources.door import as_source
 from fmristore_stores.errors import InvalidInputError, MetadataError, SelectionError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
@@ -464,13 +462,14 @@ class LatentNeuroVec(LatentView):
         factors = make_factors(
             basis,
             loadings,
-            mask=with_options(mask, storage_options),
+            mask=mask,
             voxels=voxels,
             space=space,
             tr=tr,
             time_offset=time_offset,
             offset=offset,
             metadata=metadata,
+            storage_options=storage_options,
         )
         if header:
             factors = replace(factors, header=header)
@@ -574,29 +573,29 @@ class LatentNeuroVec(LatentView):
         max_memory = parse_size(max_memory)
         from fmristore.formats.latent.pca import principal_components
 
-        with opened(source, storage_options) as image:
-            run, voxels = voxel_source(
-                image,
-                mask,
-                space=space,
-                tr=tr,
-                space_name=space_name,
-                metadata=metadata,
-                storage_options=storage_options,
-            )
+        with as_source(
+            source,
+            space=space,
+            tr=tr,
+            space_name=space_name,
+            metadata=metadata,
+            storage_options=storage_options,
+        ) as image:
+            image.check_run()
+            run = voxel_reader(image, chosen_voxels(image, mask, storage_options))
             found = principal_components(
-                _scaled_parts(run, voxels, max_memory // 4),
-                (run.space.time_points or 1, len(voxels)),
+                _scaled_parts(run, max_memory // 4),
+                (run.times, len(run.voxels)),
                 n_components,
                 dtype=_working(run),
                 max_memory=max_memory,
             )
         factors = LatentFactors(
-            voxels=voxels,
+            voxels=run.voxels,
             loadings=found.loadings,
             scans={
                 DEFAULT_SCAN: LatentScanData(
-                    found.basis, run.space.tr, run.space.time_offset, metadata_of(run)
+                    found.basis, run.space.tr, run.space.time_offset, run.metadata
                 )
             },
             offset=found.offset,
@@ -638,20 +637,16 @@ class LatentNeuroVec(LatentView):
         return made
 
 
-def _working(run: VoxelSource) -> np.dtype[Any]:
+def _working(run: VoxelReader) -> np.dtype[Any]:
     """Type that the numbers of a run are kept in: float32 where that holds them."""
-    dtype = run.dtype if run.scaling is None else run.scaling.dtype(run.dtype)
+    dtype = run.scaled_dtype
     if dtype.kind == "c":
         raise InvalidInputError("principal components are of real numbers")
     return np.result_type(dtype, np.float32)
 
 
-def _scaled_parts(
-    run: VoxelSource, voxels: VoxelSet, max_memory: int
-) -> Iterator[tuple[int, int, AnyArray]]:
-    """Numbers meant of the voxels, part by part: first volume, first voxel, numbers."""
-    for first, voxel, values in parts_of(run, voxels, max_memory):
-        if run.scaling is not None:
-            times = slice(first, first + len(values))
-            values = run.scaling.apply(values, times=times, axis=0)  # noqa: PLW2901
-        yield first, voxel, values
+def _scaled_parts(run: VoxelReader, max_memory: int) -> Iterator[tuple[int, int, AnyArray]]:
+    """Scaled values of the voxels, part by part: first volume, first voxel, values."""
+    for times, columns, values in run.scaled(run.slabs(max_memory)):
+        assert isinstance(columns, slice)
+        yield times.start, columns.start, values

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,10 +11,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fmristore.formats.base import StoredObject
-from fmristore.formats.voxel_source import Part, StoredSource, VoxelSource, parts_of
+from fmristore.formats.voxel_source import Piece, voxel_reader
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
-from fmristore.sources.images import ArraySource, image_source, in_axis_order
+from fmristore.sources.door import has_grid, source_of
+from fmristore.sources.images import ImageSource, in_axis_order
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import check_attributes
@@ -70,7 +70,7 @@ class MapStack(ABC):
             self.headers = tuple(raw and header_in_space(raw, space_name) for raw in self.headers)
 
     @abstractmethod
-    def parts(self, voxels: VoxelSet, rows: slice, max_memory: int) -> Iterator[Part]:
+    def pieces(self, voxels: VoxelSet, rows: slice, max_memory: int) -> Iterator[Piece]:
         """Numbers of the maps `rows` (all of them if `whole`), in the voxels."""
 
 
@@ -80,16 +80,16 @@ class _Volumes(MapStack):
     whole = False
 
     def __init__(
-        self, labels: tuple[str, ...], sources: Sequence[VoxelSource], dtype: np.dtype[Any]
+        self, labels: tuple[str, ...], sources: Sequence[ImageSource], dtype: np.dtype[Any]
     ) -> None:
         headers = [source.header for source in sources]
         super().__init__(labels, sources[0].space.without_time(), dtype, headers)
         self._sources = sources
 
-    def parts(self, voxels: VoxelSet, rows: slice, max_memory: int) -> Iterator[Part]:
+    def pieces(self, voxels: VoxelSet, rows: slice, max_memory: int) -> Iterator[Piece]:
         for row in range(rows.start, rows.stop):
-            for part in _converted(self._sources[row], voxels, self.dtype, max_memory):
-                yield part._replace(row=row)
+            for piece in _converted(self._sources[row], voxels, self.dtype, max_memory):
+                yield piece._replace(times=slice(row, row + 1, 1))
 
 
 class _Run(MapStack):
@@ -100,41 +100,40 @@ class _Run(MapStack):
     def __init__(
         self,
         labels: tuple[str, ...],
-        source: VoxelSource,
+        source: ImageSource,
         dtype: np.dtype[Any],
         headers: Sequence[bytes] | None = None,
     ) -> None:
         if headers is None:
             headers = [source.header] * len(labels)
-        super().__init__(labels, source.space.without_time(), dtype, headers)
+        grid = source.space if source.stored is None else source.stored.space
+        super().__init__(labels, grid.without_time(), dtype, headers)
         self._source = source
 
-    def parts(
+    def pieces(
         self,
         voxels: VoxelSet,
         rows: slice,  # noqa: ARG002 - always all of them
         max_memory: int,
-    ) -> Iterator[Part]:
+    ) -> Iterator[Piece]:
         return _converted(self._source, voxels, self.dtype, max_memory)
 
 
 def _converted(
-    source: VoxelSource, voxels: VoxelSet, dtype: np.dtype[Any], max_memory: int
-) -> Iterator[Part]:
-    """Numbers meant, of one type."""
-    for part in parts_of(source, voxels, max_memory):
-        values, times = part.values, slice(part.row, part.row + len(part.values))
-        if source.scaling is not None:
-            values = source.scaling.apply(values, times=times, axis=0)
+    source: ImageSource, voxels: VoxelSet, dtype: np.dtype[Any], max_memory: int
+) -> Iterator[Piece]:
+    """Scaled values, of one type."""
+    reader = voxel_reader(source, voxels)
+    for piece in reader.scaled(reader.slabs(max_memory)):
         with np.errstate(over="ignore"):
-            yield part._replace(values=values.astype(dtype, copy=False))
+            yield piece._replace(values=piece.values.astype(dtype, copy=False))
 
 
-def numbers_of(source: VoxelSource, voxels: VoxelSet, dtype: np.dtype[Any]) -> AnyArray:
+def numbers_of(source: ImageSource, voxels: VoxelSet, dtype: np.dtype[Any]) -> AnyArray:
     """Numbers of one map in the voxels, (V,)."""
     values = np.empty(len(voxels), dtype)
-    for _, start, part in _converted(source, voxels, dtype, 1 << 30):
-        values[start : start + part.shape[1]] = part[0]
+    for _, columns, part in _converted(source, voxels, dtype, 1 << 30):
+        values[columns] = part[0]
     return values
 
 
@@ -153,9 +152,8 @@ def finite_mask(stack: MapStack, within: AnyArray | None, max_memory: int) -> An
     inside = np.ones(stack.space.spatial_shape, np.bool_) if within is None else within
     voxels = VoxelSet.from_mask(inside, stack.space)
     finite = np.ones(len(voxels), np.bool_)
-    for part in stack.parts(voxels, slice(0, len(stack.labels), 1), max_memory):
-        columns = slice(part.voxel, part.voxel + part.values.shape[1])
-        finite[columns] &= np.isfinite(part.values).all(axis=0)
+    for _, columns, values in stack.pieces(voxels, slice(0, len(stack.labels), 1), max_memory):
+        finite[columns] &= np.isfinite(values).all(axis=0)
     return voxels.scatter(finite)
 
 
@@ -169,23 +167,20 @@ def map_stack(
     data: Any = None,
     space: NeuroSpace | AnyArray | None = None,
     dtype: DTypeLike | None = None,
-    storage_options: Mapping[str, Any] | None = None,
 ) -> MapStack:
     """Understand maps and their labels, and check that they go together.
 
     Parameters
     ----------
     maps : mapping of str to map, or stored object with labels, optional
-        A map is a NIfTI path, a nibabel image, a stored volume, or an array (X, Y, Z). Stores
-        are opened already: see `fmristore.formats.opening`.
+        A map is a nibabel image, a stored volume, or an array (X, Y, Z). Files and stores are
+        opened already: see `fmristore.sources.door`.
     labels, data : sequence of str, and sequence of maps or image (X, Y, Z, L), optional
         In place of `maps`.
     space : NeuroSpace or (4, 4) affine, optional
         Grid of arrays; that of the maps that have one by default.
     dtype : dtype, optional
-        Of the stored numbers; by default the smallest type that holds those of all maps.
-    storage_options : mapping, optional
-        For URLs.
+        Of the stored values; by default the smallest type that holds those of all maps.
 
     Raises
     ------
@@ -205,8 +200,8 @@ def map_stack(
         own = getattr(maps, "source_headers", None)
     names = check_labels(labels)
     data = _in_label_order(data, names)
-    if _is_run(data, storage_options):
-        source = _run_source(data, space, storage_options)
+    if _is_run(data):
+        source = _run_source(data, space)
         count = source.space.time_points or 1
         if count != len(names):
             raise InvalidInputError(f"{len(names)} labels for {count} maps")
@@ -214,10 +209,9 @@ def map_stack(
     data = list(data) if isinstance(data, list | tuple) else [data]
     if len(data) != len(names):
         raise InvalidInputError(f"{len(names)} labels for {len(data)} maps")
-    grid = _grid(data, names, space, storage_options)
+    grid = _grid(data, names, space)
     sources = [
-        map_source(one, label=label, space=grid, storage_options=storage_options)
-        for label, one in zip(names, data, strict=True)
+        map_source(one, label=label, space=grid) for label, one in zip(names, data, strict=True)
     ]
     return _Volumes(names, sources, _common_dtype(sources, dtype))
 
@@ -276,46 +270,34 @@ def _refuse(text: str) -> NoReturn:
     raise InvalidInputError(text)
 
 
-def map_source(
-    data: Any,
-    *,
-    label: str,
-    space: NeuroSpace | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-) -> VoxelSource:
+def map_source(found: Any, *, label: str, space: NeuroSpace | None = None) -> ImageSource:
     """Understand one map.
 
     Parameters
     ----------
-    data : path, nibabel image, stored volume, or array_like of shape (X, Y, Z)
+    found : NiftiSource, nibabel image, stored volume, or array_like of shape (X, Y, Z)
+        As `open_if_path` returns it.
     label : str
         For messages.
     space : NeuroSpace, optional
         Grid that it must be on; an array need only have its shape.
-    storage_options : mapping, optional
-        For a URL.
 
     Raises
     ------
     InvalidInputError
         If it is not one volume of numbers on that grid.
     """
-    source: VoxelSource
-    name = _name(data, f"map {label[:80]!r}")
-    if isinstance(data, StoredObject):
-        own = getattr(data, "space", None)
-        if not isinstance(own, NeuroSpace) or getattr(data, "shape", None) != own.spatial_shape:
-            raise InvalidInputError(f"{name} is not a stored volume")
-        source = ArraySource(data, own, template=getattr(data, "source_header", b""))
-    elif _has_grid(data):
-        source = image_source(data, storage_options=storage_options)
+    name = f"map {label[:80]!r}"
+    if has_grid(found):
+        source = source_of(found)
+        name = name if source.url is None else f"{name} ({source.url})"
     else:
-        array = _array(data, name)
+        array = _array(found, name)
         if space is not None and array.shape != space.spatial_shape:
             raise InvalidInputError(
                 f"{name} has the shape {array.shape}, expected {space.spatial_shape}"
             )
-        source = image_source(array, space=None if space is None else space.without_time())
+        source = source_of(array, space=None if space is None else space.without_time())
     if (source.space.time_points or 1) != 1:
         raise InvalidInputError(f"{name} has the shape {source.space.shape}, not of one volume")
     if source.colors:
@@ -325,46 +307,33 @@ def map_source(
     return source
 
 
-def _run_source(
-    data: Any,
-    space: NeuroSpace | AnyArray | None,
-    storage_options: Mapping[str, Any] | None,
-) -> VoxelSource:
+def _run_source(found: Any, space: NeuroSpace | AnyArray | None) -> ImageSource:
     """Understand an image (X, Y, Z, L) that holds all maps."""
-    if isinstance(data, StoredObject):
-        source: VoxelSource = StoredSource(data)
-    elif _has_grid(data):
-        source = image_source(data, storage_options=storage_options)
-    else:
-        given = space
+    if not has_grid(found):
         if isinstance(space, NeuroSpace):
-            given = space.without_time().with_time(in_axis_order(data).shape[3])
-        return image_source(data, space=given)
+            space = space.without_time().with_time(in_axis_order(found).shape[3])
+        return source_of(found, space=space)
+    source = source_of(found)
     if source.colors:
-        raise InvalidInputError("maps must be numbers, not colours")
+        raise InvalidInputError("maps must be numbers, not colours", url=source.url)
     if space is not None:
-        _check_grid(source, _on_shape(space, source.space.spatial_shape), _name(data, "the image"))
+        _check_grid(source, _on_shape(space, source.space.spatial_shape), source.url or "the image")
     return source
 
 
 def _grid(
-    data: Sequence[Any],
-    labels: Sequence[str],
-    space: NeuroSpace | AnyArray | None,
-    storage_options: Mapping[str, Any] | None,
+    data: Sequence[Any], labels: Sequence[str], space: NeuroSpace | AnyArray | None
 ) -> NeuroSpace:
     """Grid of the maps: the one given, else that of the first map that has one."""
     if isinstance(space, NeuroSpace):
         return space.without_time()
     if space is None:
         for label, one in zip(labels, data, strict=True):
-            if _has_grid(one) or isinstance(one, StoredObject):
-                source = map_source(one, label=label, storage_options=storage_options)
-                return source.space.without_time()
+            if has_grid(one):
+                return map_source(one, label=label).space.without_time()
         raise InvalidInputError("arrays need space=: a NeuroSpace or an affine (4, 4)")
-    if _has_grid(data[0]) or isinstance(data[0], StoredObject):
-        first = map_source(data[0], label=labels[0], storage_options=storage_options)
-        return _on_shape(space, first.space.spatial_shape)
+    if has_grid(data[0]):
+        return _on_shape(space, map_source(data[0], label=labels[0]).space.spatial_shape)
     return _on_shape(space, _array(data[0], f"map {labels[0][:80]!r}").shape)
 
 
@@ -376,7 +345,7 @@ def _on_shape(space: NeuroSpace | AnyArray, shape: tuple[int, ...]) -> NeuroSpac
     return NeuroSpace(spatial_shape=(x, y, z), affine=space)
 
 
-def _check_grid(source: VoxelSource, space: NeuroSpace, name: str) -> None:
+def _check_grid(source: ImageSource, space: NeuroSpace, name: str) -> None:
     if source.space.spatial_shape != space.spatial_shape:
         raise InvalidInputError(
             f"{name} has the shape {source.space.spatial_shape}, expected {space.spatial_shape}"
@@ -388,7 +357,7 @@ def _check_grid(source: VoxelSource, space: NeuroSpace, name: str) -> None:
         )
 
 
-def _common_dtype(sources: Sequence[VoxelSource], wanted: DTypeLike | None) -> np.dtype[Any]:
+def _common_dtype(sources: Sequence[ImageSource], wanted: DTypeLike | None) -> np.dtype[Any]:
     found = {s.dtype if s.scaling is None else s.scaling.dtype(s.dtype) for s in sources}
     common = np.result_type(*found)
     if wanted is None:
@@ -399,20 +368,13 @@ def _common_dtype(sources: Sequence[VoxelSource], wanted: DTypeLike | None) -> n
     return chosen
 
 
-def _is_run(data: Any, storage_options: Mapping[str, Any] | None) -> bool:
+def _is_run(found: Any) -> bool:
     """Whether all maps lie in one image."""
-    if isinstance(data, list | tuple):
+    if isinstance(found, list | tuple):
         return False
-    if isinstance(data, str | os.PathLike):
-        from fmristore.nifti import read_header
-
-        header = read_header(data, storage_options=storage_options)
-        return header.space.time_points is not None
-    return len(getattr(data, "shape", ())) == 4
-
-
-def _has_grid(data: Any) -> bool:
-    return isinstance(data, str | os.PathLike) or hasattr(data, "dataobj")
+    if has_grid(found):
+        return source_of(found).space.time_points is not None
+    return len(getattr(found, "shape", ())) == 4
 
 
 def _array(data: Any, name: str) -> AnyArray:
@@ -425,7 +387,3 @@ def _array(data: Any, name: str) -> AnyArray:
             f"{name} has the shape {array.shape} and type {array.dtype}: expected numbers (X, Y, Z)"
         )
     return array
-
-
-def _name(data: Any, otherwise: str) -> str:
-    return f"{otherwise} ({os.fspath(data)})" if isinstance(data, str | os.PathLike) else otherwise

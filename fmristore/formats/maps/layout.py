@@ -25,7 +25,7 @@ from fmristore.formats.nodes import (
     write_texts,
 )
 from fmristore.formats.registry import NativeLayout
-from fmristore.formats.voxel_source import write_parts
+from fmristore.formats.voxel_source import write_pieces
 from fmristore.formats.voxelwise import VoxelNodes, voxel_nodes, write_voxels
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.blocks import box_shape, boxes
@@ -301,9 +301,9 @@ def write_labeledvolumeset(  # noqa: PLR0913
     step = shape[0] if stack.whole else band_rows(spec, max_memory)
     for first in range(0, shape[0], step):
         rows = slice(first, min(first + step, shape[0]), 1)
-        write_parts(
+        write_pieces(
             array,
-            stack.parts(voxels, rows, max_memory),
+            stack.pieces(voxels, rows, max_memory),
             rows=rows,
             voxel_axis=1,
             max_memory=max_memory,

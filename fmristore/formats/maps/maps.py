@@ -32,7 +32,6 @@ from fmristore.formats.maps.layout import (
 )
 from fmristore.formats.maps.r import RMapsLayout
 from fmristore.formats.matrix import Matrix
-from fmristore.formats.opening import opened, opened_all
 from fmristore.formats.options import MatrixOptions, default_codec, store_as
 from fmristore.formats.registry import FORMAT, Layout, register
 from fmristore.formats.voxelwise import MaskedObject
@@ -41,6 +40,7 @@ from fmristore.model.voxels import VoxelSet
 from fmristore.planning.indexing import parse_selection
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
+from fmristore.sources.door import open_each_path, open_if_path
 from fmristore.sources.facts import metadata_of
 from fmristore.sources.images import ArraySource, ImageSource
 from fmristore.sources.labelled import positional
@@ -492,8 +492,8 @@ class LabeledVolumeSet(MaskedObject):
         """
         max_memory = parse_size(max_memory)
         with (
-            opened_all(maps, storage_options) as given,
-            opened_all(data, storage_options) as listed,
+            open_each_path(maps, storage_options) as given,
+            open_each_path(data, storage_options) as listed,
         ):
             stack = map_stack(
                 given,
@@ -501,7 +501,6 @@ class LabeledVolumeSet(MaskedObject):
                 data=listed,
                 space=space,
                 dtype=dtype,
-                storage_options=storage_options,
             )
             stack.know(space_name, metadata_of(given) if metadata is None else metadata)
             own = given.mask if isinstance(given, MaskedObject) else None
@@ -578,10 +577,8 @@ class LabeledVolumeSet(MaskedObject):
         """Values of a map in the stored voxels, and its NIfTI header."""
         if len(getattr(data, "shape", ())) == 1:
             data = self._on_own_grid(np.asarray(positional(data, "values of the voxels")))
-        with opened(data, storage_options) as given:
-            source = map_source(
-                given, label=label, space=self.space, storage_options=storage_options
-            )
+        with open_if_path(data, storage_options) as given:
+            source = map_source(given, label=label, space=self.space)
             found = source.dtype if source.scaling is None else source.scaling.dtype(source.dtype)
             if not np.can_cast(found, self.dtype, "same_kind"):
                 raise InvalidInputError(

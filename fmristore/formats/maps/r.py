@@ -273,11 +273,10 @@ def _write_maps(
     whole = slice(0, count, 1)
     shape = (rows.stop - rows.start, count)
     with Scratch(shape, dtype, max_memory=max_memory // 2) as scratch:
-        for part in stack.parts(voxels, rows, max_memory):
-            first = part.row - rows.start
-            n, m = part.values.shape
-            region = (slice(first, first + n, 1), slice(part.voxel, part.voxel + m, 1))
-            scratch.write(region, r_numbers(part.values, dtype))
+        for times, columns, values in stack.pieces(voxels, rows, max_memory):
+            assert isinstance(columns, slice)
+            moved = slice(times.start - rows.start, times.stop - rows.start, 1)
+            scratch.write((moved, columns), r_numbers(values, dtype))
         for number in range(shape[0]):
             array = group.create_array(sanitise(stack.labels[rows.start + number]), spec)
             write(array, None, scratch.read((slice(number, number + 1, 1), whole))[0])

@@ -17,15 +17,13 @@ from fmristore.formats.nodes import (
     write_metadata,
 )
 from fmristore.formats.registry import NativeLayout
-from fmristore.formats.voxel_source import VoxelSource, parts_of, write_parts
+from fmristore.formats.voxel_source import VoxelReader, write_pieces
 from fmristore.formats.voxelwise import VoxelNodes, voxel_nodes, write_voxels
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
-from fmristore.model.voxels import VoxelSet
 from fmristore.planning.layout import adapt_spec, choose_codecs, plan_matrix
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
-from fmristore.sources.facts import metadata_of
 from fmristore_stores.errors import MetadataError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import Capability, Group, Store
@@ -67,11 +65,9 @@ class MaskedLayout(NativeLayout):
         self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
     ) -> None:
         """Docstring inherited."""
-        source, voxels = content
         write_maskedneurovec(
             store.root,
-            source,
-            voxels,
+            content,
             capabilities=store.capabilities,
             codec=options.codec,
             fill=options.fill,
@@ -107,10 +103,9 @@ def read_masked_parts(handle: Handle) -> MaskedParts:
     return MaskedParts(space=nodes.space, nodes=nodes, scaling=scaling)
 
 
-def write_maskedneurovec(  # noqa: PLR0913
+def write_maskedneurovec(
     group: Group,
-    source: VoxelSource,
-    voxels: VoxelSet,
+    run: VoxelReader,
     *,
     capabilities: Capability,
     codec: str = "dual",
@@ -124,10 +119,8 @@ def write_maskedneurovec(  # noqa: PLR0913
     ----------
     group : Group
         New and empty.
-    source : VoxelSource
-        The run; read once.
-    voxels : VoxelSet
-        Voxels to store, in order of their index with x varying fastest.
+    run : VoxelReader
+        Voxels to store, in order of their index with x varying fastest; read once.
     capabilities : Capability
         Of the store.
     codec : str
@@ -147,26 +140,25 @@ def write_maskedneurovec(  # noqa: PLR0913
         If not even one write unit fits the limit.
     """
     max_memory = parse_size(max_memory)
-    space, scaling = source.space, source.scaling
-    dtype = source.dtype if scaling is None else scaling.dtype(source.dtype)
-    outside = check_fill(fill, dtype)
-    shape = (len(voxels), space.time_points or 1)
-    layout = plan_matrix(shape, source.dtype, codec=codec)
-    spec = ArraySpec(shape=shape, dtype=source.dtype, dims=("voxel", "t"), layout=layout)
+    space, scaling = run.space, run.scaling
+    outside = check_fill(fill, run.scaled_dtype)
+    shape = (len(run.voxels), run.times)
+    layout = plan_matrix(shape, run.dtype, codec=codec)
+    spec = ArraySpec(shape=shape, dtype=run.dtype, dims=("voxel", "t"), layout=layout)
     spec = adapt_spec(replace(spec, codecs=choose_codecs(codec, spec)), capabilities)
     write_coordinates(group, space, scaling)
-    write_voxels(group, voxels, codec)
+    write_voxels(group, run.voxels, codec)
     attributes = scaling_attributes(scaling) | {"fill": fill_attribute(outside)}
     array = group.create_array("0", spec, attributes)
-    write_parts(
+    write_pieces(
         array,
-        parts_of(source, voxels, max_memory),
+        run.slabs(max_memory),
         rows=slice(0, shape[1], 1),
         voxel_axis=0,
         max_memory=max_memory,
         progress=progress,
     )
-    if source.header:
-        write_bytes(group, "nifti", "nifti_byte", source.header)
-    write_metadata(group, metadata_of(source))
+    if run.header:
+        write_bytes(group, "nifti", "nifti_byte", run.header)
+    write_metadata(group, run.metadata)
     group.write_attributes(format_attributes("maskedneurovec") | space_attributes(space))

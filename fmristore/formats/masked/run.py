@@ -12,15 +12,15 @@ from fmristore.formats.base import StoredArray, plain_number
 from fmristore.formats.fill import Fill, check_fill
 from fmristore.formats.masked.layout import MaskedLayout, MaskedParts
 from fmristore.formats.matrix import ArrayMatrix, Matrix
-from fmristore.formats.opening import opened
 from fmristore.formats.options import MatrixOptions, default_codec, store_as
 from fmristore.formats.registry import Layout, register
-from fmristore.formats.voxel_source import voxel_source
+from fmristore.formats.voxel_source import chosen_voxels, voxel_reader
 from fmristore.formats.voxelwise import MaskedObject
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
+from fmristore.sources.door import as_source
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import ArraySpec
@@ -175,22 +175,22 @@ class MaskedNeuroVec(MaskedObject):
             If not even one write unit fits the limit.
         """
         max_memory = parse_size(max_memory)
-        with opened(data, storage_options) as run:
-            source, voxels = voxel_source(
-                run,
-                mask,
-                space=space,
-                tr=tr,
-                slope=slope,
-                inter=inter,
-                space_name=space_name,
-                metadata=metadata,
-                storage_options=storage_options,
-            )
+        with as_source(
+            data,
+            space=space,
+            tr=tr,
+            slope=slope,
+            inter=inter,
+            space_name=space_name,
+            metadata=metadata,
+            storage_options=storage_options,
+        ) as source:
+            source.check_run()
+            voxels = chosen_voxels(source, mask, storage_options)
             made: Self = store_as(
                 cls,
                 url,
-                (source, voxels),
+                voxel_reader(source, voxels),
                 MatrixOptions(codec=default_codec(url, codec), fill=fill, max_memory=max_memory),
                 overwrite=overwrite,
                 storage_options=storage_options,

@@ -27,13 +27,12 @@ from fmristore.formats.nodes import (
 from fmristore.formats.options import store_as
 from fmristore.formats.parcellated.reduce import (
     ScanKind,
-    SeriesSource,
     make_reduction,
-    open_source,
     result_dtype,
     summarise,
 )
 from fmristore.formats.registry import NativeLayout
+from fmristore.formats.voxel_source import VoxelReader, voxel_reader
 from fmristore.interop.pandas import plain_tables
 from fmristore.model.scaling import Scaling, make_scaling
 from fmristore.model.space import NeuroSpace
@@ -42,9 +41,9 @@ from fmristore.planning.blocks import box_shape, boxes
 from fmristore.planning.layout import adapt_spec, choose_codecs, plan_matrix
 from fmristore.planning.memory import UNIT_SHARE, require_unit
 from fmristore.planning.progress import Progress
+from fmristore.sources.door import as_source, has_grid, load_volume
 from fmristore.sources.labelled import positional
-from fmristore.sources.labels import FileAt, LabelTable, with_options
-from fmristore.sources.masks import load_volume
+from fmristore.sources.labels import LabelTable
 from fmristore.sources.parcellation import Parcellation
 from fmristore_stores.chunks.writer import write
 from fmristore_stores.errors import (
@@ -114,8 +113,7 @@ class ScanRequest:
     name : str
         Of the scan.
     source : object
-        See `fmristore.formats.parcellated.reduce.open_source`; or the series of the parcels,
-        (T, K), as they are.
+        See `fmristore.sources.door.as_source`; or the series of the parcels, (T, K), as they are.
     statistic : str or callable, optional
         What parcels are summarised by; None stores the series of every voxel.
     weights : object, optional
@@ -194,22 +192,18 @@ def make_parcellation(
         For its URL.
     """
     if request is not None and given_matrix(request.source) is None:
-        with open_source(request.source, storage_options=storage_options, **request.array) as run:
+        with as_source(request.source, storage_options=storage_options, **request.array) as run:
+            run.check_run()
             space = run.space
-    elif space is not None and not isinstance(space, NeuroSpace) and not _is_array(labels):
+    elif space is not None and not isinstance(space, NeuroSpace) and has_grid(labels):
         space = None  # an affine that is meant for arrays; labels have their own
-    labels, names, mask = (with_options(one, storage_options) for one in (labels, names, mask))
-    made = Parcellation.from_labels(labels, names=names, mask=mask, space=space)
+    made = Parcellation.from_labels(
+        labels, names=names, mask=mask, space=space, storage_options=storage_options
+    )
     if space_name is None or made.space.space_name == space_name:
         return made
     named = replace(made.space, space_name=space_name)
     return Parcellation(named, made.labels, made.table, mask=made.mask, voxels=made.voxels)
-
-
-def _is_array(labels: Any) -> bool:
-    return not isinstance(labels, str | os.PathLike | Parcellation) and not (
-        hasattr(labels, "dataobj") or hasattr(labels, "space")
-    )
 
 
 @contextlib.contextmanager
@@ -238,33 +232,34 @@ def open_content(
     if matrix is not None:
         yield _from_matrix(request, matrix, parcellation, metadata)
         return
-    with open_source(request.source, storage_options=storage_options, **request.array) as source:
+    with as_source(request.source, storage_options=storage_options, **request.array) as source:
+        source.check_run()
         parcellation.check_grid(source.space)
+        reader = voxel_reader(source, parcellation.voxel_set)
         if request.statistic is None:
             if request.weights is not None:
                 raise InvalidInputError("weights are for summaries")
             if require is not None:
-                shape = len(parcellation.voxels), source.space.time_points or 0
-                require(shape, source.stored_dtype(parcellation))
-            with source.numbers(parcellation, max_memory // 2) as numbers:
+                require((len(parcellation.voxels), reader.times), reader.dtype)
+            with reader.matrix(max_memory // 2) as numbers:
                 yield ScanContent(
                     name=request.name,
                     kind="full",
                     numbers=numbers,
                     space=source.space,
                     statistic=None,
-                    metadata={**source.metadata, **metadata},
-                    header=_named_header(source, parcellation.space.space_name),
+                    metadata={**reader.metadata, **metadata},
+                    header=_named_header(reader, parcellation.space.space_name),
                 )
             return
         reduction = make_reduction(
             request.statistic,
-            voxel_weights(with_options(request.weights, storage_options), parcellation),
-            source.dtype,
+            voxel_weights(request.weights, parcellation, storage_options),
+            reader.scaled_dtype,
             len(parcellation.voxels),
         )
-        found = summarise(source, parcellation, reduction, max_memory=max_memory, progress=progress)
-        dtype = result_dtype(source.dtype) if request.dtype is None else np.dtype(request.dtype)
+        found = summarise(reader, parcellation, reduction, max_memory=max_memory, progress=progress)
+        dtype = np.dtype(request.dtype or result_dtype(reader.scaled_dtype))
         with np.errstate(over="ignore"):
             numbers = ScaledMatrix(MemoryMatrix(found.astype(dtype).T))
         yield ScanContent(
@@ -273,11 +268,11 @@ def open_content(
             numbers=numbers,
             space=source.space,
             statistic=reduction.name,
-            metadata={**source.metadata, **metadata},
+            metadata={**reader.metadata, **metadata},
         )
 
 
-def _named_header(source: SeriesSource, space_name: str | None) -> bytes:
+def _named_header(source: VoxelReader, space_name: str | None) -> bytes:
     """NIfTI header of a run, with the codes of the space that the parcellation is in."""
     from fmristore.nifti import header_in_space
 
@@ -330,15 +325,18 @@ def _from_matrix(
     )
 
 
-def voxel_weights(weights: Any, parcellation: Parcellation) -> AnyArray | None:
+def voxel_weights(
+    weights: Any,
+    parcellation: Parcellation,
+    storage_options: Mapping[str, Any] | None = None,
+) -> AnyArray | None:
     """Weights of the voxels in order of the parcellation, from an image or one for each label."""
     if weights is None:
         return None
-    weights = with_options(weights, None)
-    shape = parcellation.space.spatial_shape if isinstance(weights, FileAt) else None
+    shape = parcellation.space.spatial_shape if has_grid(weights) else None
     if hasattr(weights, "iloc"):
         weights = positional(weights, "weights")
-    values, grid, url = load_volume(weights, "weight image", shape=shape)
+    values, grid, url = load_volume(weights, "weight image", storage_options, shape=shape)
     if values.ndim == 1:
         inside = parcellation.labels != 0
         return parcellation.voxel_set.gather(unmask(values, inside))

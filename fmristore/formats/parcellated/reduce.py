@@ -1,42 +1,28 @@
-"""Reducing the voxels of parcels to one series each, and where their series come from."""
+"""Reducing the voxels of parcels to one series each."""
 
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fmristore.formats.base import StoredObject
-from fmristore.formats.grid import GridView
-from fmristore.formats.matrix import Matrix, MemoryMatrix, ScaledMatrix, ScratchMatrix
-from fmristore.formats.opening import opened
-from fmristore.model.space import NeuroSpace
-from fmristore.planning.blocks import box_shape
-from fmristore.planning.indexing import AxisPart
+from fmristore.formats.matrix import ScaledMatrix
+from fmristore.formats.voxel_source import Piece, VoxelReader, block_bytes, column_pieces
 from fmristore.planning.progress import Progress
-from fmristore.planning.scratch import Scratch
-from fmristore.sources.facts import metadata_of, with_facts
-from fmristore.sources.images import ImageSource, image_source
 from fmristore.sources.parcellation import Parcellation
 from fmristore_stores.errors import InvalidInputError, MemoryLimitError
 from fmristore_stores.protocol import AnyArray
 
 __all__ = [
-    "Piece",
     "Reduction",
     "ScanKind",
-    "SeriesSource",
     "Statistic",
     "accumulate",
-    "block_bytes",
-    "column_pieces",
     "make_reduction",
-    "open_source",
     "parcel_pieces",
     "reduce_numbers",
     "reduce_whole",
@@ -71,16 +57,6 @@ _SAME: dict[Any, str] = {
 }
 
 """Functions that would reduce the whole run to one number, and what is meant by them."""
-
-
-class Piece(NamedTuple):
-    """Numbers of some voxels at some times."""
-
-    times: slice
-    columns: slice | NDArray[np.int64]
-    """Ascending positions among the voxels."""
-    values: AnyArray
-    """(times, columns)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -336,316 +312,10 @@ _MOST_PARTS = 8
 """Parts of the time in which a large parcel may be read."""
 _SHARE = 4
 """Part of the memory, as a divisor, that one piece of a parcel may take."""
-_BLOCK_BYTES = 4 * 1024 * 1024
-
-
-class SeriesSource(Protocol):
-    """A run of volumes, read voxel by voxel or in pieces of any shape."""
-
-    space: NeuroSpace
-    dtype: np.dtype[Any]
-    """Of the scaled numbers."""
-
-    header: bytes
-    """NIfTI header of the run; empty if it has none."""
-    metadata: Mapping[str, Any]
-    """What else is known of the run."""
-
-    def stored_dtype(self, parcellation: Parcellation) -> np.dtype[Any]:
-        """Type of the numbers of the matrix of `numbers`, before scaling."""
-
-    def pieces(self, parcellation: Parcellation, max_memory: int) -> Iterator[Piece]:
-        """Scaled numbers of all labelled voxels, in the order that is best to read."""
-
-    def numbers(
-        self, parcellation: Parcellation, max_memory: int
-    ) -> contextlib.AbstractContextManager[ScaledMatrix]:
-        """Series of the labelled voxels, in order of their parcels."""
-
-
-@contextlib.contextmanager
-def open_source(
-    source: Any, *, storage_options: Mapping[str, Any] | None = None, **array: Any
-) -> Iterator[SeriesSource]:
-    """Understand what a user gives as a run; what is opened here is closed again.
-
-    Parameters
-    ----------
-    source : stored object, path, URL, nibabel image, or array_like of shape (X, Y, Z, T)
-        A path or URL is that of a NIfTI file or a store.
-    storage_options : mapping, optional
-        For a URL.
-    **array
-        ``space``, ``slope``, ``inter`` for arrays, and ``tr`` for all: see
-        `fmristore.sources.images`; a space without time gets that of the array.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is not a run of numbers.
-    """
-    given = {name: value for name, value in array.items() if value is not None}
-    with opened(source, storage_options) as run:
-        if isinstance(run, StoredObject):
-            tr = given.pop("tr", None)
-            _refuse(given)
-            yield with_facts(_stored_source(run), tr=tr)
-            return
-    space = given.get("space")
-    shape = tuple(getattr(source, "shape", ()))
-    if isinstance(space, NeuroSpace) and space.time_points is None and len(shape) == 4:
-        given["space"] = space.with_time(shape[3], tr=given.pop("tr", None))
-    yield _LinearSource(image_source(source, storage_options=storage_options, **given))
-
-
-def _stored_source(image: Any) -> SeriesSource:
-    dense = isinstance(image, GridView) and image.dense_array is not None
-    return _DenseSource(image) if dense else _StoredSource(image)
-
-
-def _refuse(given: Mapping[str, Any]) -> None:
-    if given:
-        raise InvalidInputError(f"{', '.join(given)}: for arrays; a stored object has its own")
-
-
-def _checked(space: NeuroSpace, dtype: np.dtype[Any]) -> None:
-    if space.time_points is None:
-        raise InvalidInputError(
-            f"a run has the axes x, y, z, t; this image has the shape {space.shape}"
-        )
-    if dtype.names or dtype.kind not in "biufc":
-        raise InvalidInputError("a run is made of numbers, not of colours or text")
-
-
-class _LinearSource:
-    """An image that is read once, front to back."""
-
-    def __init__(self, source: ImageSource) -> None:
-        if source.colors:
-            raise InvalidInputError("a run is made of numbers, not of colours or text")
-        _checked(source.space, source.dtype)
-        self._source = source
-        self.space = source.space
-        self.header, self.metadata = source.header, metadata_of(source)
-        scaling = source.scaling
-        self.dtype = source.dtype if scaling is None else scaling.dtype(source.dtype)
-
-    def stored_dtype(self, parcellation: Parcellation) -> np.dtype[Any]:
-        """Docstring inherited."""
-        del parcellation
-        return self._source.dtype
-
-    def _stored_pieces(self, parcellation: Parcellation, max_bytes: int) -> Iterator[Piece]:
-        x, y, z = self.space.spatial_shape
-        voxels = parcellation.voxels.astype(np.int64)
-        places = voxels[:, 0] + x * (voxels[:, 1] + y * voxels[:, 2])
-        for t0, z0, values in self._source.blocks(max_bytes):
-            times = slice(t0, t0 + values.shape[0], 1)
-            planes = values.shape[-3]
-            columns: slice | NDArray[np.int64] = slice(0, len(voxels), 1)
-            if planes < z:
-                columns = np.flatnonzero((voxels[:, 2] >= z0) & (voxels[:, 2] < z0 + planes))
-            flat = values.reshape(values.shape[0], -1)
-            yield Piece(times, columns, flat[:, places[columns] - x * y * z0])
-
-    def pieces(self, parcellation: Parcellation, max_memory: int) -> Iterator[Piece]:
-        """Scaled numbers of all labelled voxels, in order of time."""
-        scaling = self._source.scaling
-        for piece in self._stored_pieces(parcellation, block_bytes(max_memory, self._source.dtype)):
-            values = piece.values
-            if scaling is not None:
-                values = scaling.apply(values, times=piece.times, axis=0)
-            yield piece._replace(values=values)
-
-    @contextlib.contextmanager
-    def numbers(self, parcellation: Parcellation, max_memory: int) -> Iterator[ScaledMatrix]:
-        """Series of the labelled voxels, gathered in memory or else in a temporary file."""
-        times, count = self.space.time_points or 0, len(parcellation.voxels)
-        with Scratch((times, count), self._source.dtype, max_memory=max_memory // 2) as scratch:
-            row: AnyArray | None = None
-            for piece in self._stored_pieces(
-                parcellation, block_bytes(max_memory, self._source.dtype)
-            ):
-                if isinstance(piece.columns, slice):
-                    scratch.write((piece.times, piece.columns), piece.values)
-                    continue
-                # Part of a volume: its voxels are scattered over the columns.
-                row = np.empty((1, count), self._source.dtype) if row is None else row
-                row[:, piece.columns] = piece.values
-                scratch.write((piece.times, slice(0, count, 1)), row)
-            yield ScaledMatrix(ScratchMatrix(scratch), self._source.scaling)
-
-
-class _StoredSource:
-    """A stored object with series."""
-
-    def __init__(self, image: Any) -> None:
-        if len(getattr(image, "shape", ())) != 4 or not hasattr(image, "series"):
-            raise InvalidInputError(
-                f"{type(image).__name__} is no run: expected an object with the axes x, y, z, t",
-                url=image.url,
-            )
-        self._image = image
-        space: NeuroSpace = image.space
-        if space.time_points is None:
-            space = space.with_time(image.shape[3])
-        self.space = space
-        self.dtype: np.dtype[Any] = image.dtype
-        _checked(space, image.dtype)
-
-        self.header = image.source_header if isinstance(image, GridView) else b""
-        self.metadata = metadata_of(image)
-
-    def stored_dtype(self, parcellation: Parcellation) -> np.dtype[Any]:
-        """Docstring inherited."""
-        image = self._image
-        raw = isinstance(image, GridView) and image.stored_scaling(parcellation.voxels) is not None
-        found: np.dtype[Any] = image.raw.dtype if raw else image.dtype
-        return found
-
-    @contextlib.contextmanager
-    def numbers(self, parcellation: Parcellation, max_memory: int) -> Iterator[ScaledMatrix]:
-        """Series of the labelled voxels; read when asked for if they do not fit."""
-        voxels = parcellation.voxels
-        scaling = None
-        if isinstance(self._image, GridView):
-            scaling = self._image.stored_scaling(voxels)
-        matrix: Matrix = _SeriesMatrix(self._image, voxels, raw=scaling is not None)
-        times = self.space.time_points or 0
-        if len(voxels) * times * matrix.dtype.itemsize <= max_memory // 2:
-            every = slice(0, len(voxels), 1)
-            matrix = MemoryMatrix(matrix.read(every, slice(0, times, 1)))
-        yield ScaledMatrix(matrix, scaling)
-
-    def pieces(self, parcellation: Parcellation, max_memory: int) -> Iterator[Piece]:
-        """Values of all labelled voxels, some voxels after the other."""
-        numbers = ScaledMatrix(_SeriesMatrix(self._image, parcellation.voxels))
-        yield from column_pieces(numbers, block_bytes(max_memory, self.dtype))
-
-
-class _DenseSource(_StoredSource):
-    """A stored run of volumes, read once in boxes of whole chunks, of which none is kept."""
-
-    def __init__(self, image: Any) -> None:
-        super().__init__(image)
-        self._reader = image.dense_array.streaming_reader()
-        self._scaling = image.scaling
-
-    def stored_dtype(self, parcellation: Parcellation) -> np.dtype[Any]:
-        """Docstring inherited."""
-        del parcellation
-        found: np.dtype[Any] = self._reader.spec.dtype
-        return found
-
-    def _box(self, max_memory: int) -> dict[str, int]:
-        """Lengths of the boxes by axis."""
-        spec, chunks = self._reader.spec, self._reader.chunks
-        chunk = math.prod(chunks) * spec.dtype.itemsize
-        limit = max(block_bytes(max_memory, spec.dtype), min(chunk, max_memory // 2))
-        if chunk > limit:
-            limit, share = max_memory, 2
-        else:
-            share = 1
-        size = box_shape(spec.shape, chunks, spec.dtype.itemsize, limit, share=share)
-        return dict(zip(spec.dims, size, strict=True))
-
-    def _stored_pieces(self, parcellation: Parcellation, size: dict[str, int]) -> Iterator[Piece]:
-        *_, end = self.space.shape
-        dims = self._reader.spec.dims
-        axes = [dims.index(d) for d in "xyzt"]
-        for columns in _cells(parcellation.voxels, size):
-            voxels = parcellation.voxels[columns]
-            first = [int(v) // size[d] * size[d] for v, d in zip(voxels[0], "xyz", strict=True)]
-            inside = tuple((voxels - first).T)
-            for t0 in range(0, end, size["t"]):
-                box = {
-                    d: slice(start, min(start + size[d], length), 1)
-                    for d, start, length in zip("xyzt", (*first, t0), self.space.shape, strict=True)
-                }
-                values = self._reader.read(tuple(box[d] for d in dims)).transpose(axes)
-                yield Piece(box["t"], columns, values[inside].T)
-
-    def pieces(self, parcellation: Parcellation, max_memory: int) -> Iterator[Piece]:
-        """Values of all labelled voxels, box after box."""
-        for piece in self._stored_pieces(parcellation, self._box(max_memory)):
-            values = piece.values
-            if self._scaling is not None:
-                values = self._scaling.apply(values, times=piece.times, axis=0)
-            yield piece._replace(values=values)
-
-    @contextlib.contextmanager
-    def numbers(self, parcellation: Parcellation, max_memory: int) -> Iterator[ScaledMatrix]:
-        """Stored series of the labelled voxels, gathered in memory or else a temporary file."""
-        times, count = self.space.time_points or 0, len(parcellation.voxels)
-        size = self._box(max_memory)
-        cells = _cells(parcellation.voxels, size)
-        whole = len(cells) == 1  # boxes of whole volumes arrive in order of time
-        order = np.concatenate(cells)
-        place = np.empty(count, np.int64)
-        place[order] = np.arange(count)
-        shape = (times, count) if whole else (count, times)
-        with Scratch(shape, self._reader.spec.dtype, max_memory=max_memory // 2) as scratch:
-            for piece in self._stored_pieces(parcellation, size):
-                columns = piece.columns
-                assert not isinstance(columns, slice)
-                first = int(place[columns[0]])
-                rows = slice(first, first + len(columns), 1)
-                if whole:
-                    scratch.write((piece.times, rows), piece.values)
-                else:
-                    scratch.write((rows, piece.times), piece.values.T)
-            yield ScaledMatrix(ScratchMatrix(scratch, None if whole else place), self._scaling)
-
-
-class _SeriesMatrix(Matrix):
-    """Series of some voxels of a stored object: numbers meant, or stored ones."""
-
-    def __init__(self, image: Any, voxels: AnyArray, *, raw: bool = False) -> None:
-        self._image = image
-        self._voxels = voxels
-        self._options = {"raw": True} if raw else {}
-        self.shape = (len(voxels), int(image.shape[3]))
-        self.dtype: np.dtype[Any] = image.raw.dtype if raw else image.dtype
-
-    def read(self, rows: AxisPart, columns: AxisPart) -> AnyArray:
-        """Docstring inherited."""
-        found: AnyArray = self._image.series(self._voxels[rows], times=columns, **self._options)
-        return found.T
-
-
-def _cells(voxels: NDArray[np.int32], size: dict[str, int]) -> list[NDArray[np.int64]]:
-    """Positions of the voxels that lie in the same box of a grid, ascending, for each such box."""
-    cells = voxels // [size[d] for d in "xyz"]
-    order = np.lexsort(cells.T)
-    changes = (np.diff(cells[order], axis=0) != 0).any(axis=1)
-    return np.split(order, np.flatnonzero(changes) + 1)
-
-
-def block_bytes(max_memory: int, dtype: np.dtype[Any]) -> int:
-    """Stored bytes to take at once: reducing them takes several float64 for each number.
-
-    Parameters
-    ----------
-    max_memory : int
-        Bytes that reading and reducing may take.
-    dtype : dtype
-        Of the stored numbers.
-    """
-    return max(1, min(_BLOCK_BYTES, max_memory * dtype.itemsize // 64))
-
-
-def column_pieces(numbers: ScaledMatrix, limit: int) -> Iterator[Piece]:
-    """Pieces of some voxels and all times, of at most `limit` bytes or one voxel."""
-    count, times = numbers.shape
-    every = slice(0, times, 1)
-    step = max(1, limit // max(1, times * numbers.dtype.itemsize))
-    for start in range(0, count, step):
-        columns = slice(start, min(start + step, count), 1)
-        yield Piece(every, columns, numbers.read(columns, every))
 
 
 def summarise(
-    source: SeriesSource,
+    reader: VoxelReader,
     parcellation: Parcellation,
     reduction: Reduction,
     *,
@@ -656,8 +326,8 @@ def summarise(
 
     Parameters
     ----------
-    source : SeriesSource
-        The run; on the grid of the parcellation.
+    reader : VoxelReader
+        The labelled voxels of the run, in order of their parcels.
     parcellation : Parcellation
         The parcels.
     reduction : Reduction
@@ -677,22 +347,22 @@ def summarise(
     MemoryLimitError
         If what is not accumulated would read a parcel too many times; before anything is read.
     """
-    times = source.space.time_points or 0
+    times, dtype = reader.times, reader.scaled_dtype
     if not reduction.accumulates:
         parts = 1 if callable(reduction.statistic) else _MOST_PARTS
-        require_parcels(parcellation, times, source.dtype.itemsize, max_memory, parts=parts)
-        with source.numbers(parcellation, max_memory) as numbers:
+        require_parcels(parcellation, times, dtype.itemsize, max_memory, parts=parts)
+        with reader.matrix(max_memory) as numbers:
             return reduce_numbers(
                 numbers, parcellation, reduction, max_memory=max_memory // 2, progress=progress
             )
-    pieces = source.pieces(parcellation, max_memory)
-    total = len(parcellation.voxels) * times * source.dtype.itemsize
+    pieces = reader.scaled(reader.pieces(max_memory))
+    total = len(parcellation.voxels) * times * dtype.itemsize
     return accumulate(
         _told(pieces, total, progress),
         reduction,
         parcellation.parcel_of,
         (times, len(parcellation)),
-        source.dtype,
+        dtype,
     )
 
 

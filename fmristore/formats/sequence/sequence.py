@@ -13,7 +13,6 @@ from numpy.typing import DTypeLike
 from fmristore.formats.base import (
     BorrowedHandle,
     StoredArray,
-    StoredObject,
     describe_scan,
     describe_space,
     type_text,
@@ -22,7 +21,6 @@ from fmristore.formats.grid import GridView
 from fmristore.formats.image.image import NeuroVec
 from fmristore.formats.image.layout import image_options
 from fmristore.formats.matrix import chunk_count
-from fmristore.formats.opening import opened_all
 from fmristore.formats.options import store_as
 from fmristore.formats.registry import Layout, register
 from fmristore.formats.sequence.layout import (
@@ -38,7 +36,8 @@ from fmristore.planning.indexing import AxisPart, axis_length, parse_selection
 from fmristore.planning.layout import Access, Order
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
-from fmristore.sources.images import Block, ImageSource, image_source
+from fmristore.sources.door import has_grid, open_each_path, source_of
+from fmristore.sources.images import Block, ImageSource
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.io.ranges import ReadCost, sum_costs
 from fmristore_stores.opening import Handle
@@ -54,7 +53,7 @@ __all__ = [
 ]
 
 
-class SequenceSource:
+class SequenceSource(ImageSource):
     """Runs on one grid as one image, volume after volume.
 
     Stored numbers are taken if all runs have the same type and scaling, else numbers meant.
@@ -69,9 +68,6 @@ class SequenceSource:
         Whether the numbers must be ones that a NIfTI header can say the scaling of.
     """
 
-    colors = 0
-    trailer = b""
-
     def __init__(
         self, images: Sequence[NeuroVec], space: NeuroSpace, *, nifti: bool = False
     ) -> None:
@@ -85,7 +81,7 @@ class SequenceSource:
         self._convert = len(same) > 1 or factors is None
         if nifti and factors is not None:
             self._convert |= factors != tuple(float(np.float32(factor)) for factor in factors)
-        self.scaling: Scaling | None = None if self._convert else first.scaling
+        self.scaling = None if self._convert else first.scaling
         self.dtype = first.dtype
         if self._convert:
             self.dtype = np.result_type(*(image.dtype for image in images))
@@ -452,9 +448,9 @@ class NeuroVecSeq(GridView):
             or on another grid than the others; nothing is written then.
         """
         max_memory = parse_size(max_memory)
-        with opened_all(_listed(runs), storage_options) as found:
+        with open_each_path(_listed(runs), storage_options) as found:
             known = {"space_name": space_name, "metadata": metadata}
-            checked = check_runs(_sources(found, space, tr, known, storage_options))
+            checked = check_runs(_sources(found, space, tr, known))
             options = image_options(
                 url, access=access, codec=codec, order=order, profile=profile, max_memory=max_memory
             )
@@ -493,11 +489,7 @@ def _listed(runs: Any) -> Mapping[str, Any] | list[Any]:
 
 
 def _sources(
-    runs: Any,
-    space: Any,
-    tr: Any,
-    known: Mapping[str, Any],
-    storage_options: Mapping[str, Any] | None,
+    runs: Any, space: Any, tr: Any, known: Mapping[str, Any]
 ) -> Iterator[tuple[str, ImageSource]]:
     """Runs as sources, with their names."""
     named = (
@@ -511,24 +503,22 @@ def _sources(
     if len(trs) != len(named):
         raise InvalidInputError(f"{len(trs)} repetition times for {len(named)} runs")
     for (name, data), seconds in zip(named.items(), trs, strict=True):
-        of_array: dict[str, Any] = {"tr": seconds}
-        if not isinstance(data, str | os.PathLike | StoredObject) and not hasattr(data, "dataobj"):
-            of_array = {"space": space, "tr": seconds}
-            if isinstance(space, NeuroSpace) and len(np.shape(data)) == 4:
-                tr_s = space.tr if seconds is None else seconds
-                offset = space.time_offset
-                timed = space.with_time(np.shape(data)[3], tr=tr_s, time_offset=offset)
-                of_array = {"space": timed}
-        yield (
-            name,
-            image_source(
-                data,
-                space_name=known["space_name"],
-                metadata=metadata.get(name),
-                storage_options=storage_options,
-                **of_array,
-            ),
+        grid, given = space, seconds
+        if isinstance(space, NeuroSpace) and len(np.shape(data)) == 4:
+            tr_s = space.tr if seconds is None else seconds
+            offset = space.time_offset
+            grid = space.with_time(np.shape(data)[3], tr=tr_s, time_offset=offset)
+            given = None
+        if has_grid(data):
+            grid, given = None, seconds
+        source = source_of(
+            data,
+            space=grid,
+            tr=given,
+            space_name=known["space_name"],
+            metadata=metadata.get(name),
         )
+        yield name, source
 
 
 def _shortened(name: str) -> str:

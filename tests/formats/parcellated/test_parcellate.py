@@ -15,14 +15,14 @@ import pytest
 
 import fmristore as fs
 from fmristore import NeuroSpace
-from fmristore.formats.parcellated import reduce as parcellated_source
+from fmristore.formats import voxel_source
 from fmristore.formats.parcellated.reduce import (
-    Piece,
     accumulate,
     make_reduction,
     reduce_whole,
     result_dtype,
 )
+from fmristore.formats.voxel_source import Piece
 from fmristore.planning.layout import Access
 from fmristore_stores.chunks.cache import CHUNK_CACHE
 from fmristore_stores.errors import (
@@ -356,7 +356,7 @@ def test_a_stored_run_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return original(*args, **options)
 
     monkeypatch.setattr(codecs, "decode", count)
-    monkeypatch.setattr(parcellated_source, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(voxel_source, "_BLOCK_BYTES", 1)
     fs.parcellate(bold, labels, tmp_path / "o.h5", statistic="std").close()
     assert len(reads) <= touched + 10
 

@@ -21,7 +21,8 @@ import fmristore as fs
 from fmristore import NeuroSpace, ParcellatedMultiScan, ParcellatedScan, ParcellatedScanSummary
 from fmristore.formats.parcellated import edit as parcellated_change
 from fmristore.formats.parcellated import layout as parcellated_writer
-from fmristore.formats.parcellated.reduce import open_source
+from fmristore.formats.voxel_source import voxel_reader
+from fmristore.sources.door import as_source
 from fmristore.sources.parcellation import ParcellationWarning
 from fmristore_stores.errors import (
     AlreadyExistsError,
@@ -327,7 +328,10 @@ def test_stored_numbers_are_kept(tmp_path: Path, ending: str, kind: str) -> None
         np.testing.assert_array_equal(made.raw[..., :TIMES], raw)
         np.testing.assert_array_equal(made.series((0, 0, 0), raw=True)[:TIMES], raw[0, 0, 0])
         for max_memory in (1 << 20,) if kind == "dense" else (1 << 20, 100):
-            with open_source(which) as run, run.numbers(made.parcellation, max_memory) as numbers:
+            with (
+                as_source(which) as run,
+                voxel_reader(run, made.parcellation.voxel_set).matrix(max_memory) as numbers,
+            ):
                 assert numbers.matrix.dtype == np.int16
                 series = numbers.read(slice(3, 9, 1), slice(2, 5, 1))
             np.testing.assert_array_equal(series, made.series(made.voxels[3:9])[2:5])
