@@ -56,7 +56,8 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_sidebars = {"index": []}
+html_sidebars = {"index": [], "tutorial": [], "examples": []}
+smartquotes = False
 
 _AT_THE_TOP = {
     "ARCHITECTURE.md": "/project/architecture.md",
@@ -86,6 +87,9 @@ def _mend_links(app: Any, page: str, source: list[str]) -> None:
 
     if page in _SHOWN:
         source[0] = (HERE.parent / _SHOWN[page]).read_text(encoding="utf-8")
+    source[0] = re.sub(
+        r"<!-- output[^>]* -->\n+```text\n", "```{code-block} text\n:class: output\n\n", source[0]
+    )
     source[0] = re.sub(r'^<a id="(\w+)"></a>$', r"(\1)=", source[0], flags=re.MULTILINE)
     source[0] = re.sub(r"(\[[^\]\n]+\])\((?!https?:|#|/)([^)#\s]+)(#[^)\s]*)?\)", mend, source[0])
 

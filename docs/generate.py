@@ -39,7 +39,7 @@ def api_page() -> str:
             *_summary([f"fmristore.{name}" for name in functions], ""),
             "## Classes",
             "",
-            *_summary([f"fmristore.{name}" for name in classes], "   :template: class.rst"),
+            *_summary([f"fmristore.{name}" for name in classes], "   :nosignatures:"),
         ]
     )
 
@@ -65,4 +65,6 @@ def cli_page() -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
     text = re.sub(r"^# .*", "# Command line", done.stdout)
     text = re.sub(r"^Example: (.*)$", r"**Example**:\n\n```sh\n\1\n```", text, flags=re.MULTILINE)
+    text = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+\n", "", text)
+    text = re.sub(r"^## `(.*)`$", r"## \1", text, flags=re.MULTILINE)
     return re.sub(r"\\\[", "[", text)
