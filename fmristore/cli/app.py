@@ -16,11 +16,11 @@ from fmristore.cli.console import (
     hush,
     naming,
     one_line_warnings,
-    progress_bar,
+    report,
     report_error,
-    say,
 )
 from fmristore.cli.convert import convert
+from fmristore.cli.listing import find_stores, is_folder, list_stores
 from fmristore.cli.options import Json, MaxMemory, Overwrite, Part, StorageOptions, Url
 from fmristore.cli.parcellate import parcellate
 from fmristore.cli.parsing import (
@@ -30,6 +30,7 @@ from fmristore.cli.parsing import (
     parse_selection_text,
     parse_size,
 )
+from fmristore.cli.progress import progress_bar
 from fmristore.cli.virtualize import virtualize
 from fmristore_stores._version import __version__
 
@@ -45,6 +46,8 @@ _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 class _Commands(TyperGroup):
     """Commands whose errors are one line, with exit codes 1 (failed) and 2 (wrong usage)."""
 
+    _as_json = False
+
     def main(self, *args: Any, **options: Any) -> Any:
         """Parse the arguments, run the command, and exit."""
         options["standalone_mode"] = False
@@ -52,18 +55,20 @@ class _Commands(TyperGroup):
             code = super().main(*args, **options)
         except _UsageError as error:
             place = f"; see {error.ctx.command_path} --help" if error.ctx else ""
-            say("error", f"{error.format_message().rstrip('.')}{place}")
+            text = error.format_message().rstrip(".").replace("Value error, ", "")
+            report("error", text + place, as_json=self._as_json, type="UsageError", kind="usage")
             code = _USAGE
         except typer.Abort:
             code = _INTERRUPTED
         if code == _INTERRUPTED:
             hush()
-            say("error", "interrupted")
+            report("error", "interrupted", as_json=self._as_json, kind="interrupted")
         sys.exit(code if isinstance(code, int) else 0)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take ``--debug`` wherever it stands: before the command and after it."""
         end = args.index("--") if "--" in args else len(args)
+        self._as_json = "--json" in args[:end]
         if "--debug" in args[:end]:
             args = ["--debug", *(a for a in args[:end] if a != "--debug"), *args[end:]]
         return super().parse_args(ctx, args)
@@ -72,12 +77,12 @@ class _Commands(TyperGroup):
         """Run the command; what it raises becomes a line on stderr."""
         debug = bool(ctx.params.get("debug"))
         try:
-            with one_line_warnings(debug=debug):
+            with one_line_warnings(debug=debug, as_json=self._as_json):
                 return super().invoke(ctx)
         except (typer.Exit, typer.Abort, _UsageError, BrokenPipeError):
             raise
         except Exception as error:  # noqa: BLE001 - the last place where it can be said nicely
-            report_error(error, debug=debug)
+            report_error(error, debug=debug, as_json=self._as_json)
         raise typer.Exit(1)
 
 
@@ -97,7 +102,7 @@ def _show_version(value: bool) -> None:  # noqa: FBT001 - typer's protocol
         raise typer.Exit
 
 
-@app.callback(epilog="Example: fmristore convert sub-01_bold.nii.gz sub-01_bold.h5")
+@app.callback(epilog="Example: fmristore convert bold.nii.gz new.h5")
 def root(
     ctx: typer.Context,
     *,
@@ -116,7 +121,7 @@ def root(
 
 
 app.command(
-    epilog="Example: fmristore convert bold.nii.gz bold.ome.zarr --access time",
+    epilog="Example: fmristore convert bold.nii.gz new.ome.zarr --access time",
     options_metavar="[OPTIONS]",
 )(convert)
 app.command(epilog="Example: fmristore parcellate bold.h5 atlas.nii.gz rest.h5 --names atlas.tsv")(
@@ -124,7 +129,7 @@ app.command(epilog="Example: fmristore parcellate bold.h5 atlas.nii.gz rest.h5 -
 )
 
 
-app.command(epilog="Example: fmristore virtualize s3://lab/bold.h5")(virtualize)
+app.command(epilog="Example: fmristore virtualize bold.h5")(virtualize)
 
 
 @app.command(name="formats", epilog="Example: fmristore formats")
@@ -139,19 +144,33 @@ def list_formats(*, json: Json = False) -> None:
         typer.echo(repr(known))
 
 
+app.command(name="ls", epilog="Example: fmristore ls . --recursive")(list_stores)
+
+
 @app.command(epilog="Example: fmristore info bold.h5")
-def info(url: Url, *, storage_option: StorageOptions = None, json: Json = False) -> None:
-    """Say what a store is, where its voxels lie, how it is laid out and what it takes."""
+def info(
+    urls: Annotated[
+        list[str], typer.Argument(metavar="URL...", help="HDF5 files, Zarr stores, or folders.")
+    ],
+    *,
+    storage_option: StorageOptions = None,
+    json: Json = False,
+) -> None:
+    """Say what stores are, where their voxels lie, how they are laid out and what they take."""
     options = parse_options(storage_option or ())
     from fmristore.cli.describe import describe_store
     from fmristore.cli.render import store_text
 
-    with naming(url):
-        document = describe_store(url, options)
+    documents = []
+    for place in urls:
+        for url in find_stores(place, options):
+            with naming(url):
+                documents.append(describe_store(url, options))
+            if not json:
+                echo(("\n" if len(documents) > 1 else "") + store_text(documents[-1]))
     if json:
-        emit(document)
-    else:
-        echo(store_text(document))
+        one = len(urls) == len(documents) == 1 and not is_folder(urls[0], options)
+        emit(documents[0] if one else documents)
 
 
 @app.command(epilog="Example: fmristore transcode bold.h5 s3://lab/bold.ome.zarr --dry-run")
@@ -166,7 +185,7 @@ def transcode(  # noqa: PLR0913
     ] = False,
     access: Annotated[
         Access | None,
-        typer.Option(help="Lay images out anew for this; chunks are kept by default."),
+        typer.Option(help="Rechunk images for this; chunks are kept by default."),
     ] = None,
     codec: Annotated[
         TranscodeCodec | None,
@@ -202,7 +221,7 @@ def transcode(  # noqa: PLR0913
             with open_store(source, storage_options=options) as store:
                 outcome: Any = make_plan(store, target, **wishes)
         else:
-            with progress_bar("transcoding", quiet=json) as progress:
+            with progress_bar("writing", "checking", quiet=json, of=target) as progress:
                 outcome = run(
                     source,
                     target,
@@ -217,7 +236,7 @@ def transcode(  # noqa: PLR0913
         echo(str(outcome))
 
 
-@app.command(epilog="Example: fmristore export bold.h5 bold.nii.gz")
+@app.command(epilog="Example: fmristore export bold.h5 back.nii.gz")
 def export(
     url: Url,
     out: Annotated[
@@ -248,7 +267,7 @@ def export(
             to_table(out, overwrite=overwrite, storage_options=options)
         else:
             to_nifti = able(image, "to_nifti", "export")
-            with progress_bar("exporting", quiet=json) as progress:
+            with progress_bar("exporting", quiet=json, of=url) as progress:
                 to_nifti(
                     out,
                     overwrite=overwrite,
@@ -283,7 +302,7 @@ def plan(
     storage_option: StorageOptions = None,
     json: Json = False,
 ) -> None:
-    """Say what reading a part would take: chunks, requests and bytes; reads no numbers."""
+    """Say what reading a part would take: chunks, requests and bytes; reads no data."""
     options = parse_options(storage_option or ())
     index = parse_selection_text(selection)
     from fmristore import api
@@ -330,7 +349,7 @@ def verify(
     limit = parse_size(max_memory)
     from fmristore.verification import verify as run
 
-    with naming(url), progress_bar("verifying", quiet=json) as progress:
+    with naming(url), progress_bar("verifying", quiet=json, of=url) as progress:
         report = run(url, deep=deep, storage_options=options, max_memory=limit, progress=progress)
     if json:
         emit(report.to_json())

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import typer
@@ -22,7 +21,7 @@ __all__ = [
     "hush",
     "naming",
     "one_line_warnings",
-    "progress_bar",
+    "report",
     "report_error",
     "say",
 ]
@@ -52,19 +51,59 @@ def emit(document: Any) -> None:
     typer.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
-def report_error(error: Exception, *, debug: bool) -> None:
-    """Say on one line what went wrong, after the traceback if that is wanted."""
+def report_error(error: Exception, *, debug: bool, as_json: bool = False) -> None:
+    """Say on one line what went wrong, after the traceback if that is wanted.
+
+    Parameters
+    ----------
+    error : Exception
+        What a command raised.
+    debug : bool
+        Write its traceback first.
+    as_json : bool
+        Write the line as JSON, see `report`.
+    """
     if debug:
         typer.echo(shown_lines("".join(traceback.format_exception(error))), err=True, nl=False)
+    facts: dict[str, Any] = {"type": type(error).__name__, "kind": "bug"}
     if isinstance(error, FmristoreError):
-        text = str(error)
-        for word, option in _IN_OPTIONS.items():
-            text = text.replace(word, option)
-        say("error", text)
+        text = _with_options(str(error))
+        facts |= {"kind": error.kind, "url": error.url, "node": error.node}
+        if as_json:
+            text = _with_options(error.message)
     elif isinstance(error, MemoryError):
-        say("error", f"not enough memory ({error}); lower --max-memory")
+        text = f"not enough memory ({error}); lower --max-memory"
+        facts["kind"] = "memory-limit"
     else:
-        say("error", f"{type(error).__name__}: {error}; this is a bug; run with --debug")
+        text = f"{type(error).__name__}: {error}; this is a bug; run with --debug"
+    report("error", text, as_json=as_json, **facts)
+
+
+def _with_options(text: str) -> str:
+    """A message of the library with the names that arguments have on the command line."""
+    for word, option in _IN_OPTIONS.items():
+        text = text.replace(word, option)
+    return text
+
+
+def report(level: str, text: str, *, as_json: bool, **facts: Any) -> None:
+    """Write one line to stderr: for people, or a JSON object with the level as its only key.
+
+    Parameters
+    ----------
+    level : {"error", "warning"}
+        What it is.
+    text : str
+        Message.
+    as_json : bool
+        Write ``{"error": {"message": ..., ...}}``.
+    **facts : JSON values
+        What else is known, for programs.
+    """
+    if as_json:
+        typer.echo(json.dumps({level: facts | {"message": " ".join(text.split())}}), err=True)
+    else:
+        say(level, text)
 
 
 def hush() -> None:
@@ -84,11 +123,12 @@ def naming(url: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_line_warnings(*, debug: bool) -> Iterator[None]:
+def one_line_warnings(*, debug: bool, as_json: bool = False) -> Iterator[None]:
     """Write warnings that are meant for users to stderr, one line each."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        say("warning", str(message))
+        kind = type(message).__name__
+        report("warning", str(message), as_json=as_json, type=kind)
 
     with warnings.catch_warnings():
         if not debug:
@@ -96,39 +136,3 @@ def one_line_warnings(*, debug: bool) -> Iterator[None]:
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = show
         yield
-
-
-@contextlib.contextmanager
-def progress_bar(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Show a bar on stderr while the block runs, if that is a terminal.
-
-    Yields
-    ------
-    callable or None
-        To be called with the bytes done and in all.
-    """
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=None)
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield show

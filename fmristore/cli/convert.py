@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fmristore.cli.console import echo, emit, progress_bar
+from fmristore.cli.console import echo, emit
 from fmristore.cli.options import (
     CodecOption,
     Json,
@@ -20,6 +20,7 @@ from fmristore.cli.options import (
     TrOption,
 )
 from fmristore.cli.parsing import Access, parse_options, parse_size
+from fmristore.cli.progress import progress_bar
 from fmristore.planning.text import size_text
 
 __all__ = ["convert"]
@@ -74,7 +75,7 @@ def convert(  # noqa: PLR0913
     if metadata and len(sources) > 1:
         raise typer.BadParameter("is for one image", param_hint="'--metadata'")
     started = time.perf_counter()
-    with progress_bar("converting", quiet=json) as progress:
+    with progress_bar("converting", quiet=json, of=sources[0]) as progress:
         _write(sources, target, mask, **chosen, **common, progress=progress)
     seconds = time.perf_counter() - started
     from fmristore import api
@@ -86,10 +87,10 @@ def convert(  # noqa: PLR0913
         emit({"source": source, "target": url, "seconds": seconds, "content": content})
         return
     sizes = content["sizes"]
-    told = f"{size_text(sizes['raw_bytes'])} of numbers"
+    size = f"{size_text(sizes['raw_bytes'])} of data"
     if sizes["encoded_bytes"]:
-        told += f" in {size_text(sizes['encoded_bytes'])} (ratio {sizes['ratio']:.2f})"
-    echo(f"{text}: {told}, {seconds:.1f} s")
+        size += f" in {size_text(sizes['encoded_bytes'])} (ratio {sizes['ratio']:.2f})"
+    echo(f"{text}: {size}, {seconds:.1f} s")
 
 
 def _refuse(wrong: bool, why: str) -> None:  # noqa: FBT001

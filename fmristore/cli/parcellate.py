@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fmristore.cli.console import echo, emit, progress_bar
+from fmristore.cli.console import echo, emit
 from fmristore.cli.options import (
     CodecOption,
     Json,
@@ -21,6 +21,7 @@ from fmristore.cli.options import (
     TrOption,
 )
 from fmristore.cli.parsing import parse_options, parse_size
+from fmristore.cli.progress import progress_bar
 from fmristore.planning.text import size_text
 
 __all__ = ["Statistic", "parcellate"]
@@ -81,7 +82,7 @@ def parcellate(  # noqa: PLR0913
 
     started = time.perf_counter()
     with (
-        progress_bar("parcellating", quiet=json) as progress,
+        progress_bar("summarising", quiet=json, of=url) as progress,
         run(
             url,
             labels,
@@ -122,4 +123,4 @@ def parcellate(  # noqa: PLR0913
     if json:
         emit(facts)
     else:
-        echo(f"{text}: {size} of numbers, {seconds:.1f} s")
+        echo(f"{text}: {size} of data, {seconds:.1f} s")

@@ -181,7 +181,7 @@ def _chunks(layout: Mapping[str, Any]) -> Rows:
 
 def _lengths(axes: Sequence[str], lengths: Sequence[int]) -> str:
     if not any(axes):
-        return _times(lengths) or "one number"
+        return _times(lengths) or "one value"
     return " ".join(f"{_shown(axis)}{n}" for axis, n in zip(axes, lengths, strict=True))
 
 
@@ -189,8 +189,8 @@ def _sizes(_: str, content: Mapping[str, Any]) -> Rows:
     sizes = content["sizes"]
     rows = []
     if sizes["chunks_missing"]:
-        rows.append(("missing", f"{sizes['chunks_missing']} chunks: the numbers are damaged"))
-    text = f"{size_text(sizes['raw_bytes'])} of numbers"
+        rows.append(("missing", f"{sizes['chunks_missing']} chunks: data are damaged"))
+    text = f"{size_text(sizes['raw_bytes'])} of data"
     if sizes["encoded_bytes"]:
         text += f" in {size_text(sizes['encoded_bytes'])}, ratio {sizes['ratio']:.2f}"
     return [*rows, ("size", text)]

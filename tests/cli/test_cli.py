@@ -138,7 +138,7 @@ def test_convert(nifti: Path, tmp_path: Path, name: str) -> None:
     url = tmp_path / name
     text = done("convert", nifti, url, "--access", "volume", "--codec", "fast")
     assert "6 x 7 x 8 x 12" in text
-    assert "7.9 KiB of numbers in" in text
+    assert "7.9 KiB of data in" in text
     with fs.open(url) as image:
         assert image.access == "volume"
         assert image.spec.codecs[0].get("cname") == "lz4"
@@ -170,11 +170,13 @@ def test_warnings_are_one_line(nifti: Path, tmp_path: Path) -> None:
     data[123] = 0  # units
     source = tmp_path / "doubtful.nii"
     source.write_bytes(data)
-    result = run("convert", source, tmp_path / "new.h5", "--json")
+    result = run("convert", source, tmp_path / "new.h5")
     assert result.exit_code == 0
     assert result.stderr.startswith(f"warning: {source}")
     assert result.stderr.count("\n") == 1
+    result = run("convert", source, tmp_path / "new.h5", "--json", "--overwrite")
     json.loads(result.stdout)
+    assert json.loads(result.stderr)["warning"]["message"].startswith(str(source))
 
 
 def test_info(stored: Path) -> None:

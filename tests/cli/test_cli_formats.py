@@ -96,7 +96,7 @@ def test_info(tmp_path: Path, name: str, ending: str) -> None:
     text = done("info", url)
     for part in (*TOLD[name], f"{name} 1.1, written by fmristore", "2 x 2 x 3 mm", "RAS"):
         assert part in text
-    assert "of numbers in" in text
+    assert "of data in" in text
     assert ("TR " in text) == (name not in ("labeledvolumeset", "neurovol"))
     document = json.loads(done("info", url, "--json"))
     content = document["content"]
@@ -144,7 +144,7 @@ def test_info_of_a_container_without_scans(tmp_path: Path) -> None:
     fs.ParcellatedMultiScan.create(tmp_path / "x.h5", parcellation=LABELS, space=AFFINE).close()
     text = done("info", tmp_path / "x.h5")
     assert "scans        none" in text
-    assert "of numbers" not in text
+    assert "of data" not in text
 
 
 class Toy(StoredObject):
@@ -185,7 +185,7 @@ def test_formats_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     text = done("info", tmp_path / "toy.h5")
     assert "unit         V" in text
     assert "1 of n5" in text
-    assert "40 B of numbers" in text
+    assert "40 B of data" in text
     assert "toy" in done("formats", "--json")
     assert "/numbers" in done("info", tmp_path / "bare.h5")
     for name in ("toy", "bare"):

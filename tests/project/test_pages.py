@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
 
+from fmristore.cli import app
 from tests.project.blocks import FROM_NOTHING, blocks_of, make_folder, run_page, use_bucket
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,3 +45,18 @@ def test_blocks_that_are_not_run_say_why() -> None:
     for page in PAGES:
         for block in blocks_of(page):
             assert block.not_run is None or len(block.not_run) > 10, f"{page}:{block.line}"
+
+
+def test_examples_of_help_run(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(given, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    group: Any = get_command(app)
+    for command in (group, *group.commands.values()):
+        example = (command.epilog or "").removeprefix("Example: ").replace("\\[", "[")
+        words = shlex.split(example)
+        assert words[0] == "fmristore", f"{command.name} has no example"
+        if words[1] == "transcode":  # the example is of a cloud
+            words[3] = "other.ome.zarr"
+        (tmp_path / "new.h5").unlink(missing_ok=True)
+        outcome = CliRunner().invoke(app, words[1:])
+        assert outcome.exit_code == 0, f"{example}: {outcome.output}"

@@ -1,0 +1,120 @@
+"""The bar that says what a command does, how far it is and how long it takes."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from fmristore.planning.text import size_text
+from fmristore_stores.shown import shown
+
+__all__ = ["Step", "find_step", "progress_bar"]
+
+_LEAST_SECONDS = 2.0
+_LEAST_FRACTION = 0.05
+
+
+class Step(NamedTuple):
+    """What is being done at a moment.
+
+    Parameters
+    ----------
+    label : str
+        What is done.
+    fraction : float
+        How much of it is done, 0 to 1.
+    size : str
+        Bytes done and in all.
+    left : float or None
+        Seconds that everything will still take, if that can be said.
+    """
+
+    label: str
+    fraction: float
+    size: str
+    left: float | None
+
+
+def find_step(done: int, total: int, seconds: float, labels: Sequence[str]) -> Step:
+    """Step that work has come to.
+
+    Parameters
+    ----------
+    done, total : int
+        Bytes done and in all, over all steps.
+    seconds : float
+        Time that it took so far.
+    labels : sequence of str
+        What is done with the bytes, in steps of equal size: once each.
+
+    Returns
+    -------
+    Step
+        Its estimate is None until enough is done for one.
+    """
+    if total <= 0 or done >= total:
+        return Step("finishing", 1.0, "", None)
+    each = total / len(labels)
+    number = min(int(done / each), len(labels) - 1)
+    inside = done - number * each
+    left = None
+    if seconds >= _LEAST_SECONDS and done / total >= _LEAST_FRACTION:
+        left = seconds * (total - done) / done
+    size = f"{size_text(round(inside))} of {size_text(round(each))}"
+    return Step(labels[number], inside / each, size, left)
+
+
+@contextlib.contextmanager
+def progress_bar(
+    *labels: str, quiet: bool, of: str | None = None
+) -> Iterator[Callable[[int, int], None] | None]:
+    """Show a bar on stderr while the block runs, if that is a terminal.
+
+    Parameters
+    ----------
+    *labels : str
+        What is done, step by step: each goes once through all bytes.
+    quiet : bool
+        Show nothing.
+    of : str, optional
+        Path or URL of what is worked on.
+
+    Yields
+    ------
+    callable or None
+        To be called with the bytes done and in all, over all steps.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    name = "" if of is None else " " + shown(of.rstrip("/").rpartition("/")[2], 40)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[size]}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    started = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        # Without a total the bar pulses: nothing is known yet of how long it takes.
+        task = bar.add_task(labels[0] + name, total=None, size="", left="")
+
+        def show(done: int, total: int) -> None:
+            step = find_step(done, total, time.monotonic() - started, labels)
+            bar.update(
+                task,
+                description=step.label + name,
+                completed=step.fraction,
+                total=1.0,
+                size=step.size,
+                left="" if step.left is None else f"about {step.left:.0f} s left",
+            )
+
+        yield show
