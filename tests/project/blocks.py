@@ -157,7 +157,7 @@ def _run_block(block: Block, namespace: dict[str, Any], place: str) -> None:
     texts = [block.output, printed.getvalue()]
     if block.values_vary:
         texts = [re.sub(r"\b[0-9a-f]{64}\b|\d+(\.\d+)*", "#", text) for text in texts]
-    same = doctest.OutputChecker().check_output(*texts, flags)
+    same = doctest.OutputChecker().check_output(texts[0], texts[1], flags)
     assert same, f"{place} printed\n{printed.getvalue()}\ninstead of\n{block.output}"
 
 
