@@ -233,7 +233,7 @@ def _size(path: Path) -> str:
 
 
 def _spread(values: AnyArray) -> str:
-    return f"{' x '.join(map(str, values.shape))} numbers from {values.min():g} to {values.max():g}"
+    return f"{' x '.join(map(str, values.shape))} values from {values.min():g} to {values.max():g}"
 
 
 def _plain(path: Path) -> bytes:

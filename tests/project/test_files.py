@@ -60,3 +60,13 @@ def test_every_error_has_its_cause_and_cure() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| `([\w-]+)` \|", page, re.MULTILINE))
     classes = [getattr(errors, name) for name in errors.__all__]
     assert rows == {c.__name__: c.kind for c in classes}
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_modules_that_are_named_are_there(page: str) -> None:
+    text = (ROOT / page).read_text()
+    roots = [ROOT, *(ROOT / p for p in ("stores", "fmristore", "stores/fmristore_stores"))]
+    named = [n for n in re.findall(r"`([\w./]+\.py)`", text) if "/" in n]
+    assert named
+    missing = [n for n in named if not any((root / n).exists() for root in roots)]
+    assert missing == []

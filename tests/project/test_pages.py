@@ -15,7 +15,11 @@ from fmristore.cli import app
 from tests.project.blocks import FROM_NOTHING, blocks_of, make_folder, run_page, use_bucket
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    ROOT / "examples" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 PAGES = [p for p in PAGES if "generated" not in p.parts and blocks_of(p)]
 
 
