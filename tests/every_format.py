@@ -18,51 +18,51 @@ LABELS = np.where(MASK, np.arange(120).reshape(SHAPE[:3]) % 3 + 1, 0).astype(np.
 NAMES = {1: "Left V1", 2: "Right V1", 3: "Insula"}
 SPACE = fs.NeuroSpace(spatial_shape=SHAPE[:3], affine=AFFINE, time_points=SHAPE[3], tr=1.5)
 GRID = SPACE.without_time()
+_rng = np.random.default_rng(5)
+LOADINGS = _rng.normal(size=(int(MASK.sum()), 3))
+BASES = {"one": _rng.normal(size=(9, 3)), "two": _rng.normal(size=(7, 3))}
+OFFSET = np.arange(len(LOADINGS)) / 2
 
 
-def _image(url: Path) -> Any:
+def _image(url: Path | str) -> Any:
     return fs.NeuroVec.create(url, RUN, space=SPACE, slope=0.5, inter=1.0)
 
 
-def _volume(url: Path) -> Any:
+def _volume(url: Path | str) -> Any:
     return fs.NeuroVol.create(url, RUN[..., 0], space=GRID)
 
 
-def _sequence(url: Path) -> Any:
+def _sequence(url: Path | str) -> Any:
     runs = {"rest": RUN, "task": RUN[..., :8]}
     return fs.NeuroVecSeq.create(url, runs, space=GRID, tr=[1.5, 2.0])
 
 
-def _masked(url: Path) -> Any:
+def _masked(url: Path | str) -> Any:
     return fs.MaskedNeuroVec.create(url, RUN, mask=MASK, space=SPACE)
 
 
-def _maps(url: Path) -> Any:
+def _maps(url: Path | str) -> Any:
     maps = {"Faces > Houses": RUN[..., 0] / 4, "rest/..": RUN[..., 1] / 4}
     return fs.LabeledVolumeSet.create(url, maps, mask=MASK, space=GRID)
 
 
-def _latent(url: Path) -> Any:
-    rng = np.random.default_rng(5)
-    loadings = rng.normal(size=(int(MASK.sum()), 3))
-    bases = {"one": rng.normal(size=(9, 3)), "two": rng.normal(size=(7, 3))}
-    offset = np.arange(len(loadings)) / 2
+def _latent(url: Path | str) -> Any:
     return fs.LatentNeuroVec.create(
-        url, bases, loadings, mask=MASK, space=GRID, tr={"one": 2.0, "two": 2.0}, offset=offset
+        url, BASES, LOADINGS, mask=MASK, space=GRID, tr={"one": 2.0, "two": 2.0}, offset=OFFSET
     )
 
 
-def _scan(url: Path) -> Any:
+def _scan(url: Path | str) -> Any:
     return fs.ParcellatedScan.create(
         url, RUN, parcellation=LABELS, names=NAMES, space=SPACE, name="rest"
     )
 
 
-def _summary(url: Path) -> Any:
+def _summary(url: Path | str) -> Any:
     return fs.parcellate(RUN, LABELS, url, names=NAMES, space=SPACE, scan="rest")
 
 
-def _scans(url: Path) -> Any:
+def _scans(url: Path | str) -> Any:
     multi = fs.ParcellatedMultiScan.create(
         url, {"rest": RUN}, parcellation=LABELS, names=NAMES, space=SPACE
     )
@@ -70,7 +70,7 @@ def _scans(url: Path) -> Any:
     return multi
 
 
-WRITERS: Mapping[str, Callable[[Path], Any]] = {
+WRITERS: Mapping[str, Callable[[Path | str], Any]] = {
     "labeledvolumeset": _maps,
     "latentneurovec": _latent,
     "maskedneurovec": _masked,

@@ -18,6 +18,7 @@ from fmristore.formats.base import StoredArray
 from fmristore.formats.image.layout import ImageParts, write_numbers
 from fmristore.formats.image.layout import image_spec as plan_image
 from fmristore.formats.registry import Layout, StoreView, register, register_layout
+from fmristore.testing import FormatTests
 from fmristore_stores.errors import InvalidInputError, SelectionError, UnknownFormatError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import Store
@@ -101,14 +102,18 @@ def test_what_every_image_has(fits: FitGrid) -> None:
             again[..., 2]
 
 
-def test_the_rest_of_the_package_takes_it(fits: FitGrid, tmp_path: Path) -> None:
-    other = tmp_path / "other.h5" if fits.url.endswith("zarr") else tmp_path / "other.zarr"
-    fs.transcode(fits.url, other)
-    with fs.open(other) as again:
-        np.testing.assert_array_equal(np.asarray(again), full())
-    assert fs.verify(other, deep=True)
-    assert "fits" in fs.formats().names
-    facts = describe_store(str(other), {})
+class TestFitGrid(FormatTests):
+    """What every format promises."""
+
+    def create(self, url: Path | str) -> FitGrid:
+        return FitGrid.create(url, VALUES, mask=MASK, space=SPACE)
+
+    def expected(self) -> Any:
+        return full()
+
+
+def test_the_command_line_describes_it(fits: FitGrid) -> None:
+    facts = describe_store(fits.url, {})
     assert (facts["format"], facts["content"]["class"]) == ("fits", "FitGrid")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,15 +164,6 @@ def test_transcoded_there_and_back(
             assert type(stored) is type(first)
             assert facts(stored) == before
         assert fs.verify(tmp_path / name, deep=True).ok
-
-
-def test_pickled(tmp_path: Path, make: Callable[..., Any]) -> None:
-    with make(tmp_path / "first.zarr") as first:
-        before = facts(first)
-        with pickle.loads(pickle.dumps(first)) as again:
-            assert facts(again) == before
-        assert str(tmp_path / "first.zarr") in repr(first)
-        assert "<table>" in first._repr_html_()
 
 
 @pytest.mark.parametrize("make", [make for make in MAKERS if make is not masked])

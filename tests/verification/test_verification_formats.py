@@ -31,17 +31,6 @@ from tests.verification.test_verification import (
 ENDINGS = (".h5", ".zarr")
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize("name", WRITERS)
-def test_sound(tmp_path: Path, name: str, ending: str) -> None:
-    url = write(name, tmp_path / f"x{ending}")
-    for deep in (False, True):
-        report = fs.verify(url, deep=deep)
-        assert report, report
-        assert not report.notes
-        assert report.format == name
-
-
 def test_a_report_is_true_if_all_is_well(tmp_path: Path) -> None:
     url = write("neurovol", tmp_path / "x.h5")
     assert bool(fs.verify(url)) is True
