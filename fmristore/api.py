@@ -21,7 +21,7 @@ from fmristore.sources.door import open_if_path, source_of
 from fmristore.sources.parcellation import Parcellation
 from fmristore_stores.errors import AlreadyExistsError, InvalidInputError
 from fmristore_stores.io.location import Kind, exists, normalise
-from fmristore_stores.opening import Handle, locate
+from fmristore_stores.opening import Handle, check_untrusted, locate
 from fmristore_stores.protocol import AnyArray
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class _OpenOptions(TypedDict, total=False):
     kind: Kind | None
     storage_options: Mapping[str, Any] | None
     targets: Sequence[str]
+    trusted: bool
 
 
 @overload
@@ -129,6 +130,10 @@ def open(
     targets : sequence of str, optional
         URLs or paths that a reference file may refer to, besides what lies beside it: below its
         folder, in its bucket or on its server.
+    trusted : bool, optional
+        True by default. If not, an HDF5 file is first parsed in a process of its own, with a limit
+        of time and memory: where the HDF5 library crashes on it, hangs, or takes all memory, that
+        is a `CorruptDataError` here. Takes some tenths of a second.
 
     Returns
     -------
@@ -143,6 +148,8 @@ def open(
         If it is no store, or holds no format that is known here.
     UnsupportedVersionError
         If it was written by a newer fmristore.
+    CorruptDataError
+        If the HDF5 library does not survive a file that is not trusted.
 
     Examples
     --------
@@ -150,8 +157,16 @@ def open(
     >>> with fs.open("sub-01_task-rest_bold.h5") as bold:                     # doctest: +SKIP
     ...     series = bold[32, 40, 20]
     """
-    locator = locate(url, **options)
-    handle = Handle(locator, fresh=True)
+    trusted = options.get("trusted", True)
+    locator = locate(
+        url,
+        kind=options.get("kind"),
+        storage_options=options.get("storage_options"),
+        targets=options.get("targets", ()),
+    )
+    if not trusted:
+        check_untrusted(locator)
+    handle = Handle(locator, fresh=trusted)
     try:
         return open_handle(handle, expected_format=format)
     except BaseException:

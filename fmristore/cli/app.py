@@ -21,7 +21,7 @@ from fmristore.cli.console import (
 )
 from fmristore.cli.convert import convert
 from fmristore.cli.listing import find_stores, is_folder, list_stores
-from fmristore.cli.options import Json, MaxMemory, Overwrite, Part, StorageOptions, Url
+from fmristore.cli.options import Json, MaxMemory, Overwrite, Part, StorageOptions, Trusted, Url
 from fmristore.cli.parcellate import parcellate
 from fmristore.cli.parsing import (
     Access,
@@ -153,6 +153,7 @@ def info(
         list[str], typer.Argument(metavar="URL...", help="HDF5 files, Zarr stores, or folders.")
     ],
     *,
+    trusted: Trusted = None,
     storage_option: StorageOptions = None,
     json: Json = False,
 ) -> None:
@@ -160,11 +161,13 @@ def info(
     options = parse_options(storage_option or ())
     from fmristore.cli.describe import describe_store
     from fmristore.cli.render import store_text
+    from fmristore.cli.trust import check_trust
 
     documents = []
     for place in urls:
         for url in find_stores(place, options):
             with naming(url):
+                check_trust(url, options, trusted=trusted)
                 documents.append(describe_store(url, options))
             if not json:
                 echo(("\n" if len(documents) > 1 else "") + store_text(documents[-1]))
@@ -201,6 +204,7 @@ def transcode(  # noqa: PLR0913
     ] = None,
     max_memory: MaxMemory = "1GiB",
     overwrite: Overwrite = False,
+    trusted: Trusted = None,
     storage_option: StorageOptions = None,
     json: Json = False,
 ) -> None:
@@ -212,11 +216,13 @@ def transcode(  # noqa: PLR0913
         "allow": tuple(allow or ()),
         "max_memory": parse_size(max_memory),
     }
+    from fmristore.cli.trust import check_trust
     from fmristore.transcoding import transcode as run
     from fmristore.transcoding.execute import make_plan
     from fmristore_stores.opening import open_store
 
     with naming(source):
+        check_trust(source, options, trusted=trusted)
         if dry_run:
             with open_store(source, storage_options=options) as store:
                 outcome: Any = make_plan(store, target, **wishes)
@@ -237,7 +243,7 @@ def transcode(  # noqa: PLR0913
 
 
 @app.command(epilog="Example: fmristore export bold.h5 back.nii.gz")
-def export(
+def export(  # noqa: PLR0913
     url: Url,
     out: Annotated[
         str,
@@ -249,6 +255,7 @@ def export(
     part: Part = None,
     max_memory: MaxMemory = "256MiB",
     overwrite: Overwrite = False,
+    trusted: Trusted = None,
     storage_option: StorageOptions = None,
     json: Json = False,
 ) -> None:
@@ -257,9 +264,12 @@ def export(
     limit = parse_size(max_memory)
     from fmristore import api
     from fmristore.cli.catalogue import able, choose
+    from fmristore.cli.trust import check_trust
     from fmristore.interop.pandas import TABLE_SUFFIXES
 
     started = time.perf_counter()
+    with naming(url):
+        check_trust(url, options, trusted=trusted)
     with naming(url), api.open(url, storage_options=options) as stored:
         image = choose(stored, part)
         if out.lower().endswith(TABLE_SUFFIXES):
@@ -299,6 +309,7 @@ def plan(
     ],
     *,
     part: Part = None,
+    trusted: Trusted = None,
     storage_option: StorageOptions = None,
     json: Json = False,
 ) -> None:
@@ -307,7 +318,10 @@ def plan(
     index = parse_selection_text(selection)
     from fmristore import api
     from fmristore.cli.catalogue import able, choose
+    from fmristore.cli.trust import check_trust
 
+    with naming(url):
+        check_trust(url, options, trusted=trusted)
     with naming(url), api.open(url, storage_options=options) as stored:
         found = able(choose(stored, part), "plan", "plan reads of")[index]
     if not json:
@@ -341,14 +355,18 @@ def verify(
         bool, typer.Option("--deep", help="Decode every chunk and compare digests.")
     ] = False,
     max_memory: MaxMemory = "256MiB",
+    trusted: Trusted = None,
     storage_option: StorageOptions = None,
     json: Json = False,
 ) -> None:
     """Check that a store is whole; exit code 1 if it is damaged."""
     options = parse_options(storage_option or ())
     limit = parse_size(max_memory)
+    from fmristore.cli.trust import check_trust
     from fmristore.verification import verify as run
 
+    with naming(url):
+        check_trust(url, options, trusted=trusted)
     with naming(url), progress_bar("verifying", quiet=json, of=url) as progress:
         report = run(url, deep=deep, storage_options=options, max_memory=limit, progress=progress)
     if json:

@@ -18,6 +18,7 @@ from fmristore.cli.options import (
     SpaceNameOption,
     StorageOptions,
     TrOption,
+    Trusted,
 )
 from fmristore.cli.parsing import Access, parse_options, parse_size
 from fmristore.cli.progress import progress_bar
@@ -49,6 +50,7 @@ def convert(  # noqa: PLR0913
     profile: ProfileOption = None,
     max_memory: MaxMemory = "1GiB",
     overwrite: Overwrite = False,
+    trusted: Trusted = None,
     storage_option: StorageOptions = None,
     json: Json = False,
 ) -> None:
@@ -74,7 +76,11 @@ def convert(  # noqa: PLR0913
     }
     if metadata and len(sources) > 1:
         raise typer.BadParameter("is for one image", param_hint="'--metadata'")
+    from fmristore.cli.trust import check_trust
+
     started = time.perf_counter()
+    for source in sources if mask is None else (*sources, mask):
+        check_trust(source, options, trusted=trusted)
     with progress_bar("converting", quiet=json, of=sources[0]) as progress:
         _write(sources, target, mask, **chosen, **common, progress=progress)
     seconds = time.perf_counter() - started
@@ -83,8 +89,8 @@ def convert(  # noqa: PLR0913
     with api.open(target, storage_options=options) as stored:
         content, text, url = stored.describe(), repr(stored), stored.url
     if json:
-        source: Any = sources[0] if len(sources) == 1 else sources
-        emit({"source": source, "target": url, "seconds": seconds, "content": content})
+        given: Any = sources[0] if len(sources) == 1 else sources
+        emit({"source": given, "target": url, "seconds": seconds, "content": content})
         return
     sizes = content["sizes"]
     size = f"{size_text(sizes['raw_bytes'])} of data"

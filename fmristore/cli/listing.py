@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fmristore.cli.console import echo, emit
-from fmristore.cli.options import Json, StorageOptions
+from fmristore.cli.options import Json, StorageOptions, Trusted
 from fmristore.cli.parsing import parse_options
 from fmristore.planning.text import size_text
 from fmristore_stores.errors import FmristoreError, NotFoundError, UnknownFormatError
@@ -30,13 +30,14 @@ def list_stores(
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="Look in folders of folders, too.")
     ] = False,
+    trusted: Trusted = None,
     storage_option: StorageOptions = None,
     json: Json = False,
 ) -> None:
     """List stores, one to a line: what each holds, its shape, TR and size; reads no data."""
     options = parse_options(storage_option or ())
     rows = [
-        _facts(store, options)
+        _facts(store, options, trusted=trusted)
         for place in places or ["."]
         for store in find_stores(place, options, recursive=recursive)
     ]
@@ -104,15 +105,17 @@ def find_stores(
             yield from find_stores(below, storage_options, recursive=True)
 
 
-def _facts(url: str, storage_options: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(url: str, storage_options: Mapping[str, Any], *, trusted: bool | None) -> dict[str, Any]:
     """What one store is, as plain JSON values; or the error of opening it."""
     from fmristore import api
+    from fmristore.cli.trust import check_trust
     from fmristore_stores.io.location import count_files
     from fmristore_stores.opening import locate
 
     row: dict[str, Any] = {"url": url, "format": None, "shape": None, "tr_s": None}
     row |= {"stored_bytes": None, "error": None}
     try:
+        check_trust(url, storage_options, trusted=trusted)
         with api.open(url, storage_options=storage_options) as stored:
             row["format"] = stored.format_name
             row["shape"] = list(getattr(stored, "shape", None) or ()) or None

@@ -19,6 +19,7 @@ __all__ = [
     "SpaceNameOption",
     "StorageOptions",
     "TrOption",
+    "Trusted",
     "Url",
 ]
 
@@ -62,6 +63,15 @@ CodecOption = Annotated[
 ]
 ProfileOption = Annotated[
     Profile | None, typer.Option("--profile", help="Write the layout of the R package, HDF5 only.")
+]
+Trusted = Annotated[
+    bool | None,
+    typer.Option(
+        "--trusted/--untrusted",
+        help="Whether HDF5 may parse the source in this process at once; by default if fmristore "
+        "wrote it.",
+        show_default=False,
+    ),
 ]
 Part = Annotated[
     str | None,

@@ -19,6 +19,7 @@ from fmristore.cli.options import (
     SpaceNameOption,
     StorageOptions,
     TrOption,
+    Trusted,
 )
 from fmristore.cli.parsing import parse_options, parse_size
 from fmristore.cli.progress import progress_bar
@@ -71,6 +72,7 @@ def parcellate(  # noqa: PLR0913
     profile: ProfileOption = None,
     max_memory: MaxMemory = "1GiB",
     overwrite: Overwrite = False,
+    trusted: Trusted = None,
     storage_option: StorageOptions = None,
     json: Json = False,
 ) -> None:
@@ -79,7 +81,10 @@ def parcellate(  # noqa: PLR0913
     limit = parse_size(max_memory)
     layout: Any = None if profile is None else profile.value
     from fmristore.api import parcellate as run
+    from fmristore.cli.trust import check_trust
 
+    for source in (url, labels, out) if mask is None else (url, labels, out, mask):
+        check_trust(source, options, trusted=trusted)
     started = time.perf_counter()
     with (
         progress_bar("summarising", quiet=json, of=url) as progress,

@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from fmristore.cli.console import echo, emit, naming
-from fmristore.cli.options import Json, Overwrite, StorageOptions
+from fmristore.cli.options import Json, Overwrite, StorageOptions, Trusted
 from fmristore.cli.parsing import parse_options
 from fmristore.planning.text import size_text
 
 __all__ = ["virtualize"]
 
 
-def virtualize(
+def virtualize(  # noqa: PLR0913
     url: Annotated[str, typer.Argument(metavar="URL", help="HDF5 file of any software.")],
     out: Annotated[
         str | None,
@@ -30,14 +30,17 @@ def virtualize(
         typer.Option(metavar="LOSS", help="Accept this loss, such as array. Can be repeated."),
     ] = None,
     overwrite: Overwrite = False,
+    trusted: Trusted = None,
     storage_option: StorageOptions = None,
     json: Json = False,
 ) -> None:
     """Make a reference file, by which Zarr clients read an HDF5 file where it is."""
     options = parse_options(storage_option or ())
+    from fmristore.cli.trust import check_trust
     from fmristore.references.virtual import virtualize as run
 
     with naming(url):
+        check_trust(url, options, trusted=trusted)
         report = run(
             url,
             out,

@@ -39,6 +39,8 @@ def _machine() -> int:
 class Limits:
     """Most bytes of one thing; of what is larger, `MemoryLimitError` is raised.
 
+    Those of probes end in `CorruptDataError`.
+
     Parameters
     ----------
     chunk : int
@@ -51,6 +53,10 @@ class Limits:
         A metadata document of a Zarr node.
     consolidated : int
         The metadata document of a Zarr root, which may have those of all nodes.
+    probe_seconds : float
+        For parsing an HDF5 file that is not trusted, in a process of its own.
+    probe_memory : int
+        That this process may take beyond what it takes before.
     """
 
     chunk: int
@@ -58,6 +64,8 @@ class Limits:
     result: int
     document: int
     consolidated: int
+    probe_seconds: float = 60.0
+    probe_memory: int = 1 << 30
 
 
 LIMITS = Limits(

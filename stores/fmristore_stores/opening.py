@@ -51,7 +51,7 @@ from fmristore_stores.reference.targets import read_whole
 if TYPE_CHECKING:
     pass
 
-__all__ = ["FixedHandle", "Handle", "Locator", "Opened", "locate", "open_store"]
+__all__ = ["FixedHandle", "Handle", "Locator", "Opened", "check_untrusted", "locate", "open_store"]
 
 _MOST_OPEN = 128
 """Stores that may be open at once; the others are opened again when they are used."""
@@ -217,6 +217,7 @@ def open_store(
     kind: Kind | None = None,
     storage_options: Mapping[str, Any] | None = None,
     targets: Sequence[str] = (),
+    trusted: bool = True,
 ) -> Store:
     """Open an existing store by path or URL.
 
@@ -232,6 +233,8 @@ def open_store(
         Passed to fsspec.
     targets : sequence of str, optional
         See `locate`.
+    trusted : bool
+        If not, an HDF5 file is parsed in a process of its own first: see `check_untrusted`.
 
     Returns
     -------
@@ -244,9 +247,42 @@ def open_store(
         If there is nothing at `url`.
     UnknownFormatError
         If it is neither HDF5 nor Zarr.
+    CorruptDataError, InvalidInputError
+        As `check_untrusted`.
     """
     locator, known = _locate(url, kind, storage_options, targets)
+    if not trusted:
+        check_untrusted(locator)
     return _open(locator, mode, known)
+
+
+def check_untrusted(locator: Locator) -> None:
+    """Parse an HDF5 file in a process of its own, so that this one need not be the first.
+
+    Nothing is done for other kinds of store, whose metadata no foreign library parses.
+
+    Parameters
+    ----------
+    locator : Locator
+        Where it is.
+
+    Raises
+    ------
+    CorruptDataError
+        If the HDF5 library crashes on the file, does not come to an end or takes too much memory.
+    ChangedError, NotFoundError
+        If another file is there afterwards.
+    InvalidInputError
+        If no other process can read it, as in ``memory://``.
+    StorageError
+        If no process can be started.
+    """
+    if locator.kind != "hdf5":
+        return
+    from fmristore_stores.hdf5.probe import probe
+
+    probe(locator.url, locator.options)
+    _check_unchanged(locator)
 
 
 def _look_at_zarr(
