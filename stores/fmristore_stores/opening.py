@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from fmristore_stores.causes import causes
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import (
     ChangedError,
@@ -488,13 +489,10 @@ def _open_the_same(locator: Locator, known: Known | None) -> Store:
     return store
 
 
-def _is_about_descriptors(error: BaseException | None) -> bool:
+def _is_about_descriptors(error: BaseException) -> bool:
     """Whether the process has as many files open as it may have."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            return True
-        error = error.__cause__
-    return False
+    full = (errno.EMFILE, errno.ENFILE)
+    return any(isinstance(cause, OSError) and cause.errno in full for cause in causes(error))
 
 
 def _most_open() -> int:

@@ -9,6 +9,7 @@ import re
 import pytest
 
 from fmristore_stores import errors
+from fmristore_stores.causes import causes
 from fmristore_stores.errors import FmristoreError, NotFoundError
 
 CLASSES = [getattr(errors, name) for name in errors.__all__]
@@ -77,3 +78,12 @@ def test_text_says_where(cls: type[FmristoreError]) -> None:
 def test_builtin_handlers_catch() -> None:
     with pytest.raises(FileNotFoundError):
         raise NotFoundError("gone")
+
+
+def test_causes_of_an_error_end() -> None:
+    first, second = ValueError("a"), OSError("b")
+    second.__cause__ = first
+    assert list(causes(second)) == [second, first]
+    first.__cause__ = second
+    assert list(causes(second)) == [second, first]
+    assert list(causes(None)) == []

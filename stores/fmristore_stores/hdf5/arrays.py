@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -23,6 +23,7 @@ from fmristore_stores.grid import (
     Region,
     chunk_region,
     grid_shape,
+    overlaps,
     parse_region,
     region_shape,
 )
@@ -30,7 +31,8 @@ from fmristore_stores.hdf5.attributes import read_attributes, write_attributes
 from fmristore_stores.hdf5.chunk_table import ChunkFinder, ChunkIndex
 from fmristore_stores.hdf5.dimensions import read_names
 from fmristore_stores.hdf5.files import Session
-from fmristore_stores.hdf5.heaps import checked, uses_heap
+from fmristore_stores.hdf5.heaps import check_properties, checked, has_lengths, uses_heap
+from fmristore_stores.hdf5.lengths import check_lengths, element_size
 from fmristore_stores.hdf5.links import facts, resolve
 from fmristore_stores.hdf5.text import read_text, rows_at_once
 from fmristore_stores.hdf5.types import check_filters, parse_type, spec_of, stored_dtype
@@ -43,6 +45,8 @@ __all__ = ["HDF5Array"]
 
 _MOST_CHUNKS = 2**63
 """Chunks of an array that can be numbered; an honest one has fewer."""
+_AT_ONCE = 1 << 20
+"""Bytes of stored elements that are checked at once."""
 _ENUM = "_enum"
 """Attribute under which names and numbers of an enumeration are shown."""
 
@@ -75,7 +79,10 @@ class HDF5Array:
     def __init__(
         self, session: Session, path: str, node: Any, codecs: tuple[CodecSpec, ...] = ()
     ) -> None:
-        if uses_heap(node.get_type()):
+        kind = node.get_type()
+        if uses_heap(kind):
+            if has_lengths(kind):
+                check_properties(node, math.prod(node.shape or ()))
             node = checked(node)
         self._session = session
         self._path = path
@@ -254,9 +261,44 @@ class HDF5Array:
         buffer = _empty(shape, self._type.buffer) if out is None else out
         if buffer.size:
             self._check_filters(writing=False)
+            if self._type.buffer.kind == "O" and self._session.source is not None:
+                self._check_lengths(region)
             memory, file = self._spaces(region, shape)
             self._node.read(memory, file, buffer, self._type.memory)
         return buffer
+
+    def _check_lengths(self, region: Region) -> None:
+        """Check the lengths that texts of variable length claim, where they lie in a region."""
+        session = self._session
+        width = int(session.h5.id.get_create_plist().get_sizes()[0])
+        most, size = int(session.h5.id.get_filesize()), element_size(width)
+        for data, count in self._stored(region, size):
+            check_lengths(data, count, width, most)
+
+    def _stored(self, region: Region, size: int) -> Iterator[tuple[Buffer, int]]:
+        """Bytes of stored elements of `size` bytes with those of a region among them, and how many.
+
+        None of what lies in the header of the dataset, and of chunks that only HDF5 can decode.
+        """
+        session, spec, source = self._session, self._spec, self._session.source
+        layout, chunks = self._plan.get_layout(), self._spec.layout.chunks
+        if source is None:
+            return
+        if layout == h5d.CONTIGUOUS and self._node.get_storage_size():
+            rows = region[0] if region else slice(0, 1)
+            each = math.prod(spec.shape[1:]) * size
+            start, stop = rows.start * each, rows.stop * each
+            for begin in range(start, stop, _AT_ONCE // size * size):
+                length = min(_AT_ONCE // size * size, stop - begin)
+                at = (self._node.get_offset() or 0) + begin
+                yield source.fetch([ByteRange(session.path, at, length)])[0], length // size
+        elif layout == h5d.CHUNKED and supported(spec.codecs):
+            for overlap in overlaps(region, chunks):
+                (ref,) = self._finder.refs([overlap.key])
+                if ref is not None:
+                    (data,) = source.fetch([ref.range])
+                    count = math.prod(chunks)
+                    yield decode(spec.codecs, data, count * size, skip=ref.skip), count
 
     def write(self, region: Region | None, values: Any) -> None:
         """Write a region through HDF5, ``None`` for everything.

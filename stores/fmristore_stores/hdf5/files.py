@@ -42,6 +42,7 @@ from fmristore_stores.io.sources import (
 )
 from fmristore_stores.io.stats import stats_of
 from fmristore_stores.ledger import Ledger
+from fmristore_stores.protocol import ByteRange
 from fmristore_stores.spec import Attributes, copy_attributes
 
 __all__ = [
@@ -184,7 +185,7 @@ class Session:
         self.lifetime = Lifetime(url, self)
         self._heaps: Heaps | None = None
         if not writable:
-            self._heaps = Heaps(h5, url, self._second_opener(file))
+            self._heaps = Heaps(h5, url, self._second_opener(file), self._reader())
             close_when_forgotten(self, self._heaps.close)
         if file is not None:
             _ON_FILE_OBJECTS.add(self)
@@ -209,6 +210,18 @@ class Session:
             return _FileObject(file, url)
 
         return opener
+
+    def _reader(self) -> Callable[[int, int], bytes] | None:
+        """Read bytes of the file from any thread, without holding this session."""
+        source, path = self.source, self.path
+        if source is None:
+            return None
+
+        def read(offset: int, length: int) -> bytes:
+            (found,) = source.fetch([ByteRange(path, offset, length)])
+            return bytes(found)
+
+        return read
 
     @property
     def h5(self) -> Any:

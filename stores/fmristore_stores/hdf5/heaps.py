@@ -24,8 +24,17 @@ import h5py
 from h5py import h5g, h5r, h5t
 
 from fmristore_stores.errors import CorruptDataError
+from fmristore_stores.hdf5.lengths import Header, Read, check_lengths, read_header
 
-__all__ = ["Heaps", "check_all_heaps", "checked", "uses_heap"]
+__all__ = [
+    "Heaps",
+    "check_all_heaps",
+    "check_attribute",
+    "check_properties",
+    "checked",
+    "has_lengths",
+    "uses_heap",
+]
 
 _SIGNATURE = b"GCOL"
 _VERSIONED = _SIGNATURE + b"\x01\x00\x00\x00"
@@ -34,9 +43,6 @@ _LAST_SUPERBLOCK = 4096 + 8
 _MOST_OBJECTS = 1 << 16
 """Objects of a collection: they are numbered with 16 bits."""
 _WINDOW = 4096
-
-Read = Callable[[int, int], bytes]
-"""Some bytes of a file, from an offset on; fewer at its end."""
 
 
 class Heaps:
@@ -50,16 +56,22 @@ class Heaps:
         Name of the file in messages.
     opener : callable
         Gives a file object with ``seek``, ``tell``, ``read`` and ``readinto`` for its bytes.
+    read : callable, optional
+        Reads some bytes of it, from any thread; without it lengths are not checked.
     """
 
-    def __init__(self, file: Any, url: str, opener: Callable[[], Any]) -> None:
+    def __init__(
+        self, file: Any, url: str, opener: Callable[[], Any], read: Read | None = None
+    ) -> None:
+        self._read = read
+        self._last: tuple[int, Header] | None = None
         self._file = file
         self._url = url
         self._opener = opener
         self._second: Any = None
         self._lock = threading.Lock()
         self._closed = False
-        self._number = -1
+        self._number = self._second_number = -1
         _open.add(self)
 
     def is_of(self, number: int) -> bool:
@@ -69,7 +81,7 @@ class Heaps:
                 self._number = _number(self._file.id)
             except (ValueError, RuntimeError):  # it was closed meanwhile
                 return False
-        return self._number == number
+        return number in (self._number, self._second_number)
 
     def reopen(self, node: Any) -> Any:
         """The same object through the second handle."""
@@ -78,8 +90,34 @@ class Heaps:
                 width = int(self._file.id.get_create_plist().get_sizes()[1])
                 checking = _CheckedFile(self._opener(), self._url, width)
                 self._second = h5py.File(checking, "r")
+                self._second_number = _number(self._second.id)
             second = self._second
+        if _number(node) == self._second_number:
+            return node
         return h5r.dereference(h5r.create(node, b".", h5r.OBJECT), second.id)
+
+    def header(self, node: Any) -> Header | None:
+        """Raw values in the header of an open object; None where they cannot be read."""
+        if self._read is None:
+            return None
+        low, high = h5g.get_objinfo(node, b".").objno
+        address, last = low | high << 32, self._last
+        if last is None or last[0] != address:
+            plan = self._file.id.get_create_plist()
+            size, read = int(self._file.id.get_filesize()), self._read
+            header = read_header(
+                lambda at, length: read(at, min(length, size - at)) if at < size else b"",
+                address,
+                plan.get_userblock(),
+                plan.get_sizes(),
+            )
+            last = self._last = address, header
+        return last[1]
+
+    def check(self, raw: bytes, count: int) -> None:
+        """Check the lengths that some elements claim, see `check_lengths`."""
+        width = int(self._file.id.get_create_plist().get_sizes()[0])
+        check_lengths(raw, count, width, int(self._file.id.get_filesize()))
 
     @property
     def opened(self) -> bool:
@@ -113,11 +151,68 @@ def checked(node: Any) -> Any:
     node : h5py.h5g.GroupID, h5py.h5d.DatasetID or another object
         Open in a file.
     """
+    heaps = _heaps_of(node)
+    return node if heaps is None else heaps.reopen(node)
+
+
+def _heaps_of(node: Any) -> Heaps | None:
     number = _number(node)
-    for heaps in list(_open):
-        if heaps.is_of(number):
-            return heaps.reopen(node)
-    return node
+    return next((heaps for heaps in list(_open) if heaps.is_of(number)), None)
+
+
+def check_attribute(node: Any, name: bytes, count: int) -> None:
+    """Check the lengths that elements of an attribute claim, where they lie in the object's header.
+
+    Parameters
+    ----------
+    node : h5py.h5g.GroupID, h5py.h5d.DatasetID or another object
+        Open in a file; nothing is checked in one that is changed.
+    name : bytes
+        Of the attribute, whose elements are of variable length.
+    count : int
+        Number of its elements.
+
+    Raises
+    ------
+    CorruptDataError
+        If one claims more than the file has.
+    """
+    heaps = _heaps_of(node)
+    header = None if heaps is None else heaps.header(node)
+    if heaps is not None and header is not None and name in header.attributes:
+        heaps.check(header.attributes[name], count)
+
+
+def check_properties(node: Any, count: int) -> None:
+    """Check the lengths that the fill value of a dataset and values in its header claim.
+
+    Parameters
+    ----------
+    node : h5py.h5d.DatasetID
+        With elements of variable length.
+    count : int
+        Number of its elements.
+
+    Raises
+    ------
+    CorruptDataError
+        If one claims more than the file has.
+    """
+    heaps = _heaps_of(node)
+    header = None if heaps is None else heaps.header(node)
+    if heaps is not None and header is not None:
+        for fill in header.fills:
+            heaps.check(fill, 1)
+        if header.compact:
+            heaps.check(header.compact, count)
+
+
+def has_lengths(kind: Any) -> bool:
+    """Whether elements of an HDF5 type are of variable length, or arrays of such."""
+    while kind.get_class() == h5t.ARRAY:
+        kind = kind.get_super()
+    variable = isinstance(kind, h5t.TypeStringID) and kind.is_variable_str()
+    return bool(variable or kind.get_class() == h5t.VLEN)
 
 
 def uses_heap(kind: Any) -> bool:

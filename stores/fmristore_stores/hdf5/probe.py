@@ -23,6 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fmristore_stores.causes import causes
 from fmristore_stores.errors import (
     ChangedError,
     CorruptDataError,
@@ -248,14 +249,12 @@ def _try(step: Callable[[], object]) -> None:
             raise
 
 
-def _is_refused_memory(error: BaseException | None) -> bool:
+def _is_refused_memory(error: BaseException) -> bool:
     """Whether memory ran out, here or in the HDF5 library."""
-    while error is not None:
-        text = str(error).lower()
-        if isinstance(error, MemoryError) or any(sign in text for sign in _NO_MEMORY):
-            return True
-        error = error.__cause__
-    return False
+    return any(
+        isinstance(cause, MemoryError) or any(sign in str(cause).lower() for sign in _NO_MEMORY)
+        for cause in causes(error)
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,202 @@
+"""Lengths that elements in global heaps claim, compared with the file before HDF5 reads them.
+
+An element of variable length is stored as its length and a place in a global heap. The HDF5 library
+takes memory for the length, up to 4 GiB, and clears it, before it looks whether the heap has so
+much. So the bytes of such elements are looked at here first: those of attributes, fill values and
+compact datasets lie in the header of their object, others where the chunks are.
+
+References
+----------
+Object headers: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from fmristore_stores.errors import CorruptDataError, MemoryLimitError
+from fmristore_stores.limits import LIMITS
+
+__all__ = ["Header", "check_lengths", "element_size", "read_header"]
+
+_FILL_OLD, _FILL, _LAYOUT, _ATTRIBUTE, _CONTINUATION = 0x04, 0x05, 0x08, 0x0C, 0x10
+_SHARED = 2
+"""Flag of a message that lies elsewhere."""
+_MOST_BLOCKS = 4096
+_MOST_BYTES = 64 * 1024 * 1024
+"""Of one object header; an honest one has some kilobytes."""
+
+Read = Callable[[int, int], bytes]
+"""Some bytes of a file, from an address on; fewer at its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Raw values that lie in the header of an object.
+
+    Parameters
+    ----------
+    attributes : dict of bytes to bytes
+        Values of attributes, and perhaps some bytes more, by name.
+    fills : list of bytes
+        The fill value, in each of the forms in which it is there.
+    compact : bytes
+        Values of a dataset that lie in the header; empty if they lie elsewhere.
+    """
+
+    attributes: dict[bytes, bytes]
+    fills: list[bytes]
+    compact: bytes
+
+
+def element_size(width: int) -> int:
+    """Bytes that an element of variable length takes where it is stored.
+
+    Parameters
+    ----------
+    width : int
+        Bytes of an address in the file.
+    """
+    return 8 + width
+
+
+def check_lengths(raw: bytes | memoryview, count: int, width: int, most: int) -> None:
+    """Check what elements of variable length claim.
+
+    Parameters
+    ----------
+    raw : bytes
+        Of the elements as they are stored; what follows them is ignored.
+    count : int
+        How many there are.
+    width : int
+        Bytes of an address in the file.
+    most : int
+        Units that none can have more of: the bytes of the file.
+
+    Raises
+    ------
+    CorruptDataError
+        If one claims more, or some are missing.
+    MemoryLimitError
+        If one is longer than ``LIMITS.text``.
+    """
+    size = element_size(width)
+    if len(raw) < count * size:
+        raise CorruptDataError("elements of variable length are missing")
+    table = np.frombuffer(raw, np.uint8, count * size).reshape(count, size)
+    lengths = np.ascontiguousarray(table[:, :4]).view("<u4")
+    if (lengths > most).any():
+        msg = f"an element of variable length claims {lengths.max()} of the file's {most} bytes"
+        raise CorruptDataError(msg)
+    if (lengths > LIMITS.text).any():
+        msg = f"a text of {lengths.max()} bytes is longer than the {LIMITS.text} that are allowed"
+        raise MemoryLimitError(msg)
+
+
+def read_header(read: Read, address: int, base: int, widths: tuple[int, int]) -> Header:
+    """Read the header of an object.
+
+    Parameters
+    ----------
+    read : callable
+        Reads bytes of the file.
+    address : int
+        Of the header.
+    base : int
+        What is added to all addresses in the file.
+    widths : tuple of int
+        Bytes of an address and of a length in the file.
+
+    Raises
+    ------
+    CorruptDataError
+        If it is no object header.
+    """
+    attributes: dict[bytes, bytes] = {}
+    fills: list[bytes] = []
+    compact = b""
+    try:
+        for kind, flags, data in _messages(read, address, base, widths):
+            if flags & _SHARED:
+                continue
+            if kind == _ATTRIBUTE:
+                name, value = _attribute(data)
+                attributes[name] = value
+            elif kind in (_FILL, _FILL_OLD):
+                fills.append(_fill(kind, data))
+            elif kind == _LAYOUT:
+                compact = _compact(data)
+    except (struct.error, IndexError) as error:
+        raise CorruptDataError("the header of an object is damaged") from error
+    return Header(attributes, [fill for fill in fills if fill], compact)
+
+
+def _messages(
+    read: Read, address: int, base: int, widths: tuple[int, int]
+) -> Iterator[tuple[int, int, bytes]]:
+    """Type, flags and data of each message of an object header."""
+    begin = read(base + address, 64)
+    if begin[:4] == b"OHDR":
+        flags = begin[5]
+        start = 6 + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
+        width = 1 << (flags & 3)
+        size = int.from_bytes(begin[start : start + width], "little")
+        blocks = [(address + start + width, size)]
+        head, trim = "<BHB" + ("2x" if flags & 4 else ""), 4
+    else:
+        blocks = [(address + 16, *struct.unpack_from("<I", begin, 8))]
+        head, trim = "<HHB3x", 0
+    taken = 0
+    for number, (where, size) in enumerate(blocks):  # which grow meanwhile
+        taken += size
+        if number > _MOST_BLOCKS or taken > _MOST_BYTES:
+            raise CorruptDataError("the header of an object does not end")
+        block = read(base + where, size)
+        position, room = 0, struct.calcsize(head)
+        while position + room <= len(block):
+            kind, length, flags = struct.unpack_from(head, block, position)
+            data = block[position + room : position + room + length]
+            position += room + length
+            if kind == _CONTINUATION:
+                wide, narrow = widths
+                offset = int.from_bytes(data[:wide], "little")
+                extent = int.from_bytes(data[wide : wide + narrow], "little")
+                blocks.append((offset + trim, max(0, extent - 2 * trim)))
+            else:
+                yield kind, flags, data
+
+
+def _attribute(data: bytes) -> tuple[bytes, bytes]:
+    version = data[0]
+    sizes = struct.unpack_from("<HHH", data, 2)
+    position = 9 if version == 3 else 8
+    name = data[position : position + sizes[0]].split(b"\0", 1)[0]
+    for size in sizes:
+        position += math.ceil(size / 8) * 8 if version == 1 else size
+    return name, data[position:]
+
+
+def _fill(kind: int, data: bytes) -> bytes:
+    if kind == _FILL_OLD:
+        position = 0
+    elif data[0] == 3:
+        position = 2 if data[1] & 0x20 else -1
+    else:
+        position = 4 if data[0] == 1 or data[3] else -1
+    if position < 0 or len(data) < position + 4:
+        return b""
+    (size,) = struct.unpack_from("<i", data, position)
+    return data[position + 4 : position + 4 + size] if size > 0 else b""
+
+
+def _compact(data: bytes) -> bytes:
+    if data[0] not in (3, 4) or data[1] != 0:
+        return b""
+    (size,) = struct.unpack_from("<H", data, 2)
+    return data[4 : 4 + size]
