@@ -71,6 +71,7 @@ Trusted = Annotated[
         help="Whether HDF5 may parse the source in this process at once; by default if fmristore "
         "wrote it.",
         show_default=False,
+        rich_help_panel="Files of unknown origin",
     ),
 ]
 Part = Annotated[
