@@ -235,7 +235,7 @@ def convert(  # noqa: PLR0913
     Raises
     ------
     NotFoundError
-        If the source or the folder of the destination does not exist.
+        If the source does not exist. Folders that the new store shall lie in are made.
     AlreadyExistsError
         If there is something at `url` and `overwrite` is false.
     FormatError

@@ -16,6 +16,7 @@ from fmristore.formats.registry import (
     load_layout_plugins,
 )
 from fmristore_stores.errors import UnknownFormatError
+from fmristore_stores.io.location import exists
 from fmristore_stores.opening import Handle, locate
 
 __all__ = ["open_handle", "open_url"]
@@ -61,9 +62,12 @@ def _detect(view: StoreView) -> tuple[Any, Layout]:
         for layout in layouts_of(cls):
             if layout.detect(view):
                 return cls, layout
+    what = "the store is readable"
+    locator = view.handle.locator
+    if locator.kind == "zarr" and exists(f"{locator.url.rstrip('/')}/.zgroup", locator.options):
+        what = "a Zarr store of format 2, which is readable"
     raise UnknownFormatError(
-        "the store is readable but holds no format of fmristore, neither this one nor that "
-        "of the R package",
+        f"{what} but holds no format of fmristore, neither this one nor that of the R package",
         url=view.handle.locator.url,
     )
 

@@ -95,7 +95,7 @@ class NiftiWriter:
     FormatError, LayoutNotSupportedError
         If the header bytes are refused by `parse_header`.
     NotFoundError
-        If the folder does not exist.
+        If the folder is no folder; one that is missing is made.
     StorageError
         If the destination cannot be written.
     """

@@ -16,7 +16,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from fmristore_stores.causes import causes
 from fmristore_stores.chunks.reader import ChunkReader
@@ -24,6 +24,7 @@ from fmristore_stores.errors import (
     ChangedError,
     ClosedError,
     FmristoreError,
+    InvalidInputError,
     NotFoundError,
     ReadOnlyError,
     StorageError,
@@ -169,6 +170,10 @@ def _locate(
     """Find a store, and give along what was read of it on the way, by offset."""
     options = dict(storage_options or {})
     normal = normalise(url)
+    if kind is not None and kind not in get_args(Kind):
+        raise InvalidInputError(
+            f"kind {kind!r:.40}: expected {', '.join(map(repr, get_args(Kind)))}", url=normal
+        )
     if kind == "reference" or (
         kind is None and name_of(normal).lower().endswith(_REFERENCE_SUFFIX)
     ):

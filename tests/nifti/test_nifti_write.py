@@ -278,8 +278,10 @@ def test_bad_arguments(tmp_path: Path) -> None:
     for level in (-1, 10):
         with pytest.raises(InvalidInputError, match="level"):
             NiftiWriter(tmp_path / "copy.nii.gz", raw, level=level)
-    with pytest.raises(NotFoundError, match="does not exist"):
-        NiftiWriter(tmp_path / "none" / "copy.nii", raw)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(NotFoundError, match="folder"):
+        NiftiWriter(tmp_path / "file" / "copy.nii", raw)
+    (tmp_path / "file").unlink()
     for bad in (b"", raw[:300], raw[:348], raw + bytes(16)):
         with pytest.raises(FormatError):
             NiftiWriter(tmp_path / "copy.nii", bad)

@@ -25,11 +25,13 @@ from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import (
     ChangedError,
     ClosedError,
+    InvalidInputError,
     NotFoundError,
     ReadOnlyError,
     UnknownFormatError,
 )
 from fmristore_stores.io.lifetime import close_forgotten
+from fmristore_stores.io.location import filesystem
 from fmristore_stores.io.stats import stats_of
 from fmristore_stores.opening import Handle, Locator, locate, open_store
 from fmristore_stores.publishing.publish import create_store
@@ -398,3 +400,37 @@ def test_a_listing_that_was_remembered_does_not_hide_a_change() -> None:
     fs = fsspec.filesystem("memory")
     fs.pipe_file(url, fs.cat_file(url) + b"x")
     assert locate(url) != before
+
+
+def test_a_kind_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    with create_store(tmp_path / "a.h5"):
+        pass
+    wrong: Any = "h5"
+    with pytest.raises(InvalidInputError, match="'hdf5', 'zarr', 'reference'"):
+        locate(tmp_path / "a.h5", kind=wrong)
+
+
+@pytest.mark.parametrize("block", [512, 8192, 1 << 20])
+@pytest.mark.parametrize("place", ["local", "memory"])
+def test_user_blocks_of_any_size(tmp_path: Path, block: int, place: str) -> None:
+    import h5py
+
+    url = str(tmp_path / "a.h5")
+    with h5py.File(url, "w", userblock_size=block) as file:
+        file["x"] = np.arange(5)
+    if place == "memory":
+        remote, path = filesystem(f"memory://blocks/{block}.h5")
+        remote.pipe_file(path, Path(url).read_bytes())
+        url = f"memory://blocks/{block}.h5"
+    with open_store(url) as store:
+        np.testing.assert_array_equal(store.root.array("x").read(), np.arange(5))
+
+
+def test_what_is_no_store_is_named(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "a.mgz"):
+        (tmp_path / name).write_bytes(bytes(100))
+        with pytest.raises(UnknownFormatError, match=r"fmristore\.convert"):
+            locate(tmp_path / name)
+    (tmp_path / "a.txt").write_bytes(bytes(5000))
+    with pytest.raises(UnknownFormatError, match="neither an HDF5 file nor a Zarr store"):
+        locate(tmp_path / "a.txt")

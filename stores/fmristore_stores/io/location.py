@@ -46,7 +46,11 @@ ZARR_SUFFIXES = (".zarr",)
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _USER_BLOCKS = (0, 512, 1024, 2048, 4096)
+"""Where an HDF5 file may begin: behind a user block of 512 bytes, or a power of two times that."""
 _ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
+_IMAGE = re.compile(
+    r"\.(?:nii|img|hdr|mgz|mgh|mnc|head|brik|gii|par|rec)(?:\.(?:gz|bz2|zst))?$", re.IGNORECASE
+)
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+(?:::|://)")
 _NO_CREDENTIALS = re.compile(r"(?i)credential|connection_string|account_name")
 """In the errors of clients that do not begin without an account."""
@@ -333,9 +337,13 @@ def is_hdf5(head: bytes) -> bool:
 
 def _known(kind: Kind | None, url: str) -> Kind:
     if kind is None:
-        raise UnknownFormatError(
-            "neither an HDF5 file nor a Zarr store: no HDF5 signature and no zarr.json", url=url
-        )
+        text = "neither an HDF5 file nor a Zarr store: no HDF5 signature and no zarr.json"
+        if _IMAGE.search(name_of(url)):
+            text = (
+                "an image file and no store: make a store of it with fmristore.convert, or on the "
+                "command line with fmristore convert"
+            )
+        raise UnknownFormatError(text, url=url)
     return kind
 
 
@@ -344,10 +352,12 @@ def _detect_local(url: str) -> Kind | None:
         if os.path.isdir(url):  # noqa: PTH112 - hot path, as below
             return "zarr" if any(Path(url, m).exists() for m in _ZARR_MARKERS) else None
         with open(open_ordinary(url), "rb", buffering=0) as file:  # noqa: PTH123
-            for offset in _USER_BLOCKS:
-                file.seek(offset)
-                if file.read(8) == _HDF5_SIGNATURE:
+            offset = 0
+            while head := file.read(8):
+                if head == _HDF5_SIGNATURE:
                     return "hdf5"
+                offset = max(512, 2 * offset)
+                file.seek(offset)
     except OSError as error:
         raise storage_error(error, url) from error
     return None
@@ -396,9 +406,16 @@ class _Remote:
         end = end if size is None else min(end, size)
         try:
             head = self.fs.cat_file(self.path, start=0, end=end) if end else b""
+            if is_hdf5(head) or kind_of_name(self.url) != "hdf5" or size is None:
+                return is_hdf5(head)
+            offset = 2 * _USER_BLOCKS[-1]  # a larger user block, if the name says that it is HDF5
+            while offset < size:
+                if self.fs.cat_file(self.path, start=offset, end=offset + 8) == _HDF5_SIGNATURE:
+                    return True
+                offset *= 2
         except Exception as error:
             raise storage_error(error, self.url) from error
-        return is_hdf5(head)
+        return False
 
     def token(self, kind: Kind) -> str:
         """As `content_token`."""

@@ -610,10 +610,11 @@ def storage_error(error: BaseException, url: str) -> FmristoreError:
     if isinstance(error, FileExistsError):
         return AlreadyExistsError("there is something of that name already", url=url)
     if isinstance(error, PermissionError) or status in _DENIED or _REFUSED.search(text):
-        denials.append(None)
-        return AccessDeniedError(
-            f"permission denied ({text}); check the credentials or storage_options", url=url
-        )
+        hint = ""
+        if not os.path.isabs(url):  # noqa: PTH117 - a string is what we have
+            denials.append(None)
+            hint = "; check the credentials or storage_options"
+        return AccessDeniedError(f"permission denied ({text}){hint}", url=url)
     if isinstance(error, OSError) and error.errno in _FULL:
         msg = f"the disk is full, or a limit is reached ({text}); make room and write again"
         return StorageError(msg, url=url)

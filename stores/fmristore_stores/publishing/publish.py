@@ -118,7 +118,7 @@ def create_store(  # noqa: PLR0913
     AlreadyExistsError
         If there is something and `overwrite` is false, or it is not a store.
     NotFoundError
-        If the folder that it shall lie in does not exist.
+        If the folder that it shall lie in is no folder; one that is missing is made.
     ReadOnlyError
         If the protocol cannot write.
     InvalidInputError
@@ -199,7 +199,7 @@ def publish_file(
     AlreadyExistsError
         If there is something and `overwrite` is false, or it is a directory.
     NotFoundError
-        If the folder that it shall lie in does not exist.
+        If the folder that it shall lie in is no folder; one that is missing is made.
     ReadOnlyError
         If the protocol cannot write.
     ChangedError, StorageError
@@ -207,9 +207,11 @@ def publish_file(
     """
     if is_local(url):
         target = os.path.realpath(url)
-        _check_free(target, overwrite=overwrite, directory=False)
-        remove_leftovers(target, restore=False)
-        with _staging(target) as staged:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_folder_for(target))
+            _check_free(target, overwrite=overwrite, directory=False)
+            remove_leftovers(target, restore=False)
+            staged = stack.enter_context(_staging(target))
             yield staged
             sync(staged)
             with turn_at(target, None, turn, needed=overwrite):
@@ -260,9 +262,11 @@ def _publish_directory(
     url: str, turn: Turn | None, expected: str | None, *, overwrite: bool
 ) -> Iterator[str]:
     target = os.path.realpath(url)
-    _restore(target)
-    _check_free(target, overwrite=overwrite, directory=True)
-    with _staging(target) as staged:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_folder_for(target))
+        _restore(target)
+        _check_free(target, overwrite=overwrite, directory=True)
+        staged = stack.enter_context(_staging(target))
         os.mkdir(staged)  # noqa: PTH102
         made = os.stat(staged)  # noqa: PTH116
         yield staged
@@ -349,11 +353,39 @@ def _one_file_more() -> Iterator[Callable[[], None]]:
         let_go()
 
 
+@contextlib.contextmanager
+def _folder_for(target: str) -> Iterator[None]:
+    """Make the folders that `target` shall lie in, and remove them again if it is not written."""
+    made: list[Path] = []
+    try:
+        _make_folders(Path(target).parent, made, target)
+        yield
+    except BaseException:
+        for path in reversed(made):
+            with contextlib.suppress(OSError):  # others may have put something there
+                path.rmdir()
+        raise
+
+
+def _make_folders(folder: Path, made: list[Path], target: str) -> None:
+    """Make a folder and those above it, and put what was made into a list, outermost first."""
+    try:
+        missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+        for path in reversed(missing):
+            path.mkdir(exist_ok=True)
+            made.append(path)
+    except NotADirectoryError as error:
+        msg = f"the folder {folder} cannot be made: a part of its path is a file"
+        raise NotFoundError(msg, url=target) from error
+    except OSError as error:
+        raise storage_error(error, target) from error
+    if not folder.is_dir():
+        raise NotFoundError(f"{folder} is no folder", url=target)
+
+
 def _check_free(target: str, *, overwrite: bool, directory: bool) -> None:
     """Check that `target` may be created, or replaced by something of the same kind."""
     path = Path(target)
-    if not os.access(path.parent, os.F_OK) or not path.parent.is_dir():
-        raise NotFoundError(f"the folder {path.parent} does not exist", url=target)
     if not os.path.lexists(target):
         return
     if not overwrite:

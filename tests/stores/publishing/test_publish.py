@@ -292,12 +292,26 @@ def test_nothing_but_its_own_kind_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_folder_must_exist(tmp_path: Path, kind: str) -> None:
-    for parent in (tmp_path / "missing", tmp_path / "file"):
-        (tmp_path / "file").write_text("text")
+def test_folders_are_made(tmp_path: Path, kind: str) -> None:
+    make(tmp_path / f"new/folder/a.{kind}", 1)
+    assert number_in(tmp_path / f"new/folder/a.{kind}") == 1
+    (tmp_path / "file").write_text("text")
+    for parent in ("file", "file/folder"):
         with pytest.raises(NotFoundError, match="folder"):
-            make(parent / f"a.{kind}", 1)
-    assert names(tmp_path) == ["file"]
+            make(tmp_path / parent / f"a.{kind}", 1)
+    assert names(tmp_path) == ["file", "new"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folders_that_were_made_go_with_a_store_that_fails(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "old").mkdir()
+    for folder in ("new/folder", "old/folder"):
+        with (
+            pytest.raises(InvalidInputError, match="no"),
+            create_store(tmp_path / folder / f"a.{kind}"),
+        ):
+            raise InvalidInputError("no")
+    assert [path.name for path in tmp_path.rglob("*")] == ["old"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
