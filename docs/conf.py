@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import posixpath
 import re
 import sys
@@ -104,6 +105,22 @@ _SHOWN = {
 """Pages whose text lies elsewhere in the repository."""
 
 
+def _inherit(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Put the docstring of the base class where a method says that it has the same."""
+    if lines[:1] != ["Docstring inherited."]:
+        return
+    rest = name.partition(".")[2]
+    cls: Any = getattr(fmristore, rest.partition(".")[0], None)
+    method = rest.rpartition(".")[2]
+    for base in getattr(cls, "__mro__", ())[1:]:
+        text = inspect.getdoc(base.__dict__.get(method)) if method in base.__dict__ else None
+        if text and not text.startswith("Docstring inherited"):
+            lines[:] = text.splitlines()
+            return
+
+
 def setup(app: Any) -> None:
     """Take part in the build."""
+    # Before numpydoc, which reads the sections of what is there then.
+    app.connect("autodoc-process-docstring", _inherit, priority=100)
     app.connect("source-read", _mend_links)
