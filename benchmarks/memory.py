@@ -3,24 +3,26 @@
 ``python -m benchmarks.memory [--sizes 1MiB 16MiB 64MiB] [--only NAME ...] [--stores .h5 .zarr]``
 prints a table in Markdown. Each operation runs in a process of its own on a run of about 94 MB,
 after a first one on a small run (which loads what is loaded on first use), and the peak is the
-highest resident memory above that before the operation.
+highest resident memory above that before the operation, without the result that is returned.
+``tests/test_memory_bounds.py`` runs the same operations on a small run and asserts their peaks.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import multiprocessing
 import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fmristore.planning.text import parse_size
 
-__all__ = ["OPERATIONS", "main"]
+__all__ = ["OPERATIONS", "SHAPES", "Job", "labels_of", "operations", "prepare"]
 
 SHAPES = {"small": (16, 16, 10, 8), "large": (64, 64, 36, 320)}
 STORES = (".h5", ".zarr")
@@ -54,7 +56,9 @@ class Job(NamedTuple):
         return self.folder / f"{self.name}-{what}{self.store}"
 
 
-def _labels(shape: tuple[int, ...]) -> Any:
+@functools.cache
+def labels_of(shape: tuple[int, ...]) -> Any:
+    """Parcels of 8 x 8 x 8 voxels that repeat; made before anything is measured."""
     import numpy as np
 
     return (np.indices(shape[:3]) // 8).sum(axis=0).astype("i2") + 1
@@ -71,8 +75,8 @@ def _summary(**options: Any) -> Callable[[Job], Any]:
 
     return lambda job: fs.ParcellatedScanSummary.create(
         job.out,
-        job.stored("time"),
-        parcellation=_labels(job.shape),
+        job.stored("run"),
+        parcellation=labels_of(job.shape),
         max_memory=job.size,
         **options,
     )
@@ -99,15 +103,15 @@ def _creations() -> dict[str, Callable[[Job], Any]]:
     return {
         **{f"NeuroVec.create {access}": _convert(access) for access in ("time", "volume", "both")},
         "MaskedNeuroVec.create": lambda job: fs.MaskedNeuroVec.create(
-            job.out, job.stored("time"), mask=_labels(job.shape) > 3, max_memory=job.size
+            job.out, job.stored("run"), mask=labels_of(job.shape) > 3, max_memory=job.size
         ),
         "NeuroVecSeq.create": lambda job: fs.NeuroVecSeq.create(
-            job.out, {"a": job.nifti, "b": job.stored("time")}, max_memory=job.size
+            job.out, {"a": job.nifti, "b": job.stored("run")}, max_memory=job.size
         ),
         "ParcellatedScan.create": lambda job: fs.ParcellatedScan.create(
             job.out,
-            job.stored("time"),
-            parcellation=_labels(job.shape),
+            job.stored("run"),
+            parcellation=labels_of(job.shape),
             max_memory=job.size,
         ),
         **{
@@ -119,14 +123,14 @@ def _creations() -> dict[str, Callable[[Job], Any]]:
             job.out,
             labels=[f"map {t}" for t in range(job.shape[3])],
             data=job.nifti,
-            mask=_labels(job.shape) > 3,
+            mask=labels_of(job.shape) > 3,
             max_memory=job.size,
         ),
         "LatentNeuroVec.from_pca": lambda job: fs.LatentNeuroVec.from_pca(
             job.out,
-            job.stored("time"),
+            job.stored("run"),
             n_components=5,
-            mask=_labels(job.shape) >= _labels(job.shape).max() - 2,
+            mask=labels_of(job.shape) >= labels_of(job.shape).max() - 2,
             max_memory=job.size,
         ),
     }
@@ -135,7 +139,7 @@ def _creations() -> dict[str, Callable[[Job], Any]]:
 def _volumes(job: Job) -> None:
     import fmristore as fs
 
-    with fs.open(job.stored("time")) as image:
+    with fs.open(job.stored("run")) as image:
         for _ in image.iter_volumes(max_memory=job.size):
             pass
 
@@ -146,10 +150,10 @@ def _add_scan(job: Job) -> None:
     with fs.ParcellatedMultiScan.create(
         job.out,
         parcellation=fs.Parcellation.from_labels(
-            _labels(job.shape), space=fs.open(job.stored("time")).space.without_time()
+            labels_of(job.shape), space=fs.open(job.stored("run")).space.without_time()
         ),
     ) as multi:
-        multi.add_scan("a", job.stored("time"), max_memory=job.size)
+        multi.add_scan("a", job.stored("run"), max_memory=job.size)
 
 
 def _others() -> dict[str, Callable[[Job], Any]]:
@@ -157,31 +161,87 @@ def _others() -> dict[str, Callable[[Job], Any]]:
     import fmristore as fs
 
     return {
-        "to_nifti .nii": _export("time", ".nii"),
-        "to_nifti .nii.gz": _export("time", ".nii.gz"),
+        "to_nifti .nii": _export("run", ".nii"),
+        "to_nifti .nii.gz": _export("run", ".nii.gz"),
         "to_nifti of a MaskedNeuroVec": _export("masked", ".nii"),
-        "transcode": lambda job: fs.transcode(job.stored("time"), job.out, max_memory=job.size),
+        "transcode": lambda job: fs.transcode(job.stored("run"), job.out, max_memory=job.size),
         "transcode access=volume": lambda job: fs.transcode(
-            job.stored("time"), job.out, access="volume", max_memory=job.size
+            job.stored("run"), job.out, access="volume", max_memory=job.size
         ),
-        "verify deep": lambda job: fs.verify(job.stored("time"), deep=True, max_memory=job.size),
-        "save": lambda job: fs.open(job.stored("time")).save(job.out, max_memory=job.size),
+        "compute_digest": lambda job: fs.open(job.stored("run")).compute_digest(
+            max_memory=job.size
+        ),
+        "verify": lambda job: fs.verify(job.stored("run"), max_memory=job.size),
+        "verify deep": lambda job: fs.verify(job.stored("run"), deep=True, max_memory=job.size),
+        "save": lambda job: fs.open(job.stored("run")).save(job.out, max_memory=job.size),
         "add_scan": _add_scan,
-        "concat": lambda job: fs.open(job.stored("multi")).concat().series(),
+        "concat": lambda job: fs.open(job.stored("multi")).concat().to_numpy(),
         "to_dense": lambda job: fs.open(job.stored("masked")).to_dense(
             job.out, max_memory=job.size
         ),
-        "mean axis=3": lambda job: fs.open(job.stored("time")).mean(axis=3, max_memory=job.size),
-        "std axis=3": lambda job: fs.open(job.stored("time")).std(axis=3, max_memory=job.size),
+        "mean axis=3": lambda job: fs.open(job.stored("run")).mean(axis=3, max_memory=job.size),
+        "std axis=3": lambda job: fs.open(job.stored("run")).std(axis=3, max_memory=job.size),
+        "min axis=3": lambda job: fs.open(job.stored("run")).min(axis=3, max_memory=job.size),
+        "mean": lambda job: fs.open(job.stored("run")).mean(max_memory=job.size),
         "iter_volumes": _volumes,
     }
 
 
-def _operations() -> dict[str, Callable[[Job], Any]]:
-    return _creations() | _others()
+def _add_map(job: Job) -> None:
+    import numpy as np
+
+    import fmristore as fs
+
+    with fs.open(job.stored("maps")).save(job.out, max_memory=job.size) as maps:
+        maps.add("another", np.zeros(job.shape[:3], "i2"), max_memory=job.size)
+        maps.rename("another", "renamed", max_memory=job.size)
 
 
-OPERATIONS = tuple(_operations())
+def _of_parcels() -> dict[str, Callable[[Job], Any]]:
+    """What is done with series of voxels and parcels."""
+    import numpy as np
+
+    import fmristore as fs
+
+    return {
+        "series of a mask": lambda job: fs.open(job.stored("run")).series(
+            np.argwhere(labels_of(job.shape) > labels_of(job.shape).max() - 2)
+        ),
+        "parcellate": lambda job: fs.parcellate(
+            job.stored("run"), labels_of(job.shape), job.out, max_memory=job.size
+        ),
+        "ParcellatedMultiScan.create mean": lambda job: fs.ParcellatedMultiScan.create(
+            job.out,
+            {"a": job.stored("run"), "b": job.nifti},
+            parcellation=labels_of(job.shape),
+            statistic="mean",
+            max_memory=job.size,
+        ),
+        "summary std": lambda job: fs.open(job.stored("parcels")).summary(
+            "std", max_memory=job.size
+        ),
+        "map_parcels": lambda job: fs.open(job.stored("parcels")).map_parcels(
+            lambda values: float(values.mean()), max_memory=job.size
+        ),
+        "LabeledVolumeSet.add, rename": _add_map,
+        "to_nifti of a LabeledVolumeSet": lambda job: fs.open(job.stored("maps")).to_nifti(
+            job.out.with_suffix(".nii"), max_memory=job.size
+        ),
+        "to_nifti of a NeuroVecSeq": lambda job: fs.open(job.stored("runs")).to_nifti(
+            job.out.with_suffix(".nii"), max_memory=job.size
+        ),
+        "to_nifti of a LatentNeuroVec": lambda job: fs.open(job.stored("latent")).to_nifti(
+            job.out.with_suffix(".nii"), max_memory=job.size
+        ),
+    }
+
+
+def operations() -> dict[str, Callable[[Job], Any]]:
+    """All operations by name, each a function of a job that returns its result, if any."""
+    return _creations() | _others() | _of_parcels()
+
+
+OPERATIONS = tuple(operations())
 
 
 def _peak(*, reset: bool = False) -> int:
@@ -191,7 +251,7 @@ def _peak(*, reset: bool = False) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
-def _write(folder: Path, name: str, stores: list[str]) -> None:
+def _write(folder: Path, name: str, stores: Sequence[str], access: Any) -> None:
     """Write a run as NIfTI and the stores that operations start from."""
     import numpy as np
 
@@ -207,40 +267,60 @@ def _write(folder: Path, name: str, stores: list[str]) -> None:
             file.write((volume + t).tobytes())
     for store in stores:
         job = Job(folder, name, store, Path(), 0)
-        labels = _labels(shape)
-        fs.convert(job.nifti, job.stored("time"), codec="fast")
+        labels = labels_of(shape)
+        fs.convert(job.nifti, job.stored("run"), access=access, codec="fast")
         fs.MaskedNeuroVec.create(
-            job.stored("masked"), job.stored("time"), mask=labels > 3, codec="fast"
+            job.stored("masked"), job.stored("run"), mask=labels > 3, codec="fast"
         )
-        scans = {"a": job.stored("time"), "b": job.nifti}
+        scans = {"a": job.stored("run"), "b": job.nifti}
         fs.ParcellatedMultiScan.create(
             job.stored("multi"), scans, parcellation=labels, statistic="mean"
         )
+        fs.ParcellatedScan.create(
+            job.stored("parcels"), job.stored("run"), parcellation=labels, codec="fast"
+        )
+        fs.LabeledVolumeSet.create(
+            job.stored("maps"),
+            labels=[f"map {t}" for t in range(shape[3])],
+            data=job.nifti,
+            mask=labels > 3,
+            codec="fast",
+        )
+        fs.NeuroVecSeq.create(job.stored("runs"), {"a": job.nifti, "b": job.nifti}, codec="fast")
+        fs.LatentNeuroVec.from_pca(
+            job.stored("latent"), job.stored("run"), 3, mask=labels >= labels.max() - 2
+        )
 
 
-def _prepare(folder: Path, stores: list[str]) -> None:
+def prepare(folder: Path, stores: Sequence[str], *, access: Any = "time") -> None:
+    """Write the runs of `SHAPES`, and what operations start from."""
     for name in SHAPES:
-        _write(folder, name, stores)
+        _write(folder, name, stores, access)
 
 
 def _work(folder: Path, operation: str, store: str, size: int, answer: Any) -> None:
     """Run one operation on the small and then the large run; answer with what it took."""
+    import numpy as np
+
     from fmristore_stores.chunks.cache import CHUNK_CACHE
     from fmristore_stores.errors import MemoryLimitError
 
-    work = _operations()[operation]
+    work = operations()[operation]
+    for shape in SHAPES.values():
+        labels_of(shape)
     with tempfile.TemporaryDirectory(dir=folder) as out:
         work(Job(folder, "small", store, Path(out, f"first{store}"), 1 << 28))
         CHUNK_CACHE.clear()
         CHUNK_CACHE.limit = 0
         before = _peak(reset=True)
         started = time.perf_counter()
-        refused = ""
+        refused, result = "", 0
         try:
-            work(Job(folder, "large", store, Path(out, f"second{store}"), size))
+            found = work(Job(folder, "large", store, Path(out, f"second{store}"), size))
+            result = found.nbytes if isinstance(found, np.ndarray) else 0
         except MemoryLimitError as error:
             refused = error.message
-    answer.send((_peak() - before, refused, time.perf_counter() - started))
+    answer.send((_peak() - before - result, refused, time.perf_counter() - started))
 
 
 def _cell(folder: Path, operation: str, store: str, size: int, timeout: float) -> tuple[str, str]:
@@ -279,7 +359,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         maker = multiprocessing.get_context("fork").Process(
-            target=_prepare, args=(folder, options.stores)
+            target=prepare, args=(folder, options.stores)
         )
         maker.start()
         maker.join()

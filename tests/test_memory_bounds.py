@@ -1,10 +1,10 @@
-"""What cannot be written within `max_memory` is refused before anything is read."""
+"""Operations stay within `max_memory`; what cannot is refused before anything is read."""
 
 from __future__ import annotations
 
 import re
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 import fmristore as fs
+from benchmarks import memory
+from fmristore_stores.chunks.cache import CHUNK_CACHE
 from fmristore_stores.errors import MemoryLimitError
 from tests.images import AFFINE
 
@@ -73,6 +75,7 @@ def test_refused_before_anything_is_read(folder: Path, tmp_path: Path, name: str
             work(folder, tmp_path, LIMIT)
         found.append(caught.value)
 
+    refused()  # loads what is loaded on first use
     assert peak_of(refused) <= ALLOWED
     least = re.search(r"at least (\d+) bytes", found[0].message)
     assert least
@@ -88,5 +91,85 @@ def test_components_are_refused_before_anything_is_read(folder: Path, tmp_path: 
                 tmp_path / "b.h5", folder / "a.h5", 5, mask=LABELS > 3, max_memory=LIMIT
             )
 
+    refused()
     assert peak_of(refused) <= ALLOWED
     assert not list(tmp_path.iterdir())
+
+
+TIGHT = 512 << 10
+
+FIXED = (5 << 18) + 140 * 32 * 24 * 8
+"""1.25 MiB for buffers and a chunk being decoded, and 140 bytes for each voxel of the grid."""
+
+SHAPES = {"small": (16, 16, 10, 8), "large": (32, 24, 8, 384)}
+"""The large one takes 4.5 MiB as int16: gathered whole, it shows."""
+
+ZARR = (
+    "ParcellatedScanSummary.create mean",
+    "to_nifti .nii",
+    "to_nifti of a MaskedNeuroVec",
+    "transcode",
+    "verify deep",
+    "mean axis=3",
+    "series of a mask",
+)
+"""Operations that write no shard, and so have nothing to gather."""
+
+EXTRA = {
+    ("LabeledVolumeSet.add, rename", ".h5"): 3 << 18,
+    ("transcode", ".zarr"): 3 << 20,
+}
+"""One more chunk of a map, and a shard as it is stored, which is copied whole."""
+
+SAME = ("NeuroVec.create both", "NeuroVecSeq.create", "save", "to_dense")
+"""Operations that write as ``NeuroVec.create time`` does, which takes long in so little memory."""
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The stores that the operations of the benchmark start from, chunked by volume."""
+    folder = tmp_path_factory.mktemp("bench")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "SHAPES", SHAPES)
+        memory.prepare(folder, memory.STORES, access="volume")
+        patch.setattr(CHUNK_CACHE, "limit", 0)
+        yield folder
+
+
+@pytest.mark.parametrize(
+    ("name", "store"),
+    [
+        *((name, ".h5") for name in memory.OPERATIONS if name not in SAME),
+        *((name, ".zarr") for name in ZARR),
+    ],
+)
+def test_peak_of_traced_bytes(bench: Path, tmp_path: Path, name: str, store: str) -> None:
+    """With a limit far below the size of the run, or the least that the error names."""
+    work = memory.operations()[name]
+    for shape in SHAPES.values():
+        memory.labels_of(shape)
+    work(memory.Job(bench, "small", store, tmp_path / f"first{store}", 1 << 28))
+    sizes, results = [TIGHT], []
+
+    def once() -> None:
+        job = memory.Job(bench, "large", store, tmp_path / f"{len(sizes)}{store}", sizes[-1])
+        found = work(job)
+        results.append(found.nbytes if isinstance(found, np.ndarray) else 0)
+
+    while True:
+        try:
+            peak = peak_of(once)
+            break
+        except MemoryLimitError as error:
+            least = re.search(r"from (\d+) to at least (\d+) bytes", error.message)
+            if least is None:
+                raise
+            assert int(least[1]) == sizes[-1], "the error names another limit than was given"
+            sizes.append(int(least[2]))
+            assert len(sizes) < 4
+    allowed = sizes[-1] + FIXED + EXTRA.get((name, store), 0) + RESULTS.get(name, 1) * results[0]
+    assert peak <= allowed, f"{peak / 2**20:.2f} MiB of {allowed / 2**20:.2f} MiB"
+
+
+RESULTS = {"mean axis=3": 3, "std axis=3": 4, "min axis=3": 2}
+"""Arrays as large as the result that statistics keep while they work."""

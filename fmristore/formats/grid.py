@@ -417,7 +417,8 @@ class GridView(StoredObject):
         dtype : dtype, optional
             Type to compute and return instead of `dtype`.
         max_memory : int or str
-            Bytes of values that are read at a time; one volume at least.
+            Bytes that the volumes read at a time may take, with those before them that are still
+            in use; one volume is read at least.
 
         Raises
         ------
@@ -429,12 +430,16 @@ class GridView(StoredObject):
             yield self.to_numpy(dtype=dtype)
             return
         *grid, length = self.shape
-        step = max(1, max_memory // max(1, math.prod(grid) * self.dtype.itemsize))
+        wanted = self.dtype if dtype is None else np.dtype(dtype)
+        # Two blocks, for the last volume of the one before is still in use, and what is scaled.
+        width = 2 * wanted.itemsize + self.stored_dtype.itemsize
+        step = max(1, max_memory // max(1, math.prod(grid) * width))
         for start in range(0, length, step):
             part = slice(start, min(start + step, length), 1)
             values = self.read_region((*_whole(grid), part), dtype=dtype, raw=False)
             for t in range(values.shape[3]):
                 yield values[..., t]
+            del values  # before the next block takes its memory
 
     # Statistics -------------------------------------------------------------------------------
 

@@ -289,7 +289,14 @@ class _DenseReader(VoxelReader):
 
     def pieces(self, max_memory: int) -> Iterator[Piece]:
         """Docstring inherited; box after box."""
-        return self._boxes(self._box(max_memory))
+        most = block_bytes(max_memory, self.dtype) // self.dtype.itemsize
+        for whole in self._boxes(self._box(max_memory)):
+            # Reducing takes several float64 for each value.
+            step = max(1, most // max(1, whole.values.shape[1]))
+            for start in range(0, len(whole.values), step):
+                values = whole.values[start : start + step]
+                first = whole.times.start + start
+                yield Piece(slice(first, first + len(values), 1), whole.columns, values)
 
     def slabs(self, max_memory: int) -> Iterator[Piece]:
         """Docstring inherited; whole planes, decoding each chunk about once."""

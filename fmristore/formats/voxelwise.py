@@ -21,6 +21,7 @@ from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.indexing import AxisPart
+from fmristore.planning.memory import within
 from fmristore.planning.rechunk import read_in_boxes
 from fmristore.planning.scratch import Scratch
 from fmristore.planning.text import parse_size
@@ -130,18 +131,30 @@ class ScatterSource(ImageSource):
         return grid
 
 
-def matrix_volumes(matrix: Matrix, max_memory: int) -> Volumes:
+def matrix_volumes(matrix: Matrix, max_memory: int, *, whole: int | None = None) -> Volumes:
     """Stored values of a matrix of voxels as volumes, transposed within `max_memory`.
 
     What does not fit passes through a temporary file.
+
+    Parameters
+    ----------
+    matrix : Matrix
+        The values.
+    max_memory : int
+        Bytes for transposing.
+    whole : int, optional
+        Bytes that there are for more than that, which errors name.
     """
+    whole = max_memory if whole is None else whole
 
     def volumes() -> Iterator[tuple[int, AnyArray]]:
         if isinstance(matrix, ArrayMatrix):
             reader, axes = matrix.array.streaming_reader(), matrix.axes[::-1]
             unit = (1, reader.spec.shape[axes[1]])
-            for block, values in read_in_boxes(reader, axes, unit, max_memory):
-                yield block[0].start, values
+            with within(whole, max_memory):
+                for block, values in read_in_boxes(reader, axes, unit, max_memory):
+                    yield block[0].start, values
+                    del values  # before the next block takes its memory
             return
         yield from _transposed(matrix, max_memory)
 
@@ -332,7 +345,7 @@ class VoxelView(GridView):
         return ScatterSource(
             self.space,
             self.voxel_set,
-            matrix_volumes(self.matrix, max_memory // 2),
+            matrix_volumes(self.matrix, max_memory // 2, whole=max_memory),
             dtype=self.stored_dtype,
             scaling=self.scaling,
             fill=self.fill,

@@ -33,7 +33,8 @@ __all__ = ["NiftiWriter", "WriteOptions", "reframe", "write_nifti"]
 
 Progress = Callable[[int], None]
 
-_SLICE = 4 << 20
+_BUFFER = 256 << 10
+_SLICE = 1 << 20
 """Bytes that are swapped or compressed at a time."""
 
 _MAGIC_AT = {1: 344, 2: 4}
@@ -252,7 +253,7 @@ class NiftiWriter:
             return sinks[-1]
 
     def _sink_to(self, path: Path) -> _Sink:
-        file = path.open("xb", buffering=_SLICE)
+        file = path.open("xb", buffering=_BUFFER)
         self._cleanup.callback(_give_up, file)
         return _Plain(file) if self._level is None else _Gzip(file, self._level)
 

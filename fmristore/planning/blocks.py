@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fmristore_stores.errors import MemoryLimitError
+from fmristore.planning.memory import too_little
 from fmristore_stores.grid import Region
 
 __all__ = ["box_shape", "boxes", "overlap_count"]
@@ -44,11 +44,9 @@ def box_shape(
     limit = max_memory // share // itemsize
     sizes = [max(1, min(u, n)) for u, n in zip(unit, shape, strict=True)]
     if math.prod(sizes) > limit:
-        raise MemoryLimitError(
-            f"a shard or chunk of {math.prod(sizes) * itemsize} bytes must be in memory at once: "
-            f"raise max_memory from {max_memory} to at least "
-            f"{math.prod(sizes) * itemsize * share} bytes"
-        )
+        nbytes = math.prod(sizes) * itemsize
+        what = f"a shard or chunk of {nbytes} bytes must be in memory at once"
+        raise too_little(what, max_memory, nbytes * share)
     for axis in reversed(range(len(sizes))):
         most = limit // (math.prod(sizes) // sizes[axis])
         sizes[axis] = min(shape[axis] or 1, max(sizes[axis], most // unit[axis] * unit[axis]))

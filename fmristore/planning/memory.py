@@ -8,17 +8,64 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 from fmristore_stores.errors import MemoryLimitError
 from fmristore_stores.spec import ArraySpec
 
-__all__ = ["UNIT_SHARE", "block_share", "gathering_share", "require_unit", "unit_nbytes"]
+__all__ = [
+    "UNIT_SHARE",
+    "block_share",
+    "gathering_share",
+    "require_unit",
+    "too_little",
+    "unit_nbytes",
+    "within",
+]
 
 UNIT_SHARE = 3
 """Part of the memory, as a divisor, that one write unit may take."""
 _BLOCK_SHARE = 16
 _PLANE_SHARE = 8
+
+
+def too_little(what: str, max_memory: int, least: int) -> MemoryLimitError:
+    """Error for work that does not fit.
+
+    Parameters
+    ----------
+    what : str
+        What does not fit.
+    max_memory, least : int
+        Bytes that there are, and that are needed.
+    """
+    error = MemoryLimitError(
+        f"{what}: raise max_memory from {max_memory} to at least {least} bytes"
+    )
+    error.needs = what, max_memory, least
+    return error
+
+
+@contextlib.contextmanager
+def within(max_memory: int, part: int) -> Iterator[None]:
+    """Let errors of work that may take a part of the memory name the whole that is needed.
+
+    Parameters
+    ----------
+    max_memory, part : int
+        Bytes that there are for the whole, and that the work was given.
+    """
+    try:
+        yield
+    except MemoryLimitError as error:
+        if error.needs is None or part == max_memory:
+            raise
+        what, given, least = error.needs
+        if given != part:  # of something else
+            raise
+        raise too_little(what, max_memory, -(-least * max_memory // max(1, part))) from error
 
 
 def unit_nbytes(spec: ArraySpec) -> int:
@@ -43,10 +90,7 @@ def block_share(max_memory: int, plane: int) -> int:
         If a plane takes more than an eighth.
     """
     if _PLANE_SHARE * plane > max_memory:
-        raise MemoryLimitError(
-            f"a plane has {plane} bytes: raise max_memory from {max_memory} to at least "
-            f"{_PLANE_SHARE * plane} bytes"
-        )
+        raise too_little(f"a plane has {plane} bytes", max_memory, _PLANE_SHARE * plane)
     return max(1, plane, max_memory // _BLOCK_SHARE)
 
 
@@ -73,7 +117,5 @@ def require_unit(spec: ArraySpec, max_memory: int) -> None:
     unit = unit_nbytes(spec)
     if UNIT_SHARE * unit > max_memory:
         what = "chunk" if spec.layout.shards is None else "shard"
-        raise MemoryLimitError(
-            f"a {what} of {unit} bytes must be in memory at once, as it is and encoded: raise "
-            f"max_memory from {max_memory} to at least {UNIT_SHARE * unit} bytes"
-        )
+        what = f"a {what} of {unit} bytes must be in memory at once, as it is and encoded"
+        raise too_little(what, max_memory, UNIT_SHARE * unit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Iterator
 from typing import Any, Self
@@ -14,6 +15,9 @@ from fmristore_stores.grid import Region, region_shape
 from fmristore_stores.protocol import AnyArray
 
 __all__ = ["Scratch"]
+
+_POSITIONED = hasattr(os, "pwrite") and hasattr(os, "preadv")
+"""Whether files are read and written at a place without moving to it, which takes half the time."""
 
 
 class Scratch:
@@ -39,7 +43,8 @@ class Scratch:
         if nbytes <= max_memory:
             self._array = np.empty(shape, dtype)
         else:
-            self._file = tempfile.TemporaryFile(prefix="fmristore-")  # noqa: SIM115
+            self._file = tempfile.TemporaryFile(prefix="fmristore-", buffering=0)  # noqa: SIM115
+            self._descriptor = self._file.fileno()
 
     @property
     def in_memory(self) -> bool:
@@ -57,12 +62,11 @@ class Scratch:
         if self._array is not None:
             self._array[region] = values
             return
-        values = np.ascontiguousarray(values, self.dtype).reshape(-1).view(np.uint8)
+        flat = np.ascontiguousarray(values, self.dtype).reshape(-1).view(np.uint8).data
         done = 0
         try:
             for offset, length in self._runs(region):
-                self._file.seek(offset)
-                self._file.write(values[done : done + length].data)
+                self._put(flat[done : done + length], offset)
                 done += length
         except OSError as error:
             raise StorageError(
@@ -75,14 +79,36 @@ class Scratch:
         if self._array is not None:
             return self._array[region]
         out = np.empty(region_shape(region), self.dtype)
-        flat = out.reshape(-1).view(np.uint8)
+        flat = out.reshape(-1).view(np.uint8).data
         done = 0
         for offset, length in self._runs(region):
-            self._file.seek(offset)
-            if self._file.readinto(flat[done : done + length].data) != length:
+            if self._take(flat[done : done + length], offset) != length:
                 raise StorageError("a scratch file ended before the data that it must hold")
             done += length
         return out
+
+    def _put(self, data: memoryview, offset: int) -> None:
+        while data:
+            if _POSITIONED:
+                written = os.pwrite(self._descriptor, data, offset)
+            else:
+                self._file.seek(offset)
+                written = self._file.write(data)
+            data, offset = data[written:], offset + written
+
+    def _take(self, into: memoryview, offset: int) -> int:
+        """Fill a buffer from the file; how many bytes there were."""
+        done = 0
+        while done < len(into):
+            if _POSITIONED:
+                found = os.preadv(self._descriptor, [into[done:]], offset + done)
+            else:
+                self._file.seek(offset + done)
+                found = self._file.readinto(into[done:])
+            if not found:
+                break
+            done += found
+        return done
 
     def close(self) -> None:
         """Free the memory, or delete the file."""
@@ -108,5 +134,12 @@ class Scratch:
         strides = [math.prod(self.shape[axis + 1 :]) * width for axis in range(len(region))]
         base = sum(part.start * stride for part, stride in zip(region, strides, strict=True))
         counts = region_shape(region)[: max(0, outer - 1)]
-        for index in np.ndindex(*counts):
-            yield base + sum(i * stride for i, stride in zip(index, strides, strict=False)), run
+        if not counts:
+            yield base, run
+            return
+        *above, many = counts
+        step = strides[len(above)]
+        for index in np.ndindex(*above):
+            first = base + sum(i * stride for i, stride in zip(index, strides, strict=False))
+            for offset in range(first, first + many * step, step):
+                yield offset, run

@@ -379,6 +379,7 @@ def _copy_values(
             )
             digests[place] = _hash_values(values[region])
         done.add(values.nbytes)
+        del values  # before the next box takes its memory
     return digests
 
 

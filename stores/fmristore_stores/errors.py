@@ -207,9 +207,16 @@ class LossyError(FmristoreError):
 
 
 class MemoryLimitError(FmristoreError):
-    """The work cannot be done within the memory limit."""
+    """The work cannot be done within the memory limit.
+
+    Attributes
+    ----------
+    needs : tuple of (str, int, int), optional
+        What does not fit, and the bytes that were given and that are needed, where that is known.
+    """
 
     kind = "memory-limit"
+    needs: tuple[str, int, int] | None = None
 
 
 class DependencyError(FmristoreError, ImportError):

@@ -32,6 +32,7 @@ from fmristore.model.scaling import Scaling, make_scaling
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.indexing import AxisPart, bounds
 from fmristore.planning.layout import Access, Order, canonical_axes
+from fmristore.planning.memory import within
 from fmristore.planning.progress import Progress
 from fmristore.planning.rechunk import read_in_boxes
 from fmristore.planning.text import parse_size
@@ -563,7 +564,9 @@ class DenseImage(GridView):
         """
         max_memory = parse_size(max_memory)
         with open_if_path(data, storage_options) as image:
-            room = max_memory // 2 if isinstance(image, StoredObject) else max_memory
+            dense = isinstance(image, GridView) and image.dense_array is not None
+            shares = isinstance(image, StoredObject) and not dense  # transposing takes the rest
+            room = max_memory // 2 if shares else max_memory
             source = source_of(
                 image,
                 space=space,
@@ -579,23 +582,24 @@ class DenseImage(GridView):
                     f"{cls.__name__} takes data with axes {', '.join(cls.axes)}; "
                     f"these have the shape {source.space.shape}"
                 )
-            made: Self = store_as(
-                cls,
-                url,
-                source,
-                image_options(
+            with within(max_memory, room):
+                made: Self = store_as(
+                    cls,
                     url,
-                    access=access,
-                    codec=codec,
-                    order=order,
+                    source,
+                    image_options(
+                        url,
+                        access=access,
+                        codec=codec,
+                        order=order,
+                        profile=profile,
+                        max_memory=room,
+                    ),
                     profile=profile,
-                    max_memory=room,
-                ),
-                profile=profile,
-                overwrite=overwrite,
-                storage_options=storage_options,
-                progress=progress,
-            )
+                    overwrite=overwrite,
+                    storage_options=storage_options,
+                    progress=progress,
+                )
         return made
 
     def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:

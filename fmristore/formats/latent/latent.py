@@ -32,6 +32,7 @@ from fmristore.formats.voxelwise import VoxelView
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.indexing import AxisPart
+from fmristore.planning.memory import within
 from fmristore.planning.text import parse_size
 from fmristore.sources.door import as_source
 from fmristore_stores.errors import InvalidInputError, MetadataError, SelectionError
@@ -583,13 +584,14 @@ class LatentNeuroVec(LatentView):
         ) as image:
             image.check_run()
             run = voxel_reader(image, chosen_voxels(image, mask, storage_options))
-            found = principal_components(
-                _scaled_parts(run, max_memory // 4),
-                (run.times, len(run.voxels)),
-                n_components,
-                dtype=_working(run),
-                max_memory=max_memory,
-            )
+            with within(max_memory, max_memory // 4):
+                found = principal_components(
+                    _scaled_parts(run, max_memory // 4),
+                    (run.times, len(run.voxels)),
+                    n_components,
+                    dtype=_working(run),
+                    max_memory=max_memory,
+                )
         factors = LatentFactors(
             voxels=run.voxels,
             loadings=found.loadings,

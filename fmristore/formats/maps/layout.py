@@ -426,7 +426,7 @@ def _copy_array(source: Array, target: Array, max_memory: int) -> None:
         target.write(None, source.read())
         return
     reader = ChunkReader(source)
-    size = box_shape(spec.shape, spec.layout.units, spec.dtype.itemsize, max_memory // 4)
+    size = box_shape(spec.shape, spec.layout.units, spec.dtype.itemsize, max_memory, share=4)
     for box in boxes(spec.shape, size):
         write(target, box, reader.read(box))
 
@@ -444,7 +444,7 @@ def _copy_maps(
             keys = unit_chunks(unit, spec)
             raw.write_encoded(unit, [source.encoded(key, spec) for key in keys])
         return
-    size = box_shape(spec.shape, spec.layout.units, spec.dtype.itemsize, max_memory // 4)
+    size = box_shape(spec.shape, spec.layout.units, spec.dtype.itemsize, max_memory, share=4)
     for box in boxes(spec.shape, size):
         write(array, box, source.values(box[0], box[1]))
 

@@ -74,7 +74,8 @@ def add_requests(
         first = next(contents, None)  # most mistakes show here, before the store is touched
         if first is None:
             return
-        with _changed(locator, parcellation, added) as (store, listed):
+        room = target.options.max_memory
+        with _changed(locator, parcellation, added, room) as (store, listed):
             check_names([*listed, *added])  # others may have added some meanwhile
             scans = store.root.group("scans")
             try:
@@ -109,13 +110,16 @@ def remove_scan(locator: Locator, parcellation: Parcellation, name: str) -> None
 
 @contextlib.contextmanager
 def _changed(
-    locator: Locator, parcellation: Parcellation, added: Sequence[str]
+    locator: Locator,
+    parcellation: Parcellation,
+    added: Sequence[str],
+    max_memory: int = _CHECK_BYTES,
 ) -> Iterator[tuple[Store, list[str]]]:
     """The store as it is when it is our turn, with the names of its scans."""
     with change_store(
         locator.url,
         storage_options=locator.options,
-        check=lambda store: _check_scans(store, added),
+        check=lambda store: _check_scans(store, added, max_memory),
     ) as store:
         _check_parcels(locator, parcellation)
         listed = _listed(store)
@@ -166,7 +170,7 @@ def _list(store: Store, names: Sequence[str]) -> None:
     store.root.write_attributes(attributes | {"scans": list(names)})
 
 
-def _check_scans(store: Store, names: Sequence[str]) -> None:
+def _check_scans(store: Store, names: Sequence[str], max_memory: int) -> None:
     """Read all numbers of new scans once, as a reader of the store will."""
     listed = store.root.read_attributes().get("scans", [])
     for name in names:
@@ -175,6 +179,8 @@ def _check_scans(store: Store, names: Sequence[str]) -> None:
             raise StorageError(f"scan {name!r} was written and is not in the list of scans")
         reader = ChunkReader(array, missing="error")
         for region in matrix_boxes(
-            array.spec, max(_CHECK_BYTES, array.spec.chunk_nbytes), array.spec.layout.chunks
+            array.spec,
+            max(min(_CHECK_BYTES, max_memory // 2), array.spec.chunk_nbytes),
+            array.spec.layout.chunks,
         ):
             reader.read(region)

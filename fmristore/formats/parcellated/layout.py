@@ -39,7 +39,7 @@ from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import unmask
 from fmristore.planning.blocks import box_shape, boxes
 from fmristore.planning.layout import adapt_spec, choose_codecs, plan_matrix
-from fmristore.planning.memory import UNIT_SHARE, require_unit
+from fmristore.planning.memory import UNIT_SHARE, require_unit, within
 from fmristore.planning.progress import Progress
 from fmristore.sources.door import as_source, has_grid, load_volume
 from fmristore.sources.labelled import positional
@@ -241,7 +241,7 @@ def open_content(
                 raise InvalidInputError("weights are for summaries")
             if require is not None:
                 require((len(parcellation.voxels), reader.times), reader.dtype)
-            with reader.matrix(max_memory // 2) as numbers:
+            with within(max_memory, max_memory // 2), reader.matrix(max_memory // 2) as numbers:
                 yield ScanContent(
                     name=request.name,
                     kind="full",

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from fmristore.formats.matrix import ScaledMatrix
 from fmristore.formats.voxel_source import Piece, VoxelReader, block_bytes, column_pieces
+from fmristore.planning.memory import too_little
 from fmristore.planning.progress import Progress
 from fmristore.sources.parcellation import Parcellation
-from fmristore_stores.errors import InvalidInputError, MemoryLimitError
+from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
 
 __all__ = [
@@ -381,11 +382,8 @@ def require_parcels(
     least = _SHARE * largest * times * (2 * itemsize + 8) // parts
     if least > max_memory:
         name = parcellation.names[int(sizes.argmax())]
-        msg = (
-            f"parcel {name!r} has {largest} voxels at {times} times: raise max_memory from "
-            f"{max_memory} to at least {least} bytes"
-        )
-        raise MemoryLimitError(msg)
+        what = f"parcel {name!r} has {largest} voxels at {times} times"
+        raise too_little(what, max_memory, least)
 
 
 def _told(pieces: Iterator[Piece], total: int, progress: Progress | None) -> Iterator[Piece]:
@@ -467,6 +465,13 @@ def parcel_pieces(
     indptr = parcellation.indptr
     width = numbers.matrix.dtype.itemsize + numbers.dtype.itemsize + 8
     limit = max(1, max_memory // 2)
+    if whole:
+        sizes = np.diff(indptr)
+        largest = int(sizes.max(initial=0))
+        if largest * times * width > limit:
+            name = parcellation.names[int(sizes.argmax())]
+            what = f"parcel {name!r} takes {largest * times * width} bytes"
+            raise too_little(what, max_memory, 2 * largest * times * width)
     k = 0
     while k < len(parcellation):
         room = indptr[k] + limit // max(1, times * width)
@@ -475,11 +480,6 @@ def parcel_pieces(
         count = columns.stop - columns.start
         step = times
         if count * times * width > limit:
-            if whole:
-                raise MemoryLimitError(
-                    f"parcel {parcellation.names[k]!r} takes {count * times * width} bytes: raise "
-                    f"max_memory from {max_memory} to at least {2 * count * times * width} bytes"
-                )
             step = max(1, limit // (count * width))
         for t0 in range(0, times, step) if count else ():
             part = slice(t0, min(t0 + step, times), 1)

@@ -14,13 +14,28 @@ import functools
 import re
 import threading
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from contextvars import ContextVar
+from typing import Any, NamedTuple, TypeVar
 
 from fmristore_stores.errors import CorruptDataError, FmristoreError, LayoutNotSupportedError
 
 __all__ = ["check_range", "s3_class", "same_host_only", "tar_class", "web_class", "zip_class"]
 
 _T = TypeVar("_T")
+
+Seen = Callable[[str, str], None]
+"""Called with the name of an object and the version that an answer says it has."""
+
+
+class _Asked(NamedTuple):
+    """What a read asks for besides bytes."""
+
+    path: str
+    if_match: str
+    seen: Seen | None
+
+
+_ASKED: ContextVar[_Asked | None] = ContextVar("_ASKED", default=None)
 
 _ATTEMPTS = 4
 _FIRST_PAUSE = 0.1
@@ -97,18 +112,31 @@ def web_class() -> type[Any]:
     from fsspec.implementations.http import HTTPFileSystem
 
     class WebFileSystem(HTTPFileSystem):  # type: ignore[misc]
+        names_versions = True
+        """Reads take ``if_match``, the only version that may come, and ``seen``."""
+
         async def _cat_file(
-            self, url: str, start: int | None = None, end: int | None = None, **kwargs: Any
+            self,
+            url: str,
+            start: int | None = None,
+            end: int | None = None,
+            *,
+            if_match: str = "",
+            seen: Seen | None = None,
+            **kwargs: Any,
         ) -> bytes:
             if start is not None and start == end:
                 return b""
             wanted = {**self.kwargs, **kwargs}
+            headers = dict(wanted.get("headers") or {})
+            if if_match:
+                headers["If-Match"] = if_match
             if start is not None or end is not None:
-                limits = await self._process_limits(url, start, end)
-                wanted["headers"] = {**wanted.get("headers", {}), "Range": limits}
-            return await _repeated(lambda: self._get(url, wanted))
+                headers["Range"] = await self._process_limits(url, start, end)
+            wanted["headers"] = headers
+            return await _repeated(lambda: self._get(url, wanted, seen))
 
-        async def _get(self, url: str, wanted: Mapping[str, Any]) -> bytes:
+        async def _get(self, url: str, wanted: Mapping[str, Any], seen: Seen | None) -> bytes:
             session = await self.set_session()
             async with session.get(self.encode_url(url), **wanted) as answer:
                 self._raise_not_found_for_status(answer, url)
@@ -117,6 +145,8 @@ def web_class() -> type[Any]:
                     length = None if "Content-Encoding" in said else answer.content_length
                     check_range(asked, said.get("Content-Range"), length, url)
                 body: bytes = await answer.read()
+                if seen is not None:
+                    seen(url, answer.headers.get("ETag", ""))
                 return body
 
         async def _info(self, url: str, **kwargs: Any) -> dict[str, Any]:
@@ -162,8 +192,31 @@ def s3_class() -> type[Any]:
     from s3fs import S3FileSystem
 
     class CheckedS3FileSystem(S3FileSystem):  # type: ignore[misc]
+        names_versions = True
+        """Reads take ``if_match``, the only version that may come, and ``seen``."""
+
+        async def _cat_file(
+            self,
+            path: str,
+            *args: Any,
+            if_match: str = "",
+            seen: Seen | None = None,
+            **kwargs: Any,
+        ) -> bytes:
+            before = _ASKED.set(_Asked(path, if_match, seen))
+            try:
+                data: bytes = await super()._cat_file(path, *args, **kwargs)
+            finally:
+                _ASKED.reset(before)
+            return data
+
         async def _call_s3(self, method: str, *args: Any, **kwargs: Any) -> Any:
+            asked = _ASKED.get() if method == "get_object" else None
+            if asked is not None and asked.if_match:
+                kwargs["IfMatch"] = asked.if_match
             answer = await super()._call_s3(method, *args, **kwargs)
+            if asked is not None and asked.seen is not None:
+                asked.seen(asked.path, answer.get("ETag", ""))
             if method == "get_object" and "Range" in kwargs:
                 url = f"s3://{kwargs.get('Bucket')}/{kwargs.get('Key')}"
                 try:

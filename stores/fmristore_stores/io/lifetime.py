@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Protocol, TypeAlias
 
@@ -101,7 +102,8 @@ class Version:
     Notes
     -----
     What was fetched counts when it has arrived, and a check covers what had arrived when it began.
-    Any number of threads may fetch and check at once.
+    Any number of threads may fetch and check at once. Objects whose version the answers name are
+    vouched for by the first check after them: what comes of the same version later needs none.
     """
 
     def __init__(self, url: str, is_same: Callable[[], bool]) -> None:
@@ -110,9 +112,25 @@ class Version:
         self._numbers = itertools.count(1)
         self._arrived = 0
         self._checked = 0
+        self._vouched: dict[str, str] = {}
+        self._pending: list[tuple[str, str]] = []
+        self._lock = threading.Lock()
 
-    def arrived(self) -> None:
-        """Note that something was fetched."""
+    def arrived(self, answered: Mapping[str, str] | None = None) -> None:
+        """Note that something was fetched.
+
+        Parameters
+        ----------
+        answered : mapping, optional
+            Version of each object that it is of, where all answers named one.
+        """
+        if answered:
+            known = self._vouched
+            if all(etag and known.get(path) == etag for path, etag in answered.items()):
+                return
+            with self._lock:
+                if len(self._pending) < _MOST_VOUCHED:
+                    self._pending += [(path, etag) for path, etag in answered.items() if etag]
         self._arrived = next(self._numbers)
 
     def check(self) -> None:
@@ -128,9 +146,19 @@ class Version:
         arrived = self._arrived
         if arrived <= self._checked:
             return
+        with self._lock:
+            pending, self._pending = self._pending, []
         if not self._is_same():
             raise changed(self._url)
+        with self._lock:
+            if len(self._vouched) + len(pending) > _MOST_VOUCHED:
+                self._vouched.clear()
+            self._vouched.update(pending)
         self._checked = max(arrived, self._checked)
+
+
+_MOST_VOUCHED = 16384
+"""Objects of which a version is remembered: a few MiB."""
 
 
 class Content(Protocol):

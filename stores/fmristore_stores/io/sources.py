@@ -324,8 +324,9 @@ class FsspecSource:
         stats: Stats | None = None,
         version: Version | None = None,
     ) -> None:
-        self._owner = fs  # its connections are closed when it is forgotten
-        self._fs, self._options = _conditional(fs, etag)
+        self._fs = fs
+        self._named = _names_versions(fs)
+        self._etag = etag if self._named and etag.startswith('"') else ""  # a weak one never fits
         self._stats = Stats() if stats is None else stats
         self.version = version
         if "s3" in _protocols(fs):
@@ -346,12 +347,14 @@ class FsspecSource:
         if not ranges:
             return []
         started = time.perf_counter()
+        answered: dict[str, str] = {}
         try:
-            found = self._get(ranges)
+            found = self._get(ranges, answered)
         except Exception as error:
+            answered.clear()
             raise _read_error(error, ranges[0].source) from error
         finally:
-            self._arrived(len(ranges))
+            self._arrived(len(ranges), answered)
         for asked, data in zip(ranges, found, strict=True):
             if len(data) != asked.length:
                 raise _short(*asked, len(data))
@@ -368,17 +371,26 @@ class FsspecSource:
             )
         return found
 
-    def _arrived(self, requests: int) -> None:
+    def _arrived(self, requests: int, answered: Mapping[str, str] | None = None) -> None:
         self._stats.add(requests=requests)
         if self.version is not None:
-            self.version.arrived()
+            self.version.arrived(answered)
 
-    def _get(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
+    def _get(self, ranges: Sequence[ByteRange], answered: dict[str, str]) -> list[Buffer]:
+        """Bytes of ranges; `answered` gets the versions of their objects where they are named."""
+        options: dict[str, Any] = {}
+        if self._etag:
+            options["if_match"] = self._etag
+        if self._named and self.version is not None:
+
+            def seen(path: str, etag: str) -> None:
+                # Ranges of one object that differ are of no version.
+                answered[path] = etag if answered.get(path, etag) == etag else ""
+
+            options["seen"] = seen
         if len(ranges) == 1:
             only = ranges[0]
-            found = self._fs.cat_file(
-                only.source, start=only.offset, end=_end(only), **self._options
-            )
+            found = self._fs.cat_file(only.source, start=only.offset, end=_end(only), **options)
             return [found]
         return list(
             self._fs.cat_ranges(
@@ -386,18 +398,21 @@ class FsspecSource:
                 [r.offset for r in ranges],
                 [_end(r) for r in ranges],
                 on_error="raise",
-                **self._options,
+                **options,
             )
         )
 
     def size(self, path: str) -> int:
         """Length of an object in bytes; one request unless it was listed before."""
         try:
-            size = self._fs.info(path)["size"]
+            facts = self._fs.info(path)
         except Exception as error:
             raise _read_error(error, path) from error
         finally:
             self._arrived(1)
+        if self._etag and facts.get("ETag", self._etag) != self._etag:
+            raise _replaced(path)
+        size = facts["size"]
         if size is None:
             raise StorageError("the server does not tell the size of this object", url=path)
         logger.debug("%s: size %s", masked(path), size)
@@ -501,25 +516,9 @@ def _look(fs: Any, path: str, length: int) -> Beginning:
     return Beginning(bytes(data), int(size), version, 2, when_written(facts))
 
 
-_CONNECTED = ("_s3", "_s3creator", "_kwargs_helper", "session", "cache_regions")
-"""What a filesystem of s3fs has when it is connected."""
-
-
-def _conditional(fs: Any, etag: str) -> tuple[Any, dict[str, Any]]:
-    """A filesystem, and options for its reads, that make the server check the version."""
-    protocols = _protocols(fs)
-    if etag.startswith('"') and {"http", "https"} & protocols:  # a weak one never matches
-        return fs, {"headers": {**(fs.kwargs.get("headers") or {}), "If-Match": etag}}
-    if etag and "s3" in protocols:
-        options = dict(fs.storage_options)
-        options["s3_additional_kwargs"] = dict(fs.s3_additional_kwargs) | {"IfMatch": etag}
-        pinned = type(fs)(*fs.storage_args, **options, skip_instance_cache=True)
-        fs.connect()
-        shared = {name: fs.__dict__[name] for name in _CONNECTED if name in fs.__dict__}
-        if len(shared) == len(_CONNECTED):  # otherwise it connects by itself
-            pinned.__dict__.update(shared)
-        return pinned, {}
-    return fs, {}
+def _names_versions(fs: Any) -> bool:
+    """Whether reads of a filesystem say which version answered, and can ask for one."""
+    return bool(getattr(fs, "names_versions", False))
 
 
 def _protocols(fs: Any) -> set[str]:
@@ -528,8 +527,12 @@ def _protocols(fs: Any) -> set[str]:
 
 def _read_error(error: BaseException, path: str) -> FmristoreError:
     if status_of(error) == _PRECONDITION_FAILED:
-        return ChangedError("the file was replaced since it was opened; open it again", url=path)
+        return _replaced(path)
     return storage_error(error, path)
+
+
+def _replaced(path: str) -> ChangedError:
+    return ChangedError("the file was replaced since it was opened; open it again", url=path)
 
 
 def _short(path: str, offset: int, length: int, found: int) -> CorruptDataError:
