@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import fmristore as fs
+from fmristore_stores.chunks.cache import CHUNK_CACHE
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import ChangedError, NotFoundError
 from fmristore_stores.io.block_file import PAGE, BlockFile
@@ -95,6 +96,46 @@ def test_hdf5_needs_no_more_requests_than_zarr(
                 if kind == "h5":
                     assert len(proxy.log) <= chunks
     assert all(a <= b for a, b in zip(counts["h5"], counts["ome.zarr"], strict=True)), counts
+
+
+@pytest.mark.parametrize(
+    ("index", "first", "again"), [(np.s_[3, 4, 5], 3, 1), (np.s_[..., 7], 3, 1)]
+)
+def test_objects_that_were_vouched_for_take_no_request_more(
+    proxied: tuple[Proxy, S3Server], index: Any, first: int, again: int
+) -> None:
+    """The first read of a shard asks for the root too; what comes of it later has its version."""
+    proxy, server = proxied
+    url = server.url("a.ome.zarr")
+    make(url, codec="dual", storage_options=server.options)
+    proxy.clear()
+    with fs.open(url, storage_options=server.options) as image:
+        assert len(proxy.log) == 4  # the root, the affine, and the root again
+        for expected in (first, again):
+            CHUNK_CACHE.clear()
+            proxy.clear()
+            np.testing.assert_array_equal(image[index], DATA[index])
+            assert len(proxy.log) == expected
+            assert sum(request.path.endswith("/zarr.json") for request in proxy.log) == (
+                expected == first
+            )
+
+
+def test_an_object_of_another_version_is_not_vouched_for(
+    proxied: tuple[Proxy, S3Server],
+) -> None:
+    _, server = proxied
+    url = server.url("a.ome.zarr")
+    make(url, codec="dual", storage_options=server.options)
+    with fs.open(url, storage_options=server.options) as image:
+        np.testing.assert_array_equal(image[3, 4, 5], DATA[3, 4, 5])
+        values = (DATA + 1).astype(DATA.dtype)
+        fs.NeuroVec.create(
+            url, values, space=SPACE, codec="dual", overwrite=True, storage_options=server.options
+        ).close()
+        CHUNK_CACHE.clear()
+        with pytest.raises(ChangedError):
+            image[3, 4, 5]
 
 
 def test_a_file_of_others_with_metadata_everywhere(

@@ -509,7 +509,7 @@ def test_what_is_synced_may_have_to_be_open_for_writing(
 
 _NO_FORKS = """
 import os, sys
-for name in ("fork", "forkpty", "register_at_fork", "pread"):
+for name in ("fork", "forkpty", "register_at_fork", "pread", "pwrite", "preadv", "O_DIRECTORY"):
     delattr(os, name)
 import numpy as np
 import fmristore as fs
