@@ -121,8 +121,14 @@ EXTRA = {
 }
 """One more chunk of a map, and a shard as it is stored, which is copied whole."""
 
-SAME = ("NeuroVec.create both", "NeuroVecSeq.create", "save", "to_dense")
-"""Operations that write as ``NeuroVec.create time`` does, which takes long in so little memory."""
+SAME = (
+    "NeuroVec.create both",
+    "NeuroVecSeq.create",
+    "save",
+    "to_dense",
+    "to_nifti of a NeuroVecSeq",
+)
+"""Operations that go through a scratch file as ``NeuroVec.create time`` does, which takes long."""
 
 
 @pytest.fixture(scope="module")
