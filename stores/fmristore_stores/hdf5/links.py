@@ -120,6 +120,8 @@ def link_target(group: Any, entry: Entry, base: str) -> str:
     base : str
         Path of the group.
     """
+    if entry.link not in (h5l.TYPE_SOFT, h5l.TYPE_EXTERNAL):
+        return f"external:?:link of type {entry.link}"  # of a program of its own, see H5Lcreate_ud
     value = group.links.get_val(entry.name)
     if entry.link == h5l.TYPE_SOFT:
         segments = _segments(value)

@@ -57,6 +57,8 @@ _WINDOWS_CRASH = 0xC0000000
 """Exit codes of processes that crashed on Windows begin here."""
 _SMALL = 64 * 1024 * 1024
 """Bytes of an array that is read if HDF5 itself has to decode it."""
+_MOST_TEXTS = 1 << 18
+"""Texts of an array that are read."""
 _LONGEST = 10_000
 """Letters of what a child wrote that are kept."""
 _MARK = b"fmristore_format"
@@ -87,9 +89,10 @@ def probe(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None
 
     Notes
     -----
-    Read are all groups, links, attributes, types, properties and chunk tables, all texts, and the
-    values of arrays of at most 64 MiB that are not decoded by fmristore itself. A file that is
-    damaged in a way that is noticed here, too, passes: it is reported where it is read.
+    Read are all groups, links, attributes, types, properties and chunk tables, the first 262,144
+    texts of arrays, and the values of arrays of at most 64 MiB that are not decoded by fmristore
+    itself. A file that is damaged in a way that is noticed here, too, passes: it is reported where
+    it is read.
     """
     place = normalise(url)
     if not is_local(place) and "memory" in place.partition("://")[0].split("::"):
@@ -223,9 +226,16 @@ def _steps(root: HDF5Group) -> Iterator[Callable[[], object]]:
         for array in arrays:
             yield array.read_attributes
             yield array.stored_units
-            own = Capability.CHUNK_REFS in array.capabilities
-            if is_string(array.spec.dtype) or (not own and array.spec.nbytes <= _SMALL):
+            if is_string(array.spec.dtype):
+                yield functools.partial(_read_texts, array)
+            elif Capability.CHUNK_REFS not in array.capabilities and array.spec.nbytes <= _SMALL:
                 yield array.read
+
+
+def _read_texts(array: HDF5Array) -> None:
+    shape = array.spec.shape
+    rows = max(1, _MOST_TEXTS // max(1, math.prod(shape[1:])))
+    array.read(tuple(slice(0, n) for n in (min(shape[0], rows), *shape[1:])) if shape else None)
 
 
 def _open_children(group: HDF5Group, groups: list[HDF5Group], arrays: list[HDF5Array]) -> None:

@@ -142,6 +142,26 @@ def test_nothing_leads_out_of_the_file(tmp_path: Path, path: str, mode: Any) -> 
         assert file["g/x"][...].tolist() == [0, 1, 2, 3]
 
 
+def test_links_of_other_programs(path: str) -> None:
+    """A link of a type that a program defines itself: HDF5 would call that program."""
+    with h5py.File(path, "w") as file:
+        file["g/x"] = [1, 2]
+        file["g"]["elsewhere"] = h5py.ExternalLink("other.h5", "/x")
+    content = bytearray(Path(path).read_bytes())
+    start = content.index(b"\x09elsewhere") - 1
+    assert content[start] == 64  # an external one
+    content[start] = 70
+    Path(path).write_bytes(content)
+    with HDF5Store(path, mode="r") as store:
+        group = store.root.group("g")
+        link = Child("link", "external:?:link of type 70")
+        assert group.children() == {"elsewhere": link, "x": Child("array")}
+        for attempt in (group.array, group.group):
+            with pytest.raises(LayoutNotSupportedError, match=r"link of type 70.*not followed"):
+                attempt("elsewhere")
+        assert group.array("x").read().tolist() == [1, 2]
+
+
 # Damage --------------------------------------------------------------------------------------
 
 
