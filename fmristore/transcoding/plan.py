@@ -12,6 +12,7 @@ from fmristore.formats.r_common import R_NUMBERS
 from fmristore.planning.layout import AXES, Access, canonical_axes
 from fmristore.transcoding.arrays import ArrayStep, TargetKind, plan_array
 from fmristore.transcoding.copies import arrange, named_copies
+from fmristore.transcoding.fill_values import for_target
 from fmristore.transcoding.tree import LINKS, Tree, walk
 from fmristore_stores.errors import InvalidInputError, LossyError
 from fmristore_stores.grid import grid_shape
@@ -200,7 +201,17 @@ def plan_transcode(
     losses = [Loss(item.kind, item.path, item.reason) for item in tree.unreadable]
     _leave_out_endless(tree, losses)
     of_arrays = {
-        path: _portable(_array_attributes(array, losses), path, kind, losses)
+        path: _portable(
+            for_target(
+                _array_attributes(array, losses),
+                array.spec.dtype,
+                "hdf5" if Capability.HARD_LINKS in store.capabilities else "zarr",
+                kind.kind,
+            ),
+            path,
+            kind,
+            losses,
+        )
         for path, array in tree.arrays.items()
     }
     tree, wishes = arrange(tree, of_arrays, access)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -122,7 +123,7 @@ class DatasetMaps(Matrix):
         self._counts = Counter(self.names)
         spec = self._array(0).spec
         self.dtype = spec.dtype
-        self.shape = (spec.shape[0], len(self.names))
+        self.shape = (math.prod(spec.shape), len(self.names))
 
     def __reduce__(self) -> tuple[type[DatasetMaps], tuple[Handle]]:
         return DatasetMaps, (self._handle,)
@@ -131,7 +132,7 @@ class DatasetMaps(Matrix):
     def arrays(self) -> tuple[StoredArray, ...]:
         """Arrays that hold the numbers; labels without one of their own are left out."""
         return tuple(
-            StoredArray(self._handle, f"data/{name}", dims=("voxel",))
+            StoredArray(self._handle, f"data/{name}", dims=("voxel",) if self.shape[0] > 1 else ())
             for name, count in self._counts.items()
             if count == 1 and name not in ("", ".", "..")
         )
@@ -146,7 +147,7 @@ class DatasetMaps(Matrix):
         values = np.empty((len(rows), len(numbers)), self.dtype)
         for column, number in enumerate(numbers):
             reader = self._array(number)
-            if reader.spec.shape != self.shape[:1] or not np.can_cast(
+            if math.prod(reader.spec.shape) != self.shape[0] or not np.can_cast(
                 reader.spec.dtype, self.dtype, "safe"
             ):
                 raise self._error(
@@ -164,7 +165,12 @@ class DatasetMaps(Matrix):
         if isinstance(columns, slice):
             columns = np.arange(columns.start, columns.stop, columns.step)
         readers = [self._array(number) for number in columns.tolist()]
-        return sum_costs([reader.cost_points([0], rows[:, None]) for reader in readers])
+        return sum_costs(
+            [
+                reader.cost_points([0], rows[:, None]) if reader.spec.shape else reader.cost(())
+                for reader in readers
+            ]
+        )
 
     def _array(self, number: int) -> ChunkReader:
         """Reader of the dataset of a map."""
@@ -175,7 +181,8 @@ class DatasetMaps(Matrix):
         if name == "":
             raise self._error(number, "an empty label has no dataset")
         array = StoredArray(self._handle, f"data/{name}")
-        if len(array.reader.spec.shape) != 1 or array.reader.spec.dtype.kind not in "biuf":
+        # R writes a vector of one element as a scalar.
+        if len(array.reader.spec.shape) > 1 or array.reader.spec.dtype.kind not in "biuf":
             raise self._error(number, f"has the shape {array.reader.spec.shape}, expected (V,)")
         return array.reader
 
@@ -186,6 +193,8 @@ class DatasetMaps(Matrix):
 
 def _read_rows(reader: ChunkReader, rows: NDArray[np.integer[Any]]) -> AnyArray:
     """Elements of an array of one axis, given by increasing positions."""
+    if not reader.spec.shape:
+        return reader.read().reshape(-1)[rows]
     first = int(rows[0]) if len(rows) else 0
     if np.array_equal(rows, np.arange(first, first + len(rows))):
         return reader.read((slice(first, first + len(rows), 1),))

@@ -979,6 +979,8 @@ def read_columns(
         except FmristoreError as error:
             error.url, error.node = error.url or handle.locator.url, error.node or f"{path}/{node}"
             raise
+        if not values.shape and length == 1:
+            values = values.reshape(1)  # R writes a vector of one element as a scalar
         if values.shape != (length,):
             raise MetadataError(
                 f"has the shape {values.shape} where there are {length} parcels",

@@ -466,7 +466,7 @@ class RTree:
     @cached_property
     def table(self) -> LabelTable:
         """The parcels, without their voxels; id 0 stands for none."""
-        ids = self._ids
+        ids = self._given_ids[self._order]
         if ids.dtype.kind not in "iuf" or not len(ids):
             raise self._wrong("must be numbers", "clusters/cluster_ids")
         # One comparison at a time: NaN, and what is beyond 64 bits, fail the first or the last.
@@ -476,8 +476,7 @@ class RTree:
         kept = wide != 0
         if (wide != ids).any() or not kept.any():
             raise self._wrong("must be whole numbers, not only 0", "clusters/cluster_ids")
-        columns = self._columns(len(ids))
-        columns.pop("cluster_id", None)
+        columns = self._columns(ids)
         names = next(
             (columns.pop(c) for c in _NAME_COLUMNS if c in columns and is_string(columns[c].dtype)),
             None,
@@ -494,18 +493,48 @@ class RTree:
         )
 
     @cached_property
-    def _ids(self) -> AnyArray:
+    def _given_ids(self) -> AnyArray:
         return StoredArray(self._handle, "clusters/cluster_ids").read_small(_MOST_PARCELS).ravel()
 
-    def _columns(self, count: int) -> dict[str, AnyArray]:
-        """Columns of the table: in a group of their own, or beside the ids in single scans.
+    @cached_property
+    def _order(self) -> NDArray[np.int64]:
+        """Places of the ids in ascending order, in which the data are.
 
-        A column that is in both places is one with two names, and found by its first.
+        In single scans the ids are a column of the user's table, in its order.
         """
-        columns = read_columns(self._handle, "clusters", count)
-        columns |= read_columns(self._handle, "clusters/cluster_meta", count)
+        ids = self._given_ids
+        if ids.dtype.kind not in "iuf":
+            raise self._wrong("must be numbers", "clusters/cluster_ids")
+        return np.argsort(ids, kind="stable")
+
+    def _columns(self, ids: AnyArray) -> dict[str, AnyArray]:
+        """Columns of the table in order of the ids.
+
+        They are in a group of their own, or beside the ids in single scans. Those of the group
+        are in the order that the user gave, and their column ``cluster_id`` says which.
+        """
+        columns = read_columns(self._handle, "clusters", len(ids))
         columns.pop("cluster_ids", None)
-        return {from_r_name(name): values for name, values in columns.items()}
+        columns = {name: values[self._order] for name, values in columns.items()}
+        of_user = read_columns(self._handle, "clusters/cluster_meta", len(ids))
+        order = self._row_order(of_user.pop("cluster_id", None), ids)
+        columns |= {name: values[order] for name, values in of_user.items()}
+        columns.pop("cluster_id", None)
+        found = {from_r_name(name): values for name, values in columns.items()}
+        return {name: _with_missing(values) for name, values in found.items()}
+
+    def _row_order(self, given: AnyArray | None, ids: AnyArray) -> NDArray[np.int64]:
+        """Rows of the user's table in order of the ids."""
+        if given is None or given.dtype.kind not in "iuf":
+            return self._order
+        order = np.argsort(given, kind="stable")
+        if not np.array_equal(given[order], ids):
+            raise self._wrong(
+                f"names the clusters {given[:3].tolist()}, ... and cluster_ids {ids[:3].tolist()}, "
+                "...: the rows of the table cannot be told apart",
+                "clusters/cluster_meta/cluster_id",
+            )
+        return order
 
     def parcellation(self) -> Parcellation:
         """The parcels and their voxels."""
@@ -566,7 +595,9 @@ class RTree:
     def _summary(self, path: str) -> tuple[ScaledMatrix, tuple[StoredArray, ...]]:
         node = f"{path}/clusters_summary/summary_data"
         array = StoredArray(self._handle, node, dims=("parcel", "t"))
-        matrix = ArrayMatrix(array, "parcel", kinds="biufc")
+        matrix: Matrix = ArrayMatrix(array, "parcel", kinds="biufc")
+        if matrix.shape[0] == len(self.table) + 1 == len(self._given_ids):
+            matrix = _WithoutFirst(matrix)  # the series of id 0, which is no cluster
         if matrix.shape[0] != len(self.table) or not matrix.shape[1] or is_string(matrix.dtype):
             raise self._wrong(
                 f"has the shape {matrix.shape} where there are {len(self.table)} clusters", node
@@ -578,8 +609,63 @@ class RTree:
         for name, child in self._handle.store.root.group(path).children().items():
             if child.kind == "array":
                 values = StoredArray(self._handle, f"{path}/{name}").read_small(_MOST_VALUES)
-                found[from_r_name(name)] = values.item() if values.ndim == 0 else values.tolist()
+                found[from_r_name(name)] = _json_value(_with_missing(values).tolist())
         return found
+
+
+_MISSING = -(2**31)
+"""R's NA among integers of 32 bits."""
+
+
+def _with_missing(values: AnyArray) -> AnyArray:
+    """Values with R's NA of integers as NaN, in floating point then; others as they are."""
+    if values.dtype != np.int32 or not (values == _MISSING).any():
+        return values
+    return np.where(values == _MISSING, np.nan, values.astype(np.float64))
+
+
+def _json_value(value: Any) -> Any:
+    """A value of metadata; None for what is missing, as JSON has it."""
+    if isinstance(value, list):
+        return [_json_value(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+class _WithoutFirst(Matrix):
+    """A matrix without its first row.
+
+    Parameters
+    ----------
+    matrix : Matrix
+        Of at least one row.
+    """
+
+    def __init__(self, matrix: Matrix) -> None:
+        self._matrix = matrix
+        self.shape = (matrix.shape[0] - 1, matrix.shape[1])
+        self.dtype = matrix.dtype
+
+    @property
+    def arrays(self) -> tuple[StoredArray, ...]:
+        """Docstring inherited."""
+        return self._matrix.arrays
+
+    @property
+    def chunks(self) -> tuple[int, int]:
+        """Docstring inherited."""
+        return self._matrix.chunks
+
+    def read(self, rows: AxisPart, columns: AxisPart) -> AnyArray:
+        """Docstring inherited."""
+        return self._matrix.read(_shifted(rows), columns)
+
+    def cost(self, rows: AxisPart, columns: AxisPart) -> ReadCost:
+        """Docstring inherited."""
+        return self._matrix.cost(_shifted(rows), columns)
+
+
+def _shifted(rows: AxisPart) -> AxisPart:
+    return slice(rows.start + 1, rows.stop + 1, rows.step) if isinstance(rows, slice) else rows + 1
 
 
 def _tr(metadata: Mapping[str, Any]) -> float | None:

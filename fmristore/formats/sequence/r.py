@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class RSequenceLayout(RLayout):
 
 
 def read_r_parts(handle: Handle) -> SequenceParts:
-    """Find the runs of a sequence that the R package wrote, in order of their names.
+    """Find the runs of a sequence that the R package wrote, in natural order of their names.
 
     Raises
     ------
@@ -59,6 +60,7 @@ def read_r_parts(handle: Handle) -> SequenceParts:
     except NotFoundError as error:
         raise MetadataError(f"the runs are missing: {error.message}", url=url) from error
     names = [name for name, child in scans.children().items() if child.kind != "array"]
+    names.sort(key=_natural)
     if not names:
         raise MetadataError("there are no runs", url=url, node="scans")
     affine = read_r_affine(handle)
@@ -72,6 +74,12 @@ def read_r_parts(handle: Handle) -> SequenceParts:
             raise MetadataError("has volumes of another shape than other runs", url=url, node=path)
         images.append(image)
     return SequenceParts(names=tuple(names), images=tuple(images))
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Key that sorts names as people count them: R's ``scan_2`` before its ``scan_10``."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
 
 
 def _read_tr(handle: Handle, name: str) -> float | None:
@@ -109,10 +117,10 @@ def write_sequence(
     InvalidInputError
         If R could not read the file, or would read the runs in another order.
     """
-    if list(runs) != sorted(runs):
+    if list(runs) != sorted(runs) or list(runs) != sorted(runs, key=_natural):
         raise InvalidInputError(
             f"R reads runs in order of their names, {', '.join(sorted(runs))}: choose names that "
-            "sort in the order of the runs"
+            "sort in the order of the runs, such as run_01 ... run_10"
         )
     for name in runs:
         node_name(name, "a run")

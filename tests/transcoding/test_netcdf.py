@@ -1,0 +1,48 @@
+"""netCDF-4 files become Zarr stores that xarray reads as it reads the files, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fmristore as fs
+
+xr: Any = pytest.importorskip("xarray")
+pytest.importorskip("h5netcdf")
+
+ENCODINGS = {
+    "packed": {"dtype": "int16", "_FillValue": np.int16(-999), "scale_factor": np.float32(0.5)},
+    "float": {},
+    "float64": {"dtype": "float64", "_FillValue": -1.5},
+    "float with a fill value": {"_FillValue": np.float32(-9)},
+    "whole numbers": {"dtype": "int32", "_FillValue": np.int32(7)},
+}
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_fill_values_of_netcdf(tmp_path: Path, name: str) -> None:
+    values = np.array([[1, np.nan], [3, 4]], "f4")
+    data = xr.Dataset({"v": (("y", "x"), values, {"long_name": "a", "weights": [1.0, 2.0]})})
+    data.to_netcdf(tmp_path / "a.nc", engine="h5netcdf", encoding={"v": ENCODINGS[name]})
+    fs.transcode(tmp_path / "a.nc", tmp_path / "a.zarr")
+    fs.transcode(tmp_path / "a.zarr", tmp_path / "b.h5")
+    for url, options in (("a.zarr", {"engine": "zarr"}), ("b.h5", {"engine": "h5netcdf"})):
+        with xr.open_dataset(tmp_path / url, **options) as found:
+            np.testing.assert_array_equal(found.v.values, values)
+            assert found.v.attrs["long_name"] == "a"
+            np.testing.assert_array_equal(found.v.attrs["weights"], [1.0, 2.0])
+
+
+def test_a_text_that_is_no_fill_value_stays(tmp_path: Path) -> None:
+    import h5py
+
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["v"] = np.arange(3.0)
+        file["v"].attrs["_FillValue"] = "none"
+    fs.transcode(tmp_path / "a.h5", tmp_path / "a.zarr")
+    fs.transcode(tmp_path / "a.zarr", tmp_path / "b.h5")
+    with h5py.File(tmp_path / "b.h5") as file:
+        assert file["v"].attrs["_FillValue"] in ("none", b"none")
