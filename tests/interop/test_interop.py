@@ -183,6 +183,16 @@ class TestZarr:
         if time:
             assert scale[0] == 1.5
         assert all(isinstance(axis, Axis) for axis in multiscale.axes)
+        second: Any = dataset.coordinateTransformations[1]
+        directions = AFFINE[:3, :3] / sizes[::-1]
+        np.testing.assert_allclose(second.translation[-3:], (AFFINE[:3, 3] @ directions)[::-1])
+        written: Any = zarr.open_group(str(url), mode="r").attrs["ome"]
+        omero = written.get("omero")
+        assert (omero is None) == (kind == "colours")
+        if omero is not None:
+            window = omero["channels"][0]["window"]
+            values = make_numbers(SHAPE[:3] if kind == "volume" else SHAPE, dtype)
+            assert (window["start"], window["end"]) == (values.min(), values.max())
 
     def test_only_core_codecs(self, tmp_path: Path) -> None:
         core = {"bytes", "transpose", "blosc", "zstd", "gzip", "crc32c", "sharding_indexed"}

@@ -213,6 +213,9 @@ def write_run(
         write_bytes(group, "nifti_trailer", "nifti_trailer_byte", source.trailer)
     write_metadata(group, metadata_of(source))
     of_group: dict[str, Any] = {"ome": _ome(source.space, canonical.dims)}
+    window = _display_window(source, written.limits)
+    if window is not None and "c" not in canonical.dims:
+        of_group["ome"]["omero"] = {"channels": [_channel(window)]}
     if written.limits is not None:
         of_group["value_range"] = list(written.limits)
     return of_group
@@ -344,10 +347,15 @@ class _Window:
 def _ome(space: NeuroSpace, dims: tuple[str, ...]) -> dict[str, Any]:
     """Describe the image as OME-Zarr 0.5 does: https://ngff.openmicroscopy.org/0.5/.
 
-    It knows voxel sizes only; the whole affine is in the array ``affine``.
+    It knows sizes and positions along the axes of voxels; the whole affine is in the array
+    ``affine``. So images of the same orientation lie in the right places to each other.
     """
     x, y, z = space.spacing
     size = {"t": space.tr or 1.0, "c": 1.0, "z": z, "y": y, "x": x}
+    # Where the first voxel lies along the directions of the axes, which need not be the world's.
+    along = space.affine[:3, :3] / np.array(space.spacing)
+    place = dict(zip("xyz", (np.array(space.origin) @ along).tolist(), strict=True))
+    place |= {"t": space.time_offset, "c": 0.0}
     kind = {"t": "time", "c": "channel"}
     axes = []
     for d in dims:
@@ -358,8 +366,40 @@ def _ome(space: NeuroSpace, dims: tuple[str, ...]) -> dict[str, Any]:
             axis["unit"] = "millimeter"
         axes.append(axis)
     scale = {"type": "scale", "scale": [float(size[d]) for d in dims]}
-    dataset = {"path": "0", "coordinateTransformations": [scale]}
+    translation = {"type": "translation", "translation": [float(place[d]) + 0.0 for d in dims]}
+    dataset = {"path": "0", "coordinateTransformations": [scale, translation]}
     return {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [dataset]}]}
+
+
+def _display_window(
+    source: ImageSource, limits: tuple[float, float] | None
+) -> tuple[float, float, float, float] | None:
+    """Smallest and largest stored value, and those that the image is shown between."""
+    from fmristore.nifti import parse_header
+
+    if limits is None:
+        return None
+    low, high = limits
+    scaling = source.scaling
+    if source.header and not (scaling is not None and scaling.per_volume):
+        fields = parse_header(source.header).to_nibabel()
+        shown = float(fields["cal_min"]), float(fields["cal_max"])
+        slope, inter = (1.0, 0.0)
+        if scaling is not None:
+            slope, inter = float(scaling.slope), float(scaling.inter)
+        start, end = sorted((value - inter) / slope for value in shown)
+        if shown[0] < shown[1] and math.isfinite(start) and math.isfinite(end):
+            return low, high, start, end
+    return low, high, low, high
+
+
+def _channel(window: tuple[float, float, float, float]) -> dict[str, Any]:
+    low, high, start, end = window
+    return {
+        "active": True,
+        "color": "FFFFFF",
+        "window": {"min": low, "max": high, "start": start, "end": end},
+    }
 
 
 # Numbers as they arrive ----------------------------------------------------------------------
