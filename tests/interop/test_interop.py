@@ -183,7 +183,8 @@ class TestZarr:
         if time:
             assert scale[0] == 1.5
         assert all(isinstance(axis, Axis) for axis in multiscale.axes)
-        second: Any = dataset.coordinateTransformations[1]
+        transformations: Any = dataset.coordinateTransformations
+        second = transformations[1]
         directions = AFFINE[:3, :3] / sizes[::-1]
         np.testing.assert_allclose(second.translation[-3:], (AFFINE[:3, 3] @ directions)[::-1])
         written: Any = zarr.open_group(str(url), mode="r").attrs["ome"]

@@ -194,7 +194,8 @@ class DatasetMaps(Matrix):
 def _read_rows(reader: ChunkReader, rows: NDArray[np.integer[Any]]) -> AnyArray:
     """Elements of an array of one axis, given by increasing positions."""
     if not reader.spec.shape:
-        return reader.read().reshape(-1)[rows]
+        only: AnyArray = reader.read().reshape(-1)[rows]
+        return only
     first = int(rows[0]) if len(rows) else 0
     if np.array_equal(rows, np.arange(first, first + len(rows))):
         return reader.read((slice(first, first + len(rows), 1),))
