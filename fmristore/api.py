@@ -194,10 +194,10 @@ def convert(  # noqa: PLR0913
 
     Parameters
     ----------
-    source : path, URL, nibabel image or stored object
-        ``.nii``, ``.nii.gz``, either file of an ``.hdr``/``.img`` pair; read once, front to back.
-        Or a store of any format, one of the R package too, to be stored in the same format, laid
-        out and encoded anew: see `StoredObject.save`.
+    source : path, URL, nibabel image, stored object, or a list or mapping of these
+        NIfTI, or any other image that nibabel reads; read once, front to back. Or a store of any
+        format, one of the R package too, to be rewritten in the same format: see
+        `StoredObject.save`. Several runs, as a list or by name, become one `NeuroVecSeq`.
     url : str or path
         New store: ``.h5`` for HDF5, ``.zarr`` (best ``.ome.zarr``) for Zarr.
     tr : float, optional
@@ -258,10 +258,13 @@ def convert(  # noqa: PLR0913
         "max_memory": max_memory,
         "progress": progress,
     }
+    known = {"tr": tr, "space_name": space_name, "metadata": metadata}
+    said = {name: value for name, value in known.items() if value is not None}
+    if isinstance(source, list | tuple | Mapping):
+        given = {name: value for name, value in options.items() if value is not None}
+        return format_class("neurovecseq").create(url, source, **given, **said)
     with open_if_path(source, storage_options) as found:
         if isinstance(found, StoredObject):
-            known = {"tr": tr, "space_name": space_name, "metadata": metadata}
-            said = {name: value for name, value in known.items() if value is not None}
             if said and not isinstance(found, DenseImage):
                 raise InvalidInputError(
                     f"{', '.join(said)}: for images; create a store of another format with its own"
@@ -276,7 +279,7 @@ def convert(  # noqa: PLR0913
 def parcellate(  # noqa: PLR0913
     source: Any,
     labels: Any,
-    out: str | os.PathLike[str],
+    url: str | os.PathLike[str],
     *,
     names: Any = None,
     mask: Any = None,
@@ -303,9 +306,9 @@ def parcellate(  # noqa: PLR0913
         The run: NIfTI, anything of this package with four axes, or a file of the R package. Read
         once, as its chunks lie.
     labels : Parcellation, path, nibabel image, or array_like of shape (X, Y, Z)
-        Whole numbers on the grid of the run; 0 is background. None if `out` is a store of several
+        Whole numbers on the grid of the run; 0 is background. None if `url` is a store of several
         scans, which has its own.
-    out : str or path
+    url : str or path
         New store: ``.h5`` for HDF5, ``.zarr`` for Zarr. With `scan`, it may be one of several
         scans (`ParcellatedMultiScan`) that exists: the series are added to it.
     names : path, mapping, sequence of str, optional
@@ -355,7 +358,7 @@ def parcellate(  # noqa: PLR0913
     NotFoundError
         If a file does not exist.
     AlreadyExistsError
-        If there is something at `out` and `overwrite` is false, or a scan of that name.
+        If there is something at `url` and `overwrite` is false, or a scan of that name.
     InvalidInputError
         If labels and run do not fit, no voxel has a label, or an argument cannot be used.
     MemoryLimitError
@@ -374,12 +377,12 @@ def parcellate(  # noqa: PLR0913
     >>> rest.to_dataframe()                                                   # doctest: +SKIP
     """
     max_memory = parse_size(max_memory)
-    if scan is not None and not overwrite and exists(normalise(out), storage_options):
+    if scan is not None and not overwrite and exists(normalise(url), storage_options):
         _refuse(profile=profile, dtype=dtype, space_name=space_name)
         return _add(
             source,
             labels,
-            out,
+            url,
             scan,
             options={
                 "statistic": statistic,
@@ -397,7 +400,7 @@ def parcellate(  # noqa: PLR0913
         raise InvalidInputError("labels are needed for a new store")
     summary: type[ParcellatedScanSummary] = format_class("parcellatedscansummary")
     return summary.create(
-        out,
+        url,
         source,
         parcellation=labels,
         names=names,

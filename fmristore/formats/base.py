@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import html
+import importlib
 import inspect
 import math
 import os
@@ -31,9 +32,9 @@ from fmristore_stores.errors import (
     SelectionError,
 )
 from fmristore_stores.grid import grid_shape
-from fmristore_stores.io.location import count_files
+from fmristore_stores.io.location import Kind, count_files
 from fmristore_stores.io.stats import Stats, stats_of
-from fmristore_stores.opening import Handle, Opened
+from fmristore_stores.opening import Handle, Opened, locate
 from fmristore_stores.protocol import AnyArray, Array
 from fmristore_stores.shown import shown
 from fmristore_stores.spec import ArraySpec, Attributes
@@ -428,6 +429,41 @@ class StoredObject(ABC):
 
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
+
+    @classmethod
+    def open(
+        cls,
+        url: str | os.PathLike[str],
+        *,
+        kind: Kind | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        targets: Sequence[str] = (),
+    ) -> Self:
+        """Open a store that holds this format: `fmristore.open` with a type.
+
+        Parameters
+        ----------
+        url, kind, storage_options, targets
+            See `fmristore.open`.
+
+        Raises
+        ------
+        NotFoundError
+            If there is nothing at `url`.
+        UnknownFormatError
+            If it is no store, or holds another format.
+        UnsupportedVersionError
+            If it was written by a newer fmristore.
+        """
+        opening: Any = importlib.import_module("fmristore.formats.opening")
+        locator = locate(url, kind=kind, storage_options=storage_options, targets=targets)
+        handle = Handle(locator, fresh=True)
+        try:
+            found: Self = opening.open_handle(handle, expected_format=cls.format_name)
+        except BaseException:
+            handle.close()
+            raise
+        return found
 
     @property
     def url(self) -> str:

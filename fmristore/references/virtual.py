@@ -33,6 +33,7 @@ from fmristore_stores.reference.document import TargetFacts
 from fmristore_stores.reference.metadata import DIMENSIONS, array_document, text_chunk
 from fmristore_stores.reference.targets import facts_of
 from fmristore_stores.reference.writing import compose
+from fmristore_stores.shown import shown
 from fmristore_stores.spec import ArraySpec, Attributes, ChunkLayout, is_string
 
 __all__ = ["SUFFIX", "VirtualReport", "virtualize"]
@@ -80,6 +81,10 @@ class VirtualReport:
     nbytes: int
     losses: tuple[Loss, ...]
 
+    def __repr__(self) -> str:
+        size = f"{self.chunks} chunks of {len(self.referred)} arrays"
+        return f"<{type(self).__name__}: {shown(f'{self.source} -> {self.target}')}: {size}>"
+
     def to_json(self) -> dict[str, Any]:
         """The report as plain JSON values."""
         return {
@@ -97,8 +102,8 @@ class VirtualReport:
 
 
 def virtualize(
-    url: str | os.PathLike[str],
-    out: str | os.PathLike[str] | None = None,
+    source: str | os.PathLike[str],
+    url: str | os.PathLike[str] | None = None,
     *,
     relative: bool = False,
     allow: Collection[str] = (),
@@ -109,17 +114,17 @@ def virtualize(
 
     Parameters
     ----------
-    url : str or path
+    source : str or path
         HDF5 file of any software, local or on any filesystem that fsspec knows.
-    out : str or path, optional
+    url : str or path, optional
         The new file; beside the HDF5 file as ``<name>.refs.json`` by default.
     relative : bool
-        Refer to the HDF5 file by its place relative to `out`, so that both can be moved together.
+        Refer to the HDF5 file by its place relative to `url`, so that both can be moved together.
         fmristore finds it; other readers need ``template_overrides={"u": URL}`` of fsspec.
     allow : collection of str
         Losses that are accepted, by name; see `fmristore.transcoding.plan.LOSSES`.
     overwrite : bool
-        Replace what is at `out`.
+        Replace what is at `url`.
     storage_options : mapping, optional
         Passed to fsspec, for both URLs.
 
@@ -130,13 +135,13 @@ def virtualize(
     Raises
     ------
     UnknownFormatError
-        If there is no HDF5 file at `url`.
+        If there is no HDF5 file at `source`.
     LossyError
         If something cannot be referred to and is not allowed to be left out.
     AlreadyExistsError
-        If there is something at `out` and `overwrite` is false.
+        If there is something at `url` and `overwrite` is false.
     ReadOnlyError
-        If nothing can be written at `out`: name another place.
+        If nothing can be written at `url`: name another place.
     ChangedError
         If the HDF5 file changes meanwhile.
 
@@ -154,10 +159,10 @@ def virtualize(
     >>> xr.open_dataset("s3://lab/run.h5.refs.json", engine="kerchunk")       # doctest: +SKIP
     """
     _check_names(allow)
-    locator = locate(url, storage_options=storage_options)
+    locator = locate(source, storage_options=storage_options)
     if locator.kind != "hdf5":
         raise UnknownFormatError("not an HDF5 file: only these are virtualized", url=locator.url)
-    target = normalise(out) if out is not None else f"{locator.url.partition('?')[0]}{SUFFIX}"
+    target = normalise(url) if url is not None else f"{locator.url.partition('?')[0]}{SUFFIX}"
     place = _relative(locator.url, target) if relative else _absolute(locator.url)
     handle = Handle(locator, fresh=True)
     try:

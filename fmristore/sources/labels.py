@@ -19,6 +19,7 @@ from fmristore.sources.label_files import read_label_file
 from fmristore_stores.errors import DependencyError, InvalidInputError
 from fmristore_stores.io.location import normalise
 from fmristore_stores.protocol import AnyArray
+from fmristore_stores.shown import shown
 from fmristore_stores.spec import STRING
 
 __all__ = [
@@ -111,6 +112,11 @@ class LabelTable:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        some = ", ".join(map(repr, self.names[:3])) + (", ..." if len(self) > 3 else "")
+        columns = f"; {', '.join(self.columns)}" if self.columns else ""
+        return f"{type(self).__name__}({len(self)} parcels: {shown(some)}{shown(columns)})"
 
     def with_ids(self, ids: NDArray[np.int32]) -> LabelTable:
         """The table of these ids: known ones as they are, others called ``"Parcel <id>"``.

@@ -59,7 +59,7 @@ Digests = dict[tuple[int, ...], bytes]
 
 def transcode(  # noqa: PLR0913
     source: str | os.PathLike[str],
-    target: str | os.PathLike[str],
+    url: str | os.PathLike[str],
     *,
     kind: Kind | None = None,
     access: Access | None = None,
@@ -78,19 +78,21 @@ def transcode(  # noqa: PLR0913
 
     Parameters
     ----------
-    source, target : str or path
-        Paths or URLs of an existing and of a new store.
+    source : str or path
+        An existing store.
+    url : str or path
+        The new store.
     kind : {"hdf5", "zarr"}, optional
         Of the new store; by the ending of its name otherwise.
     access : {"time", "volume", "balanced", "both"}, optional
-        Lay images out anew for this; chunks are kept otherwise. ``"both"`` adds a second copy to
+        Rechunk images for this; chunks are kept otherwise. ``"both"`` adds a second copy to
         a run, any other drops it; a copy that has the layout wanted already is kept as it is.
     codec : str, optional
         Preset to encode with, or ``"keep"`` to insist on the present codecs.
     allow : collection of str
         Losses that are accepted, by name; see `fmristore.transcoding.plan.LOSSES`.
     overwrite : bool
-        Replace what is at `target`, once the new store is complete.
+        Replace what is at `url`, once the new store is complete.
     storage_options : mapping, optional
         Passed to fsspec, for both URLs.
     max_memory : int or str
@@ -108,7 +110,7 @@ def transcode(  # noqa: PLR0913
     LossyError
         If something cannot be carried over and is not allowed to be lost.
     AlreadyExistsError
-        If there is something at `target` and `overwrite` is false.
+        If there is something at `url` and `overwrite` is false.
     CorruptDataError
         If the source is damaged, or the new store does not read as the source does.
     """
@@ -117,7 +119,7 @@ def transcode(  # noqa: PLR0913
     with open_store(source, storage_options=storage_options) as store:
         plan = make_plan(
             store,
-            target,
+            url,
             kind=kind,
             access=access,
             codec=codec,

@@ -87,6 +87,10 @@ class TranscodePlan:
         """Decoded size of all arrays."""
         return sum(step.target.nbytes for step in self.arrays)
 
+    def __repr__(self) -> str:
+        size = f"{len(self.arrays)} arrays, {self.nbytes} bytes, {len(self.losses)} losses"
+        return f"<{type(self).__name__}: {shown(f'{self.source} -> {self.target}')}: {size}>"
+
     def __str__(self) -> str:
         lines = [
             f"{self.source}",

@@ -46,6 +46,9 @@ class TranscodeReport:
         """What was left out or substituted."""
         return tuple(f"{loss.kind} /{loss.path}: {loss.reason}" for loss in self.plan.losses)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self}>"
+
     def __str__(self) -> str:
         copied = f"{len(self.kept)} copied verbatim, {len(self.converted)} converted"
         lost = f", {len(self.dropped)} lost" if self.dropped else ""

@@ -81,6 +81,10 @@ class VerifyReport:
         """Whether no damage was found."""
         return not self.problems
 
+    def __repr__(self) -> str:
+        found = f"{len(self.problems)} problems, {len(self.notes)} notes, {self.arrays} arrays"
+        return f"<{type(self).__name__}: {shown(self.url)}: {found}>"
+
     def __bool__(self) -> bool:
         return self.ok
 

@@ -491,7 +491,7 @@ class DenseImage(GridView):
     def create(  # noqa: PLR0913
         cls,
         url: str | os.PathLike[str],
-        data: Any,
+        source: Any,
         *,
         space: NeuroSpace | AnyArray | None = None,
         tr: float | None = None,
@@ -514,7 +514,7 @@ class DenseImage(GridView):
         ----------
         url : str or path
             New store: ``.h5`` for HDF5, ``.zarr`` (best ``.ome.zarr``) for Zarr.
-        data : path, stored image, nibabel image, or array_like (X, Y, Z) or (X, Y, Z, T)
+        source : path, stored image, nibabel image, or array_like (X, Y, Z) or (X, Y, Z, T)
             A path or URL is that of a NIfTI file, whose header is kept byte for byte, or of a
             store.
         space : NeuroSpace or (4, 4) affine, optional
@@ -563,11 +563,11 @@ class DenseImage(GridView):
             If the data have another number of axes, or are not an image.
         """
         max_memory = parse_size(max_memory)
-        with open_if_path(data, storage_options) as image:
+        with open_if_path(source, storage_options) as image:
             dense = isinstance(image, GridView) and image.dense_array is not None
             shares = isinstance(image, StoredObject) and not dense  # transposing takes the rest
             room = max_memory // 2 if shares else max_memory
-            source = source_of(
+            given = source_of(
                 image,
                 space=space,
                 tr=tr,
@@ -577,16 +577,16 @@ class DenseImage(GridView):
                 metadata=metadata,
                 max_memory=room,
             )
-            if len(source.space.shape) != len(cls.axes):
+            if len(given.space.shape) != len(cls.axes):
                 raise InvalidInputError(
                     f"{cls.__name__} takes data with axes {', '.join(cls.axes)}; "
-                    f"these have the shape {source.space.shape}"
+                    f"these have the shape {given.space.shape}"
                 )
             with within(max_memory, room):
                 made: Self = store_as(
                     cls,
                     url,
-                    source,
+                    given,
                     image_options(
                         url,
                         access=access,

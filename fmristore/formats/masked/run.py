@@ -107,7 +107,7 @@ class MaskedNeuroVec(MaskedObject):
     def create(  # noqa: PLR0913
         cls,
         url: str | os.PathLike[str],
-        data: Any,
+        source: Any,
         *,
         mask: Any,
         space: NeuroSpace | AnyArray | None = None,
@@ -129,10 +129,10 @@ class MaskedNeuroVec(MaskedObject):
         ----------
         url : str or path
             New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
-        data : path, nibabel image, stored run, or array_like of shape (X, Y, Z, T)
+        source : path, nibabel image, stored run, or array_like of shape (X, Y, Z, T)
             A path or URL is that of a NIfTI file or a store.
         mask : stored object, nibabel image, path, or array_like of shape (X, Y, Z)
-            Voxels that are not zero (NaN counts as zero). An image must lie on the grid of `data`.
+            Voxels that are not zero (NaN counts as zero); an image lies on the grid of `source`.
         space : NeuroSpace or (4, 4) affine, optional
             Needed for arrays.
         tr : float, optional
@@ -176,7 +176,7 @@ class MaskedNeuroVec(MaskedObject):
         """
         max_memory = parse_size(max_memory)
         with as_source(
-            data,
+            source,
             space=space,
             tr=tr,
             slope=slope,
@@ -184,13 +184,13 @@ class MaskedNeuroVec(MaskedObject):
             space_name=space_name,
             metadata=metadata,
             storage_options=storage_options,
-        ) as source:
-            source.check_run()
-            voxels = chosen_voxels(source, mask, storage_options)
+        ) as run:
+            run.check_run()
+            voxels = chosen_voxels(run, mask, storage_options)
             made: Self = store_as(
                 cls,
                 url,
-                voxel_reader(source, voxels),
+                voxel_reader(run, voxels),
                 MatrixOptions(codec=default_codec(url, codec), fill=fill, max_memory=max_memory),
                 overwrite=overwrite,
                 storage_options=storage_options,

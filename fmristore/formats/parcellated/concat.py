@@ -60,6 +60,10 @@ class ConcatenatedScans:
         """Shape of `values`."""
         return tuple(self.values.shape)
 
+    def __repr__(self) -> str:
+        times, columns = self.shape
+        return f"{type(self).__name__}({times} x {columns}, {len(self.scan_names)} scans)"
+
     def __len__(self) -> int:
         return len(self.values)
 
