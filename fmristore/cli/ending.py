@@ -31,6 +31,9 @@ _UNTIL_UNWOUND = 20.0
 _HANDLED = b"\xff"
 """What the handler writes to the watching process; no signal has this number."""
 
+_LOSING = frozenset({"weakref", "_weakrefset", "fmristore_stores.hdf5.output"})
+"""Modules with functions that are called where exceptions get lost."""
+
 _to_watcher = -1
 
 
@@ -114,11 +117,11 @@ def _ends(reading: int) -> bool:
 
 
 def _unwind(number: int, frame: FrameType | None) -> None:
-    """Unwind, so that nothing half-written is left behind; a moment later in a finaliser."""
+    """Unwind, so that nothing half-written is left behind; a moment later where that is lost."""
     if _to_watcher >= 0:
         with contextlib.suppress(OSError):
             os.write(_to_watcher, _HANDLED)
-    if _in_finaliser(frame):  # Python ignores what is raised there
+    if _is_lost(frame):
         threading.Timer(0.01, _signal_again, (number,)).start()
         return
     if number == signal.SIGINT:
@@ -135,10 +138,15 @@ def _signal_again(number: int) -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
-def _in_finaliser(frame: FrameType | None) -> bool:
+def _is_lost(frame: FrameType | None) -> bool:
+    """Whether nobody would learn of what is raised in a frame.
+
+    Python ignores exceptions in finalisers. Those in the methods that HDF5 calls to write a file
+    are lost in the library, which goes on, or crashes.
+    """
     while frame is not None:
         module = frame.f_globals.get("__name__")
-        if frame.f_code.co_name == "__del__" or module in ("weakref", "_weakrefset"):
+        if frame.f_code.co_name == "__del__" or module in _LOSING:
             return True
         frame = frame.f_back
     return False

@@ -165,10 +165,10 @@ class FormatTests(abc.ABC):
     def test_closed(self, url: Path) -> None:
         """A closed object says so, and closing it again does nothing."""
         stored = _opened(url)
-        assert not stored.closed
+        before = stored.closed
         with stored:
             pass
-        assert stored.closed
+        assert (before, stored.closed) == (False, True)
         with pytest.raises(ClosedError):
             self.assert_expected(stored)
         with pytest.raises(ClosedError):

@@ -465,6 +465,37 @@ def test_interruption_is_not_lost_in_a_finaliser(number: signal.Signals, code: i
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interruption_is_not_lost_in_what_hdf5_calls(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    """The library goes on when a method of the file that it writes raises something."""
+    program = (
+        "import signal, sys\n"
+        "from fmristore import cli\n"
+        "from fmristore.cli import ending\n"
+        "from fmristore_stores.hdf5.output import OutputFile\n"
+        "ending._UNTIL_HANDLED = ending._UNTIL_UNWOUND = 300\n"
+        "def profile(frame, event, _):\n"
+        "    if frame.f_code is OutputFile.seek.__code__:\n"
+        "        sys.setprofile(None)\n"
+        f"        signal.raise_signal({number:d})\n"
+        "sys.setprofile(profile)\n"
+        "cli.main()\n"
+    )
+    nibabel.Nifti1Image(np.zeros((8, 8, 4, 6), "i2"), np.eye(4)).to_filename(tmp_path / "a.nii")
+    result = subprocess.run(
+        [sys.executable, "-c", program, "convert", str(tmp_path / "a.nii"), str(tmp_path / "a.h5")],
+        check=False,
+        timeout=300,
+        preexec_fn=_with_usual_signals,
+        **CAPTURE,
+    )
+    assert result.returncode == code, result
+    assert {path.name for path in tmp_path.iterdir()} == {"a.nii"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("name", ["new.h5", "new.ome.zarr"])
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "terminated"]

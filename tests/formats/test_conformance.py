@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fmristore.formats.base import StoredObject
 from fmristore.testing import FormatTests
 from fmristore_stores.protocol import AnyArray
 from tests.every_format import BASES, LABELS, LOADINGS, MASK, NAMES, OFFSET, RUN, WRITERS
@@ -16,7 +16,7 @@ MEANS = np.column_stack([RUN[label == LABELS].mean(axis=0) for label in NAMES])
 
 
 class TestNeuroVec(FormatTests):
-    def create(self, url: Path | str) -> StoredObject:
+    def create(self, url: Path | str) -> Any:
         return WRITERS["neurovec"](url)
 
     def expected(self) -> AnyArray:
@@ -24,7 +24,7 @@ class TestNeuroVec(FormatTests):
 
 
 class TestNeuroVol(FormatTests):
-    def create(self, url: Path | str) -> StoredObject:
+    def create(self, url: Path | str) -> Any:
         return WRITERS["neurovol"](url)
 
     def expected(self) -> AnyArray:
@@ -32,7 +32,7 @@ class TestNeuroVol(FormatTests):
 
 
 class TestNeuroVecSeq(FormatTests):
-    def create(self, url: Path | str) -> StoredObject:
+    def create(self, url: Path | str) -> Any:
         return WRITERS["neurovecseq"](url)
 
     def expected(self) -> Mapping[str, AnyArray]:
@@ -40,7 +40,7 @@ class TestNeuroVecSeq(FormatTests):
 
 
 class TestMaskedNeuroVec(FormatTests):
-    def create(self, url: Path | str) -> StoredObject:
+    def create(self, url: Path | str) -> Any:
         return WRITERS["maskedneurovec"](url)
 
     def expected(self) -> AnyArray:
@@ -48,7 +48,7 @@ class TestMaskedNeuroVec(FormatTests):
 
 
 class TestLabeledVolumeSet(FormatTests):
-    def create(self, url: Path | str) -> StoredObject:
+    def create(self, url: Path | str) -> Any:
         return WRITERS["labeledvolumeset"](url)
 
     def expected(self) -> Mapping[str, AnyArray]:
@@ -60,7 +60,7 @@ class TestLatentNeuroVec(FormatTests):
     tolerance = 1e-5
     optional = frozenset({"offset"})  # without one it is 0
 
-    def create(self, url: Path | str) -> StoredObject:
+    def create(self, url: Path | str) -> Any:
         return WRITERS["latentneurovec"](url)
 
     def expected(self) -> Mapping[str, AnyArray]:
@@ -72,7 +72,7 @@ class TestLatentNeuroVec(FormatTests):
 
 
 class TestParcellatedScan(FormatTests):
-    def create(self, url: Path | str) -> StoredObject:
+    def create(self, url: Path | str) -> Any:
         return WRITERS["parcellatedscan"](url)
 
     def expected(self) -> AnyArray:
@@ -82,7 +82,7 @@ class TestParcellatedScan(FormatTests):
 class TestParcellatedScanSummary(FormatTests):
     tolerance = 1e-6
 
-    def create(self, url: Path | str) -> StoredObject:
+    def create(self, url: Path | str) -> Any:
         return WRITERS["parcellatedscansummary"](url)
 
     def expected(self) -> AnyArray:
@@ -92,7 +92,7 @@ class TestParcellatedScanSummary(FormatTests):
 class TestParcellatedMultiScan(FormatTests):
     tolerance = 1e-6
 
-    def create(self, url: Path | str) -> StoredObject:
+    def create(self, url: Path | str) -> Any:
         return WRITERS["parcellatedmultiscan"](url)
 
     def expected(self) -> Mapping[str, AnyArray]:
