@@ -10,6 +10,8 @@ import pytest
 
 from tests.images import STORES, run_python
 
+pytestmark = pytest.mark.once
+
 LIMIT = 64 << 20
 MARGIN = 48 << 20
 """For chunks being decoded and encoded on each worker, and for what malloc keeps in between."""

@@ -40,7 +40,10 @@ DATA = np.random.default_rng(0).integers(-(2**15), 2**15, (24, 22, 20, 64)).asty
 """More than is read when a file is opened."""
 
 # A warning of aiohttp to the clients of Azure and Google, which Python shows to nobody by default.
-pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning"),
+    pytest.mark.once,
+]
 
 EVERY = 1_000_000
 DATA_READ = r"GET .*(bytes=[1-9]|/0/c/)"
