@@ -105,6 +105,26 @@ def test_masks_labels_weights_and_names_get_the_options(bucket: str, tmp_path: P
         fs.MaskedNeuroVec.create(tmp_path / "d.h5", str(tmp_path / "run.nii.gz"), mask=labels)
 
 
+def test_scans_and_weights_of_another_place_than_the_store(bucket: str, tmp_path: Path) -> None:
+    run, labels = f"{bucket}/run.nii.gz", f"{bucket}/labels.nii.gz"
+    with fs.ParcellatedScan.create(
+        tmp_path / "a.h5", run, parcellation=labels, storage_options=OPTIONS
+    ) as scan:
+        expected = RUN[LABELS == 2].mean(axis=0)
+        found = scan.summary(weights=labels, storage_options=OPTIONS)
+        np.testing.assert_allclose(found[:, 1], expected, rtol=1e-6)
+        with pytest.raises(AccessDeniedError):
+            scan.summary(weights=labels)
+    with fs.ParcellatedMultiScan.create(
+        tmp_path / "b.h5", parcellation=labels, storage_options=OPTIONS
+    ) as multi:
+        given: dict[str, Any] = {"statistic": "mean", "storage_options": OPTIONS}
+        multi.add_scan("rest", run, weights=labels, **given)
+        multi.add_scans({"again": run}, **given)
+        np.testing.assert_allclose(multi["rest"].to_numpy()[:, 1], expected, rtol=1e-6)
+        np.testing.assert_allclose(multi["again"].to_numpy()[:, 1], expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("ending", ["h5", "ome.zarr"])
 def test_the_path_of_a_store_is_taken_where_its_volume_is(tmp_path: Path, ending: str) -> None:
     path = f"{tmp_path}/labels.{ending}"

@@ -396,6 +396,7 @@ class ParcellatedMultiScan(StoredObject):
         metadata: Mapping[str, Any] | None = None,
         tr: float | None = None,
         codec: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
         max_memory: int | str = 1 << 30,
         progress: Progress | None = None,
     ) -> None:
@@ -419,6 +420,8 @@ class ParcellatedMultiScan(StoredObject):
             Repetition time in seconds; comes before that of the run.
         codec, max_memory, progress
             See `ParcellatedScan.create`.
+        storage_options : mapping, optional
+            For URLs of source and weights; those of the store by default.
 
         Raises
         ------
@@ -453,7 +456,7 @@ class ParcellatedMultiScan(StoredObject):
             metadata=metadata or {},
             array=array_options(source, self.space, tr),
         )
-        self._add([request], codec, max_memory, progress)
+        self._add([request], codec, storage_options, max_memory, progress)
 
     def add_scans(
         self,
@@ -462,6 +465,7 @@ class ParcellatedMultiScan(StoredObject):
         statistic: Any = None,
         metadata: Mapping[str, Mapping[str, Any]] | None = None,
         codec: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
         max_memory: int | str = 1 << 30,
         progress: Progress | None = None,
     ) -> None:
@@ -475,7 +479,7 @@ class ParcellatedMultiScan(StoredObject):
             What parcels are summarised by, in all of them.
         metadata : mapping, optional
             Mappings by name of the scan.
-        codec, max_memory, progress
+        codec, storage_options, max_memory, progress
             See `add_scan`.
 
         Raises
@@ -485,12 +489,13 @@ class ParcellatedMultiScan(StoredObject):
         """
         max_memory = parse_size(max_memory)
         requests = scan_requests(scans, statistic, metadata, self.space, None)
-        self._add(requests, codec, max_memory, progress)
+        self._add(requests, codec, storage_options, max_memory, progress)
 
     def _add(
         self,
         requests: Sequence[ScanRequest],
         codec: str | None,
+        storage_options: Mapping[str, Any] | None,
         max_memory: int,
         progress: Progress | None,
     ) -> None:
@@ -500,7 +505,7 @@ class ParcellatedMultiScan(StoredObject):
             url=locator.url,
             kind=locator.kind,
             codec=codec,
-            storage_options=locator.options,
+            storage_options=locator.options if storage_options is None else storage_options,
             max_memory=max_memory,
             progress=progress,
         )

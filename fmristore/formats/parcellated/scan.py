@@ -159,6 +159,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         statistic: Any = "mean",
         *,
         weights: Any = None,
+        storage_options: Mapping[str, Any] | None = None,
         max_memory: int | str = 1 << 28,
         progress: Progress | None = None,
     ) -> AnyArray:
@@ -171,6 +172,8 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         weights : path, nibabel image, array_like of shape (X, Y, Z) or (V,), optional
             Of the voxels, for means and sums; (V,) in numpy's (C) order of the
             labelled voxels, as ``volume[labels > 0]`` has them.
+        storage_options : mapping, optional
+            For weights given by URL.
         max_memory : int or str
             Bytes that this may take besides the result.
         progress : callable, optional
@@ -189,9 +192,8 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
             If a function asks for a parcel that does not fit.
         """
         max_memory = parse_size(max_memory)
-        reduction = make_reduction(
-            statistic, voxel_weights(weights, self.parcellation), self.dtype, len(self.voxels)
-        )
+        found = voxel_weights(weights, self.parcellation, storage_options)
+        reduction = make_reduction(statistic, found, self.dtype, len(self.voxels))
         return reduce_numbers(
             self._parts.numbers,
             self.parcellation,
@@ -200,7 +202,13 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
             progress=progress,
         )
 
-    def to_dataframe(self, statistic: Any = "mean", *, weights: Any = None) -> Any:
+    def to_dataframe(
+        self,
+        statistic: Any = "mean",
+        *,
+        weights: Any = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> Any:
         """Summary as a pandas data frame: see `summary`.
 
         Returns
@@ -216,7 +224,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         """
         from fmristore.interop.pandas import series_frame
 
-        values = self.summary(statistic, weights=weights)
+        values = self.summary(statistic, weights=weights, storage_options=storage_options)
         return series_frame(values, self.names, times=self.space.times)
 
     def _facts(self) -> dict[str, str]:
