@@ -87,6 +87,11 @@ class ImageProxy:
         self._image = copy.copy(image)
 
     @property
+    def image(self) -> LazyImage:
+        """Stored image that is read from."""
+        return self._image
+
+    @property
     def is_proxy(self) -> bool:
         """Always true: this stands for an array that is not in memory."""
         return True

@@ -1,0 +1,194 @@
+"""Runs of any kind as blocks of volumes, with the values that nibabel would load."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import DTypeLike
+
+from fmristore.api import open  # noqa: A004
+from fmristore.formats.base import StoredObject
+from fmristore.interop.nibabel import ImageProxy
+from fmristore.model.space import NeuroSpace
+from fmristore.sources.images import ImageSource, image_source, is_store
+from fmristore_stores.errors import InvalidInputError
+from fmristore_stores.io.location import is_local, normalise
+from fmristore_stores.protocol import AnyArray
+
+__all__ = ["Run", "RunProxy", "find_runs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run, or one volume.
+
+    Parameters
+    ----------
+    source : path, URL, nibabel image or stored object
+        What `image_source` takes.
+    storage_options : mapping, optional
+        For a URL.
+    """
+
+    source: Any
+    storage_options: Mapping[str, Any] | None = None
+
+    def open(self, max_memory: int) -> ImageSource:
+        """Its values in the order of a NIfTI file; transposing them takes at most `max_memory`."""
+        return image_source(
+            self.source, storage_options=self.storage_options, max_memory=max_memory
+        )
+
+    def blocks(self, max_memory: int) -> Iterator[tuple[int, Any]]:
+        """Number of the first volume, and a block of volumes as a NIfTI image in memory.
+
+        Parameters
+        ----------
+        max_memory : int
+            Bytes that reading and one block may take; one volume at least.
+
+        Raises
+        ------
+        CorruptDataError
+            If a chunk is damaged or missing.
+        """
+        source = self.open(max_memory // 2)
+        space = source.space
+        if source.colors:
+            raise InvalidInputError("colours have no series")
+        scaling = source.scaling
+        dtype = source.dtype.newbyteorder("=") if scaling is None else np.dtype(np.float64)
+        voxels = int(np.prod(space.spatial_shape))
+        # A block in nilearn's hands: its values, and copies that computing makes of them.
+        count = max(1, max_memory // 2 // (2 * voxels * dtype.itemsize))
+        block = np.empty((*space.spatial_shape, count), dtype, order="F")
+        first = filled = 0
+        for t0, z0, values in source.blocks(max_memory // 2):
+            planes = slice(z0, z0 + values.shape[1])
+            for start in range(t0, t0 + len(values)):  # volumes, or planes of one
+                if start == first + count:
+                    yield first, _image(block, space)
+                    first = start
+                volume: Any = values[start - t0 : start - t0 + 1]
+                if scaling is not None:
+                    times = slice(start, start + 1, 1)
+                    volume = scaling.apply(volume, times=times, axis=0, dtype=dtype)
+                block[:, :, planes, start - first] = volume[0].transpose(2, 1, 0)
+                filled = start + 1
+        if filled > first:
+            yield first, _image(block[..., : filled - first], space)
+
+    def mean(self, max_memory: int) -> Any:
+        """Mean volume as a NIfTI image in memory, float64."""
+        total: Any = 0
+        count = 0
+        image: Any = None
+        for _, image in self.blocks(max_memory):
+            total = total + np.asarray(image.dataobj, np.float64).sum(axis=3)
+            count += image.shape[3]
+        library: Any = nibabel
+        return library.Nifti1Image(total / count, image.affine)
+
+    @property
+    def space(self) -> NeuroSpace:
+        """Grid, number of volumes, TR."""
+        return self.open(1 << 20).space
+
+
+def _image(values: AnyArray, space: NeuroSpace) -> Any:
+    # nibabel asks for a dtype where values are int64.
+    library: Any = nibabel
+    return library.Nifti1Image(values, space.affine, dtype=values.dtype)
+
+
+class RunProxy:
+    """Array proxy of a run that is no file of this machine, which is read as a whole or not at all.
+
+    Parameters
+    ----------
+    run : Run
+    """
+
+    is_proxy = True
+    slope = 1.0
+    inter = 0.0
+
+    def __init__(self, run: Run) -> None:
+        source = run.open(1 << 20)
+        self.run = run
+        self.shape = source.space.shape
+        self.ndim = len(self.shape)
+        self.dtype = source.dtype if source.scaling is None else np.dtype(np.float64)
+
+    def __array__(
+        self,
+        dtype: DTypeLike | None = None,
+        copy: bool | None = None,  # noqa: FBT001 - numpy's protocol
+    ) -> AnyArray:
+        del copy
+        blocks = [np.asarray(image.dataobj).copy() for _, image in self.run.blocks(1 << 28)]
+        values = np.concatenate(blocks, axis=3).reshape(self.shape)
+        return values if dtype is None else values.astype(dtype)
+
+    def __getitem__(self, index: Any) -> Any:
+        return np.asarray(self)[index]
+
+
+def find_runs(imgs: Any, storage_options: Mapping[str, Any] | None) -> tuple[list[Run], Any]:
+    """What a user hands to a masker as runs, and as what nilearn takes instead.
+
+    Parameters
+    ----------
+    imgs : stored object, path, URL, nibabel image, or list of them
+    storage_options : mapping, optional
+        For URLs.
+
+    Returns
+    -------
+    runs : list of Run
+    lazy : nibabel image, or list of them
+        Reads what nilearn indexes.
+
+    Raises
+    ------
+    NotFoundError
+        If there is nothing at a path.
+    InvalidInputError
+        If runs of a list lie on different grids.
+    """
+    if isinstance(imgs, list | tuple):
+        found = [find_runs(one, storage_options) for one in imgs]
+        runs = [run for several, _ in found for run in several]
+        grids = [run.space for run in runs]
+        if not all(grid.same_grid(grids[0]) for grid in grids[1:]):
+            raise InvalidInputError("the runs lie on different grids: transform them one by one")
+        return runs, [lazy for _, lazy in found]
+    if isinstance(imgs, StoredObject):
+        image = imgs.to_nibabel() if hasattr(imgs, "to_nibabel") else None
+        if image is None:
+            raise InvalidInputError(f"a {type(imgs).__name__} is not an image on a grid")
+        return [Run(image.dataobj.image)], image
+    if isinstance(imgs, str | os.PathLike):
+        return _at_path(normalise(imgs), storage_options)
+    proxy = getattr(imgs, "dataobj", None)
+    if isinstance(proxy, ImageProxy):
+        return [Run(proxy.image)], imgs
+    if isinstance(proxy, RunProxy):
+        return [proxy.run], imgs
+    return [Run(imgs)], imgs
+
+
+def _at_path(url: str, storage_options: Mapping[str, Any] | None) -> tuple[list[Run], Any]:
+    if is_store(url, storage_options):
+        with open(url, storage_options=storage_options) as stored:
+            return find_runs(stored, None)
+    library: Any = nibabel
+    if is_local(url):
+        return [Run(url)], library.load(url)
+    proxy = RunProxy(Run(url, storage_options))
+    return [proxy.run], library.Nifti1Image(proxy, proxy.run.space.affine, dtype=proxy.dtype)

@@ -1,0 +1,251 @@
+"""Streamed maskers against nilearn's own."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import joblib  # type: ignore[import-untyped]
+import numpy as np
+import pytest
+from nilearn import maskers as theirs
+from numpy.testing import assert_allclose
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import fmristore as fs
+from fmristore import nilearn as ours
+from fmristore_stores.errors import InvalidInputError, NotFoundError
+from tests.every_format import write
+from tests.images import Scales as Scaling
+from tests.images import nibabel, run_python, write_nifti
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+GRID = (12, 11, 10)
+TIMES = 40
+AFFINE = np.array([[-3.0, 0, 0, 15], [0, 3, 0, -15], [0, 0, 3, -12], [0, 0, 0, 1]])
+SMALL = 120_000
+"""Bytes for which this run passes in many blocks."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run as NIfTI and in both stores, labels, a mask, maps and confounds."""
+    path = tmp_path_factory.mktemp("maskers")
+    rng = np.random.default_rng(0)
+    values = rng.integers(100, 900, (*GRID, TIMES)).astype(np.int16)
+    values[3:9] += (200 * np.sin(np.arange(TIMES) / 3)).astype(np.int16)
+    write_nifti(path / "run.nii.gz", values, scales=Scaling(0.25, 3.0), affine=AFFINE)
+    for name in ("run.h5", "run.zarr"):
+        fs.convert(path / "run.nii.gz", path / name).close()
+    labels = np.zeros(GRID, np.int16)
+    labels[2:5, 2:9, 2:8], labels[5:8, 2:9, 2:8], labels[8:11, 2:9, 2:8] = 1, 2, 7
+    maps = np.stack([rng.random(GRID) * (labels == i) for i in (1, 2, 7)], axis=3)
+    for name, array in {
+        "labels": labels,
+        "mask": (labels > 0).astype(np.uint8),
+        "maps": maps.astype(np.float32),
+    }.items():
+        nibabel.save(nibabel.Nifti1Image(array, AFFINE), path / f"{name}.nii")
+    return path
+
+
+SOURCES = ("run.h5", "run.zarr", "run.nii.gz")
+CLEANING: dict[str, dict[str, Any]] = {
+    "as it is": {"standardize": None},
+    "cleaned": {
+        "standardize": "zscore_sample",
+        "detrend": True,
+        "low_pass": 0.2,
+        "high_pass": 0.01,
+        "t_r": 1.5,
+    },
+    "percent": {"standardize": "psc", "smoothing_fwhm": 5},
+    "typed": {"standardize": None, "dtype": np.float32},
+}
+
+
+def make(module: Any, kind: str, folder: Path, **options: Any) -> Any:
+    """A masker of one of the two modules."""
+    if kind == "labels":
+        return module.NiftiLabelsMasker(str(folder / "labels.nii"), **options)
+    if kind == "mask":
+        return module.NiftiMasker(str(folder / "mask.nii"), **options)
+    if kind == "maps":
+        return module.NiftiMapsMasker(str(folder / "maps.nii"), **options)
+    seeds = [(6.0, 0.0, 0.0), (-9.0, 3.0, 6.0)]
+    return module.NiftiSpheresMasker(seeds, radius=5, **options)
+
+
+KINDS = ("labels", "mask", "maps", "spheres")
+
+
+@pytest.mark.parametrize("cleaning", CLEANING)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_series_are_nilearns(folder: Path, kind: str, cleaning: str) -> None:
+    options = CLEANING[cleaning]
+    wanted = make(theirs, kind, folder, **options).fit_transform(str(folder / "run.nii.gz"))
+    for source in SOURCES:
+        masker = make(ours, kind, folder, max_memory=SMALL, **options)
+        found = masker.fit_transform(folder / source)
+        assert found.dtype == wanted.dtype
+        assert_allclose(found, wanted, rtol=1e-6, atol=1e-6 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_confounds_and_scrubbing(folder: Path, kind: str) -> None:
+    confounds = np.random.default_rng(1).normal(size=(TIMES, 3))
+    keep = np.delete(np.arange(TIMES), [0, 7, 8])
+    given = {"confounds": confounds, "sample_mask": keep}
+    options: dict[str, Any] = {"standardize": "zscore_sample"}
+    wanted = make(theirs, kind, folder, **options).fit_transform(
+        str(folder / "run.nii.gz"), **given
+    )
+    masker = make(ours, kind, folder, max_memory=SMALL, **options).fit()
+    found = masker.transform(folder / "run.h5", **given)
+    assert_allclose(found, wanted, rtol=1e-6, atol=1e-7)
+
+
+class TestSources:
+    def test_objects_images_and_several_runs(self, folder: Path) -> None:
+        wanted = make(theirs, "labels", folder).fit_transform(str(folder / "run.nii.gz"))
+        masker = make(ours, "labels", folder, max_memory=SMALL).fit()
+        with fs.open(folder / "run.h5") as run:
+            sources = [run, run.to_nibabel(), nibabel.load(folder / "run.nii.gz")]
+            for source in sources:
+                assert_allclose(masker.transform(source), wanted, rtol=1e-6)
+            twice = masker.transform([run, folder / "run.zarr"])
+        assert_allclose(twice, np.concatenate([wanted, wanted]), rtol=1e-6)
+
+    def test_an_image_in_memory(self, folder: Path) -> None:
+        values = np.random.default_rng(2).normal(size=(*GRID, 5)).astype(np.float32)
+        image = nibabel.Nifti1Image(values, AFFINE)
+        found = make(ours, "mask", folder).fit_transform(image)
+        wanted = make(theirs, "mask", folder).fit_transform(image)
+        assert_allclose(found, wanted, rtol=1e-6)
+
+    def test_a_single_volume(self, folder: Path) -> None:
+        image = nibabel.load(folder / "run.nii.gz").slicer[..., 3]
+        wanted = make(theirs, "labels", folder).fit_transform(image)
+        found = make(ours, "labels", folder).fit_transform(image)
+        assert found.shape == wanted.shape == (3,)
+        assert_allclose(found, wanted)
+
+    def test_urls(self, folder: Path) -> None:
+        import fsspec
+
+        library: Any = fsspec
+        memory = library.filesystem("memory")
+        memory.pipe("/maskers/run.nii.gz", (folder / "run.nii.gz").read_bytes())
+        memory.pipe("/maskers/run.h5", (folder / "run.h5").read_bytes())
+        try:
+            wanted = make(theirs, "labels", folder).fit_transform(str(folder / "run.nii.gz"))
+            for name in ("run.nii.gz", "run.h5"):
+                masker = make(ours, "labels", folder, max_memory=SMALL, reports=False)
+                found = masker.fit_transform(f"memory://maskers/{name}")
+                assert_allclose(found, wanted, rtol=1e-6)
+        finally:
+            memory.rm("/maskers", recursive=True)
+
+    def test_every_run_of_a_sequence(self, tmp_path: Path) -> None:
+        url = write("neurovecseq", tmp_path / "runs.h5")
+        with fs.open(url) as runs:
+            mask = nibabel.Nifti1Image(np.ones(runs.shape[:3], np.uint8), runs.affine)
+            found = ours.NiftiMasker(mask, standardize=None).fit_transform(runs)
+            assert_allclose(found, np.asarray(runs).reshape(-1, runs.shape[3]).T)
+
+    def test_what_cannot_be_read(self, folder: Path, tmp_path: Path) -> None:
+        masker = make(ours, "labels", folder).fit()
+        with pytest.raises(NotFoundError):
+            masker.transform(tmp_path / "missing.h5")
+        with pytest.raises(InvalidInputError, match="not an image on a grid"):
+            masker.transform(write("parcellatedscansummary", tmp_path / "a.h5"))
+        with pytest.raises(InvalidInputError, match="different grids"):
+            masker.transform([folder / "run.h5", write("neurovec", tmp_path / "b.h5")])
+
+
+class TestFit:
+    def test_a_mask_from_the_run(self, folder: Path) -> None:
+        for strategy in ("background", "epi"):
+            options = {"mask_strategy": strategy, "mask_args": {"opening": False}}
+            wanted = theirs.NiftiMasker(**options).fit(str(folder / "run.nii.gz"))
+            found = ours.NiftiMasker(**options, max_memory=SMALL).fit(folder / "run.zarr")
+            assert (found.mask_img_.get_fdata() == wanted.mask_img_.get_fdata()).all()
+
+    def test_what_was_learned_is_there(self, folder: Path) -> None:
+        wanted = make(theirs, "labels", folder).fit(str(folder / "run.nii.gz"))
+        wanted.transform(str(folder / "run.nii.gz"))
+        found = make(ours, "labels", folder, max_memory=SMALL).fit(folder / "run.h5")
+        found.transform(folder / "run.h5")
+        assert found.region_ids_ == wanted.region_ids_
+        assert found.n_elements_ == wanted.n_elements_ == 3
+        back = found.inverse_transform(np.eye(3))
+        assert_allclose(back.get_fdata(), wanted.inverse_transform(np.eye(3)).get_fdata())
+
+
+class TestScikitLearn:
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_parameters(self, folder: Path, kind: str) -> None:
+        masker = make(ours, kind, folder, detrend=True, max_memory="8MiB")
+        twin = clone(masker)
+        assert type(twin) is type(masker)
+        assert twin.get_params()["max_memory"] == "8MiB"
+        assert twin.get_params()["detrend"] is True
+        known = make(theirs, kind, folder).get_params()
+        assert masker.get_params().keys() == known.keys() | {"max_memory", "storage_options"}
+        assert twin.set_params(max_memory=1 << 20).max_memory == 1 << 20
+
+    def test_pipeline(self, folder: Path) -> None:
+        pipeline = make_pipeline(make(ours, "labels", folder), StandardScaler())
+        found = pipeline.fit_transform(folder / "run.h5")
+        assert_allclose(found.mean(axis=0), 0, atol=1e-6)
+        wrapped = make(ours, "labels", folder).set_output(transform="pandas")
+        assert wrapped.fit_transform(folder / "run.h5").shape == (TIMES, 3)
+
+    def test_the_signature_is_nilearns_and_ours(self) -> None:
+        text = str(joblib.hash(ours.NiftiLabelsMasker("a.nii")))
+        assert text == joblib.hash(ours.NiftiLabelsMasker("a.nii"))
+        assert "max_memory" in str(ours.NiftiLabelsMasker.__init__.__signature__)
+
+
+def test_without_nilearn() -> None:
+    code = (
+        "import sys; sys.modules['nilearn'] = None\n"
+        "import fmristore as fs\n"
+        "try: import fmristore.nilearn\n"
+        "except fs.errors.DependencyError as error: print(error)\n"
+    )
+    assert "fmristore[nilearn]" in run_python(code).stdout
+
+
+def test_memory_is_a_tenth_of_nilearns(tmp_path: Path) -> None:
+    shape = (48, 48, 30, 120)
+    values = np.random.default_rng(0).integers(0, 900, shape).astype(np.int16)
+    labels = np.arange(np.prod(shape[:3])).reshape(shape[:3]) // 2000
+    source = write_nifti(tmp_path / "run.nii", values, scales=Scaling(0.5, 1.0), affine=AFFINE)
+    for name in ("run.h5", "run.zarr"):
+        fs.convert(source, tmp_path / name).close()
+    del values
+    image = nibabel.Nifti1Image(labels.astype(np.int16), AFFINE)
+
+    def peak(masker: Any, run: Path) -> int:
+        masker.fit()
+        tracemalloc.start()
+        try:
+            masker.transform(run)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    most = peak(theirs.NiftiLabelsMasker(image, standardize=None), source)
+    for name in ("run.nii", "run.h5", "run.zarr"):
+        masker = ours.NiftiLabelsMasker(image, standardize=None, max_memory="6MiB")
+        assert peak(masker, tmp_path / name) <= most / 10, name
