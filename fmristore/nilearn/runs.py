@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,11 @@ import nibabel
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fmristore.api import open  # noqa: A004
 from fmristore.formats.base import StoredObject
 from fmristore.interop.nibabel import ImageProxy
 from fmristore.model.space import NeuroSpace
-from fmristore.sources.images import ImageSource, image_source, is_store
+from fmristore.sources.door import as_source, open_if_path
+from fmristore.sources.images import ImageSource
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.io.location import is_local, normalise
 from fmristore_stores.protocol import AnyArray
@@ -30,7 +31,7 @@ class Run:
     Parameters
     ----------
     source : path, URL, nibabel image or stored object
-        What `image_source` takes.
+        What `as_source` takes.
     storage_options : mapping, optional
         For a URL.
     """
@@ -38,11 +39,9 @@ class Run:
     source: Any
     storage_options: Mapping[str, Any] | None = None
 
-    def open(self, max_memory: int) -> ImageSource:
+    def open(self, max_memory: int) -> AbstractContextManager[ImageSource]:
         """Its values in the order of a NIfTI file; transposing them takes at most `max_memory`."""
-        return image_source(
-            self.source, storage_options=self.storage_options, max_memory=max_memory
-        )
+        return as_source(self.source, storage_options=self.storage_options, max_memory=max_memory)
 
     def blocks(self, max_memory: int) -> Iterator[tuple[int, Any]]:
         """Number of the first volume, and a block of volumes as a NIfTI image in memory.
@@ -57,31 +56,8 @@ class Run:
         CorruptDataError
             If a chunk is damaged or missing.
         """
-        source = self.open(max_memory // 2)
-        space = source.space
-        if source.colors:
-            raise InvalidInputError("colours have no series")
-        scaling = source.scaling
-        dtype = source.dtype.newbyteorder("=") if scaling is None else np.dtype(np.float64)
-        voxels = int(np.prod(space.spatial_shape))
-        # A block in nilearn's hands: its values, and copies that computing makes of them.
-        count = max(1, max_memory // 2 // (2 * voxels * dtype.itemsize))
-        block = np.empty((*space.spatial_shape, count), dtype, order="F")
-        first = filled = 0
-        for t0, z0, values in source.blocks(max_memory // 2):
-            planes = slice(z0, z0 + values.shape[1])
-            for start in range(t0, t0 + len(values)):  # volumes, or planes of one
-                if start == first + count:
-                    yield first, _image(block, space)
-                    first = start
-                volume: Any = values[start - t0 : start - t0 + 1]
-                if scaling is not None:
-                    times = slice(start, start + 1, 1)
-                    volume = scaling.apply(volume, times=times, axis=0, dtype=dtype)
-                block[:, :, planes, start - first] = volume[0].transpose(2, 1, 0)
-                filled = start + 1
-        if filled > first:
-            yield first, _image(block[..., : filled - first], space)
+        with self.open(max_memory // 2) as source:
+            yield from _blocks(source, max_memory)
 
     def mean(self, max_memory: int) -> Any:
         """Mean volume as a NIfTI image in memory, float64."""
@@ -97,7 +73,36 @@ class Run:
     @property
     def space(self) -> NeuroSpace:
         """Grid, number of volumes, TR."""
-        return self.open(1 << 20).space
+        with self.open(1 << 20) as source:
+            return source.space
+
+
+def _blocks(source: ImageSource, max_memory: int) -> Iterator[tuple[int, Any]]:
+    """Blocks of volumes of a source: see `Run.blocks`."""
+    space = source.space
+    if source.colors:
+        raise InvalidInputError("colours have no series")
+    scaling = source.scaling
+    dtype = source.dtype.newbyteorder("=") if scaling is None else np.dtype(np.float64)
+    voxels = int(np.prod(space.spatial_shape))
+    # A block in nilearn's hands: its values, and copies that computing makes of them.
+    count = max(1, max_memory // 2 // (2 * voxels * dtype.itemsize))
+    block = np.empty((*space.spatial_shape, count), dtype, order="F")
+    first = filled = 0
+    for t0, z0, values in source.blocks(max_memory // 2):
+        planes = slice(z0, z0 + values.shape[1])
+        for start in range(t0, t0 + len(values)):  # volumes, or planes of one
+            if start == first + count:
+                yield first, _image(block, space)
+                first = start
+            volume: Any = values[start - t0 : start - t0 + 1]
+            if scaling is not None:
+                times = slice(start, start + 1, 1)
+                volume = scaling.apply(volume, times=times, axis=0, dtype=dtype)
+            block[:, :, planes, start - first] = volume[0].transpose(2, 1, 0)
+            filled = start + 1
+    if filled > first:
+        yield first, _image(block[..., : filled - first], space)
 
 
 def _image(values: AnyArray, space: NeuroSpace) -> Any:
@@ -119,11 +124,11 @@ class RunProxy:
     inter = 0.0
 
     def __init__(self, run: Run) -> None:
-        source = run.open(1 << 20)
+        with run.open(1 << 20) as source:
+            self.shape = source.space.shape
+            self.dtype = source.dtype if source.scaling is None else np.dtype(np.float64)
         self.run = run
-        self.shape = source.space.shape
         self.ndim = len(self.shape)
-        self.dtype = source.dtype if source.scaling is None else np.dtype(np.float64)
 
     def __array__(
         self,
@@ -184,9 +189,9 @@ def find_runs(imgs: Any, storage_options: Mapping[str, Any] | None) -> tuple[lis
 
 
 def _at_path(url: str, storage_options: Mapping[str, Any] | None) -> tuple[list[Run], Any]:
-    if is_store(url, storage_options):
-        with open(url, storage_options=storage_options) as stored:
-            return find_runs(stored, None)
+    with open_if_path(url, storage_options) as found:
+        if isinstance(found, StoredObject):
+            return find_runs(found, None)
     library: Any = nibabel
     if is_local(url):
         return [Run(url)], library.load(url)
