@@ -32,7 +32,7 @@ from fmristore.demo import make_run
 from fmristore_stores.chunks.cache import CHUNK_CACHE
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["main"]
+__all__ = ["main", "server_of_s3"]
 
 _BUCKET = "bench"
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     x, y, z, t = map(int, options.shape.split(","))
     os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
     warnings.simplefilter("ignore")
-    with _server() as port, remote_proxy(port, options.latency) as proxy:
+    with server_of_s3() as port, remote_proxy(port, options.latency) as proxy:
         direct, delayed = Place(_BUCKET, port), Place(_BUCKET, proxy.port)
         data = _make_stores(direct, (x, y, z, t))
         cells = list(_cells(delayed, proxy, data, options.repetitions))
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _server() -> Iterator[int]:
+def server_of_s3() -> Iterator[int]:
     """Moto in a process of its own."""
     code = (
         "import logging, sys; logging.getLogger('werkzeug').setLevel(logging.ERROR)\n"
