@@ -1,8 +1,8 @@
 """The same byte ranges of S3 through fsspec (s3fs) and through obstore: requests, bytes and time.
 
 ``python -m benchmarks.remote_clients`` prints a table in Markdown. The server is moto behind
-`remote_proxy`; each cell alternates between the clients, and medians are reported. The decision is in
-docs/design/0009-object-storage.md.
+`remote_proxy`; each cell alternates between the clients, and medians are reported. The decision is
+in docs/design/0009-object-storage.md.
 """
 
 from __future__ import annotations
