@@ -259,7 +259,7 @@ class ScratchMatrix(Matrix):
         if self._place is None:
             if isinstance(rows, slice):
                 return self._scratch.read((times, rows)).T
-            low, high = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 0)
+            low, high = (int(np.min(rows)), int(np.max(rows)) + 1) if len(rows) else (0, 0)
             return self._scratch.read((times, slice(low, high, 1)))[:, rows - low].T
         places = self._place[rows]
         order = np.argsort(places)

@@ -115,15 +115,16 @@ class _Extreme:
     """Smallest or largest values; NaN wins, as in numpy."""
 
     def __init__(self, statistic: str, kept: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self._function = np.minimum if statistic == "min" else np.maximum
+        self._of_two = np.minimum if statistic == "min" else np.maximum
+        self._of_axes = np.min if statistic == "min" else np.max
         self._found = np.zeros(kept, dtype)
         self._seen = np.zeros(kept, bool)
 
     def add(self, target: Region, values: AnyArray, axes: frozenset[int]) -> None:
         """Take in a block."""
-        part = self._function.reduce(values, axis=tuple(axes)) if axes else values
+        part = self._of_axes(values, axis=tuple(axes)) if axes else values
         old = self._found[target]
-        self._found[target] = np.where(self._seen[target], self._function(old, part), part)
+        self._found[target] = np.where(self._seen[target], self._of_two(old, part), part)
         self._seen[target] = True
 
     def result(self, statistic: str, ddof: int) -> AnyArray:

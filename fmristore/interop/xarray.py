@@ -194,7 +194,7 @@ def _world(space: NeuroSpace) -> dict[str, Any]:
     affine, shape = space.affine, space.spatial_shape
     unit = {"units": "mm"}
     aside = affine[:3, :3] - np.diag(np.diag(affine[:3, :3]))
-    if (np.abs(aside) * shape).max() <= _ALIGNED_MM:
+    if np.max(np.abs(aside) * shape) <= _ALIGNED_MM:
         return {
             name: (name, affine[a, a] * np.arange(shape[a]) + affine[a, 3], unit)
             for a, name in enumerate(_AXES)

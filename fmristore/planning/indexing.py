@@ -38,7 +38,7 @@ def bounds(part: AxisPart) -> slice:
     """Smallest contiguous slice that holds a part of an axis."""
     if isinstance(part, slice):
         return part
-    return slice(int(part.min()), int(part.max()) + 1, 1) if len(part) else slice(0, 0, 1)
+    return slice(int(np.min(part)), int(np.max(part)) + 1, 1) if len(part) else slice(0, 0, 1)
 
 
 _PLAIN = frozenset({int, slice, EllipsisType, type(None)})
@@ -316,7 +316,7 @@ def _parse_list(entry: AnyArray, length: int, axis: int) -> NDArray[np.int64]:
             )
         return np.flatnonzero(entry)
     found = _integers(entry, length)
-    if len(found) and (found.min() < -length or found.max() >= length):
+    if len(found) and (np.min(found) < -length or np.max(found) >= length):
         raise SelectionError(f"axis {axis}: a position is out of bounds for length {length}")
     return np.where(found < 0, found + length, found)
 

@@ -457,7 +457,7 @@ class RTree:
         if found.dtype.kind not in "iu" or len(found) != np.count_nonzero(mask):
             raise self._wrong("does not have one integer for each voxel of the mask", "cluster_map")
         wide = found.astype(np.int64)
-        if len(wide) and (wide.min() < 0 or wide.max() >= 2**31):
+        if len(wide) and (np.min(wide) < 0 or np.max(wide) >= 2**31):
             raise self._wrong("ids of clusters must be positive", "cluster_map")
         labels = np.zeros(mask.shape, np.int32)
         labels[mask] = wide

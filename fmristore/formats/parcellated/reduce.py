@@ -381,7 +381,7 @@ def require_parcels(
     largest = int(sizes.max(initial=0))
     least = _SHARE * largest * times * (2 * itemsize + 8) // parts
     if least > max_memory:
-        name = parcellation.names[int(sizes.argmax())]
+        name = parcellation.names[int(np.argmax(sizes))]
         what = f"parcel {name!r} has {largest} voxels at {times} times"
         raise too_little(what, max_memory, least)
 
@@ -469,7 +469,7 @@ def parcel_pieces(
         sizes = np.diff(indptr)
         largest = int(sizes.max(initial=0))
         if largest * times * width > limit:
-            name = parcellation.names[int(sizes.argmax())]
+            name = parcellation.names[int(np.argmax(sizes))]
             what = f"parcel {name!r} takes {largest * times * width} bytes"
             raise too_little(what, max_memory, 2 * largest * times * width)
     k = 0
