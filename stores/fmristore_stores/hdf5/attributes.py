@@ -31,7 +31,7 @@ import numpy as np
 from h5py import h5a, h5r, h5s, h5t
 
 from fmristore_stores.errors import InvalidInputError, MetadataError
-from fmristore_stores.hdf5.heaps import check_attribute, checked, has_lengths, uses_heap
+from fmristore_stores.hdf5.heaps import checked, checked_attribute, has_lengths, uses_heap
 from fmristore_stores.limits import MOST_ATTRIBUTES
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import (
@@ -168,9 +168,9 @@ def read_attribute(node: Any, name: bytes | str) -> Any:
         raise MetadataError(msg)
     values = np.zeros(shape, base)
     if uses_heap(kind):
-        if has_lengths(kind):
-            check_attribute(node, raw, math.prod(shape))
-        stored = h5a.open(checked(node), raw)
+        count = math.prod(shape)
+        safe = checked_attribute(node, raw, count) if has_lengths(kind) else checked(node)
+        stored = h5a.open(safe, raw)
     if values.size:
         stored.read(values, memory)
     return _plain(values, kind, node)

@@ -28,7 +28,7 @@ from fmristore_stores.hdf5.attributes import (
     read_attribute,
     write_attribute,
 )
-from fmristore_stores.hdf5.heaps import check_attribute, checked
+from fmristore_stores.hdf5.heaps import checked_attribute
 from fmristore_stores.hdf5.links import below, decode_name, encode_name, entries, facts, open_child
 from fmristore_stores.spec import check_name
 
@@ -212,8 +212,8 @@ def _scales(node: Any, axis: int) -> list[Any]:
         return []
     if stored.get_type().get_super().get_class() != h5t.REFERENCE:
         return []
-    check_attribute(node, b"DIMENSION_LIST", node.rank)
-    listed = h5py.Dataset(checked(node)).attrs["DIMENSION_LIST"]
+    safe = checked_attribute(node, b"DIMENSION_LIST", node.rank)
+    listed = h5py.Dataset(safe).attrs["DIMENSION_LIST"]
     return [h5r.dereference(reference, node) for reference in listed[axis] if reference]
 
 

@@ -18,6 +18,7 @@ import mmap
 import threading
 import weakref
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import h5py
@@ -29,9 +30,9 @@ from fmristore_stores.hdf5.lengths import Header, Read, check_lengths, read_head
 __all__ = [
     "Heaps",
     "check_all_heaps",
-    "check_attribute",
     "check_properties",
     "checked",
+    "checked_attribute",
     "has_lengths",
     "uses_heap",
 ]
@@ -96,28 +97,34 @@ class Heaps:
             return node
         return h5r.dereference(h5r.create(node, b".", h5r.OBJECT), second.id)
 
+    @cached_property
+    def _sizes(self) -> tuple[int, tuple[int, int], int]:
+        """Offset of all addresses, bytes of an address and of a length, bytes of the file."""
+        plan = self._file.id.get_create_plist()
+        return int(plan.get_userblock()), plan.get_sizes(), int(self._file.id.get_filesize())
+
     def header(self, node: Any) -> Header | None:
         """Raw values in the header of an open object; None where they cannot be read."""
-        if self._read is None:
+        read = self._read
+        if read is None:
             return None
         low, high = h5g.get_objinfo(node, b".").objno
         address, last = low | high << 32, self._last
         if last is None or last[0] != address:
-            plan = self._file.id.get_create_plist()
-            size, read = int(self._file.id.get_filesize()), self._read
+            base, widths, size = self._sizes
             header = read_header(
                 lambda at, length: read(at, min(length, size - at)) if at < size else b"",
                 address,
-                plan.get_userblock(),
-                plan.get_sizes(),
+                base,
+                widths,
             )
             last = self._last = address, header
         return last[1]
 
     def check(self, raw: bytes, count: int) -> None:
         """Check the lengths that some elements claim, see `check_lengths`."""
-        width = int(self._file.id.get_create_plist().get_sizes()[0])
-        check_lengths(raw, count, width, int(self._file.id.get_filesize()))
+        _, (width, _), size = self._sizes
+        check_lengths(raw, count, width, size)
 
     @property
     def opened(self) -> bool:
@@ -160,8 +167,10 @@ def _heaps_of(node: Any) -> Heaps | None:
     return next((heaps for heaps in list(_open) if heaps.is_of(number)), None)
 
 
-def check_attribute(node: Any, name: bytes, count: int) -> None:
-    """Check the lengths that elements of an attribute claim, where they lie in the object's header.
+def checked_attribute(node: Any, name: bytes, count: int) -> Any:
+    """As `checked`, after a look at the lengths that elements of an attribute claim.
+
+    They are looked at where they lie in the header of the object.
 
     Parameters
     ----------
@@ -178,9 +187,12 @@ def check_attribute(node: Any, name: bytes, count: int) -> None:
         If one claims more than the file has.
     """
     heaps = _heaps_of(node)
-    header = None if heaps is None else heaps.header(node)
-    if heaps is not None and header is not None and name in header.attributes:
+    if heaps is None:
+        return node
+    header = heaps.header(node)
+    if header is not None and name in header.attributes:
         heaps.check(header.attributes[name], count)
+    return heaps.reopen(node)
 
 
 def check_properties(node: Any, count: int) -> None:

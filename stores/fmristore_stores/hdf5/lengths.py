@@ -87,6 +87,8 @@ def check_lengths(raw: bytes | memoryview, count: int, width: int, most: int) ->
         If one is longer than ``LIMITS.text``.
     """
     size = element_size(width)
+    if count == 1 and len(raw) >= size and int.from_bytes(raw[:4], "little") <= most <= LIMITS.text:
+        return
     if len(raw) < count * size:
         raise CorruptDataError("elements of variable length are missing")
     table = np.frombuffer(raw, np.uint8, count * size).reshape(count, size)
