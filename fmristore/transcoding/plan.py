@@ -29,6 +29,7 @@ LOSSES: Mapping[str, str] = {
     "array": "arrays of a type or layout that cannot be read, or of too many chunks, are left out",
     "attributes": "attributes that cannot be read, or are too many, are left out",
     "name": "nodes whose names are not possible in every store are left out",
+    "reference": "references of attributes to other nodes become the paths of these, as JSON",
     "non-finite-attribute": "NaN and infinity in attributes become the texts NaN, Infinity",
     "depth": "groups nested more than 64 deep are left out with what they hold",
     "link": "links that lead nowhere or in a circle, or whose name is taken, are left out",
@@ -224,6 +225,7 @@ def plan_transcode(
         (path, _portable(attributes, path, kind, losses))
         for path, attributes in tree.groups.items()
     )
+    _list_references({**dict(groups), **{p: of_arrays[p] for p in tree.arrays}}, store, losses)
     steps = [
         plan_array(
             path,
@@ -377,6 +379,25 @@ def portable_attributes(attributes: Attributes, path: str, losses: list[Loss]) -
         except InvalidInputError as error:
             losses.append(Loss("attributes", path, error.message))
     return portable
+
+
+def _list_references(nodes: Mapping[str, Attributes], store: Store, losses: list[Loss]) -> None:
+    """List attributes of an HDF5 file that refer to other nodes."""
+    if Capability.HARD_LINKS not in store.capabilities:
+        return
+    for path, attributes in nodes.items():
+        losses.extend(
+            Loss("reference", path, f"attribute {name!r} refers to other nodes")
+            for name, value in attributes.items()
+            if _refers(value)
+        )
+
+
+def _refers(value: Any) -> bool:
+    """Whether an attribute is, or holds, references to nodes."""
+    if isinstance(value, list):
+        return any(map(_refers, value))
+    return isinstance(value, dict) and value.keys() == {"_REFERENCE"}
 
 
 def _finite(value: Any) -> Any:

@@ -46,3 +46,19 @@ def test_a_text_that_is_no_fill_value_stays(tmp_path: Path) -> None:
     fs.transcode(tmp_path / "a.zarr", tmp_path / "b.h5")
     with h5py.File(tmp_path / "b.h5") as file:
         assert file["v"].attrs["_FillValue"] in ("none", b"none")
+
+
+@pytest.mark.parametrize("ending", ["h5", "zarr"])
+def test_references_in_attributes_are_a_loss(tmp_path: Path, ending: str) -> None:
+    import h5py
+
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        data = file.create_dataset("series", data=np.arange(6.0))
+        file.attrs["one"] = data.ref
+        file.attrs.create("several", [data.ref], dtype=h5py.ref_dtype)
+    target = tmp_path / f"b.{ending}"
+    with pytest.raises(fs.errors.LossyError, match=r"'one' refers to other nodes.*\['reference'\]"):
+        fs.transcode(tmp_path / "a.h5", target)
+    assert not target.exists()
+    fs.transcode(tmp_path / "a.h5", target, allow=["reference"])
+    assert fs.verify(target).ok
