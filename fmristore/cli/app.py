@@ -199,7 +199,7 @@ def transcode(  # noqa: PLR0913
         typer.Option(
             metavar="LOSS",
             help="Accept a loss: array, attributes, depth, external-link, link, name, "
-            "non-finite-attribute. Can be repeated.",
+            "non-finite-attribute, reference. Can be repeated.",
         ),
     ] = None,
     max_memory: MaxMemory = "1GiB",
