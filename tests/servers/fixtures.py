@@ -6,6 +6,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -66,7 +67,23 @@ def gcs_proxy(gcs_emulator: Facts) -> Iterator[Proxy]:
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Facts]:
     """A server of Azure's blobs."""
     with shared(run_folder(tmp_path_factory), "azurite", begin_azurite) as facts:
+        _close_azure_quietly()
         yield facts
+
+
+def _close_azure_quietly() -> None:
+    """Let adlfs not close clients of asynchronous filesystems on a loop that these do not have.
+
+    It does so when Python ends, after the summary of the tests, and the traceback hides that.
+    """
+    from adlfs import spec
+
+    plainly = spec.sync
+
+    def sync(loop: Any, *call: Any, **options: Any) -> Any:
+        return None if loop is None else plainly(loop, *call, **options)
+
+    spec.sync = sync
 
 
 @pytest.fixture(scope="session")
