@@ -95,7 +95,7 @@ def foreign_privates(path: Path) -> list[str]:
             own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
             names = [] if own else ["_everything"]
         found += [
-            f"{path.name}:{node.lineno}: {name}"
+            f"{path.name}:{getattr(node, 'lineno', 0)}: {name}"
             for name in names
             if name.startswith("_") and not name.startswith("__") and name not in ("_thread",)
         ]
