@@ -1,4 +1,4 @@
-"""Small nodes that most formats have: plain arrays, texts, bytes, the space."""
+"""Nodes that most formats have: arrays with their digests, texts, bytes, the space."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ import numpy as np
 
 from fmristore.formats.base import StoredArray
 from fmristore.formats.registry import FORMAT, VERSION, WRITER
+from fmristore.model.digest import ArrayDigest, digest_values
 from fmristore.model.scaling import Scaling, make_scaling
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.layout import choose_codecs, split_chunks
 from fmristore_stores._version import __version__
 from fmristore_stores.chunks.writer import write
 from fmristore_stores.errors import FmristoreError, InvalidInputError, MetadataError
+from fmristore_stores.grid import ChunkKey, Region
 from fmristore_stores.opening import Handle
-from fmristore_stores.protocol import AnyArray, Group
+from fmristore_stores.protocol import AnyArray, Array, Group
 from fmristore_stores.spec import STRING, ArraySpec, Attributes, ChunkLayout, check_attributes
 
 __all__ = [
+    "NewArray",
     "format_attributes",
     "read_affine",
     "read_bytes",
@@ -31,6 +34,7 @@ __all__ = [
     "scaling_attributes",
     "space_attributes",
     "write_affine",
+    "write_array",
     "write_bytes",
     "write_coordinates",
     "write_encoded",
@@ -39,6 +43,73 @@ __all__ = [
     "write_texts",
     "write_times",
 ]
+
+
+class NewArray:
+    """An array that is written block by block and then gets the digest of all of it.
+
+    Parameters
+    ----------
+    group : Group
+        Gets it.
+    name : str
+        Of the array.
+    spec : ArraySpec
+        As the store takes it.
+    attributes : mapping, optional
+        Besides the digest.
+    """
+
+    def __init__(
+        self, group: Group, name: str, spec: ArraySpec, attributes: Mapping[str, Any] | None = None
+    ) -> None:
+        self._attributes = dict(attributes or {})
+        self._array = group.create_array(name, spec, self._attributes)
+        self._digest = ArrayDigest(self._array.spec)
+
+    @property
+    def spec(self) -> ArraySpec:
+        """Spec of the array as the store has it."""
+        return self._array.spec
+
+    @property
+    def array(self) -> Array:
+        """The array, for what is written to it by other ways; see `observe`."""
+        return self._array
+
+    def write(self, region: Region | None, values: Any) -> None:
+        """Write a region that consists of whole chunks; see `fmristore_stores.chunks.writer`."""
+        write(self._array, region, values, observe=self._digest.update)
+
+    def observe(self, key: ChunkKey, values: AnyArray) -> None:
+        """Take the values of a chunk that was written by another way."""
+        self._digest.update(key, values)
+
+    def finish(self) -> None:
+        """Record the digest; every chunk must have been written."""
+        self._array.write_attributes(self._attributes | {"digest": self._digest.text()})
+
+
+def write_array(
+    group: Group,
+    name: str,
+    spec: ArraySpec,
+    values: AnyArray,
+    attributes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write an array that is in memory, with its digest."""
+    if spec.nbytes > _SMALL:
+        new = NewArray(group, name, spec, attributes)
+        new.write(None, values)
+        new.finish()
+        return
+    words = {**(attributes or {}), "digest": digest_values(values, spec)}
+    write(group.create_array(name, spec, words), None, values)
+
+
+_SMALL = 1 << 20
+"""Bytes of an array of which the digest is computed before it is written, not by the threads that
+write it: then its attributes are written once."""
 
 
 def write_plain(
@@ -51,7 +122,8 @@ def write_plain(
     """Write a small array as one chunk without compression."""
     layout = ChunkLayout(chunks=tuple(max(1, n) for n in values.shape))
     spec = ArraySpec(shape=values.shape, dtype=values.dtype, dims=tuple(dims), layout=layout)
-    group.create_array(name, spec, attributes).write(None, values)
+    words = {**(attributes or {}), "digest": digest_values(values, spec)}
+    group.create_array(name, spec, words).write(None, values)
 
 
 def write_encoded(
@@ -66,7 +138,7 @@ def write_encoded(
     layout = split_chunks(values.shape, values.dtype.itemsize, values.shape)
     spec = ArraySpec(shape=values.shape, dtype=values.dtype, dims=tuple(dims), layout=layout)
     spec = replace(spec, codecs=choose_codecs(codec, spec))
-    write(group.create_array(name, spec, attributes), None, values)
+    write_array(group, name, spec, values, attributes)
 
 
 def write_texts(group: Group, name: str, dim: str, texts: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fmristore.formats.base import StoredArray
 from fmristore.formats.grid import GridView
 from fmristore.formats.matrix import Matrix, MemoryMatrix, ScaledMatrix, ScratchMatrix
+from fmristore.formats.nodes import NewArray
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.blocks import box_shape, boxes
 from fmristore.planning.indexing import AxisPart
@@ -23,8 +24,7 @@ from fmristore.planning.rechunk import read_in_boxes
 from fmristore.planning.scratch import Scratch
 from fmristore.sources.images import ImageSource
 from fmristore.sources.masks import mask_array
-from fmristore_stores.chunks.writer import write
-from fmristore_stores.protocol import AnyArray, Array
+from fmristore_stores.protocol import AnyArray
 
 __all__ = [
     "Piece",
@@ -394,7 +394,7 @@ def column_pieces(series: ScaledMatrix, limit: int) -> Iterator[Piece]:
 
 
 def write_pieces(
-    array: Array,
+    array: NewArray,
     pieces: Iterable[Piece],
     *,
     rows: slice,
@@ -406,7 +406,7 @@ def write_pieces(
 
     Parameters
     ----------
-    array : Array
+    array : NewArray
         The matrix.
     pieces : iterable of Piece
         All values of the volumes `rows`, in any order; their columns are slices.
@@ -448,4 +448,4 @@ def write_pieces(
             own = box[1 - voxel_axis]
             moved = slice(own.start + rows.start, own.stop + rows.start, 1)
             target = (box[0], moved) if voxel_axis == 0 else (moved, box[1])
-            write(array, target, values.T if voxel_axis == 0 else values)
+            array.write(target, values.T if voxel_axis == 0 else values)

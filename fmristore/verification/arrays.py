@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 
-from fmristore.model.digest import PREFIX, digest_image
+from fmristore.model.digest import digest_array, is_digest
 from fmristore.planning.blocks import box_shape, boxes
 from fmristore.verification.report import MOST_LISTED, Findings
 from fmristore_stores.chunks.cache import ChunkCache
@@ -20,6 +20,7 @@ from fmristore_stores.errors import (
     FormatError,
     LayoutNotSupportedError,
     MemoryLimitError,
+    MetadataError,
     NotFoundError,
     StorageError,
 )
@@ -291,7 +292,7 @@ class ArrayCheck:
                 advance(self._nbytes(box))
 
     def compare(self, recorded: str, advance: Advance | None = None) -> bool:
-        """Compare the digest of an image's numbers with the recorded one.
+        """Compare the digest of the array's values with the recorded one.
 
         Returns
         -------
@@ -301,8 +302,8 @@ class ArrayCheck:
         path = self._array.path
         if self._clipped and not self._located:
             return False
-        if not recorded.startswith(PREFIX):
-            text = f"the recorded digest {recorded[:80]!r} does not begin with {PREFIX!r}"
+        if not is_digest(recorded):
+            text = f"the recorded digest {recorded[:80]!r} is of no kind that is known"
             self._findings.problem("digest", path, text)
             return False
         before = 0
@@ -315,13 +316,17 @@ class ArrayCheck:
 
         reader = ChunkReader(self._array, cache=ChunkCache(0), missing="error")
         try:
-            found = digest_image(reader, max_memory=2 * self._room, progress=progress)
+            found = digest_array(reader, recorded, max_memory=2 * self._room, progress=progress)
+        except MetadataError as error:
+            self._findings.problem("digest", path, error.message)
+            return False
+        except MemoryLimitError as error:
+            self._findings.note("not-checked", path, f"digest not compared: {error.message}")
+            return False
         except (*DAMAGE, *UNABLE):
             return False
         if found != recorded:
-            text = (
-                f"the numbers are not those that were written: {found}, recorded {recorded[:160]}"
-            )
+            text = f"the values are not those that were written: {found}, recorded {recorded[:160]}"
             self._findings.problem("digest", path, text)
         return True
 

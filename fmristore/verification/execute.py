@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from fmristore.formats.registry import WRITER
+from fmristore.model.digest import is_digest
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
 from fmristore.transcoding.tree import Tree, walk
@@ -21,8 +22,6 @@ from fmristore_stores.protocol import Array, Store
 from fmristore_stores.publishing.leftovers import find_leftovers
 
 __all__ = ["verify"]
-
-_IMAGE_AXES = frozenset("tczyx")
 
 
 def verify(
@@ -40,7 +39,7 @@ def verify(
     url : str or path
         HDF5 file or Zarr store, local or on any filesystem that fsspec knows.
     deep : bool
-        Decode every chunk, and compare the recorded digest of an image with its numbers.
+        Decode every chunk, and compare the values of every array with its digest, if it has one.
     storage_options : mapping, optional
         Passed to fsspec.
     max_memory : int or str
@@ -79,7 +78,7 @@ def verify(
       lie in another file, or in an encoding that is not known or not installed
     - ``memory-limit``: what takes more memory than there is, or than an honest file needs; see
       `fmristore_stores.limits`
-    - ``digest``: numbers that are not those that were written
+    - ``digest``: values that are not those that were written, or a digest of another array
     - ``header``: a NIfTI header that is damaged, or contradicts the image
     - ``times``: times of volumes that contradict the repetition time
     - the ``kind`` of an error of `fmristore.errors` that was met otherwise: ``metadata`` where
@@ -89,8 +88,8 @@ def verify(
     nowhere or to other files, what killed writers left beside the store, what could not be
     checked and why.
 
-    Numbers without a digest can be decoded or not; whether they are the ones that were written,
-    nobody can tell.
+    What has no digest, because other software wrote it, or fmristore in version 1.0 of the format,
+    can be decoded or not; whether it is what was written, nobody can tell.
 
     Examples
     --------
@@ -138,20 +137,21 @@ def _check_arrays(
         whole = check.locate(None if deep else done.add)
         if required and not whole and findings.count("unreadable", path):
             continue
-        digest = _digest(array, findings) if required else None
+        digest = _digest(array, findings, required=required)
         compare = deep and whole and check.fits and digest is not None
         if deep and not (compare and check.compare(str(digest), done.add)):
             check.decode(done.add)
 
 
-def _digest(array: Array, findings: Findings) -> str | None:
-    """Recorded digest of an image's numbers; None if there is none, or nobody can compute it."""
-    if set(array.spec.dims) - _IMAGE_AXES or not {"x", "y", "z"} <= set(array.spec.dims):
-        return None
+def _digest(array: Array, findings: Findings, *, required: bool) -> str | None:
+    """Recorded digest of an array; None if there is none, or it is not one of this project's.
+
+    Other software may call anything so: only of the data of a format it must be one.
+    """
     digest = array.read_attributes().get("digest")
-    if digest is None:
+    if digest is None and required:
         findings.note("no-digest", array.path, "no digest was recorded")
-    return None if digest is None else str(digest)
+    return str(digest) if (required and digest is not None) or is_digest(digest) else None
 
 
 class _Done:

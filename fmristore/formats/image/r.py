@@ -232,7 +232,8 @@ def write_r_run(
         )
     named, layout = spec.dims, replace(spec.layout, shards=None)
     array = group.create_array(name, replace(spec, dims=(), layout=layout))
-    write_numbers(array, named, source, options.max_memory, progress=progress)
+    written = write_numbers(array, named, source, options.max_memory, progress=progress)
+    array.write_attributes({"digest": written.digest})
 
 
 class RSource(ImageSource):

@@ -15,7 +15,7 @@ from fmristore.formats.latent.layout import (
     matrix_shape,
 )
 from fmristore.formats.matrix import ArrayMatrix, Matrix, SparseMatrix
-from fmristore.formats.nodes import write_plain
+from fmristore.formats.nodes import write_array, write_plain
 from fmristore.formats.r_common import (
     RLayout,
     node_name,
@@ -28,7 +28,6 @@ from fmristore.formats.voxelwise import mask_shape
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.layout import choose_codecs, split_chunks
 from fmristore.planning.progress import Progress
-from fmristore_stores.chunks.writer import write
 from fmristore_stores.errors import (
     DependencyError,
     InvalidInputError,
@@ -346,4 +345,4 @@ class _Writer:
             layout=layout,
             codecs=choose_codecs(self._codec, bare),
         )
-        write(self._group.create_array(name, spec), None, values)
+        write_array(self._group, name, spec, values)

@@ -11,8 +11,10 @@ import numpy as np
 from fmristore.formats.latent.factors import LatentFactors, is_csr
 from fmristore.formats.names import encode_name
 from fmristore.formats.nodes import (
+    NewArray,
     format_attributes,
     space_attributes,
+    write_array,
     write_bytes,
     write_metadata,
     write_plain,
@@ -20,8 +22,7 @@ from fmristore.formats.nodes import (
 from fmristore.formats.voxelwise import ORDER
 from fmristore.planning.chunking import even, shard_shape
 from fmristore.planning.layout import adapt_spec, choose_codecs, plan_layout, plan_matrix
-from fmristore_stores.chunks.writer import write
-from fmristore_stores.protocol import AnyArray, Array, Capability, Group
+from fmristore_stores.protocol import AnyArray, Capability, Group
 from fmristore_stores.spec import ArraySpec, ChunkLayout
 
 __all__ = ["LatentOptions", "write_latent"]
@@ -105,9 +106,10 @@ def write_latent(
             factors.loadings_dtype,
         )
         for start, values in factors.bands(array.spec.layout.units[0]):
-            write(
-                array, (slice(start, start + len(values), 1), slice(0, values.shape[1], 1)), values
+            array.write(
+                (slice(start, start + len(values), 1), slice(0, values.shape[1], 1)), values
             )
+        array.finish()
     _write_scans(writer, factors)
     attributes = format_attributes("latentneurovec") | space_attributes(space)
     if factors.header:
@@ -165,20 +167,21 @@ class _Writer:
         attributes: Mapping[str, Any] | None = None,
     ) -> None:
         """Write an array."""
-        array = self.create(name, dims, values.shape, values.dtype)
-        write(array, None, values)
-        if attributes:
-            array.write_attributes(attributes)
+        spec = self._spec(dims, values.shape, values.dtype)
+        write_array(self._group, name, spec, values, attributes)
 
     def create(
         self, name: str, dims: Sequence[str], shape: tuple[int, ...], dtype: np.dtype[Any]
-    ) -> Array:
-        """Make an array."""
+    ) -> NewArray:
+        """Make an array that is to be written in bands."""
+        return NewArray(self._group, name, self._spec(dims, shape, dtype))
+
+    def _spec(self, dims: Sequence[str], shape: tuple[int, ...], dtype: np.dtype[Any]) -> ArraySpec:
         spec = ArraySpec(
             shape=shape, dtype=dtype, dims=tuple(dims), layout=self._layout(shape, dtype)
         )
         spec = replace(spec, codecs=choose_codecs(self._codec, spec))
-        return self._group.create_array(name, adapt_spec(spec, self._capabilities))
+        return adapt_spec(spec, self._capabilities)
 
     def _layout(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> ChunkLayout:
         if len(shape) == 3:

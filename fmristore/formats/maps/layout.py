@@ -14,6 +14,7 @@ from fmristore.formats.fill import Fill, check_fill, fill_attribute, read_fill
 from fmristore.formats.maps.inputs import MapStack
 from fmristore.formats.matrix import ArrayMatrix, Matrix
 from fmristore.formats.nodes import (
+    NewArray,
     format_attributes,
     read_bytes,
     require_headers,
@@ -27,6 +28,7 @@ from fmristore.formats.nodes import (
 from fmristore.formats.registry import NativeLayout
 from fmristore.formats.voxel_source import write_pieces
 from fmristore.formats.voxelwise import VoxelNodes, voxel_nodes, write_voxels
+from fmristore.model.digest import digest_array, is_digest
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.blocks import box_shape, boxes
 from fmristore.planning.chunking import even, shard_shape
@@ -37,7 +39,7 @@ from fmristore_stores.chunks.encoded import fetch_encoded
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.chunks.writer import encode_chunk, unit_chunks, write
 from fmristore_stores.codecs import pipeline as codecs
-from fmristore_stores.errors import MemoryLimitError, MetadataError
+from fmristore_stores.errors import CorruptDataError, MemoryLimitError, MetadataError
 from fmristore_stores.grid import ChunkKey, chunk_region, grid_shape
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import (
@@ -297,7 +299,7 @@ def write_labeledvolumeset(  # noqa: PLR0913
     shape = (len(stack.labels), len(voxels))
     layout = plan_maps(shape, stack.dtype)
     spec = map_spec(shape, stack.dtype, layout, capabilities, codec=codec)
-    array = group.create_array("0", spec, {"fill": fill_attribute(outside)})
+    array = NewArray(group, "0", spec, {"fill": fill_attribute(outside)})
     step = shape[0] if stack.whole else band_rows(spec, max_memory)
     for first in range(0, shape[0], step):
         rows = slice(first, min(first + step, shape[0]), 1)
@@ -309,6 +311,7 @@ def write_labeledvolumeset(  # noqa: PLR0913
             max_memory=max_memory,
             progress=progress,
         )
+    array.finish()
     group.write_attributes(format_attributes("labeledvolumeset") | space_attributes(stack.space))
 
 
@@ -373,6 +376,8 @@ def rewrite_maps(
         If the old store is not the one that was opened.
     ReadOnlyError
         If its protocol cannot write.
+    CorruptDataError
+        If the values of the old maps are not those of which the digest was recorded.
     """
     locator = handle.locator
     check_expected(locator.url, locator.kind, locator.options, locator.token)
@@ -390,8 +395,12 @@ def rewrite_maps(
         write_texts(store.root, "labels", "label", labels)
         write_headers(store.root, headers)
         spec = _new_spec(numbers.reader.spec, len(labels), store.capabilities)
-        array = store.root.create_array("0", spec, numbers.attributes)
-        _copy_maps(numbers.reader, array, rows, extra, max_memory)
+        attributes = numbers.attributes
+        source = _Maps(numbers.reader, rows, extra, attributes.get("digest"))
+        array = NewArray(store.root, "0", spec, attributes)
+        _copy_maps(source, array, max_memory)
+        source.check(max_memory)
+        array.finish()
         store.root.write_attributes(old.read_attributes())
 
 
@@ -432,31 +441,43 @@ def _copy_array(source: Array, target: Array, max_memory: int) -> None:
 
 
 # Maps ----------------------------------------------------------------------------------------
-def _copy_maps(
-    reader: ChunkReader, array: Array, rows: Rows, extra: AnyArray | None, max_memory: int
-) -> None:
+def _copy_maps(source: _Maps, array: NewArray, max_memory: int) -> None:
     spec = array.spec
-    source = _Maps(reader, rows, extra)
-    if Capability.RAW_WRITE in array.capabilities and codecs.supported(spec.codecs):
-        raw = cast("RawWrite", array)
+    if Capability.RAW_WRITE in array.array.capabilities and codecs.supported(spec.codecs):
+        raw = cast("RawWrite", array.array)
         for index in np.ndindex(*grid_shape(spec.shape, spec.layout.units)):
             unit = tuple(int(i) for i in index)
             keys = unit_chunks(unit, spec)
-            raw.write_encoded(unit, [source.encoded(key, spec) for key in keys])
+            raw.write_encoded(unit, [source.encoded(key, array) for key in keys])
         return
     size = box_shape(spec.shape, spec.layout.units, spec.dtype.itemsize, max_memory, share=4)
     for box in boxes(spec.shape, size):
-        write(array, box, source.values(box[0], box[1]))
+        array.write(box, source.values(box[0], box[1]))
 
 
 class _Maps:
-    """The new maps, made of the old ones."""
+    """The new maps, made of the old ones.
 
-    def __init__(self, reader: ChunkReader, rows: Rows, extra: AnyArray | None) -> None:
+    Parameters
+    ----------
+    reader : ChunkReader
+        Of the old maps.
+    rows : sequence of int or None
+        Where the new ones come from.
+    extra : ndarray, (V,), optional
+        Values of the map that is new.
+    recorded : object
+        Digest of the old maps, if there is one.
+    """
+
+    def __init__(
+        self, reader: ChunkReader, rows: Rows, extra: AnyArray | None, recorded: object
+    ) -> None:
         self._reader = reader
         self._rows = rows
         self._extra = extra
         self._transposed = reader.spec.dims.index("voxel") == 0
+        self._recorded = recorded if is_digest(recorded) else None
 
     def values(self, maps: slice, voxels: slice) -> AnyArray:
         """Numbers of some maps, (maps, voxels)."""
@@ -471,17 +492,40 @@ class _Maps:
         region = (part, one) if self._transposed else (one, part)
         return self._reader.read(region).reshape(-1)
 
-    def encoded(self, key: ChunkKey | None, spec: ArraySpec) -> Buffer | None:
-        """A chunk of the new array: the bytes of the old one where it has the same numbers."""
+    def check(self, max_memory: int) -> None:
+        """Check that the old maps are those that were written: the new digest covers them.
+
+        Raises
+        ------
+        CorruptDataError
+            If they are not.
+        """
+        if self._recorded is None:
+            return
+        recorded = str(self._recorded)
+        memory = max(max_memory // 2, 2 * self._reader.spec.chunk_nbytes)
+        if digest_array(self._reader, recorded, max_memory=memory) != recorded:
+            raise CorruptDataError(
+                "the maps are not those that were written: their digest is another; nothing was "
+                "changed",
+                node=self._reader.array.path,
+            )
+
+    def encoded(self, key: ChunkKey | None, array: NewArray) -> Buffer | None:
+        """A chunk of the new array: the bytes of the old one where it has the same values."""
         if key is None:
             return None
+        spec = array.spec
         maps, voxels = chunk_region(key, spec.shape, spec.layout.chunks)
         old = self._old_key(key, maps, spec)
         if old is not None:
             (found,) = fetch_encoded(cast("ChunkRefs", self._reader.array), [old])
             if found is not None and not found.ref.skip:
+                array.observe(key, self.values(maps, voxels))
                 return found.data
-        return encode_chunk(spec, self.values(maps, voxels))
+        values = self.values(maps, voxels)
+        array.observe(key, values)
+        return encode_chunk(spec, values)
 
     def _old_key(self, key: ChunkKey, maps: slice, spec: ArraySpec) -> ChunkKey | None:
         """Chunk of the old array that holds the same maps at the same places, None if none does."""

@@ -17,7 +17,7 @@ from fmristore.formats.fill import Fill
 from fmristore.formats.maps.inputs import MapStack
 from fmristore.formats.maps.layout import LabeledParts, read_texts
 from fmristore.formats.matrix import Matrix
-from fmristore.formats.nodes import write_plain, write_texts
+from fmristore.formats.nodes import write_array, write_plain, write_texts
 from fmristore.formats.r_common import (
     RLayout,
     r_dtype,
@@ -35,7 +35,6 @@ from fmristore.planning.progress import Progress
 from fmristore.planning.scratch import Scratch
 from fmristore.planning.text import parse_size
 from fmristore_stores.chunks.reader import ChunkReader
-from fmristore_stores.chunks.writer import write
 from fmristore_stores.errors import InvalidInputError, MetadataError
 from fmristore_stores.io.ranges import ReadCost, sum_costs
 from fmristore_stores.opening import Handle
@@ -288,8 +287,8 @@ def _write_maps(
             moved = slice(times.start - rows.start, times.stop - rows.start, 1)
             scratch.write((moved, columns), r_numbers(values, dtype))
         for number in range(shape[0]):
-            array = group.create_array(sanitise(stack.labels[rows.start + number]), spec)
-            write(array, None, scratch.read((slice(number, number + 1, 1), whole))[0])
+            values = scratch.read((slice(number, number + 1, 1), whole))[0]
+            write_array(group, sanitise(stack.labels[rows.start + number]), spec, values)
 
 
 def _check(stack: MapStack, codec: str, fill: Fill) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from fmristore.formats.base import StoredArray
 from fmristore.formats.fill import Fill, check_fill, fill_attribute, read_fill
 from fmristore.formats.nodes import (
+    NewArray,
     format_attributes,
     read_scaling,
     scaling_attributes,
@@ -149,7 +150,7 @@ def write_maskedneurovec(
     write_coordinates(group, space, scaling)
     write_voxels(group, run.voxels, codec)
     attributes = scaling_attributes(scaling) | {"fill": fill_attribute(outside)}
-    array = group.create_array("0", spec, attributes)
+    array = NewArray(group, "0", spec, attributes)
     write_pieces(
         array,
         run.slabs(max_memory),
@@ -158,6 +159,7 @@ def write_maskedneurovec(
         max_memory=max_memory,
         progress=progress,
     )
+    array.finish()
     if run.header:
         write_bytes(group, "nifti", "nifti_byte", run.header)
     write_metadata(group, run.metadata)

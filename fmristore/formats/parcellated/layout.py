@@ -16,9 +16,11 @@ from fmristore.formats.base import StoredArray
 from fmristore.formats.matrix import ArrayMatrix, MemoryMatrix, ScaledMatrix
 from fmristore.formats.names import encode_name
 from fmristore.formats.nodes import (
+    NewArray,
     format_attributes,
     read_affine,
     space_attributes,
+    write_array,
     write_bytes,
     write_encoded,
     write_plain,
@@ -45,7 +47,6 @@ from fmristore.sources.door import as_source, has_grid, load_volume
 from fmristore.sources.labelled import positional
 from fmristore.sources.labels import LabelTable
 from fmristore.sources.parcellation import Parcellation
-from fmristore_stores.chunks.writer import write
 from fmristore_stores.errors import (
     AlreadyExistsError,
     FmristoreError,
@@ -417,7 +418,8 @@ def _write_columns(group: Group, parcellation: Parcellation) -> None:
     for node, (name, values) in zip(nodes, parcellation.columns.items(), strict=True):
         if is_string(values.dtype):
             write_texts(columns, node, "parcel", values.tolist())
-            columns.array(node).write_attributes({"column": name})
+            column = columns.array(node)
+            column.write_attributes({**column.read_attributes(), "column": name})
         else:
             write_plain(columns, node, ("parcel",), values, {"column": name})
 
@@ -452,12 +454,14 @@ def write_scan(store: Store, scans: Group, content: ScanContent, options: Parcel
     matrix = content.numbers.matrix
     dtype = np.dtype("u1") if matrix.dtype.kind == "b" else matrix.dtype
     spec = adapt_spec(_scan_spec(matrix.shape, dtype, axis, options.codec), store.capabilities)
-    array = group.create_array("0", spec, of_numbers)
     if isinstance(matrix, MemoryMatrix):
-        write(array, None, matrix.read(*(slice(0, n, 1) for n in matrix.shape)))
+        values = matrix.read(*(slice(0, n, 1) for n in matrix.shape))
+        write_array(group, "0", spec, values, of_numbers)
         return
+    array = NewArray(group, "0", spec, of_numbers)
     for rows, part in matrix_boxes(spec, options.max_memory, share=UNIT_SHARE):
-        write(array, (rows, part), matrix.read(rows, part))
+        array.write((rows, part), matrix.read(rows, part))
+    array.finish()
 
 
 def _scan_spec(shape: tuple[int, int], dtype: np.dtype[Any], axis: str, codec: str) -> ArraySpec:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fmristore.formats.base import StoredArray
 from fmristore.formats.matrix import ArrayMatrix, Matrix, ScaledMatrix
-from fmristore.formats.nodes import write_plain, write_texts
+from fmristore.formats.nodes import NewArray, write_array, write_plain, write_texts
 from fmristore.formats.parcellated.layout import (
     ParcelOptions,
     ScanContent,
@@ -43,7 +43,6 @@ from fmristore.planning.layout import choose_codecs, split_chunks
 from fmristore.planning.progress import Progress
 from fmristore.sources.labels import LabelTable
 from fmristore.sources.parcellation import Parcellation
-from fmristore_stores.chunks.writer import write
 from fmristore_stores.errors import InvalidInputError, MetadataError, NotFoundError
 from fmristore_stores.io.ranges import ReadCost, sum_costs
 from fmristore_stores.opening import Handle
@@ -190,17 +189,10 @@ def _sheared(space: NeuroSpace) -> bool:
     return not np.allclose(columns.T @ columns, np.eye(3), atol=1e-6)
 
 
-def _array(
-    group: Group,
-    name: str,
-    shape: tuple[int, int],
-    chunks: tuple[int, int],
-    dtype: np.dtype[Any],
-    options: ParcelOptions,
-) -> Any:
-    layout = split_chunks(shape, dtype.itemsize, chunks)
+def _spec(shape: tuple[int, int], dtype: np.dtype[Any], options: ParcelOptions) -> ArraySpec:
+    layout = split_chunks(shape, dtype.itemsize, shape)
     spec = ArraySpec(shape=shape, dtype=dtype, layout=layout)
-    return group.create_array(name, replace(spec, codecs=choose_codecs(options.codec, spec)))
+    return replace(spec, codecs=choose_codecs(options.codec, spec))
 
 
 def _write_full(
@@ -217,14 +209,15 @@ def _write_full(
         if first == stop:
             continue
         shape = (times, stop - first)
-        array = _array(clusters, f"cluster_{number}", shape, shape, dtype, options)
+        array = NewArray(clusters, f"cluster_{number}", _spec(shape, dtype, options))
         step = array.spec.layout.chunks[0]
         width = 3 * dtype.itemsize * shape[1]
         step *= max(1, options.max_memory // 2 // (width * step))
         for t0 in range(0, times, step):
             part = slice(t0, min(t0 + step, times), 1)
             values = content.numbers.read(slice(first, stop, 1), part)
-            write(array, (part, slice(0, shape[1], 1)), r_numbers(values, dtype))
+            array.write((part, slice(0, shape[1], 1)), r_numbers(values, dtype))
+        array.finish()
 
 
 def _write_summary(
@@ -238,7 +231,7 @@ def _write_summary(
     values = r_numbers(content.numbers.read(kept, slice(0, times, 1)), dtype).T
     shape = (len(kept), times)
     summary = group.create_group("clusters_summary")
-    write(_array(summary, "summary_data", shape, shape, dtype, options), None, values)
+    write_array(summary, "summary_data", _spec(shape, dtype, options), values)
 
 
 def _write_metadata(group: Group, content: ScanContent) -> None:

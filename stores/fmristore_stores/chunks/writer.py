@@ -6,7 +6,8 @@ import itertools
 import math
 import operator
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -72,7 +73,13 @@ def encode_chunk(spec: ArraySpec, values: AnyArray) -> Buffer:
     return codecs.encode(spec.codecs, padded)
 
 
-def write(array: Array, region: Region | None, values: Any) -> None:
+def write(
+    array: Array,
+    region: Region | None,
+    values: Any,
+    *,
+    observe: Callable[[ChunkKey, AnyArray], None] | None = None,
+) -> None:
     """Write a region, in parallel where it consists of whole write units.
 
     Parameters
@@ -83,6 +90,9 @@ def write(array: Array, region: Region | None, values: Any) -> None:
         One slice per axis; everything by default.
     values : array_like
         Broadcastable to the region's shape; converted to the array's dtype as by numpy.
+    observe : callable, optional
+        Called with the position of each chunk in the grid and its values, from any thread; the
+        region must consist of whole chunks then.
 
     Raises
     ------
@@ -101,13 +111,13 @@ def write(array: Array, region: Region | None, values: Any) -> None:
     units = units_of(region, spec) if _raw(array) else None
     if units is None or not spec.shape:
         array.write(region, values)
+        if observe is not None:
+            values = _converted(array, region, values)
+            whole = replace(spec, layout=replace(spec.layout, shards=None))
+            for key in units_of(region, whole) or ():
+                observe(key, values[_inside(key, region, spec)])
         return
-    try:
-        given = np.asarray(values).astype(spec.dtype, copy=False)
-        values = np.broadcast_to(given, region_shape(region))
-    except (TypeError, ValueError, OverflowError) as error:
-        msg = f"the values do not fit a region of {spec.dtype}{region_shape(region)}: {error}"
-        raise InvalidInputError(msg, node=array.path) from error
+    values = _converted(array, region, values)
     raw = cast("RawWrite", array)
 
     def jobs() -> Iterator[tuple[_Unit, int]]:
@@ -120,16 +130,33 @@ def write(array: Array, region: Region | None, values: Any) -> None:
         parts, number = job
         key = parts.keys[number]
         assert key is not None
-        inside = tuple(
-            slice(c.start - r.start, c.stop - r.start)
-            for c, r in zip(chunk_region(key, spec.shape, spec.layout.chunks), region, strict=True)
-        )
-        if parts.put(number, encode_chunk(spec, values[inside])):
+        inside = values[_inside(key, region, spec)]
+        if observe is not None:
+            observe(key, inside)
+        if parts.put(number, encode_chunk(spec, inside)):
             raw.write_encoded(parts.unit, parts.encoded)
             parts.encoded = []
 
     count = len(units) * math.prod(spec.layout.units) // math.prod(spec.layout.chunks)
     for_each(work, jobs(), workers=min(count, worker_count()))
+
+
+def _converted(array: Array, region: Region, values: Any) -> AnyArray:
+    """Values of the array's type and the region's shape."""
+    dtype, shape = array.spec.dtype, region_shape(region)
+    try:
+        return np.broadcast_to(np.asarray(values).astype(dtype, copy=False), shape)
+    except (TypeError, ValueError, OverflowError) as error:
+        msg = f"the values do not fit a region of {dtype}{shape}: {error}"
+        raise InvalidInputError(msg, node=array.path) from error
+
+
+def _inside(key: ChunkKey, region: Region, spec: ArraySpec) -> Region:
+    """Where a chunk lies in a region that it is a part of."""
+    chunk = chunk_region(key, spec.shape, spec.layout.chunks)
+    return tuple(
+        slice(c.start - r.start, c.stop - r.start) for c, r in zip(chunk, region, strict=True)
+    )
 
 
 def _raw(array: Array) -> bool:
