@@ -461,4 +461,6 @@ def _add(
                 raise InvalidInputError("the labels are not those of the store", url=os.fspath(out))
         multi.add_scan(scan, run, **options)
     handle = Handle(locate(out, storage_options=storage_options))
-    return ParcellatedScanSummary(handle, OwnTree(handle).scan(scan))
+    made = ParcellatedScanSummary(handle, OwnTree(handle).scan(scan))
+    handle.rest()
+    return made

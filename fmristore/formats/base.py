@@ -127,7 +127,7 @@ class StoredArray:
                     url=self._handle.locator.url,
                     node=self._path,
                 ) from error
-            reader = opened.readers[self] = self._new_reader(array)
+            reader = opened.readers.put(self, self._new_reader(array))
         return reader
 
     def streaming_reader(self) -> ChunkReader:
@@ -398,6 +398,9 @@ class BorrowedHandle(Handle):
     def closed(self) -> bool:
         """Whether `close` was called, of this handle or of its owner."""
         return self._given_back or self._owner.closed
+
+    def rest(self) -> None:
+        """Do nothing: the store is that of another handle."""
 
     def close(self) -> None:
         """Give the store back; harmless when repeated."""

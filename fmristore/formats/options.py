@@ -73,7 +73,7 @@ def store_as(  # noqa: PLR0913
     Returns
     -------
     object of `cls`
-        The new store, opened.
+        The new store; a local HDF5 file is not held open until it is used.
     """
     layout = select_layout(cls, profile, url)
     with create_store(
@@ -85,7 +85,9 @@ def store_as(  # noqa: PLR0913
         layout.write(store, content, options, progress=progress)
     handle = Handle(locate(url, storage_options=storage_options), fresh=True)
     try:
-        return cls(handle, layout.read(handle))
+        made = cls(handle, layout.read(handle))
+        handle.rest()
     except BaseException:
         handle.close()
         raise
+    return made

@@ -12,7 +12,6 @@ import hashlib
 import itertools
 import os
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from fmristore_stores.errors import (
     StorageError,
     UnknownFormatError,
 )
+from fmristore_stores.io.alive import AliveKeys, AliveSet, AliveValues
 from fmristore_stores.io.block_file import PAGE, BlockFile, FileSource
 from fmristore_stores.io.lifetime import Version, close_forgotten
 from fmristore_stores.io.location import (
@@ -341,7 +341,7 @@ def _open(locator: Locator, mode: Literal["r", "r+"] = "r", known: Known | None 
     version = None if _is_pinned(locator) else _version(locator, stats)
     source = FsspecSource(fs, etag=_etag(locator), stats=stats, version=version)
     file = BlockFile(source, path, size=_size(locator), known=known)
-    _files[locator] = file
+    _files.put(locator, file)
     known_first = FileSource(source, path, file)
     return HDF5Store(path, mode=mode, url=locator.url, source=known_first, file=file)
 
@@ -411,7 +411,7 @@ def _changed(locator: Locator, *, gone: bool) -> FmristoreError:
     )
 
 
-_files: weakref.WeakValueDictionary[Locator, BlockFile] = weakref.WeakValueDictionary()
+_files: AliveValues[Locator, BlockFile] = AliveValues()
 """Remote HDF5 files that are open."""
 
 
@@ -425,7 +425,7 @@ class Opened:
 
     Attributes
     ----------
-    readers : WeakKeyDictionary
+    readers : AliveKeys
         Readers of its arrays, by whom they belong to: they keep the store open, and so they end
         with this.
     """
@@ -434,7 +434,7 @@ class Opened:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.readers: weakref.WeakKeyDictionary[object, ChunkReader] = weakref.WeakKeyDictionary()
+        self.readers: AliveKeys[ChunkReader] = AliveKeys()
 
 
 class _Entry:
@@ -447,7 +447,7 @@ class _Entry:
     def __init__(self, locator: Locator) -> None:
         self.locator = locator
         self.stats = stats_of(locator.url)  # they go on as long as there is a handle
-        self.handles: weakref.WeakSet[Handle] = weakref.WeakSet()
+        self.handles: AliveSet[Handle] = AliveSet()
         self.opened: Opened | None = None
         self.used = 0
         self.lock = threading.Lock()
@@ -471,6 +471,11 @@ class _Entry:
                 self.opened = opened
                 _open_stores.limit(self)
         return opened
+
+    def rest(self) -> None:
+        """Close the store until it is used again, when the reads under way have ended."""
+        self.opened = None
+        close_forgotten()
 
     def close(self) -> None:
         """Close the store when all reads that are under way have ended."""
@@ -520,7 +525,7 @@ class _OpenStores:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._entries: weakref.WeakValueDictionary[Locator, _Entry] = weakref.WeakValueDictionary()
+        self._entries: AliveValues[Locator, _Entry] = AliveValues()
         self._inherited: list[Opened] = []
 
     def join(self, handle: Handle, locator: Locator, *, fresh: bool, known: Known | None) -> _Entry:
@@ -529,7 +534,7 @@ class _OpenStores:
         with self._lock:
             entry = self._entries.get(locator)
             if entry is None:
-                entry = self._entries[locator] = _Entry(locator)
+                entry = self._entries.put(locator, _Entry(locator))
             entry.handles.add(handle)
         ahead = _ahead.take(locator)
         try:
@@ -648,6 +653,15 @@ class Handle:
         """Whether `close` was called."""
         return self._closed
 
+    def rest(self) -> None:
+        """Close a local HDF5 file until it is used: HDF5 locks what is open against writers.
+
+        What was just written and is given back may be dropped without being read, or be meant for
+        another program; where it is used it is opened again, if it is still the same.
+        """
+        if self.locator.kind == "hdf5" and is_local(self.locator.url):
+            self._entry.rest()
+
     def close(self) -> None:
         """Give the store up; harmless when repeated.
 
@@ -716,6 +730,9 @@ class FixedHandle(Handle):
     def opened(self) -> Opened:
         """The opened store."""
         return self._fixed
+
+    def rest(self) -> None:
+        """Do nothing: the store belongs to the caller."""
 
     @property
     def closed(self) -> bool:

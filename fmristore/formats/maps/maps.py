@@ -706,6 +706,7 @@ class LabeledVolumeSet(MaskedObject):
         self._handle = handle
         self._nodes = replace(parts.nodes, fill=fill)
         self._parts = replace(parts, nodes=self._nodes)
+        handle.rest()
 
     def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (self,), {"fill": self.fill}

@@ -567,6 +567,7 @@ class ParcellatedMultiScan(StoredObject):
             return
         self._handle = Handle(now)
         self._tree = OwnTree(self._handle)
+        self._handle.rest()
         if self._lent:  # scans that were opened before can still be read
             self._former.append(old)
         else:

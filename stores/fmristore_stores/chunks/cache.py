@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
 from collections import OrderedDict
 from typing import Any
 
 import numpy as np
 
 from fmristore_stores.grid import ChunkKey
+from fmristore_stores.io.alive import AliveSet
 from fmristore_stores.protocol import AnyArray
 
 __all__ = ["CHUNK_CACHE", "ENTRY_NBYTES", "ChunkCache"]
@@ -112,7 +112,7 @@ def _owner_nbytes(chunk: AnyArray) -> int:
         owner = below
 
 
-_CACHES: weakref.WeakSet[ChunkCache] = weakref.WeakSet()
+_CACHES: AliveSet[ChunkCache] = AliveSet()
 
 
 def _after_fork() -> None:

@@ -30,6 +30,7 @@ from fmristore_stores.errors import (
 from fmristore_stores.hdf5.heaps import Heaps, check_all_heaps
 from fmristore_stores.hdf5.output import OutputFile
 from fmristore_stores.hdf5.room import MetadataRoom
+from fmristore_stores.io.alive import AliveSet
 from fmristore_stores.io.block_file import BlockFile
 from fmristore_stores.io.lifetime import Lifetime, close_forgotten, close_when_forgotten
 from fmristore_stores.io.local_files import check_ordinary
@@ -352,9 +353,9 @@ def is_same_file(one: os.stat_result, other: os.stat_result) -> bool:
     return one.st_mtime_ns == other.st_mtime_ns and one.st_size == other.st_size
 
 
-_LOCAL: weakref.WeakSet[Session] = weakref.WeakSet()
+_LOCAL: AliveSet[Session] = AliveSet()
 """Local files that are open for reading."""
-_ON_FILE_OBJECTS: weakref.WeakSet[Session] = weakref.WeakSet()
+_ON_FILE_OBJECTS: AliveSet[Session] = AliveSet()
 """Open files that h5py uses through Python objects: it crashes if they outlive the interpreter."""
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import mmap
 import threading
-import weakref
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -26,6 +25,7 @@ from h5py import h5g, h5r, h5t
 
 from fmristore_stores.errors import CorruptDataError
 from fmristore_stores.hdf5.lengths import Header, Read, check_lengths, read_header
+from fmristore_stores.io.alive import AliveSet
 
 __all__ = [
     "Heaps",
@@ -141,7 +141,7 @@ class Heaps:
             second.close()
 
 
-_open: weakref.WeakSet[Heaps] = weakref.WeakSet()
+_open: AliveSet[Heaps] = AliveSet()
 """Files that are read."""
 
 

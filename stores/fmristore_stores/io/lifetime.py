@@ -38,39 +38,45 @@ __all__ = [
 
 Close: TypeAlias = Callable[[], None]
 
-_forgotten: deque[Close] = deque()
-_inherited: list[Close] = []
+
+class _Watch(weakref.ref[object]):
+    """A reference to something, and how to close what it leaves behind."""
+
+    __slots__ = ("close",)
+
+    close: Close
+
+
+_watched: dict[int, _Watch] = {}
+_forgotten: deque[_Watch] = deque()
+_inherited: list[_Watch] = []
 
 _SIGNS = (CorruptDataError, MetadataError, NotFoundError)
 """What goes wrong when the files of a store are replaced while it is read."""
-
-
-class _Nothing:
-    """Something to forget."""
-
-
-# The first finaliser of a program makes `weakref` stop all of them when the interpreter ends. What
-# is registered with `atexit` after it runs before that, and still has what it drops closed.
-weakref.finalize(_Nothing(), _forgotten.clear)
 
 
 def close_when_forgotten(thing: object, close: Close) -> None:
     """Have something closed soon after the last reference to it is gone.
 
     Whoever drops that may be any thread at any point, and must not wait for a lock there. So it
-    only notes what is to be closed, and `close_forgotten` does it.
+    only notes what is to be closed, and `close_forgotten` does it. Nothing of Python runs when it
+    is dropped, not even a `weakref.finalize`: a Ctrl-C that arrives there would be lost.
     """
-    weakref.finalize(thing, _forgotten.append, close).atexit = False
+    watch = _Watch(thing, _forgotten.append)
+    watch.close = close
+    _watched[id(watch)] = watch
 
 
 def close_forgotten() -> None:
     """Close what nobody refers to any more; called wherever stores are opened and closed."""
     while _forgotten:
         try:
-            close = _forgotten.popleft()
+            watch = _forgotten.popleft()
         except IndexError:  # another thread was faster
             return
-        close()
+        if _watched.pop(id(watch), None) is not None:
+            watch.close()
+        del watch  # it may be the last one that holds something else that is to be closed
 
 
 def _after_fork() -> None:

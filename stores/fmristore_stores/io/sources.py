@@ -11,7 +11,6 @@ import operator
 import os
 import re
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
@@ -29,7 +28,7 @@ from fmristore_stores.errors import (
     NotFoundError,
     StorageError,
 )
-from fmristore_stores.io.lifetime import Version
+from fmristore_stores.io.lifetime import Version, close_forgotten, close_when_forgotten
 from fmristore_stores.io.local_files import open_ordinary
 from fmristore_stores.io.stats import Stats
 from fmristore_stores.protocol import Buffer, ByteRange, FetchPolicy
@@ -76,7 +75,7 @@ class ByteSource(Protocol):
 
 
 class OpenFile:
-    """A descriptor that is closed when nobody holds this object any more.
+    """A descriptor that is closed soon after nobody holds this object any more.
 
     Whoever reads holds it meanwhile, so that no descriptor is closed under a reader: its number
     may soon be that of another file.
@@ -93,7 +92,7 @@ class OpenFile:
         self.descriptor = descriptor
         self.lock = _thread.allocate_lock()
         if owned:
-            weakref.finalize(self, os.close, descriptor).atexit = False
+            close_when_forgotten(self, functools.partial(os.close, descriptor))
 
     def read(self, length: int, offset: int) -> bytes:
         """Up to `length` bytes from an offset on."""
@@ -160,6 +159,7 @@ class Folder:
     def close(self) -> None:
         """Give it up; readers that are under way keep it open."""
         self._file = None
+        close_forgotten()
 
 
 _FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -258,6 +258,7 @@ class LocalSource:
     def close(self) -> None:
         """Give up the descriptor that was kept; readers that are under way keep it open."""
         self._kept = None
+        close_forgotten()
 
 
 def local_token(status: os.stat_result) -> str:

@@ -10,9 +10,10 @@ import abc
 import contextlib
 import os
 import threading
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from fmristore_stores.io.alive import AliveValues
 
 __all__ = ["Counts", "Stats", "Watch", "stats_of"]
 
@@ -169,7 +170,7 @@ class Watch(_Readable):
 
 
 _lock = threading.Lock()
-_stats: weakref.WeakValueDictionary[str, Stats] = weakref.WeakValueDictionary()
+_stats: AliveValues[str, Stats] = AliveValues()
 
 
 def stats_of(url: str) -> Stats:
@@ -180,7 +181,7 @@ def stats_of(url: str) -> Stats:
     found = _stats.get(url)
     if found is None:
         with _lock:
-            found = _stats.setdefault(url, Stats())
+            found = _stats.get(url) or _stats.put(url, Stats())
     return found
 
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 import fmristore as fs
 from fmristore import NeuroSpace, ParcellatedMultiScan, ParcellatedScan, ParcellatedScanSummary
+from fmristore.formats import nodes
 from fmristore.formats.parcellated import edit as parcellated_change
-from fmristore.formats.parcellated import layout as parcellated_writer
 from fmristore.formats.voxel_source import voxel_reader
 from fmristore.sources.door import as_source
 from fmristore.sources.parcellation import ParcellationWarning
@@ -712,7 +712,7 @@ def test_what_fails_leaves_everything_as_it_was(
     elif moment == "list":
         monkeypatch.setattr(parcellated_change, "_list", fail)
     else:
-        monkeypatch.setattr(parcellated_writer, "write", fail)
+        monkeypatch.setattr(nodes, "write", fail)
     if moment == "check" and multi.url.endswith("zarr"):
         return  # the new scan is complete and visible by then
     with pytest.raises((FmristoreError, KeyboardInterrupt)):
@@ -1006,7 +1006,7 @@ def test_metadata_of_the_r_package(shared_data: Path) -> None:
 
 
 def _structure(path: Path) -> dict[str, Any]:
-    """Nodes of an HDF5 file, with shapes, kinds of numbers and names of attributes."""
+    """Nodes of an HDF5 file, with shapes, kinds of numbers and names of other attributes."""
     import h5py
 
     found: dict[str, Any] = {}
@@ -1014,7 +1014,7 @@ def _structure(path: Path) -> dict[str, Any]:
 
         def visit(name: str, node: Any) -> None:
             attributes = sorted(
-                a for a in node.attrs if a not in ("DIMENSION_LIST", "REFERENCE_LIST")
+                a for a in node.attrs if a not in ("DIMENSION_LIST", "REFERENCE_LIST", "digest")
             )
             shape = getattr(node, "shape", None)
             kind = None if shape is None else node.dtype.kind + str(node.dtype.itemsize)

@@ -9,12 +9,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
 
+from fmristore_stores.chunks.cache import ChunkCache
+from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import ChangedError, ClosedError
 from fmristore_stores.io.lifetime import Lifetime
 from fmristore_stores.io.sources import LocalSource
+from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import ByteRange
+from fmristore_stores.publishing.publish import create_store
+from fmristore_stores.spec import ArraySpec, ChunkLayout
 
 
 class Content:
@@ -98,6 +104,31 @@ def test_a_read_that_fails_has_ended() -> None:
     with pytest.raises(ChangedError), lifetime.reading():
         lifetime.close()
     assert content.released
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("suffix", ["h5", "zarr"])
+def test_an_interrupt_is_not_lost_while_a_store_is_dropped(tmp_path: Path, suffix: str) -> None:
+    """What is removed from tables then must not be removed by code in Python."""
+    path = tmp_path / f"a.{suffix}"
+    spec = ArraySpec(shape=(4,), dtype=np.dtype("i2"), layout=ChunkLayout(chunks=(2,)))
+    with create_store(path) as store:
+        store.root.create_array("0", spec).write(None, [1, 2, 3, 4])
+    for instruction in itertools.count():
+        handle = [Handle(locate(path), fresh=True)]
+        owner = Content()
+        opened = handle[0].opened
+        if suffix == "zarr":  # what is h5py's own has such a table of its own
+            array = opened.store.root.array("0")
+            opened.readers.put(owner, ChunkReader(array, cache=ChunkCache(99)))
+            del array
+        held: list[object] = [owner, opened, *handle]
+        del owner, opened
+        handle.clear()
+        came_so_far, arrived = interrupt(held.clear, instruction)
+        assert arrived == came_so_far
+        if not came_so_far:
+            break
 
 
 @pytest.mark.filterwarnings("error")
