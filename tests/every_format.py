@@ -84,6 +84,45 @@ WRITERS: Mapping[str, Callable[[Path | str], Any]] = {
 """Writes a store of each format and returns it opened."""
 
 
+def _r_image(url: Path) -> Any:
+    return fs.NeuroVec.create(url, RUN.astype("f4"), space=SPACE, profile="r")
+
+
+def _r_sequence(url: Path) -> Any:
+    runs = {"a": RUN.astype("f4"), "b": RUN[..., :8].astype("f4")}
+    return fs.NeuroVecSeq.create(url, runs, space=GRID, tr=[1.5, 2.0], profile="r")
+
+
+def _r_latent(url: Path) -> Any:
+    rng = np.random.default_rng(6)
+    loadings = rng.normal(size=(int(MASK.sum()), 3))
+    basis, offset = rng.normal(size=(9, 3)), np.arange(len(loadings)) / 2
+    return fs.LatentNeuroVec.create(
+        url, {"one": basis}, loadings, mask=MASK, space=GRID, tr=2.0, offset=offset, profile="r"
+    )
+
+
+def _r_scan(url: Path) -> Any:
+    labels = np.ones(RUN.shape[:3], "i4")
+    return fs.ParcellatedScan.create(url, RUN, parcellation=labels, space=SPACE, profile="r")
+
+
+def _r_maps(url: Path) -> Any:
+    maps = {"a": RUN[..., 0] / 4, "b": RUN[..., 1] / 4}
+    mask = np.ones(RUN.shape[:3], bool)
+    return fs.LabeledVolumeSet.create(url, maps, mask=mask, space=GRID, profile="r")
+
+
+R_WRITERS: Mapping[str, Callable[[Path], Any]] = {
+    "r image": _r_image,
+    "r latent": _r_latent,
+    "r maps": _r_maps,
+    "r scan": _r_scan,
+    "r sequence": _r_sequence,
+}
+"""Writes an HDF5 file as the R package does, and returns it opened."""
+
+
 def write(format_name: str, url: Path) -> Path:
     """Write a store of a format."""
     WRITERS[format_name](url).close()

@@ -15,36 +15,14 @@ import pytest
 import fmristore as fs
 from fmristore_stores.errors import CorruptDataError, FmristoreError
 from fmristore_stores.hdf5.store import HDF5Store
-from tests.every_format import GRID, RUN, SPACE
+from tests.every_format import R_WRITERS, RUN, SPACE
 
 
-def _r_image(url: Path) -> Any:
-    return fs.NeuroVec.create(url, RUN.astype("f4"), space=SPACE, profile="r")
-
-
-def _r_scan(url: Path) -> Any:
-    labels = np.ones(RUN.shape[:3], "i4")
-    return fs.ParcellatedScan.create(url, RUN, parcellation=labels, space=SPACE, profile="r")
-
-
-def _r_maps(url: Path) -> Any:
-    maps = {"a": RUN[..., 0] / 4, "b": RUN[..., 1] / 4}
-    mask = np.ones(RUN.shape[:3], bool)
-    return fs.LabeledVolumeSet.create(url, maps, mask=mask, space=GRID, profile="r")
-
-
-CASES: dict[str, Callable[[Path], Any]] = {
-    "r image": _r_image,
-    "r scan": _r_scan,
-    "r maps": _r_maps,
-}
-
-
-@pytest.fixture(params=CASES, ids=str)
+@pytest.fixture(params=R_WRITERS, ids=lambda name: name.replace(" ", "-"))
 def damaged(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A store whose last primary array has lost what was written to it."""
     path = tmp_path / "a.h5"
-    with CASES[request.param](path) as stored:
+    with R_WRITERS[request.param](path) as stored:
         lost = stored.primary_arrays[-1].path
     with HDF5Store(str(path), mode="r+") as store:
         folder, _, node = lost.rpartition("/")
@@ -66,6 +44,18 @@ def _read(path: Path, _: Path) -> None:
 
 def _read_part(part: Any) -> None:
     np.asarray(part.to_numpy() if hasattr(part, "to_numpy") else part[...])
+
+
+def _series(path: Path, _: Path) -> None:
+    with fs.open(path) as stored:
+        parts = list(stored.values()) if isinstance(stored, fs.ParcellatedMultiScan) else [stored]
+        for part in parts:
+            if isinstance(part, fs.NeuroVol | fs.LabeledVolumeSet):  # they have none
+                part.read() if isinstance(part, fs.NeuroVol) else part[...]
+            elif isinstance(part, fs.ParcellatedScanSummary):
+                part.series()
+            else:
+                part.series(mask=np.ones(RUN.shape[:3], bool))
 
 
 def _export(path: Path, out: Path) -> None:
@@ -96,14 +86,14 @@ def _to_zarr(path: Path, out: Path) -> None:
     fs.transcode(path, out / "b.zarr")
 
 
-OPERATIONS = [_read, _export, _save, _convert, _to_hdf5, _to_zarr]
+OPERATIONS = [_read, _series, _export, _save, _convert, _to_hdf5, _to_zarr]
 
 
 def test_a_missing_chunk_is_an_error_everywhere(damaged: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     for operation in OPERATIONS:
-        with pytest.raises(FmristoreError):
+        with pytest.raises(CorruptDataError if operation is _series else FmristoreError):
             operation(damaged, out)
         assert list(out.iterdir()) == [], operation.__name__
     assert not fs.verify(damaged)

@@ -22,8 +22,7 @@ from fmristore_stores.grid import chunk_region, grid_shape
 from fmristore_stores.opening import open_store
 from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.spec import ArraySpec, ChunkLayout
-from tests.every_format import LABELS, RUN, SPACE, WRITERS
-from tests.test_missing_chunks import CASES, MADE
+from tests.every_format import LABELS, R_WRITERS, RUN, SPACE, WRITERS
 
 
 def _saved(url: Path) -> Any:
@@ -50,7 +49,11 @@ CHANGED: dict[str, Callable[[Path], Any]] = {
     "transcoded": _transcoded,
     "appended": _appended,
 }
-STORES = [*CASES, *((name, suffix) for name in CHANGED for suffix in ("h5", "zarr"))]
+MADE = {**WRITERS, **R_WRITERS, **CHANGED}
+STORES = [
+    *((name, suffix) for name in (*WRITERS, *CHANGED) for suffix in ("h5", "zarr")),
+    *((name, "h5") for name in R_WRITERS),
+]
 
 
 @contextlib.contextmanager
@@ -91,7 +94,7 @@ def _with_last(values: Any, last: Any) -> Any:
 @pytest.mark.parametrize(("name", "suffix"), STORES, ids=lambda given: str(given).replace(" ", "-"))
 def test_every_array_is_covered(tmp_path: Path, name: str, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
-    with {**MADE, **CHANGED}[name](path) as stored:
+    with MADE[name](path) as stored:
         primary = {array.path for array in stored.primary_arrays}
     with open_store(path) as store:
         arrays = [array for array in walk(store.root).arrays if not array.startswith("header/")]
