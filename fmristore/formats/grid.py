@@ -33,6 +33,7 @@ from fmristore.planning.indexing import (
 from fmristore.planning.layout import Access, Order
 from fmristore.planning.progress import Progress
 from fmristore.planning.read_plan import Planner, ReadPlan
+from fmristore.planning.streams import streaming
 from fmristore.planning.text import parse_size
 from fmristore.sources.images import ArraySource, ImageSource
 from fmristore.sources.labelled import positional, voxel_columns
@@ -758,14 +759,15 @@ def write_source(
 
     total = math.prod(source.space.shape) * source.dtype.itemsize * max(1, source.colors)
     blocks = source.blocks(max(1, min(_WRITE_BYTES, max_memory // 4)))
-    write_nifti(
-        url,
-        source.header,
-        (block.values for block in blocks),
-        overwrite=overwrite,
-        storage_options=storage_options,
-        progress=None if progress is None else lambda done: progress(done, total),
-    )
+    with streaming(blocks):
+        write_nifti(
+            url,
+            source.header,
+            (block.values for block in blocks),
+            overwrite=overwrite,
+            storage_options=storage_options,
+            progress=None if progress is None else lambda done: progress(done, total),
+        )
 
 
 # What series() is asked for -------------------------------------------------------------------

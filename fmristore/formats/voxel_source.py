@@ -22,6 +22,7 @@ from fmristore.planning.memory import UNIT_SHARE, block_share, gathering_share, 
 from fmristore.planning.progress import Progress
 from fmristore.planning.rechunk import read_in_boxes
 from fmristore.planning.scratch import Scratch
+from fmristore.planning.streams import streaming
 from fmristore.sources.images import ImageSource
 from fmristore.sources.masks import mask_array
 from fmristore_stores.protocol import AnyArray
@@ -139,12 +140,13 @@ class VoxelReader(ABC):
 
     def scaled(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         """The same pieces with scaled values."""
-        for piece in pieces:
-            if self.scaling is None:
-                yield piece
-            else:
-                values = self.scaling.apply(piece.values, times=piece.times, axis=0)
-                yield piece._replace(values=values)
+        with streaming(pieces) as found:
+            for piece in found:
+                if self.scaling is None:
+                    yield piece
+                else:
+                    values = self.scaling.apply(piece.values, times=piece.times, axis=0)
+                    yield piece._replace(values=values)
 
 
 def _header_of(source: ImageSource) -> bytes:
@@ -175,32 +177,34 @@ class _LinearReader(VoxelReader):
         """Docstring inherited."""
         x, y, _ = self.space.spatial_shape
         most = block_share(max_memory, x * y * self.dtype.itemsize)
-        for piece in self._blocks(min(most, _SLAB_BYTES)):
-            columns = piece.columns
-            if isinstance(columns, slice):
-                yield piece
-            elif len(columns):
-                yield piece._replace(columns=slice(int(columns[0]), int(columns[-1]) + 1, 1))
-            del piece  # before the next block takes its memory
+        with streaming(self._blocks(min(most, _SLAB_BYTES))) as found:
+            for piece in found:
+                columns = piece.columns
+                if isinstance(columns, slice):
+                    yield piece
+                elif len(columns):
+                    yield piece._replace(columns=slice(int(columns[0]), int(columns[-1]) + 1, 1))
+                del piece  # before the next block takes its memory
 
     def _blocks(self, max_bytes: int) -> Iterator[Piece]:
         x, y, z = self.space.spatial_shape
         i, j, k = self.voxels.voxels.T.astype(np.int64)
         places = i + x * (j + y * k)
-        for t0, z0, values in self._source.blocks(max_bytes):
-            times = slice(t0, t0 + values.shape[0], 1)
-            planes = values.shape[-3]
-            columns: slice | NDArray[np.int64] = slice(0, len(places), 1)
-            if planes < z:
-                columns = np.flatnonzero((k >= z0) & (k < z0 + planes))
-            if values.flags.c_contiguous:
-                flat = values.reshape(values.shape[0], -1)
-                found = flat[:, places[columns] - x * y * z0]
-            else:
-                found = values[:, k[columns] - z0, j[columns], i[columns]]
-            del values  # before the next block takes its memory
-            yield Piece(times, columns, found)
-            del found
+        with streaming(self._source.blocks(max_bytes)) as blocks:
+            for t0, z0, values in blocks:
+                times = slice(t0, t0 + values.shape[0], 1)
+                planes = values.shape[-3]
+                columns: slice | NDArray[np.int64] = slice(0, len(places), 1)
+                if planes < z:
+                    columns = np.flatnonzero((k >= z0) & (k < z0 + planes))
+                if values.flags.c_contiguous:
+                    flat = values.reshape(values.shape[0], -1)
+                    found = flat[:, places[columns] - x * y * z0]
+                else:
+                    found = values[:, k[columns] - z0, j[columns], i[columns]]
+                del values  # before the next block takes its memory
+                yield Piece(times, columns, found)
+                del found
 
     @contextlib.contextmanager
     def matrix(self, max_memory: int) -> Iterator[ScaledMatrix]:
@@ -208,14 +212,15 @@ class _LinearReader(VoxelReader):
         count = len(self.voxels)
         with Scratch((self.times, count), self.dtype, max_memory=max_memory // 2) as scratch:
             row: AnyArray | None = None
-            for piece in self.pieces(max_memory):
-                if isinstance(piece.columns, slice):
-                    scratch.write((piece.times, piece.columns), piece.values)
-                    continue
-                # Part of a volume: its voxels are scattered over the columns.
-                row = np.empty((1, count), self.dtype) if row is None else row
-                row[:, piece.columns] = piece.values
-                scratch.write((piece.times, slice(0, count, 1)), row)
+            with streaming(self.pieces(max_memory)) as pieces:
+                for piece in pieces:
+                    if isinstance(piece.columns, slice):
+                        scratch.write((piece.times, piece.columns), piece.values)
+                        continue
+                    # Part of a volume: its voxels are scattered over the columns.
+                    row = np.empty((1, count), self.dtype) if row is None else row
+                    row[:, piece.columns] = piece.values
+                    scratch.write((piece.times, slice(0, count, 1)), row)
             yield ScaledMatrix(ScratchMatrix(scratch), self.scaling)
 
 
@@ -290,13 +295,14 @@ class _DenseReader(VoxelReader):
     def pieces(self, max_memory: int) -> Iterator[Piece]:
         """Docstring inherited; box after box."""
         most = block_bytes(max_memory, self.dtype) // self.dtype.itemsize
-        for whole in self._boxes(self._box(max_memory)):
-            # Reducing takes several float64 for each value.
-            step = max(1, most // max(1, whole.values.shape[1]))
-            for start in range(0, len(whole.values), step):
-                values = whole.values[start : start + step]
-                first = whole.times.start + start
-                yield Piece(slice(first, first + len(values), 1), whole.columns, values)
+        with streaming(self._boxes(self._box(max_memory))) as found:
+            for whole in found:
+                # Reducing takes several float64 for each value.
+                step = max(1, most // max(1, whole.values.shape[1]))
+                for start in range(0, len(whole.values), step):
+                    values = whole.values[start : start + step]
+                    first = whole.times.start + start
+                    yield Piece(slice(first, first + len(values), 1), whole.columns, values)
 
     def slabs(self, max_memory: int) -> Iterator[Piece]:
         """Docstring inherited; whole planes, decoding each chunk about once."""
@@ -313,12 +319,13 @@ class _DenseReader(VoxelReader):
             unit = (1, 1, *plane)
         least = max(math.prod(plane), math.prod(chunk)) * spec.dtype.itemsize
         # A third of the room is for a box.
-        for box, values in read_in_boxes(reader, axes, unit, 3 * max(most, least)):
-            z0, z1 = box[0].start, box[0].stop
-            if starts[z1] > starts[z0]:
-                found = values.transpose(1, 0, 2, 3)[:, mask[z0:z1]]
-                yield Piece(box[1], slice(starts[z0], starts[z1], 1), found)
-            del values  # before the next box takes its memory
+        with streaming(read_in_boxes(reader, axes, unit, 3 * max(most, least))) as blocks:
+            for box, values in blocks:
+                z0, z1 = box[0].start, box[0].stop
+                if starts[z1] > starts[z0]:
+                    found = values.transpose(1, 0, 2, 3)[:, mask[z0:z1]]
+                    yield Piece(box[1], slice(starts[z0], starts[z1], 1), found)
+                del values  # before the next box takes its memory
 
     @contextlib.contextmanager
     def matrix(self, max_memory: int) -> Iterator[ScaledMatrix]:
@@ -332,15 +339,16 @@ class _DenseReader(VoxelReader):
         place[order] = np.arange(count)
         shape = (self.times, count) if whole else (count, self.times)
         with Scratch(shape, self.dtype, max_memory=max_memory // 2) as scratch:
-            for piece in self._boxes(size):
-                columns = piece.columns
-                assert not isinstance(columns, slice)
-                first = int(place[columns[0]])
-                rows = slice(first, first + len(columns), 1)
-                if whole:
-                    scratch.write((piece.times, rows), piece.values)
-                else:
-                    scratch.write((rows, piece.times), piece.values.T)
+            with streaming(self._boxes(size)) as found:
+                for piece in found:
+                    columns = piece.columns
+                    assert not isinstance(columns, slice)
+                    first = int(place[columns[0]])
+                    rows = slice(first, first + len(columns), 1)
+                    if whole:
+                        scratch.write((piece.times, rows), piece.values)
+                    else:
+                        scratch.write((rows, piece.times), piece.values.T)
             yield ScaledMatrix(ScratchMatrix(scratch, None if whole else place), self.scaling)
 
 
@@ -431,13 +439,14 @@ def write_pieces(
     require_unit(spec, max_memory)
     room = gathering_share(spec, max_memory)
     with Scratch((volumes, count), spec.dtype, max_memory=room) as scratch:
-        for times, columns, values in pieces:
-            assert isinstance(columns, slice)
-            moved = slice(times.start - rows.start, times.stop - rows.start, 1)
-            scratch.write((moved, columns), values)
-            done += values.nbytes
-            if progress is not None:
-                progress(done, spec.nbytes)
+        with streaming(pieces) as items:
+            for times, columns, values in items:
+                assert isinstance(columns, slice)
+                moved = slice(times.start - rows.start, times.stop - rows.start, 1)
+                scratch.write((moved, columns), values)
+                done += values.nbytes
+                if progress is not None:
+                    progress(done, spec.nbytes)
         shape = (count, volumes) if voxel_axis == 0 else (volumes, count)
         size: tuple[int, ...] = shape
         if not scratch.in_memory:

@@ -24,6 +24,7 @@ from fmristore.planning.indexing import AxisPart
 from fmristore.planning.memory import within
 from fmristore.planning.rechunk import read_in_boxes
 from fmristore.planning.scratch import Scratch
+from fmristore.planning.streams import streaming
 from fmristore.planning.text import parse_size
 from fmristore.sources.images import Block, ImageSource
 from fmristore_stores.errors import (
@@ -115,14 +116,15 @@ class ScatterSource(ImageSource):
         plane = math.prod(rows.shape[1:]) * self.dtype.itemsize
         step = max(1, max_bytes // (plane * rows.shape[0]))
         thick = rows.shape[0] if plane * rows.shape[0] <= max_bytes else max(1, max_bytes // plane)
-        for first, values in self._volumes():
-            for t in range(0, len(values), step):
-                part = values[t : t + step]
-                times = slice(first + t, first + t + len(part), 1)
-                if self._convert is not None:
-                    part = self._convert.apply(part, times=times, axis=0)
-                for z in range(0, rows.shape[0], thick):
-                    yield Block(times.start, z, self._scatter(rows[z : z + thick], part))
+        with streaming(self._volumes()) as volumes:
+            for first, values in volumes:
+                for t in range(0, len(values), step):
+                    part = values[t : t + step]
+                    times = slice(first + t, first + t + len(part), 1)
+                    if self._convert is not None:
+                        part = self._convert.apply(part, times=times, axis=0)
+                    for z in range(0, rows.shape[0], thick):
+                        yield Block(times.start, z, self._scatter(rows[z : z + thick], part))
 
     def _scatter(self, rows: NDArray[np.int32], part: AnyArray) -> AnyArray:
         inside = rows >= 0
@@ -151,8 +153,11 @@ def matrix_volumes(matrix: Matrix, max_memory: int, *, whole: int | None = None)
         if isinstance(matrix, ArrayMatrix):
             reader, axes = matrix.array.streaming_reader(), matrix.axes[::-1]
             unit = (1, reader.spec.shape[axes[1]])
-            with within(whole, max_memory):
-                for block, values in read_in_boxes(reader, axes, unit, max_memory):
+            with (
+                within(whole, max_memory),
+                streaming(read_in_boxes(reader, axes, unit, max_memory)) as blocks,
+            ):
+                for block, values in blocks:
                     yield block[0].start, values
                     del values  # before the next block takes its memory
             return

@@ -11,6 +11,7 @@ import numpy as np
 from fmristore.planning.layout import canonical_axes
 from fmristore.planning.progress import Progress
 from fmristore.planning.rechunk import read_in_boxes
+from fmristore.planning.streams import streaming
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.protocol import AnyArray
 
@@ -68,14 +69,15 @@ def export_nifti(  # noqa: PLR0913
     unit = tuple(1 if d == "t" else spec.shape[a] for d, a in zip(dims, axes, strict=True))
     done = 0
     with NiftiWriter(url, header, overwrite=overwrite, storage_options=storage_options) as writer:
-        for _, values in read_in_boxes(reader, axes, unit, max_memory):
-            for part in _pieces(values, dims, min(_WRITE_BYTES, max_memory // 8)):
-                writer.write(part)
-                done += part.nbytes
-                if progress is not None:
-                    progress(done, spec.nbytes)
-                del part
-            del values  # before the next box takes its memory
+        with streaming(read_in_boxes(reader, axes, unit, max_memory)) as blocks:
+            for _, values in blocks:
+                for part in _pieces(values, dims, min(_WRITE_BYTES, max_memory // 8)):
+                    writer.write(part)
+                    done += part.nbytes
+                    if progress is not None:
+                        progress(done, spec.nbytes)
+                    del part
+                del values  # before the next box takes its memory
         writer.finish(trailer=trailer)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike
 
 from fmristore.model.scaling import Scaling, make_scaling
 from fmristore.model.space import NeuroSpace, fold_shape
+from fmristore.planning.streams import streaming
 from fmristore.sources.facts import with_sidecar
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.io.location import normalise
@@ -104,8 +105,9 @@ class ImageSource(ABC):
         """All of the image in memory, scaled, (X, Y, Z) or (X, Y, Z, T)."""
         x, y, z = self.space.spatial_shape
         values = np.empty((self.space.time_points or 1, z, y, x), self.dtype)
-        for t0, z0, part in self.blocks(1 << 26):
-            values[t0 : t0 + part.shape[0], z0 : z0 + part.shape[1]] = part
+        with streaming(self.blocks(1 << 26)) as blocks:
+            for t0, z0, part in blocks:
+                values[t0 : t0 + part.shape[0], z0 : z0 + part.shape[1]] = part
         if self.scaling is not None:
             values = self.scaling.apply(values, axis=0)
         found = values.transpose(3, 2, 1, 0)

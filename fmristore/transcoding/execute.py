@@ -18,6 +18,7 @@ from fmristore.planning.blocks import boxes
 from fmristore.planning.layout import Access
 from fmristore.planning.progress import Progress
 from fmristore.planning.rechunk import read_in_boxes
+from fmristore.planning.streams import streaming
 from fmristore.planning.text import parse_size
 from fmristore.transcoding.arrays import HDF5, ZARR, ArrayStep
 from fmristore.transcoding.plan import TranscodePlan, plan_transcode
@@ -373,15 +374,16 @@ def _copy_values(
         values = source.read().transpose(step.axes)
         target.write(None, values)
         return {(): _hash_values(values)}
-    for box, values in read_in_boxes(reader, step.axes, units, max_memory):
-        write(target, box, values)
-        for region in boxes(values.shape, units):
-            place = tuple(
-                (b.start + r.start) // u for b, r, u in zip(box, region, units, strict=True)
-            )
-            digests[place] = _hash_values(values[region])
-        done.add(values.nbytes)
-        del values  # before the next box takes its memory
+    with streaming(read_in_boxes(reader, step.axes, units, max_memory)) as blocks:
+        for box, values in blocks:
+            write(target, box, values)
+            for region in boxes(values.shape, units):
+                place = tuple(
+                    (b.start + r.start) // u for b, r, u in zip(box, region, units, strict=True)
+                )
+                digests[place] = _hash_values(values[region])
+            done.add(values.nbytes)
+            del values  # before the next box takes its memory
     return digests
 
 

@@ -5,7 +5,6 @@ That it is so in the layouts of the package is a part of `fmristore.testing.Form
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 

@@ -35,6 +35,7 @@ from fmristore.planning.layout import Access, Order, canonical_axes
 from fmristore.planning.memory import within
 from fmristore.planning.progress import Progress
 from fmristore.planning.rechunk import read_in_boxes
+from fmristore.planning.streams import streaming
 from fmristore.planning.text import parse_size
 from fmristore.sources.door import open_if_path, source_of
 from fmristore.sources.images import Block, ImageSource
@@ -96,14 +97,15 @@ class DenseSource(ImageSource):
         unit = tuple(1 if d in "tz" else spec.shape[a] for d, a in zip(dims, axes, strict=True))
         plane = spec.nbytes // (self.space.spatial_shape[2] * (self.space.time_points or 1))
         room = max(max_bytes, 3 * plane, 3 * math.prod(reader.chunks) * spec.dtype.itemsize)
-        for box, values in read_in_boxes(reader, axes, unit, room):
-            part = dict(zip(dims, box, strict=True))
-            timed = "t" in dims
-            yield Block(
-                part["t"].start if timed else 0,
-                part["z"].start,
-                values if timed else values[None],
-            )
+        with streaming(read_in_boxes(reader, axes, unit, room)) as blocks:
+            for box, values in blocks:
+                part = dict(zip(dims, box, strict=True))
+                timed = "t" in dims
+                yield Block(
+                    part["t"].start if timed else 0,
+                    part["z"].start,
+                    values if timed else values[None],
+                )
 
 
 def _stored_region(spec: ArraySpec, parts: Mapping[str, AxisPart]) -> tuple[Any, ...]:

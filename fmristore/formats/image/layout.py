@@ -44,6 +44,7 @@ from fmristore.planning.layout import (
 from fmristore.planning.memory import UNIT_SHARE, block_share, gathering_share, require_unit
 from fmristore.planning.progress import Progress
 from fmristore.planning.scratch import Scratch
+from fmristore.planning.streams import streaming
 from fmristore.planning.text import parse_size
 from fmristore.sources.facts import metadata_of
 from fmristore.sources.images import ArraySource, Block, ImageSource
@@ -278,14 +279,15 @@ def write_numbers(
             stack.enter_context(_Writer(*target, max_memory, writers=len(targets)))
             for target in targets
         ]
-        for block in source.blocks(_block_bytes(source, array.spec, max_memory)):
-            observed = observer.submit(observe, block.values, block.z0)
-            for writer in writers:
-                writer.put(block)
-            observed.result()  # so that one block at a time is in memory
-            done += block.values.nbytes
-            if progress is not None:
-                progress(done, array.spec.nbytes)
+        with streaming(source.blocks(_block_bytes(source, array.spec, max_memory))) as blocks:
+            for block in blocks:
+                observed = observer.submit(observe, block.values, block.z0)
+                for writer in writers:
+                    writer.put(block)
+                observed.result()  # so that one block at a time is in memory
+                done += block.values.nbytes
+                if progress is not None:
+                    progress(done, array.spec.nbytes)
     return Written(digest.hexdigest(), window.limits)
 
 

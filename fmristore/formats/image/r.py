@@ -12,6 +12,7 @@ from fmristore.formats.r_common import RLayout, r_class, r_dtype, r_numbers, wri
 from fmristore.formats.registry import StoreView
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.progress import Progress
+from fmristore.planning.streams import streaming
 from fmristore.sources.images import Block, ImageSource
 from fmristore_stores.errors import FmristoreError, InvalidInputError, MetadataError, NotFoundError
 from fmristore_stores.opening import Handle
@@ -269,9 +270,10 @@ class RSource(ImageSource):
             If R has no such number.
         """
         most = max(1, max_bytes * self._source.dtype.itemsize // self.dtype.itemsize)
-        for t0, z0, values in self._source.blocks(most):
-            if self._scaling is None:
-                yield Block(t0, z0, r_numbers(values, self.dtype))
-                continue
-            times = slice(t0, t0 + len(values))
-            yield Block(t0, z0, self._scaling.apply(values, times=times, axis=0))
+        with streaming(self._source.blocks(most)) as blocks:
+            for t0, z0, values in blocks:
+                if self._scaling is None:
+                    yield Block(t0, z0, r_numbers(values, self.dtype))
+                    continue
+                times = slice(t0, t0 + len(values))
+                yield Block(t0, z0, self._scaling.apply(values, times=times, axis=0))

@@ -33,6 +33,7 @@ from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.indexing import AxisPart
 from fmristore.planning.memory import within
+from fmristore.planning.streams import streaming
 from fmristore.planning.text import parse_size
 from fmristore.sources.door import as_source
 from fmristore_stores.errors import InvalidInputError, MetadataError, SelectionError
@@ -584,9 +585,12 @@ class LatentNeuroVec(LatentView):
         ) as image:
             image.check_run()
             run = voxel_reader(image, chosen_voxels(image, mask, storage_options))
-            with within(max_memory, max_memory // 4):
+            with (
+                within(max_memory, max_memory // 4),
+                streaming(_scaled_parts(run, max_memory // 4)) as parts,
+            ):
                 found = principal_components(
-                    _scaled_parts(run, max_memory // 4),
+                    parts,
                     (run.times, len(run.voxels)),
                     n_components,
                     dtype=_working(run),
@@ -649,6 +653,7 @@ def _working(run: VoxelReader) -> np.dtype[Any]:
 
 def _scaled_parts(run: VoxelReader, max_memory: int) -> Iterator[tuple[int, int, AnyArray]]:
     """Scaled values of the voxels, part by part: first volume, first voxel, values."""
-    for times, columns, values in run.scaled(run.slabs(max_memory)):
-        assert isinstance(columns, slice)
-        yield times.start, columns.start, values
+    with streaming(run.scaled(run.slabs(max_memory))) as parts:
+        for times, columns, values in parts:
+            assert isinstance(columns, slice)
+            yield times.start, columns.start, values

@@ -14,6 +14,7 @@ from fmristore.formats.base import StoredObject
 from fmristore.formats.voxel_source import Piece, voxel_reader
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
+from fmristore.planning.streams import streaming
 from fmristore.sources.door import has_grid, source_of
 from fmristore.sources.images import ImageSource, in_axis_order
 from fmristore_stores.errors import InvalidInputError
@@ -124,9 +125,10 @@ def _converted(
 ) -> Iterator[Piece]:
     """Scaled values, of one type."""
     reader = voxel_reader(source, voxels)
-    for piece in reader.scaled(reader.slabs(max_memory)):
-        with np.errstate(over="ignore"):
-            yield piece._replace(values=piece.values.astype(dtype, copy=False))
+    with streaming(reader.scaled(reader.slabs(max_memory))) as pieces:
+        for piece in pieces:
+            with np.errstate(over="ignore"):
+                yield piece._replace(values=piece.values.astype(dtype, copy=False))
 
 
 def numbers_of(source: ImageSource, voxels: VoxelSet, dtype: np.dtype[Any]) -> AnyArray:
@@ -152,8 +154,9 @@ def finite_mask(stack: MapStack, within: AnyArray | None, max_memory: int) -> An
     inside = np.ones(stack.space.spatial_shape, np.bool_) if within is None else within
     voxels = VoxelSet.from_mask(inside, stack.space)
     finite = np.ones(len(voxels), np.bool_)
-    for _, columns, values in stack.pieces(voxels, slice(0, len(stack.labels), 1), max_memory):
-        finite[columns] &= np.isfinite(values).all(axis=0)
+    with streaming(stack.pieces(voxels, slice(0, len(stack.labels), 1), max_memory)) as pieces:
+        for _, columns, values in pieces:
+            finite[columns] &= np.isfinite(values).all(axis=0)
     return voxels.scatter(finite)
 
 

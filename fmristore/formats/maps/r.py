@@ -33,6 +33,7 @@ from fmristore.planning.indexing import AxisPart
 from fmristore.planning.layout import choose_codecs
 from fmristore.planning.progress import Progress
 from fmristore.planning.scratch import Scratch
+from fmristore.planning.streams import streaming
 from fmristore.planning.text import parse_size
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import InvalidInputError, MetadataError
@@ -282,10 +283,11 @@ def _write_maps(
     whole = slice(0, count, 1)
     shape = (rows.stop - rows.start, count)
     with Scratch(shape, dtype, max_memory=max_memory // 2) as scratch:
-        for times, columns, values in stack.pieces(voxels, rows, max_memory):
-            assert isinstance(columns, slice)
-            moved = slice(times.start - rows.start, times.stop - rows.start, 1)
-            scratch.write((moved, columns), r_numbers(values, dtype))
+        with streaming(stack.pieces(voxels, rows, max_memory)) as pieces:
+            for times, columns, values in pieces:
+                assert isinstance(columns, slice)
+                moved = slice(times.start - rows.start, times.stop - rows.start, 1)
+                scratch.write((moved, columns), r_numbers(values, dtype))
         for number in range(shape[0]):
             values = scratch.read((slice(number, number + 1, 1), whole))[0]
             write_array(group, sanitise(stack.labels[rows.start + number]), spec, values)

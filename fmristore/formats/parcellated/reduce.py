@@ -14,6 +14,7 @@ from fmristore.formats.matrix import ScaledMatrix
 from fmristore.formats.voxel_source import Piece, VoxelReader, block_bytes, column_pieces
 from fmristore.planning.memory import too_little
 from fmristore.planning.progress import Progress
+from fmristore.planning.streams import streaming
 from fmristore.sources.parcellation import Parcellation
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
@@ -356,15 +357,15 @@ def summarise(
             return reduce_numbers(
                 numbers, parcellation, reduction, max_memory=max_memory // 2, progress=progress
             )
-    pieces = reader.scaled(reader.pieces(max_memory))
     total = len(parcellation.voxels) * times * dtype.itemsize
-    return accumulate(
-        _told(pieces, total, progress),
-        reduction,
-        parcellation.parcel_of,
-        (times, len(parcellation)),
-        dtype,
-    )
+    with streaming(reader.scaled(reader.pieces(max_memory))) as pieces:
+        return accumulate(
+            _told(pieces, total, progress),
+            reduction,
+            parcellation.parcel_of,
+            (times, len(parcellation)),
+            dtype,
+        )
 
 
 def require_parcels(
@@ -386,7 +387,7 @@ def require_parcels(
         raise too_little(what, max_memory, least)
 
 
-def _told(pieces: Iterator[Piece], total: int, progress: Progress | None) -> Iterator[Piece]:
+def _told(pieces: Iterable[Piece], total: int, progress: Progress | None) -> Iterator[Piece]:
     done = 0
     for piece in pieces:
         yield piece

@@ -35,6 +35,7 @@ from fmristore.model.space import NeuroSpace
 from fmristore.planning.indexing import AxisPart, axis_length, parse_selection
 from fmristore.planning.layout import Access, Order
 from fmristore.planning.progress import Progress
+from fmristore.planning.streams import streaming
 from fmristore.planning.text import parse_size
 from fmristore.sources.door import has_grid, open_each_path, source_of
 from fmristore.sources.images import Block, ImageSource
@@ -97,11 +98,12 @@ class SequenceSource(ImageSource):
         """Parts of at most `max_bytes`, or single planes."""
         start = 0
         for source in self._sources:
-            for t0, z0, values in source.blocks(max_bytes):
-                if self._convert and source.scaling is not None:
-                    times = slice(t0, t0 + len(values))
-                    values = source.scaling.apply(values, times=times, axis=0)  # noqa: PLW2901
-                yield Block(start + t0, z0, values.astype(self.dtype, copy=False))
+            with streaming(source.blocks(max_bytes)) as blocks:
+                for t0, z0, values in blocks:
+                    if self._convert and source.scaling is not None:
+                        times = slice(t0, t0 + len(values))
+                        values = source.scaling.apply(values, times=times, axis=0)  # noqa: PLW2901
+                    yield Block(start + t0, z0, values.astype(self.dtype, copy=False))
             start += source.space.time_points or 1
 
 
