@@ -8,11 +8,11 @@ from typing import TypeVar
 
 __all__ = ["streaming"]
 
-T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 @contextlib.contextmanager
-def streaming(items: Iterable[T]) -> Iterator[Iterable[T]]:
+def streaming(items: Iterable[Item]) -> Iterator[Iterable[Item]]:
     """Context in which items are gone through; a generator of them is closed at its end.
 
     Otherwise one that is left in the middle, because a write failed, keeps its file open for as

@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 
 __all__ = ["AliveKeys", "AliveSet", "AliveValues"]
 
-T = TypeVar("T")
-K = TypeVar("K", bound=Hashable)
+Thing = TypeVar("Thing")
+Key = TypeVar("Key", bound=Hashable)
 
 
 class _Ref(weakref.ref[Any]):
@@ -62,55 +62,55 @@ class _Table:
         return sum(1 for _ in self._alive())
 
 
-class AliveSet(_Table, Generic[T]):
+class AliveSet(_Table, Generic[Thing]):
     """Objects that are alive."""
 
-    def add(self, thing: T) -> None:
+    def add(self, thing: Thing) -> None:
         """Take one in."""
         self._put(id(thing), thing)
 
-    def discard(self, thing: T) -> None:
+    def discard(self, thing: Thing) -> None:
         """Take one out, if it is in."""
         self._refs.pop(id(thing), None)
 
-    def __iter__(self) -> Iterator[T]:
+    def __iter__(self) -> Iterator[Thing]:
         return self._alive()
 
     def __bool__(self) -> bool:
         return next(self._alive(), None) is not None
 
 
-class AliveValues(_Table, Generic[K, T]):
+class AliveValues(_Table, Generic[Key, Thing]):
     """Objects that are alive, by key."""
 
-    def get(self, key: K) -> T | None:
+    def get(self, key: Key) -> Thing | None:
         """The object of that key, None if there is none."""
         ref = self._refs.get(key)
-        found: T | None = None if ref is None else ref()
+        found: Thing | None = None if ref is None else ref()
         return found
 
-    def put(self, key: K, thing: T) -> T:
+    def put(self, key: Key, thing: Thing) -> Thing:
         """Put one in the place of that key."""
         self._put(key, thing)
         return thing
 
-    def values(self) -> Iterator[T]:
+    def values(self) -> Iterator[Thing]:
         """All of them."""
         return self._alive()
 
 
-class AliveKeys(_Table, Generic[T]):
+class AliveKeys(_Table, Generic[Thing]):
     """What belongs to objects that are alive, and goes soon after them."""
 
-    def get(self, thing: object) -> T | None:
+    def get(self, thing: object) -> Thing | None:
         """What belongs to an object, None if there is nothing."""
         if self._gone:
             self._tidy()
         ref = self._refs.get(id(thing))
-        found: T | None = None if ref is None or ref() is not thing else ref.value
+        found: Thing | None = None if ref is None or ref() is not thing else ref.value
         return found
 
-    def put(self, thing: object, value: T) -> T:
+    def put(self, thing: object, value: Thing) -> Thing:
         """Keep something for an object."""
         self._put(id(thing), thing, value)
         return value
