@@ -92,9 +92,9 @@ class Result:
 
 
 def check_equal(found: AnyArray, expected: AnyArray, name: str) -> None:
-    """Stop if an engine returned other numbers than expected."""
+    """Stop if an engine returned other data than expected."""
     if not np.array_equal(found, expected):
-        raise AssertionError(f"{name} returns other numbers than the run holds")
+        raise AssertionError(f"{name} returns other data than the run holds")
 
 
 def run_group(group: Group) -> list[Result]:

@@ -75,7 +75,7 @@ class Run:
     shape : tuple of int, (X, Y, Z, T)
         Of the run.
     dtype : dtype
-        Of the stored numbers.
+        Of the stored values.
     make : callable
         Takes a path that it may write to and returns a nibabel image.
     folder : Path
@@ -125,7 +125,7 @@ class Run:
 
     @cached_property
     def values(self) -> AnyArray:
-        """(X, Y, Z, T): stored numbers, x fastest, read-only."""
+        """(X, Y, Z, T): stored values, x fastest, read-only."""
         image: Any = nib.load(self.nii)
         values = np.array(np.asarray(image.dataobj), order="F")
         values.flags.writeable = False
@@ -186,7 +186,7 @@ def _generate(path: Path, *, shape: tuple[int, ...]) -> Any:
 
 
 def _write_plain(source: Any, path: Path) -> None:
-    """Write the stored numbers of an image without a slope, so that all engines return them."""
+    """Write the stored values of an image without a slope, so that all engines return them."""
     values = np.asarray(source.dataobj.get_unscaled())
     image: Any = nib.Nifti1Image(values, source.affine)  # type: ignore[no-untyped-call]
     image.header.set_zooms(source.header.get_zooms())

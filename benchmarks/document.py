@@ -1,7 +1,7 @@
 """Writes what was measured into the documentation: ``python -m benchmarks.document``.
 
 The table comes from ``benchmarks/results/results.json`` alone, and the Markdown report and the plot
-are made anew from it.
+are made again from it.
 """
 
 from __future__ import annotations

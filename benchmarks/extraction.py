@@ -74,7 +74,7 @@ def _prepare(function: str, arguments: dict[str, Path], _: int) -> Callable[[], 
 
 def _check(out: Path, expected: Callable[[], AnyArray], name: str, _: int, __: Any) -> None:
     if not np.allclose(np.load(out), expected(), rtol=1e-4):
-        raise AssertionError(f"{name} returns other numbers than the run holds")
+        raise AssertionError(f"{name} returns other data than the run holds")
 
 
 # What is asked for ---------------------------------------------------------------------------

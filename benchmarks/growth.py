@@ -147,7 +147,7 @@ def convert(source: str, target: str) -> Callable[[], None]:
 
 
 def transcode(source: str, target: str) -> Callable[[], Any]:
-    """Move a Zarr store to HDF5, laid out anew for volumes."""
+    """Move a Zarr store to HDF5, rechunked for volumes."""
     import fmristore as fs
 
     return partial(fs.transcode, source, target, access="volume", max_memory=MAX_MEMORY)

@@ -1,4 +1,4 @@
-"""What the numbers depend on: the machine and the versions of the packages."""
+"""What the data depend on: the machine and the versions of the packages."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Run:
     name : str
         Short name for the tables.
     values : ndarray (T, Z, Y, X)
-        Stored numbers, little-endian.
+        Stored values, little-endian.
     gz_bytes : int
         Size of the ``.nii.gz`` file, or 0 where there is none.
     """
@@ -143,7 +143,7 @@ def load_runs(folder: Path, *, quick: bool) -> list[Run]:
 def blosc(
     cname: str, clevel: int, width: int, blocksize: int = 0, shuffle: str = "bitshuffle"
 ) -> Pipeline:
-    """A blosc step for numbers of `width` bytes."""
+    """A blosc step for values of `width` bytes."""
     return (
         CodecSpec.of(
             "blosc",

@@ -91,7 +91,7 @@ def server_of_s3() -> Iterator[int]:
 
 
 def _make_stores(place: Place, shape: tuple[int, int, int, int]) -> AnyArray:
-    """Put the run on the server in every way; returns its numbers."""
+    """Put the run on the server in every way; returns its data."""
     request = urllib.request.Request(f"{place.endpoint}/{_BUCKET}", method="PUT")
     urllib.request.urlopen(request).close()
     with tempfile.TemporaryDirectory() as folder:

@@ -41,7 +41,7 @@ class Report:
     sizes : dict
         For each run the bytes on disk.
     machine, versions : dict
-        What the numbers depend on.
+        What the data depend on.
     missing : dict
         Engines that could not be measured, and why.
     settings : dict
@@ -57,7 +57,7 @@ class Report:
 
 
 def write_json(report: Report, path: Path) -> None:
-    """Write all numbers: seconds of each repetition, one result per line."""
+    """Write all data: seconds of each repetition, one result per line."""
     found = _rounded(asdict(report))
     results = ",\n".join(json.dumps(result) for result in found.pop("results"))
     head = json.dumps(found, indent=1).removesuffix("\n}")
@@ -124,7 +124,7 @@ in an untimed turn before. Files are in the cache of the operating system.
 - **ms**: medians. All keep their files open between repetitions, except where opening is measured;
   fmristore forgets all decoded chunks before each read. *again* is the same read at once repeated.
   All writers end with `fsync`.
-- Stored numbers are read and written, without slope and intercept."""
+- Stored values are read and written, without slope and intercept."""
 
 
 def _lines(report: Report) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What the read cells read: seven kinds of selections, drawn anew for each repetition."""
+"""What the read cells read: seven kinds of selections, drawn again for each repetition."""
 
 from __future__ import annotations
 

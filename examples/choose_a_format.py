@@ -82,7 +82,7 @@ def draw(sizes: dict[str, float], path: Path) -> None:
 
 
 def make_up(folder: Path) -> tuple[Any, Any, Any]:
-    """Make a run, a mask of its brain, and 27 boxes of brain as labels."""
+    """Make a run, a mask of its brain, and 27 blocks of brain as labels."""
     run = folder / "bold.nii.gz"
     make_run(run, shape=(32, 32, 20, 60))
     with fs.NeuroVec.create(folder / "bold.h5", run) as bold:

@@ -26,7 +26,7 @@ def main(run: Any, mask: Any, components: list[int], out: Path) -> None:
             run, mask = make_up(folder)
         bold = fs.MaskedNeuroVec.create(f"{folder}/bold.h5", run, mask=mask)
         exact = size_of(bold)
-        print(f"all numbers in the mask {exact:6.2f} MB")
+        print(f"all data in the mask {exact:6.2f} MB")
         stored, sizes, missed = [], [], []
         for count in components:
             latent = fs.LatentNeuroVec.from_pca(
@@ -55,7 +55,7 @@ def main(run: Any, mask: Any, components: list[int], out: Path) -> None:
         axes[panel].set(xlabel=label, ylabel="fluctuations missed (%)", ylim=(0, 1.1 * max(missed)))
         axes[panel].grid(color="0.9")
     axes["a"].set(xlim=(0, None), xticks=components)
-    axes["b"].axvline(exact, color="0.5", linestyle="--", label="all numbers in the mask")
+    axes["b"].axvline(exact, color="0.5", linestyle="--", label="all data in the mask")
     axes["b"].set_xlim(0, 1.1 * max(exact, *sizes))
     axes["b"].legend(fontsize=8)
 

@@ -65,7 +65,7 @@ def main(runs: list[Any], labels: Any, names: Any, out: Path) -> None:
 
 
 def make_up(folder: str) -> tuple[list[Any], Any]:
-    """Make four runs of different lengths, each at its own level, and eight boxes as labels."""
+    """Make four runs of different lengths, each at its own level, and eight blocks as labels."""
     rng = np.random.default_rng(3)
     x, y, z = np.indices((12, 12, 8))
     labels = 1 + x // 6 + 2 * (y // 6) + 4 * (z // 4)

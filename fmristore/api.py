@@ -216,7 +216,7 @@ def convert(  # noqa: PLR0913
     order : {"auto", "canonical"}, optional
         Order inside chunks; ``"canonical"`` (x fastest) by default for ``"portable"``.
     profile : {"r"}, optional
-        Write an HDF5 file exactly as the R package does, scaled numbers as floating-point ones;
+        Write an HDF5 file exactly as the R package does, scaled values as floating-point ones;
         see ``docs/reference/r.md``. Most files are readable in R without it.
     overwrite : bool
         Replace what is there, once the new store is complete.

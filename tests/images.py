@@ -35,7 +35,7 @@ AFFINE = np.array([[-2.0, 0.1, 0, 30], [0, 2.5, -0.2, -40], [0.1, 0, 3.0, -20], 
 SHAPE = (7, 6, 5, 9)
 
 
-def make_numbers(
+def make_values(
     shape: tuple[int, ...] = SHAPE, dtype: Any = "i2", *, seed: int = 0, nan: bool = True
 ) -> AnyArray:
     """Numbers that are all different where the type allows; floats with NaN and infinities."""
@@ -62,13 +62,13 @@ def make_numbers(
 
 @dataclass(frozen=True)
 class Scales:
-    """A slope and an intercept, and what they make of stored numbers."""
+    """A slope and an intercept, and what they make of stored values."""
 
     slope: float | None = 0.25
     inter: float | None = -3.5
 
     def apply(self, stored: AnyArray) -> AnyArray:
-        """The numbers meant, computed as the reading of 16-bit integers promises to."""
+        """The scaled values, computed as the reading of 16-bit integers promises to."""
         if self.slope is None:
             return stored
         return stored.astype("f4") * np.float32(self.slope) + np.float32(self.inter or 0)
@@ -96,14 +96,14 @@ def write_nifti(
     affine: AnyArray = AFFINE,
     version: int = 1,
 ) -> Path:
-    """Write stored numbers as a NIfTI file, with a slope and intercept in its header."""
+    """Write stored values as a NIfTI file, with a slope and intercept in its header."""
     image = getattr(nibabel, f"Nifti{version}Image")(values, affine, dtype=values.dtype)
     image.header.set_zooms((2.0, 2.5, 3.0, 1.5)[: values.ndim])
     image.header.set_xyzt_units("mm", "sec")
     content = bytearray(image.to_bytes())
     struct.pack_into("8s", content, {1: 148, 2: 240}[version], b"made up")
     if scales.slope is not None:
-        # nibabel would divide the numbers by the slope.
+        # nibabel would divide the data by the slope.
         where, code = {1: (112, "<2f"), 2: (176, "<2d")}[version]
         struct.pack_into(code, content, where, scales.slope, scales.inter)
     path.write_bytes(gzip.compress(content, 1) if path.name.endswith(".gz") else content)

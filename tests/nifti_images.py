@@ -57,7 +57,7 @@ class Recipe:
 
     @property
     def data(self) -> bytes:
-        """Bytes of the numbers as they lie on the disk: any bits at all, NaN payloads too."""
+        """Bytes of the data as they lie on the disk: any bits at all, NaN payloads too."""
         size = int(np.prod(self.shape)) * self.dtype.itemsize
         return np.random.default_rng(self.seed).bytes(size)
 
@@ -69,7 +69,7 @@ class Recipe:
         return {".hdr": raw, ".img": bytes(self.gap) + self.data + self.trailer}
 
     def header(self) -> bytes:
-        """Bytes before the numbers."""
+        """Bytes before the data."""
         module = nibabel.nifti1 if self.version == 1 else nibabel.nifti2
         name = f"Nifti{self.version}{'' if self.single else 'Pair'}Header"
         header = getattr(module, name)(endianness=self.endianness)

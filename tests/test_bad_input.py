@@ -45,7 +45,7 @@ from tests.images import (
     SHAPE,
     STORES,
     files_below,
-    make_numbers,
+    make_values,
     nibabel,
     run_python,
     snapshot,
@@ -53,7 +53,7 @@ from tests.images import (
     write_nifti,
 )
 
-VALUES = make_numbers()
+VALUES = make_values()
 
 
 @contextmanager
@@ -110,7 +110,7 @@ class TestSources:
 
     @pytest.mark.parametrize("keep", [0.999, 0.5, 0.01])
     def test_truncated(self, tmp_path: Path, target: Path, keep: float) -> None:
-        values = make_numbers((20, 20, 20, 10))
+        values = make_values((20, 20, 20, 10))
         for name in ("a.nii.gz", "a.nii"):
             source = write_nifti(tmp_path / name, values)
             content = source.read_bytes()
@@ -126,7 +126,7 @@ class TestSources:
                 convert(source, target)
 
     def test_damaged_compression(self, tmp_path: Path, target: Path) -> None:
-        source = write_nifti(tmp_path / "a.nii.gz", make_numbers((20, 20, 20, 10)))
+        source = write_nifti(tmp_path / "a.nii.gz", make_values((20, 20, 20, 10)))
         content = bytearray(source.read_bytes())
         content[len(content) // 2] ^= 0xFF
         source.write_bytes(content)
@@ -307,7 +307,7 @@ class TestDestinations:
     @pytest.mark.parametrize("existing", [False, True])
     def test_disk_full(self, tmp_path: Path, kind: str, existing: bool) -> None:
         """A limit on the size of files stands for a full disk: writing fails half-way."""
-        values = make_numbers((40, 40, 20, 20), "f4")
+        values = make_values((40, 40, 20, 20), "f4")
         source = write_nifti(tmp_path / "a.nii", values)
         url = tmp_path / f"a.{kind}"
         if existing:
@@ -331,7 +331,7 @@ class TestDestinations:
 
     @pytest.mark.skipif(os.name == "nt", reason="needs POSIX limits")
     def test_disk_full_while_exporting(self, tmp_path: Path, kind: str) -> None:
-        values = make_numbers((40, 40, 20, 20), "f4")
+        values = make_values((40, 40, 20, 20), "f4")
         store(tmp_path / f"a.{kind}", values).close()
         (tmp_path / "b.nii").write_text("precious")
         before = snapshot(tmp_path)
@@ -353,7 +353,7 @@ class TestDestinations:
     def test_temporary_folder_full(
         self, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        values = make_numbers((24, 22, 20, 40))
+        values = make_values((24, 22, 20, 40))
         source = write_nifti(tmp_path / "a.nii", values)
         monkeypatch.setattr("fmristore.planning.chunking._SHARD_BYTES", (16 * 1024, 16 * 1024))
         for name in ("_CHUNK_BYTES", "_PORTABLE_BYTES"):
@@ -393,7 +393,7 @@ class TestDestinations:
         memory = fsspec.filesystem("memory")
         url = f"memory://bad-{os.getpid()}/a.{kind}"
         store(url, VALUES).close()
-        source = write_nifti(tmp_path / "a.nii.gz", make_numbers((20, 20, 20, 10)))
+        source = write_nifti(tmp_path / "a.nii.gz", make_values((20, 20, 20, 10)))
         source.write_bytes(source.read_bytes()[:-50])
 
         def stored() -> dict[str, bytes]:
@@ -501,7 +501,7 @@ def drop_consolidated(url: Path) -> None:
 
 
 def damage_chunks(url: Path, how: str) -> None:
-    """Damage all chunks of the numbers of a store that holds several."""
+    """Damage all chunks of the data of a store that holds several."""
     if url.is_dir():
         for path in files_below(url / "0" / "c"):
             content = path.read_bytes()
@@ -561,7 +561,7 @@ class TestChunks:
 
     def test_a_damaged_chunk_does_not_spoil_the_others(self, tmp_path: Path, kind: str) -> None:
         url = tmp_path / f"a.{kind}"
-        values = make_numbers((64, 64, 36, 3))
+        values = make_values((64, 64, 36, 3))
         store(url, values, access="volume").close()
         with fs.open(url) as image:
             assert image.plan[..., 0].chunks == 1
@@ -588,7 +588,7 @@ class TestChanged:
         image = store(url, VALUES)
         store(url, VALUES + 1, overwrite=True).close()
         CHUNK_CACHE.clear()
-        # Either the numbers that were opened, or a refusal; never others.
+        # Either the data that were opened, or a refusal; never others.
         if kind == "h5":
             assert_array_equal(np.asarray(image), VALUES)
         else:
@@ -712,7 +712,7 @@ class TestAttributes:
 
 
 def replace_data(shape: Any, chunks: Any = None, dtype: Any = "i2", names: str = "tzyx") -> Any:
-    """Put another array in the place of the numbers."""
+    """Put another array in the place of the data."""
 
     def change(file: h5py.File) -> None:
         del file["0"]

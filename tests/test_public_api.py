@@ -23,7 +23,7 @@ import fmristore.stores
 import fmristore_stores
 from fmristore_stores import errors
 from fmristore_stores.errors import ClosedError, FmristoreError
-from tests.images import RAW, ROOT, SCALED, SHAPE, STORES, make_numbers, run_python, store
+from tests.images import RAW, ROOT, SCALED, SHAPE, STORES, make_values, run_python, store
 
 PACKAGES = (fmristore, fmristore_stores)
 FILES = sorted(
@@ -156,7 +156,7 @@ class TestImports:
     def test_opening_one_kind_of_store_does_not_load_the_other(
         self, kind: str, tmp_path: Path
     ) -> None:
-        store(tmp_path / f"a.{kind}", make_numbers()).close()
+        store(tmp_path / f"a.{kind}", make_values()).close()
         code = (
             "import sys, fmristore as fs\n"
             "with fs.open(sys.argv[1]) as image: image[0, 0, 0]\n"
@@ -231,7 +231,7 @@ class TestObjects:
     def test_what_people_see(self, kind: str, tmp_path: Path) -> None:
         for scales in (RAW, SCALED):
             url = tmp_path / f"{scales.slope}.{kind}"
-            with store(url, make_numbers(), scales=scales) as image:
+            with store(url, make_values(), scales=scales) as image:
                 for text in (repr(image), Text(image._repr_html_()).text):
                     assert "NeuroVec" in text
                     assert str(url) in text
@@ -247,7 +247,7 @@ class TestObjects:
         folder = tmp_path / "<script>alert(1)<"
         folder.mkdir()
         url = folder / f"'\"&<img src=x onerror=alert(2)>.{kind}"
-        with store(url, make_numbers()) as image:
+        with store(url, make_values()) as image:
             shown = image._repr_html_()
             parsed = Text(shown)
             assert parsed.tags <= {"b", "table", "tr", "th", "td", "tbody"}
@@ -258,22 +258,22 @@ class TestObjects:
 
     def test_pickling(self, kind: str, tmp_path: Path) -> None:
         for shape in (SHAPE, SHAPE[:3]):
-            with store(tmp_path / f"{len(shape)}.{kind}", make_numbers(shape)) as image:
+            with store(tmp_path / f"{len(shape)}.{kind}", make_values(shape)) as image:
                 with pickle.loads(pickle.dumps(image)) as other:
                     assert type(other) is type(image)
                     assert other.space == image.space
                     assert repr(other) == repr(image)
                     np.testing.assert_array_equal(np.asarray(other), np.asarray(image))
                 assert not image.closed
-                np.testing.assert_array_equal(np.asarray(image), make_numbers(shape))
+                np.testing.assert_array_equal(np.asarray(image), make_values(shape))
             with pytest.raises(ClosedError):
                 pickle.dumps(image)
 
     def test_a_copy_outlives_the_original(self, kind: str, tmp_path: Path) -> None:
-        image = store(tmp_path / f"a.{kind}", make_numbers())
+        image = store(tmp_path / f"a.{kind}", make_values())
         other = copy.deepcopy(image)
         image.close()
-        np.testing.assert_array_equal(np.asarray(other), make_numbers())
+        np.testing.assert_array_equal(np.asarray(other), make_values())
         other.close()
         with pytest.raises(ClosedError):
             other[0]

@@ -31,7 +31,7 @@ class Ours(Engine):
         self._image: Any = fs.open(path)
 
     def read(self, selection: Selection) -> AnyArray:
-        """Read stored numbers through the image, as a user does."""
+        """Read stored values through the image, as a user does."""
         if selection.points is not None:
             return np.asarray(self._image.series(selection.points, raw=True)).T
         return np.asarray(self._image.read(selection.index, raw=True))

@@ -220,7 +220,7 @@ _WORDS: Mapping[str, Callable[[str, Mapping[str, Any]], Rows]] = {
     "space": _space,
     "stored_dtype": _nothing,
 }
-"""Facts that many formats tell, and how they are worded; any other is told as it is."""
+"""Facts that many formats tell, and how they are worded; any other is reported as it is."""
 
 
 def _tree_lines(document: Mapping[str, Any]) -> list[str]:

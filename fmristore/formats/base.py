@@ -46,7 +46,7 @@ __all__ = [
     "StoredArray",
     "StoredObject",
     "access_text",
-    "describe_numbers",
+    "describe_data",
     "describe_parcels",
     "describe_scan",
     "describe_space",
@@ -72,7 +72,7 @@ class StoredArray:
     dims : tuple of str, optional
         Names of its axes, for an array of other software that has none or others.
     is_copy : bool
-        Whether its numbers are those of another array of the same object.
+        Whether its data are those of another array of the same object.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class StoredArray:
 
     @property
     def is_copy(self) -> bool:
-        """Whether its numbers are those of another array of the same object."""
+        """Whether its data are those of another array of the same object."""
         return self._is_copy
 
     @property
@@ -232,7 +232,7 @@ def first_few(items: Sequence[Any]) -> dict[str, Any]:
     return {"count": len(items), "first": list(items[:_FEW])}
 
 
-def describe_numbers(arrays: Iterable[StoredArray]) -> dict[str, Any]:
+def describe_data(arrays: Iterable[StoredArray]) -> dict[str, Any]:
     """How the arrays that hold an object's numbers are laid out, and what they take.
 
     Parameters
@@ -306,7 +306,7 @@ def access_text(access: str) -> str:
 
 
 def type_text(dtype: np.dtype[Any]) -> str:
-    """Name of a type of numbers; ``RGB`` or ``RGBA`` for colours."""
+    """Name of a type of values; ``RGB`` or ``RGBA`` for colours."""
     return "".join(dtype.names) if dtype.names else str(dtype)
 
 
@@ -337,7 +337,7 @@ class RawReadable(Protocol):
 
 
 class RawView:
-    """Stored numbers of an image, not scaled; indexed as the image is."""
+    """Stored values of an image, not scaled; indexed as the image is."""
 
     def __init__(self, image: RawReadable) -> None:
         self._image = image
@@ -349,7 +349,7 @@ class RawView:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the stored numbers."""
+        """Type of the stored values."""
         return self._image.stored_dtype
 
     def __getitem__(self, index: Any) -> Any:
@@ -522,7 +522,7 @@ class StoredObject(ABC):
 
     @property
     def primary_arrays(self) -> tuple[StoredArray, ...]:
-        """Arrays that hold the numbers, the main one first; every chunk of them must be there."""
+        """Arrays that hold the data, the main one first; every chunk of them must be there."""
         return ()
 
     @property
@@ -559,7 +559,7 @@ class StoredObject(ABC):
 
         Notes
         -----
-        Reads attributes, small arrays and where chunks lie, no numbers.
+        Reads attributes, small arrays and where chunks lie, no data.
         """
         return self._described(self._facts())
 
@@ -567,7 +567,7 @@ class StoredObject(ABC):
         self, facts: Mapping[str, Any], arrays: Iterable[StoredArray] | None = None
     ) -> dict[str, Any]:
         """Put facts of a format together with those that all have."""
-        numbers = describe_numbers(self.primary_arrays if arrays is None else arrays)
+        numbers = describe_data(self.primary_arrays if arrays is None else arrays)
         return {"class": type(self).__name__, **facts, **numbers}
 
     def check(self) -> None:  # noqa: B027 - most have nothing to do
@@ -582,7 +582,7 @@ class StoredObject(ABC):
     # Going elsewhere ------------------------------------------------------------------------------
 
     def save(self, url: str | os.PathLike[str], **options: Any) -> Self:
-        """Store the same anew: in the other kind of store, encoded otherwise, or as R does.
+        """Store the same again: in the other kind of store, encoded otherwise, or as R does.
 
         Parameters
         ----------
@@ -627,7 +627,7 @@ class StoredObject(ABC):
 
     def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What `create` must be given, after the URL, to store the same again."""
-        raise InvalidInputError(f"a {type(self).__name__} cannot be stored anew", url=self.url)
+        raise InvalidInputError(f"a {type(self).__name__} cannot be rewritten", url=self.url)
 
     def __enter__(self) -> Self:
         return self

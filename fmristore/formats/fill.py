@@ -16,7 +16,7 @@ Fill = int | float
 """What voxels outside the mask have."""
 
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-"""Fill values that attributes cannot hold as numbers."""
+"""Fill values that attributes cannot hold as values."""
 
 
 def check_fill(fill: Any, dtype: np.dtype[Any]) -> Fill:
@@ -25,7 +25,7 @@ def check_fill(fill: Any, dtype: np.dtype[Any]) -> Fill:
     Raises
     ------
     InvalidInputError
-        If it is not one number, or numbers of that type cannot be it.
+        If it is not one number, or values of that type cannot be it.
     """
     if isinstance(fill, np.generic):
         fill = fill.item()

@@ -45,7 +45,7 @@ from fmristore_stores.protocol import AnyArray
 if TYPE_CHECKING:
     from fmristore.nifti import NiftiHeader
 
-__all__ = ["GridView", "SeriesRequest", "parse_points", "parse_series", "write_source"]
+__all__ = ["GridView", "VoxelSelection", "parse_points", "parse_series", "write_source"]
 
 _WRITE_BYTES = 1 << 23
 """Volumes that are handed to the NIfTI writer at a time."""
@@ -183,7 +183,7 @@ class GridView(StoredObject):
         raise InvalidInputError(f"{type(self).__name__} cannot say what a read costs", url=self.url)
 
     def _axis_entry(self, index: Any) -> Any:
-        """The index with names along the last axis, where it has some, as numbers."""
+        """The index with names along the last axis, where it has some, as values."""
         return index
 
     # Reading --------------------------------------------------------------------------------
@@ -773,7 +773,7 @@ def write_source(
 # What series() is asked for -------------------------------------------------------------------
 
 
-class SeriesRequest(NamedTuple):
+class VoxelSelection(NamedTuple):
     """Voxels and volumes that a series is wanted of."""
 
     points: AnyArray
@@ -824,7 +824,7 @@ def parse_series(
     space: NeuroSpace,
     length: int,
     storage_options: Mapping[str, Any] | None = None,
-) -> SeriesRequest:
+) -> VoxelSelection:
     """Parse what the method ``series`` is asked for; see `GridView.series`.
 
     Raises
@@ -840,4 +840,4 @@ def parse_series(
         points, single = mask_voxels(mask, space, storage_options=storage_options), False
     else:
         points, single = parse_points(voxels)
-    return SeriesRequest(points, single, parse_axis(times, length))
+    return VoxelSelection(points, single, parse_axis(times, length))

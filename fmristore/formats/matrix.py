@@ -43,7 +43,7 @@ _SPAN = 3
 
 
 class Matrix(ABC):
-    """Rows x columns of numbers; nothing is read before it is asked for.
+    """Rows x columns of values; nothing is read before it is asked for.
 
     Indexed as numpy does with integers, slices and one list; `numpy.asarray` reads all of it.
     """
@@ -146,7 +146,7 @@ class ArrayMatrix(Matrix):
         if len(spec.shape) != 2 or row_axis not in spec.dims or spec.dtype.kind not in kinds:
             raise MetadataError(
                 f"is {spec.dtype} with axes {spec.dims} of shape {spec.shape}: expected a matrix "
-                f"of numbers with an axis {row_axis!r}",
+                f"of values with an axis {row_axis!r}",
                 node=array.reader.array.path,
             )
         self.array = array
@@ -315,7 +315,7 @@ class SparseMatrix(Matrix):
 
     @property
     def density(self) -> float:
-        """Share of the numbers that are stored."""
+        """Share of the data that are stored."""
         return self.nnz / max(1, self.shape[0] * self.shape[1])
 
     def read(self, rows: AxisPart, columns: AxisPart) -> AnyArray:
@@ -397,7 +397,7 @@ class SparseMatrix(Matrix):
         return positions
 
     def _entries(self, where: NDArray[np.int64]) -> tuple[AnyArray, AnyArray]:
-        """Columns and numbers of entries."""
+        """Columns and values of entries."""
         columns, data = (_gather(array, where) for array in (self._indices, self._data))
         if columns.size and (columns.min() < 0 or columns.max() >= self.shape[1]):
             raise self._damaged("indices", f"has columns outside 0 to {self.shape[1] - 1}")

@@ -343,7 +343,7 @@ def read_grid(
 
 
 def scaling_attributes(scaling: Scaling | None) -> dict[str, Any]:
-    """CF attributes, so that xarray and netCDF tools scale the numbers as well."""
+    """CF attributes, so that xarray and netCDF tools scale the data as well."""
     if scaling is None:
         return {}
     if scaling.per_volume:

@@ -33,7 +33,7 @@ __all__ = [
     "node_name",
     "r_class",
     "r_dtype",
-    "r_numbers",
+    "r_values",
     "r_writer",
     "read_header_space",
     "to_r_name",
@@ -44,16 +44,16 @@ __all__ = [
 
 R_NUMBERS = "data"
 
-"""Where R looks for the numbers of a run."""
+"""Where R looks for the data of a run."""
 
 R_TYPES = dict.fromkeys(["uint8", "int8", "int16", "uint16", "float32", "float64"], math.inf) | {
     "int32": 2**31,
     "int64": 2**53,
 }
 
-"""Types of numbers that the R package reads, and what their absolute values must stay below.
+"""Types of values that the R package reads, and what their absolute values must stay below.
 
--2**31 is R's NA, and larger integers of 64 bits come out as other numbers without a word.
+-2**31 is R's NA, and larger integers of 64 bits come out as other data without a word.
 """
 
 
@@ -62,12 +62,12 @@ def link_for_r(
     space: NeuroSpace,
     scaling: Scaling | None,
     limits: Sequence[float] | None,
-    numbers: Sequence[str] = ("0",),
+    data: Sequence[str] = ("0",),
 ) -> dict[str, Any]:
     """Give a finished image the names that R looks for, if R would read the right numbers.
 
     That is so if array ``0``, or a copy of it, has the canonical order of axes, numbers that R
-    has, no colours and no scaling. Takes some kilobytes; the numbers are not stored again.
+    has, no colours and no scaling. Takes some kilobytes; the data are not stored again.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def link_for_r(
     dict
         Attributes for the root group, none if R cannot read the image.
     """
-    specs = {path: group.array(path).spec for path in numbers}
+    specs = {path: group.array(path).spec for path in data}
     spec = specs["0"]
     canonical = tuple(d for d in AXES if d in spec.dims)
     target = next((path for path, found in specs.items() if found.dims == canonical), None)
@@ -145,11 +145,11 @@ def r_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     if dtype.name in ("uint32", "int64", "uint64"):
         return np.dtype(np.float64)
     if dtype.name not in R_TYPES:
-        raise InvalidInputError(f"R cannot read numbers of type {dtype}")
+        raise InvalidInputError(f"R cannot read values of type {dtype}")
     return dtype
 
 
-def r_numbers(values: AnyArray, dtype: np.dtype[Any]) -> AnyArray:
+def r_values(values: AnyArray, dtype: np.dtype[Any]) -> AnyArray:
     """Numbers in a type of R's, the same array where it has that type.
 
     Parameters
@@ -169,7 +169,7 @@ def r_numbers(values: AnyArray, dtype: np.dtype[Any]) -> AnyArray:
         for value in (int(values.min()), int(values.max())):
             if not -limit < value < limit:
                 raise InvalidInputError(
-                    f"R has no whole number {value} in numbers of type {dtype}: "
+                    f"R has no whole number {value} in values of type {dtype}: "
                     "store floating-point numbers"
                 )
     return values.astype(dtype, copy=False)

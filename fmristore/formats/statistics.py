@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fmristore.planning.blocks import box_shape, boxes
+from fmristore.planning.blocks import block_shape, cut_into_blocks
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.grid import Region
 from fmristore_stores.protocol import AnyArray
@@ -74,10 +74,10 @@ def reduce_blocks(  # noqa: PLR0913
     """
     reduced = _axes(axis, len(shape))
     width = itemsize + _WORKING_COPIES * 8
-    size = box_shape(shape, tuple(chunks), width, max(width, max_memory))
+    size = block_shape(shape, tuple(chunks), width, max(width, max_memory))
     kept = tuple(n for a, n in enumerate(shape) if a not in reduced)
     made: _Extreme | _Moments | None = None
-    for block in boxes(shape, size):
+    for block in cut_into_blocks(shape, size):
         values = read(block)
         if made is None:
             _check(values.dtype, statistic)

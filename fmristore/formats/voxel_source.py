@@ -16,11 +16,11 @@ from fmristore.formats.grid import GridView
 from fmristore.formats.matrix import Matrix, MemoryMatrix, ScaledMatrix, ScratchMatrix
 from fmristore.formats.nodes import NewArray
 from fmristore.model.voxels import VoxelSet
-from fmristore.planning.blocks import box_shape, boxes
+from fmristore.planning.blocks import block_shape, cut_into_blocks
 from fmristore.planning.indexing import AxisPart
 from fmristore.planning.memory import UNIT_SHARE, block_share, gathering_share, require_unit
 from fmristore.planning.progress import Progress
-from fmristore.planning.rechunk import read_in_boxes
+from fmristore.planning.rechunk import read_in_blocks
 from fmristore.planning.scratch import Scratch
 from fmristore.planning.streams import streaming
 from fmristore.sources.images import ImageSource
@@ -255,7 +255,7 @@ class _StoredReader(VoxelReader):
 
 
 class _DenseReader(VoxelReader):
-    """A stored run of volumes, read once in boxes of whole chunks, of which none is kept."""
+    """A stored run of volumes, read once in blocks of whole chunks, of which none is kept."""
 
     def __init__(self, source: ImageSource, voxels: VoxelSet) -> None:
         super().__init__(source, voxels)
@@ -265,7 +265,7 @@ class _DenseReader(VoxelReader):
         self.scaling = source.stored.scaling
 
     def _box(self, max_memory: int) -> dict[str, int]:
-        """Lengths of the boxes by axis."""
+        """Lengths of the blocks by axis."""
         spec, chunks = self._reader.spec, self._reader.chunks
         chunk = math.prod(chunks) * spec.dtype.itemsize
         limit = max(block_bytes(max_memory, spec.dtype), min(chunk, max_memory // 2))
@@ -273,10 +273,10 @@ class _DenseReader(VoxelReader):
             limit, share = max_memory, 2
         else:
             share = 1
-        size = box_shape(spec.shape, chunks, spec.dtype.itemsize, limit, share=share)
+        size = block_shape(spec.shape, chunks, spec.dtype.itemsize, limit, share=share)
         return dict(zip(spec.dims, size, strict=True))
 
-    def _boxes(self, size: dict[str, int]) -> Iterator[Piece]:
+    def _regions(self, size: dict[str, int]) -> Iterator[Piece]:
         shape = (*self.space.spatial_shape, self.times)
         dims = self._reader.spec.dims
         axes = [dims.index(d) for d in "xyzt"]
@@ -285,17 +285,17 @@ class _DenseReader(VoxelReader):
             first = [int(v) // size[d] * size[d] for v, d in zip(voxels[0], "xyz", strict=True)]
             inside = tuple((voxels - first).T)
             for t0 in range(0, self.times, size["t"]):
-                box = {
+                block = {
                     d: slice(start, min(start + size[d], length), 1)
                     for d, start, length in zip("xyzt", (*first, t0), shape, strict=True)
                 }
-                values = self._reader.read(tuple(box[d] for d in dims)).transpose(axes)
-                yield Piece(box["t"], columns, values[inside].T)
+                values = self._reader.read(tuple(block[d] for d in dims)).transpose(axes)
+                yield Piece(block["t"], columns, values[inside].T)
 
     def pieces(self, max_memory: int) -> Iterator[Piece]:
-        """Docstring inherited; box after box."""
+        """Docstring inherited; block after block."""
         most = block_bytes(max_memory, self.dtype) // self.dtype.itemsize
-        with streaming(self._boxes(self._box(max_memory))) as found:
+        with streaming(self._regions(self._box(max_memory))) as found:
             for whole in found:
                 # Reducing takes several float64 for each value.
                 step = max(1, most // max(1, whole.values.shape[1]))
@@ -318,14 +318,14 @@ class _DenseReader(VoxelReader):
         if math.prod(unit) * spec.dtype.itemsize > most:
             unit = (1, 1, *plane)
         least = max(math.prod(plane), math.prod(chunk)) * spec.dtype.itemsize
-        # A third of the room is for a box.
-        with streaming(read_in_boxes(reader, axes, unit, 3 * max(most, least))) as blocks:
-            for box, values in blocks:
-                z0, z1 = box[0].start, box[0].stop
+        # A third of the room is for a block.
+        with streaming(read_in_blocks(reader, axes, unit, 3 * max(most, least))) as blocks:
+            for block, values in blocks:
+                z0, z1 = block[0].start, block[0].stop
                 if starts[z1] > starts[z0]:
                     found = values.transpose(1, 0, 2, 3)[:, mask[z0:z1]]
-                    yield Piece(box[1], slice(starts[z0], starts[z1], 1), found)
-                del values  # before the next box takes its memory
+                    yield Piece(block[1], slice(starts[z0], starts[z1], 1), found)
+                del values  # before the next block takes its memory
 
     @contextlib.contextmanager
     def matrix(self, max_memory: int) -> Iterator[ScaledMatrix]:
@@ -333,13 +333,13 @@ class _DenseReader(VoxelReader):
         count = len(self.voxels)
         size = self._box(max_memory)
         cells = _cells(self.voxels.voxels, size)
-        whole = len(cells) == 1  # boxes of whole volumes arrive in order of time
+        whole = len(cells) == 1  # blocks of whole volumes arrive in order of time
         order = np.concatenate(cells)
         place = np.empty(count, np.int64)
         place[order] = np.arange(count)
         shape = (self.times, count) if whole else (count, self.times)
         with Scratch(shape, self.dtype, max_memory=max_memory // 2) as scratch:
-            with streaming(self._boxes(size)) as found:
+            with streaming(self._regions(size)) as found:
                 for piece in found:
                     columns = piece.columns
                     assert not isinstance(columns, slice)
@@ -368,7 +368,7 @@ class _SeriesMatrix(Matrix):
 
 
 def _cells(voxels: NDArray[np.int32], size: dict[str, int]) -> list[NDArray[np.int64]]:
-    """Positions of the voxels that lie in the same box of a grid, ascending, for each such box."""
+    """Positions, ascending, of the voxels that lie in the same block of a grid, block by block."""
     cells = voxels // [size[d] for d in "xyz"]
     order = np.lexsort(cells.T)
     changes = (np.diff(cells[order], axis=0) != 0).any(axis=1)
@@ -451,10 +451,10 @@ def write_pieces(
         size: tuple[int, ...] = shape
         if not scratch.in_memory:
             units, width = spec.layout.units, spec.dtype.itemsize
-            size = box_shape(shape, units, width, max_memory, share=UNIT_SHARE)
-        for box in boxes(shape, size):
-            values = scratch.read(box[::-1] if voxel_axis == 0 else box)
-            own = box[1 - voxel_axis]
+            size = block_shape(shape, units, width, max_memory, share=UNIT_SHARE)
+        for block in cut_into_blocks(shape, size):
+            values = scratch.read(block[::-1] if voxel_axis == 0 else block)
+            own = block[1 - voxel_axis]
             moved = slice(own.start + rows.start, own.stop + rows.start, 1)
-            target = (box[0], moved) if voxel_axis == 0 else (moved, box[1])
+            target = (block[0], moved) if voxel_axis == 0 else (moved, block[1])
             array.write(target, values.T if voxel_axis == 0 else values)

@@ -22,7 +22,7 @@ from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.indexing import AxisPart
 from fmristore.planning.memory import within
-from fmristore.planning.rechunk import read_in_boxes
+from fmristore.planning.rechunk import read_in_blocks
 from fmristore.planning.scratch import Scratch
 from fmristore.planning.streams import streaming
 from fmristore.planning.text import parse_size
@@ -51,7 +51,7 @@ __all__ = [
 
 Volumes = Callable[[], Iterator[tuple[int, AnyArray]]]
 
-"""Gives the stored numbers in order of time: number of the first volume, (volumes, voxels)."""
+"""Gives the stored values in order of time: number of the first volume, (volumes, voxels)."""
 
 
 class ScatterSource(ImageSource):
@@ -64,15 +64,15 @@ class ScatterSource(ImageSource):
     voxels : VoxelSet
         The voxels, as the columns of `volumes`.
     volumes : callable
-        Gives their numbers.
+        Gives their data.
     dtype : dtype
-        Of these numbers.
+        Of these data.
     scaling : Scaling, optional
-        Of these numbers.
+        Of these data.
     fill : int or float
         What is meant outside the voxels.
     nifti : bool
-        Whether the numbers must be ones that a NIfTI header can say the scaling of.
+        Whether the data must be ones that a NIfTI header can say the scaling of.
     template : bytes
         NIfTI header of the image that the data come from; what is true of them is kept.
     """
@@ -155,7 +155,7 @@ def matrix_volumes(matrix: Matrix, max_memory: int, *, whole: int | None = None)
             unit = (1, reader.spec.shape[axes[1]])
             with (
                 within(whole, max_memory),
-                streaming(read_in_boxes(reader, axes, unit, max_memory)) as blocks,
+                streaming(read_in_blocks(reader, axes, unit, max_memory)) as blocks,
             ):
                 for block, values in blocks:
                     yield block[0].start, values
@@ -391,12 +391,12 @@ class MaskedObject(VoxelView):
 
     @cached_property
     def voxel_set(self) -> VoxelSet:
-        """The stored voxels and their numbers; read when they are first needed.
+        """The stored voxels and their data; read when they are first needed.
 
         Raises
         ------
         MetadataError
-            If the mask is damaged, or not that of the numbers.
+            If the mask is damaged, or not that of the data.
         """
         nodes = self._nodes
         url = self._handle.locator.url
@@ -414,7 +414,7 @@ class MaskedObject(VoxelView):
             ) from error
         if len(voxels) != nodes.count:
             raise MetadataError(
-                f"there are {len(voxels)} voxels, and numbers of {nodes.count}",
+                f"there are {len(voxels)} voxels, and values of {nodes.count}",
                 url=url,
                 node=nodes.mask,
             )
@@ -450,7 +450,7 @@ class MaskedObject(VoxelView):
 
 # Nodes ----------------------------------------------------------------------------------------
 def mask_shape(handle: Handle, path: str = "mask") -> tuple[int, int, int]:
-    """Lengths along x, y, z of a stored mask, axes z y x; its numbers are not read.
+    """Lengths along x, y, z of a stored mask, axes z y x; its data are not read.
 
     Raises
     ------

@@ -65,7 +65,7 @@ class LazyImage(Protocol):
 class ImageProxy:
     """Array proxy of a stored image, as nibabel and nilearn expect one.
 
-    Indexing and `numpy.asarray` read scaled numbers. nilearn asks a proxy for ``slope`` and
+    Indexing and `numpy.asarray` read scaled values. nilearn asks a proxy for ``slope`` and
     ``inter`` to find out whether numbers still have to be scaled: they have not, so these are 1
     and 0; what the store applies is ``stored_slope`` and ``stored_inter``.
 
@@ -108,12 +108,12 @@ class ImageProxy:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the scaled numbers."""
+        """Type of the scaled values."""
         return self._image.dtype
 
     @property
     def stored_slope(self) -> Any:
-        """What stored numbers are multiplied with."""
+        """What stored values are multiplied with."""
         return 1.0 if self._image.slope is None else self._image.slope
 
     @property
@@ -134,7 +134,7 @@ class ImageProxy:
         return np.asarray(self._image.read(dtype=dtype))
 
     def get_unscaled(self) -> AnyArray:
-        """Stored numbers of the whole image."""
+        """Stored values of the whole image."""
         return np.asarray(self._image.raw)
 
     def reshape(self, *shape: Any) -> AnyArray:
@@ -154,7 +154,7 @@ def to_nibabel(image: LazyImage) -> Any:
     Returns
     -------
     nibabel.Nifti1Image or nibabel.Nifti2Image
-        Its ``dataobj`` is an `ImageProxy`; the header says the type of the scaled numbers.
+        Its ``dataobj`` is an `ImageProxy`; the header says the type of the scaled values.
     """
     from fmristore.nifti.writer import reframe
 

@@ -21,7 +21,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fmristore.planning.blocks import box_shape, boxes
+from fmristore.planning.blocks import block_shape, cut_into_blocks
 from fmristore.planning.layout import AXES, canonical_axes
 from fmristore.planning.progress import Progress
 from fmristore_stores.chunks.reader import ChunkReader
@@ -159,7 +159,7 @@ _UNNAMED = {3: ("z", "y", "x"), 4: ("t", "z", "y", "x")}
 
 
 class ArrayDigest:
-    """Digest of an array of numbers whose blocks come in any order, from any thread.
+    """Digest of an array of values whose blocks come in any order, from any thread.
 
     Parameters
     ----------
@@ -277,12 +277,13 @@ def digest_array(
     if 0 in spec.shape:
         return digest.text()
     done = 0
-    size = box_shape(spec.shape, digest.blocks, spec.dtype.itemsize, max_memory, share=2)
-    for box in boxes(spec.shape, size):
-        values = reader.read(box)
-        for inside in boxes(values.shape, digest.blocks):
+    size = block_shape(spec.shape, digest.blocks, spec.dtype.itemsize, max_memory, share=2)
+    for block in cut_into_blocks(spec.shape, size):
+        values = reader.read(block)
+        for inside in cut_into_blocks(values.shape, digest.blocks):
             key = tuple(
-                (b.start + i.start) // n for b, i, n in zip(box, inside, digest.blocks, strict=True)
+                (b.start + i.start) // n
+                for b, i, n in zip(block, inside, digest.blocks, strict=True)
             )
             digest.update(key, values[inside])
         done += values.nbytes

@@ -1,4 +1,4 @@
-"""From stored numbers to the numbers meant: ``stored * slope + inter``."""
+"""From stored values to the scaled values: ``stored * slope + inter``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Scaling:
         return not isinstance(self.slope, float)
 
     def dtype(self, stored: np.dtype[Any]) -> np.dtype[Any]:
-        """Type of the scaled numbers.
+        """Type of the scaled values.
 
         float32 for stored integers of up to 16 bits, whose scaled values it holds to 1 part in 10
         million; float64 (or complex) for wider ones, for factors beyond float32's range, and for
@@ -69,12 +69,12 @@ class Scaling:
         axis: int = -1,
         dtype: DTypeLike | None = None,
     ) -> AnyArray:
-        """Scale stored numbers.
+        """Scale stored values.
 
         Parameters
         ----------
         values : ndarray
-            Stored numbers.
+            Stored values.
         times : slice or ndarray of int
             Volumes that `values` are of.
         axis : int

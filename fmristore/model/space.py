@@ -82,7 +82,7 @@ class NeuroSpace:
     space_name : str, optional
         Name of the template or reference space, such as ``"MNI152NLin2009cAsym"``.
     space_unit : str, optional
-        ``"mm"``, or ``"unknown"`` if the source did not say (the numbers are taken as mm).
+        ``"mm"``, or ``"unknown"`` if the source did not say (the data are taken as mm).
     time_unit : str, optional
         ``"s"``, ``"unknown"`` if the source did not say (taken as seconds), or ``"hz"``,
         ``"ppm"``, ``"rads"`` for volumes that do not follow each other in time.
@@ -112,7 +112,7 @@ class NeuroSpace:
         try:
             affine = np.array(self.affine, dtype=np.float64)
         except (TypeError, ValueError, OverflowError) as error:
-            raise InvalidInputError(f"the affine is not a matrix of numbers: {error}") from error
+            raise InvalidInputError(f"the affine is not a matrix of values: {error}") from error
         if problem := _affine_problem(affine):
             raise InvalidInputError(f"affine {problem}")
         affine += 0.0  # turns -0.0 into 0.0, so that equal affines have equal bytes
@@ -311,9 +311,9 @@ class NeuroSpace:
         LayoutNotSupportedError
             If more than one dimension beyond the third is longer than 1.
         """
-        space, doubts = read_space(source)
-        for doubt in doubts:
-            warnings.warn(doubt, HeaderWarning, stacklevel=2)
+        space, header_warnings = read_space(source)
+        for warning in header_warnings:
+            warnings.warn(warning, HeaderWarning, stacklevel=2)
         return replace(space, space_name=space_name)
 
     def to_header(self, dtype: npt.DTypeLike = np.float32) -> Any:
@@ -322,7 +322,7 @@ class NeuroSpace:
         Parameters
         ----------
         dtype : dtype_like, optional
-            Type of the numbers.
+            Type of the data.
 
         Returns
         -------
@@ -350,7 +350,7 @@ class NeuroSpace:
         try:
             header.set_data_dtype(np.dtype(dtype))
         except HeaderDataError as error:
-            raise InvalidInputError(f"NIfTI cannot hold numbers of type {dtype}") from error
+            raise InvalidInputError(f"NIfTI cannot hold values of type {dtype}") from error
         header.set_data_shape(self.shape)
         header.set_zooms(self.spacing + (() if self.time_points is None else (self.tr or 0.0,)))
         code = transform_code(self.space_name)
@@ -415,16 +415,16 @@ def read_space(source: Any) -> tuple[NeuroSpace, tuple[str, ...]]:
     folded = fold_shape(shape)
     raw_units = int(header["xyzt_units"]) if _is_nifti(header) else 2
     space_unit, to_mm = _SPACE_UNITS.get(raw_units & 0x07, ("unknown", 1.0))
-    doubts: list[str] = []
-    affine = _best_affine(header, getattr(source, "affine", None), to_mm, doubts)
+    header_warnings: list[str] = []
+    affine = _best_affine(header, getattr(source, "affine", None), to_mm, header_warnings)
     tr, time_unit = _repetition_time(header, folded, raw_units & 0x38)
     if tr is not None and time_unit == "unknown" and tr > IMPLAUSIBLE_TR_S:
-        doubts.append(
+        header_warnings.append(
             f"the time between volumes is {tr:g} in an unknown unit, taken as seconds; "
             "milliseconds are more likely. Correct xyzt_units or pixdim[4] of the header"
         )
     elif tr == 1.0 and time_unit == "unknown" and folded.time_points != 1:
-        doubts.append(
+        header_warnings.append(
             "the TR is 1 in an unknown unit, which nilearn and others write when they do not know "
             "it; taken as 1 s. Give the right one as tr="
         )
@@ -435,9 +435,9 @@ def read_space(source: Any) -> tuple[NeuroSpace, tuple[str, ...]]:
         tr=tr,
         space_unit=space_unit,
         time_unit=time_unit,
-        time_offset=_time_offset(header, folded, raw_units & 0x38, doubts),
+        time_offset=_time_offset(header, folded, raw_units & 0x38, header_warnings),
     )
-    return space, tuple(doubts)
+    return space, tuple(header_warnings)
 
 
 def _rebuild(cls: type[NeuroSpace], fields: tuple[Any, ...]) -> NeuroSpace:
@@ -484,7 +484,7 @@ def _is_nifti(header: Any) -> bool:
 
 
 def _best_affine(
-    header: Any, of_image: FloatArray | None, to_mm: float, doubts: list[str]
+    header: Any, of_image: FloatArray | None, to_mm: float, header_warnings: list[str]
 ) -> FloatArray:
     """Nibabel's choice of affine, or the next one that can be inverted; then `doubts` grows."""
     from nibabel.spatialimages import HeaderDataError
@@ -496,7 +496,7 @@ def _best_affine(
         if int(header["sform_code"]) > 0:
             choices.append(("the sform", header.get_sform))
         if int(header["qform_code"]) > 0:
-            choices.append(("the qform", lambda: _qform(header, doubts)))
+            choices.append(("the qform", lambda: _qform(header, header_warnings)))
         choices.append(("the affine made from voxel sizes", header.get_base_affine))
     else:
         choices.append(("the header's affine", header.get_best_affine))
@@ -512,13 +512,13 @@ def _best_affine(
         problem = _affine_problem(affine)
         if problem is None:
             if problems:
-                doubts.append(f"{'; '.join(problems)}; using {name} instead")
+                header_warnings.append(f"{'; '.join(problems)}; using {name} instead")
             return affine
         problems.append(f"{name} {problem}")
     raise MetadataError("; ".join(problems))
 
 
-def _qform(header: Any, doubts: list[str]) -> FloatArray:
+def _qform(header: Any, header_warnings: list[str]) -> FloatArray:
     """Affine of the quaternion, as niftilib makes it: one that is too long is normalised.
 
     Raises
@@ -533,7 +533,7 @@ def _qform(header: Any, doubts: list[str]) -> FloatArray:
     if length <= 1.0 - _SMALLEST_REAL_PART:
         return np.asarray(header.get_qform(), dtype=np.float64)
     if length > 1.0 + _QUATERNION_ROUNDING:
-        doubts.append(
+        header_warnings.append(
             f"the qform's quaternion has the squared length {length:g}, more than 1: it is "
             "normalised, as niftilib does"
         )
@@ -589,14 +589,16 @@ def _repetition_time(header: Any, folded: FoldedShape, time_code: int) -> tuple[
     return float(str(header["pixdim"][4])) * to_seconds or None, unit
 
 
-def _time_offset(header: Any, folded: FoldedShape, time_code: int, doubts: list[str]) -> float:
+def _time_offset(
+    header: Any, folded: FoldedShape, time_code: int, header_warnings: list[str]
+) -> float:
     """Time of the first volume in seconds; a header that says none that can be gives a doubt."""
     if folded.volume_axis != 3 or not _is_nifti(header) or time_code in _OTHER_UNITS:
         return 0.0
     _, to_seconds = _TIME_UNITS.get(time_code, ("unknown", 1.0))
     stored = float(str(header["toffset"]))  # as for the repetition time
     if not math.isfinite(stored):
-        doubts.append(f"toffset is {stored}, taken as 0")
+        header_warnings.append(f"toffset is {stored}, taken as 0")
         return 0.0
     return stored if to_seconds == 1.0 else stored / round(1 / to_seconds)
 

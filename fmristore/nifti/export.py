@@ -10,7 +10,7 @@ import numpy as np
 
 from fmristore.planning.layout import canonical_axes
 from fmristore.planning.progress import Progress
-from fmristore.planning.rechunk import read_in_boxes
+from fmristore.planning.rechunk import read_in_blocks
 from fmristore.planning.streams import streaming
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.protocol import AnyArray
@@ -37,13 +37,13 @@ def export_nifti(  # noqa: PLR0913
     Parameters
     ----------
     reader : ChunkReader
-        Of the stored numbers, axes named as in `fmristore.planning.layout.AXES`.
+        Of the stored values, axes named as in `fmristore.planning.layout.AXES`.
     url : str or path
         ``.nii``, ``.nii.gz``, or either name of an ``.hdr``/``.img`` pair.
     header : bytes
         NIfTI header and extensions.
     trailer : bytes
-        What follows the numbers.
+        What follows the data.
     overwrite : bool
         Replace what is there.
     storage_options : mapping, optional
@@ -69,7 +69,7 @@ def export_nifti(  # noqa: PLR0913
     unit = tuple(1 if d == "t" else spec.shape[a] for d, a in zip(dims, axes, strict=True))
     done = 0
     with NiftiWriter(url, header, overwrite=overwrite, storage_options=storage_options) as writer:
-        with streaming(read_in_boxes(reader, axes, unit, max_memory)) as blocks:
+        with streaming(read_in_blocks(reader, axes, unit, max_memory)) as blocks:
             for _, values in blocks:
                 for part in _pieces(values, dims, min(_WRITE_BYTES, max_memory // 8)):
                     writer.write(part)
@@ -77,7 +77,7 @@ def export_nifti(  # noqa: PLR0913
                     if progress is not None:
                         progress(done, spec.nbytes)
                     del part
-                del values  # before the next box takes its memory
+                del values  # before the next block takes its memory
         writer.finish(trailer=trailer)
 
 

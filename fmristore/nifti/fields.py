@@ -71,9 +71,9 @@ class HeaderFields:
     version : int
         1 or 2.
     single : bool
-        Whether header and numbers share a file, by the magic.
+        Whether header and values share a file, by the magic.
     data_offset : int
-        Where the numbers begin.
+        Where the data begin.
     header : nibabel.Nifti1Header or one of its siblings
         The fields, without extensions.
     """
@@ -90,7 +90,7 @@ class HeaderFields:
 
     @property
     def intent_code(self) -> int:
-        """NIfTI's code for what the numbers mean."""
+        """NIfTI's code for what the data mean."""
         return int(self.header["intent_code"])
 
     @property
@@ -132,7 +132,7 @@ def read_fields(head: bytes) -> HeaderFields:
     MetadataError
         If fields contradict each other.
     LayoutNotSupportedError
-        If the numbers are of a type that cannot be stored.
+        If the data are of a type that cannot be stored.
     """
     from nibabel.spatialimages import HeaderDataError
 
@@ -213,7 +213,7 @@ def _identify(head: bytes) -> tuple[int, bool]:
 
 
 def _data_offset(stored: float, version: int, *, single: bool) -> int:
-    """Check where the header says that the numbers begin."""
+    """Check where the header says that the data begin."""
     least = HEADER_SIZE[version] + 4 if single else 0
     if not (math.isfinite(stored) and stored == int(stored) and stored >= least):
         msg = f"vox_offset is {stored:g}: expected a whole number of at least {least}"

@@ -62,7 +62,7 @@ class NiftiFiles:
     header_url : str
         File that holds the header.
     data_url : str
-        File that holds the numbers; the same one unless the image is a pair.
+        File that holds the data; the same one unless the image is a pair.
     storage_options : mapping, optional
         What fsspec needs to reach them.
     """

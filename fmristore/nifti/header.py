@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 MAX_TRAILER_BYTES = 1 << 20
-"""Bytes that may follow the numbers of an image; more are taken for a wrong header."""
+"""Bytes that may follow the data of an image; more are taken for a wrong header."""
 
 _DEFLATE_MAX_RATIO = 1032
 """A deflate stream cannot hold more bytes per byte than this."""
@@ -56,16 +56,16 @@ class NiftiHeader:
     Parameters
     ----------
     raw : bytes
-        Single file: all bytes before the numbers. Pair: all bytes of the header file.
+        Single file: all bytes before the data. Pair: all bytes of the header file.
         Header, extension flag, extensions and any gap, exactly as they are stored.
     version : int
         1 or 2.
     single : bool
-        Whether header and numbers share a file.
+        Whether header and values share a file.
     endianness : str
-        ``"<"`` or ``">"``, of header and numbers.
+        ``"<"`` or ``">"``, of header and values.
     dtype : dtype
-        Of the numbers in a stream: little-endian, uint8 for colours.
+        Of the data in a stream: little-endian, uint8 for colours.
     colors : int
         Length of the trailing colour axis: 3 for RGB24, 4 for RGBA32, else 0.
     stored_shape : tuple of int
@@ -74,14 +74,14 @@ class NiftiHeader:
         Dimension of `stored_shape` that numbers the volumes: 3 is time; 4 to 6 are something
         else, and there is no TR; None for a single volume.
     slope, inter : float or None
-        The number meant is ``stored * slope + inter``; None if the header asks for no scaling
+        The scaled value is ``stored * slope + inter``; None if the header asks for no scaling
         (slope 0 or not finite, or colours).
     space : NeuroSpace
         Grid, units and TR.
     data_offset : int
-        Bytes before the numbers in the file that holds them.
+        Bytes before the data in the file that holds them.
     intent_code : int
-        NIfTI's code for what the numbers mean.
+        NIfTI's code for what the data mean.
     doubts : tuple of str
         What is possible but most likely wrong; `read_header` warns of it.
     files : NiftiFiles or None
@@ -101,7 +101,7 @@ class NiftiHeader:
     space: NeuroSpace
     data_offset: int
     intent_code: int
-    doubts: tuple[str, ...] = ()
+    header_warnings: tuple[str, ...] = ()
     files: NiftiFiles | None = None
 
     @property
@@ -111,7 +111,7 @@ class NiftiHeader:
 
     @property
     def disk_dtype(self) -> np.dtype[Any]:
-        """Type of the numbers as they lie in the file, with their byte order."""
+        """Type of the data as they lie in the file, with their byte order."""
         return self.dtype.newbyteorder(">" if self.endianness == ">" else "<")
 
     @property
@@ -121,7 +121,7 @@ class NiftiHeader:
 
     @property
     def stream_shape(self) -> tuple[int, ...]:
-        """Shape of the numbers in stored order, ``(t, z, y, x)`` or ``(t, z, y, x, c)``.
+        """Shape of the data in stored order, ``(t, z, y, x)`` or ``(t, z, y, x, c)``.
 
         A single volume has t = 1.
         """
@@ -141,7 +141,7 @@ class NiftiHeader:
 
     @property
     def data_nbytes(self) -> int:
-        """Bytes of all numbers."""
+        """Bytes of all data."""
         return self.volume_nbytes * self.stream_shape[0]
 
     def to_nibabel(self) -> Any:
@@ -166,7 +166,7 @@ def read_header(
 ) -> NiftiHeader:
     """Read the header of a NIfTI image and check that its file can hold what it promises.
 
-    Costs the header and its extensions, not the numbers; a size that is wrong is noticed here
+    Costs the header and its extensions, not the data; a size that is wrong is noticed here
     for uncompressed files, and otherwise by `stream_volumes`.
 
     Parameters
@@ -186,7 +186,7 @@ def read_header(
     MetadataError
         If the header contradicts itself or the size of the file.
     LayoutNotSupportedError
-        If the numbers are of a kind, or have dimensions, that cannot be stored.
+        If the data are of a kind, or have dimensions, that cannot be stored.
     CorruptDataError
         If the file is truncated or its compression damaged.
     StorageError
@@ -208,8 +208,8 @@ def read_header(
         with open_decoded(files.data_url, storage_options) as (_, compressed):
             pass
     _check_size(header, files, compressed=compressed)
-    for doubt in header.doubts:
-        warnings.warn(f"{files.header_url}: {doubt}", HeaderWarning, stacklevel=2)
+    for warning in header.header_warnings:
+        warnings.warn(f"{files.header_url}: {warning}", HeaderWarning, stacklevel=2)
     return header
 
 
@@ -230,7 +230,7 @@ def parse_header(raw: bytes, *, files: NiftiFiles | None = None) -> NiftiHeader:
     MetadataError
         If the header contradicts itself.
     LayoutNotSupportedError
-        If the numbers are of a kind, or have dimensions, that cannot be stored.
+        If the data are of a kind, or have dimensions, that cannot be stored.
     CorruptDataError
         If bytes are missing.
     """
@@ -240,7 +240,7 @@ def parse_header(raw: bytes, *, files: NiftiFiles | None = None) -> NiftiHeader:
         told, named = forms[fields.single], forms[not fields.single]
         raise MetadataError(f"the header's magic is that of {told}, the name that of {named}")
     if fields.single and len(raw) != fields.data_offset:
-        msg = f"{len(raw)} bytes before the numbers: the header says {fields.data_offset}"
+        msg = f"{len(raw)} bytes before the data: the header says {fields.data_offset}"
         raise CorruptDataError(msg)
     if 3000 <= fields.intent_code <= 3099:
         msg = (
@@ -249,7 +249,7 @@ def parse_header(raw: bytes, *, files: NiftiFiles | None = None) -> NiftiHeader:
         )
         raise UnknownFormatError(msg)
     dtype, colors = fields.data_type
-    space, doubts = read_space(fields.header)
+    space, header_warnings = read_space(fields.header)
     slope, inter = (None, None) if colors else fields.scaling
     header = NiftiHeader(
         raw=bytes(raw),
@@ -265,7 +265,7 @@ def parse_header(raw: bytes, *, files: NiftiFiles | None = None) -> NiftiHeader:
         space=space,
         data_offset=fields.data_offset,
         intent_code=fields.intent_code,
-        doubts=doubts,
+        header_warnings=header_warnings,
         files=files,
     )
     if header.data_offset + header.data_nbytes >= 2**63:
@@ -285,14 +285,14 @@ def make_header(
     inter: float | None = None,
     description: str = "fmristore",
 ) -> bytes:
-    """Make header bytes for numbers that did not come from NIfTI.
+    """Make header bytes for values that did not come from NIfTI.
 
     Parameters
     ----------
     space : NeuroSpace
         Grid, TR and units.
     dtype : dtype_like
-        Of the stored numbers; bool is stored as uint8.
+        Of the stored values; bool is stored as uint8.
     colors : int, optional
         3 or 4 for uint8 numbers with a trailing colour axis, else 0.
     slope, inter : float, optional
@@ -318,7 +318,7 @@ def make_header(
             raise InvalidInputError(f"{colors} colours of type {stored}: expected 3 or 4 of uint8")
         stored = np.dtype([(name, "u1") for name in "RGBA"[:colors]])
     elif stored.str[1:] not in PORTABLE_DTYPES.values():
-        raise InvalidInputError(f"numbers of type {stored} have no portable form in NIfTI")
+        raise InvalidInputError(f"values of type {stored} have no portable form in NIfTI")
     header = space.to_header(stored)
     if header.endianness != "<":
         header = header.as_byteswapped("<")
@@ -345,7 +345,7 @@ def header_of_image(
     space : NeuroSpace
         Of the image.
     dtype : dtype
-        Of the numbers, which are not scaled.
+        Of the data, which are not scaled.
     colors : int, optional
         3 or 4 for uint8 numbers with a trailing colour axis, else 0.
 
@@ -353,7 +353,7 @@ def header_of_image(
     -------
     bytes or None
         A little-endian single-file header with the image's extensions; None if the image is of
-        another kind, or its header cannot be that of these numbers, of which a `HeaderWarning`
+        another kind, or its header cannot be that of these data, of which a `HeaderWarning`
         tells.
     """
     import nibabel
@@ -453,7 +453,7 @@ def _naming(url: str) -> Iterator[None]:
 
 
 def _read_raw(file: BinaryIO) -> bytes:
-    """Read everything before the numbers, or the whole header file of a pair."""
+    """Read everything before the data, or the whole header file of a pair."""
     head = file.read(HEADER_SIZE[2])
     fields = read_fields(head)
     if not fields.single:
@@ -464,7 +464,7 @@ def _read_raw(file: BinaryIO) -> bytes:
     offset = fields.data_offset
     raw = head[:offset] + file.read(max(offset - len(head), 0))
     if len(raw) < offset:
-        msg = f"the file ends after {len(raw)} bytes, before the numbers begin at byte {offset}"
+        msg = f"the file ends after {len(raw)} bytes, before the data begin at byte {offset}"
         raise CorruptDataError(msg)
     return raw
 

@@ -1,4 +1,4 @@
-"""Reading the numbers of a NIfTI image once, front to back, in blocks of bounded size."""
+"""Reading the data of a NIfTI image once, front to back, in blocks of bounded size."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class VolumeStream(Iterator[VolumeBlock]):
 
     @property
     def trailer(self) -> bytes:
-        """Bytes that follow the numbers in the file, usually none.
+        """Bytes that follow the data in the file, usually none.
 
         Raises
         ------
@@ -97,7 +97,7 @@ class VolumeStream(Iterator[VolumeBlock]):
 def stream_volumes(
     header: NiftiHeader, *, max_bytes: int = 64 << 20, progress: Progress | None = None
 ) -> VolumeStream:
-    """Read the numbers of an image once, front to back.
+    """Read the data of an image once, front to back.
 
     While the caller works on a block, one thread reads and decompresses the next. So at most
     two blocks exist at a time (and a third for as long as the caller keeps an old one): memory is
@@ -119,7 +119,7 @@ def stream_volumes(
     VolumeStream
         Iterator of `VolumeBlock`; after its end, `VolumeStream.trailer` has what follows the
         numbers. While it is read, it raises `CorruptDataError` if the file ends too early or its
-        compression is damaged, `MetadataError` if more than 1 MiB follows the numbers,
+        compression is damaged, `MetadataError` if more than 1 MiB follows the data,
         `ChangedError` if its header is no longer the one that was read, and `StorageError` if
         reading fails.
 
@@ -195,7 +195,7 @@ class _Reader:
         self._position = 0
 
     def skip(self) -> None:
-        """Pass over what precedes the numbers, and check that it is what was read before."""
+        """Pass over what precedes the data, and check that it is what was read before."""
         offset = self._header.data_offset
         if self._header.single:
             if self._file.read(offset) != self._header.raw:
@@ -205,7 +205,7 @@ class _Reader:
         while offset:
             gap = self._file.read(min(offset, _SKIP))
             if any(gap):
-                msg = f"the {self._header.data_offset} bytes before the numbers are not all zero"
+                msg = f"the {self._header.data_offset} bytes before the data are not all zero"
                 raise MetadataError(msg, url=self._files.data_url)
             if not gap:
                 self._truncated()
@@ -227,17 +227,17 @@ class _Reader:
         return VolumeBlock(t0, z0, values)
 
     def trailer(self) -> bytes:
-        """Read what follows the numbers."""
+        """Read what follows the data."""
         with translated(self._files.data_url):
             rest = self._file.read(MAX_TRAILER_BYTES + 1)
         if len(rest) > MAX_TRAILER_BYTES:
-            msg = f"the file has more than {MAX_TRAILER_BYTES} unexpected bytes after its numbers"
+            msg = f"the file has more than {MAX_TRAILER_BYTES} unexpected bytes after its data"
             raise MetadataError(msg, url=self._files.data_url)
         return rest
 
     def _truncated(self) -> None:
         msg = (
-            f"truncated: expected {self._header.data_nbytes} bytes of numbers, "
+            f"truncated: expected {self._header.data_nbytes} bytes of values, "
             f"found {self._position}"
         )
         raise CorruptDataError(msg, url=self._files.data_url)

@@ -65,7 +65,7 @@ class NiftiWriter:
     The header bytes are written as they are. Only if a single file is written from a pair's
     header, or a pair from a single file's, does the header change: magic and vox_offset are set
     for the new form, the extension flag is added where it is missing, and zeros between the
-    extensions and the numbers are added or dropped.
+    extensions and the data are added or dropped.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ class NiftiWriter:
         plane = header.stream_shape[2:]
         if given.dtype.newbyteorder("<") != header.dtype or given.shape[-len(plane) :] != plane:
             msg = (
-                f"numbers of type {values.dtype} and shape {values.shape}: expected "
+                f"values of type {values.dtype} and shape {values.shape}: expected "
                 f"{header.dtype} and (t, z, {', '.join(map(str, plane))})"
             )
             raise InvalidInputError(msg, url=self._urls[0])
@@ -185,7 +185,7 @@ class NiftiWriter:
         Parameters
         ----------
         trailer : bytes, optional
-            Written after the numbers, as `VolumeStream.trailer` gave them.
+            Written after the data, as `VolumeStream.trailer` gave them.
 
         Raises
         ------
@@ -198,7 +198,7 @@ class NiftiWriter:
         """
         self._require_open()
         if self._done != self._header.data_nbytes:
-            msg = f"{self._done} bytes of numbers were written: expected {self._header.data_nbytes}"
+            msg = f"{self._done} bytes of values were written: expected {self._header.data_nbytes}"
             raise InvalidInputError(msg, url=self._urls[0])
         with translated(self._urls[-1]):
             self._sink.write(trailer)
@@ -242,7 +242,7 @@ class NiftiWriter:
             self._publications.pop().__exit__(type(reason), reason, None)
 
     def _open(self) -> _Sink:
-        """Write what precedes the numbers; return what the numbers go to."""
+        """Write what precedes the data; return what the data go to."""
         header = self._header
         with translated(self._urls[0]):
             sinks = [self._sink_to(path) for path in self._temporary]
@@ -323,7 +323,7 @@ def write_nifti(
     trailer: bytes | Callable[[], bytes] = b"",
     **options: Unpack[WriteOptions],
 ) -> None:
-    """Write an image from blocks of numbers; it appears whole or not at all.
+    """Write an image from blocks of values; it appears whole or not at all.
 
     Parameters
     ----------
@@ -334,7 +334,7 @@ def write_nifti(
     blocks : iterable of ndarray, (t, z, y, x) or (t, z, y, x, c)
         Numbers in stored order, as `VolumeBlock.values`. One at a time is in memory.
     trailer : bytes or callable, optional
-        What follows the numbers; a callable is asked after the last block.
+        What follows the data; a callable is asked after the last block.
     **options
         ``level``, ``overwrite``, ``storage_options``, ``progress``: see `NiftiWriter`.
 
@@ -372,7 +372,7 @@ def reframe(header: NiftiHeader, *, single: bool) -> NiftiHeader:
     else:
         end = end_of_extensions(header.raw, header.version, header.endianness)
         if any(header.raw[end:]):
-            msg = "bytes between the header's extensions and the numbers have no place in a pair"
+            msg = "bytes between the header's extensions and the data have no place in a pair"
             raise LossyError(msg)
         body = bytearray(header.raw[:end])
     offset = len(body) if single else 0

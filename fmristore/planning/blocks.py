@@ -1,4 +1,4 @@
-"""Cutting an array into boxes that fit in memory."""
+"""Cutting an array into blocks that fit in memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from fmristore.planning.memory import too_little
 from fmristore_stores.grid import Region
 
-__all__ = ["box_shape", "boxes", "overlap_count"]
+__all__ = ["block_shape", "cut_into_blocks", "overlap_count"]
 
 
-def box_shape(
+def block_shape(
     shape: tuple[int, ...],
     unit: tuple[int, ...],
     itemsize: int,
@@ -21,20 +21,20 @@ def box_shape(
     *,
     share: int = 1,
 ) -> tuple[int, ...]:
-    """Shape of the largest box made of whole units, grown along the last axes first.
+    """Shape of the largest block made of whole units, grown along the last axes first.
 
     Parameters
     ----------
     shape : tuple of int
         Of the array.
     unit : tuple of int
-        Shape of a chunk or shard; boxes consist of whole ones (clipped at the array's end).
+        Shape of a chunk or shard; blocks consist of whole ones (clipped at the array's end).
     itemsize : int
         Bytes of an element.
     max_memory : int
         Bytes of memory that there are.
     share : int
-        Part of it, as a divisor, that a box may take.
+        Part of it, as a divisor, that a block may take.
 
     Raises
     ------
@@ -53,8 +53,8 @@ def box_shape(
     return tuple(sizes)
 
 
-def boxes(shape: tuple[int, ...], size: tuple[int, ...]) -> Iterator[Region]:
-    """Cut an array into boxes of one size, clipped at its end; last axis fastest."""
+def cut_into_blocks(shape: tuple[int, ...], size: tuple[int, ...]) -> Iterator[Region]:
+    """Cut an array into blocks of one size, clipped at its end; last axis fastest."""
     counts = (-(-n // s) for n, s in zip(shape, size, strict=True))
     for index in np.ndindex(*counts):
         yield tuple(
@@ -63,7 +63,7 @@ def boxes(shape: tuple[int, ...], size: tuple[int, ...]) -> Iterator[Region]:
 
 
 def overlap_count(shape: tuple[int, ...], size: tuple[int, ...], chunk: tuple[int, ...]) -> int:
-    """How many times chunks are touched when an array is read box by box."""
+    """How many times chunks are touched when an array is read block by block."""
     count = 1
     for n, s, c in zip(shape, size, chunk, strict=True):
         count *= sum(-(-min(i + s, n) // c) - i // c for i in range(0, n, s))

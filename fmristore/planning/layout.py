@@ -1,6 +1,6 @@
 """Access pattern to chunk layout: pure functions of shape and dtype.
 
-The numbers are measured: see ``docs/design/0002-chunks-and-codecs.md``.
+The data are measured: see ``docs/design/0002-chunks-and-codecs.md``.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def plan_layout(
     shape : tuple of int
         Lengths of the stored axes.
     dtype : dtype
-        Of the stored numbers.
+        Of the stored values.
     dims : sequence of str
         Names of the axes, in canonical order.
     access : {"time", "volume", "balanced"}
@@ -179,7 +179,7 @@ def _chunk_lengths(length: dict[str, int], most: int, access: str) -> dict[str, 
 
 
 def choose_codecs(name: str, spec: ArraySpec) -> tuple[CodecSpec, ...]:
-    """Pipeline of a codec preset, tuned to the order of the numbers inside the chunks.
+    """Pipeline of a codec preset, tuned to the order of the data inside the chunks.
 
     Parameters
     ----------
@@ -247,7 +247,7 @@ def plan_matrix(
     shape : (int, int)
         Rows and columns.
     dtype : dtype
-        Of the numbers.
+        Of the data.
     codec : str
         Preset that the chunks will be encoded with.
     whole_rows : bool

@@ -1,4 +1,4 @@
-"""What a read costs, told before it is done."""
+"""What a read costs, known before it is done."""
 
 from __future__ import annotations
 

@@ -1,17 +1,17 @@
-"""Reading a stored array in boxes of another shape than its chunks, decoding each chunk once."""
+"""Reading a stored array in blocks of another shape than its chunks, decoding each chunk once."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 
-from fmristore.planning.blocks import box_shape, boxes, overlap_count
+from fmristore.planning.blocks import block_shape, cut_into_blocks, overlap_count
 from fmristore.planning.scratch import Scratch
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.grid import Region
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["read_in_boxes", "uses_scratch"]
+__all__ = ["read_in_blocks", "uses_scratch"]
 
 _REPEATS = 1.5
 """Decoding the chunks up to this many times is cheaper than going through a scratch file."""
@@ -33,16 +33,16 @@ def uses_scratch(
     shape = _pick(reader.spec.shape, axes)
     if reader.spec.nbytes <= max_memory // 3:
         return False
-    size = box_shape(shape, unit, reader.spec.dtype.itemsize, max_memory, share=3)
+    size = block_shape(shape, unit, reader.spec.dtype.itemsize, max_memory, share=3)
     return not _direct(shape, size, _pick(reader.chunks, axes))
 
 
-def read_in_boxes(
+def read_in_blocks(
     reader: ChunkReader, axes: Sequence[int], unit: tuple[int, ...], max_memory: int
 ) -> Iterator[tuple[Region, AnyArray]]:
-    """Read a whole array in boxes of whole units.
+    """Read a whole array in blocks of whole units.
 
-    An array that fits is read at once. Otherwise boxes are read one by one if that decodes
+    An array that fits is read at once. Otherwise blocks are read one by one if that decodes
     hardly any chunk twice, and else by way of an uncompressed scratch file.
 
     Parameters
@@ -50,16 +50,16 @@ def read_in_boxes(
     reader : ChunkReader
         Of the array.
     axes : sequence of int
-        Axes of the array in the order that the boxes shall have.
+        Axes of the array in the order that the blocks shall have.
     unit : tuple of int
-        Shape, in the order of `axes`, of what boxes must consist of.
+        Shape, in the order of `axes`, of what blocks must consist of.
     max_memory : int
-        Bytes that boxes may take; decoding takes a chunk for each worker besides.
+        Bytes that blocks may take; decoding takes a chunk for each worker besides.
 
     Yields
     ------
     region, values : Region, ndarray
-        In the order of `axes`; boxes come with the last axis fastest.
+        In the order of `axes`; blocks come with the last axis fastest.
 
     Raises
     ------
@@ -72,21 +72,21 @@ def read_in_boxes(
     back = tuple(axes.index(a) for a in range(len(axes)))
     room = max(1, max_memory // 3)
 
-    def read(box: Region) -> AnyArray:
-        return reader.read(tuple(box[b] for b in back)).transpose(axes)
+    def read(block: Region) -> AnyArray:
+        return reader.read(tuple(block[b] for b in back)).transpose(axes)
 
     if spec.nbytes <= room:
         whole = tuple(slice(0, n, 1) for n in shape)
         yield whole, read(whole)
         return
-    size = box_shape(shape, unit, spec.dtype.itemsize, max_memory, share=3)
+    size = block_shape(shape, unit, spec.dtype.itemsize, max_memory, share=3)
     if _direct(shape, size, chunk):
-        for box in boxes(shape, size):
-            yield box, read(box)
+        for block in cut_into_blocks(shape, size):
+            yield block, read(block)
         return
-    chunks = box_shape(shape, chunk, spec.dtype.itemsize, max_memory, share=3)
+    chunks = block_shape(shape, chunk, spec.dtype.itemsize, max_memory, share=3)
     with Scratch(shape, spec.dtype, max_memory=0) as scratch:
-        for box in boxes(shape, chunks):
-            scratch.write(box, read(box))
-        for box in boxes(shape, size):
-            yield box, scratch.read(box)
+        for block in cut_into_blocks(shape, chunks):
+            scratch.write(block, read(block))
+        for block in cut_into_blocks(shape, size):
+            yield block, scratch.read(block)

@@ -28,7 +28,7 @@ class Scratch:
     shape : tuple of int
         Lengths of the axes, slowest first.
     dtype : dtype
-        Type of the numbers.
+        Type of the data.
     max_memory : int
         A larger array lies in an unnamed temporary file (in ``TMPDIR``), which costs disk space
         but no memory: it is not mapped.
@@ -52,7 +52,7 @@ class Scratch:
         return self._array is not None
 
     def write(self, region: Region, values: AnyArray) -> None:
-        """Store the numbers of a region.
+        """Store the data of a region.
 
         Raises
         ------

@@ -44,7 +44,7 @@ SUFFIX = ".refs.json"
 _INLINE_STORED = 32 * 1024
 """Arrays that take up to this many bytes in the file become part of the reference file."""
 _INLINE_DECODED = 1024 * 1024
-"""Likewise those whose chunks cannot be referred to, by the bytes of their numbers."""
+"""Likewise those whose chunks cannot be referred to, by the bytes of their data."""
 _PIECE = 4 * 1024 * 1024
 """An array that lies in one piece is referred to in parts of at most about this many bytes."""
 _SMALLEST_PIECE = 64 * 1024
@@ -147,7 +147,7 @@ def virtualize(
 
     Notes
     -----
-    Reads metadata, chunk tables and small arrays, not the numbers of large ones. `fmristore.open`
+    Reads metadata, chunk tables and small arrays, not the data of large ones. `fmristore.open`
     opens the new file with one request, and refuses it when the HDF5 file was changed or replaced.
 
     Examples

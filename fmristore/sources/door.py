@@ -287,7 +287,7 @@ def _array(given: Any, what: str) -> AnyArray:
     try:
         return np.asarray(given)
     except ValueError as error:
-        raise InvalidInputError(f"the {what} not an array of numbers: {error}") from error
+        raise InvalidInputError(f"the {what} not an array of values: {error}") from error
 
 
 # A volume in memory ---------------------------------------------------------------------------
@@ -328,7 +328,7 @@ def load_volume(
     Raises
     ------
     InvalidInputError
-        If it is not an array of numbers, or not of that shape.
+        If it is not an array of values, or not of that shape.
     """
     with open_if_path(given, storage_options) as found:
         url = normalise(given) if is_path(given) else getattr(found, "url", None)

@@ -40,7 +40,7 @@ class Block(NamedTuple):
     t0: int
     z0: int
     values: AnyArray
-    """Stored numbers, axes in canonical order with t always first: (t, [c,] z, y, x)."""
+    """Stored values, axes in canonical order with t always first: (t, [c,] z, y, x)."""
 
 
 class ImageSource(ABC):
@@ -153,7 +153,7 @@ class NiftiSource(ImageSource):
 
     @property
     def trailer(self) -> bytes:
-        """Bytes that follow the numbers in the source; known after the last block."""
+        """Bytes that follow the data in the source; known after the last block."""
         return self._trailer
 
     def blocks(self, max_bytes: int) -> Iterator[Block]:
@@ -175,11 +175,11 @@ class ArraySource(ImageSource):
     Parameters
     ----------
     data : array_like, (X, Y, Z) or (X, Y, Z, T)
-        Stored numbers. Has ``shape``, ``dtype`` and basic indexing.
+        Stored values. Has ``shape``, ``dtype`` and basic indexing.
     space : NeuroSpace
         Grid of `data`.
     slope, inter : float or ndarray (T,), optional
-        The number meant is ``stored * slope + inter``.
+        The scaled value is ``stored * slope + inter``.
     dtype : dtype, optional
         Of what slicing `data` gives, where it differs from ``data.dtype``.
     like : nibabel NIfTI image, optional
@@ -305,7 +305,7 @@ def nibabel_source(image: Any) -> ImageSource:
 
     if _lies_in_file(image):
         return NiftiSource(image.get_filename())
-    # The dtype of a proxy is that of the numbers in its file; slicing it gives scaled ones.
+    # The dtype of a proxy is that of the data in its file; slicing it gives scaled ones.
     library: Any = arrayproxy
     space = NeuroSpace.from_nibabel(image)
     data = image.dataobj

@@ -2,7 +2,7 @@
 
 Known are tables with a header (BIDS ``_dseg.tsv``, CSV of Schaefer's centroids, ...), colour tables
 (FreeSurfer, FSLeyes, ITK-SNAP, label lists of Connectome Workbench), the XML of FSL and AAL, tables
-without a header, and names alone. They are told apart by what they hold.
+without a header, and names alone. They are reported apart by what they hold.
 """
 
 from __future__ import annotations

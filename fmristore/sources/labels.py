@@ -1,4 +1,4 @@
-"""Tables that say what the numbers of a label image stand for, in the forms that atlases use."""
+"""Tables that say what the data of a label image stand for, in the forms that atlases use."""
 
 from __future__ import annotations
 
@@ -527,7 +527,7 @@ def _integers(values: Sequence[Any]) -> bool:
 
 
 def _textual(values: Sequence[Any]) -> bool:
-    """Whether a column holds texts that are no numbers."""
+    """Whether a column holds texts that are no data."""
     texts = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
     known = [v.strip() for v in texts if isinstance(v, str) and v.strip().lower() not in _MISSING]
     return any(not _NUMBER.fullmatch(v) for v in known)
@@ -579,7 +579,7 @@ def _id_column(
             url=url,
         )
     first, *others = held
-    if _numbers_rows(columns[first]) or not _covers(columns[first], present):
+    if _numeric_rows(columns[first]) or not _covers(columns[first], present):
         # Numbers of the rows, or ids of another image, if another column has those of this one.
         fitting = [name for name in others if _covers(columns[name], present)]
         if fitting and list(parse_ids(columns[fitting[0]])) != list(parse_ids(columns[first])):
@@ -596,7 +596,7 @@ def _id_column(
     return first
 
 
-def _numbers_rows(values: Sequence[Any]) -> bool:
+def _numeric_rows(values: Sequence[Any]) -> bool:
     """Whether a column may only number the rows."""
     ids = parse_ids(values)
     return bool(len(ids)) and ids[0] in (0, 1) and bool((np.diff(ids) == 1).all())

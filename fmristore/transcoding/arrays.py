@@ -82,7 +82,7 @@ class ArrayStep:
     path : str
         In the new store.
     origin : str
-        Path in the source; another one only for a copy of an image's numbers.
+        Path in the source; another one only for a copy of an image's data.
     source, target : ArraySpec
         Specs there and here.
     axes : tuple of int
@@ -117,7 +117,7 @@ def plan_array(
 ) -> ArrayStep:
     """Plan one array; arguments as of `plan_transcode`.
 
-    An image that has to be encoded anew in any case is laid out anew for the access pattern that
+    An image that has to be re-encoded in any case is rechunked for the access pattern that
     is `recorded` with it: its chunks were chosen for the codec that it loses.
     """
     source = array.spec
@@ -159,7 +159,7 @@ def plan_array(
 def _lay_out(
     source: ArraySpec, kind: TargetKind, access: Pattern, codec: str | None
 ) -> tuple[tuple[int, ...], ArraySpec, str]:
-    """Lay an image out anew for an access pattern, with chunks that suit the new codec.
+    """Lay an image out again for an access pattern, with chunks that suit the new codec.
 
     The present codec, or the preset that it is of, is kept where `codec` or the readers of the
     target allow it.
@@ -183,7 +183,7 @@ def _lay_out(
     pipeline = source.codecs if keep else choose_codecs(name or kind.codec, shaped)
     target = adapt_spec(replace(shaped, codecs=pipeline), kind.capabilities)
     axes = tuple(source.dims.index(d) for d in target.dims)
-    return axes, target, f"laid out anew for {access}"
+    return axes, target, f"rechunked for {access}"
 
 
 def _pipeline(

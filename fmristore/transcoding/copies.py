@@ -1,4 +1,4 @@
-"""Copies of an image's numbers in a transcode: which are kept, made or left out."""
+"""Copies of an image's data in a transcode: which are kept, made or left out."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fmristore.formats.image.replicas import (
     COPIES,
     COPY_GROUP,
     access_attributes,
-    copy_fault,
-    find_copies,
+    find_replicas,
+    replica_fault,
 )
 from fmristore.formats.registry import FORMAT
 from fmristore.planning.layout import AXES, Access, Pattern, access_patterns
@@ -21,7 +21,7 @@ from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import Array
 from fmristore_stores.spec import Attributes
 
-__all__ = ["Wish", "arrange", "named_copies"]
+__all__ = ["Wish", "arrange", "named_replicas"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Wish:
     attributes : dict
         To be written.
     access : {"time", "volume", "balanced"}, optional
-        To be laid out anew for this; the chunks are kept otherwise.
+        To be rechunked for this; the chunks are kept otherwise.
     recorded : {"time", "volume", "balanced"}, optional
         What the present chunks were chosen for.
     """
@@ -103,22 +103,22 @@ def arrange(
 
 
 def _stored(tree: Tree, attributes: Mapping[str, Attributes]) -> dict[str, Pattern | None]:
-    """The numbers of an image and their sound copies, and what each was laid out for."""
+    """The data of an image and their sound copies, and what each was laid out for."""
     numbers, own = tree.arrays["0"], attributes["0"]
     copies = [
         path
-        for path in named_copies(own, "0")
+        for path in named_replicas(own, "0")
         if path in tree.arrays
-        and not copy_fault(numbers.spec, own, tree.arrays[path].spec, attributes[path])
+        and not replica_fault(numbers.spec, own, tree.arrays[path].spec, attributes[path])
     ]
     patterns = {path: _pattern(attributes[path]) for path in copies}
     return {"0": "time" if own.get("access") == "both" else _pattern(own), **patterns}
 
 
-def named_copies(attributes: Attributes, numbers: str) -> tuple[str, ...]:
+def named_replicas(attributes: Attributes, numbers: str) -> tuple[str, ...]:
     """Copies that an array names, as `find_copies`; none if the attribute is damaged."""
     try:
-        return find_copies(attributes, numbers)
+        return find_replicas(attributes, numbers)
     except InvalidInputError:
         return ()
 

@@ -14,10 +14,10 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 
 from fmristore.formats.registry import FORMAT
-from fmristore.planning.blocks import boxes
+from fmristore.planning.blocks import cut_into_blocks
 from fmristore.planning.layout import Access
 from fmristore.planning.progress import Progress
-from fmristore.planning.rechunk import read_in_boxes
+from fmristore.planning.rechunk import read_in_blocks
 from fmristore.planning.streams import streaming
 from fmristore.planning.text import parse_size
 from fmristore.transcoding.arrays import HDF5, ZARR, ArrayStep
@@ -99,7 +99,7 @@ def transcode(  # noqa: PLR0913
     max_memory : int or str
         Bytes that this may take.
     progress : callable, optional
-        Called with the bytes of numbers done and in all, writing and checking.
+        Called with the bytes of values done and in all, writing and checking.
 
     Returns
     -------
@@ -230,7 +230,7 @@ class Written(NamedTuple):
     """What was copied of an array."""
 
     encoded: bool
-    """Whether the digests are of encoded chunks, not of numbers."""
+    """Whether the digests are of encoded chunks, not of values."""
     digests: Digests
 
 
@@ -362,7 +362,7 @@ def _missing(step: ArrayStep, whole: Collection[str] | None) -> Missing:
 def _copy_values(
     source: Array, target: Array, step: ArrayStep, max_memory: int, done: _Done, missing: Missing
 ) -> Digests:
-    """Decode and encode again, in boxes of whole write units."""
+    """Decode and encode again, in blocks of whole write units."""
     digests: Digests = {}
     reader = ChunkReader(
         source,
@@ -374,16 +374,16 @@ def _copy_values(
         values = source.read().transpose(step.axes)
         target.write(None, values)
         return {(): _hash_values(values)}
-    with streaming(read_in_boxes(reader, step.axes, units, max_memory)) as blocks:
-        for box, values in blocks:
-            write(target, box, values)
-            for region in boxes(values.shape, units):
+    with streaming(read_in_blocks(reader, step.axes, units, max_memory)) as blocks:
+        for block, values in blocks:
+            write(target, block, values)
+            for region in cut_into_blocks(values.shape, units):
                 place = tuple(
-                    (b.start + r.start) // u for b, r, u in zip(box, region, units, strict=True)
+                    (b.start + r.start) // u for b, r, u in zip(block, region, units, strict=True)
                 )
                 digests[place] = _hash_values(values[region])
             done.add(values.nbytes)
-            del values  # before the next box takes its memory
+            del values  # before the next block takes its memory
     return digests
 
 

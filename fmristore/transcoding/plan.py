@@ -11,7 +11,7 @@ from typing import Any
 from fmristore.formats.r_common import R_NUMBERS
 from fmristore.planning.layout import AXES, Access, canonical_axes
 from fmristore.transcoding.arrays import ArrayStep, TargetKind, plan_array
-from fmristore.transcoding.copies import arrange, named_copies
+from fmristore.transcoding.copies import arrange, named_replicas
 from fmristore.transcoding.fill_values import for_target
 from fmristore.transcoding.tree import LINKS, Tree, walk
 from fmristore_stores.errors import InvalidInputError, LossyError
@@ -95,7 +95,7 @@ class TranscodePlan:
     def __str__(self) -> str:
         lines = [
             f"{self.source}",
-            f"  -> {self.target} ({self.kind}), {self.nbytes / 2**20:.1f} MiB of numbers, "
+            f"  -> {self.target} ({self.kind}), {self.nbytes / 2**20:.1f} MiB of values, "
             f"max_memory {self.max_memory / 2**20:.0f} MiB",
         ]
         for step in self.arrays:
@@ -179,7 +179,7 @@ def plan_transcode(
     kind : TargetKind
         What the new store can do.
     access : {"time", "volume", "balanced", "both"}, optional
-        Lay images out anew for this; chunks are kept otherwise. ``"both"`` adds a second copy to
+        Rechunk images for this; chunks are kept otherwise. ``"both"`` adds a second copy to
         a run, any other drops it; a copy that has the layout wanted already is kept as it is.
     codec : str, optional
         Preset to encode with, or ``"keep"`` to insist on the present codecs. By default they are
@@ -321,7 +321,7 @@ def _links_for_r(
         and {"z", "y", "x"} <= set(step.target.dims) <= set(AXES)
         and canonical_axes(step.target.dims) != tuple(range(len(step.target.dims)))
     }
-    copies = [p for s in steps if s.path == "0" for p in named_copies(s.attributes, "0")]
+    copies = [p for s in steps if s.path == "0" for p in named_replicas(s.attributes, "0")]
     plain = [path for path in copies if path not in turned]
     found = []
     for path, target in links:

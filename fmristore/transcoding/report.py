@@ -20,7 +20,7 @@ class TranscodeReport:
     plan : TranscodePlan
         What was carried out.
     digests : dict of str to str
-        SHA-256 of each array: over the encoded chunks where they were copied, over the numbers
+        SHA-256 of each array: over the encoded chunks where they were copied, over the data
         otherwise. Each was computed from the source and again from the finished store, and was
         equal.
     seconds : float

@@ -70,7 +70,7 @@ class Tree:
 
 
 def walk(root: Group, *, tolerant: bool = False) -> Tree:
-    """Read the structure of a store, without its numbers.
+    """Read the structure of a store, without its data.
 
     Parameters
     ----------

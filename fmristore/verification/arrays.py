@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 
 from fmristore.model.digest import digest_array, is_digest
-from fmristore.planning.blocks import box_shape, boxes
+from fmristore.planning.blocks import block_shape, cut_into_blocks
 from fmristore.verification.report import MOST_LISTED, Findings
 from fmristore_stores.chunks.cache import ChunkCache
 from fmristore_stores.chunks.reader import ChunkReader
@@ -44,7 +44,7 @@ _BATCH = 1 << 14
 """Chunks that are located at a time."""
 
 Advance = Callable[[int], None]
-"""Called with the bytes of numbers that were just checked."""
+"""Called with the bytes of values that were just checked."""
 
 
 class ArrayCheck:
@@ -96,7 +96,7 @@ class ArrayCheck:
 
         Notes
         -----
-        Reads chunk tables, indexes of shards and sizes of objects, no numbers.
+        Reads chunk tables, indexes of shards and sizes of objects, no data.
         """
         if not self._located:
             return not self._required or self._is_readable()
@@ -107,15 +107,15 @@ class ArrayCheck:
         if self._clipped:
             text = f"of {self._total} chunks only {math.prod(self._grid)} were looked at"
             self._findings.note("not-checked", path, text)
-        for box in self._batches(_BATCH):
-            keys = _keys(box)
+        for block in self._batches(_BATCH):
+            keys = _keys(block)
             found = self._refs(keys)
             if found is None:
                 break
             for key, ref in found.items():
                 self._check_ref(key, ref)
             if advance is not None:
-                advance(self._nbytes(box))
+                advance(self._nbytes(block))
         if self._missing and not self._required:
             self._findings.note(
                 "missing-chunk",
@@ -267,13 +267,13 @@ class ArrayCheck:
         if self._there is not None:
             self._decode_listed(reader, self._there, advance)
             return
-        for box in self._batches(max(1, min(_BATCH, limit))):
-            keys = self._present(box)
+        for block in self._batches(max(1, min(_BATCH, limit))):
+            keys = self._present(block)
             if keys is None:
                 return
             try:
                 if keys:
-                    reader.read(self._region(box))
+                    reader.read(self._region(block))
             except DAMAGE:
                 self._decode_each(reader, keys)
             except MemoryLimitError as error:
@@ -289,7 +289,7 @@ class ArrayCheck:
                 self._findings.note("not-checked", path, "the storage failed too often to go on")
                 return
             if advance is not None:
-                advance(self._nbytes(box))
+                advance(self._nbytes(block))
 
     def compare(self, recorded: str, advance: Advance | None = None) -> bool:
         """Compare the digest of the array's values with the recorded one.
@@ -330,16 +330,16 @@ class ArrayCheck:
             self._findings.problem("digest", path, text)
         return True
 
-    def _present(self, box: Region) -> list[ChunkKey] | None:
-        """Chunks of a box that are there; None if the array's chunks cannot be located at all."""
-        keys = _keys(box)
+    def _present(self, block: Region) -> list[ChunkKey] | None:
+        """Chunks of a block that are there; None if the array's chunks cannot be located at all."""
+        keys = _keys(block)
         if not self._located:
             return keys
         found = self._refs(keys, tell=False)
         return None if found is None else [key for key, ref in found.items() if ref is not None]
 
     def _decode_each(self, reader: ChunkReader, keys: list[ChunkKey]) -> None:
-        """Decode chunks one by one, to find the damaged ones; they are told in their order."""
+        """Decode chunks one by one, to find the damaged ones; they are reported in their order."""
         damaged: dict[ChunkKey, str] = {}
 
         def work(key: ChunkKey) -> None:
@@ -375,8 +375,8 @@ class ArrayCheck:
             text = f"not decoded: chunks of {size} bytes need more than max_memory"
             self._findings.note("not-checked", path, text)
             return
-        for box in self._batches(_BATCH):
-            for key, ref in (self._refs(_keys(box), tell=False) or {}).items():
+        for block in self._batches(_BATCH):
+            for key, ref in (self._refs(_keys(block), tell=False) or {}).items():
                 try:
                     for part in () if ref is None else _pieces(ref.range, self._room):
                         with array.reading():
@@ -395,22 +395,22 @@ class ArrayCheck:
         return tuple(u // c for u, c in zip(units, self._chunks, strict=True))
 
     def _batches(self, limit: int) -> Iterator[Region]:
-        """Cut the grid of chunks into boxes of whole shards, if `limit` chunks hold one."""
+        """Cut the grid of chunks into blocks of whole shards, if `limit` chunks hold one."""
         if 0 in self._grid:
             return iter(())
         clipped = tuple(min(i, n) for i, n in zip(self._inner(), self._grid, strict=True))
         unit = clipped if math.prod(clipped) <= limit else (1,) * len(self._grid)
-        return boxes(self._grid, box_shape(self._grid, unit, 1, limit))
+        return cut_into_blocks(self._grid, block_shape(self._grid, unit, 1, limit))
 
-    def _region(self, box: Region) -> Region:
-        """Region of the array that a box of chunks covers."""
+    def _region(self, block: Region) -> Region:
+        """Region of the array that a block of chunks covers."""
         return tuple(
             slice(part.start * c, min(part.stop * c, n), 1)
-            for part, c, n in zip(box, self._chunks, self._spec.shape, strict=True)
+            for part, c, n in zip(block, self._chunks, self._spec.shape, strict=True)
         )
 
-    def _nbytes(self, box: Region) -> int:
-        count: int = math.prod(part.stop - part.start for part in self._region(box))
+    def _nbytes(self, block: Region) -> int:
+        count: int = math.prod(part.stop - part.start for part in self._region(block))
         return count * self._itemsize
 
 
@@ -430,11 +430,11 @@ def _clipped(grid: tuple[int, ...], most: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _keys(box: Region) -> list[ChunkKey]:
-    starts = tuple(part.start for part in box)
+def _keys(block: Region) -> list[ChunkKey]:
+    starts = tuple(part.start for part in block)
     return [
         tuple(s + i for s, i in zip(starts, index, strict=True))
-        for index in np.ndindex(*(part.stop - part.start for part in box))
+        for index in np.ndindex(*(part.stop - part.start for part in block))
     ]
 
 

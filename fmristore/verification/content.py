@@ -51,7 +51,7 @@ class Content:
     """
 
     format: str | None
-    numbers: frozenset[str] = frozenset()
+    data: frozenset[str] = frozenset()
 
 
 def open_content(locator: Locator, store: Store, tree: Tree, findings: Findings) -> Content:
@@ -83,7 +83,7 @@ def open_content(locator: Locator, store: Store, tree: Tree, findings: Findings)
     for path in {*paths} - {*tree.arrays}:
         item = known.get(path)
         if item is None:
-            findings.problem("not-found", path, "the numbers are missing")
+            findings.problem("not-found", path, "the data are missing")
         elif not item.damaged and item.kind != "name":  # damage is a problem already
             findings.problem("unreadable", path, item.reason)
     return Content(told, frozenset(paths))

@@ -45,7 +45,7 @@ def verify(
     max_memory : int or str
         Bytes that chunks may take while they are decoded.
     progress : callable, optional
-        Called with the bytes of numbers checked and in all.
+        Called with the bytes of values checked and in all.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def verify(
       what it is
     - ``consolidated``: a Zarr node of which the root's copy of all metadata says something else
     - ``chunk-index``: a chunk table, or index of a shard, that is damaged or points elsewhere
-    - ``missing-chunk``: a chunk of the numbers of a format that is not there; where an array
+    - ``missing-chunk``: a chunk of the data of a format that is not there; where an array
       has very many chunks, all of them in one line
     - ``corrupt-chunk``: a chunk that has a wrong size, or cannot be read or decoded
     - ``unreadable``: data of a format that cannot be read here, whether or not they are sound: they
@@ -109,7 +109,7 @@ def verify(
         locator = locate(url, storage_options=storage_options)
         content = open_content(locator, store, tree, findings)
         _check_arrays(
-            tree, content.numbers, findings, deep=deep, max_memory=max_memory, progress=progress
+            tree, content.data, findings, deep=deep, max_memory=max_memory, progress=progress
         )
     return findings.report(
         url=store.url,
@@ -121,7 +121,7 @@ def verify(
 
 def _check_arrays(
     tree: Tree,
-    numbers: Collection[str],
+    data: Collection[str],
     findings: Findings,
     *,
     deep: bool,
@@ -131,7 +131,7 @@ def _check_arrays(
     """Check the chunks of all arrays; those of `numbers` must be there, and equal their digest."""
     done = _Done(sum(array.spec.nbytes for array in tree.arrays.values()), progress)
     for path, array in tree.arrays.items():
-        required = path in numbers
+        required = path in data
         check = ArrayCheck(array, findings, required=required, max_memory=max_memory)
         findings.arrays += 1
         whole = check.locate(None if deep else done.add)

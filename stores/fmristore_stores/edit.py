@@ -26,11 +26,11 @@ from fmristore_stores.publishing.prefix import complete_replacement
 from fmristore_stores.publishing.publish import publish_file
 from fmristore_stores.publishing.turns import take_turn
 
-__all__ = ["change_store"]
+__all__ = ["edit_store"]
 
 
 @contextlib.contextmanager
-def change_store(
+def edit_store(
     url: str | os.PathLike[str],
     *,
     storage_options: Mapping[str, Any] | None = None,

@@ -183,7 +183,7 @@ class MetadataError(FormatError):
 
 
 class CorruptDataError(FormatError):
-    """Stored numbers are damaged, missing or truncated."""
+    """Stored values are damaged, missing or truncated."""
 
     kind = "corrupt-data"
 

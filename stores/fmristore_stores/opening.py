@@ -132,7 +132,7 @@ def locate(
     return locator
 
 
-class _Ahead:
+class _Prefetched:
     """What `locate` read of files that are about to be opened."""
 
     def __init__(self) -> None:
@@ -158,7 +158,7 @@ class _Ahead:
         self._read.clear()
 
 
-_ahead = _Ahead()
+_ahead = _Prefetched()
 
 
 def _locate(

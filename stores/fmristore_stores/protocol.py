@@ -101,7 +101,7 @@ class FetchPolicy(NamedTuple):
 
 
 class Array(Protocol):
-    """An N-dimensional array of numbers or text."""
+    """An N-dimensional array of values or text."""
 
     @property
     def path(self) -> str:

@@ -39,7 +39,7 @@ STRING: np.dtype[Any] = np.dtypes.StringDType()
 
 MAX_RANK = 32
 MAX_NUMERIC_ATTRIBUTE = 64 * 1024 - 512
-"""Bytes that a list of numbers may take as an attribute: HDF5 object headers end at 64 KiB."""
+"""Bytes that a list of values may take as an attribute: HDF5 object headers end at 64 KiB."""
 MAX_ATTRIBUTE_DEPTH = 100
 """Lists and mappings inside of each other in an attribute, whichever Python reads or writes it."""
 MAX_NAME_BYTES = 255
@@ -53,7 +53,7 @@ _NUMERIC = frozenset(
         *(f"c{nbytes}" for nbytes in (8, 16)),
     }
 )
-"""Types of numbers as numpy spells them, without the order of their bytes."""
+"""Types of values as numpy spells them, without the order of their bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class ChunkLayout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArraySpec:
-    """Everything that defines an array except its numbers and attributes.
+    """Everything that defines an array except its data and attributes.
 
     Parameters
     ----------
@@ -290,7 +290,7 @@ def check_attributes(attributes: Mapping[str, Any]) -> Attributes:
     ------
     InvalidInputError
         If a name is not text, a value is not JSON-able or not finite, an integer does not fit
-        64 bits, lists are nested more than `MAX_ATTRIBUTE_DEPTH` deep, or a list of numbers takes
+        64 bits, lists are nested more than `MAX_ATTRIBUTE_DEPTH` deep, or a list of values takes
         more than 64 KiB (store it as an array instead).
     """
     checked: Attributes = {}

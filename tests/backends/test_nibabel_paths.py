@@ -23,7 +23,7 @@ from tests.images import (
     RAW,
     SCALED,
     STORES,
-    make_numbers,
+    make_values,
     nibabel,
     run_python,
     store,
@@ -51,7 +51,7 @@ def registered() -> Iterator[None]:
 @pytest.fixture(params=STORES)
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
     """A scaled NIfTI run, and the path of its store."""
-    source = write_nifti(tmp_path / "run.nii.gz", make_numbers(), scales=SCALED)
+    source = write_nifti(tmp_path / "run.nii.gz", make_values(), scales=SCALED)
     url = tmp_path / f"run.{request.param}"
     fs.convert(source, url).close()
     return source, url
@@ -72,7 +72,7 @@ class TestImageValidator(validator):  # type: ignore[misc]
         for kind in STORES:
             for scales in (RAW, SCALED):
                 url = tmp_path / f"{scales.slope}.{kind}"
-                values = make_numbers()
+                values = make_values()
                 with store(url, values, scales=scales) as image:
                     self.example_images.append(
                         {
@@ -119,7 +119,7 @@ class TestLoad:
             nibabel.load(url)
 
     def test_a_reference_file(self, tmp_path: Path) -> None:
-        source = write_nifti(tmp_path / "run.nii", make_numbers(), scales=SCALED)
+        source = write_nifti(tmp_path / "run.nii", make_values(), scales=SCALED)
         url = tmp_path / "run.h5"
         fs.convert(source, url).close()
         fs.virtualize(url)
@@ -153,7 +153,7 @@ class TestLoad:
             "print(nibabel.load(sys.argv[1]).shape)\n"
         )
         done = run_python(code, run[1])
-        assert done.stdout.strip() == str(make_numbers().shape), done.stderr
+        assert done.stdout.strip() == str(make_values().shape), done.stderr
 
 
 @pytest.mark.parametrize("suffix", ["h5", "ome.zarr"])
@@ -162,7 +162,7 @@ def test_save(run: tuple[Path, Path], tmp_path: Path, suffix: str) -> None:
     for _ in range(2):  # replaces, as nibabel does
         nibabel.save(image, tmp_path / f"saved.{suffix}")
     with fs.open(tmp_path / f"saved.{suffix}") as saved:
-        assert_array_equal(saved.raw, make_numbers())
+        assert_array_equal(saved.raw, make_values())
         assert (saved.slope, saved.inter) == (SCALED.slope, SCALED.inter)
 
 
@@ -194,7 +194,7 @@ class TestNilearn:
     def test_several_paths_and_wildcards(self, run: tuple[Path, Path]) -> None:
         _, url = run
         many = nilearn_image.concat_imgs([str(url), str(url)])
-        assert many.shape[3] == 2 * make_numbers().shape[3]
+        assert many.shape[3] == 2 * make_values().shape[3]
         found = nilearn_image.load_img(str(url.parent / f"r*{url.suffix}"))
         assert_array_equal(found.get_fdata(), nibabel.load(url).get_fdata())
 

@@ -24,7 +24,7 @@ from tests.images import (
     SCALED,
     SHAPE,
     STORES,
-    make_numbers,
+    make_values,
     nibabel,
     store,
     write_nifti,
@@ -87,7 +87,7 @@ def test_the_entry_point_names_the_engine() -> None:
 @pytest.fixture(params=STORES)
 def lazy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     """Dataset of a scaled run on an oblique grid."""
-    source = write_nifti(tmp_path / "run.nii", make_numbers(), scales=SCALED)
+    source = write_nifti(tmp_path / "run.nii", make_values(), scales=SCALED)
     fs.convert(source, tmp_path / f"run.{request.param}").close()
     with open_dataset(tmp_path / f"run.{request.param}") as dataset:
         yield dataset
@@ -123,7 +123,7 @@ class TestIndexing:
             lazy = lazy.copy()
 
     def test_only_what_is_asked_for_is_read(self, tmp_path: Path) -> None:
-        store(tmp_path / "a.h5", make_numbers(), access="volume").close()
+        store(tmp_path / "a.h5", make_values(), access="volume").close()
         with fs.open(tmp_path / "a.h5") as image, open_dataset(image.url) as lazy:
             with image.stats.watch() as read:
                 lazy["data"].isel(time=slice(2, 4))
@@ -164,11 +164,11 @@ class TestCoordinates:
         space = fs.NeuroSpace(
             spatial_shape=SHAPE[:3], affine=AFFINE, time_points=9, tr=1.5, time_offset=0.75
         )
-        with fs.NeuroVec.create(tmp_path / "a.h5", make_numbers(), space=space) as image:
+        with fs.NeuroVec.create(tmp_path / "a.h5", make_values(), space=space) as image:
             assert_allclose(image.to_xarray()["time"], 0.75 + np.arange(9) * 1.5)
 
     def test_no_times_without_a_repetition_time(self, tmp_path: Path) -> None:
-        with store(tmp_path / "a.h5", make_numbers(), tr=None) as image:
+        with store(tmp_path / "a.h5", make_values(), tr=None) as image:
             assert "time" not in image.to_xarray().coords
 
 
@@ -264,7 +264,7 @@ class TestAccessor:
 
 def test_blocks_of_dask_are_whole_chunks(tmp_path: Path) -> None:
     for access in ("time", "volume", "balanced"):
-        with store(tmp_path / f"{access}.zarr", make_numbers((40, 30, 20, 30)), access=access) as a:
+        with store(tmp_path / f"{access}.zarr", make_values((40, 30, 20, 30)), access=access) as a:
             blocks = a.to_dask(a.chunks)
             decoded = 0
             for block in np.ndindex(blocks.numblocks):

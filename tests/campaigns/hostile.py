@@ -535,7 +535,7 @@ _SHAPES: dict[str, tuple[list[Any], list[Any] | None]] = {
     "empty": ([0, 4, 5, 6], None),
     "no axes": ([], []),
     "forty axes": ([1] * 40, [1] * 40),
-    "texts for numbers": (["12", "4", "5", "6"], None),
+    "texts for values": (["12", "4", "5", "6"], None),
 }
 _CASES |= {
     f"zarr with {name}": partial(_reshaped, shape=shape, chunk=chunk)

@@ -240,7 +240,7 @@ def test_contradictions_are_told(
 def test_times_that_are_no_numbers(
     tmp_path: Path, stores: Callable[[str, str], Path], kind: str, name: str
 ) -> None:
-    """Nobody needs them to read the numbers, but they are wrong."""
+    """Nobody needs them to read the data, but they are wrong."""
     path = {"neurovecseq": "runs/rest/t", "maskedneurovec": "t"}.get(name, "scans/rest/t")
     for convert in (lambda v: v.astype("c16"), lambda v: np.full(v.shape, "1", "T")):
         url = copy(stores(name, kind), tmp_path / f"damaged.{kind}")

@@ -15,7 +15,7 @@ import fmristore as fs
 from fmristore.cli.describe import describe_store
 from fmristore.formats import registry
 from fmristore.formats.base import StoredArray
-from fmristore.formats.image.layout import ImageParts, write_numbers
+from fmristore.formats.image.layout import ImageParts, write_data
 from fmristore.formats.image.layout import image_spec as plan_image
 from fmristore.formats.registry import Layout, StoreView, register, register_layout
 from fmristore.testing import FormatTests
@@ -66,14 +66,14 @@ class BoldLayout(Layout):
         t, z, y, x = StoredArray(handle, "bold").reader.spec.shape
         seconds = float(handle.store.root.read_attributes()["seconds"])
         space = fs.NeuroSpace(spatial_shape=(x, y, z), affine=np.eye(4), time_points=t, tr=seconds)
-        return ImageParts(numbers="bold", space=space, dims=dims)
+        return ImageParts(data="bold", space=space, dims=dims)
 
     def write(self, store: Store, content: Any, options: Any, *, progress: Any = None) -> None:
         """Docstring inherited."""
         spec = plan_image(content, options)
         bare = replace(spec, dims=(), layout=replace(spec.layout, shards=None))
         array = store.root.create_array("bold", bare)
-        write_numbers(array, spec.dims, content, options.max_memory, progress=progress)
+        write_data(array, spec.dims, content, options.max_memory, progress=progress)
         store.root.write_attributes({"seconds": content.space.tr})
 
 

@@ -17,7 +17,7 @@ from fmristore_stores.errors import (
     UnknownFormatError,
     UnsupportedVersionError,
 )
-from tests.images import SHAPE, STORES, make_numbers, store
+from tests.images import SHAPE, STORES, make_values, store
 
 RUN = {FORMAT: "neurovec", VERSION: "1.0"}
 
@@ -109,16 +109,16 @@ class TestStored:
     def test_opening_finds_the_class(self, kind: str, tmp_path: Path) -> None:
         for shape, cls in ((SHAPE, fs.NeuroVec), (SHAPE[:3], fs.NeuroVol)):
             url = tmp_path / f"{len(shape)}.{kind}"
-            store(url, make_numbers(shape)).close()
+            store(url, make_values(shape)).close()
             with fs.open(url) as image:
                 assert type(image) is cls
             with fs.open(url, format=image.format_name) as image:
                 assert type(image) is cls
             with fs.open(url, kind="hdf5" if kind == "h5" else "zarr") as image:
-                np.testing.assert_array_equal(np.asarray(image), make_numbers(shape))
+                np.testing.assert_array_equal(np.asarray(image), make_values(shape))
 
     def test_what_is_written(self, kind: str, tmp_path: Path) -> None:
-        store(tmp_path / f"a.{kind}", make_numbers()).close()
+        store(tmp_path / f"a.{kind}", make_values()).close()
         with open_store(tmp_path / f"a.{kind}") as opened:
             attributes = opened.root.read_attributes()
         assert attributes[FORMAT] == "neurovec"
@@ -127,7 +127,7 @@ class TestStored:
 
     def test_unknown_attributes_and_nodes_are_ignored(self, kind: str, tmp_path: Path) -> None:
         url = tmp_path / f"a.{kind}"
-        store(url, make_numbers()).close()
+        store(url, make_values()).close()
         with open_store(url, "r+") as opened:
             root = opened.root
             root.write_attributes(
@@ -135,4 +135,4 @@ class TestStored:
             )
             root.create_group("other", {"x": 1})
         with fs.open(url) as image:
-            np.testing.assert_array_equal(np.asarray(image), make_numbers())
+            np.testing.assert_array_equal(np.asarray(image), make_values())

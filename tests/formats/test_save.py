@@ -1,4 +1,4 @@
-"""Every format is stored anew: in the other kind of store, encoded otherwise, as R does."""
+"""Every format is rewritten: in the other kind of store, encoded otherwise, as R does."""
 
 from __future__ import annotations
 

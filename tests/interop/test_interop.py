@@ -1,4 +1,4 @@
-"""Programs that know nothing of this package read the same numbers from its stores."""
+"""Programs that know nothing of this package read the same data from its stores."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.images import (
     SHAPE,
     STORES,
     Scales,
-    make_numbers,
+    make_values,
     store,
     write_nifti,
 )
@@ -44,10 +44,10 @@ CANONICAL = ("t", "z", "y", "x")
 def make(
     folder: Path, kind: str, access: Access = "time", *, scales: Scales = RAW, **options: Any
 ) -> tuple[Path, AnyArray]:
-    """A stored run, and its stored numbers in canonical order."""
+    """A stored run, and its stored values in canonical order."""
     url = folder / f"run-{access}.{kind}"
-    store(url, make_numbers(), scales=scales, access=access, **options).close()
-    return url, make_numbers().transpose(3, 2, 1, 0)
+    store(url, make_values(), scales=scales, access=access, **options).close()
+    return url, make_values().transpose(3, 2, 1, 0)
 
 
 @pytest.fixture(params=list(itertools.product(LAYOUTS, ("portable", "dual"))), ids="-".join)
@@ -116,11 +116,11 @@ class TestHDF5:
 
 
 def check_dataset(dataset: Any, values: AnyArray) -> None:
-    """Compare what xarray shows of a scaled run with its stored numbers."""
+    """Compare what xarray shows of a scaled run with its stored values."""
     data = dataset["0"]
     assert sorted(data.dims) == sorted(CANONICAL)
     found = data.transpose(*CANONICAL)
-    # xarray scales in float64 or float32; both are the numbers meant.
+    # xarray scales in float64 or float32; both are the scaled values.
     np.testing.assert_allclose(found.values, SCALED.apply(values), rtol=1e-6)
     assert_array_equal(found["t"].values, np.arange(T) * 1.5)
     one = data.isel(t=4, z=3, y=2, x=1).values
@@ -166,7 +166,7 @@ class TestZarr:
     def test_ome_zarr_models(self, tmp_path: Path, kind: str) -> None:
         url = tmp_path / "a.ome.zarr"
         dtype: Any = [(n, "u1") for n in "RGB"] if kind == "colours" else "i2"
-        store(url, make_numbers(SHAPE[:3] if kind == "volume" else SHAPE, dtype)).close()
+        store(url, make_values(SHAPE[:3] if kind == "volume" else SHAPE, dtype)).close()
         image = Image.from_zarr(zarr.open_group(str(url), mode="r"))
         (multiscale,) = image.attributes.ome.multiscales
         axes = [(axis.name, axis.type, axis.unit) for axis in multiscale.axes]
@@ -192,7 +192,7 @@ class TestZarr:
         assert (omero is None) == (kind == "colours")
         if omero is not None:
             window = omero["channels"][0]["window"]
-            values = make_numbers(SHAPE[:3] if kind == "volume" else SHAPE, dtype)
+            values = make_values(SHAPE[:3] if kind == "volume" else SHAPE, dtype)
             assert (window["start"], window["end"]) == (values.min(), values.max())
 
     def test_only_core_codecs(self, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ class TestZarr:
                 assert set(codec_names(json.loads(path.read_text()))) <= core
 
     def test_metadata_are_valid_json_with_nothing_special(self, tmp_path: Path) -> None:
-        source = write_nifti(tmp_path / "a.nii", make_numbers(dtype="f4"), scales=SCALED)
+        source = write_nifti(tmp_path / "a.nii", make_values(dtype="f4"), scales=SCALED)
         fs.convert(source, tmp_path / "a.ome.zarr")
 
         def refuse(name: str) -> None:
@@ -224,7 +224,7 @@ def codec_names(metadata: dict[str, Any]) -> Iterator[str]:
 
 @pytest.mark.parametrize("access", LAYOUTS)
 def test_both_stores_hold_the_same_encoded_bytes(tmp_path: Path, access: Access) -> None:
-    values = make_numbers((24, 20, 18, 60))
+    values = make_values((24, 20, 18, 60))
     found = []
     for kind in STORES:
         with store(tmp_path / f"a.{kind}", values, access=access, codec="dual") as image:

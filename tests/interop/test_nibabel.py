@@ -34,7 +34,7 @@ from tests.images import (
     SHAPE,
     STORES,
     Scales,
-    make_numbers,
+    make_values,
     nibabel,
     run_python,
     store,
@@ -78,7 +78,7 @@ class TestWhatNibabelAsks(base):  # type: ignore[misc]
 @pytest.fixture(params=STORES)
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     """A scaled run, converted from NIfTI."""
-    source = write_nifti(tmp_path / "run.nii.gz", make_numbers(), scales=SCALED)
+    source = write_nifti(tmp_path / "run.nii.gz", make_values(), scales=SCALED)
     url = tmp_path / f"run.{request.param}"
     fs.convert(source, url)
     with fs.open(url) as image:
@@ -95,16 +95,16 @@ class TestProxy:
         proxy = run.to_nibabel().dataobj
         assert (proxy.slope, proxy.inter) == (1.0, 0.0)
         assert (proxy.stored_slope, proxy.stored_inter) == (SCALED.slope, SCALED.inter)
-        assert_array_equal(proxy.get_unscaled(), make_numbers())
+        assert_array_equal(proxy.get_unscaled(), make_values())
 
     def test_factors_where_there_are_none(self, tmp_path: Path) -> None:
-        with store(tmp_path / "a.h5", make_numbers()) as image:
+        with store(tmp_path / "a.h5", make_values()) as image:
             proxy = image.to_nibabel().dataobj
             assert (proxy.stored_slope, proxy.stored_inter) == (1.0, 0.0)
 
     def test_reshape(self, run: Any) -> None:
         found = run.to_nibabel().dataobj.reshape((-1, SHAPE[3]))
-        assert_array_equal(found, SCALED.apply(make_numbers()).reshape(-1, SHAPE[3]))
+        assert_array_equal(found, SCALED.apply(make_values()).reshape(-1, SHAPE[3]))
 
     def test_no_array_without_a_copy(self, run: Any) -> None:
         with pytest.raises(InvalidInputError, match="copy"):
@@ -133,13 +133,13 @@ class TestProxy:
             return counting[-1]
 
         monkeypatch.setattr(opening, "_open", open_counting)
-        with store(tmp_path / "a.h5", make_numbers(), access="volume") as image:
+        with store(tmp_path / "a.h5", make_values(), access="volume") as image:
             lazy = image.to_nibabel()
             assert counting[0].counts["0"].chunks_fetched <= 1
             assert not nilearn_image.load_img(lazy).in_memory
             assert counting[0].counts["0"].chunks_fetched <= 1
             volume = lazy.slicer[..., 4:5]
-            assert_array_equal(volume.get_fdata()[..., 0], make_numbers()[..., 4])
+            assert_array_equal(volume.get_fdata()[..., 0], make_values()[..., 4])
             assert counting[0].counts["0"].chunks_fetched <= 2
 
 
@@ -147,7 +147,7 @@ class TestHeader:
     @pytest.mark.parametrize("kind", STORES)
     @pytest.mark.parametrize("version", [1, 2])
     def test_as_nibabel_loads_the_source(self, tmp_path: Path, kind: str, version: int) -> None:
-        source = write_nifti(tmp_path / "run.nii", make_numbers(), scales=SCALED, version=version)
+        source = write_nifti(tmp_path / "run.nii", make_values(), scales=SCALED, version=version)
         loaded = nibabel.load(source)
         fs.convert(source, tmp_path / f"run.{kind}")
         with fs.open(tmp_path / f"run.{kind}") as image:
@@ -207,7 +207,7 @@ class TestHeader:
     def test_lengths_in_mm_and_times_in_seconds(
         self, tmp_path: Path, units: tuple[str, str], factor: float, time: float
     ) -> None:
-        image = nibabel.Nifti1Image(make_numbers(), np.diag([2.0, 3, 4, 1]))
+        image = nibabel.Nifti1Image(make_values(), np.diag([2.0, 3, 4, 1]))
         image.header.set_zooms((2, 3, 4, 2000))
         image.header.set_xyzt_units(*units)
         image.header.set_sform(np.diag([2.0, 3, 4, 1]), 1)
@@ -237,7 +237,7 @@ class TestHeader:
 
     @pytest.mark.parametrize("kind", STORES)
     def test_arrays_without_a_source(self, tmp_path: Path, kind: str) -> None:
-        with store(tmp_path / f"a.{kind}", make_numbers()) as image:
+        with store(tmp_path / f"a.{kind}", make_values()) as image:
             lazy = image.to_nibabel()
             assert lazy.get_data_dtype() == np.int16
             assert_array_equal(lazy.affine, AFFINE)
@@ -245,7 +245,7 @@ class TestHeader:
             np.testing.assert_allclose(lazy.header.get_zooms()[:3], image.spacing, rtol=1e-6)
 
     def test_colours(self, tmp_path: Path) -> None:
-        values = make_numbers(SHAPE[:3], [(n, "u1") for n in "RGB"])
+        values = make_values(SHAPE[:3], [(n, "u1") for n in "RGB"])
         with store(tmp_path / "a.ome.zarr", values) as image:
             lazy = image.to_nibabel()
             assert lazy.get_data_dtype().names == ("R", "G", "B")
@@ -254,7 +254,7 @@ class TestHeader:
     def test_damage(self, tmp_path: Path) -> None:
         import h5py
 
-        store(tmp_path / "a.h5", make_numbers()).close()
+        store(tmp_path / "a.h5", make_values()).close()
         with h5py.File(tmp_path / "a.h5", "r+") as file:
             file["nifti"][...] = 0
         with fs.open(tmp_path / "a.h5") as image:
@@ -273,7 +273,7 @@ class TestTravelling:
         for image in (copy.deepcopy(run), pickle.loads(pickle.dumps(run))):
             assert_array_equal(image[3, 2, 1], run[3, 2, 1])
             image.close()
-        assert_array_equal(run[3, 2, 1], SCALED.apply(make_numbers())[3, 2, 1])
+        assert_array_equal(run[3, 2, 1], SCALED.apply(make_values())[3, 2, 1])
 
     def test_pickles_are_small_and_equal(self, run: Any) -> None:
         first = pickle.dumps(run)
@@ -290,7 +290,7 @@ class TestTravelling:
         assert joblib.hash(run.to_nibabel()) == first
         with fs.open(run.url) as again:
             assert joblib.hash(again.to_nibabel()) == first
-        with store(tmp_path / "other.h5", make_numbers(seed=1)) as other:
+        with store(tmp_path / "other.h5", make_values(seed=1)) as other:
             assert joblib.hash(other.to_nibabel()) != first
 
     def test_a_replaced_store_has_another_hash(self, tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ class TestTravelling:
             hashes = set()
             for seed in range(2):
                 url = tmp_path / f"a.{kind}"
-                with store(url, make_numbers(seed=seed), overwrite=True) as image:
+                with store(url, make_values(seed=seed), overwrite=True) as image:
                     hashes.add(joblib.hash(image.to_nibabel()))
             assert len(hashes) == 2
 
@@ -353,7 +353,7 @@ def stored_haxby(
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 class TestNilearn:
-    """nilearn gives the same numbers from a stored image as from the file."""
+    """nilearn gives the same data from a stored image as from the file."""
 
     def source(self, haxby: Path) -> str:
         return str(haxby / "sub-1_run-01_bold.nii.gz")
@@ -391,7 +391,7 @@ class TestNilearn:
             assert_array_equal(np.sort(series, axis=1), np.sort(wanted, axis=1))
 
     def test_scaled_numbers(self, tmp_path: Path) -> None:
-        source = write_nifti(tmp_path / "a.nii", make_numbers(), scales=Scales(0.01, 5.0))
+        source = write_nifti(tmp_path / "a.nii", make_values(), scales=Scales(0.01, 5.0))
         mask = nibabel.Nifti1Image(np.ones(SHAPE[:3], "u1"), AFFINE)
         fs.convert(source, tmp_path / "a.ome.zarr")
         with fs.open(tmp_path / "a.ome.zarr") as image:

@@ -1,4 +1,4 @@
-"""The digest of the numbers: the same however they are stored and however they arrive."""
+"""The digest of the data: the same however they are stored and however they arrive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import fmristore as fs
 from fmristore.model.digest import PREFIX, ImageDigest, slabs
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import ArraySpec, ChunkLayout
-from tests.images import LAYOUTS, SHAPE, STORES, files_below, make_numbers, store
+from tests.images import LAYOUTS, SHAPE, STORES, files_below, make_values, store
 
 
 def by_the_book(values: AnyArray) -> str:
@@ -35,7 +35,7 @@ def by_the_book(values: AnyArray) -> str:
 @pytest.mark.parametrize("shape", [SHAPE, SHAPE[:3]])
 @pytest.mark.parametrize("dtype", ["i2", ">f4", "c16", "rgb"])
 def test_one_digest_whatever_the_store(tmp_path: Path, shape: Any, dtype: str) -> None:
-    values = make_numbers(shape, [(n, "u1") for n in "RGB"] if dtype == "rgb" else dtype)
+    values = make_values(shape, [(n, "u1") for n in "RGB"] if dtype == "rgb" else dtype)
     wanted = by_the_book(values)
     for kind, access, codec in itertools.product(STORES, LAYOUTS, ("portable", "dual", "none")):
         url = tmp_path / f"{access}-{codec}.{kind}"
@@ -46,7 +46,7 @@ def test_one_digest_whatever_the_store(tmp_path: Path, shape: Any, dtype: str) -
 
 
 def test_any_change_changes_it() -> None:
-    values = make_numbers()
+    values = make_values()
     digests = {by_the_book(values)}
     for axis in range(4):
         digests.add(by_the_book(np.flip(values, axis)))
@@ -58,7 +58,7 @@ def test_any_change_changes_it() -> None:
 
 @given(data=st.data())
 def test_however_the_numbers_arrive(data: st.DataObject) -> None:
-    values = make_numbers((3, 4, 5, 6))
+    values = make_values((3, 4, 5, 6))
     stored = values.transpose(3, 2, 1, 0)
     digest = ImageDigest(5)
     if data.draw(st.booleans(), label="volume by volume"):
@@ -104,12 +104,12 @@ def test_slabs_visit_everything_once_and_in_order_of_time(
 @pytest.mark.parametrize("kind", STORES)
 def test_it_notices_damage(tmp_path: Path, kind: str) -> None:
     url = tmp_path / f"a.{kind}"
-    with store(url, make_numbers(), codec="none") as image:
+    with store(url, make_values(), codec="none") as image:
         recorded = image.digest
     files = (p for p in files_below(url) if p.suffix != ".json")
     path = max(files, key=lambda p: p.stat().st_size)
     content = bytearray(path.read_bytes())
-    content[bytes(content).index(make_numbers()[3, 2, 1].tobytes())] ^= 1
+    content[bytes(content).index(make_values()[3, 2, 1].tobytes())] ^= 1
     path.write_bytes(content)
     with fs.open(url) as image:
         assert image.digest == recorded

@@ -1,4 +1,4 @@
-"""From stored numbers to the numbers meant."""
+"""From stored values to the scaled values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.testing import assert_array_equal
 import fmristore as fs
 from fmristore.model.scaling import Scaling, make_scaling
 from fmristore_stores.errors import InvalidInputError, LossyError
-from tests.images import SHAPE, STORES, Scales, make_numbers, nibabel, store, write_nifti
+from tests.images import SHAPE, STORES, Scales, make_values, nibabel, store, write_nifti
 
 FINITE = st.floats(-1e6, 1e6).filter(lambda x: abs(x) > 1e-6)
 
@@ -124,7 +124,7 @@ class TestStored:
     @pytest.mark.parametrize("kind", STORES)
     @pytest.mark.parametrize("dtype", ["u1", "i2", "u2", "i4", "f4", "f8"])
     def test_as_nibabel_scales(self, tmp_path: Path, kind: str, dtype: str) -> None:
-        values = make_numbers(dtype=dtype, nan=False)
+        values = make_values(dtype=dtype, nan=False)
         source = write_nifti(tmp_path / "run.nii", values, scales=Scales(0.0125, 1000.0))
         fs.convert(source, tmp_path / f"run.{kind}")
         with fs.open(tmp_path / f"run.{kind}") as image:
@@ -139,7 +139,7 @@ class TestStored:
     def test_slope_of_zero_or_nan_means_no_scaling(self, tmp_path: Path) -> None:
         for number, slope in enumerate((0.0, float("nan"))):
             source = write_nifti(
-                tmp_path / f"{number}.nii", make_numbers(), scales=Scales(slope, 0.0)
+                tmp_path / f"{number}.nii", make_values(), scales=Scales(slope, 0.0)
             )
             fs.convert(source, tmp_path / f"{number}.h5")
             with fs.open(tmp_path / f"{number}.h5") as image:
@@ -148,7 +148,7 @@ class TestStored:
 
     @pytest.mark.parametrize("dtype", ["i2", "i8"])
     def test_factors_that_change_nothing_keep_the_type(self, tmp_path: Path, dtype: str) -> None:
-        values = make_numbers(dtype=dtype)
+        values = make_values(dtype=dtype)
         source = write_nifti(tmp_path / "a.nii", values, scales=Scales(1.0, 0.0))
         fs.convert(source, tmp_path / "a.h5")
         with fs.open(tmp_path / "a.h5") as image:
@@ -160,7 +160,7 @@ class TestStored:
 
     def test_nifti_cannot_hold_a_slope_for_each_volume(self, tmp_path: Path) -> None:
         with (
-            store(tmp_path / "a.h5", make_numbers(), slope=np.arange(1, 10)) as image,
+            store(tmp_path / "a.h5", make_values(), slope=np.arange(1, 10)) as image,
             pytest.raises(LossyError, match="one slope"),
         ):
             image.to_nifti(tmp_path / "a.nii")
@@ -168,5 +168,5 @@ class TestStored:
 
     def test_a_volume_has_one_slope(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidInputError):
-            store(tmp_path / "a.h5", make_numbers(SHAPE[:3]), slope=[1.0, 2.0])
+            store(tmp_path / "a.h5", make_values(SHAPE[:3]), slope=[1.0, 2.0])
         assert list(tmp_path.iterdir()) == []

@@ -97,7 +97,7 @@ def test_facts_of_a_real_run(shared_data: Path) -> None:
     assert header.tr == pytest.approx(1.79355, abs=1e-4)
     assert header.data_nbytes == 156 * 35 * 80 * 80 * 2
     assert header.slope == pytest.approx(75.5384, abs=1e-3)
-    assert header.doubts == ()
+    assert header.header_warnings == ()
     odd = shared_data / "data" / "real" / "odd"
     atlas = read_header(odd / "neurovault_TTatlas_5d.nii.gz")
     assert (atlas.volume_axis, atlas.space.time_points, atlas.tr) == (4, 2, None)
@@ -272,7 +272,7 @@ def test_truncated(tmp_path: Path) -> None:
         read_header(plain)
     packed = tmp_path / "image.nii.gz"
     packed.write_bytes(gzip.compress(whole[:-7]))
-    with pytest.raises(CorruptDataError, match="expected 1680 bytes of numbers, found 1673"):
+    with pytest.raises(CorruptDataError, match="expected 1680 bytes of values, found 1673"):
         collect(read_header(packed), max_bytes=500)
     for length in (4, 100, 347, 348, 351):
         plain.write_bytes(whole[:length])
@@ -412,7 +412,7 @@ def test_doubts_are_warnings_of_reading_only(tmp_path: Path) -> None:
     with pytest.warns(HeaderWarning, match=r"image\.nii: .*milliseconds"):
         header = read_header(path)
     assert header.tr == 2500
-    assert parse_header(header.raw).doubts == header.doubts
+    assert parse_header(header.raw).header_warnings == header.header_warnings
     with pytest.raises(InvalidInputError, match="no file"):
         stream_volumes(parse_header(header.raw))
 

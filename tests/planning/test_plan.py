@@ -20,7 +20,7 @@ from fmristore_stores.errors import ClosedError
 from fmristore_stores.io import sources
 from fmristore_stores.protocol import Buffer, ByteRange, Store
 from fmristore_stores.testing.wrappers import CountingStore
-from tests.images import LAYOUTS, make_numbers, store
+from tests.images import LAYOUTS, make_values, store
 
 SHAPE = (24, 20, 18, 60)
 """Large enough for many chunks in every layout."""
@@ -82,7 +82,7 @@ def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, s
     """A run in small chunks, by place and access pattern."""
     folder = tmp_path_factory.mktemp("plans")
     bucket = f"memory://plans-{uuid.uuid4().hex}"
-    values = make_numbers(SHAPE)
+    values = make_values(SHAPE)
     patch = pytest.MonkeyPatch()
     patch.setattr("fmristore.planning.layout._CHUNK_BYTES", dict.fromkeys(LAYOUTS, 16 * 1024))
     patch.setattr("fmristore.planning.layout._PORTABLE_BYTES", 16 * 1024)
@@ -249,7 +249,7 @@ def test_explain(urls: dict[tuple[str, str], str], capsys: pytest.CaptureFixture
 
 def test_a_codec_that_only_a_library_reads(tmp_path: Path) -> None:
     url = tmp_path / "run.h5"
-    store(url, make_numbers()).close()
+    store(url, make_values()).close()
     with h5py.File(url, "r+") as file:
         old = file["0"]
         values, labels = old[...], [d.label for d in old.dims]
@@ -267,7 +267,7 @@ def test_a_codec_that_only_a_library_reads(tmp_path: Path) -> None:
         assert plan.chunks > 0
         assert "decided by the library" in plan.explain()
         assert "unknown" in plan.explain()
-        np.testing.assert_array_equal(image[3, 2, 1], make_numbers()[3, 2, 1])
+        np.testing.assert_array_equal(image[3, 2, 1], make_values()[3, 2, 1])
 
 
 def old_chunks(values: Any) -> tuple[int, ...]:

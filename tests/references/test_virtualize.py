@@ -274,7 +274,7 @@ def test_large_arrays_in_one_piece_are_cut(tmp_path: Path) -> None:
 
 
 def test_chunks_that_lack_a_filter(tmp_path: Path) -> None:
-    """Zarr has nothing for the filter mask of HDF5: such chunks are encoded anew."""
+    """Zarr has nothing for the filter mask of HDF5: such chunks are re-encoded."""
     values = RNG.integers(0, 2**15, (64, 1024)).astype("i2")
     with h5py.File(tmp_path / "a.h5", "w") as file:
         made = file.create_dataset(
@@ -340,10 +340,10 @@ def test_stores_that_are_only_read(tmp_path: Path) -> None:
     with pytest.raises(ReadOnlyError):
         open_store(target, "r+")
     before = Path(target).read_bytes()
-    from fmristore_stores.edit import change_store
+    from fmristore_stores.edit import edit_store
     from fmristore_stores.publishing.publish import create_store
 
-    with pytest.raises(ReadOnlyError), change_store(target):
+    with pytest.raises(ReadOnlyError), edit_store(target):
         pass
     with pytest.raises(ReadOnlyError), create_store(target, kind="reference", overwrite=True):
         pass
@@ -479,7 +479,7 @@ def test_others_read_it_on_object_storage(s3: S3Server) -> None:
 
 @pytest.mark.parametrize("relative", [False, True])
 def test_a_remote_file_that_changed(proxied: tuple[Proxy, S3Server], relative: bool) -> None:
-    """The server is told which version is meant, in the very request for the bytes."""
+    """The server is reported which version is meant, in the very request for the bytes."""
     proxy, server = proxied
     options = server.options
     make(server.url("a.h5"), storage_options=options)

@@ -47,7 +47,7 @@ pytestmark = [
 
 EVERY = 1_000_000
 DATA_READ = r"GET .*(bytes=[1-9]|/0/c/)"
-"""Requests for numbers: a range that does not begin at 0, or a chunk of an image in Zarr."""
+"""Requests for values: a range that does not begin at 0, or a chunk of an image in Zarr."""
 
 
 def through(place: Place, proxy: Proxy, patience: Mapping[str, Any] = QUICK) -> Place:

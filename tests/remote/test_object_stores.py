@@ -124,9 +124,11 @@ def test_a_failed_write_leaves_what_was_there(place: Place, run: Path, kind: str
 def test_there_is_nothing(place: Place, kind: str) -> None:
     with pytest.raises(NotFoundError):
         fs.open(place / f"missing.{kind}", storage_options=place.options)
-    for insist in ("zarr", "hdf5"):
+    for expected_format in ("zarr", "hdf5"):
         with pytest.raises(NotFoundError):
-            open_store(place / f"missing.{kind}", kind=insist, storage_options=place.options)
+            open_store(
+                place / f"missing.{kind}", kind=expected_format, storage_options=place.options
+            )
 
 
 # Formats -----------------------------------------------------------------------------------------

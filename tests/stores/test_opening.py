@@ -393,7 +393,7 @@ def test_a_forked_child_opens_its_own_store(url: str) -> None:
 
 
 def test_a_listing_that_was_remembered_does_not_hide_a_change() -> None:
-    """Object stores keep listings; what is known of a store is asked anew."""
+    """Object stores keep listings; what is known of a store is asked again."""
     url = f"memory://{uuid.uuid4().hex}/a.h5"
     make(url)
     before = locate(url)

@@ -1,4 +1,4 @@
-"""Transcoding: the same numbers, attributes and names in the other store."""
+"""Transcoding: the same data, attributes and names in the other store."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def create(url: Any, **arguments: Any) -> None:
     cls.create(url, **arguments).close()
 
 
-def numbers_of(url: Any) -> AnyArray:
+def values_of(url: Any) -> AnyArray:
     with fs.open(url) as opened:
         found: AnyArray = opened.read(raw=True)
         return found
@@ -197,7 +197,7 @@ def test_verbatim_is_verbatim(
                 (ref,) = array.refs([where])  # type: ignore[attr-defined]
                 encoded.append(bytes(array.fetch([ref.range])[0]))  # type: ignore[attr-defined]
             assert encoded[0] == encoded[1]
-    np.testing.assert_array_equal(numbers_of(second), image((24, 26, 28, 60))["data"])
+    np.testing.assert_array_equal(values_of(second), image((24, 26, 28, 60))["data"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -206,7 +206,7 @@ def test_codecs_are_chosen_or_kept(tmp_path: Path, kind: str, codec: str | None)
     first, second = tmp_path / "a.h5", tmp_path / f"b.{kind}"
     create(first, **image(), codec="portable")
     report = transcode(first, second, codec=codec)
-    np.testing.assert_array_equal(numbers_of(second), image()["data"])
+    np.testing.assert_array_equal(values_of(second), image()["data"])
     with open_store(second) as store:
         names = [step.name for step in store.root.array("0").spec.codecs]
     wanted = {
@@ -687,7 +687,7 @@ def test_a_store_may_replace_itself(tmp_path: Path) -> None:
         path = tmp_path / f"a.{kind}"
         create(path, **image((12, 13, 14, 60)))
         transcode(path, path, access="volume", overwrite=True)
-        np.testing.assert_array_equal(numbers_of(path), image((12, 13, 14, 60))["data"])
+        np.testing.assert_array_equal(values_of(path), image((12, 13, 14, 60))["data"])
 
 
 # Plans and reports -------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from fmristore.planning.indexing import AxisPart, bounds
 from fmristore.planning.layout import Access, Order, canonical_axes
 from fmristore.planning.memory import within
 from fmristore.planning.progress import Progress
-from fmristore.planning.rechunk import read_in_boxes
+from fmristore.planning.rechunk import read_in_blocks
 from fmristore.planning.streams import streaming
 from fmristore.planning.text import parse_size
 from fmristore.sources.door import open_if_path, source_of
@@ -64,7 +64,7 @@ __all__ = [
 
 
 class DenseSource(ImageSource):
-    """The stored numbers of an image, read front to back, decoding each chunk about once.
+    """The stored values of an image, read front to back, decoding each chunk about once.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class DenseSource(ImageSource):
 
     @property
     def trailer(self) -> bytes:
-        """Bytes that followed the numbers in the NIfTI file that the image came from."""
+        """Bytes that followed the data in the NIfTI file that the image came from."""
         return self._image.trailer_bytes
 
     def blocks(self, max_bytes: int) -> Iterator[Block]:
@@ -97,9 +97,9 @@ class DenseSource(ImageSource):
         unit = tuple(1 if d in "tz" else spec.shape[a] for d, a in zip(dims, axes, strict=True))
         plane = spec.nbytes // (self.space.spatial_shape[2] * (self.space.time_points or 1))
         room = max(max_bytes, 3 * plane, 3 * math.prod(reader.chunks) * spec.dtype.itemsize)
-        with streaming(read_in_boxes(reader, axes, unit, room)) as blocks:
-            for box, values in blocks:
-                part = dict(zip(dims, box, strict=True))
+        with streaming(read_in_blocks(reader, axes, unit, room)) as blocks:
+            for block, values in blocks:
+                part = dict(zip(dims, block, strict=True))
                 timed = "t" in dims
                 yield Block(
                     part["t"].start if timed else 0,
@@ -120,7 +120,7 @@ def _dtype_text(shown: np.dtype[Any], stored: np.dtype[Any]) -> str:
 
 
 class DenseImage(GridView):
-    """What volumes and runs share: a stored array of numbers on a grid in space.
+    """What volumes and runs share: a stored array of values on a grid in space.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ class DenseImage(GridView):
         super().__init__(handle)
         self._parts: ImageParts = self.layouts[0].read(handle) if parts is None else parts
         self._numbers = self._parts.array or StoredArray(
-            handle, self._parts.numbers, dims=self._parts.dims
+            handle, self._parts.data, dims=self._parts.dims
         )
         copies = [StoredArray(handle, path, is_copy=True) for path in self._parts.copies]
         self._copies = Copies([self._numbers, *copies])
@@ -169,7 +169,7 @@ class DenseImage(GridView):
 
     @property
     def spec(self) -> ArraySpec:
-        """How the numbers are stored: axes, chunks, shards, codecs; those of the first copy."""
+        """How the data are stored: axes, chunks, shards, codecs; those of the first copy."""
         return self._spec
 
     @property
@@ -182,7 +182,7 @@ class DenseImage(GridView):
 
     @property
     def stored_dtype(self) -> np.dtype[Any]:
-        """Type of the stored numbers; structured (R, G, B[, A]) for colours."""
+        """Type of the stored values; structured (R, G, B[, A]) for colours."""
         spec = self.spec
         if "c" in spec.dims:
             return np.dtype(COLORS[spec.shape[spec.dims.index("c")]])
@@ -190,7 +190,7 @@ class DenseImage(GridView):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the numbers that indexing returns: see `Scaling.dtype`."""
+        """Type of the data that indexing returns: see `Scaling.dtype`."""
         stored = self.stored_dtype
         return stored if self._parts.scaling is None else self._parts.scaling.dtype(stored)
 
@@ -202,12 +202,12 @@ class DenseImage(GridView):
 
     @property
     def digest(self) -> str | None:
-        """Digest of the stored numbers as it was recorded on writing."""
+        """Digest of the stored values as it was recorded on writing."""
         value = self._attributes.get("digest")
         return None if value is None else str(value)
 
     def compute_digest(self, *, max_memory: int | str = 1 << 28) -> str:
-        """Read all numbers and compute their digest anew; see `fmristore.model.digest`.
+        """Read all data and compute their digest again; see `fmristore.model.digest`.
 
         Raises
         ------
@@ -372,7 +372,7 @@ class DenseImage(GridView):
 
     @cached_property
     def trailer_bytes(self) -> bytes:
-        """Bytes that followed the numbers in the NIfTI source, usually none."""
+        """Bytes that followed the data in the NIfTI source, usually none."""
         return read_bytes(self._handle, self._parts.trailer)
 
     @property
@@ -423,7 +423,7 @@ class DenseImage(GridView):
         max_memory: int | str = 1 << 28,
         progress: Progress | None = None,
     ) -> None:
-        """Write the image as NIfTI: the header, extensions and stored numbers of its source.
+        """Write the image as NIfTI: the header, extensions and stored values of its source.
 
         Uncompressed, the file is identical byte for byte to the uncompressed source of the same
         kind (single file or pair).
@@ -448,7 +448,7 @@ class DenseImage(GridView):
         LossyError
             If every volume has its own slope, which NIfTI cannot say.
         MetadataError
-            If the stored header is damaged, or is that of other numbers.
+            If the stored header is damaged, or is that of other data.
         CorruptDataError
             If a chunk is damaged or missing.
         """
@@ -465,7 +465,7 @@ class DenseImage(GridView):
         form = self.shape, self._spec.dtype, len(self.stored_dtype.names or ())
         if (header.space.shape, header.dtype, header.colors) != form:
             raise MetadataError(
-                f"the stored NIfTI header is that of other numbers, of shape {header.space.shape} "
+                f"the stored NIfTI header is that of other data, of shape {header.space.shape} "
                 f"and type {header.dtype}",
                 url=self.url,
                 node="nifti",
@@ -482,7 +482,7 @@ class DenseImage(GridView):
         )
 
     def as_source(self, *, max_memory: int | str = 1 << 28, nifti: bool = False) -> ImageSource:
-        """The image as the source of another one, with its header and stored numbers."""
+        """The image as the source of another one, with its header and stored values."""
         max_memory = parse_size(max_memory)
         del max_memory, nifti
         return DenseSource(self)
@@ -525,7 +525,7 @@ class DenseImage(GridView):
             Repetition time in seconds; comes before that of a file or image. Not for a
             NeuroSpace, which has its own.
         slope, inter : float or ndarray (T,), optional
-            For arrays of stored numbers: the number meant is ``stored * slope + inter``, with one
+            For arrays of stored values: the scaled value is ``stored * slope + inter``, with one
             slope and intercept for all volumes or one for each.
         space_name : str, optional
             Name of the space that the image is in; comes before what the image says, and exported
@@ -541,7 +541,7 @@ class DenseImage(GridView):
         order : {"auto", "canonical"}, optional
             Order inside chunks; ``"canonical"`` by default for the preset ``"portable"``.
         profile : {"r"}, optional
-            Write an HDF5 file exactly as the R package does, scaled numbers as floating-point
+            Write an HDF5 file exactly as the R package does, scaled values as floating-point
             ones; see ``docs/reference/r.md``.
         overwrite : bool
             Replace what is there, once the new store is complete.

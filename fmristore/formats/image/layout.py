@@ -13,7 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmristore.formats.base import StoredArray
-from fmristore.formats.image.replicas import COPY_GROUP, access_attributes, find_copies, read_copies
+from fmristore.formats.image.replicas import (
+    COPY_GROUP,
+    access_attributes,
+    find_replicas,
+    read_replicas,
+)
 from fmristore.formats.nodes import (
     format_attributes,
     read_grid,
@@ -31,7 +36,7 @@ from fmristore.formats.registry import NativeLayout
 from fmristore.model.digest import ImageDigest
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
-from fmristore.planning.blocks import box_shape, boxes
+from fmristore.planning.blocks import block_shape, cut_into_blocks
 from fmristore.planning.layout import (
     AXES,
     Access,
@@ -66,8 +71,8 @@ __all__ = [
     "image_spec",
     "image_specs",
     "read_parts",
+    "write_data",
     "write_image",
-    "write_numbers",
     "write_run",
 ]
 
@@ -142,7 +147,7 @@ def write_image(
     options : ImageOptions
         Layout, codec and memory limit.
     progress : callable, optional
-        Called with the bytes of stored numbers done and in all.
+        Called with the bytes of stored values done and in all.
 
     Notes
     -----
@@ -161,9 +166,9 @@ def write_image(
     attributes |= format_attributes("neurovol" if space.time_points is None else "neurovec")
     attributes |= space_attributes(space)
     if Capability.HARD_LINKS in store.capabilities:
-        numbers = "0", *find_copies(group.array("0").read_attributes(), "0")
+        data = "0", *find_replicas(group.array("0").read_attributes(), "0")
         limits = attributes.get("value_range")
-        attributes |= link_for_r(group, space, source.scaling, limits, numbers)
+        attributes |= link_for_r(group, space, source.scaling, limits, data)
     group.write_attributes(attributes)
 
 
@@ -188,7 +193,7 @@ def write_run(
     capabilities : Capability
         Of the store.
     progress : callable, optional
-        Called with the bytes of stored numbers done and in all.
+        Called with the bytes of stored values done and in all.
 
     Returns
     -------
@@ -204,7 +209,7 @@ def write_run(
         group.create_group(COPY_GROUP).create_array("0", adapt_spec(spec, capabilities))
         for spec in others
     ]
-    written = write_numbers(
+    written = write_data(
         array, array.spec.dims, source, options.max_memory, copies=copies, progress=progress
     )
     for one, access in zip((array, *copies), access_attributes(patterns), strict=True):
@@ -223,14 +228,14 @@ def write_run(
 
 
 class Written(NamedTuple):
-    """What was seen of the numbers while they were written."""
+    """What was seen of the data while they were written."""
 
     digest: str
     limits: tuple[float, float] | None
     """Smallest and largest finite number."""
 
 
-def write_numbers(
+def write_data(
     array: Array,
     dims: Sequence[str],
     source: ImageSource,
@@ -239,7 +244,7 @@ def write_numbers(
     copies: Sequence[Array] = (),
     progress: Progress | None = None,
 ) -> Written:
-    """Write the numbers of an image, in one pass over its source.
+    """Write the data of an image, in one pass over its source.
 
     Parameters
     ----------
@@ -252,9 +257,9 @@ def write_numbers(
     max_memory : int
         Bytes that writing may take; copies share it.
     copies : sequence of Array
-        Others that get the same numbers in the same pass; their axes are named.
+        Others that get the same data in the same pass; their axes are named.
     progress : callable, optional
-        Called with the bytes of stored numbers done and in all.
+        Called with the bytes of stored values done and in all.
 
     Raises
     ------
@@ -301,7 +306,7 @@ def _block_bytes(source: ImageSource, spec: ArraySpec, max_memory: int) -> int:
 
 
 def image_spec(source: ImageSource, options: ImageOptions) -> ArraySpec:
-    """Spec of the array ``0`` of numbers, axes in canonical order."""
+    """Spec of the array ``0`` of values, axes in canonical order."""
     return image_specs(source, options)[0]
 
 
@@ -410,7 +415,7 @@ class _Writer:
 
     What fills write units is written as it comes. Other volumes are gathered in bands as long as
     a write unit is in time, several units where memory allows; a band that does not fit lies in a
-    temporary file and is written in boxes of whole units.
+    temporary file and is written in blocks of whole units.
 
     Parameters
     ----------
@@ -451,7 +456,7 @@ class _Writer:
         t0, values = block.t0, block.values
         whole = self._whole_units(block)
         if whole:
-            self._write_box(
+            self._write_block(
                 (slice(t0, t0 + whole, 1), *_everything(values.shape[1:])), values[:whole]
             )
             t0, values = t0 + whole, values[whole:]
@@ -493,29 +498,31 @@ class _Writer:
 
     def _flush(self, end: int) -> None:
         assert self._band is not None
-        for box in self._boxes(self._band):
-            values = self._band.read(box)
-            first = box[0].start + self._band_start
-            self._write_box((slice(first, first + values.shape[0], 1), *box[1:]), values)
+        for block in self._blocks(self._band):
+            values = self._band.read(block)
+            first = block[0].start + self._band_start
+            self._write_block((slice(first, first + values.shape[0], 1), *block[1:]), values)
         self._band.close()
         self._band = None
         self._band_start = end
 
-    def _write_box(self, box: Region, values: AnyArray) -> None:
+    def _write_block(self, block: Region, values: AnyArray) -> None:
         """Write a part made of whole units, axes in canonical order with t always first."""
         if "t" not in self._dims:
-            box, values = box[1:], values[0]
-        region = tuple(box[i] for i in self._to_stored)
+            block, values = block[1:], values[0]
+        region = tuple(block[i] for i in self._to_stored)
         write(self._array, region, values.transpose(self._to_stored))
 
-    def _boxes(self, band: Scratch) -> Iterator[Region]:
-        """Cut a band into boxes of whole units that may be in memory at once."""
+    def _blocks(self, band: Scratch) -> Iterator[Region]:
+        """Cut a band into blocks of whole units that may be in memory at once."""
         if band.in_memory:
             yield _everything(band.shape)
             return
         unit = self._unit if "t" in self._dims else (1, *self._unit)
-        size = box_shape(band.shape, unit, band.dtype.itemsize, self._max_memory, share=UNIT_SHARE)
-        yield from boxes(band.shape, size)
+        size = block_shape(
+            band.shape, unit, band.dtype.itemsize, self._max_memory, share=UNIT_SHARE
+        )
+        yield from cut_into_blocks(band.shape, size)
 
 
 def _everything(shape: Sequence[int]) -> Region:
@@ -538,19 +545,19 @@ class ImageParts:
     space : NeuroSpace
         Its grid.
     scaling : Scaling, optional
-        To apply to stored numbers.
+        To apply to stored values.
     header, trailer : str
         Paths of the arrays of NIfTI bytes, of which the second need not exist; empty where there
         are none.
     dims : tuple of str, optional
         Names of the axes of the array, if it is one of other software that does not say them.
     copies : tuple of str
-        Paths of arrays that hold the same numbers, laid out for other reads.
+        Paths of arrays that hold the same data, laid out for other reads.
     array : StoredArray, optional
         The array, where it was opened already.
     """
 
-    numbers: str
+    data: str
     space: NeuroSpace
     scaling: Scaling | None = None
     header: str = ""
@@ -586,7 +593,7 @@ class ImageLayout(NativeLayout):
         write_image(store, content, options, progress=progress)
 
 
-def read_parts(handle: Handle, numbers: StoredArray, axes: Sequence[str]) -> ImageParts:
+def read_parts(handle: Handle, data: StoredArray, axes: Sequence[str]) -> ImageParts:
     """Find the parts of an image that is the root group of a store.
 
     Parameters
@@ -603,16 +610,16 @@ def read_parts(handle: Handle, numbers: StoredArray, axes: Sequence[str]) -> Ima
     MetadataError
         If a node or attribute that the format asks for is missing or wrong.
     """
-    space = _read_space(handle, numbers.reader.spec, axes)
-    attributes = numbers.attributes
+    space = _read_space(handle, data.reader.spec, axes)
+    attributes = data.attributes
     return ImageParts(
-        numbers=numbers.path,
+        data=data.path,
         space=space,
         scaling=read_scaling(handle, attributes, space.time_points),
         header="nifti",
         trailer="nifti_trailer",
-        copies=read_copies(handle, numbers, attributes),
-        array=numbers,
+        copies=read_replicas(handle, data, attributes),
+        array=data,
     )
 
 
@@ -626,7 +633,7 @@ def _read_space(handle: Handle, spec: ArraySpec, axes: Sequence[str]) -> NeuroSp
             node="0",
         )
     if is_string(spec.dtype):
-        raise MetadataError("an image is made of numbers, not of text", url=url, node="0")
+        raise MetadataError("an image is made of values, not of text", url=url, node="0")
     length = dict(zip(spec.dims, spec.shape, strict=True))
     if "c" in length and (length["c"] not in COLORS or spec.dtype != np.uint8):
         raise MetadataError("colours must be 3 or 4 of type uint8", url=url, node="0")

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from fmristore.formats.base import StoredArray
-from fmristore.formats.image.layout import ImageOptions, ImageParts, image_spec, write_numbers
-from fmristore.formats.r_common import RLayout, r_class, r_dtype, r_numbers, write_r_space
+from fmristore.formats.image.layout import ImageOptions, ImageParts, image_spec, write_data
+from fmristore.formats.r_common import RLayout, r_class, r_dtype, r_values, write_r_space
 from fmristore.formats.registry import StoreView
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.progress import Progress
@@ -54,7 +54,7 @@ class RImageLayout(RLayout):
         if not super().detect(view):
             return False
         try:
-            rank = len(view.root.array(_numbers_path(view.root)).spec.shape)
+            rank = len(view.root.array(_data_path(view.root)).spec.shape)
         except FmristoreError:
             rank = 4
         return (rank == 3) == (self.rank == 3)  # reading says what is wrong with other ranks
@@ -77,7 +77,7 @@ class RImageLayout(RLayout):
         write_image(store, content, options, progress=progress)
 
 
-def _numbers_path(root: Group) -> str:
+def _data_path(root: Group) -> str:
     """Path of the array: ``/data/elements``, or ``/data`` itself."""
     try:
         root.array("data/elements")
@@ -89,20 +89,20 @@ def _numbers_path(root: Group) -> str:
 def read_r_parts(handle: Handle) -> ImageParts:
     """Find the parts of a volume or run that the R package, or one that builds on it, wrote.
 
-    The numbers are in ``/data/elements``, or ``/data`` itself is the array.
+    The data are in ``/data/elements``, or ``/data`` itself is the array.
 
     Raises
     ------
     MetadataError
         If a node is missing or wrong.
     """
-    numbers = _numbers_path(handle.store.root)
-    parts = read_r_run(handle, numbers, read_r_affine(handle))
+    data = _data_path(handle.store.root)
+    parts = read_r_run(handle, data, read_r_affine(handle))
     shape = parts.space.shape
     dim = StoredArray(handle, "space/dim").read_small(8)
     if tuple(dim.ravel().tolist()) != shape:
         raise MetadataError(
-            f"says {dim.ravel().tolist()} of numbers of shape {shape}",
+            f"says {dim.ravel().tolist()} of values of shape {shape}",
             url=handle.locator.url,
             node="space/dim",
         )
@@ -121,7 +121,7 @@ def read_r_affine(handle: Handle) -> Any:
     return trans.T
 
 
-def read_r_run(handle: Handle, numbers: str, affine: Any, *, tr: float | None = None) -> ImageParts:
+def read_r_run(handle: Handle, data: str, affine: Any, *, tr: float | None = None) -> ImageParts:
     """Parts of an image of the R package.
 
     Parameters
@@ -140,14 +140,14 @@ def read_r_run(handle: Handle, numbers: str, affine: Any, *, tr: float | None = 
     MetadataError
         If the array is not an image.
     """
-    spec = StoredArray(handle, numbers).reader.spec
+    spec = StoredArray(handle, data).reader.spec
     rank = len(spec.shape)
     if rank not in (3, 4) or is_string(spec.dtype):
         raise MetadataError(
             f"has the shape {spec.shape} and type {spec.dtype}, expected three or four axes of "
             "numbers",
             url=handle.locator.url,
-            node=numbers,
+            node=data,
         )
     dims = _RUN[-rank:]
     length = dict(zip(dims, spec.shape, strict=True))
@@ -163,7 +163,7 @@ def read_r_run(handle: Handle, numbers: str, affine: Any, *, tr: float | None = 
         raise MetadataError(
             f"the space of the image is damaged: {error.message}", url=handle.locator.url
         ) from error
-    return ImageParts(numbers=numbers, space=space, dims=dims)
+    return ImageParts(data=data, space=space, dims=dims)
 
 
 # Writing -------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def write_image(
     options : ImageOptions
         Canonical order, and a codec that HDF5 has without plug-ins.
     progress : callable, optional
-        Called with the bytes of numbers done and in all.
+        Called with the bytes of values done and in all.
 
     Raises
     ------
@@ -217,7 +217,7 @@ def write_r_run(
     *,
     progress: Progress | None = None,
 ) -> None:
-    """Write the numbers of one image as an array that R reads.
+    """Write the data of one image as an array that R reads.
 
     Raises
     ------
@@ -233,7 +233,7 @@ def write_r_run(
         )
     named, layout = spec.dims, replace(spec.layout, shards=None)
     array = group.create_array(name, replace(spec, dims=(), layout=layout))
-    written = write_numbers(array, named, source, options.max_memory, progress=progress)
+    written = write_data(array, named, source, options.max_memory, progress=progress)
     array.write_attributes({"digest": written.digest})
 
 
@@ -273,7 +273,7 @@ class RSource(ImageSource):
         with streaming(self._source.blocks(most)) as blocks:
             for t0, z0, values in blocks:
                 if self._scaling is None:
-                    yield Block(t0, z0, r_numbers(values, self.dtype))
+                    yield Block(t0, z0, r_values(values, self.dtype))
                     continue
                 times = slice(t0, t0 + len(values))
                 yield Block(t0, z0, self._scaling.apply(values, times=times, axis=0))

@@ -1,6 +1,6 @@
-"""Copies of an image's numbers, laid out for other reads: which there are, and which one to read.
+"""Copies of an image's data, laid out for other reads: which there are, and which one to read.
 
-The array ``0`` names its copies in the attribute ``copies``. All of them hold the same numbers; a
+The array ``0`` names its copies in the attribute ``copies``. All of them hold the same data; a
 read takes the one that has the fewest bytes to decode for it.
 """
 
@@ -26,9 +26,9 @@ __all__ = [
     "COPY_GROUP",
     "Copies",
     "access_attributes",
-    "copy_fault",
-    "find_copies",
-    "read_copies",
+    "find_replicas",
+    "read_replicas",
+    "replica_fault",
 ]
 
 COPIES = "copies"
@@ -58,7 +58,7 @@ def access_attributes(
     return ({"access": "both", COPIES: [f"{group}/0"]}, *copies)
 
 
-def find_copies(attributes: Attributes, numbers: str) -> tuple[str, ...]:
+def find_replicas(attributes: Attributes, data: str) -> tuple[str, ...]:
     """Paths in the store of the copies that an array names.
 
     Parameters
@@ -74,7 +74,7 @@ def find_copies(attributes: Attributes, numbers: str) -> tuple[str, ...]:
         If the attribute is not a list of arrays ``0`` of child groups, all different.
     """
     named = attributes.get(COPIES, [])
-    folder = numbers.rpartition("/")[0]
+    folder = data.rpartition("/")[0]
     found = []
     for path in named if isinstance(named, list) else [named]:
         group, slash, name = path.partition("/") if isinstance(path, str) else ("", "", "")
@@ -86,7 +86,7 @@ def find_copies(attributes: Attributes, numbers: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def copy_fault(
+def replica_fault(
     main: ArraySpec, attributes: Attributes, copy: ArraySpec, copy_attributes: Attributes
 ) -> str:
     """Why an array cannot be a copy of another one; empty if it can."""
@@ -100,8 +100,8 @@ def copy_fault(
     return ""
 
 
-def read_copies(handle: Handle, numbers: StoredArray, attributes: Attributes) -> tuple[str, ...]:
-    """Find the copies of the numbers of an image.
+def read_replicas(handle: Handle, data: StoredArray, attributes: Attributes) -> tuple[str, ...]:
+    """Find the copies of the data of an image.
 
     Parameters
     ----------
@@ -123,19 +123,19 @@ def read_copies(handle: Handle, numbers: StoredArray, attributes: Attributes) ->
         If one is missing, or cannot be a copy.
     """
     try:
-        paths = find_copies(attributes, numbers.path)
+        paths = find_replicas(attributes, data.path)
     except InvalidInputError as error:
-        raise MetadataError(error.message, url=handle.locator.url, node=numbers.path) from error
+        raise MetadataError(error.message, url=handle.locator.url, node=data.path) from error
     for path in paths:
         copy = StoredArray(handle, path)
-        fault = copy_fault(numbers.reader.spec, attributes, copy.reader.spec, copy.attributes)
+        fault = replica_fault(data.reader.spec, attributes, copy.reader.spec, copy.attributes)
         if fault:
             raise MetadataError(fault, url=handle.locator.url, node=path)
     return paths
 
 
 class Copies:
-    """Arrays that hold the same numbers, each laid out for other reads; mostly a single one.
+    """Arrays that hold the same data, each laid out for other reads; mostly a single one.
 
     Parameters
     ----------

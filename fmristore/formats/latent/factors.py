@@ -63,7 +63,7 @@ class LatentScanData:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LatentFactors:
-    """Data as ``basis @ loadings.T + offset``, in numbers of float32 or float64.
+    """Data as ``basis @ loadings.T + offset``, in values of float32 or float64.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class LatentFactors:
         Yields
         ------
         start, values : int, ndarray
-            First row of the band, and its numbers.
+            First row of the band, and its data.
 
         Raises
         ------
@@ -207,7 +207,7 @@ def _named_alike(basis: Any, loadings: Any) -> Any:
 
 
 def check_errors(errors: Any, factors: LatentFactors) -> AnyArray:
-    """Errors of the voxels, (V,), as numbers.
+    """Errors of the voxels, (V,), as values.
 
     Raises
     ------
@@ -335,7 +335,7 @@ def _array(values: Any, what: str) -> AnyArray:
     try:
         return np.asarray(values)
     except ValueError as error:
-        raise InvalidInputError(f"{what}: not an array of numbers: {error}") from error
+        raise InvalidInputError(f"{what}: not an array of values: {error}") from error
 
 
 def _numbers(values: AnyArray, what: str) -> AnyArray:
@@ -345,7 +345,7 @@ def _numbers(values: AnyArray, what: str) -> AnyArray:
 
 
 def _stored_dtype(given: np.dtype[Any], what: str) -> np.dtype[Any]:
-    """float32 for numbers that it holds exactly, else float64."""
+    """float32 for values that it holds exactly, else float64."""
     if given.kind not in "biuf" or given.itemsize > 8:
         raise InvalidInputError(f"{what} of type {given}: expected real numbers of up to 64 bits")
     return np.result_type(given, np.float32).newbyteorder("<")
@@ -356,5 +356,5 @@ def _require_finite(values: AnyArray, what: str) -> None:
         count = int(values.size - np.count_nonzero(np.isfinite(values)))
         raise InvalidInputError(
             f"{what}: {count} numbers are not finite; one of them would spoil whole volumes or "
-            "series, so leave such voxels out of the mask or replace the numbers"
+            "series, so leave such voxels out of the mask or replace the data"
         )

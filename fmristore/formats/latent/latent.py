@@ -644,7 +644,7 @@ class LatentNeuroVec(LatentView):
 
 
 def _working(run: VoxelReader) -> np.dtype[Any]:
-    """Type that the numbers of a run are kept in: float32 where that holds them."""
+    """Type that the data of a run are kept in: float32 where that holds them."""
     dtype = run.scaled_dtype
     if dtype.kind == "c":
         raise InvalidInputError("principal components are of real numbers")

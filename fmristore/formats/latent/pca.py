@@ -63,7 +63,7 @@ def principal_components(
     Parameters
     ----------
     parts : iterable of (int, int, ndarray)
-        First time point, first voxel, and numbers (t, v) of the parts of the run, in any order;
+        First time point, first voxel, and values (t, v) of the parts of the run, in any order;
         read once.
     shape : (int, int)
         T and V.
@@ -136,7 +136,7 @@ class _Centred:
         self.mean = total / run.shape[0]
 
     def blocks(self) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-        """Which part of the longer axis, and its numbers, (shorter axis, part)."""
+        """Which part of the longer axis, and its data, (shorter axis, part)."""
         for start in range(0, self.long, self._step):
             part = slice(start, min(start + self._step, self.long), 1)
             every = slice(0, self.short, 1)
@@ -207,5 +207,5 @@ def _require_finite(values: AnyArray, first: int) -> None:
     if bad:
         raise InvalidInputError(
             f"{bad} numbers in volumes {first} to {first + len(values) - 1} are not finite; leave "
-            "such voxels out of the mask, or replace the numbers"
+            "such voxels out of the mask, or replace the data"
         )

@@ -21,11 +21,11 @@ from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import check_attributes
 
-__all__ = ["MapStack", "check_labels", "finite_mask", "map_source", "map_stack", "numbers_of"]
+__all__ = ["MapInputs", "check_labels", "finite_mask", "map_source", "map_stack", "values_of"]
 
 
-class MapStack(ABC):
-    """Maps on one grid, with their labels; no numbers are read before they are asked for.
+class MapInputs(ABC):
+    """Maps on one grid, with their labels; no data are read before they are asked for.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class MapStack(ABC):
     space : NeuroSpace
         Their grid.
     dtype : dtype
-        That their numbers are to have.
+        That their data are to have.
     headers : sequence of bytes, optional
         NIfTI header of each map; empty where it has none.
     """
@@ -75,7 +75,7 @@ class MapStack(ABC):
         """Numbers of the maps `rows` (all of them if `whole`), in the voxels."""
 
 
-class _Volumes(MapStack):
+class _Volumes(MapInputs):
     """Maps that are volumes of their own."""
 
     whole = False
@@ -93,7 +93,7 @@ class _Volumes(MapStack):
                 yield piece._replace(times=slice(row, row + 1, 1))
 
 
-class _Run(MapStack):
+class _Run(MapInputs):
     """Maps that lie in one image with four axes."""
 
     whole = True
@@ -131,7 +131,7 @@ def _converted(
                 yield piece._replace(values=piece.values.astype(dtype, copy=False))
 
 
-def numbers_of(source: ImageSource, voxels: VoxelSet, dtype: np.dtype[Any]) -> AnyArray:
+def values_of(source: ImageSource, voxels: VoxelSet, dtype: np.dtype[Any]) -> AnyArray:
     """Numbers of one map in the voxels, (V,)."""
     values = np.empty(len(voxels), dtype)
     for _, columns, part in _converted(source, voxels, dtype, 1 << 30):
@@ -139,7 +139,7 @@ def numbers_of(source: ImageSource, voxels: VoxelSet, dtype: np.dtype[Any]) -> A
     return values
 
 
-def finite_mask(stack: MapStack, within: AnyArray | None, max_memory: int) -> AnyArray:
+def finite_mask(stack: MapInputs, within: AnyArray | None, max_memory: int) -> AnyArray:
     """Voxels that are neither NaN nor infinite in any map, (X, Y, Z) bool.
 
     Parameters
@@ -170,7 +170,7 @@ def map_stack(
     data: Any = None,
     space: NeuroSpace | AnyArray | None = None,
     dtype: DTypeLike | None = None,
-) -> MapStack:
+) -> MapInputs:
     """Understand maps and their labels, and check that they go together.
 
     Parameters
@@ -288,7 +288,7 @@ def map_source(found: Any, *, label: str, space: NeuroSpace | None = None) -> Im
     Raises
     ------
     InvalidInputError
-        If it is not one volume of numbers on that grid.
+        If it is not one volume of values on that grid.
     """
     name = f"map {label[:80]!r}"
     if has_grid(found):
@@ -384,7 +384,7 @@ def _array(data: Any, name: str) -> AnyArray:
     try:
         array = np.asarray(in_axis_order(data))
     except ValueError as error:
-        raise InvalidInputError(f"{name} is not an array of numbers: {error}") from error
+        raise InvalidInputError(f"{name} is not an array of values: {error}") from error
     if array.ndim != 3 or array.dtype.kind not in "biufc":
         raise InvalidInputError(
             f"{name} has the shape {array.shape} and type {array.dtype}: expected numbers (X, Y, Z)"

@@ -11,7 +11,7 @@ import numpy as np
 
 from fmristore.formats.base import StoredArray
 from fmristore.formats.fill import Fill, check_fill, fill_attribute, read_fill
-from fmristore.formats.maps.inputs import MapStack
+from fmristore.formats.maps.inputs import MapInputs
 from fmristore.formats.matrix import ArrayMatrix, Matrix
 from fmristore.formats.nodes import (
     NewArray,
@@ -30,7 +30,7 @@ from fmristore.formats.voxel_source import write_pieces
 from fmristore.formats.voxelwise import VoxelNodes, voxel_nodes, write_voxels
 from fmristore.model.digest import digest_array, is_digest
 from fmristore.model.voxels import VoxelSet
-from fmristore.planning.blocks import box_shape, boxes
+from fmristore.planning.blocks import block_shape, cut_into_blocks
 from fmristore.planning.chunking import even, shard_shape
 from fmristore.planning.layout import adapt_spec, choose_codecs
 from fmristore.planning.progress import Progress
@@ -142,8 +142,8 @@ def read_labeled_parts(handle: Handle) -> LabeledParts:
     MetadataError
         If a node or attribute that the format asks for is missing or wrong.
     """
-    numbers = StoredArray(handle, "0")
-    spec = numbers.reader.spec
+    data = StoredArray(handle, "0")
+    spec = data.reader.spec
     if set(spec.dims) != {"label", "voxel"} or spec.dtype.kind not in "iufc" or 0 in spec.shape:
         raise MetadataError(
             f"axes are named {spec.dims}, of lengths {spec.shape} and type {spec.dtype}: "
@@ -152,10 +152,10 @@ def read_labeled_parts(handle: Handle) -> LabeledParts:
             node="0",
         )
     length = dict(zip(spec.dims, spec.shape, strict=True))
-    fill = read_fill(numbers.attributes, spec.dtype, url=handle.locator.url)
+    fill = read_fill(data.attributes, spec.dtype, url=handle.locator.url)
     return LabeledParts(
         nodes=voxel_nodes(handle, length["voxel"], fill=fill),
-        maps=ArrayMatrix(numbers, "voxel", kinds="iufc"),
+        maps=ArrayMatrix(data, "voxel", kinds="iufc"),
         count=length["label"],
     )
 
@@ -243,7 +243,7 @@ def plan_maps(shape: tuple[int, int], dtype: np.dtype[Any]) -> ChunkLayout:
     shape : (int, int)
         Maps and voxels.
     dtype : dtype
-        Of the numbers.
+        Of the data.
     """
     maps, voxels = shape
     width = even(voxels, _LARGEST_CHUNK // dtype.itemsize)
@@ -254,7 +254,7 @@ def plan_maps(shape: tuple[int, int], dtype: np.dtype[Any]) -> ChunkLayout:
 
 def write_labeledvolumeset(  # noqa: PLR0913
     group: Group,
-    stack: MapStack,
+    stack: MapInputs,
     voxels: VoxelSet,
     *,
     capabilities: Capability,
@@ -282,7 +282,7 @@ def write_labeledvolumeset(  # noqa: PLR0913
     max_memory : int or str
         Bytes that writing may take.
     progress : callable, optional
-        Called with the bytes of stored numbers done and in all.
+        Called with the bytes of stored values done and in all.
 
     Raises
     ------
@@ -382,7 +382,7 @@ def rewrite_maps(
     locator = handle.locator
     check_expected(locator.url, locator.kind, locator.options, locator.token)
     old = handle.store.root
-    numbers = StoredArray(handle, "0")
+    data = StoredArray(handle, "0")
     with create_store(
         locator.url,
         kind=locator.kind,
@@ -394,9 +394,9 @@ def rewrite_maps(
         _copy_tree(old, store.root, max_memory, leave={"0", "labels", *_HEADERS})
         write_texts(store.root, "labels", "label", labels)
         write_headers(store.root, headers)
-        spec = _new_spec(numbers.reader.spec, len(labels), store.capabilities)
-        attributes = numbers.attributes
-        source = _Maps(numbers.reader, rows, extra, attributes.get("digest"))
+        spec = _new_spec(data.reader.spec, len(labels), store.capabilities)
+        attributes = data.attributes
+        source = _Maps(data.reader, rows, extra, attributes.get("digest"))
         array = NewArray(store.root, "0", spec, attributes)
         _copy_maps(source, array, max_memory)
         source.check(max_memory)
@@ -435,9 +435,9 @@ def _copy_array(source: Array, target: Array, max_memory: int) -> None:
         target.write(None, source.read())
         return
     reader = ChunkReader(source)
-    size = box_shape(spec.shape, spec.layout.units, spec.dtype.itemsize, max_memory, share=4)
-    for box in boxes(spec.shape, size):
-        write(target, box, reader.read(box))
+    size = block_shape(spec.shape, spec.layout.units, spec.dtype.itemsize, max_memory, share=4)
+    for block in cut_into_blocks(spec.shape, size):
+        write(target, block, reader.read(block))
 
 
 # Maps ----------------------------------------------------------------------------------------
@@ -450,9 +450,9 @@ def _copy_maps(source: _Maps, array: NewArray, max_memory: int) -> None:
             keys = unit_chunks(unit, spec)
             raw.write_encoded(unit, [source.encoded(key, array) for key in keys])
         return
-    size = box_shape(spec.shape, spec.layout.units, spec.dtype.itemsize, max_memory, share=4)
-    for box in boxes(spec.shape, size):
-        array.write(box, source.values(box[0], box[1]))
+    size = block_shape(spec.shape, spec.layout.units, spec.dtype.itemsize, max_memory, share=4)
+    for block in cut_into_blocks(spec.shape, size):
+        array.write(block, source.values(block[0], block[1]))
 
 
 class _Maps:

@@ -21,7 +21,7 @@ from fmristore.formats.maps.inputs import (
     finite_mask,
     map_source,
     map_stack,
-    numbers_of,
+    values_of,
 )
 from fmristore.formats.maps.layout import (
     LabeledParts,
@@ -98,7 +98,7 @@ class LabeledMap:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the numbers."""
+        """Type of the data."""
         return self._maps.dtype
 
     @property
@@ -323,7 +323,7 @@ class LabeledVolumeSet(MaskedObject):
         Raises
         ------
         InvalidInputError
-            If numbers of type `dtype` cannot be `fill`.
+            If values of type `dtype` cannot be `fill`.
         """
         nodes = replace(self._nodes, fill=check_fill(fill, self.dtype))
         return LabeledVolumeSet(Handle(self._handle.locator), replace(self._parts, nodes=nodes))
@@ -460,7 +460,7 @@ class LabeledVolumeSet(MaskedObject):
         metadata : mapping, optional
             What else is known of the maps, as JSON holds it.
         dtype : dtype, optional
-            Of the stored numbers; by default the smallest that holds those of all maps.
+            Of the stored values; by default the smallest that holds those of all maps.
         fill : int or float
             What voxels outside the mask are read as.
         codec : str, optional
@@ -487,7 +487,7 @@ class LabeledVolumeSet(MaskedObject):
             If there is something at `url` and `overwrite` is false.
         InvalidInputError
             If labels are empty, repeated, or not one for each map; if maps and mask do not lie
-            on one grid; if the mask is empty; or if `fill` or `dtype` do not fit the numbers.
+            on one grid; if the mask is empty; or if `fill` or `dtype` do not fit the data.
             Nothing is written then.
         """
         max_memory = parse_size(max_memory)
@@ -538,7 +538,7 @@ class LabeledVolumeSet(MaskedObject):
             Of the new map.
         data : path, nibabel image, stored volume, or array_like of shape (X, Y, Z) or (V,)
             On the grid of the others, or values of the stored voxels in numpy's (C) order;
-            of numbers that `dtype` holds.
+            of values that `dtype` holds.
         storage_options : mapping, optional
             For the URL of the map.
         max_memory : int or str
@@ -558,7 +558,7 @@ class LabeledVolumeSet(MaskedObject):
 
         Notes
         -----
-        The store is written anew beside the old one, whose encoded chunks are copied, and takes
+        The store is rewritten beside the old one, whose encoded chunks are copied, and takes
         its place when it is complete. Other objects that have the old one open must open it again.
         Several processes may add maps at once: they take turns, and each adds its map to those
         that are there when its turn comes.
@@ -585,7 +585,7 @@ class LabeledVolumeSet(MaskedObject):
                     f"a map of type {found} cannot be stored with the others, which are "
                     f"{self.dtype}"
                 )
-            return numbers_of(source, self.voxel_set, self.dtype), source.header
+            return values_of(source, self.voxel_set, self.dtype), source.header
 
     def _on_own_grid(self, values: AnyArray) -> AnyArray:
         if values.shape != (self._nodes.count,):
@@ -638,7 +638,7 @@ class LabeledVolumeSet(MaskedObject):
         if not self._parts.writable:
             raise InvalidInputError(
                 "these maps lie in the layout of other software; "
-                "store them anew with LabeledVolumeSet.create(url, maps) to change them",
+                "store them again with LabeledVolumeSet.create(url, maps) to change them",
                 url=self.url,
             )
         locator = self._handle.locator

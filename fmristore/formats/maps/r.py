@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from fmristore.formats.base import StoredArray
 from fmristore.formats.fill import Fill
-from fmristore.formats.maps.inputs import MapStack
+from fmristore.formats.maps.inputs import MapInputs
 from fmristore.formats.maps.layout import LabeledParts, read_texts
 from fmristore.formats.matrix import Matrix
 from fmristore.formats.nodes import write_array, write_plain, write_texts
 from fmristore.formats.r_common import (
     RLayout,
     r_dtype,
-    r_numbers,
+    r_values,
     read_header_space,
     transform_fields,
     write_fields,
@@ -50,7 +50,7 @@ _CHUNK = 1024
 
 _TYPES = {"uint8": 2, "int16": 4, "int32": 8, "float32": 16, "float64": 64, "int8": 256}
 _TYPES |= {"uint16": 512}
-"""NIfTI's codes for the types of numbers that are written for R."""
+"""NIfTI's codes for the types of values that are written for R."""
 
 
 class RMapsLayout(RLayout):
@@ -130,7 +130,7 @@ class DatasetMaps(Matrix):
 
     @property
     def arrays(self) -> tuple[StoredArray, ...]:
-        """Arrays that hold the numbers; labels without one of their own are left out."""
+        """Arrays that hold the data; labels without one of their own are left out."""
         return tuple(
             StoredArray(self._handle, f"data/{name}", dims=("voxel",) if self.shape[0] > 1 else ())
             for name, count in self._counts.items()
@@ -207,7 +207,7 @@ def _read_rows(reader: ChunkReader, rows: NDArray[np.integer[Any]]) -> AnyArray:
 
 def write_labeledvolumeset(
     group: Group,
-    stack: MapStack,
+    stack: MapInputs,
     voxels: VoxelSet,
     *,
     codec: str = "portable",
@@ -234,7 +234,7 @@ def write_labeledvolumeset(
     max_memory : int or str
         Bytes that writing may take.
     progress : callable, optional
-        Called with the bytes of numbers done and in all.
+        Called with the bytes of values done and in all.
 
     Raises
     ------
@@ -268,7 +268,7 @@ def write_labeledvolumeset(
 
 def _write_maps(
     group: Group,
-    stack: MapStack,
+    stack: MapInputs,
     voxels: VoxelSet,
     rows: slice,
     *,
@@ -287,13 +287,13 @@ def _write_maps(
             for times, columns, values in pieces:
                 assert isinstance(columns, slice)
                 moved = slice(times.start - rows.start, times.stop - rows.start, 1)
-                scratch.write((moved, columns), r_numbers(values, dtype))
+                scratch.write((moved, columns), r_values(values, dtype))
         for number in range(shape[0]):
             values = scratch.read((slice(number, number + 1, 1), whole))[0]
             write_array(group, sanitise(stack.labels[rows.start + number]), spec, values)
 
 
-def _check(stack: MapStack, codec: str, fill: Fill) -> None:
+def _check(stack: MapInputs, codec: str, fill: Fill) -> None:
     if fill != 0:
         raise InvalidInputError(f"fill={fill!r}: R reads 0 outside the mask")
     if codec not in ("portable", "none"):
@@ -322,7 +322,7 @@ def _check_names(labels: Sequence[str]) -> None:
         known[name] = label
 
 
-def _fields(stack: MapStack) -> dict[str, Any]:
+def _fields(stack: MapInputs) -> dict[str, Any]:
     """The fields that R writes, in its order."""
     dtype = r_dtype(stack.dtype)
     transform = transform_fields(stack.space)

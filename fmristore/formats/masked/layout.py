@@ -46,12 +46,12 @@ class MaskedParts:
     numbers : str
         Path of the array, axes ``voxel`` and ``t``.
     scaling : Scaling, optional
-        To apply to stored numbers.
+        To apply to stored values.
     """
 
     space: NeuroSpace
     nodes: VoxelNodes
-    numbers: str = "0"
+    data: str = "0"
     scaling: Scaling | None = None
 
 
@@ -86,8 +86,8 @@ def read_masked_parts(handle: Handle) -> MaskedParts:
         If a node or attribute that the format asks for is missing or wrong.
     """
     url = handle.locator.url
-    numbers = StoredArray(handle, "0")
-    spec = numbers.reader.spec
+    data = StoredArray(handle, "0")
+    spec = data.reader.spec
     if set(spec.dims) != {"voxel", "t"} or spec.dtype.kind not in "iufc" or 0 in spec.shape:
         raise MetadataError(
             f"axes are named {spec.dims}, of lengths {spec.shape} and type {spec.dtype}: "
@@ -96,7 +96,7 @@ def read_masked_parts(handle: Handle) -> MaskedParts:
             node="0",
         )
     length = dict(zip(spec.dims, spec.shape, strict=True))
-    attributes = numbers.attributes
+    attributes = data.attributes
     scaling = read_scaling(handle, attributes, length["t"])
     dtype = spec.dtype if scaling is None else scaling.dtype(spec.dtype)
     fill = read_fill(attributes, dtype, url=url)
@@ -131,7 +131,7 @@ def write_maskedneurovec(
     max_memory : int or str
         Bytes that writing may take.
     progress : callable, optional
-        Called with the bytes of stored numbers done and in all.
+        Called with the bytes of stored values done and in all.
 
     Raises
     ------

@@ -55,7 +55,7 @@ class MaskedNeuroVec(MaskedObject):
     def __init__(self, handle: Handle, parts: MaskedParts | None = None) -> None:
         self._parts: MaskedParts = self.layouts[0].read(handle) if parts is None else parts
         super().__init__(handle, self._parts.nodes)
-        self._matrix = ArrayMatrix(StoredArray(handle, self._parts.numbers), "voxel", kinds="iufc")
+        self._matrix = ArrayMatrix(StoredArray(handle, self._parts.data), "voxel", kinds="iufc")
 
     @property
     def space(self) -> NeuroSpace:
@@ -96,7 +96,7 @@ class MaskedNeuroVec(MaskedObject):
         Raises
         ------
         InvalidInputError
-            If numbers of type `dtype` cannot be `fill`.
+            If values of type `dtype` cannot be `fill`.
         """
         nodes = replace(self._nodes, fill=check_fill(fill, self.dtype))
         return MaskedNeuroVec(Handle(self._handle.locator), replace(self._parts, nodes=nodes))
@@ -138,7 +138,7 @@ class MaskedNeuroVec(MaskedObject):
         tr : float, optional
             Repetition time in seconds; comes before that of a file or image.
         slope, inter : float or ndarray (T,), optional
-            For arrays of stored numbers: the number meant is ``stored * slope + inter``.
+            For arrays of stored values: the scaled value is ``stored * slope + inter``.
         space_name : str, optional
             Name of the space that the image is in; comes before what the image says, and exported
             headers have the codes of that space.

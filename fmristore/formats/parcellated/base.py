@@ -152,12 +152,12 @@ class ParcellatedBase(StoredObject):
     @property
     def time_points(self) -> int:
         """Number of volumes."""
-        return self._parts.numbers.shape[1]
+        return self._parts.data.shape[1]
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the numbers."""
-        return self._parts.numbers.dtype
+        """Type of the data."""
+        return self._parts.data.dtype
 
     @cached_property
     def table(self) -> LabelTable:
@@ -186,7 +186,7 @@ class ParcellatedBase(StoredObject):
 
     def describe(self) -> dict[str, Any]:
         """Docstring inherited."""
-        count, times = self._parts.numbers.shape
+        count, times = self._parts.data.shape
         facts: dict[str, Any] = {
             "scan": self.name,
             "kind": self.kind,

@@ -11,7 +11,7 @@ import numpy as np
 from fmristore.formats.names import encode_name
 from fmristore.formats.parcellated.layout import (
     OwnTree,
-    ScanRequest,
+    ScanInput,
     Target,
     check_names,
     each_content,
@@ -20,7 +20,7 @@ from fmristore.formats.parcellated.layout import (
 )
 from fmristore.sources.parcellation import Parcellation
 from fmristore_stores.chunks.reader import ChunkReader
-from fmristore_stores.edit import change_store
+from fmristore_stores.edit import edit_store
 from fmristore_stores.errors import (
     ChangedError,
     FmristoreError,
@@ -43,7 +43,7 @@ def add_requests(
     target: Target,
     parcellation: Parcellation,
     known: Sequence[str],
-    requests: Sequence[ScanRequest],
+    requests: Sequence[ScanInput],
 ) -> None:
     """Add scans to a store.
 
@@ -116,7 +116,7 @@ def _changed(
     max_memory: int = _CHECK_BYTES,
 ) -> Iterator[tuple[Store, list[str]]]:
     """The store as it is when it is our turn, with the names of its scans."""
-    with change_store(
+    with edit_store(
         locator.url,
         storage_options=locator.options,
         check=lambda store: _check_scans(store, added, max_memory),
@@ -171,7 +171,7 @@ def _list(store: Store, names: Sequence[str]) -> None:
 
 
 def _check_scans(store: Store, names: Sequence[str], max_memory: int) -> None:
-    """Read all numbers of new scans once, as a reader of the store will."""
+    """Read all data of new scans once, as a reader of the store will."""
     listed = store.root.read_attributes().get("scans", [])
     for name in names:
         array = store.root.array(f"scans/{encode_name(name)}/0")

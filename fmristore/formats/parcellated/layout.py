@@ -39,7 +39,7 @@ from fmristore.interop.pandas import plain_tables
 from fmristore.model.scaling import Scaling, make_scaling
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import unmask
-from fmristore.planning.blocks import box_shape, boxes
+from fmristore.planning.blocks import block_shape, cut_into_blocks
 from fmristore.planning.layout import adapt_spec, choose_codecs, plan_matrix
 from fmristore.planning.memory import UNIT_SHARE, require_unit, within
 from fmristore.planning.progress import Progress
@@ -66,8 +66,8 @@ __all__ = [
     "ParcelOptions",
     "ParcellatedLayout",
     "ScanContent",
+    "ScanInput",
     "ScanParts",
-    "ScanRequest",
     "ScanTree",
     "Target",
     "array_options",
@@ -106,7 +106,7 @@ class ParcelOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ScanRequest:
+class ScanInput:
     """A scan that a user wants to be stored.
 
     Parameters
@@ -160,7 +160,7 @@ class ScanContent:
 
     name: str
     kind: ScanKind
-    numbers: ScaledMatrix
+    data: ScaledMatrix
     space: NeuroSpace
     statistic: str | None
     metadata: Mapping[str, Any]
@@ -173,7 +173,7 @@ def make_parcellation(
     mask: Any,
     *,
     space: NeuroSpace | AnyArray | None = None,
-    request: ScanRequest | None = None,
+    request: ScanInput | None = None,
     space_name: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Parcellation:
@@ -209,7 +209,7 @@ def make_parcellation(
 
 @contextlib.contextmanager
 def open_content(
-    request: ScanRequest,
+    request: ScanInput,
     parcellation: Parcellation,
     *,
     max_memory: int,
@@ -242,11 +242,11 @@ def open_content(
                 raise InvalidInputError("weights are for summaries")
             if require is not None:
                 require((len(parcellation.voxels), reader.times), reader.dtype)
-            with within(max_memory, max_memory // 2), reader.matrix(max_memory // 2) as numbers:
+            with within(max_memory, max_memory // 2), reader.matrix(max_memory // 2) as data:
                 yield ScanContent(
                     name=request.name,
                     kind="full",
-                    numbers=numbers,
+                    data=data,
                     space=source.space,
                     statistic=None,
                     metadata={**reader.metadata, **metadata},
@@ -262,11 +262,11 @@ def open_content(
         found = summarise(reader, parcellation, reduction, max_memory=max_memory, progress=progress)
         dtype = np.dtype(request.dtype or result_dtype(reader.scaled_dtype))
         with np.errstate(over="ignore"):
-            numbers = ScaledMatrix(MemoryMatrix(found.astype(dtype).T))
+            data = ScaledMatrix(MemoryMatrix(found.astype(dtype).T))
         yield ScanContent(
             name=request.name,
             kind="summary",
-            numbers=numbers,
+            data=data,
             space=source.space,
             statistic=reduction.name,
             metadata={**reader.metadata, **metadata},
@@ -294,7 +294,7 @@ def given_matrix(source: Any) -> AnyArray | None:
 
 
 def _from_matrix(
-    request: ScanRequest, values: AnyArray, parcellation: Parcellation, metadata: Mapping[str, Any]
+    request: ScanInput, values: AnyArray, parcellation: Parcellation, metadata: Mapping[str, Any]
 ) -> ScanContent:
     values = parcellation.table.in_order(request.source, values)
     if values.shape[1] != len(parcellation) or not len(values):
@@ -315,7 +315,7 @@ def _from_matrix(
     return ScanContent(
         name=request.name,
         kind="summary",
-        numbers=ScaledMatrix(MemoryMatrix(values.astype(dtype, copy=False).T)),
+        data=ScaledMatrix(MemoryMatrix(values.astype(dtype, copy=False).T)),
         space=parcellation.space.with_time(
             len(values),
             tr=tr,
@@ -442,23 +442,23 @@ def write_scan(store: Store, scans: Group, content: ScanContent, options: Parcel
         write_plain(group, "t", ("t",), space.times, {"units": "s"})
     if content.header:
         write_bytes(group, "nifti", "nifti_byte", content.header)
-    scaling = content.numbers.scaling
-    of_numbers: dict[str, Any] = {}
+    scaling = content.data.scaling
+    data_attributes: dict[str, Any] = {}
     if scaling is not None and scaling.per_volume:
-        of_numbers["scaling"] = "per-volume"
+        data_attributes["scaling"] = "per-volume"
         write_plain(group, "scale_factor", ("t",), np.asarray(scaling.slope))
         write_plain(group, "add_offset", ("t",), np.asarray(scaling.inter))
     elif scaling is not None:
-        of_numbers |= {"scale_factor": scaling.slope, "add_offset": scaling.inter}
+        data_attributes |= {"scale_factor": scaling.slope, "add_offset": scaling.inter}
     axis = "voxel" if content.kind == "full" else "parcel"
-    matrix = content.numbers.matrix
+    matrix = content.data.matrix
     dtype = np.dtype("u1") if matrix.dtype.kind == "b" else matrix.dtype
     spec = adapt_spec(_scan_spec(matrix.shape, dtype, axis, options.codec), store.capabilities)
     if isinstance(matrix, MemoryMatrix):
         values = matrix.read(*(slice(0, n, 1) for n in matrix.shape))
-        write_array(group, "0", spec, values, of_numbers)
+        write_array(group, "0", spec, values, data_attributes)
         return
-    array = NewArray(group, "0", spec, of_numbers)
+    array = NewArray(group, "0", spec, data_attributes)
     for rows, part in matrix_boxes(spec, options.max_memory, share=UNIT_SHARE):
         array.write((rows, part), matrix.read(rows, part))
     array.finish()
@@ -488,8 +488,8 @@ def matrix_boxes(
         Part of the memory, as a divisor, that a region may take.
     """
     unit = unit or spec.layout.units
-    size = box_shape(spec.shape, unit, spec.dtype.itemsize, max_memory, share=share)
-    return boxes(spec.shape, size)
+    size = block_shape(spec.shape, unit, spec.dtype.itemsize, max_memory, share=share)
+    return cut_into_blocks(spec.shape, size)
 
 
 def scan_requests(
@@ -498,7 +498,7 @@ def scan_requests(
     metadata: Mapping[str, Mapping[str, Any]] | None,
     space: NeuroSpace | AnyArray | None,
     tr: float | None,
-) -> list[ScanRequest]:
+) -> list[ScanInput]:
     """Scans to be stored together.
 
     Parameters
@@ -523,7 +523,7 @@ def scan_requests(
     if unknown:
         raise InvalidInputError(f"metadata of {unknown[0]!r}, which is no scan")
     return [
-        ScanRequest(
+        ScanInput(
             name=name,
             source=source,
             statistic=statistic,
@@ -606,7 +606,7 @@ def create_scans(
     cls: type[Made],
     target: Target,
     parcellation: Parcellation,
-    requests: Sequence[ScanRequest],
+    requests: Sequence[ScanInput],
 ) -> Made:
     """Store scans, which appear together when all are complete, and open them.
 
@@ -645,7 +645,7 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def each_content(
-    target: Target, parcellation: Parcellation, requests: Sequence[ScanRequest]
+    target: Target, parcellation: Parcellation, requests: Sequence[ScanInput]
 ) -> Generator[ScanContent, None, None]:
     """Open and summarise scans one after the other; only one source is open at a time."""
     for request in requests:
@@ -667,7 +667,7 @@ _MOST_PARCELS = 1 << 24
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScanParts:
-    """What makes a scan of stored numbers.
+    """What makes a scan of stored values.
 
     Parameters
     ----------
@@ -692,7 +692,7 @@ class ScanParts:
     tree: ScanTree
     name: str
     kind: ScanKind
-    numbers: ScaledMatrix
+    data: ScaledMatrix
     space: NeuroSpace
     statistic: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -840,7 +840,7 @@ class OwnTree:
         kind = attributes.get("kind")
         if kind not in ("full", "summary"):
             raise self._wrong(f"kind is {kind!r:.80}, expected 'full' or 'summary'", path)
-        numbers = self._numbers(path, kind)
+        data = self._numbers(path, kind)
         children = group.children()
         metadata = group.group("metadata").read_attributes() if "metadata" in children else {}
         statistic = attributes.get("statistic")
@@ -848,8 +848,8 @@ class OwnTree:
             tree=self,
             name=name,
             kind=kind,
-            numbers=numbers,
-            space=self._timed(attributes, numbers.shape[1], path),
+            data=data,
+            space=self._timed(attributes, data.shape[1], path),
             statistic=None if statistic is None else str(statistic),
             metadata=metadata,
             arrays=(StoredArray(self._handle, f"{path}/0"),),

@@ -24,7 +24,7 @@ from fmristore.formats.parcellated.edit import add_requests, remove_scan
 from fmristore.formats.parcellated.layout import (
     OwnTree,
     ParcellatedLayout,
-    ScanRequest,
+    ScanInput,
     ScanTree,
     Target,
     array_options,
@@ -448,7 +448,7 @@ class ParcellatedMultiScan(StoredObject):
         the new scan is written, and then its name put into the list that readers go by.
         """
         max_memory = parse_size(max_memory)
-        request = ScanRequest(
+        request = ScanInput(
             name=name,
             source=source,
             statistic=statistic,
@@ -493,7 +493,7 @@ class ParcellatedMultiScan(StoredObject):
 
     def _add(
         self,
-        requests: Sequence[ScanRequest],
+        requests: Sequence[ScanInput],
         codec: str | None,
         storage_options: Mapping[str, Any] | None,
         max_memory: int,

@@ -30,7 +30,7 @@ from fmristore.formats.r_common import (
     attribute_text,
     from_r_name,
     node_name,
-    r_numbers,
+    r_values,
     read_header_space,
     to_r_name,
     transform_fields,
@@ -105,7 +105,7 @@ def write_tree(
             _write_summary(group, content, kept, number, options)
         _write_metadata(group, content)
         done.append(content)
-    lengths = [content.numbers.shape[1] for content in done]
+    lengths = [content.data.shape[1] for content in done]
     _write_header(root, parcellation.space, lengths[0] if single else len(done))
     attributes: dict[str, Any] = {"fmristore_version": [_VERSION]}
     if single:
@@ -123,7 +123,7 @@ def write_tree(
 
 def _dtype(content: ScanContent, *, single: bool) -> np.dtype[Any]:
     """Type of R's files, but float64 for integers that float32 might not hold."""
-    stored = content.numbers.dtype
+    stored = content.data.dtype
     wide = stored.kind in "iu" and not np.can_cast(stored, np.float32, "safe")
     return np.dtype("f8" if single or wide else "f4")
 
@@ -169,7 +169,7 @@ def _narrow(values: AnyArray) -> AnyArray:
     """Integers as R's, where they fit: R has none of 64 bits."""
     if values.dtype.kind in "iu":
         fits = not values.size or (values.min() > -_INT32 and values.max() < _INT32)
-        return r_numbers(values, np.dtype(np.int32 if fits else np.float64))
+        return r_values(values, np.dtype(np.int32 if fits else np.float64))
     return values
 
 
@@ -203,7 +203,7 @@ def _write_full(
     options: ParcelOptions,
 ) -> None:
     clusters = group.create_group("clusters")
-    times = content.numbers.shape[1]
+    times = content.data.shape[1]
     for k, number in enumerate(parcellation.ids):
         first, stop = int(parcellation.indptr[k]), int(parcellation.indptr[k + 1])
         if first == stop:
@@ -215,8 +215,8 @@ def _write_full(
         step *= max(1, options.max_memory // 2 // (width * step))
         for t0 in range(0, times, step):
             part = slice(t0, min(t0 + step, times), 1)
-            values = content.numbers.read(slice(first, stop, 1), part)
-            array.write((part, slice(0, shape[1], 1)), r_numbers(values, dtype))
+            values = content.data.read(slice(first, stop, 1), part)
+            array.write((part, slice(0, shape[1], 1)), r_values(values, dtype))
         array.finish()
 
 
@@ -227,8 +227,8 @@ def _write_summary(
     dtype: np.dtype[Any],
     options: ParcelOptions,
 ) -> None:
-    times = content.numbers.shape[1]
-    values = r_numbers(content.numbers.read(kept, slice(0, times, 1)), dtype).T
+    times = content.data.shape[1]
+    values = r_values(content.data.read(kept, slice(0, times, 1)), dtype).T
     shape = (len(kept), times)
     summary = group.create_group("clusters_summary")
     write_array(summary, "summary_data", _spec(shape, dtype, options), values)
@@ -236,7 +236,7 @@ def _write_summary(
 
 def _write_metadata(group: Group, content: ScanContent) -> None:
     """Write what is known of a scan, and its length, which R goes by and otherwise guesses."""
-    metadata = {**content.metadata, "n_time": content.numbers.shape[1]}
+    metadata = {**content.metadata, "n_time": content.data.shape[1]}
     if content.space.tr is not None:
         metadata["TR"] = content.space.tr
     target = group.create_group("metadata")
@@ -555,13 +555,13 @@ class RTree:
         full = "clusters" in children
         if not full and "clusters_summary" not in children:
             raise self._wrong("holds neither clusters nor their summary", path)
-        numbers, arrays = self._full(path) if full else self._summary(path)
+        data, arrays = self._full(path) if full else self._summary(path)
         return ScanParts(
             tree=self,
             name=name,
             kind="full" if full else "summary",
-            numbers=numbers,
-            space=self.space.with_time(numbers.shape[1], tr=_tr(metadata)),
+            data=data,
+            space=self.space.with_time(data.shape[1], tr=_tr(metadata)),
             metadata=metadata,
             arrays=arrays,
         )
@@ -579,11 +579,11 @@ class RTree:
             for number, size in zip(self.table.ids, sizes, strict=True)
         ]
         try:
-            numbers = ScaledMatrix(RClusters(arrays, indptr))
+            data = ScaledMatrix(RClusters(arrays, indptr))
         except MetadataError as error:
             error.url, error.node = self._handle.locator.url, error.node or path
             raise
-        return numbers, tuple(array for array in arrays if array is not None)
+        return data, tuple(array for array in arrays if array is not None)
 
     def _summary(self, path: str) -> tuple[ScaledMatrix, tuple[StoredArray, ...]]:
         node = f"{path}/clusters_summary/summary_data"

@@ -26,7 +26,7 @@ __all__ = [
     "accumulate",
     "make_reduction",
     "parcel_pieces",
-    "reduce_numbers",
+    "reduce_values",
     "reduce_whole",
     "require_parcels",
     "result_dtype",
@@ -101,14 +101,14 @@ def make_reduction(
     weights : ndarray, (V,), optional
         Finite, not negative.
     dtype : dtype
-        Of the numbers to be reduced.
+        Of the data to be reduced.
     count : int
         V.
 
     Raises
     ------
     InvalidInputError
-        If there is no such statistic, it has no weights, the weights are wrong, or the numbers
+        If there is no such statistic, it has no weights, the weights are wrong, or the data
         have no such statistic.
     """
     with contextlib.suppress(TypeError):  # not hashable
@@ -119,7 +119,7 @@ def make_reduction(
             "a function of a parcel's numbers (T, V)"
         )
     if dtype.kind not in "biufc":
-        raise InvalidInputError(f"numbers of type {dtype} have no statistics")
+        raise InvalidInputError(f"values of type {dtype} have no statistics")
     if dtype.kind == "c" and not callable(statistic) and statistic not in _COMPLEX:
         raise InvalidInputError(f"complex numbers have no {statistic}")
     if weights is None:
@@ -137,7 +137,7 @@ def make_reduction(
 def result_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Type that summaries of such numbers are stored in: float32 where that is what they hold.
 
-    float32 for numbers of up to 16 bits and float32 itself; float64 for wider ones.
+    float32 for values of up to 16 bits and float32 itself; float64 for wider ones.
     """
     if dtype.kind == "c":
         return np.dtype("c8") if dtype.itemsize <= 8 else np.dtype("c16")
@@ -166,7 +166,7 @@ def accumulate(
     shape : (int, int)
         Times and parcels.
     dtype : dtype
-        Of the numbers.
+        Of the data.
 
     Returns
     -------
@@ -304,7 +304,7 @@ def reduce_whole(reduction: Reduction, values: AnyArray) -> AnyArray:
     found = np.asarray(reduction.statistic(values))
     if found.shape != values.shape[:1] or found.dtype.kind not in "biufc":
         raise InvalidInputError(
-            f"{reduction.name} returned {found.dtype}{found.shape} for numbers of shape "
+            f"{reduction.name} returned {found.dtype}{found.shape} for values of shape "
             f"{values.shape}; expected {values.shape[:1]} numbers"
         )
     return found
@@ -353,9 +353,9 @@ def summarise(
     if not reduction.accumulates:
         parts = 1 if callable(reduction.statistic) else _MOST_PARTS
         require_parcels(parcellation, times, dtype.itemsize, max_memory, parts=parts)
-        with reader.matrix(max_memory) as numbers:
-            return reduce_numbers(
-                numbers, parcellation, reduction, max_memory=max_memory // 2, progress=progress
+        with reader.matrix(max_memory) as data:
+            return reduce_values(
+                data, parcellation, reduction, max_memory=max_memory // 2, progress=progress
             )
     total = len(parcellation.voxels) * times * dtype.itemsize
     with streaming(reader.scaled(reader.pieces(max_memory))) as pieces:
@@ -396,8 +396,8 @@ def _told(pieces: Iterable[Piece], total: int, progress: Progress | None) -> Ite
             progress(done, total)
 
 
-def reduce_numbers(
-    numbers: ScaledMatrix,
+def reduce_values(
+    data: ScaledMatrix,
     parcellation: Parcellation,
     reduction: Reduction,
     *,
@@ -411,20 +411,20 @@ def reduce_numbers(
     MemoryLimitError
         If a function asks for a parcel that does not fit.
     """
-    count, times = numbers.shape
-    total = count * times * numbers.dtype.itemsize
+    count, times = data.shape
+    total = count * times * data.dtype.itemsize
     if reduction.accumulates:
-        pieces = column_pieces(numbers, block_bytes(max_memory, numbers.dtype))
+        pieces = column_pieces(data, block_bytes(max_memory, data.dtype))
         return accumulate(
             _told(pieces, total, progress),
             reduction,
             parcellation.parcel_of,
             (times, len(parcellation)),
-            numbers.dtype,
+            data.dtype,
         )
-    result = np.full((times, len(parcellation)), np.nan, np.result_type(numbers.dtype, np.float64))
+    result = np.full((times, len(parcellation)), np.nan, np.result_type(data.dtype, np.float64))
     for piece in _told(
-        parcel_pieces(numbers, parcellation, max_memory, whole=callable(reduction.statistic)),
+        parcel_pieces(data, parcellation, max_memory, whole=callable(reduction.statistic)),
         total,
         progress,
     ):
@@ -442,7 +442,7 @@ def reduce_numbers(
 
 
 def parcel_pieces(
-    numbers: ScaledMatrix, parcellation: Parcellation, max_memory: int, *, whole: bool
+    data: ScaledMatrix, parcellation: Parcellation, max_memory: int, *, whole: bool
 ) -> Iterator[Piece]:
     """Pieces of whole parcels, as many as fit; a large one in parts of the time.
 
@@ -462,9 +462,9 @@ def parcel_pieces(
     MemoryLimitError
         If `whole` and a parcel does not fit.
     """
-    times = numbers.shape[1]
+    times = data.shape[1]
     indptr = parcellation.indptr
-    width = numbers.matrix.dtype.itemsize + numbers.dtype.itemsize + 8
+    width = data.matrix.dtype.itemsize + data.dtype.itemsize + 8
     limit = max(1, max_memory // 2)
     if whole:
         sizes = np.diff(indptr)
@@ -484,5 +484,5 @@ def parcel_pieces(
             step = max(1, limit // (count * width))
         for t0 in range(0, times, step) if count else ():
             part = slice(t0, min(t0 + step, times), 1)
-            yield Piece(part, columns, numbers.read(columns, part))
+            yield Piece(part, columns, data.read(columns, part))
         k = stop

@@ -13,7 +13,7 @@ from fmristore.formats.matrix import Matrix
 from fmristore.formats.parcellated.base import ParcellatedBase
 from fmristore.formats.parcellated.layout import (
     ParcellatedLayout,
-    ScanRequest,
+    ScanInput,
     Target,
     create_scans,
     given_matrix,
@@ -21,7 +21,7 @@ from fmristore.formats.parcellated.layout import (
     voxel_weights,
 )
 from fmristore.formats.parcellated.r import RParcellatedLayout
-from fmristore.formats.parcellated.reduce import make_reduction, parcel_pieces, reduce_numbers
+from fmristore.formats.parcellated.reduce import make_reduction, parcel_pieces, reduce_values
 from fmristore.formats.registry import Layout, register
 from fmristore.formats.voxelwise import VoxelView
 from fmristore.model.scaling import Scaling
@@ -63,12 +63,12 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
     @property
     def matrix(self) -> Matrix:
         """Stored values, (V, T), voxels in order of their parcels."""
-        return self._parts.numbers.matrix
+        return self._parts.data.matrix
 
     @property
     def scaling(self) -> Scaling | None:
         """Scaling of the stored values; None if they are not scaled."""
-        return self._parts.numbers.scaling
+        return self._parts.data.scaling
 
     @property
     def voxel_set(self) -> VoxelSet:
@@ -113,7 +113,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         """
         rows = self.parcellation.rows(key)
         part = parse_axis(times, self.time_points)
-        values = self._parts.numbers.read(rows, part.region[0], dtype=dtype)
+        values = self._parts.data.read(rows, part.region[0], dtype=dtype)
         return np.ascontiguousarray(part.apply(values))
 
     def map_parcels(
@@ -143,7 +143,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         max_memory = parse_size(max_memory)
         parcellation = self.parcellation
         found: dict[int, Result] = {}
-        for piece in parcel_pieces(self._parts.numbers, parcellation, max_memory, whole=True):
+        for piece in parcel_pieces(self._parts.data, parcellation, max_memory, whole=True):
             assert isinstance(piece.columns, slice)
             first = piece.columns.start
             parcels = parcellation.parcel_of[piece.columns]
@@ -194,8 +194,8 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         max_memory = parse_size(max_memory)
         found = voxel_weights(weights, self.parcellation, storage_options)
         reduction = make_reduction(statistic, found, self.dtype, len(self.voxels))
-        return reduce_numbers(
-            self._parts.numbers,
+        return reduce_values(
+            self._parts.data,
             self.parcellation,
             reduction,
             max_memory=max_memory,
@@ -228,7 +228,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         return series_frame(values, self.names, times=self.space.times)
 
     def _facts(self) -> dict[str, str]:
-        parcels = f"{self._parts.numbers.shape[0]} voxels in {len(self.table)} parcels"
+        parcels = f"{self._parts.data.shape[0]} voxels in {len(self.table)} parcels"
         return {"scan": repr(self.name), **super()._facts(), "parcels": parcels}
 
     # Creating -------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         url : str or path
             New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
         source : stored object, path, nibabel image, or array_like of shape (X, Y, Z, T)
-            The run, read once. Stored numbers and their scaling are kept.
+            The run, read once. Stored values and their scaling are kept.
         parcellation : Parcellation, path, nibabel image, or array_like of shape (X, Y, Z)
             Label image on the grid of the run.
         names : path, mapping, sequence of str, optional
@@ -281,7 +281,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         space_name : str, optional
             Name of the space that the run is in; comes before what it says.
         slope, inter : float or ndarray (T,), optional
-            For arrays of stored numbers.
+            For arrays of stored values.
         codec : str, optional
             Preset; ``"portable"`` for HDF5 and ``"dual"`` for Zarr by default.
         profile : {"r"}, optional
@@ -319,7 +319,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
             max_memory=max_memory,
             progress=progress,
         )
-        request = ScanRequest(
+        request = ScanInput(
             name=name,
             source=source,
             metadata=metadata or {},

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 from fmristore.formats.parcellated.base import ParcellatedBase
 from fmristore.formats.parcellated.layout import (
     ParcellatedLayout,
-    ScanRequest,
+    ScanInput,
     Target,
     create_scans,
     given_matrix,
@@ -54,7 +54,7 @@ class ParcellatedScanSummary(ParcellatedBase):
     @property
     def shape(self) -> tuple[int, int]:
         """Number of times and of parcels, (T, K)."""
-        count, times = self._parts.numbers.shape
+        count, times = self._parts.data.shape
         return times, count
 
     @property
@@ -65,7 +65,7 @@ class ParcellatedScanSummary(ParcellatedBase):
     @property
     def chunks(self) -> tuple[int, int]:
         """Number of times and of parcels of one stored chunk."""
-        rows, columns = self._parts.numbers.chunks
+        rows, columns = self._parts.data.chunks
         return columns, rows
 
     @property
@@ -94,7 +94,7 @@ class ParcellatedScanSummary(ParcellatedBase):
             return self.series(index)
         selection = parse_selection(self._numbered(index), self.shape)
         times, columns = selection.region
-        return selection.apply(self._parts.numbers.read(columns, times))
+        return selection.apply(self._parts.data.read(columns, times))
 
     def _numbered(self, index: Any) -> Any:
         """An index with names of parcels along the last axis as positions."""
@@ -133,13 +133,11 @@ class ParcellatedScanSummary(ParcellatedBase):
         """
         part = parse_axis(times, self.time_points)
         if parcels is None:
-            values = self._parts.numbers.read(
-                slice(0, self.shape[1], 1), part.region[0], dtype=dtype
-            )
+            values = self._parts.data.read(slice(0, self.shape[1], 1), part.region[0], dtype=dtype)
             return np.ascontiguousarray(part.apply(values))
         single = isinstance(parcels, str | int | np.integer)
         rows = find_parcels(self.table, [parcels] if single else parcels)
-        found: AnyArray = part.apply(self._parts.numbers.read(rows, part.region[0], dtype=dtype))
+        found: AnyArray = part.apply(self._parts.data.read(rows, part.region[0], dtype=dtype))
         return found[:, 0] if single else found
 
     def inverse_transform(self, values: Any = None, *, fill: Any = 0) -> AnyArray:
@@ -334,7 +332,7 @@ class ParcellatedScanSummary(ParcellatedBase):
             max_memory=max_memory,
             progress=progress,
         )
-        request = ScanRequest(
+        request = ScanInput(
             name=name,
             source=source,
             statistic=statistic,

@@ -8,7 +8,7 @@ from typing import Any
 
 from fmristore.formats.base import StoredArray
 from fmristore.formats.image.layout import ImageOptions, ImageParts, image_spec, write_run
-from fmristore.formats.image.replicas import read_copies
+from fmristore.formats.image.replicas import read_replicas
 from fmristore.formats.names import encode_name
 from fmristore.formats.nodes import (
     format_attributes,
@@ -111,8 +111,8 @@ def read_sequence_parts(handle: Handle) -> SequenceParts:
 def _read_run(
     handle: Handle, group: Group, attributes: Mapping[str, Any], length: int
 ) -> ImageParts:
-    numbers = StoredArray(handle, f"{group.path}/0")
-    spec = numbers.reader.spec
+    data = StoredArray(handle, f"{group.path}/0")
+    spec = data.reader.spec
     found = dict(zip(spec.dims, spec.shape, strict=True))
     if set(found) != {"t", "z", "y", "x"} or found["t"] != length or spec.dtype.kind not in "biufc":
         raise _damaged(
@@ -124,14 +124,14 @@ def _read_run(
     shape = found["x"], found["y"], found["z"]
     space = read_grid(handle, shape, length, attributes=attributes)
     children = group.children()
-    of_numbers = numbers.attributes
+    data_attributes = data.attributes
     return ImageParts(
-        numbers=f"{group.path}/0",
+        data=f"{group.path}/0",
         space=space,
-        scaling=read_scaling(handle, of_numbers, length, group=group.path),
+        scaling=read_scaling(handle, data_attributes, length, group=group.path),
         header=f"{group.path}/nifti" if "nifti" in children else "",
         trailer=f"{group.path}/nifti_trailer" if "nifti_trailer" in children else "",
-        copies=read_copies(handle, numbers, of_numbers),
+        copies=read_replicas(handle, data, data_attributes),
     )
 
 
@@ -211,7 +211,7 @@ def write_sequence(
     capabilities : Capability
         Of the store.
     progress : callable, optional
-        Called with the bytes of stored numbers done and in all.
+        Called with the bytes of stored values done and in all.
 
     Returns
     -------

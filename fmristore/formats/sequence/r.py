@@ -110,7 +110,7 @@ def write_sequence(
     options : ImageOptions
         Canonical order, and a codec that HDF5 has without plug-ins.
     progress : callable, optional
-        Called with the bytes of numbers done and in all.
+        Called with the bytes of values done and in all.
 
     Raises
     ------

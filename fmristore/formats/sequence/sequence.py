@@ -57,7 +57,7 @@ __all__ = [
 class SequenceSource(ImageSource):
     """Runs on one grid as one image, volume after volume.
 
-    Stored numbers are taken if all runs have the same type and scaling, else numbers meant.
+    Stored values are taken if all runs have the same type and scaling, else scaled values.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class SequenceSource(ImageSource):
     space : NeuroSpace
         Of all of them together.
     nifti : bool
-        Whether the numbers must be ones that a NIfTI header can say the scaling of.
+        Whether the data must be ones that a NIfTI header can say the scaling of.
     """
 
     def __init__(
@@ -211,12 +211,12 @@ class NeuroVecSeq(GridView):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the numbers that indexing returns: one that holds those of all runs."""
+        """Type of the data that indexing returns: one that holds those of all runs."""
         return np.result_type(*(image.dtype for image in self.images))
 
     @property
     def stored_dtype(self) -> np.dtype[Any]:
-        """Type that holds the stored numbers of all runs."""
+        """Type that holds the stored values of all runs."""
         return np.result_type(*(image.stored_dtype for image in self.images))
 
     @property

@@ -67,8 +67,8 @@ class Piece(NamedTuple):
     """One chunk's part in a read."""
 
     key: ChunkKey
-    box: Region
-    """Smallest box of the chunk that holds all that is needed of it."""
+    block: Region
+    """Smallest block of the chunk that holds all that is needed of it."""
     place: Callable[[Loaded | None], None]
     """Copies into the result; None stands for a chunk that was never written."""
     room: AnyArray | None = None
@@ -178,8 +178,8 @@ class ChunkLoader:
             returned_bytes=returned,
         )
 
-    def one(self, key: ChunkKey, box: Region) -> Loaded | None:
-        """Load one chunk, or the part of it that holds a box; None if it was never written.
+    def one(self, key: ChunkKey, block: Region) -> Loaded | None:
+        """Load one chunk, or the part of it that holds a block; None if it was never written.
 
         Without any detour, for what takes a fraction of a millisecond.
 
@@ -202,7 +202,7 @@ class ChunkLoader:
             self._check_size(key, ref)
             (data,) = array.fetch([ref.range])
             try:
-                loaded = self._decode(key, box, ref, data, kept)
+                loaded = self._decode(key, block, ref, data, kept)
             except CorruptDataError as error:
                 raise self.error(key, f"cannot be read: {error.message}") from error
         self._keep(kept)
@@ -301,7 +301,7 @@ class ChunkLoader:
     def _place(self, piece: Piece, ref: ChunkRef, data: Buffer, kept: Kept | None) -> None:
         room = piece.room if kept is None else None
         try:
-            loaded = self._decode(piece.key, piece.box, ref, data, kept, room=room)
+            loaded = self._decode(piece.key, piece.block, ref, data, kept, room=room)
         except CorruptDataError as error:
             raise self.error(piece.key, f"cannot be read: {error.message}") from error
         if room is None or not np.may_share_memory(loaded.values, room):
@@ -310,7 +310,7 @@ class ChunkLoader:
     def _decode(
         self,
         key: ChunkKey,
-        box: Region,
+        block: Region,
         ref: ChunkRef,
         data: Buffer,
         kept: Kept | None,
@@ -320,7 +320,7 @@ class ChunkLoader:
         """Decode a chunk, or just the part that is needed when it is needed for the first time."""
         spec = self.spec
         if self._by_parts and not ref.skip:
-            part = self._decode_part(key, box, data)
+            part = self._decode_part(key, block, data)
             if part is not None:
                 return part
         shape: Sequence[int] = self._memory_chunks
@@ -336,12 +336,12 @@ class ChunkLoader:
             kept.append((key, chunk))
         return Loaded(chunk)
 
-    def _decode_part(self, key: ChunkKey, box: Region, data: Buffer) -> Loaded | None:
-        """Decode one run of elements that is contiguous in the chunk and holds a box.
+    def _decode_part(self, key: ChunkKey, block: Region, data: Buffer) -> Loaded | None:
+        """Decode one run of elements that is contiguous in the chunk and holds a block.
 
         None where that would be most of the chunk, or a part of it was wanted before.
         """
-        run = contiguous_run([box[a] for a in self._axes], self._memory_chunks)
+        run = contiguous_run([block[a] for a in self._axes], self._memory_chunks)
         if run is None or not self._cache.touch(self._owner, key):
             return None
         start, shape, origin = run

@@ -250,8 +250,8 @@ class ChunkReader:
         keys = chunks[starts].tolist()
         bounds = zip(starts.tolist(), ends, strict=True)
         for key, least, most, (start, end) in zip(keys, low, high, bounds, strict=True):
-            box = tuple(slice(a, b + 1, 1) for a, b in zip(least, most, strict=True))
-            yield _Group(tuple(key), box, order[start:end], inside[start:end])
+            block = tuple(slice(a, b + 1, 1) for a, b in zip(least, most, strict=True))
+            yield _Group(tuple(key), block, order[start:end], inside[start:end])
 
     def _points_piece(
         self,
@@ -266,35 +266,37 @@ class ChunkReader:
         `order` has their axes first, then the others; `back` undoes it.
         """
         rows = group.rows if len(group.rows) > 1 else int(group.rows[0])
-        count = len(group.box)
+        count = len(group.block)
 
         def place(loaded: Loaded | None) -> None:
             if loaded is None:
                 result[_index(rows, *overlap.target)] = self.spec.fill
                 return
-            source = _within(box, loaded)
+            source = _within(block, loaded)
             first = [source[axis] for axis in order]
             at: list[Any] = [part.start for part in first[:count]]
             if len(group.rows) > 1:
-                least = [part.start for part in group.box]
+                least = [part.start for part in group.block]
                 at = list((group.inside - np.subtract(least, at)).T)
             values = loaded.values.transpose(order)
             result[_index(rows, *overlap.target)] = values[_index(*at, *first[count:])]
 
-        box = _reordered((*group.box, *overlap.source), back)
-        return Piece(_reordered((*group.chunk, *overlap.key), back), box, place)
+        block = _reordered((*group.block, *overlap.source), back)
+        return Piece(_reordered((*group.chunk, *overlap.key), back), block, place)
 
     def _read_points_plainly(
         self, axes: tuple[int, ...], points: AnyArray, region: Region, result: AnyArray
     ) -> AnyArray:
-        """Read points through the store itself: the box around the points of each chunk."""
+        """Read points through the store itself: the block around the points of each chunk."""
         others = tuple(a for a in range(len(self.spec.shape)) if a not in axes)
         for group in self._groups(axes, points):
             rows = group.rows
             low, high = points[rows].min(axis=0), points[rows].max(axis=0) + 1
-            box: dict[int, slice] = dict(zip(others, region, strict=True))
-            box |= {a: slice(int(b), int(e), 1) for a, b, e in zip(axes, low, high, strict=True)}
-            values = self.array.read(tuple(box[a] for a in sorted(box))).transpose(axes + others)
+            block: dict[int, slice] = dict(zip(others, region, strict=True))
+            block |= {a: slice(int(b), int(e), 1) for a, b, e in zip(axes, low, high, strict=True)}
+            values = self.array.read(tuple(block[a] for a in sorted(block))).transpose(
+                axes + others
+            )
             result[rows] = values[tuple((points[rows] - low).T)]
         return result
 
@@ -333,8 +335,8 @@ class _Group(NamedTuple):
 
     chunk: tuple[int, ...]
     """Number of the chunk along the axes of the points."""
-    box: Region
-    """Smallest box within the chunk that holds them."""
+    block: Region
+    """Smallest block within the chunk that holds them."""
     rows: AnyArray
     """Their row numbers."""
     inside: AnyArray

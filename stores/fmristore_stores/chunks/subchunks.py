@@ -56,9 +56,9 @@ def shorter_piece(piece: Sequence[int], chunk: Sequence[int]) -> list[int]:
 
 
 def contiguous_run(
-    box: Sequence[slice], shape: Sequence[int]
+    block: Sequence[slice], shape: Sequence[int]
 ) -> tuple[int, tuple[int, ...], tuple[int, ...]] | None:
-    """Smallest run of consecutive elements of a C-ordered array that holds a box.
+    """Smallest run of consecutive elements of a C-ordered array that holds a block.
 
     Returns
     -------
@@ -68,14 +68,14 @@ def contiguous_run(
     """
     start = 0
     stride = math.prod(shape)
-    for axis, part in enumerate(box):
+    for axis, part in enumerate(block):
         first, length = part.start, part.stop - part.start
         stride //= shape[axis]
         start += first * stride
         if length > 1 or axis == len(shape) - 1:
             if 2 * length * stride > math.prod(shape):
                 return None
-            before = [part.start for part in box[:axis]]
+            before = [part.start for part in block[:axis]]
             run = (*[1] * axis, length, *shape[axis + 1 :])
             return start, run, (*before, first, *[0] * (len(shape) - axis - 1))
     return None

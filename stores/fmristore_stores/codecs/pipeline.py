@@ -108,7 +108,7 @@ def preset(name: str, dtype: np.dtype[Any], *, series: bool = False) -> Pipeline
     name : str
         Of the preset.
     dtype : dtype
-        Of the numbers.
+        Of the data.
     series : bool
         Whether neighbouring numbers are successive samples of one voxel, in chunks of a multiple
         of eight numbers. 16-bit samples are then best shuffled by bits, all else by bytes.

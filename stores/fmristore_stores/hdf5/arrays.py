@@ -48,7 +48,7 @@ _MOST_CHUNKS = 2**63
 _AT_ONCE = 1 << 20
 """Bytes of stored elements that are checked at once."""
 _ENUM = "_enum"
-"""Attribute under which names and numbers of an enumeration are shown."""
+"""Attribute under which names and values of an enumeration are shown."""
 
 
 class HDF5Array:
@@ -117,7 +117,7 @@ class HDF5Array:
         return found
 
     def _lies_in_file(self) -> bool:
-        """Whether the numbers are in the file, in pieces of their own."""
+        """Whether the data are in the file, in pieces of their own."""
         layout = self._plan.get_layout()
         if layout != h5d.CONTIGUOUS:
             return bool(layout == h5d.CHUNKED)
@@ -145,7 +145,7 @@ class HDF5Array:
     def capabilities(self) -> Capability:
         """What this very array can do.
 
-        ``CHUNK_REFS`` where the file is open for reading and the numbers lie in it as in memory,
+        ``CHUNK_REFS`` where the file is open for reading and the data lie in it as in memory,
         encoded by codecs that are known; ``RAW_WRITE`` where it is open for writing and chunked.
         """
         return self._capabilities
@@ -154,7 +154,7 @@ class HDF5Array:
         """All attributes, as plain JSON values.
 
         Text that is not UTF-8 is taken for Latin-1; a reference becomes ``{"_REFERENCE":
-        {"path": ...}}``; names and numbers of an enumeration appear as ``_enum``.
+        {"path": ...}}``; names and values of an enumeration appear as ``_enum``.
 
         Raises
         ------
@@ -224,7 +224,7 @@ class HDF5Array:
         CorruptDataError
             If chunks are damaged or missing.
         LayoutNotSupportedError
-            If the numbers lie in another file.
+            If the data lie in another file.
         MemoryLimitError
             If there is not enough memory for the result.
 
@@ -406,7 +406,7 @@ class HDF5Array:
     def located(self) -> tuple[np.dtype[Any], ChunkIndex] | None:
         """Type of the elements as they lie in the file, and where the chunks are.
 
-        Unlike `refs`, also where the bytes have the other order. None where the numbers do not
+        Unlike `refs`, also where the bytes have the other order. None where the data do not
         lie in the file in pieces of their own, or not as numpy could have them in memory.
 
         Raises
@@ -606,7 +606,7 @@ def _check_inside(session: Session, node: Any, path: str, above: frozenset[int])
     """
     plan = (checked(node) if uses_heap(node.get_type()) else node).get_create_plist()
     if plan.get_external_count():
-        msg = "its numbers lie in another file, which is not followed (external storage)"
+        msg = "its data lie in another file, which is not followed (external storage)"
         raise LayoutNotSupportedError(msg, url=session.url, node=path)
     if plan.get_layout() != h5d.VIRTUAL:
         return

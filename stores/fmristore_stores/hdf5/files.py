@@ -448,7 +448,7 @@ class Translated:
 
 
 class _FileObject:
-    """A file object for h5py whose failures are told apart from those of HDF5.
+    """A file object for h5py whose failures are reported apart from those of HDF5.
 
     Parameters
     ----------

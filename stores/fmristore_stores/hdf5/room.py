@@ -24,7 +24,7 @@ _NODE = 4 * 1024
 
 
 class MetadataRoom:
-    """Placeholders where metadata come to lie, instead of numbers, once those are written.
+    """Placeholders where metadata come to lie, instead of values, once those are written.
 
     A placeholder is an array without a name, of which HDF5 gives the place to other metadata when
     it is closed. It must not be closed before something lies behind it, or the file just ends

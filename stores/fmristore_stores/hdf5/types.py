@@ -70,7 +70,7 @@ class ElementType:
     exact : bool
         Whether the bytes in the file are those of `dtype`.
     members : dict, optional
-        Names and numbers of an enumeration.
+        Names and values of an enumeration.
     """
 
     dtype: np.dtype[Any]
@@ -125,7 +125,7 @@ def parse_type(node: Any, space: Any) -> ElementType:
 
 
 def stored_dtype(node: Any) -> np.dtype[Any] | None:
-    """Type that numpy has for the very bytes of a dataset of numbers; None if it has none."""
+    """Type that numpy has for the very bytes of a dataset of values; None if it has none."""
     stored = node.get_type()
     if h5t.check_string_dtype(node.dtype) is not None or node.dtype.kind not in "biufc":
         return None

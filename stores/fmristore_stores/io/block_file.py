@@ -250,7 +250,7 @@ class FileSource:
 
     @property
     def version(self) -> Version | None:
-        """What tells whether the file is still the same."""
+        """Whether the file is still the same."""
         return self._source.version
 
     def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:

@@ -80,7 +80,7 @@ _OWN_CREDENTIALS = frozenset(
 )
 """Options by which a client needs nothing of its surroundings."""
 _anew: dict[Any, tuple[int, Any]] = {}
-"""Clients that were made anew, by those that fsspec keeps, and after how many refusals."""
+"""Clients that were made again, by those that fsspec keeps, and after how many refusals."""
 _WEB_SCHEMES = ("http://", "https://")
 
 Options = Mapping[str, Any]
@@ -182,7 +182,7 @@ def filesystem(url: str, options: Options | None = None) -> tuple[Any, str]:
 
 
 def _renewed(fs: Any) -> Any:
-    """The filesystem, made anew since a service last refused: credentials may have been set."""
+    """The filesystem, made again since a service last refused: credentials may have been set."""
     if not denials:
         return fs
     count, made = _anew.get(fs, (0, fs))

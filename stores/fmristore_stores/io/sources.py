@@ -62,7 +62,7 @@ class ByteSource(Protocol):
 
     @property
     def version(self) -> Version | None:
-        """What tells whether a remote store is still the same; None where nothing has to."""
+        """Whether a remote store is still the same; None where nothing has to."""
 
     def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
         """Bytes of each range, each exactly as long as asked for."""

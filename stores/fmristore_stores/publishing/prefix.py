@@ -57,7 +57,7 @@ def new_zarr(
 
     with ZarrStore(path, mode="w", url=url, fs=fs, new=new) as written:
         yield written
-        if fs is not None:  # without its root, it could not be opened anew
+        if fs is not None:  # without its root, it could not be opened again
             check_written(written, written.ledger)
             if check is not None:
                 check(written)

@@ -99,7 +99,7 @@ def create_store(  # noqa: PLR0913
         Passed to fsspec.
     check : callable, optional
         Called with the complete store before it becomes visible; what it raises stops the
-        publication. Where the store lies in files of this machine it is opened anew for reading.
+        publication. Where the store lies in files of this machine it is opened again for reading.
         In any case what was written is looked for in it, see `fmristore_stores.ledger`.
     turn : Turn, optional
         The caller's turn at this store; by default one is taken for the moment of replacing.

@@ -72,7 +72,7 @@ class Form:
         Of the bytes of a decoded chunk: perhaps big-endian, or text of fixed length. That of
         Python objects where text is of any length.
     separator : str
-        Between the numbers of a chunk's key.
+        Between the data of a chunk's key.
     """
 
     spec: ArraySpec

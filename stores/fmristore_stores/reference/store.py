@@ -311,7 +311,7 @@ class ReferenceArray(_Node):
 
     @property
     def capabilities(self) -> Capability:
-        """``CHUNK_REFS`` where decoded chunks are the numbers as in memory."""
+        """``CHUNK_REFS`` where decoded chunks are the data as in memory."""
         order = Capability.CHUNK_ORDER
         return order | Capability.CHUNK_REFS if self._form.direct else order
 

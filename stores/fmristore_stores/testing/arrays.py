@@ -147,7 +147,7 @@ class ArrayTests(StoreSuite):
     @scaled(0.5)
     @given(data=st.data())
     def test_any_array_is_kept(self, tmp_path: Path, data: st.DataObject) -> None:
-        """Spec and numbers are the same after the store was opened again."""
+        """Spec and values are the same after the store was opened again."""
         folder = fresh_folder(tmp_path)
         with self.open_store(folder, "w") as store:
             spec = data.draw(specs(store.capabilities))

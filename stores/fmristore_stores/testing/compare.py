@@ -1,4 +1,4 @@
-"""Comparison to the last bit: of numbers (NaN payloads included), attributes and specs."""
+"""Comparison to the last bit: of values (NaN payloads included), attributes and specs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Metadata documents of Zarr format 3 that are understood without zarr-python.
 
-Those of groups, and of arrays of numbers as fmristore and zarr-python write them. Whatever else a
+Those of groups, and of arrays of values as fmristore and zarr-python write them. Whatever else a
 document says, or if anything is wrong with it, zarr-python is asked, and its errors are shown.
 """
 
@@ -17,7 +17,7 @@ from fmristore_stores.spec import Attributes, copy_attributes
 from fmristore_stores.zarr.metadata import Described, describe
 from fmristore_stores.zarr.refused import is_ignorable
 
-__all__ = ["Understood", "understand"]
+__all__ = ["ParsedNode", "parse_node"]
 
 _GROUP_KEYS = frozenset({"zarr_format", "node_type", "attributes", "consolidated_metadata"})
 _NEEDED_KEYS = frozenset(
@@ -61,7 +61,7 @@ _STEPS: Mapping[str, Mapping[str, tuple[type, Container[Any]]]] = {
 """Options of the codecs from bytes to bytes: type and values of each, none of which is left out."""
 
 
-class Understood(NamedTuple):
+class ParsedNode(NamedTuple):
     """What a document says.
 
     Parameters
@@ -76,7 +76,7 @@ class Understood(NamedTuple):
     described: Described | None
 
 
-def understand(data: bytes) -> Understood | None:
+def parse_node(data: bytes) -> ParsedNode | None:
     """Read the metadata document of a node.
 
     Parameters
@@ -98,13 +98,13 @@ def understand(data: bytes) -> Understood | None:
         if document["node_type"] == "group":
             more = document.keys() - _GROUP_KEYS
             known = all(is_ignorable(document[name]) for name in more)
-            return Understood(attributes, None) if known else None
+            return ParsedNode(attributes, None) if known else None
         described = _array(document) if document["node_type"] == "array" else None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, FmristoreError):
         return None
     if described is None or described.placement is None:
         return None
-    return Understood(attributes, described)
+    return ParsedNode(attributes, described)
 
 
 def _array(document: Mapping[str, Any]) -> Described | None:

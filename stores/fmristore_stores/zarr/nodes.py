@@ -463,7 +463,7 @@ def _check_bounds(tree: Tree, path: str, region: Region) -> None:
 def _check_written(tree: Tree, path: str, region: Region) -> None:
     """Check that the objects behind a region of an array are there, and can be read.
 
-    Zarr-python takes what is not found for what was never written. Chunks of numbers are found by
+    Zarr-python takes what is not found for what was never written. Chunks of values are found by
     their references, which tell.
     """
     units = [overlap.key for overlap in overlaps(region, tree.array(path).spec.layout.units)]

@@ -41,7 +41,7 @@ from fmristore_stores.spec import (
 )
 from fmristore_stores.zarr.bounded import bounded
 from fmristore_stores.zarr.consolidated import contradictions, copied_names, is_name
-from fmristore_stores.zarr.documents import understand
+from fmristore_stores.zarr.documents import parse_node
 from fmristore_stores.zarr.errors import quiet, zarr_errors
 from fmristore_stores.zarr.files import Files
 from fmristore_stores.zarr.metadata import Placement, creation, describe
@@ -375,7 +375,7 @@ class Tree:
         if self._writable or not all(is_name(name) for name in path.split("/") if path):
             return None
         data = self.files.document(f"{path}/zarr.json" if path else "zarr.json")
-        found = None if data is None else understand(data)
+        found = None if data is None else parse_node(data)
         if found is None:
             return None
         if found.described is None:

@@ -20,7 +20,7 @@ import fmristore as fs
 from fmristore.planning.indexing import parse_selection
 from fmristore_stores.errors import SelectionError
 from fmristore_stores.protocol import AnyArray
-from tests.images import AFFINE, LAYOUTS, RAW, SCALED, SHAPE, STORES, make_numbers, store
+from tests.images import AFFINE, LAYOUTS, RAW, SCALED, SHAPE, STORES, make_values, store
 
 ENTRIES = st.one_of(
     st.integers(-12, 12),
@@ -33,7 +33,7 @@ ANY_INDEX = ENTRIES | st.lists(ENTRIES, max_size=6).map(tuple)
 """Indices that basic indexing knows, most of which do not fit."""
 
 REFUSED: dict[str, Any] = {
-    "list of numbers": [0.0, 1.0],
+    "list of values": [0.0, 1.0],
     "list beyond the end": (slice(None), [0, SHAPE[1]]),
     "ragged list": [[0], [1, 2]],
     "two lists": ([0, 1], [0, 1]),
@@ -115,7 +115,7 @@ def check(image: Any, expected: AnyArray, index: Any) -> None:
 
 @dataclass(frozen=True)
 class Stored:
-    """An image with the numbers that it must give."""
+    """An image with the data that it must give."""
 
     image: Any
     scaled: AnyArray
@@ -126,7 +126,7 @@ class Stored:
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Stored]]:
     """The same run in every store and layout, scaled and not; and colours, and a volume."""
     folder = tmp_path_factory.mktemp("images")
-    values = make_numbers()
+    values = make_values()
     with ExitStack() as stack:
         found = []
         for number, (kind, access, scales) in enumerate(
@@ -274,7 +274,7 @@ def test_random_shapes_types_and_layouts(
     dtype = data.draw(st.sampled_from(["u1", "i1", "u2", "i4", "u8", "f4", "f8", "c8", ">i2"]))
     access, kind = data.draw(st.sampled_from(LAYOUTS)), data.draw(st.sampled_from(STORES))
     codec = data.draw(st.sampled_from(["portable", "dual", "fast", "none"]))
-    values = make_numbers(shape, dtype)
+    values = make_values(shape, dtype)
     folder = tmp_path_factory.mktemp("random")
     with store(folder / f"image.{kind}", values, access=access, codec=codec) as image:
         expected = values.astype(values.dtype.newbyteorder("<"))
@@ -287,7 +287,7 @@ def test_random_shapes_types_and_layouts(
 @pytest.mark.parametrize("names", ["RGB", "RGBA"])
 @pytest.mark.parametrize("shape", [SHAPE[:3], SHAPE])
 def test_colours(tmp_path: Path, kind: str, names: str, shape: tuple[int, ...]) -> None:
-    values = make_numbers(shape, [(name, "u1") for name in names])
+    values = make_values(shape, [(name, "u1") for name in names])
     with store(tmp_path / f"colours.{kind}", values) as image:
         assert image.dtype == image.stored_dtype == values.dtype
         for index in ((1, 2, 3), (0,), (Ellipsis, slice(None, None, -1)), Ellipsis):
@@ -296,7 +296,7 @@ def test_colours(tmp_path: Path, kind: str, names: str, shape: tuple[int, ...]) 
 
 
 def test_a_volume(tmp_path: Path) -> None:
-    values = make_numbers(SHAPE[:3], "f4")
+    values = make_values(SHAPE[:3], "f4")
     for kind, access in itertools.product(STORES, LAYOUTS):
         with store(tmp_path / f"{access}.{kind}", values, access=access) as image:
             assert isinstance(image, fs.NeuroVol)

@@ -23,7 +23,7 @@ from tests.images import (
     SCALED,
     STORES,
     Scales,
-    make_numbers,
+    make_values,
     nibabel,
     store,
     write_nifti,
@@ -36,7 +36,7 @@ BIG = 15_000_000
 MIDDLE = 1_000_000
 """Bytes of those that go through one layout in both stores."""
 ALIKE = re.compile(r"(sub-1_run-|con_)(?!01)")
-"""Files that differ from others in nothing but their numbers."""
+"""Files that differ from others in nothing but their data."""
 
 pytestmark = pytest.mark.filterwarnings("ignore::fmristore.model.space.HeaderWarning")
 
@@ -113,7 +113,7 @@ class TestRealFiles:
             with fs.open(url) as image:
                 wanted = np.asanyarray(loaded.dataobj).reshape(image.shape, order="F")
                 found = np.asarray(image)
-                # One rounding to float32 where the numbers are scaled 16-bit integers.
+                # One rounding to float32 where the data are scaled 16-bit integers.
                 np.testing.assert_allclose(found, wanted, rtol=2e-7, atol=1e-7 * _largest(wanted))
                 np.testing.assert_allclose(image.affine, image.space.affine)
 
@@ -151,7 +151,7 @@ class TestForms:
     """A source of one form, exported in another, holds the same image."""
 
     def test_compressed(self, tmp_path: Path, kind: str) -> None:
-        source = write_nifti(tmp_path / "a.nii.gz", make_numbers(), scales=SCALED)
+        source = write_nifti(tmp_path / "a.nii.gz", make_values(), scales=SCALED)
         fs.convert(source, tmp_path / f"a.{kind}")
         with fs.open(tmp_path / f"a.{kind}") as image:
             image.to_nifti(tmp_path / "b.nii.gz")
@@ -175,7 +175,7 @@ class TestForms:
                 assert_array_equal(found.affine, wanted.affine)
 
     def test_arrays_get_a_header_that_says_the_same(self, tmp_path: Path, kind: str) -> None:
-        values = make_numbers()
+        values = make_values()
         with store(tmp_path / f"a.{kind}", values, scales=SCALED) as image:
             image.to_nifti(tmp_path / "a.nii")
             space = image.space
@@ -187,7 +187,7 @@ class TestForms:
         assert loaded.header.get_xyzt_units() == ("mm", "sec")
 
     def test_images_of_nibabel(self, tmp_path: Path, kind: str) -> None:
-        values = make_numbers()
+        values = make_values()
         source = write_nifti(tmp_path / "a.nii.gz", values, scales=SCALED)
 
         loaded = nibabel.load(source)
@@ -214,7 +214,7 @@ class TestForms:
             assert image.slope == 0.5
 
     def test_a_header_edited_in_memory_counts(self, tmp_path: Path, kind: str) -> None:
-        source = write_nifti(tmp_path / "a.nii", make_numbers(), scales=SCALED)
+        source = write_nifti(tmp_path / "a.nii", make_values(), scales=SCALED)
         loaded = nibabel.load(source)
         loaded.header.set_zooms((2, 2.5, 3, 7.5))
         fs.convert(loaded, tmp_path / f"a.{kind}")
@@ -223,7 +223,7 @@ class TestForms:
             assert_array_equal(np.asarray(image), loaded.get_fdata())
 
     def test_overwriting_the_file_an_image_came_from(self, tmp_path: Path, kind: str) -> None:
-        source = write_nifti(tmp_path / "a.nii", make_numbers())
+        source = write_nifti(tmp_path / "a.nii", make_values())
         fs.convert(source, tmp_path / f"a.{kind}")
         before = source.read_bytes()
         with fs.open(tmp_path / f"a.{kind}") as image:
@@ -242,7 +242,7 @@ def test_through_temporary_files(
         small: Any = dict.fromkeys(LAYOUTS, 4096) if name == "_CHUNK_BYTES" else 4096
         monkeypatch.setattr(f"fmristore.planning.layout.{name}", small)
     monkeypatch.setattr("fmristore.planning.chunking._SHARD_BYTES", (16 * 1024, 16 * 1024))
-    values = make_numbers((24, 22, 20, 40), dtype)
+    values = make_values((24, 22, 20, 40), dtype)
     source = write_nifti(tmp_path / "a.nii", values, scales=Scales(0.5, 2.0))
     limit = values.nbytes // 8
     fs.convert(source, tmp_path / f"a.{kind}", access=access, max_memory=limit)
@@ -256,7 +256,7 @@ def test_through_temporary_files(
 
 
 def test_a_limit_that_cannot_be_kept(tmp_path: Path) -> None:
-    source = write_nifti(tmp_path / "a.nii", make_numbers((64, 64, 20, 20)))
+    source = write_nifti(tmp_path / "a.nii", make_values((64, 64, 20, 20)))
     for kind in STORES:
         with pytest.raises(MemoryLimitError, match=r"max_memory|allowed"):
             fs.convert(source, tmp_path / f"a.{kind}", max_memory=1000)
@@ -271,7 +271,7 @@ def test_a_limit_that_cannot_be_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", STORES)
 def test_progress_reaches_the_end(tmp_path: Path, kind: str) -> None:
-    values = make_numbers((16, 16, 10, 30))
+    values = make_values((16, 16, 10, 30))
     source = write_nifti(tmp_path / "a.nii", values)
     told: list[tuple[int, int]] = []
 
@@ -293,13 +293,13 @@ def test_progress_reaches_the_end(tmp_path: Path, kind: str) -> None:
 def test_a_stored_header_of_other_numbers_is_not_exported(tmp_path: Path) -> None:
     import h5py
 
-    values = make_numbers()
+    values = make_values()
     store(tmp_path / "a.h5", values).close()
     store(tmp_path / "other.h5", values.astype("f4")).close()
     with h5py.File(tmp_path / "a.h5", "r+") as file, h5py.File(tmp_path / "other.h5") as other:
         file["nifti"][...] = other["nifti"][...]
     with fs.open(tmp_path / "a.h5") as image:
-        with pytest.raises(MetadataError, match="other numbers"):
+        with pytest.raises(MetadataError, match="other data"):
             image.to_nifti(tmp_path / "a.nii")
         assert_array_equal(np.asarray(image.to_nibabel().dataobj), values)
     assert not (tmp_path / "a.nii").exists()

@@ -31,7 +31,7 @@ from tests.images import (
     SCALED,
     SHAPE,
     STORES,
-    make_numbers,
+    make_values,
     nibabel,
     store,
     write_nifti,
@@ -43,9 +43,9 @@ X, Y, Z, T = SHAPE
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Pair]]:
-    """The same run in every store and layout, scaled and not, with the numbers meant."""
+    """The same run in every store and layout, scaled and not, with the scaled values."""
     folder = tmp_path_factory.mktemp("runs")
-    values = make_numbers()
+    values = make_values()
     with ExitStack() as stack:
         yield [
             (
@@ -130,7 +130,7 @@ class TestVoxels:
 
     def test_stored_numbers_and_types(self, run: Pair) -> None:
         image, values = run
-        stored = make_numbers()
+        stored = make_values()
         found = image.series((3, 2, 1), raw=True)
         assert found.dtype == np.int16
         assert_array_equal(found, stored[3, 2, 1])
@@ -278,7 +278,7 @@ class TestMasks:
                 run[0].series(mask=mask)
 
     def test_colours_are_no_mask(self, run: Pair, tmp_path: Path) -> None:
-        colours = make_numbers(SHAPE[:3], [(n, "u1") for n in "RGB"])
+        colours = make_values(SHAPE[:3], [(n, "u1") for n in "RGB"])
         path = write_nifti(tmp_path / "rgb.nii", colours)
         for mask in (path, nibabel.load(path)):
             with pytest.raises(InvalidInputError, match="mask must be"):
@@ -298,7 +298,7 @@ class TestMasks:
 
 @pytest.mark.parametrize("kind", STORES)
 def test_per_volume_scaling(tmp_path: Path, kind: str) -> None:
-    values = make_numbers()
+    values = make_values()
     slopes, inters = np.linspace(0.5, 2, T), np.arange(T) - 4.0
     expected = values.astype("f4") * slopes.astype("f4") + inters.astype("f4")
     url = tmp_path / f"run.{kind}"
@@ -315,7 +315,7 @@ def test_per_volume_scaling(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", STORES)
 def test_series_of_colours(tmp_path: Path, kind: str) -> None:
-    values = make_numbers(SHAPE, [(n, "u1") for n in "RGB"])
+    values = make_values(SHAPE, [(n, "u1") for n in "RGB"])
     with store(tmp_path / f"run.{kind}", values) as image:
         found = image.series([(3, 2, 1), (0, 1, 2)])
         assert_array_equal(found, values[[3, 0], [2, 1], [1, 2]].T)

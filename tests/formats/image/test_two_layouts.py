@@ -31,10 +31,10 @@ from fmristore_stores.opening import open_store
 from fmristore_stores.protocol import AnyArray, Store
 from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.testing.wrappers import CountingStore
-from tests.images import AFFINE, SCALED, STORES, make_numbers, run_python, store, write_nifti
+from tests.images import AFFINE, SCALED, STORES, make_values, run_python, store, write_nifti
 
 SHAPE = (24, 20, 18, 60)
-VALUES = make_numbers(SHAPE)
+VALUES = make_values(SHAPE)
 PATHS = ("0", "volume/0")
 OTHER = {"h5": "ome.zarr", "ome.zarr": "h5"}
 
@@ -150,7 +150,7 @@ def test_each_copy_is_what_it_would_be_alone(
 def test_the_source_is_read_once(tmp_path: Path, kind: str, monkeypatch: Any) -> None:
     from fmristore.sources.images import NiftiSource
 
-    source = write_nifti(tmp_path / "run.nii.gz", make_numbers())
+    source = write_nifti(tmp_path / "run.nii.gz", make_values())
     plainly, passes = NiftiSource.blocks, []
 
     def blocks(self: Any, max_bytes: int) -> Iterator[Any]:
@@ -163,7 +163,7 @@ def test_the_source_is_read_once(tmp_path: Path, kind: str, monkeypatch: Any) ->
         source, tmp_path / f"a.{kind}", access="both", progress=lambda *done: told.append(done)
     )
     assert len(passes) == 1
-    assert told[-1] == (make_numbers().nbytes, make_numbers().nbytes)
+    assert told[-1] == (make_values().nbytes, make_values().nbytes)
 
 
 def test_volumes_are_stored_once(tmp_path: Path, kind: str) -> None:
@@ -176,7 +176,7 @@ def test_volumes_are_stored_once(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("colours", [3, 4])
 def test_colours(tmp_path: Path, kind: str, colours: int) -> None:
     dtype = [(name, "u1") for name in "RGBA"[:colours]]
-    values = make_numbers((7, 6, 5, 9), dtype)
+    values = make_values((7, 6, 5, 9), dtype)
     with store(tmp_path / f"a.{kind}", values, access="both") as image:
         np.testing.assert_array_equal(np.asarray(image), values)
         np.testing.assert_array_equal(image[..., 3], values[..., 3])
@@ -186,7 +186,7 @@ def test_colours(tmp_path: Path, kind: str, colours: int) -> None:
 
 
 def test_scaling_holds_for_both(tmp_path: Path, kind: str) -> None:
-    values = make_numbers()
+    values = make_values()
     slopes = np.linspace(0.5, 2, values.shape[3])
     for name, slope, inter in (("one", 0.25, -3.5), ("each", slopes, slopes - 1)):
         with store(
@@ -336,7 +336,7 @@ def test_each_copy_is_read_for_what_it_is_for(both: Path, capsys: Any) -> None:
 
 
 def test_equal_costs_take_fewer_chunks(tmp_path: Path, kind: str) -> None:
-    values = make_numbers((16, 16, 16, 64))
+    values = make_values((16, 16, 16, 64))
     with store(tmp_path / f"a.{kind}", values, access="both", codec="dual") as image:
         costs = [array.reader.cost() for array in image.primary_arrays]
         assert costs[0].decoded_bytes == costs[1].decoded_bytes
@@ -363,7 +363,7 @@ def test_volumes_go_elsewhere_from_their_copy(
 
 
 def test_nifti_comes_back_byte_for_byte(tmp_path: Path, kind: str) -> None:
-    source = write_nifti(tmp_path / "run.nii", make_numbers(), scales=SCALED)
+    source = write_nifti(tmp_path / "run.nii", make_values(), scales=SCALED)
     fs.convert(source, tmp_path / f"a.{kind}", access="both")
     with fs.open(tmp_path / f"a.{kind}") as image:
         image.to_nifti(tmp_path / "back.nii")
@@ -412,7 +412,7 @@ def test_ome_zarr_is_valid(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_does_not_know_copies(both: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(copies, "find_copies", lambda *_: ())
+    monkeypatch.setattr(copies, "find_replicas", lambda *_: ())
     with fs.open(both) as image:
         assert len(image.primary_arrays) == 1
         np.testing.assert_array_equal(image[..., 3], VALUES[..., 3])
@@ -654,7 +654,7 @@ def test_balanced_drops_a_copy_too(tmp_path: Path, both: Path) -> None:
 
 
 def test_a_codec_that_is_not_kept_lays_both_out_anew(tmp_path: Path) -> None:
-    values = make_numbers((40, 40, 20, 60))
+    values = make_values((40, 40, 20, 60))
     store(tmp_path / "a.h5", values, access="both").close()
     store(tmp_path / "direct.zarr", values, access="both").close()
     report = fs.transcode(tmp_path / "a.h5", tmp_path / "b.zarr")

@@ -89,7 +89,7 @@ def test_damaged_sparse(tmp_path: Path, name: str) -> None:
     too_many[-1] = 1 << 40
     backwards = rows.indptr.astype(np.int64)
     backwards[3:6] = backwards[3:6][::-1] + np.array([2, 0, -1])
-    bad_numbers: list[tuple[str, Any]] = [
+    bad_values: list[tuple[str, Any]] = [
         ("indptr", wrong_ends),
         ("indptr", too_many),
         ("indptr", backwards),
@@ -97,7 +97,7 @@ def test_damaged_sparse(tmp_path: Path, name: str) -> None:
         ("indices", rows.indices + 1),
         ("indices", rows.indices - 1),
     ]
-    for node, values in bad_numbers:
+    for node, values in bad_values:
         make(url, loadings=scipy.sparse.csr_array(LOADINGS), overwrite=True).close()
         replace(url, f"loadings/{node}", values, ("entry",))
         with fs.open(url) as lat, pytest.raises(CorruptDataError, match=node):

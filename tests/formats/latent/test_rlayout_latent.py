@@ -180,7 +180,7 @@ def test_profile_with_voxels_in_another_order(tmp_path: Path, loadings: str) -> 
 
 
 def _part(box: Any, *, cut: bool = False) -> dict[str, Any]:
-    """Arguments for the voxels of a box, in a grid of its own if `cut`."""
+    """Arguments for the voxels of a block, in a grid of its own if `cut`."""
     mask = np.zeros(GRID, bool)
     mask[box] = True
     count = int(mask.sum())

@@ -1006,7 +1006,7 @@ def test_metadata_of_the_r_package(shared_data: Path) -> None:
 
 
 def _structure(path: Path) -> dict[str, Any]:
-    """Nodes of an HDF5 file, with shapes, kinds of numbers and names of other attributes."""
+    """Nodes of an HDF5 file, with shapes, kinds of values and names of other attributes."""
     import h5py
 
     found: dict[str, Any] = {}

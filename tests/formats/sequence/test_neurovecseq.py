@@ -42,7 +42,7 @@ NAMES = ("rest", "task: Faces > Houses/1", "..")
 
 
 def make_runs(dtype: Any = "i2", grid: tuple[int, ...] = GRID) -> dict[str, AnyArray]:
-    """Runs of different length, their numbers all different."""
+    """Runs of different length, their data all different."""
     rng = np.random.default_rng(0)
     return {
         name: rng.integers(-9999, 9999, (*grid, length)).astype(dtype)
@@ -62,7 +62,7 @@ def create(url: Path, runs: Any = None, **options: Any) -> Any:
 
 
 def write_nifti(path: Path, values: AnyArray, *, slope: float = 0.0, tr: float = 2.0) -> Path:
-    """Write stored numbers as a NIfTI file, with a slope in its header."""
+    """Write stored values as a NIfTI file, with a slope in its header."""
     image = nibabel.Nifti1Image(values, AFFINE, dtype=values.dtype)
     image.header.set_zooms((2.0, 2.5, 3.0, tr)[: values.ndim])
     image.header.set_xyzt_units("mm", "sec")

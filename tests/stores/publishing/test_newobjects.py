@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from fmristore_stores.chunks.writer import write
-from fmristore_stores.edit import change_store
+from fmristore_stores.edit import edit_store
 from fmristore_stores.errors import (
     AlreadyExistsError,
     ChangedError,
@@ -334,7 +334,7 @@ def test_a_replacement_that_was_killed_is_completed(place: Place) -> None:
     with pytest.raises(StorageError, match=r"being replaced by process 1 on elsewhere.*new\.zarr"):
         open_store(place / "a.zarr", storage_options=place.options)
     left_by_another_machine(place, age=7200, doing="replace", place=f"{path}/new.zarr")
-    with change_store(place / "a.zarr", storage_options=place.options) as store:
+    with edit_store(place / "a.zarr", storage_options=place.options) as store:
         assert store.root.read_attributes()["number"] == 2
     assert number_in(place, "a.zarr") == 2
     assert {name.split("/")[0] for name in listed(place)} == {"a.zarr"}

@@ -17,7 +17,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from fmristore_stores.edit import change_store
+from fmristore_stores.edit import edit_store
 from fmristore_stores.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -575,7 +575,7 @@ def test_a_copy_that_fails_loses_nothing(monkeypatch: pytest.MonkeyPatch, then: 
             make(url, 3, overwrite=True)
             assert number_in(url) == 3
         case "change":
-            with change_store(url) as store:
+            with edit_store(url) as store:
                 assert store.root.read_attributes()["number"] == 2
             assert number_in(url) == 2
     assert listed(place) == ["a.zarr"]

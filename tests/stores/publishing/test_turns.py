@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fmristore_stores.edit import change_store
+from fmristore_stores.edit import edit_store
 from fmristore_stores.errors import ChangedError, NotFoundError, StorageError
 from fmristore_stores.io.owners import Mark, hidden_name
 from fmristore_stores.io.sources import sync
@@ -42,7 +42,7 @@ def files(folder: Path) -> list[str]:
 
 
 def add(url: str, name: str) -> None:
-    with change_store(url) as store:
+    with edit_store(url) as store:
         attributes = store.root.read_attributes()
         store.root.create_array(name, SPEC).write(None, np.arange(4))
         store.root.write_attributes(attributes | {"names": [*attributes["names"], name]})
@@ -102,7 +102,7 @@ def test_the_second_changes_what_the_first_published(
         order.append("second")
 
     thread = threading.Thread(target=second)
-    with change_store(url) as store:
+    with edit_store(url) as store:
         attributes = store.root.read_attributes()
         thread.start()
         waiting.wait(300)
@@ -125,7 +125,7 @@ def test_one_that_replaces_a_store_waits_for_one_that_changes_it(url: str) -> No
         make(url, 2, overwrite=True)
 
     thread = threading.Thread(target=second)
-    with change_store(url) as store:
+    with edit_store(url) as store:
         thread.start()
         waiting.wait(300)
         store.root.write_attributes({"number": 1, "names": []})
@@ -173,10 +173,10 @@ def test_waiting_has_an_end_and_the_error_names_the_owner(
             raised.append(error)
 
     thread = threading.Thread(target=second)
-    with change_store(url):
+    with edit_store(url):
         thread.start()
         thread.join(300)
-        with pytest.raises(StorageError, match="this thread"), change_store(url):
+        with pytest.raises(StorageError, match="this thread"), edit_store(url):
             pass
     assert f"process {os.getpid()} on" in str(raised[0])
     add(url, "third")

@@ -33,7 +33,7 @@ from tests.stores.zarr.zarr_arrays import (
     decoded,
     encoded,
     make,
-    random_numbers,
+    random_values,
     reopened,
 )
 
@@ -76,7 +76,7 @@ def test_it_is_a_store_with_raw_arrays(store: ZarrStore) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_everybody_reads_the_same(store: ZarrStore, folder: Path, dtype: str, layout: str) -> None:
-    values = random_numbers(dtype)
+    values = random_values(dtype)
     array = store.root.create_array("a", make(dtype, layout))
     array.write(None, values)
     plain = zarr.open_array(folder / "a", mode="r")
@@ -92,7 +92,7 @@ def test_everybody_reads_the_same(store: ZarrStore, folder: Path, dtype: str, la
 def test_encoded_chunks_are_what_zarr_would_write(
     store: ZarrStore, folder: Path, layout: str
 ) -> None:
-    values = random_numbers("float32")
+    values = random_values("float32")
     spec = make("float32", layout)
     array = store.root.create_array("a", spec)
     chunks = grid_shape(spec.shape, spec.layout.chunks)
@@ -121,7 +121,7 @@ def test_encoded_chunks_are_what_zarr_would_write(
 
 
 def test_xarray_reads_names_and_values(store: ZarrStore, folder: Path) -> None:
-    values = random_numbers("float32")
+    values = random_values("float32")
     store.root.create_array("a", make("float32", "both"), {"units": "mm"}).write(None, values)
     axis = ArraySpec(shape=(9,), dtype=np.dtype("f8"), dims=("z",), layout=ChunkLayout(chunks=(9,)))
     store.root.create_array("z", axis).write(None, np.arange(9))
@@ -282,7 +282,7 @@ def test_references_follow_what_is_written(store: ZarrStore) -> None:
 
 def test_no_partial_files_remain(store: ZarrStore, folder: Path) -> None:
     array = store.root.create_array("a", make())
-    array.write_encoded((0, 0, 0), [encoded(array.spec, random_numbers("int16"), (0, 0, 0))])
+    array.write_encoded((0, 0, 0), [encoded(array.spec, random_values("int16"), (0, 0, 0))])
     names = {path.name for path in (folder / "a").rglob("*") if path.is_file()}
     assert names == {"zarr.json", "0"}
 
@@ -388,7 +388,7 @@ def test_every_combination_of_partial_writes(store: ZarrStore) -> None:
             (slice(0, 0), slice(0, 10), slice(0, 5)),
         ],
     ):
-        expected = random_numbers("int16")
+        expected = random_values("int16")
         name = f"{layout}{region[0].start}"
         array = store.root.create_array(name, make(layout=layout))
         array.write(None, expected)

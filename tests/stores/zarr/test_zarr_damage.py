@@ -33,7 +33,7 @@ from fmristore_stores.protocol import Capability
 from fmristore_stores.spec import CodecSpec
 from fmristore_stores.zarr.shards import parse_index, shard_parts
 from fmristore_stores.zarr.store import ZarrStore
-from tests.stores.zarr.zarr_arrays import LAYOUTS, SHAPE, decoded, make, random_numbers
+from tests.stores.zarr.zarr_arrays import LAYOUTS, SHAPE, decoded, make, random_values
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
     with ZarrStore(str(place), mode="w") as store:
         for layout in LAYOUTS:
             array = store.root.create_array(layout, make("float32", layout))
-            array.write(None, random_numbers("float32"))
+            array.write(None, random_values("float32"))
     return place
 
 
@@ -425,8 +425,8 @@ def test_links_within_the_store(folder: Path, tmp_path: Path) -> None:
     whole.symlink_to(folder)
     with ZarrStore(str(whole)) as store:
         array = store.root.array("plain")
-        np.testing.assert_array_equal(array.read(), random_numbers("float32"))
-        np.testing.assert_array_equal(decoded(array), random_numbers("float32"))
+        np.testing.assert_array_equal(array.read(), random_values("float32"))
+        np.testing.assert_array_equal(decoded(array), random_values("float32"))
 
 
 def test_pipes_are_not_opened(folder: Path) -> None:

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from fmristore_stores.errors import ChangedError, MetadataError, NotFoundError
 from fmristore_stores.spec import MAX_ATTRIBUTE_DEPTH, ArraySpec, ChunkLayout, CodecSpec
-from fmristore_stores.zarr.documents import Understood, understand
+from fmristore_stores.zarr.documents import ParsedNode, parse_node
 from fmristore_stores.zarr.metadata import Described, describe
 from fmristore_stores.zarr.store import ZarrStore
-from tests.stores.zarr.zarr_arrays import DTYPES, LAYOUTS, SHAPE, make, random_numbers
+from tests.stores.zarr.zarr_arrays import DTYPES, LAYOUTS, SHAPE, make, random_values
 
 PIPELINES = {
     "none": (),
@@ -47,8 +47,8 @@ def by_zarr(folder: Path, found: dict[str, Any]) -> Described:
     return describe(array.metadata.to_dict(), array.dtype, array.fill_value)
 
 
-def ours(found: Any) -> Understood | None:
-    return understand(json.dumps(found).encode())
+def ours(found: Any) -> ParsedNode | None:
+    return parse_node(json.dumps(found).encode())
 
 
 def assert_same(found: Described, expected: Described) -> None:
@@ -134,12 +134,12 @@ def test_groups_left_to_zarr_python(found: Any) -> None:
 
 
 def test_fields_of_a_group_that_may_be_passed_over() -> None:
-    assert ours(ROOT | {"more": {"must_understand": False}}) == Understood({}, None)
+    assert ours(ROOT | {"more": {"must_understand": False}}) == ParsedNode({}, None)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000])
 def test_what_is_not_json(data: bytes) -> None:
-    assert understand(data) is None
+    assert parse_node(data) is None
 
 
 REGULAR = {"name": "regular"}
@@ -281,7 +281,7 @@ def test_an_array_that_changes_before_zarr_python_opens_it(tmp_path: Path) -> No
 
 def test_both_ways_of_reading_agree(tmp_path: Path) -> None:
     folder = tmp_path / "a.zarr"
-    numbers = random_numbers("int16")
+    numbers = random_values("int16")
     with ZarrStore(str(folder), mode="w") as store:
         for name in LAYOUTS:
             store.root.create_array(name, make("int16", name)).write(None, numbers)

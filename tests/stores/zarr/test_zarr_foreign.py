@@ -23,7 +23,7 @@ from tests.stores.zarr.zarr_arrays import (
     decoded,
     encoded,
     make,
-    random_numbers,
+    random_values,
     reopened,
 )
 
@@ -60,7 +60,7 @@ def test_references_of_foreign_arrays(
     folder: Path, pipeline: str, shards: tuple[int, ...] | None
 ) -> None:
     root = zarr.create_group(folder, zarr_format=3)
-    values = random_numbers("float32")
+    values = random_values("float32")
     foreign = root.create_array(
         "a",
         shape=SHAPE,
@@ -92,7 +92,7 @@ def test_references_of_foreign_arrays(
 @pytest.mark.parametrize("shape", [SHAPE, ()], ids=str)
 def test_key_encodings(folder: Path, keys: Any, shape: tuple[int, ...]) -> None:
     root = zarr.create_group(folder, zarr_format=3)
-    values = random_numbers("int16", shape)
+    values = random_values("int16", shape)
     foreign = root.create_array(
         "a", shape=shape, chunks=(4, 4, 2)[: len(shape)], dtype="int16", chunk_key_encoding=keys
     )
@@ -101,7 +101,7 @@ def test_key_encodings(folder: Path, keys: Any, shape: tuple[int, ...]) -> None:
 
 
 def test_index_at_the_start_of_a_shard(folder: Path) -> None:
-    values = random_numbers("int16")
+    values = random_values("int16")
     with ZarrStore(str(folder), mode="w") as store:
         store.root.create_array("a", make(layout="both"))
     path = folder / "a" / "zarr.json"
@@ -151,7 +151,7 @@ FOREIGN: dict[str, list[Any]] = {
 @pytest.mark.filterwarnings("ignore:Combining a `sharding_indexed`")
 @pytest.mark.parametrize("document", FOREIGN.values(), ids=FOREIGN.keys())
 def test_what_only_zarr_python_reads(folder: Path, document: list[Any]) -> None:
-    values = random_numbers("int16", (8, 8, 8))
+    values = random_values("int16", (8, 8, 8))
     with ZarrStore(str(folder), mode="w") as store:
         spec = ArraySpec(
             shape=(8, 8, 8), dtype=np.dtype("i2"), layout=ChunkLayout(chunks=(8, 8, 8))
@@ -172,7 +172,7 @@ def test_what_only_zarr_python_reads(folder: Path, document: list[Any]) -> None:
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", ["<i2", ">f4", "|b1", "<c8"])
 def test_format_2_is_read(folder: Path, dtype: str, order: Any) -> None:
-    values = random_numbers(np.dtype(dtype).name)
+    values = random_values(np.dtype(dtype).name)
     root = zarr.create_group(folder, zarr_format=2, attributes={"a": 1})
     inner = root.create_group("g")
     foreign = inner.create_array("a", shape=SHAPE, chunks=(4, 4, 2), dtype=dtype, order=order)

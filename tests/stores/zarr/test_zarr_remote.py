@@ -30,7 +30,7 @@ from fmristore_stores.io.location import filesystem
 from fmristore_stores.protocol import Capability
 from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout
 from fmristore_stores.zarr.store import ZarrStore
-from tests.stores.zarr.zarr_arrays import LAYOUTS, decoded, encoded, make, random_numbers
+from tests.stores.zarr.zarr_arrays import LAYOUTS, decoded, encoded, make, random_values
 
 
 class CountingFileSystem(MemoryFileSystem):  # type: ignore[misc]
@@ -89,7 +89,7 @@ def fill(store: ZarrStore) -> None:
     """An array in every layout, in a group."""
     group = store.root.create_group("g", {"a": 1})
     for layout in LAYOUTS:
-        group.create_array(layout, make("float32", layout)).write(None, random_numbers("float32"))
+        group.create_array(layout, make("float32", layout)).write(None, random_values("float32"))
 
 
 def check(store: ZarrStore) -> None:
@@ -100,8 +100,8 @@ def check(store: ZarrStore) -> None:
     for layout in LAYOUTS:
         array = group.array(layout)
         assert array.spec == make("float32", layout)
-        np.testing.assert_array_equal(array.read(), random_numbers("float32"))
-        np.testing.assert_array_equal(decoded(array), random_numbers("float32"))
+        np.testing.assert_array_equal(array.read(), random_values("float32"))
+        np.testing.assert_array_equal(decoded(array), random_values("float32"))
 
 
 @pytest.mark.parametrize("consolidated", [False, True])
@@ -115,7 +115,7 @@ def test_round_trip_in_memory(memory: tuple[Any, str], consolidated: bool) -> No
     with ZarrStore(path, fs=fs) as store:
         check(store)
     plain = zarr.open_array(f"memory:/{path}", path="g/both", mode="r", zarr_format=3)
-    np.testing.assert_array_equal(plain[...], random_numbers("float32"))
+    np.testing.assert_array_equal(plain[...], random_values("float32"))
 
 
 # Requests ----------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def test_round_trip_on_s3(s3: Any) -> None:
     with ZarrStore(path, mode="r+", fs=fs, url=url) as store:
         array = store.root.array("g/both")
         assert Capability.RAW_WRITE in array.capabilities
-        values = random_numbers("float32") + 1
+        values = random_values("float32") + 1
         array.write_encoded(
             (0, 0, 0), [encoded(array.spec, values, key) for key in np.ndindex(2, 2, 2)]
         )
@@ -401,8 +401,8 @@ def test_reading_from_a_web_server(web: tuple[Any, str], tmp_path: Path) -> None
         assert list(store.root.group("g").children()) == sorted(LAYOUTS)
         for layout in ("transposed", "both"):
             array = store.root.array(f"g/{layout}")
-            np.testing.assert_array_equal(array.read(), random_numbers("float32"))
-            np.testing.assert_array_equal(decoded(array), random_numbers("float32"))
+            np.testing.assert_array_equal(array.read(), random_values("float32"))
+            np.testing.assert_array_equal(decoded(array), random_values("float32"))
         refs = store.root.array("g/plain").refs(list(np.ndindex(3, 3, 3)))
         assert [ref is None for ref in refs] == [True] + [False] * 26
         with pytest.raises(ReadOnlyError):
@@ -420,7 +420,7 @@ def test_web_servers_do_not_list(web: tuple[Any, str], tmp_path: Path) -> None:
         fill(store)
     with ZarrStore(f"{url}/s.zarr", fs=fs) as store:
         check_one = store.root.array("g/both")
-        np.testing.assert_array_equal(decoded(check_one), random_numbers("float32"))
+        np.testing.assert_array_equal(decoded(check_one), random_values("float32"))
         with pytest.raises(StorageError, match="consolidate"):
             store.root.children()
 

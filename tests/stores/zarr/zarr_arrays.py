@@ -24,7 +24,7 @@ LAYOUTS = {
 SHAPE = (9, 10, 5)
 
 
-def random_numbers(dtype: str, shape: tuple[int, ...] = SHAPE) -> AnyArray:
+def random_values(dtype: str, shape: tuple[int, ...] = SHAPE) -> AnyArray:
     rng = np.random.default_rng(7)
     if dtype == "bool":
         return rng.random(shape) > 0.5
