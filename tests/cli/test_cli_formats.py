@@ -379,7 +379,7 @@ def test_a_map_is_read_as_a_volume(tmp_path: Path) -> None:
 def test_demo_of_a_volume(tmp_path: Path) -> None:
     source = save(tmp_path / "t1.nii.gz", RUN[..., 0])
     text = done("demo", source, "--folder", tmp_path / "demo")
-    assert "one slice                 6 x 5 numbers" in text
+    assert "one slice                 6 x 5 values" in text
     assert "byte for byte" in text
 
 

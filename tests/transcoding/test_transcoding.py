@@ -98,11 +98,11 @@ def image(
         time_points=shape[3] if len(shape) == 4 else None,
         tr=1.5 if len(shape) == 4 else None,
     )
-    return {"data": data, "space": space, **options}
+    return {"source": data, "space": space, **options}
 
 
 def create(url: Any, **arguments: Any) -> None:
-    cls = fs.NeuroVec if len(arguments["data"].shape) == 4 else fs.NeuroVol
+    cls = fs.NeuroVec if len(arguments["source"].shape) == 4 else fs.NeuroVol
     cls.create(url, **arguments).close()
 
 
@@ -152,7 +152,7 @@ def test_images_go_to_the_other_store_and_back(tmp_path: Path, kind: str, name: 
     assert not any(report.dropped for report in reports)
     with fs.open(first) as before, fs.open(second) as between, fs.open(third) as after:
         for image_ in (between, after):
-            np.testing.assert_array_equal(image_.read(raw=True), arguments["data"])
+            np.testing.assert_array_equal(image_.read(raw=True), arguments["source"])
             np.testing.assert_array_equal(np.asarray(image_), np.asarray(before))
             assert image_.space == before.space
             assert image_.digest == before.digest == image_.compute_digest()
@@ -197,7 +197,7 @@ def test_verbatim_is_verbatim(
                 (ref,) = array.refs([where])  # type: ignore[attr-defined]
                 encoded.append(bytes(array.fetch([ref.range])[0]))  # type: ignore[attr-defined]
             assert encoded[0] == encoded[1]
-    np.testing.assert_array_equal(values_of(second), image((24, 26, 28, 60))["data"])
+    np.testing.assert_array_equal(values_of(second), image((24, 26, 28, 60))["source"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -206,7 +206,7 @@ def test_codecs_are_chosen_or_kept(tmp_path: Path, kind: str, codec: str | None)
     first, second = tmp_path / "a.h5", tmp_path / f"b.{kind}"
     create(first, **image(), codec="portable")
     report = transcode(first, second, codec=codec)
-    np.testing.assert_array_equal(values_of(second), image()["data"])
+    np.testing.assert_array_equal(values_of(second), image()["source"])
     with open_store(second) as store:
         names = [step.name for step in store.root.array("0").spec.codecs]
     wanted = {
@@ -241,7 +241,7 @@ def test_images_are_laid_out_anew(tmp_path: Path, kind: str, before: Any, after:
     assert "0" in report.converted
     with fs.open(first) as old, fs.open(second) as new:
         assert new.access == after
-        np.testing.assert_array_equal(np.asarray(new), arguments["data"])
+        np.testing.assert_array_equal(np.asarray(new), arguments["source"])
         one, two = (dict(zip(x.spec.dims, x.spec.layout.chunks, strict=True)) for x in (old, new))
         assert (two["t"] > one["t"]) == (after == "time")
         assert new.digest == new.compute_digest()
@@ -687,7 +687,7 @@ def test_a_store_may_replace_itself(tmp_path: Path) -> None:
         path = tmp_path / f"a.{kind}"
         create(path, **image((12, 13, 14, 60)))
         transcode(path, path, access="volume", overwrite=True)
-        np.testing.assert_array_equal(values_of(path), image((12, 13, 14, 60))["data"])
+        np.testing.assert_array_equal(values_of(path), image((12, 13, 14, 60))["source"])
 
 
 # Plans and reports -------------------------------------------------------------------------------
@@ -911,7 +911,7 @@ def test_memory_stays_within_the_limit(
         other = "volume" if access == "time" else "time"
         create(
             tmp_path / source,
-            data=np.broadcast_to(plane, shape),
+            source=np.broadcast_to(plane, shape),
             space=space,
             access=other,
             codec="fast",
