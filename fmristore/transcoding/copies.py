@@ -116,7 +116,7 @@ def _stored(tree: Tree, attributes: Mapping[str, Attributes]) -> dict[str, Patte
 
 
 def named_replicas(attributes: Attributes, numbers: str) -> tuple[str, ...]:
-    """Copies that an array names, as `find_copies`; none if the attribute is damaged."""
+    """Copies that an array names, as `find_replicas`; none if the attribute is damaged."""
     try:
         return find_replicas(attributes, numbers)
     except InvalidInputError:

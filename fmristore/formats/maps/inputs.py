@@ -144,7 +144,7 @@ def finite_mask(stack: MapInputs, within: AnyArray | None, max_memory: int) -> A
 
     Parameters
     ----------
-    stack : MapStack
+    stack : MapInputs
         The maps; read once.
     within : ndarray of bool, (X, Y, Z), optional
         Voxels to look at; all of them by default.

@@ -269,7 +269,7 @@ def write_labeledvolumeset(  # noqa: PLR0913
     ----------
     group : Group
         New and empty.
-    stack : MapStack
+    stack : MapInputs
         The maps; each is read once.
     voxels : VoxelSet
         Voxels to store, in order of their index with x varying fastest.

@@ -223,7 +223,7 @@ def write_labeledvolumeset(
     ----------
     group : Group
         Root of an empty HDF5 file.
-    stack : MapStack
+    stack : MapInputs
         The maps.
     voxels : VoxelSet
         Voxels to store, in order of their index with x varying fastest.

@@ -57,7 +57,7 @@ def add_requests(
         Of the store.
     known : sequence of str
         Names of its scans, when it was opened.
-    requests : sequence of ScanRequest
+    requests : sequence of ScanInput
         The new ones.
 
     Raises

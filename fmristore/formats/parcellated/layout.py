@@ -185,7 +185,7 @@ def make_parcellation(
         See `Parcellation.from_labels`.
     space : NeuroSpace or ndarray, (4, 4), optional
         The grid, if an array of labels comes without a run.
-    request : ScanRequest, optional
+    request : ScanInput, optional
         The run.
     space_name : str, optional
         Name of the space; comes before what labels and run say.

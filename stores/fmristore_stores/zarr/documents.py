@@ -86,7 +86,7 @@ def parse_node(data: bytes) -> ParsedNode | None:
 
     Returns
     -------
-    Understood or None
+    ParsedNode or None
         None if zarr-python has to be asked.
     """
     try:

@@ -218,7 +218,7 @@ def test_the_turn_of_a_killed_process_is_free(
         "import sys, fcntl\n"
         "from tests.stores.publishing.test_turns import *\n"
         "if sys.argv[2] == 'False': without_locks(pytest.MonkeyPatch())\n"
-        "with change_store(sys.argv[1]) as store:\n"
+        "with edit_store(sys.argv[1]) as store:\n"
         "    store.root.create_array('half', SPEC)\n"
         "    print('now', flush=True)\n"
         "    sys.stdin.readline()\n"
