@@ -360,17 +360,17 @@ class TestDestinations:
             small: Any = {"time": 4096} if name == "_CHUNK_BYTES" else 4096
             monkeypatch.setattr(f"fmristore.planning.layout.{name}", small)
 
-        class Full:
-            def __init__(self, **_: object) -> None: ...
+        def full(**_: object) -> Any:
+            return Path("/dev/full").open("w+b", buffering=0)
 
-            def seek(self, offset: int) -> None: ...
+        monkeypatch.setattr("tempfile.TemporaryFile", full)
+        with refused(tmp_path, StorageError, match="set TMPDIR"):
+            fs.convert(source, tmp_path / f"a.{kind}", max_memory=values.nbytes // 8)
 
-            def write(self, data: object) -> None:
-                raise OSError(errno.ENOSPC, "No space left on device")
+        def none(**_: object) -> Any:
+            raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
 
-            def close(self) -> None: ...
-
-        monkeypatch.setattr("tempfile.TemporaryFile", Full)
+        monkeypatch.setattr("tempfile.TemporaryFile", none)
         with refused(tmp_path, StorageError, match="set TMPDIR"):
             fs.convert(source, tmp_path / f"a.{kind}", max_memory=values.nbytes // 8)
 
@@ -585,7 +585,8 @@ class TestChanged:
 
     def test_replaced(self, tmp_path: Path, kind: str) -> None:
         url = tmp_path / f"a.{kind}"
-        image = store(url, VALUES)
+        store(url, VALUES).close()
+        image = fs.open(url)
         store(url, VALUES + 1, overwrite=True).close()
         CHUNK_CACHE.clear()
         # Either the data that were opened, or a refusal; never others.

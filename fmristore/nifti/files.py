@@ -220,7 +220,7 @@ def _decoded(file: io.BufferedReader, url: str) -> Any:
     """The file decompressed; None if it is not compressed."""
     head = file.peek(18)[:18]
     if head.startswith(_GZIP_MAGIC):
-        return io.BufferedReader(_Gzip(file), _READ_BUFFER)
+        return io.BufferedReader(_Gzip(file, url), _READ_BUFFER)
     if head.startswith(_BZIP2_MAGIC):
         return bz2.BZ2File(file, "rb")
     if head.startswith(_ZSTD_MAGIC):
@@ -235,11 +235,12 @@ def _decoded(file: io.BufferedReader, url: str) -> Any:
 class _Gzip(io.RawIOBase):
     """A gzip file of which everything is read that precedes what is no gzip, as nibabel does."""
 
-    def __init__(self, file: io.BufferedReader) -> None:
+    def __init__(self, file: io.BufferedReader, url: str) -> None:
         from isal import igzip
 
         gzip_file: Any = igzip.IGzipFile
         self._file = file
+        self._url = url
         self._decoded = gzip_file(fileobj=file, mode="rb")
         self._again: Iterator[bytes] | None = None
         self._position = 0
@@ -272,7 +273,7 @@ class _Gzip(io.RawIOBase):
 
     def _begin_again(self) -> None:
         """Decode from the start, to where reading was, member by member."""
-        self._again = _members(self._file)
+        self._again = _members(self._file, self._url)
         while self._position:
             part = next(self._again)
             self._rest = memoryview(part)[self._position :]
@@ -284,7 +285,7 @@ class _Gzip(io.RawIOBase):
         super().close()
 
 
-def _members(file: io.BufferedReader) -> Iterator[bytes]:
+def _members(file: io.BufferedReader, url: str) -> Iterator[bytes]:
     """Decoded bytes of the members of a gzip file, up to what is none."""
     from isal import igzip_lib
 
@@ -307,7 +308,7 @@ def _members(file: io.BufferedReader) -> Iterator[bytes]:
         if decoder.eof:
             rest, decoder = decoder.unused_data, None
     if decoder is not None:
-        raise CorruptDataError("truncated gzip data: they end within a member")
+        raise CorruptDataError("truncated: the gzip data end within a member", url=url)
 
 
 def _zstd_size(head: bytes) -> int | None:

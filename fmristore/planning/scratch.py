@@ -32,6 +32,11 @@ class Scratch:
     max_memory : int
         A larger array lies in an unnamed temporary file (in ``TMPDIR``), which costs disk space
         but no memory: it is not mapped.
+
+    Raises
+    ------
+    StorageError
+        If no temporary file can be made.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, max_memory: int) -> None:
@@ -43,7 +48,13 @@ class Scratch:
         if nbytes <= max_memory:
             self._array = np.empty(shape, dtype)
         else:
-            self._file = tempfile.TemporaryFile(prefix="fmristore-", buffering=0)  # noqa: SIM115
+            try:
+                self._file = tempfile.TemporaryFile(prefix="fmristore-", buffering=0)  # noqa: SIM115
+            except OSError as error:
+                raise StorageError(
+                    f"no folder for scratch data: {error}; set TMPDIR to a folder with room, or "
+                    "raise max_memory"
+                ) from error
             self._descriptor = self._file.fileno()
 
     @property
@@ -75,7 +86,7 @@ class Scratch:
             ) from error
 
     def read(self, region: Region) -> AnyArray:
-        """Numbers of a region; a view where the array is in memory."""
+        """Data of a region; a view where the array is in memory."""
         if self._array is not None:
             return self._array[region]
         out = np.empty(region_shape(region), self.dtype)
