@@ -48,9 +48,13 @@ except ChildProcessError:
 """
 
 
+# What runs in the background ignores SIGINT, and so do its children.
+_HEEDS_SIGINT = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
 def _start(code: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", _HEEDS_SIGINT + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     line = process.stdout.readline()
