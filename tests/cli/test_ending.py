@@ -54,7 +54,10 @@ _HEEDS_SIGINT = "import signal; signal.signal(signal.SIGINT, signal.default_int_
 
 def _start(code: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", _HEEDS_SIGINT + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", _HEEDS_SIGINT + code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     line = process.stdout.readline()
