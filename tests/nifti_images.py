@@ -24,8 +24,6 @@ DTYPES = [*map(np.dtype, NUMBERS), RGB, RGBA]
 INT16 = np.dtype("i2")
 
 REFUSED = {
-    "analyze_con_01.hdr": "UnknownFormatError",
-    "analyze_con_01.img": "UnknownFormatError",
     "nibabel_nifti1.hdr": "NotFoundError",
     "nibabel_row_major.dconn.nii": "UnknownFormatError",
     "niftitest_run.210_7d.nii": "LayoutNotSupportedError",
@@ -136,7 +134,10 @@ def real_images(shared_data: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.rglob("*")
-        if is_nifti_name(path) and ".img" not in path.name and path.name not in REFUSED
+        if is_nifti_name(path)
+        and ".img" not in path.name
+        and not path.name.startswith("analyze_")
+        and path.name not in REFUSED
     )
 
 

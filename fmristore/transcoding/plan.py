@@ -225,7 +225,9 @@ def plan_transcode(
         (path, _portable(attributes, path, kind, losses))
         for path, attributes in tree.groups.items()
     )
-    _list_references({**dict(groups), **{p: of_arrays[p] for p in tree.arrays}}, store, losses)
+    _list_references(
+        {**dict(groups), **{p: a for p, a in of_arrays.items() if p in tree.arrays}}, store, losses
+    )
     steps = [
         plan_array(
             path,

@@ -100,7 +100,8 @@ def set_attribute(url: Path, node: str, name: str, value: Any) -> None:
     with h5py.File(url, "r+") as file:
         attributes = file[node or "/"].attrs
         attributes[name] = json.dumps(value)
-        attributes["_json"] = [*{*attributes.get("_json", []), name}]
+        names = {n if isinstance(n, str) else n.decode() for n in attributes.get("_json", [])}
+        attributes["_json"] = [n.encode() for n in {*names, name}]
 
 
 def use(url: Path, name: str) -> None:
@@ -273,7 +274,6 @@ def test_sparse_loadings_that_leave_out_entries(tmp_path: Path, kind: str) -> No
     [
         ("parcel_multiscan_full.h5", "clusters/cluster_ids", lambda v: v + 0.5),
         ("parcel_multiscan_full.h5", "clusters/cluster_ids", lambda v: v * np.nan),
-        ("parcel_multiscan_full.h5", "clusters/cluster_ids", lambda v: v[::-1]),
         ("parcel_multiscan_full.h5", "cluster_map", lambda v: v + 2**32),
         ("latent_sparse_offset.lv.h5", "basis/basis_matrix_sparse/indptr", lambda v: v * 0),
         ("latent_sparse_offset.lv.h5", "basis/basis_matrix_sparse/indices", lambda v: v - 1),

@@ -108,6 +108,7 @@ class Proxy:
     most_at_once: int = 0
     faults: int = 0
     _now: int = 0
+    _serving: set[asyncio.Task[None] | None] = field(default_factory=set)
     _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -127,15 +128,16 @@ class Proxy:
         """Answer the one request of a connection."""
         self._now += 1
         self.most_at_once = max(self.most_at_once, self._now)
+        # Nothing else refers to it while it waits for the server, and the client has said all.
+        self._serving.add(asyncio.current_task())
         try:
             await self._serve(reader, writer)
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
             self._now -= 1
+            self._serving.discard(asyncio.current_task())
             writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked = await _read_request(reader, writer)
@@ -269,10 +271,12 @@ def run_proxy(upstream: int, *, google: bool = False) -> Iterator[Proxy]:
         started.set()
         await stop.wait()
         server.close()
-        serving = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in serving:
-            task.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
+        # Connections that were accepted a moment ago become tasks only now.
+        while serving := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in serving:
+                task.cancel()
+            await asyncio.gather(*serving, return_exceptions=True)
+            await asyncio.sleep(0.01)
 
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()

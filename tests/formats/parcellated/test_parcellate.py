@@ -263,8 +263,9 @@ def test_bad_input_writes_nothing(tmp_path: Path) -> None:
         with pytest.raises(error, match=message):
             fs.parcellate(source, labels, tmp_path / "o.h5", **options)
         assert sorted(tmp_path.iterdir()) == sorted(before)
-    with pytest.raises(NotFoundError, match="folder"):
-        fs.parcellate(nifti, LABELS, tmp_path / "no" / "o.h5")
+    with pytest.raises(fs.errors.FmristoreError):
+        fs.parcellate(broken, LABELS, tmp_path / "no" / "o.h5")
+    assert not (tmp_path / "no").exists()
     with pytest.raises(InvalidInputError, match="must end in"):
         fs.parcellate(nifti, LABELS, tmp_path / "o.csv")
     kept = tmp_path / "kept.h5"
