@@ -133,7 +133,10 @@ def _check_header(image: DenseImage, node: str, findings: Findings) -> None:
     try:
         header = parse_header(image.header_bytes)
     except (*DAMAGE, *UNABLE, InvalidInputError) as error:
-        findings.problem("header", node, f"the header cannot be read: {error.message}")
+        # The image's times or affine may be what is damaged.
+        findings.problem(
+            "header", error.node or node, f"the header cannot be read: {error.message}"
+        )
     else:
         for text in _contradictions(image, header):
             findings.problem("header", node, text)

@@ -251,9 +251,7 @@ def damage_middle(data: bytes) -> bytes:
     return data[: len(data) // 2] + bytes(32) + data[len(data) // 2 + 32 :]
 
 
-@pytest.mark.parametrize(
-    "damage", [damage_crc, damage_middle, lambda d: d[: len(d) // 2], lambda d: d + b"junk" * 8]
-)
+@pytest.mark.parametrize("damage", [damage_crc, damage_middle, lambda d: d[: len(d) // 2]])
 def test_damaged_gzip(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     path = Recipe(shape=(20, 20, 20, 7), compressed=True).write(tmp_path)
     path.write_bytes(damage(path.read_bytes()))
