@@ -23,11 +23,11 @@ import fmristore.stores
 import fmristore_stores
 from fmristore_stores import errors
 from fmristore_stores.errors import ClosedError, FmristoreError
-from tests.images import RAW, ROOT, SCALED, SHAPE, STORES, make_values, run_python, store
+from tests.images import RAW, SCALED, SHAPE, STORES, make_values, run_python, store
 
 PACKAGES = (fmristore, fmristore_stores)
 FILES = sorted(
-    [*(ROOT / "fmristore").rglob("*.py"), *(ROOT / "stores/fmristore_stores").rglob("*.py")]
+    path for package in PACKAGES for path in Path(str(package.__file__)).parent.rglob("*.py")
 )
 
 HEAVY = ("h5py", "zarr", "nibabel", "fsspec", "numcodecs", "isal", "numpy", "rich", "typer")

@@ -37,7 +37,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "package": ({"codecs": [BYTES, {"name": "needs_a_package"}]}, CODEC, "needs_a_package"),
     "name of a codec": ({"codecs": [BYTES, "squeeze"]}, LAYOUT, "a name alone"),
     "dtype": ({"data_type": "bfloat16"}, LAYOUT, "'bfloat16'"),
-    "struct": ({"data_type": STRUCT, "fill_value": "AAAAAA=="}, LAYOUT, "struct"),
+    "struct": ({"data_type": STRUCT, "fill_value": "AAAAAA=="}, LAYOUT, r"struct|dtype \["),
     "transformer": ({"storage_transformers": [{"name": "x"}]}, LAYOUT, "storage transformers"),
     "field": ({"more": {"must_understand": True}}, LAYOUT, "'more'"),
 }
