@@ -161,7 +161,8 @@ def test_peak_of_traced_bytes(bench: Path, tmp_path: Path, name: str, store: str
     for shape in SHAPES.values():
         memory.labels_of(shape)
     work(memory.Job(bench, "small", store, tmp_path / f"first{store}", 1 << 28))
-    sizes, results = [TIGHT], []
+    sizes: list[int] = [TIGHT]
+    results: list[int] = []
 
     def once() -> None:
         out = tmp_path / f"{len(sizes)}-{len(results)}{store}"
