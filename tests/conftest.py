@@ -12,6 +12,9 @@ from typing import Any
 import hypothesis
 import pytest
 
+from fmristore_stores import opening
+from fmristore_stores.protocol import Store
+from fmristore_stores.testing.wrappers import CountingStore
 from tests.servers.fixtures import (
     azurite,
     gcs_emulator,
@@ -80,3 +83,17 @@ def s3(s3_endpoint: str) -> S3Server:
     bucket = f"bucket-{uuid.uuid4().hex[:12]}"
     s3fs.S3FileSystem(**options).call_s3("create_bucket", Bucket=bucket)
     return S3Server(bucket, options)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[CountingStore]:
+    """Every store that is opened from here on, each counting."""
+    found: list[CountingStore] = []
+    plainly = opening._open
+
+    def open_counting(*arguments: Any, **options: Any) -> Store:
+        found.append(CountingStore(plainly(*arguments, **options)))
+        return found[-1]
+
+    monkeypatch.setattr(opening, "_open", open_counting)
+    return found

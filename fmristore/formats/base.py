@@ -233,7 +233,7 @@ def first_few(items: Sequence[Any]) -> dict[str, Any]:
 
 
 def describe_data(arrays: Iterable[StoredArray]) -> dict[str, Any]:
-    """How the arrays that hold an object's numbers are laid out, and what they take.
+    """How the arrays that hold an object's data are stored, and their size on disk.
 
     Parameters
     ----------
@@ -301,7 +301,7 @@ def _layout(path: str, reader: ChunkReader) -> dict[str, Any]:
 
 
 def access_text(access: str) -> str:
-    """What an image is laid out for, in words."""
+    """The access pattern that an image is stored for, in words."""
     return "time and for volumes" if access == "both" else access
 
 

@@ -2,6 +2,7 @@
 
 `GridView` has what users call: indexing, series, plans, statistics, exports. A format gives it
 three things: the values of a region, those of scattered voxels, and what a region costs to read.
+The class is whole here, docstrings with it, which makes the module long.
 """
 
 from __future__ import annotations

@@ -124,13 +124,13 @@ def locate(
         return NiftiFiles(named, named, storage_options)
     stem, suffix, compressed, tail = parts
     other = ".img" if suffix.lower() == ".hdr" else ".hdr"
-    spellings = dict.fromkeys(
+    suffixes = dict.fromkeys(
         (other.upper() if suffix.isupper() else other, other, other.upper(), other.capitalize())
     )
     candidates = [
-        f"{stem}{spelling}{ending}{tail}"
+        f"{stem}{of_other}{ending}{tail}"
         for ending in ((compressed, ".gz", ".GZ", "") if compressed else ("", ".gz", ".GZ"))
-        for spelling in spellings
+        for of_other in suffixes
     ]
     for candidate in candidates:
         if exists(candidate, storage_options):

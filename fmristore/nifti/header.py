@@ -237,8 +237,8 @@ def parse_header(raw: bytes, *, files: NiftiFiles | None = None) -> NiftiHeader:
     fields = read_fields(raw)
     if files is not None and files.is_pair == fields.single:
         forms = ("two files (.hdr and .img)", "one file (.nii)")
-        told, named = forms[fields.single], forms[not fields.single]
-        raise MetadataError(f"the header's magic is that of {told}, the name that of {named}")
+        stated, named = forms[fields.single], forms[not fields.single]
+        raise MetadataError(f"the header's magic is that of {stated}, the name that of {named}")
     if fields.single and len(raw) != fields.data_offset:
         msg = f"{len(raw)} bytes before the data: the header says {fields.data_offset}"
         raise CorruptDataError(msg)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import nibabel
@@ -33,26 +33,11 @@ _NO_CLEANING: dict[str, Any] = {
 """Of the masker that extracts blocks: what concerns whole series is done once for all of them."""
 
 
-def _parameters_of(masker: type) -> Callable[[Any], Any]:
-    """Give an ``__init__`` the signature of nilearn's, and ours after it: scikit-learn reads it."""
-
-    def sign(init: Any) -> Any:
-        theirs = inspect.signature(masker)
-        ours = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-            for name, default in (("max_memory", _MAX_MEMORY), ("storage_options", None))
-        ]
-        itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        every = [itself, *theirs.parameters.values(), *ours]
-        init.__signature__ = theirs.replace(parameters=every)
-        return init
-
-    return sign
-
-
 class _Streamed:
     """The part of a masker that reads; all else is nilearn's."""
 
+    __init__: Any
+    """Made by `_streaming`, with the signature of the masker."""
     max_memory: int | str
     storage_options: Mapping[str, Any] | None
     clean_args_: Mapping[str, Any]
@@ -180,77 +165,51 @@ _PARAMETERS = """
     """
 
 
-def _documented(cls: Any) -> Any:
+def _streaming(cls: Any) -> Any:
+    """Give a masker the parameters of nilearn's, and ours after them: scikit-learn reads them."""
+    masker = cls.__bases__[-1]
+
+    def init(
+        self: Any,
+        *args: Any,
+        max_memory: int | str = _MAX_MEMORY,
+        storage_options: Mapping[str, Any] | None = None,
+        **parameters: Any,
+    ) -> None:
+        masker.__init__(self, *args, **parameters)
+        self.max_memory = max_memory
+        self.storage_options = storage_options
+
+    signature = inspect.signature(masker)
+    itself, *_, ours, also, _ = inspect.signature(init).parameters.values()
+    every = [itself, *signature.parameters.values(), ours, also]
+    made: Any = init
+    made.__signature__ = signature.replace(
+        parameters=[p.replace(annotation=inspect.Parameter.empty) for p in every]
+    )
+    cls.__init__ = made
     cls.__doc__ = f"{cls.__doc__}{_PARAMETERS}"
     return cls
 
 
-@_documented
+@_streaming
 class NiftiMasker(_Streamed, maskers.NiftiMasker):
     """nilearn's `NiftiMasker`, in blocks of volumes: series of the voxels of a mask."""
 
-    @_parameters_of(maskers.NiftiMasker)
-    def __init__(
-        self,
-        *args: Any,
-        max_memory: int | str = _MAX_MEMORY,
-        storage_options: Mapping[str, Any] | None = None,
-        **parameters: Any,
-    ) -> None:
-        super().__init__(*args, **parameters)
-        self.max_memory = max_memory
-        self.storage_options = storage_options
 
-
-@_documented
+@_streaming
 class NiftiLabelsMasker(_Streamed, maskers.NiftiLabelsMasker):
     """nilearn's `NiftiLabelsMasker`, in blocks of volumes: series of regions of a label image."""
 
-    @_parameters_of(maskers.NiftiLabelsMasker)
-    def __init__(
-        self,
-        *args: Any,
-        max_memory: int | str = _MAX_MEMORY,
-        storage_options: Mapping[str, Any] | None = None,
-        **parameters: Any,
-    ) -> None:
-        super().__init__(*args, **parameters)
-        self.max_memory = max_memory
-        self.storage_options = storage_options
 
-
-@_documented
+@_streaming
 class NiftiMapsMasker(_Streamed, maskers.NiftiMapsMasker):
     """nilearn's `NiftiMapsMasker`, in blocks of volumes: series of maps that may overlap."""
 
-    @_parameters_of(maskers.NiftiMapsMasker)
-    def __init__(
-        self,
-        *args: Any,
-        max_memory: int | str = _MAX_MEMORY,
-        storage_options: Mapping[str, Any] | None = None,
-        **parameters: Any,
-    ) -> None:
-        super().__init__(*args, **parameters)
-        self.max_memory = max_memory
-        self.storage_options = storage_options
 
-
-@_documented
+@_streaming
 class NiftiSpheresMasker(_Streamed, maskers.NiftiSpheresMasker):
     """nilearn's `NiftiSpheresMasker`, in blocks of volumes: series of spheres around seeds."""
-
-    @_parameters_of(maskers.NiftiSpheresMasker)
-    def __init__(
-        self,
-        *args: Any,
-        max_memory: int | str = _MAX_MEMORY,
-        storage_options: Mapping[str, Any] | None = None,
-        **parameters: Any,
-    ) -> None:
-        super().__init__(*args, **parameters)
-        self.max_memory = max_memory
-        self.storage_options = storage_options
 
     def _restriction(self, run: Run) -> dict[str, Any]:
         """A mask of the voxels near seeds: nilearn lists all that there are for each block."""

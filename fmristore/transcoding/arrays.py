@@ -141,8 +141,8 @@ def plan_array(
     if access is None and reason and codec != "keep":
         access = recorded
     if access is not None and "t" in source.dims:
-        axes, target, anew = _lay_out(source, kind, access, codec)
-        reason = f"{reason}; {anew}" if reason else anew
+        axes, target, rechunked = _lay_out(source, kind, access, codec)
+        reason = f"{reason}; {rechunked}" if reason else rechunked
     method, why = _method(array, target, reason)
     return ArrayStep(
         path=path,

@@ -57,7 +57,7 @@ class Content:
 def open_content(locator: Locator, store: Store, tree: Tree, findings: Findings) -> Content:
     """Open what a store holds and see whether its parts fit each other."""
     name = tree.groups.get("", {}).get(FORMAT)
-    told = None if name is None else str(name)
+    recorded = None if name is None else str(name)
     own = frozenset(path for path in tree.arrays if path.rpartition("/")[2] == "0")
     try:
         stored = open_handle(FixedHandle(locator, store))
@@ -66,19 +66,19 @@ def open_content(locator: Locator, store: Store, tree: Tree, findings: Findings)
             findings.error(error, "")
         elif name is not None:
             findings.note("not-checked", "", f"only the chunks were checked: {error.message}")
-        return Content(told)
+        return Content(recorded)
     except (*DAMAGE, *UNABLE) as error:
         _tell(error, findings)
         # Then this rule of the format has to do: all chunks of an array 0 were written.
-        return Content(told, own if told else frozenset())
-    told = stored.format_name
+        return Content(recorded, own if recorded else frozenset())
+    recorded = stored.format_name
     if not isinstance(stored, StoredObject):
-        return Content(told)
+        return Content(recorded)
     _attempt(stored.check, findings)
     _check_parts(stored, tree, findings)
     paths = _attempt(lambda: [array.path for array in stored.primary_arrays], findings)
     if paths is None:
-        return Content(told, own)
+        return Content(recorded, own)
     known = {item.path: item for item in tree.unreadable}
     for path in {*paths} - {*tree.arrays}:
         item = known.get(path)
@@ -86,7 +86,7 @@ def open_content(locator: Locator, store: Store, tree: Tree, findings: Findings)
             findings.problem("not-found", path, "the data are missing")
         elif not item.damaged and item.kind != "name":  # damage is a problem already
             findings.problem("unreadable", path, item.reason)
-    return Content(told, frozenset(paths))
+    return Content(recorded, frozenset(paths))
 
 
 def _attempt(work: Callable[[], Result], findings: Findings) -> Result | None:
@@ -155,9 +155,11 @@ def _contradictions(image: DenseImage, header: NiftiHeader) -> list[str]:
     if (header.dtype, header.colors) != (number, colors):
         theirs = f"{header.colors} colours" if header.colors else header.dtype
         found.append(f"the header's type is {theirs}, the image's {image.stored_dtype}")
-    told, kept = header.tr, image.space.tr
-    if (told is None) != (kept is None) or not np.isclose(told or 0, kept or 0, rtol=_TOLERANCE):
-        found.append(f"the header's TR is {told} s, the image's {kept} s")
+    stated, kept = header.tr, image.space.tr
+    if (stated is None) != (kept is None) or not np.isclose(
+        stated or 0, kept or 0, rtol=_TOLERANCE
+    ):
+        found.append(f"the header's TR is {stated} s, the image's {kept} s")
     offsets = header.space.time_offset, image.space.time_offset
     if not np.isclose(*offsets, rtol=_TOLERANCE):
         found.append(f"the header's first volume is at {offsets[0]} s, the image's {offsets[1]} s")

@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 
 import fmristore as fs
-from fmristore_stores import opening
 from fmristore_stores.errors import ClosedError
 from fmristore_stores.io import sources
-from fmristore_stores.protocol import Buffer, ByteRange, Store
+from fmristore_stores.protocol import Buffer, ByteRange
 from fmristore_stores.testing.wrappers import CountingStore
 from tests.images import LAYOUTS, make_values, store
 
@@ -45,20 +44,6 @@ class Fetched:
     """Byte ranges that were fetched from files or objects."""
 
     ranges: list[ByteRange] = field(default_factory=list)
-
-
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[CountingStore]:
-    """Every store that is opened from here on, each counting."""
-    found: list[CountingStore] = []
-    plainly = opening._open
-
-    def open_counting(*arguments: Any, **options: Any) -> Store:
-        found.append(CountingStore(plainly(*arguments, **options)))
-        return found[-1]
-
-    monkeypatch.setattr(opening, "_open", open_counting)
-    return found
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""Named maps on one grid, in the voxels of a mask."""
+"""Named maps on one grid, in the voxels of a mask.
+
+The class is whole here, with what adds, renames and removes maps, which makes the module long.
+"""
 
 from __future__ import annotations
 

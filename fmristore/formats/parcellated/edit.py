@@ -15,7 +15,7 @@ from fmristore.formats.parcellated.layout import (
     Target,
     check_names,
     each_content,
-    matrix_boxes,
+    matrix_blocks,
     write_scan,
 )
 from fmristore.sources.parcellation import Parcellation
@@ -178,7 +178,7 @@ def _check_scans(store: Store, names: Sequence[str], max_memory: int) -> None:
         if name not in listed:
             raise StorageError(f"scan {name!r} was written and is not in the list of scans")
         reader = ChunkReader(array, missing="error")
-        for region in matrix_boxes(
+        for region in matrix_blocks(
             array.spec,
             max(min(_CHECK_BYTES, max_memory // 2), array.spec.chunk_nbytes),
             array.spec.layout.chunks,

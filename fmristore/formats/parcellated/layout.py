@@ -1,4 +1,7 @@
-"""Where in a store parcellated scans are, reading them there and writing them."""
+"""Where in a store parcellated scans are, reading them there and writing them.
+
+Scans, summaries and containers of both share their nodes, so all of it is in this one long module.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +79,7 @@ __all__ = [
     "each_content",
     "given_matrix",
     "make_parcellation",
-    "matrix_boxes",
+    "matrix_blocks",
     "no_such_scan",
     "only_scan",
     "open_content",
@@ -459,7 +462,7 @@ def write_scan(store: Store, scans: Group, content: ScanContent, options: Parcel
         write_array(group, "0", spec, values, data_attributes)
         return
     array = NewArray(group, "0", spec, data_attributes)
-    for rows, part in matrix_boxes(spec, options.max_memory, share=UNIT_SHARE):
+    for rows, part in matrix_blocks(spec, options.max_memory, share=UNIT_SHARE):
         array.write((rows, part), matrix.read(rows, part))
     array.finish()
 
@@ -471,7 +474,7 @@ def _scan_spec(shape: tuple[int, int], dtype: np.dtype[Any], axis: str, codec: s
     return replace(spec, codecs=choose_codecs(codec, spec))
 
 
-def matrix_boxes(
+def matrix_blocks(
     spec: ArraySpec, max_memory: int, unit: tuple[int, ...] | None = None, *, share: int = 1
 ) -> Iterator[Region]:
     """Regions of a matrix that consist of whole write units and fit in memory.

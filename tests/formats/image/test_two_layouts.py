@@ -24,11 +24,10 @@ from typer.testing import CliRunner
 import fmristore as fs
 from fmristore.cli import app
 from fmristore.formats.image import replicas as copies
-from fmristore_stores import opening
 from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.errors import CorruptDataError, InvalidInputError, MetadataError
 from fmristore_stores.opening import open_store
-from fmristore_stores.protocol import AnyArray, Store
+from fmristore_stores.protocol import AnyArray
 from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.testing.wrappers import CountingStore
 from tests.images import AFFINE, SCALED, STORES, make_values, run_python, store, write_nifti
@@ -60,20 +59,6 @@ def both(tmp_path: Path, kind: str, small_chunks: None) -> Path:
     url = tmp_path / f"both.{kind}"
     store(url, VALUES, access="both", codec="dual").close()
     return url
-
-
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[CountingStore]:
-    """Every store that is opened from here on, each counting."""
-    found: list[CountingStore] = []
-    plainly = opening._open
-
-    def open_counting(*arguments: Any, **options: Any) -> Store:
-        found.append(CountingStore(plainly(*arguments, **options)))
-        return found[-1]
-
-    monkeypatch.setattr(opening, "_open", open_counting)
-    return found
 
 
 def arrays(url: Path) -> dict[str, AnyArray]:
