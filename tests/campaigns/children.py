@@ -190,6 +190,7 @@ def _serve(tasks: Sequence[Task], pipe: int) -> None:
     """Run the tasks in the child; never returns."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         quiet = os.open(os.devnull, os.O_WRONLY)
         if not os.environ.get("CAMPAIGN_LOUD"):
             os.dup2(quiet, 2)
