@@ -527,10 +527,8 @@ class HDF5Array:
 
     def _mask(self, start: tuple[int, ...]) -> int | None:
         """Which filters a stored chunk lacks; None if there is no such chunk."""
-        try:
-            return int(self._node.read_direct_chunk(start)[0])
-        except (RuntimeError, OSError, MemoryError):
-            return None
+        info = self._node.get_chunk_info_by_coord(start)
+        return int(info.filter_mask) if info.byte_offset else None
 
     def _spaces(self, region: Region, shape: tuple[int, ...]) -> tuple[Any, Any]:
         """HDF5's words for an array in memory and a region of the file."""
