@@ -74,8 +74,8 @@ def _summary(**options: Any) -> Callable[[Job], Any]:
     import fmristore as fs
 
     return lambda job: fs.ParcellatedScanSummary.create(
-        job.out,
         job.stored("run"),
+        job.out,
         parcellation=labels_of(job.shape),
         max_memory=job.size,
         **options,
@@ -103,14 +103,14 @@ def _creations() -> dict[str, Callable[[Job], Any]]:
     return {
         **{f"NeuroVec.create {access}": _convert(access) for access in ("time", "volume", "both")},
         "MaskedNeuroVec.create": lambda job: fs.MaskedNeuroVec.create(
-            job.out, job.stored("run"), mask=labels_of(job.shape) > 3, max_memory=job.size
+            job.stored("run"), job.out, mask=labels_of(job.shape) > 3, max_memory=job.size
         ),
         "NeuroVecSeq.create": lambda job: fs.NeuroVecSeq.create(
-            job.out, {"a": job.nifti, "b": job.stored("run")}, max_memory=job.size
+            {"a": job.nifti, "b": job.stored("run")}, job.out, max_memory=job.size
         ),
         "ParcellatedScan.create": lambda job: fs.ParcellatedScan.create(
-            job.out,
             job.stored("run"),
+            job.out,
             parcellation=labels_of(job.shape),
             max_memory=job.size,
         ),
@@ -120,15 +120,15 @@ def _creations() -> dict[str, Callable[[Job], Any]]:
         },
         "ParcellatedScanSummary.create weights": _weighted,
         "LabeledVolumeSet.create": lambda job: fs.LabeledVolumeSet.create(
+            job.nifti,
             job.out,
             labels=[f"map {t}" for t in range(job.shape[3])],
-            data=job.nifti,
             mask=labels_of(job.shape) > 3,
             max_memory=job.size,
         ),
         "LatentNeuroVec.from_pca": lambda job: fs.LatentNeuroVec.from_pca(
-            job.out,
             job.stored("run"),
+            job.out,
             n_components=5,
             mask=labels_of(job.shape) >= labels_of(job.shape).max() - 2,
             max_memory=job.size,
@@ -148,6 +148,7 @@ def _add_scan(job: Job) -> None:
     import fmristore as fs
 
     with fs.ParcellatedMultiScan.create(
+        {},
         job.out,
         parcellation=fs.Parcellation.from_labels(
             labels_of(job.shape), space=fs.open(job.stored("run")).space.without_time()
@@ -211,8 +212,8 @@ def _of_parcels() -> dict[str, Callable[[Job], Any]]:
             job.stored("run"), labels_of(job.shape), job.out, max_memory=job.size
         ),
         "ParcellatedMultiScan.create mean": lambda job: fs.ParcellatedMultiScan.create(
-            job.out,
             {"a": job.stored("run"), "b": job.nifti},
+            job.out,
             parcellation=labels_of(job.shape),
             statistic="mean",
             max_memory=job.size,
@@ -270,25 +271,25 @@ def _write(folder: Path, name: str, stores: Sequence[str], access: Any) -> None:
         labels = labels_of(shape)
         fs.convert(job.nifti, job.stored("run"), access=access, codec="fast")
         fs.MaskedNeuroVec.create(
-            job.stored("masked"), job.stored("run"), mask=labels > 3, codec="fast"
+            job.stored("run"), job.stored("masked"), mask=labels > 3, codec="fast"
         )
         scans = {"a": job.stored("run"), "b": job.nifti}
         fs.ParcellatedMultiScan.create(
-            job.stored("multi"), scans, parcellation=labels, statistic="mean"
+            scans, job.stored("multi"), parcellation=labels, statistic="mean"
         )
         fs.ParcellatedScan.create(
-            job.stored("parcels"), job.stored("run"), parcellation=labels, codec="fast"
+            job.stored("run"), job.stored("parcels"), parcellation=labels, codec="fast"
         )
         fs.LabeledVolumeSet.create(
+            job.nifti,
             job.stored("maps"),
             labels=[f"map {t}" for t in range(shape[3])],
-            data=job.nifti,
             mask=labels > 3,
             codec="fast",
         )
-        fs.NeuroVecSeq.create(job.stored("runs"), {"a": job.nifti, "b": job.nifti}, codec="fast")
+        fs.NeuroVecSeq.create({"a": job.nifti, "b": job.nifti}, job.stored("runs"), codec="fast")
         fs.LatentNeuroVec.from_pca(
-            job.stored("latent"), job.stored("run"), 3, mask=labels >= labels.max() - 2
+            job.stored("run"), job.stored("latent"), 3, mask=labels >= labels.max() - 2
         )
 
 

@@ -108,7 +108,7 @@ def _make_stores(place: Place, shape: tuple[int, int, int, int]) -> AnyArray:
                 fs.virtualize(url.removesuffix(".refs.json"), storage_options=place.options)
             else:
                 fs.NeuroVec.create(
-                    url, data, space=space, codec=store.codec, storage_options=place.options
+                    data, url, space=space, codec=store.codec, storage_options=place.options
                 ).close()
     return data
 

@@ -183,7 +183,7 @@ def _rechunkers(run: Run, tiles: int, labels: Sequence[str], wanted: set[str]) -
             continue
         path = run.folder / f"tiled-{before}.ome.zarr"
         fs.NeuroVec.create(
-            path, values, space=run.affine, tr=2.0, access=before, overwrite=True
+            values, path, space=run.affine, tr=2.0, access=before, overwrite=True
         ).close()
         for name, label in names.items():
             new = run.folder / f"rechunked for {after} by {label}.ome.zarr"

@@ -91,7 +91,7 @@ def _contenders(
             fs.convert(run.nii_gz, path, access=access, codec=kind.codec)
         else:
             fs.NeuroVec.create(
-                path, run.values, space=run.affine, tr=2.0, access=access, codec=kind.codec
+                run.values, path, space=run.affine, tr=2.0, access=access, codec=kind.codec
             ).close()
 
     def peer(label: str, path: Path) -> None:

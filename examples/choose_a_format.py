@@ -28,12 +28,12 @@ def main(run: Any, mask: Any, labels: Any, names: Any, out: Path) -> None:
         if run is None:
             run, mask, labels = make_up(folder)
 
-        full = fs.NeuroVec.create(folder / "full.h5", run)
-        masked = fs.MaskedNeuroVec.create(folder / "masked.h5", full, mask=mask)
+        full = fs.NeuroVec.create(run, folder / "full.h5")
+        masked = fs.MaskedNeuroVec.create(full, folder / "masked.h5", mask=mask)
         parcels = fs.Parcellation.from_labels(labels, names=names, mask=mask, space=full.space)
-        voxels = fs.ParcellatedScan.create(folder / "voxels.h5", full, parcellation=parcels)
+        voxels = fs.ParcellatedScan.create(full, folder / "voxels.h5", parcellation=parcels)
         means = fs.parcellate(full, parcels, folder / "means.h5")
-        latent = fs.LatentNeuroVec.from_pca(folder / "latent.h5", full, 20, mask=mask)
+        latent = fs.LatentNeuroVec.from_pca(full, folder / "latent.h5", 20, mask=mask)
         print(f"20 components miss {latent.reconstruction_error:.0%} of the fluctuations in time")
 
         where = int(np.argmax(parcels.sizes))  # the largest parcel
@@ -85,7 +85,7 @@ def make_up(folder: Path) -> tuple[Any, Any, Any]:
     """Make a run, a mask of its brain, and 27 blocks of brain as labels."""
     run = folder / "bold.nii.gz"
     make_run(run, shape=(32, 32, 20, 60))
-    with fs.NeuroVec.create(folder / "bold.h5", run) as bold:
+    with fs.NeuroVec.create(run, folder / "bold.h5") as bold:
         brain = bold[..., 0] > 100
     boxes = [3 * index // n for index, n in zip(np.indices(brain.shape), brain.shape, strict=True)]
     return run, brain, brain * (1 + boxes[0] + 3 * boxes[1] + 9 * boxes[2])

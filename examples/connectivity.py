@@ -79,7 +79,7 @@ def make_up(folder: str) -> tuple[Any, Any, list[str]]:
     own = rng.normal(size=(24, 200))[labels - 1]
     data = 1000 + 10 * (shared + own) + rng.normal(scale=20, size=own.shape)
     space = np.diag([4.0, 4, 4, 1])
-    run = fs.NeuroVec.create(f"{folder}/run.h5", data.astype(np.int16), space=space, tr=2.0)
+    run = fs.NeuroVec.create(data.astype(np.int16), f"{folder}/run.h5", space=space, tr=2.0)
     return run, labels, names
 
 

@@ -24,13 +24,13 @@ def main(run: Any, mask: Any, components: list[int], out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if run is None:
             run, mask = make_up(folder)
-        bold = fs.MaskedNeuroVec.create(f"{folder}/bold.h5", run, mask=mask)
+        bold = fs.MaskedNeuroVec.create(run, f"{folder}/bold.h5", mask=mask)
         exact = size_of(bold)
         print(f"all data in the mask {exact:6.2f} MB")
         stored, sizes, missed = [], [], []
         for count in components:
             latent = fs.LatentNeuroVec.from_pca(
-                f"{folder}/{count}.h5", bold, count, mask=bold.mask, voxel_error=True
+                bold, f"{folder}/{count}.h5", count, mask=bold.mask, voxel_error=True
             )
             stored.append(latent)
             sizes.append(size_of(latent))
@@ -84,7 +84,7 @@ def make_up(folder: str) -> tuple[Any, Any]:
     values = 1000 * brain[..., None] + rng.normal(size=(*shape, 15)) @ courses.T
     values += rng.normal(scale=3, size=values.shape)
     space = np.diag([3.0, 3, 3, 1])
-    run = fs.NeuroVec.create(f"{folder}/run.h5", values.astype(np.int16), space=space, tr=2.0)
+    run = fs.NeuroVec.create(values.astype(np.int16), f"{folder}/run.h5", space=space, tr=2.0)
     return run, brain
 
 

@@ -20,8 +20,8 @@ def main() -> None:
     affine = np.diag([3.0, 3.0, 3.0, 1.0])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        fs.NeuroVec.create(folder / "run.h5", data, space=affine, tr=2.0).close()
-        fs.NeuroVec.create(folder / "run.ome.zarr", data, space=affine, tr=2.0).close()
+        fs.NeuroVec.create(data, folder / "run.h5", space=affine, tr=2.0).close()
+        fs.NeuroVec.create(data, folder / "run.ome.zarr", space=affine, tr=2.0).close()
 
         with h5py.File(folder / "run.h5") as file:
             stored = file["0"]

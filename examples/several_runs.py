@@ -28,7 +28,7 @@ def main(runs: list[Any], labels: Any, names: Any, out: Path) -> None:
         named = {f"run-{number:02}": run for number, run in enumerate(runs, 1)}
 
         # Voxels: all runs are one long run, in which t counts through all of them.
-        with fs.NeuroVecSeq.create(f"{folder}/voxels.h5", named) as seq:
+        with fs.NeuroVecSeq.create(named, f"{folder}/voxels.h5") as seq:
             print(seq)
             x, y, z = (n // 2 for n in seq.shape[:3])
             print("one voxel through all runs", seq[x, y, z].shape)
@@ -38,7 +38,7 @@ def main(runs: list[Any], labels: Any, names: Any, out: Path) -> None:
         # Parcels: scans are found by name, and more can be added at any time.
         last, run = named.popitem()
         with fs.ParcellatedMultiScan.create(
-            f"{folder}/parcels.h5", named, parcellation=labels, names=names, statistic="mean"
+            named, f"{folder}/parcels.h5", parcellation=labels, names=names, statistic="mean"
         ) as scans:
             scans.add_scan(last, run, statistic="mean")
             print(scans)
@@ -74,7 +74,7 @@ def make_up(folder: str) -> tuple[list[Any], Any]:
         level = 1000 + rng.normal(scale=20) + 8 * np.sin(np.arange(length) / 5)
         data = (level + rng.normal(scale=15, size=(*labels.shape, length))).astype(np.int16)
         url = f"{folder}/{len(runs)}.h5"
-        runs.append(fs.NeuroVec.create(url, data, space=np.diag([3.0, 3, 3, 1]), tr=2.0))
+        runs.append(fs.NeuroVec.create(data, url, space=np.diag([3.0, 3, 3, 1]), tr=2.0))
     return runs, labels
 
 

@@ -26,9 +26,9 @@ def main(maps: list[Any], out: Path) -> None:
     named = {f"sub-{number:02}": image for number, image in enumerate(maps, 1)}
     with tempfile.TemporaryDirectory() as folder:
         # Store all voxels, and of these the ones in which every subject has data.
-        with fs.LabeledVolumeSet.create(f"{folder}/all.h5", named, space=affine) as stored:
+        with fs.LabeledVolumeSet.create(named, f"{folder}/all.h5", space=affine) as stored:
             everywhere = np.isfinite(stored[...]).all(axis=3)
-            group = fs.LabeledVolumeSet.create(f"{folder}/maps.h5", stored, mask=everywhere)
+            group = fs.LabeledVolumeSet.create(stored, f"{folder}/maps.h5", mask=everywhere)
         print(group)
         x, y, z = (n // 2 for n in group.shape[:3])
         print("one subject's map      ", group["sub-02"].shape)

@@ -17,7 +17,7 @@ from fmristore.model.space import NeuroSpace
 from fmristore.planning.layout import Access, Order
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
-from fmristore.sources.door import open_if_path, source_of
+from fmristore.sources.door import check_order, open_if_path, source_of
 from fmristore.sources.parcellation import Parcellation
 from fmristore_stores.errors import AlreadyExistsError, InvalidInputError
 from fmristore_stores.io.location import Kind, exists, normalise
@@ -247,6 +247,7 @@ def convert(  # noqa: PLR0913
     -----
     `fmristore.open` gives the image back; `NeuroVec.to_nifti` gives the file back, byte for byte.
     """
+    check_order(source, url)
     max_memory = parse_size(max_memory)
     options = {
         "access": access,
@@ -262,7 +263,7 @@ def convert(  # noqa: PLR0913
     said = {name: value for name, value in known.items() if value is not None}
     if isinstance(source, list | tuple | Mapping):
         given = {name: value for name, value in options.items() if value is not None}
-        return format_class("neurovecseq").create(url, source, **given, **said)
+        return format_class("neurovecseq").create(source, url, **given, **said)
     with open_if_path(source, storage_options) as found:
         if isinstance(found, StoredObject):
             if said and not isinstance(found, DenseImage):
@@ -273,7 +274,7 @@ def convert(  # noqa: PLR0913
         image = source_of(found, tr=tr, space_name=space_name, metadata=metadata)
         name = "neurovol" if image.space.time_points is None else "neurovec"
         given = {name: value for name, value in options.items() if value is not None}
-        return format_class(name).create(url, image, **given)
+        return format_class(name).create(image, url, **given)
 
 
 def parcellate(  # noqa: PLR0913
@@ -376,6 +377,7 @@ def parcellate(  # noqa: PLR0913
     ... )
     >>> rest.to_dataframe()                                                   # doctest: +SKIP
     """
+    check_order(source, url)
     max_memory = parse_size(max_memory)
     if scan is not None and not overwrite and exists(normalise(url), storage_options):
         _refuse(profile=profile, dtype=dtype, space_name=space_name)
@@ -400,8 +402,8 @@ def parcellate(  # noqa: PLR0913
         raise InvalidInputError("labels are needed for a new store")
     summary: type[ParcellatedScanSummary] = format_class("parcellatedscansummary")
     return summary.create(
-        url,
         source,
+        url,
         parcellation=labels,
         names=names,
         mask=mask,

@@ -25,36 +25,36 @@ OFFSET = np.arange(len(LOADINGS)) / 2
 
 
 def _image(url: Path | str) -> Any:
-    return fs.NeuroVec.create(url, RUN, space=SPACE, slope=0.5, inter=1.0)
+    return fs.NeuroVec.create(RUN, url, space=SPACE, slope=0.5, inter=1.0)
 
 
 def _volume(url: Path | str) -> Any:
-    return fs.NeuroVol.create(url, RUN[..., 0], space=GRID)
+    return fs.NeuroVol.create(RUN[..., 0], url, space=GRID)
 
 
 def _sequence(url: Path | str) -> Any:
     runs = {"rest": RUN, "task": RUN[..., :8]}
-    return fs.NeuroVecSeq.create(url, runs, space=GRID, tr=[1.5, 2.0])
+    return fs.NeuroVecSeq.create(runs, url, space=GRID, tr=[1.5, 2.0])
 
 
 def _masked(url: Path | str) -> Any:
-    return fs.MaskedNeuroVec.create(url, RUN, mask=MASK, space=SPACE)
+    return fs.MaskedNeuroVec.create(RUN, url, mask=MASK, space=SPACE)
 
 
 def _maps(url: Path | str) -> Any:
     maps = {"Faces > Houses": RUN[..., 0] / 4, "rest/..": RUN[..., 1] / 4}
-    return fs.LabeledVolumeSet.create(url, maps, mask=MASK, space=GRID)
+    return fs.LabeledVolumeSet.create(maps, url, mask=MASK, space=GRID)
 
 
 def _latent(url: Path | str) -> Any:
     return fs.LatentNeuroVec.create(
-        url, BASES, LOADINGS, mask=MASK, space=GRID, tr={"one": 2.0, "two": 2.0}, offset=OFFSET
+        BASES, LOADINGS, url, mask=MASK, space=GRID, tr={"one": 2.0, "two": 2.0}, offset=OFFSET
     )
 
 
 def _scan(url: Path | str) -> Any:
     return fs.ParcellatedScan.create(
-        url, RUN, parcellation=LABELS, names=NAMES, space=SPACE, name="rest"
+        RUN, url, parcellation=LABELS, names=NAMES, space=SPACE, name="rest"
     )
 
 
@@ -64,7 +64,7 @@ def _summary(url: Path | str) -> Any:
 
 def _scans(url: Path | str) -> Any:
     multi = fs.ParcellatedMultiScan.create(
-        url, {"rest": RUN}, parcellation=LABELS, names=NAMES, space=SPACE
+        {"rest": RUN}, url, parcellation=LABELS, names=NAMES, space=SPACE
     )
     multi.add_scan("task", RUN[..., :8], statistic="mean", tr=2.0)
     return multi
@@ -85,12 +85,12 @@ WRITERS: Mapping[str, Callable[[Path | str], Any]] = {
 
 
 def _r_image(url: Path) -> Any:
-    return fs.NeuroVec.create(url, RUN.astype("f4"), space=SPACE, profile="r")
+    return fs.NeuroVec.create(RUN.astype("f4"), url, space=SPACE, profile="r")
 
 
 def _r_sequence(url: Path) -> Any:
     runs = {"a": RUN.astype("f4"), "b": RUN[..., :8].astype("f4")}
-    return fs.NeuroVecSeq.create(url, runs, space=GRID, tr=[1.5, 2.0], profile="r")
+    return fs.NeuroVecSeq.create(runs, url, space=GRID, tr=[1.5, 2.0], profile="r")
 
 
 def _r_latent(url: Path) -> Any:
@@ -98,19 +98,19 @@ def _r_latent(url: Path) -> Any:
     loadings = rng.normal(size=(int(MASK.sum()), 3))
     basis, offset = rng.normal(size=(9, 3)), np.arange(len(loadings)) / 2
     return fs.LatentNeuroVec.create(
-        url, {"one": basis}, loadings, mask=MASK, space=GRID, tr=2.0, offset=offset, profile="r"
+        {"one": basis}, loadings, url, mask=MASK, space=GRID, tr=2.0, offset=offset, profile="r"
     )
 
 
 def _r_scan(url: Path) -> Any:
     labels = np.ones(RUN.shape[:3], "i4")
-    return fs.ParcellatedScan.create(url, RUN, parcellation=labels, space=SPACE, profile="r")
+    return fs.ParcellatedScan.create(RUN, url, parcellation=labels, space=SPACE, profile="r")
 
 
 def _r_maps(url: Path) -> Any:
     maps = {"a": RUN[..., 0] / 4, "b": RUN[..., 1] / 4}
     mask = np.ones(RUN.shape[:3], bool)
-    return fs.LabeledVolumeSet.create(url, maps, mask=mask, space=GRID, profile="r")
+    return fs.LabeledVolumeSet.create(maps, url, mask=mask, space=GRID, profile="r")
 
 
 R_WRITERS: Mapping[str, Callable[[Path], Any]] = {

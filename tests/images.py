@@ -85,7 +85,7 @@ def store(
     options = {"space": AFFINE, "slope": scales.slope, "inter": scales.inter} | options
     if values.ndim == 4:
         options = {"tr": 1.5} | options
-    return cls.create(url, values, **options)
+    return cls.create(values, url, **options)
 
 
 def write_nifti(

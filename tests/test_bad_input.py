@@ -195,22 +195,22 @@ class TestSources:
     )
     def test_arrays(self, tmp_path: Path, target: Path, data: Any, options: dict[str, Any]) -> None:
         with refused(tmp_path, InvalidInputError):
-            fs.NeuroVec.create(target, data, overwrite=True, **options)
+            fs.NeuroVec.create(data, target, overwrite=True, **options)
 
     def test_an_image_has_its_own_space(self, tmp_path: Path, target: Path) -> None:
         source = write_nifti(tmp_path / "a.nii", VALUES)
         for options in ({"space": AFFINE}, {"slope": 1.0}, {"inter": 1.0}):
             for data in (source, nibabel.load(source)):
                 with refused(tmp_path, InvalidInputError, match="are for arrays"):
-                    fs.NeuroVec.create(target, data, overwrite=True, **options)
+                    fs.NeuroVec.create(data, target, overwrite=True, **options)
         space = fs.NeuroSpace(spatial_shape=SHAPE[:3], affine=AFFINE, time_points=SHAPE[3])
         with refused(tmp_path, InvalidInputError, match="has its own"):
-            fs.NeuroVec.create(target, VALUES, space=space, tr=2.0, overwrite=True)
+            fs.NeuroVec.create(VALUES, target, space=space, tr=2.0, overwrite=True)
 
     def test_the_wrong_class(self, tmp_path: Path, target: Path) -> None:
         for cls, values in ((fs.NeuroVol, VALUES), (fs.NeuroVec, VALUES[..., 0])):
             with refused(tmp_path, InvalidInputError, match=cls.__name__):
-                cls.create(target, values, space=AFFINE, overwrite=True)
+                cls.create(values, target, space=AFFINE, overwrite=True)
 
     @pytest.mark.parametrize(
         "options",
@@ -236,7 +236,7 @@ class TestSources:
                 raise OSError(errno.EIO, "the disk is on fire")
 
         with refused(tmp_path, StorageError, match="on fire"):
-            fs.NeuroVec.create(target, Failing(), space=AFFINE, overwrite=True)
+            fs.NeuroVec.create(Failing(), target, space=AFFINE, overwrite=True)
 
 
 class TestDestinations:

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 import fmristore as fs
-from fmristore_stores.errors import UnknownFormatError
+from fmristore_stores.errors import InvalidInputError, UnknownFormatError
 
 SPACE = fs.NeuroSpace(spatial_shape=(4, 5, 3), affine=np.eye(4), time_points=6, tr=2.0)
-RUN = np.random.default_rng(0).normal(size=SPACE.shape).astype("f4")
-LABELS = np.arange(60).reshape(4, 5, 3) % 3
+RUN: Any = np.random.default_rng(0).normal(size=SPACE.shape).astype("f4")
+RUNS: Any = [RUN]
+NAMED: Any = {"a": RUN}
+LABELS: Any = np.arange(60).reshape(4, 5, 3) % 3
 
 
 @pytest.mark.parametrize(
@@ -24,11 +26,16 @@ LABELS = np.arange(60).reshape(4, 5, 3) % 3
         (fs.transcode, ["source", "url"]),
         (fs.virtualize, ["source", "url"]),
         (fs.parcellate, ["source", "labels", "url"]),
-        (fs.NeuroVec.create, ["url", "source"]),
-        (fs.MaskedNeuroVec.create, ["url", "source"]),
-        (fs.ParcellatedScan.create, ["url", "source"]),
-        (fs.ParcellatedScanSummary.create, ["url", "source"]),
-        (fs.LatentNeuroVec.from_pca, ["url", "source"]),
+        (fs.NeuroVec.create, ["source", "url"]),
+        (fs.MaskedNeuroVec.create, ["source", "url"]),
+        (fs.ParcellatedScan.create, ["source", "url"]),
+        (fs.ParcellatedScanSummary.create, ["source", "url"]),
+        (fs.LatentNeuroVec.from_pca, ["source", "url"]),
+        (fs.LatentNeuroVec.create, ["basis", "loadings", "url"]),
+        (fs.LabeledVolumeSet.create, ["source", "url"]),
+        (fs.NeuroVecSeq.create, ["source", "url"]),
+        (fs.NeuroVol.create, ["source", "url"]),
+        (fs.ParcellatedMultiScan.create, ["source", "url"]),
         (fs.NeuroVec.save, ["self", "url"]),
     ],
 )
@@ -36,9 +43,33 @@ def test_names_and_order_of_parameters_agree(call: Any, first: list[str]) -> Non
     assert list(inspect.signature(call).parameters)[: len(first)] == first
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda url: fs.convert(url, RUN),
+        lambda url: fs.parcellate(url, LABELS, RUN),
+        lambda url: fs.NeuroVec.create(url, RUN, space=SPACE),
+        lambda url: fs.NeuroVecSeq.create(url, RUNS, space=SPACE),
+        lambda url: fs.MaskedNeuroVec.create(url, RUN, mask=LABELS, space=SPACE),
+        lambda url: fs.LabeledVolumeSet.create(url, NAMED, space=SPACE),
+        lambda url: fs.LatentNeuroVec.create(url, RUN, RUN, mask=LABELS, space=SPACE),
+        lambda url: fs.LatentNeuroVec.from_pca(url, RUN, 2, space=SPACE),
+        lambda url: fs.ParcellatedScan.create(url, RUN, parcellation=LABELS, space=SPACE),
+        lambda url: fs.ParcellatedScanSummary.create(url, RUN, parcellation=LABELS, space=SPACE),
+        lambda url: fs.ParcellatedMultiScan.create(url, NAMED, parcellation=LABELS),
+    ],
+)
+def test_swapped_source_and_url_are_an_error_with_the_right_order(
+    tmp_path: Path, call: Any
+) -> None:
+    with pytest.raises(InvalidInputError, match="what is stored comes first, then the URL"):
+        call(tmp_path / "a.h5")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("ending", ["h5", "zarr"])
 def test_several_runs_become_a_sequence(tmp_path: Path, ending: str) -> None:
-    first = fs.NeuroVec.create(tmp_path / "a.h5", RUN, space=SPACE)
+    first = fs.NeuroVec.create(RUN, tmp_path / "a.h5", space=SPACE)
     with fs.convert([first.url, first], tmp_path / f"s.{ending}", tr=1.5) as runs:
         assert isinstance(runs, fs.NeuroVecSeq)
         assert runs.runs == ("run-1", "run-2")
@@ -50,7 +81,7 @@ def test_several_runs_become_a_sequence(tmp_path: Path, ending: str) -> None:
 
 
 def test_each_class_opens_its_own(tmp_path: Path) -> None:
-    fs.NeuroVec.create(tmp_path / "a.h5", RUN, space=SPACE).close()
+    fs.NeuroVec.create(RUN, tmp_path / "a.h5", space=SPACE).close()
     with fs.NeuroVec.open(tmp_path / "a.h5") as run:
         assert isinstance(run, fs.NeuroVec)
         np.testing.assert_array_equal(run[...], RUN)
@@ -64,7 +95,7 @@ def test_what_is_printed_is_short(tmp_path: Path) -> None:
     space = fs.NeuroSpace(spatial_shape=(10, 10, 4), affine=np.eye(4), time_points=6)
     run = np.zeros(space.shape, "f4")
     multi = fs.ParcellatedMultiScan.create(
-        tmp_path / "m.h5", {"a": run}, parcellation=labels, names=names, space=space
+        {"a": run}, tmp_path / "m.h5", parcellation=labels, names=names, space=space
     )
     multi.add_scan("b", run, statistic="mean")
     multi.close()

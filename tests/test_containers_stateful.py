@@ -112,7 +112,7 @@ class Maps(Containers):
     """Labelled maps, which can be renamed too."""
 
     def create(self) -> None:
-        fs.LabeledVolumeSet.create(self.path, {"first": _map(1)}, space=GRID).close()
+        fs.LabeledVolumeSet.create({"first": _map(1)}, self.path, space=GRID).close()
 
     def change(self, what: str, *arguments: Any) -> None:
         with fs.open(self.path) as maps:
@@ -139,7 +139,7 @@ class Scans(Containers):
 
     def create(self) -> None:
         fs.ParcellatedMultiScan.create(
-            self.path, {"first": self.scan(1)}, parcellation=LABELS, space=GRID, tr=1.0
+            {"first": self.scan(1)}, self.path, parcellation=LABELS, space=GRID, tr=1.0
         ).close()
 
     def scan(self, number: int) -> AnyArray:

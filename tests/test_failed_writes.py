@@ -56,12 +56,12 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def write_run(path: Path) -> None:
-    fs.NeuroVec.create(path, RUN, space=AFFINE, tr=1.5, overwrite=True).close()
+    fs.NeuroVec.create(RUN, path, space=AFFINE, tr=1.5, overwrite=True).close()
 
 
 def write_parcels(path: Path) -> None:
     fs.ParcellatedMultiScan.create(
-        path, {"rest": RUN}, parcellation=LABELS, space=AFFINE, tr=1.0, overwrite=True
+        {"rest": RUN}, path, parcellation=LABELS, space=AFFINE, tr=1.0, overwrite=True
     ).close()
 
 
@@ -133,7 +133,7 @@ def test_the_hidden_folder_of_a_new_store_vanishes(tmp_path: Path, *, whole: boo
 
     with pytest.raises(FmristoreError):
         fs.NeuroVec.create(
-            path, RUN + 1, space=AFFINE, tr=1.5, overwrite=True, progress=remove, max_memory=1 << 20
+            RUN + 1, path, space=AFFINE, tr=1.5, overwrite=True, progress=remove, max_memory=1 << 20
         )
     assert folder.exists() != whole
     if not whole:

@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     values = np.random.default_rng(0).integers(0, 2000, SHAPE, "i2")
     for name in ("a.h5", "a.zarr"):
-        fs.NeuroVec.create(folder / name, values, space=AFFINE, tr=1.0, codec="fast").close()
+        fs.NeuroVec.create(values, folder / name, space=AFFINE, tr=1.0, codec="fast").close()
     with fs.open(folder / "a.h5") as run:
         run.to_nifti(folder / "a.nii")
     return folder
@@ -56,10 +56,10 @@ REFUSED: dict[str, Callable[[Path, Path, int], Any]] = {
         folder / "a.nii", out / "b.zarr", access="both", max_memory=size
     ),
     "masked": lambda folder, out, size: fs.MaskedNeuroVec.create(
-        out / "b.zarr", folder / "a.zarr", mask=LABELS > 3, max_memory=size
+        folder / "a.zarr", out / "b.zarr", mask=LABELS > 3, max_memory=size
     ),
     "parcels": lambda folder, out, size: fs.ParcellatedScan.create(
-        out / "b.zarr", folder / "a.zarr", parcellation=LABELS, max_memory=size
+        folder / "a.zarr", out / "b.zarr", parcellation=LABELS, max_memory=size
     ),
 }
 
@@ -88,7 +88,7 @@ def test_components_are_refused_before_anything_is_read(folder: Path, tmp_path: 
     def refused() -> None:
         with pytest.raises(MemoryLimitError, match="at least"):
             fs.LatentNeuroVec.from_pca(
-                tmp_path / "b.h5", folder / "a.h5", 5, mask=LABELS > 3, max_memory=LIMIT
+                folder / "a.h5", tmp_path / "b.h5", 5, mask=LABELS > 3, max_memory=LIMIT
             )
 
     refused()

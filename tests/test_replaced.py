@@ -150,7 +150,7 @@ def test_changing_maps(tmp_path: Path, before_fetching: Arrange, where: str) -> 
     def create(name: str, number: int) -> LabeledVolumeSet:
         values = np.arange(8 * 8 * 8 * 3, dtype="f8").reshape(8, 8, 8, 3) % 7 + number
         return LabeledVolumeSet.create(
-            f"{folder}/{name}.zarr", labels=list("abc"), data=values, space=np.eye(4)
+            values, f"{folder}/{name}.zarr", labels=list("abc"), space=np.eye(4)
         )
 
     def replace() -> None:

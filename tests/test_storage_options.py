@@ -95,20 +95,20 @@ def test_masks_labels_weights_and_names_get_the_options(bucket: str, tmp_path: P
     )
     assert list(made.parcellation.names) == ["one", "two"]
     np.testing.assert_allclose(made[:, 0], RUN[LABELS == 1].mean(axis=0))
-    masked = fs.MaskedNeuroVec.create(tmp_path / "b.h5", run, mask=labels, storage_options=OPTIONS)
+    masked = fs.MaskedNeuroVec.create(run, tmp_path / "b.h5", mask=labels, storage_options=OPTIONS)
     np.testing.assert_array_equal(masked.mask, LABELS != 0)
     maps = fs.LabeledVolumeSet.create(
-        tmp_path / "c.h5", {"a": labels}, mask=labels, storage_options=OPTIONS
+        {"a": labels}, tmp_path / "c.h5", mask=labels, storage_options=OPTIONS
     )
     np.testing.assert_array_equal(maps.mask, LABELS != 0)
     with pytest.raises(AccessDeniedError):
-        fs.MaskedNeuroVec.create(tmp_path / "d.h5", str(tmp_path / "run.nii.gz"), mask=labels)
+        fs.MaskedNeuroVec.create(str(tmp_path / "run.nii.gz"), tmp_path / "d.h5", mask=labels)
 
 
 def test_scans_and_weights_of_another_place_than_the_store(bucket: str, tmp_path: Path) -> None:
     run, labels = f"{bucket}/run.nii.gz", f"{bucket}/labels.nii.gz"
     with fs.ParcellatedScan.create(
-        tmp_path / "a.h5", run, parcellation=labels, storage_options=OPTIONS
+        run, tmp_path / "a.h5", parcellation=labels, storage_options=OPTIONS
     ) as scan:
         expected = RUN[LABELS == 2].mean(axis=0)
         found = scan.summary(weights=labels, storage_options=OPTIONS)
@@ -116,7 +116,7 @@ def test_scans_and_weights_of_another_place_than_the_store(bucket: str, tmp_path
         with pytest.raises(AccessDeniedError):
             scan.summary(weights=labels)
     with fs.ParcellatedMultiScan.create(
-        tmp_path / "b.h5", parcellation=labels, storage_options=OPTIONS
+        {}, tmp_path / "b.h5", parcellation=labels, storage_options=OPTIONS
     ) as multi:
         given: dict[str, Any] = {"statistic": "mean", "storage_options": OPTIONS}
         multi.add_scan("rest", run, weights=labels, **given)
@@ -128,12 +128,12 @@ def test_scans_and_weights_of_another_place_than_the_store(bucket: str, tmp_path
 @pytest.mark.parametrize("ending", ["h5", "ome.zarr"])
 def test_the_path_of_a_store_is_taken_where_its_volume_is(tmp_path: Path, ending: str) -> None:
     path = f"{tmp_path}/labels.{ending}"
-    fs.NeuroVol.create(path, LABELS, space=np.eye(4)).close()
-    with fs.NeuroVec.create(tmp_path / "run.h5", RUN, space=np.eye(4)) as run:
+    fs.NeuroVol.create(LABELS, path, space=np.eye(4)).close()
+    with fs.NeuroVec.create(RUN, tmp_path / "run.h5", space=np.eye(4)) as run:
         expected = run.series(mask=LABELS)
         np.testing.assert_array_equal(run.series(mask=path), expected)
         stored = f"{tmp_path}/masked.{ending}"
-        fs.MaskedNeuroVec.create(stored, run, mask=path).close()
+        fs.MaskedNeuroVec.create(run, stored, mask=path).close()
         np.testing.assert_array_equal(run.series(mask=stored), expected)
         weighted = fs.parcellate(run, path, tmp_path / "p.h5", weights=path, mask=path)
     np.testing.assert_allclose(weighted[:, 1], RUN[LABELS == 2].mean(axis=0))
@@ -230,6 +230,6 @@ def test_what_a_disk_refuses_is_no_matter_of_credentials() -> None:
 def test_no_place_for_temporary_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     with pytest.raises(StorageError, match="TMPDIR"):
-        fs.NeuroVec.create("memory://t/a.h5", RUN, space=np.eye(4))
+        fs.NeuroVec.create(RUN, "memory://t/a.h5", space=np.eye(4))
     with pytest.raises(FmristoreError, match="TMPDIR"):
-        fs.NeuroVec.create(tmp_path / "a.h5", RUN, space=np.eye(4)).to_nifti("memory://t/a.nii")
+        fs.NeuroVec.create(RUN, tmp_path / "a.h5", space=np.eye(4)).to_nifti("memory://t/a.nii")

@@ -157,12 +157,12 @@ def test_objects_and_reports_show_text_tamed(tmp_path: Path) -> None:
     space = replace(volume_space, time_points=3)
     runs = {"run" + _NASTY: np.zeros((2, 2, 2, 3), "i2")}
     path = tmp_path / "runs.h5"
-    with fs.NeuroVecSeq.create(path, runs, space=space) as made:
+    with fs.NeuroVecSeq.create(runs, path, space=space) as made:
         shows = [repr(made), made._repr_html_(), repr(made.space)]
     shows.append(str(fs.verify(path)))
     shows.append(str(fs.transcode(path, tmp_path / "runs.zarr")))
     data = np.zeros((2, 2, 2), "i2")
-    with fs.NeuroVol.create(tmp_path / "v.h5", data, space=volume_space) as volume:
+    with fs.NeuroVol.create(data, tmp_path / "v.h5", space=volume_space) as volume:
         shows += [repr(volume), volume.plan[0].explain()]
     for text in shows:
         assert _is_tame(text), text

@@ -109,11 +109,11 @@ def _write(sources: list[str], target: str, mask: str | None, **options: Any) ->
     if mask is not None:
         from fmristore.formats.masked.run import MaskedNeuroVec
 
-        MaskedNeuroVec.create(target, sources[0], mask=mask, **options).close()
+        MaskedNeuroVec.create(sources[0], target, mask=mask, **options).close()
     elif len(sources) > 1:
         from fmristore.formats.sequence.sequence import NeuroVecSeq
 
-        NeuroVecSeq.create(target, sources, **options).close()
+        NeuroVecSeq.create(sources, target, **options).close()
     else:
         from fmristore import api
 

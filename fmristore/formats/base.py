@@ -622,11 +622,11 @@ class StoredObject(ABC):
         for name in needless - set(known):
             given.pop(name, None)
         content, facts = self._create_args()
-        again: Self = create(url, *content, **{**facts, **given})
+        again: Self = create(*content, url, **{**facts, **given})
         return again
 
     def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What `create` must be given, after the URL, to store the same again."""
+        """What `create` must be given, before the URL and by name, to store the same again."""
         raise InvalidInputError(f"a {type(self).__name__} cannot be rewritten", url=self.url)
 
     def __enter__(self) -> Self:

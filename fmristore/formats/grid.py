@@ -674,8 +674,8 @@ class GridView(StoredObject):
         """
         max_memory = parse_size(max_memory)
         made: GridView = format_class("neurovec").create(
-            url,
             self,
+            url,
             access=access,
             codec=codec,
             order=order,

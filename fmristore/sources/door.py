@@ -34,6 +34,7 @@ from fmristore_stores.protocol import AnyArray
 __all__ = [
     "Volume",
     "as_source",
+    "check_order",
     "has_grid",
     "is_path",
     "load_volume",
@@ -49,6 +50,22 @@ _OPENING = "fmristore.formats.opening"
 def is_path(given: Any) -> bool:
     """Whether something is a path or URL, not an object."""
     return isinstance(given, str | os.PathLike)
+
+
+def check_order(source: Any, url: Any) -> None:
+    """Refuse a source and a URL that are swapped: what is stored comes first, then where it goes.
+
+    Raises
+    ------
+    InvalidInputError
+        If only `source` is text or a path.
+    """
+    if is_path(source) and not is_path(url):
+        raise InvalidInputError(
+            "what is stored comes first, then the URL of the new store: "
+            f"{os.fspath(source)!r} stands where the data belong, "
+            f"and a {type(url).__name__} where the URL does"
+        )
 
 
 def has_grid(given: Any) -> bool:

@@ -4,7 +4,7 @@ Subclass `FormatTests` in a test module, say how a small object is made and what
 
     class TestMyFormat(FormatTests):
         def create(self, url: Path | str) -> StoredObject:
-            return MyFormat.create(url, VALUES)
+            return MyFormat.create(VALUES, url)
 
         def expected(self) -> AnyArray:
             return VALUES

@@ -213,7 +213,7 @@ class TestNilearn:
         run = write("neurovec", tmp_path / "run.h5")
         affine = np.diag([2.0, 2, 3, 1])
         for name, values in {"labels": LABELS, "mask": MASK.astype(np.uint8)}.items():
-            fs.NeuroVol.create(tmp_path / f"{name}.h5", values, space=affine).close()
+            fs.NeuroVol.create(values, tmp_path / f"{name}.h5", space=affine).close()
         found = NiftiLabelsMasker(
             str(tmp_path / "labels.h5"), mask_img=str(tmp_path / "mask.h5"), standardize=None
         ).fit_transform(str(run))

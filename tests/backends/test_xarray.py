@@ -164,7 +164,7 @@ class TestCoordinates:
         space = fs.NeuroSpace(
             spatial_shape=SHAPE[:3], affine=AFFINE, time_points=9, tr=1.5, time_offset=0.75
         )
-        with fs.NeuroVec.create(tmp_path / "a.h5", make_values(), space=space) as image:
+        with fs.NeuroVec.create(make_values(), tmp_path / "a.h5", space=space) as image:
             assert_allclose(image.to_xarray()["time"], 0.75 + np.arange(9) * 1.5)
 
     def test_no_times_without_a_repetition_time(self, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ _RIGHT: Ending = (Outcome.RIGHT, "")
 
 
 def _create(path: Path, values: AnyArray, **options: Any) -> None:
-    fs.NeuroVec.create(path, values, space=SPACE, **options).close()
+    fs.NeuroVec.create(values, path, space=SPACE, **options).close()
 
 
 def _index(lot: random.Random) -> tuple[slice, ...]:

@@ -663,7 +663,7 @@ def _escapes_in_names(folder: Path) -> Path:
     path = folder / "x.zarr"
     name = "\x1b]0;owned\x07\r\nok: all is well <script>"
     maps = {name: RUN[..., 0]}
-    fs.LabeledVolumeSet.create(path, maps, mask=MASK, space=GRID).close()
+    fs.LabeledVolumeSet.create(maps, path, mask=MASK, space=GRID).close()
     return path
 
 

@@ -65,48 +65,48 @@ class Format:
 
 
 def _vec(url: Path, run: AnyArray, **options: Any) -> Any:
-    return fs.NeuroVec.create(url, run, space=SPACE, **options)
+    return fs.NeuroVec.create(run, url, space=SPACE, **options)
 
 
 def _vol(url: Path, run: AnyArray, **options: Any) -> Any:
-    return fs.NeuroVol.create(url, run[..., 0], space=GRID, **options)
+    return fs.NeuroVol.create(run[..., 0], url, space=GRID, **options)
 
 
 def _seq(url: Path, run: AnyArray, **options: Any) -> Any:
     runs = {"rest": run, "task": run[..., :8]}
-    return fs.NeuroVecSeq.create(url, runs, space=GRID, tr=[1.5, 2.0], **options)
+    return fs.NeuroVecSeq.create(runs, url, space=GRID, tr=[1.5, 2.0], **options)
 
 
 def _sparse(url: Path, run: AnyArray, **options: Any) -> Any:
-    return fs.MaskedNeuroVec.create(url, run, mask=MASK, space=SPACE, **options)
+    return fs.MaskedNeuroVec.create(run, url, mask=MASK, space=SPACE, **options)
 
 
 def _maps(url: Path, run: AnyArray, **options: Any) -> Any:
     maps = {"a": run[..., 0] / 4, "b": run[..., 1] / 4}
-    return fs.LabeledVolumeSet.create(url, maps, mask=MASK, space=GRID, **options)
+    return fs.LabeledVolumeSet.create(maps, url, mask=MASK, space=GRID, **options)
 
 
 def _factors(url: Path, run: AnyArray, **options: Any) -> Any:
     loadings = LOADINGS + float(run[0, 0, 0, 0])
-    return fs.LatentNeuroVec.create(url, BASIS, loadings, mask=MASK, space=GRID, tr=2.0, **options)
+    return fs.LatentNeuroVec.create(BASIS, loadings, url, mask=MASK, space=GRID, tr=2.0, **options)
 
 
 def _parcels(url: Path, run: AnyArray, **options: Any) -> Any:
     return fs.ParcellatedScan.create(
-        url, run, parcellation=LABELS, names=NAMES, space=SPACE, **options
+        run, url, parcellation=LABELS, names=NAMES, space=SPACE, **options
     )
 
 
 def _summary(url: Path, run: AnyArray, **options: Any) -> Any:
     return fs.ParcellatedScanSummary.create(
-        url, run, parcellation=LABELS, names=NAMES, space=SPACE, **options
+        run, url, parcellation=LABELS, names=NAMES, space=SPACE, **options
     )
 
 
 def _scans(url: Path, run: AnyArray, **options: Any) -> Any:
     return fs.ParcellatedMultiScan.create(
-        url,
         {"rest": run},
+        url,
         parcellation=LABELS,
         names=NAMES,
         space=SPACE,
@@ -295,7 +295,7 @@ def _exporting() -> Iterator[Operation]:
 
         def prepare(folder: Path, target: str = target) -> None:
             _make(_vec, "in.zarr", RUN + 1, folder)
-            with fs.NeuroVec.create(folder / "old.zarr", RUN, space=SPACE) as image:
+            with fs.NeuroVec.create(RUN, folder / "old.zarr", space=SPACE) as image:
                 image.to_nifti(folder / target)
             shutil.rmtree(folder / "old.zarr")
 
@@ -392,7 +392,7 @@ def _summarising(kind: str) -> Iterator[Operation]:
     def components(folder: Path, **options: Any) -> None:
         _close(
             fs.LatentNeuroVec.from_pca(
-                folder / target, RUN, SHAPE[3] - 1, space=SPACE, overwrite=True, **options
+                RUN, folder / target, SHAPE[3] - 1, space=SPACE, overwrite=True, **options
             )
         )
 

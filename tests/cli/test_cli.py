@@ -213,7 +213,7 @@ def test_info_of_a_zarr_store(nifti: Path, tmp_path: Path) -> None:
 def test_info_of_a_volume_with_scaling(tmp_path: Path) -> None:
     space = fs.NeuroSpace(spatial_shape=(3, 4, 5), affine=np.eye(4), space_name="MNI")
     values = np.zeros((3, 4, 5), np.int16)
-    fs.NeuroVol.create(tmp_path / "v.h5", values, space=space, slope=0.5, inter=1).close()
+    fs.NeuroVol.create(values, tmp_path / "v.h5", space=space, slope=0.5, inter=1).close()
     text = done("info", tmp_path / "v.h5")
     assert "float32 (stored as int16, times 0.5, plus 1)" in text
     assert "MNI" in text

@@ -130,7 +130,7 @@ def test_info_of_files_of_the_r_package(shared_data: Path) -> None:
 
 def test_info_of_many_and_strange_names(tmp_path: Path) -> None:
     runs = {f"run {number}\x1b[2J": RUN[..., :2] for number in range(25)}
-    fs.NeuroVecSeq.create(tmp_path / "x.h5", runs, space=AFFINE).close()
+    fs.NeuroVecSeq.create(runs, tmp_path / "x.h5", space=AFFINE).close()
     text = done("info", tmp_path / "x.h5")
     assert "\x1b" not in text
     assert r"run 0\x1b[2J: 2 volumes" in text
@@ -141,7 +141,7 @@ def test_info_of_many_and_strange_names(tmp_path: Path) -> None:
 
 
 def test_info_of_a_container_without_scans(tmp_path: Path) -> None:
-    fs.ParcellatedMultiScan.create(tmp_path / "x.h5", parcellation=LABELS, space=AFFINE).close()
+    fs.ParcellatedMultiScan.create({}, tmp_path / "x.h5", parcellation=LABELS, space=AFFINE).close()
     text = done("info", tmp_path / "x.h5")
     assert "scans        none" in text
     assert "of data" not in text

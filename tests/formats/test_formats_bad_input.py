@@ -256,7 +256,7 @@ def test_sparse_loadings_that_leave_out_entries(tmp_path: Path, kind: str) -> No
     loadings = scipy.sparse.csr_array(np.eye(int(MASK.sum()), 3) + rng.normal(size=(1, 3)))
     for where, by in ((0, 1), (-1, -1)):
         fs.LatentNeuroVec.create(
-            url, rng.normal(size=(5, 3)), loadings, mask=MASK, space=GRID, overwrite=True
+            rng.normal(size=(5, 3)), loadings, url, mask=MASK, space=GRID, overwrite=True
         ).close()
         indptr = get(url, "loadings/indptr")
         indptr[where] += by
@@ -332,17 +332,17 @@ def test_arguments(tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
     if "names" in options:
         create = partial(fs.ParcellatedScan.create, parcellation=LABELS)
     with pytest.raises(InvalidInputError):
-        create(url, RUN, **options)
+        create(RUN, url, **options)
     assert not list(tmp_path.iterdir())
 
 
 def test_numbers_beyond_float64(tmp_path: Path, kind: str) -> None:
     url = tmp_path / f"new.{kind}"
     with pytest.raises(InvalidInputError, match="fill"):
-        fs.MaskedNeuroVec.create(url, RUN * 1.0, mask=MASK, space=SPACE, fill=BEYOND)
+        fs.MaskedNeuroVec.create(RUN * 1.0, url, mask=MASK, space=SPACE, fill=BEYOND)
     with pytest.raises(InvalidInputError, match="TR"):
         fs.LatentNeuroVec.create(
-            url, np.ones((5, 3)), np.ones((MASK.sum(), 3)), mask=MASK, space=GRID, tr=BEYOND
+            np.ones((5, 3)), np.ones((MASK.sum(), 3)), url, mask=MASK, space=GRID, tr=BEYOND
         )
     assert not list(tmp_path.iterdir())
 
@@ -350,7 +350,7 @@ def test_numbers_beyond_float64(tmp_path: Path, kind: str) -> None:
 def test_columns_of_numbers_beyond_float64_are_text(tmp_path: Path, kind: str) -> None:
     table = {"index": [1, 2, 3], "name": list("abc"), "huge": [BEYOND, 1, 2]}
     with fs.ParcellatedScan.create(
-        tmp_path / f"a.{kind}", RUN, parcellation=LABELS, names=table, space=SPACE
+        RUN, tmp_path / f"a.{kind}", parcellation=LABELS, names=table, space=SPACE
     ) as scan:
         assert scan.parcellation.columns["huge"].tolist() == [str(BEYOND), "1", "2"]
 
@@ -369,7 +369,7 @@ SMALL = RUN[..., :2]
 
 def _runs(url: Path, names: list[str]) -> list[AnyArray]:
     runs = {name: SMALL + n for n, name in enumerate(names)}
-    fs.NeuroVecSeq.create(url, runs, space=GRID).close()
+    fs.NeuroVecSeq.create(runs, url, space=GRID).close()
     with fs.open(url) as found:
         assert list(found.runs) == names
         return [np.asarray(found.run(name)) for name in names]
@@ -378,7 +378,7 @@ def _runs(url: Path, names: list[str]) -> list[AnyArray]:
 def _scans(url: Path, names: list[str]) -> list[AnyArray]:
     first, *others = names
     with fs.ParcellatedMultiScan.create(
-        url, {first: SMALL}, parcellation=np.ones(SMALL.shape[:3], "i4"), space=GRID
+        {first: SMALL}, url, parcellation=np.ones(SMALL.shape[:3], "i4"), space=GRID
     ) as multi:
         multi.add_scans({name: SMALL + n for n, name in enumerate(others, 1)})
     with fs.open(url) as found:
@@ -389,7 +389,7 @@ def _scans(url: Path, names: list[str]) -> list[AnyArray]:
 def _maps(url: Path, names: list[str]) -> list[AnyArray]:
     names = [name for name in names if name.strip()]
     maps = {name: SMALL[..., 0] + n for n, name in enumerate(names)}
-    fs.LabeledVolumeSet.create(url, maps, mask=np.ones(GRID.shape), space=GRID).close()
+    fs.LabeledVolumeSet.create(maps, url, mask=np.ones(GRID.shape), space=GRID).close()
     with fs.open(url) as found:
         assert list(found.labels) == names
         return [np.stack([found[name], SMALL[..., 1] + n], -1) for n, name in enumerate(names)]
@@ -413,7 +413,7 @@ def test_hostile_columns_parcels_and_metadata(tmp_path: Path, kind: str) -> None
     metadata = {name: name for name in HOSTILE if "/" not in name and len(name.encode()) < 256}
     url = tmp_path / f"table.{kind}"
     options: dict[str, Any] = {"parcellation": LABELS, "names": table, "space": SPACE}
-    fs.ParcellatedScan.create(url, RUN, metadata=metadata, **options).close()
+    fs.ParcellatedScan.create(RUN, url, metadata=metadata, **options).close()
     with fs.open(url) as scan:
         assert dict(scan.metadata) == metadata
         assert list(scan.parcellation.names) == HOSTILE[:3]
@@ -421,7 +421,7 @@ def test_hostile_columns_parcels_and_metadata(tmp_path: Path, kind: str) -> None
         assert {k: v.tolist() for k, v in found.items()} == {k: table[k] for k in columns}
     for name in ("a/b", LONG, "", "a\0b", "\ud800"):
         with pytest.raises(InvalidInputError):
-            fs.ParcellatedScan.create(tmp_path / f"b.{kind}", RUN, metadata={name: 1}, **options)
+            fs.ParcellatedScan.create(RUN, tmp_path / f"b.{kind}", metadata={name: 1}, **options)
     assert [path.name for path in tmp_path.iterdir()] == [url.name]
 
 
@@ -432,7 +432,7 @@ def test_names_that_r_cannot_have(tmp_path: Path) -> None:
         url = tmp_path / f"{n}.h5"
         try:
             fs.ParcellatedScan.create(
-                url, SMALL, parcellation=LABELS, names=NAMES, space=GRID, name=name, profile="r"
+                SMALL, url, parcellation=LABELS, names=NAMES, space=GRID, name=name, profile="r"
             ).close()
         except InvalidInputError as error:
             told.append(str(error))

@@ -23,23 +23,23 @@ SPACE = fs.NeuroSpace(spatial_shape=SHAPE[:3], affine=AFFINE, time_points=SHAPE[
 
 
 def masked(url: Path, **options: Any) -> Any:
-    return fs.MaskedNeuroVec.create(url, STORED, mask=MASK, space=SPACE, **options)
+    return fs.MaskedNeuroVec.create(STORED, url, mask=MASK, space=SPACE, **options)
 
 
 def masked_nan(url: Path, **options: Any) -> Any:
     values = STORED.astype(np.float32)
     return fs.MaskedNeuroVec.create(
-        url, values, mask=MASK, space=SPACE, fill=float("nan"), **options
+        values, url, mask=MASK, space=SPACE, fill=float("nan"), **options
     )
 
 
 def parcellated(url: Path, **options: Any) -> Any:
-    return fs.ParcellatedScan.create(url, STORED, parcellation=LABELS, space=SPACE, **options)
+    return fs.ParcellatedScan.create(STORED, url, parcellation=LABELS, space=SPACE, **options)
 
 
 def sequence(url: Path, **options: Any) -> Any:
     runs = {"a": STORED[..., :5], "b": STORED[..., 5:]}
-    return fs.NeuroVecSeq.create(url, runs, space=SPACE.without_time(), tr=1.5, **options)
+    return fs.NeuroVecSeq.create(runs, url, space=SPACE.without_time(), tr=1.5, **options)
 
 
 def mixed_sequence(url: Path, **options: Any) -> Any:
@@ -47,19 +47,19 @@ def mixed_sequence(url: Path, **options: Any) -> Any:
     folder = url.parent
     for name, part, slope in (("a", STORED[..., :5], 0.5), ("b", STORED[..., 5:], 0.25)):
         run = fs.NeuroVec.create(
-            folder / f"part-{name}.h5", part, space=AFFINE, tr=1.5, slope=slope, inter=1.0
+            part, folder / f"part-{name}.h5", space=AFFINE, tr=1.5, slope=slope, inter=1.0
         )
         run.to_nifti(folder / f"{name}.nii")
         run.close()
-    return fs.NeuroVecSeq.create(url, {name: folder / f"{name}.nii" for name in "ab"})
+    return fs.NeuroVecSeq.create({name: folder / f"{name}.nii" for name in "ab"}, url)
 
 
 def latent(url: Path, **options: Any) -> Any:
     rows = int(MASK.sum())
     return fs.LatentNeuroVec.create(
-        url,
         RNG.normal(size=(SHAPE[3], 3)).astype(np.float32),
         RNG.normal(size=(rows, 3)).astype(np.float32),
+        url,
         mask=MASK,
         space=SPACE,
         **options,
@@ -67,7 +67,7 @@ def latent(url: Path, **options: Any) -> Any:
 
 
 def dense(url: Path, **options: Any) -> Any:
-    return fs.NeuroVec.create(url, STORED, space=SPACE, slope=0.5, inter=-2.0, **options)
+    return fs.NeuroVec.create(STORED, url, space=SPACE, slope=0.5, inter=-2.0, **options)
 
 
 def scaled_masked(url: Path, **options: Any) -> Any:
@@ -121,7 +121,7 @@ def test_into_a_dense_store(tmp_path: Path, make: Callable[..., Any], kind: str)
     """As a method, and as the source of another image."""
     with make(tmp_path / f"image.{kind}") as image:
         numbers = np.asarray(image)
-        with fs.NeuroVec.create(tmp_path / f"a.{kind}", image) as run:
+        with fs.NeuroVec.create(image, tmp_path / f"a.{kind}") as run:
             np.testing.assert_array_equal(np.asarray(run), numbers)
             assert run.space.tr == 1.5
             np.testing.assert_allclose(run.affine, AFFINE)
@@ -140,7 +140,7 @@ def test_stored_numbers_are_kept_where_possible(tmp_path: Path) -> None:
     ):
         with (
             maker(tmp_path / f"{maker.__name__}.h5") as image,
-            fs.NeuroVec.create(tmp_path / f"{maker.__name__}-dense.h5", image) as run,
+            fs.NeuroVec.create(image, tmp_path / f"{maker.__name__}-dense.h5") as run,
         ):
             assert (run.stored_dtype == np.int16) is kept, maker
 
@@ -156,11 +156,11 @@ def test_lazy_nibabel_image(tmp_path: Path, make: Callable[..., Any]) -> None:
 def test_every_image_is_a_source_of_every_format(tmp_path: Path, make: Callable[..., Any]) -> None:
     with make(tmp_path / "image.h5") as image:
         inside = np.asarray(image)[MASK]
-        with fs.MaskedNeuroVec.create(tmp_path / "m.zarr", image, mask=MASK) as run:
+        with fs.MaskedNeuroVec.create(image, tmp_path / "m.zarr", mask=MASK) as run:
             np.testing.assert_array_equal(np.asarray(run)[MASK], inside)
-        with fs.ParcellatedScan.create(tmp_path / "p.zarr", image, parcellation=LABELS) as scan:
+        with fs.ParcellatedScan.create(image, tmp_path / "p.zarr", parcellation=LABELS) as scan:
             np.testing.assert_array_equal(np.asarray(scan)[MASK], inside)
-        with fs.NeuroVecSeq.create(tmp_path / "s.zarr", {"x": image, "y": image}) as runs:
+        with fs.NeuroVecSeq.create({"x": image, "y": image}, tmp_path / "s.zarr") as runs:
             np.testing.assert_array_equal(runs["y"][...], np.asarray(image))
         with fs.parcellate(image, LABELS, tmp_path / "sum.zarr") as summary:
             expected = [np.asarray(image)[k == LABELS].mean(0, dtype=float) for k in range(1, 5)]
@@ -170,7 +170,7 @@ def test_every_image_is_a_source_of_every_format(tmp_path: Path, make: Callable[
 def test_maps_as_one_image(tmp_path: Path) -> None:
     maps = {f"map {k}": STORED[..., k] for k in range(3)}
     with fs.LabeledVolumeSet.create(
-        tmp_path / "maps.h5", maps, mask=MASK, space=SPACE.without_time()
+        maps, tmp_path / "maps.h5", mask=MASK, space=SPACE.without_time()
     ) as stored:
         stored.to_nifti(tmp_path / "maps.nii.gz")
         back: Any = nibabel.load(tmp_path / "maps.nii.gz")
@@ -181,5 +181,5 @@ def test_maps_as_one_image(tmp_path: Path) -> None:
 
 def test_an_image_has_its_own_space(tmp_path: Path) -> None:
     with masked(tmp_path / "image.h5") as image, pytest.raises(InvalidInputError, match="its own"):
-        fs.NeuroVec.create(tmp_path / "new.h5", image, space=SPACE)
+        fs.NeuroVec.create(image, tmp_path / "new.h5", space=SPACE)
     assert not (tmp_path / "new.h5").exists()

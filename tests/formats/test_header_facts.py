@@ -46,23 +46,23 @@ def write_run(
 
 
 def masked(run: Path, url: Path) -> Any:
-    return fs.MaskedNeuroVec.create(url, run, mask=MASK)
+    return fs.MaskedNeuroVec.create(run, url, mask=MASK)
 
 
 def sequence(run: Path, url: Path) -> Any:
-    return fs.NeuroVecSeq.create(url, {"one": run, "two": run})
+    return fs.NeuroVecSeq.create({"one": run, "two": run}, url)
 
 
 def maps(run: Path, url: Path) -> Any:
-    return fs.LabeledVolumeSet.create(url, labels=[f"map {n}" for n in range(8)], data=run)
+    return fs.LabeledVolumeSet.create(run, url, labels=[f"map {n}" for n in range(8)])
 
 
 def latent(run: Path, url: Path) -> Any:
-    return fs.LatentNeuroVec.from_pca(url, run, 3, mask=MASK)
+    return fs.LatentNeuroVec.from_pca(run, url, 3, mask=MASK)
 
 
 def parcels(run: Path, url: Path) -> Any:
-    return fs.ParcellatedScan.create(url, run, parcellation=LABELS, names=NAMES)
+    return fs.ParcellatedScan.create(run, url, parcellation=LABELS, names=NAMES)
 
 
 def dense(run: Path, url: Path) -> Any:
@@ -133,7 +133,7 @@ def test_every_map_has_its_own_header(tmp_path: Path, ending: str) -> None:
         return {name: stored.to_nibabel(name).header.get_intent() for name in stored.labels}
 
     files = {name: write_map(name, dof, cal_max=9) for name, dof in {"a": 5.0, "b": 6.0}.items()}
-    stored = fs.LabeledVolumeSet.create(tmp_path / f"maps.{ending}", files)
+    stored = fs.LabeledVolumeSet.create(files, tmp_path / f"maps.{ending}")
     expected: dict[str, Any] = {"a": ("t test", (5.0,), "a"), "b": ("t test", (6.0,), "b")}
     assert intents(stored) == expected
     together = stored.to_nibabel().header
@@ -157,7 +157,7 @@ def test_every_map_has_its_own_header(tmp_path: Path, ending: str) -> None:
 def test_runs_that_disagree_say_nothing_together(tmp_path: Path) -> None:
     one = write_run(tmp_path / "one.nii")
     two = write_run(tmp_path / "two.nii", volumes=5, description="raw", toffset=0)
-    with fs.NeuroVecSeq.create(tmp_path / "a.h5", [one, two]) as stored:
+    with fs.NeuroVecSeq.create([one, two], tmp_path / "a.h5") as stored:
         header = stored.to_nibabel().header
         assert not header["descrip"].tobytes().strip(b"\0")
         assert header.get_intent() == ("f test", (2.0, 17.0), "faces")
@@ -190,7 +190,7 @@ def test_a_mask_gives_loadings_its_codes_but_not_its_meaning(tmp_path: Path) -> 
     library.save(mask, tmp_path / "mask.nii.gz")
     for number, given in enumerate((mask, tmp_path / "mask.nii.gz")):
         with fs.LatentNeuroVec.create(
-            tmp_path / f"{number}.h5", basis, loadings, mask=given
+            basis, loadings, tmp_path / f"{number}.h5", mask=given
         ) as stored:
             header = stored.to_nibabel().header
             assert int(header["sform_code"]) == 4
@@ -202,7 +202,7 @@ def test_times_begin_with_the_first_volume(tmp_path: Path, ending: str) -> None:
     run = write_run(tmp_path / "run.nii.gz")
     times = 0.5 + 2.0 * np.arange(8)
     multi = fs.ParcellatedMultiScan.create(
-        tmp_path / f"multi.{ending}", {"full": run}, parcellation=LABELS, names=NAMES
+        {"full": run}, tmp_path / f"multi.{ending}", parcellation=LABELS, names=NAMES
     )
     multi.add_scan("short", run, statistic="mean")
     summary = fs.parcellate(run, LABELS, tmp_path / f"sum.{ending}", names=NAMES)
@@ -230,11 +230,11 @@ def test_times_begin_with_the_first_volume(tmp_path: Path, ending: str) -> None:
 def test_a_space_says_when_its_first_volume_was(tmp_path: Path) -> None:
     space = fs.NeuroSpace(spatial_shape=SHAPE, affine=MNI, time_points=4, tr=2.0, time_offset=-0.25)
     np.testing.assert_array_equal(space.times, [-0.25, 1.75, 3.75, 5.75])
-    with fs.NeuroVec.create(tmp_path / "a.h5", np.zeros((*SHAPE, 4), "f4"), space=space) as stored:
+    with fs.NeuroVec.create(np.zeros((*SHAPE, 4), "f4"), tmp_path / "a.h5", space=space) as stored:
         assert stored.space == space
         assert float(stored.to_nibabel().header["toffset"]) == -0.25
     with fs.NeuroVecSeq.create(
-        tmp_path / "b.h5", [np.zeros((*SHAPE, 4), "f4")], space=space
+        [np.zeros((*SHAPE, 4), "f4")], tmp_path / "b.h5", space=space
     ) as runs:
         assert runs.space == space
     assert space.without_time().time_offset == 0

@@ -33,9 +33,9 @@ def test_axes_of_maps_go_by_their_names(tmp_path: Path) -> None:
     together = xr.DataArray(VALUES.transpose(3, 2, 1, 0), dims=("label", "z", "y", "x"))
     named = together.assign_coords(label=["c", "a", "b"])
     maps = fs.LabeledVolumeSet
-    one = maps.create(tmp_path / "one.h5", turned, space=AFFINE)
-    two = maps.create(tmp_path / "two.h5", labels=NAMES, data=together, space=GRID)
-    three = maps.create(tmp_path / "three.h5", labels=NAMES, data=named, space=GRID)
+    one = maps.create(turned, tmp_path / "one.h5", space=AFFINE)
+    two = maps.create(together, tmp_path / "two.h5", labels=NAMES, space=GRID)
+    three = maps.create(named, tmp_path / "three.h5", labels=NAMES, space=GRID)
     np.testing.assert_array_equal(one[:], VALUES)
     np.testing.assert_array_equal(two[:], VALUES)
     np.testing.assert_array_equal(three["c"], VALUES[..., 0])
@@ -43,15 +43,15 @@ def test_axes_of_maps_go_by_their_names(tmp_path: Path) -> None:
     one.add("d", turned["a"])
     np.testing.assert_array_equal(one["d"], VALUES[..., 0])
     with pytest.raises(InvalidInputError, match=r"called 'c', 'a', 'b'.* by their coordinate"):
-        maps.create(tmp_path / "four.h5", labels=["a", "b", "z"], data=named, space=GRID)
+        maps.create(named, tmp_path / "four.h5", labels=["a", "b", "z"], space=GRID)
     with pytest.raises(InvalidInputError, match="axes are called z, y, other"):
-        maps.create(tmp_path / "four.h5", {"a": turned["a"].rename(x="other")}, space=GRID)
+        maps.create({"a": turned["a"].rename(x="other")}, tmp_path / "four.h5", space=GRID)
     for stored in (one, two, three):
         stored.close()
 
 
 def test_values_of_voxels_go_by_positions(tmp_path: Path) -> None:
-    stored = fs.MaskedNeuroVec.create(tmp_path / "a.h5", VALUES, mask=MASK, space=GRID.with_time(3))
+    stored = fs.MaskedNeuroVec.create(VALUES, tmp_path / "a.h5", mask=MASK, space=GRID.with_time(3))
     values = pd.Series(np.arange(VOXELS, dtype=float))
     expected = np.zeros(SHAPE)
     expected[MASK] = values
@@ -78,11 +78,11 @@ def test_components_go_by_their_names(tmp_path: Path) -> None:
     expected = basis.to_numpy() @ loadings.to_numpy().T + offset.sort_index().to_numpy()
     for number, courses in enumerate((basis[["c", "a", "b"]], {"one": basis[["b", "c", "a"]]})):
         with create(
-            tmp_path / f"{number}.h5", courses, loadings, mask=MASK, space=GRID, offset=offset
+            courses, loadings, tmp_path / f"{number}.h5", mask=MASK, space=GRID, offset=offset
         ) as found:
             np.testing.assert_allclose(found.series(mask=MASK), expected, rtol=1e-6)
     with pytest.raises(InvalidInputError, match="name their columns differently"):
-        create(tmp_path / "b.h5", basis.rename(columns={"a": "z"}), loadings, mask=MASK, space=GRID)
+        create(basis.rename(columns={"a": "z"}), loadings, tmp_path / "b.h5", mask=MASK, space=GRID)
 
 
 def test_the_way_back_agrees_with_numpy_and_nilearn(tmp_path: Path) -> None:
@@ -95,12 +95,12 @@ def test_the_way_back_agrees_with_numpy_and_nilearn(tmp_path: Path) -> None:
     volume = np.zeros(SHAPE, "f4")
     volume[MASK] = series[0]
     np.testing.assert_array_equal(expected[..., 0], volume)
-    masked = fs.MaskedNeuroVec.create(tmp_path / "masked.h5", image, mask=mask)
-    maps = fs.LabeledVolumeSet.create(tmp_path / "maps.h5", labels=NAMES, data=image, mask=mask)
+    masked = fs.MaskedNeuroVec.create(image, tmp_path / "masked.h5", mask=mask)
+    maps = fs.LabeledVolumeSet.create(image, tmp_path / "maps.h5", labels=NAMES, mask=mask)
     latent = fs.LatentNeuroVec.create(
-        tmp_path / "latent.h5", np.ones((3, 2)), np.ones((VOXELS, 2)), mask=mask
+        np.ones((3, 2)), np.ones((VOXELS, 2)), tmp_path / "latent.h5", mask=mask
     )
-    inside = fs.NeuroVol.create(tmp_path / "mask.h5", mask)
+    inside = fs.NeuroVol.create(mask, tmp_path / "mask.h5")
     for stored in (masked, maps, latent, inside):
         np.testing.assert_array_equal(stored.unmask(series), expected)
         np.testing.assert_array_equal(stored.inverse_transform(series), expected)
@@ -131,7 +131,7 @@ def test_values_of_parcels_come_back_as_nilearn_has_them(tmp_path: Path) -> None
 
 
 def test_one_map_is_an_array(tmp_path: Path) -> None:
-    stored = fs.LabeledVolumeSet.create(tmp_path / "a.h5", labels=NAMES, data=VALUES, space=GRID)
+    stored = fs.LabeledVolumeSet.create(VALUES, tmp_path / "a.h5", labels=NAMES, space=GRID)
     one = stored.part("b")
     assert (len(one), one.ndim, one.shape) == (4, 3, SHAPE)
     np.testing.assert_array_equal(np.asarray(one), VALUES[..., 1])

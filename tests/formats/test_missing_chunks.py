@@ -101,7 +101,7 @@ def test_a_missing_chunk_is_an_error_everywhere(damaged: Path, tmp_path: Path) -
 def test_a_reference_file_does_not_hide_what_is_missing(tmp_path: Path) -> None:
     """What is read through it is an error as well."""
     path = tmp_path / "a.h5"
-    fs.NeuroVec.create(path, RUN, space=SPACE).close()
+    fs.NeuroVec.create(RUN, path, space=SPACE).close()
     with HDF5Store(str(path), mode="r+") as store:
         spec, attributes = store.root.array("0").spec, store.root.array("0").read_attributes()
         store.root.remove("0")

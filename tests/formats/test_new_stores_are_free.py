@@ -16,7 +16,7 @@ from tests.every_format import LABELS, NAMES, RUN, SPACE, WRITERS
 
 def _converted(url: Path) -> Any:
     source = url.with_name("a.nii")
-    with fs.NeuroVec.create(url.with_name("source.zarr"), RUN, space=SPACE) as image:
+    with fs.NeuroVec.create(RUN, url.with_name("source.zarr"), space=SPACE) as image:
         image.to_nifti(source)
     return fs.convert(source, url)
 

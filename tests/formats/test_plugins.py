@@ -80,7 +80,7 @@ class BoldLayout(Layout):
 @pytest.fixture(params=["fits.h5", "fits.zarr"])
 def fits(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FitGrid]:
     """Stored fits, opened."""
-    with FitGrid.create(tmp_path / request.param, VALUES, mask=MASK, space=SPACE) as made:
+    with FitGrid.create(VALUES, tmp_path / request.param, mask=MASK, space=SPACE) as made:
         yield made
 
 
@@ -106,7 +106,7 @@ class TestFitGrid(FormatTests):
     """What every format promises."""
 
     def create(self, url: Path | str) -> FitGrid:
-        return FitGrid.create(url, VALUES, mask=MASK, space=SPACE)
+        return FitGrid.create(VALUES, url, mask=MASK, space=SPACE)
 
     def expected(self) -> Any:
         return full()
@@ -136,7 +136,7 @@ def test_its_second_layout(fits: FitGrid, tmp_path: Path) -> None:
 def test_a_new_layout_of_a_format_of_ours(tmp_path: Path) -> None:
     space = fs.NeuroSpace(spatial_shape=SHAPE, affine=np.eye(4), time_points=6, tr=2.0)
     path = tmp_path / "bold.h5"
-    with fs.NeuroVec.create(path, RUN, space=space, profile="bold") as made:
+    with fs.NeuroVec.create(RUN, path, space=space, profile="bold") as made:
         assert type(made) is fs.NeuroVec
     with h5py.File(path) as file:
         np.testing.assert_array_equal(file["bold"][...], RUN.T)
@@ -146,5 +146,5 @@ def test_a_new_layout_of_a_format_of_ours(tmp_path: Path) -> None:
         np.testing.assert_array_equal(bold[...], RUN)
         np.testing.assert_array_equal(bold.series(mask=MASK), RUN[MASK].T)
     with pytest.raises(InvalidInputError, match="unknown profile 'flat' of neurovec"):
-        fs.NeuroVec.create(tmp_path / "a.h5", RUN, space=space, profile="flat")
+        fs.NeuroVec.create(RUN, tmp_path / "a.h5", space=space, profile="flat")
     assert not (tmp_path / "a.h5").exists()

@@ -86,7 +86,7 @@ def test_runs_are_in_natural_order(shared_data: Path, tmp_path: Path) -> None:
     values = np.ones((2, 2, 2, 3), "f4")
     with pytest.raises(InvalidInputError, match="run_01"):
         fs.NeuroVecSeq.create(
-            tmp_path / "a.h5", {"r10": values, "r9": values}, space=np.eye(4), profile="r"
+            {"r10": values, "r9": values}, tmp_path / "a.h5", space=np.eye(4), profile="r"
         )
 
 

@@ -23,34 +23,34 @@ GRID = SPACE.without_time()
 
 
 def volume(url: Path) -> Any:
-    return fs.NeuroVol.create(url, STORED[..., 0], space=GRID)
+    return fs.NeuroVol.create(STORED[..., 0], url, space=GRID)
 
 
 def run(url: Path) -> Any:
-    return fs.NeuroVec.create(url, STORED, space=SPACE, slope=0.5, inter=2.0, access="volume")
+    return fs.NeuroVec.create(STORED, url, space=SPACE, slope=0.5, inter=2.0, access="volume")
 
 
 def masked(url: Path) -> Any:
-    return fs.MaskedNeuroVec.create(url, STORED, mask=MASK, space=SPACE, fill=-7)
+    return fs.MaskedNeuroVec.create(STORED, url, mask=MASK, space=SPACE, fill=-7)
 
 
 def sequence(url: Path) -> Any:
     return fs.NeuroVecSeq.create(
-        url, {"a": STORED[..., :5], "b": STORED[..., 5:]}, space=GRID, tr=(1.5, 2.0)
+        {"a": STORED[..., :5], "b": STORED[..., 5:]}, url, space=GRID, tr=(1.5, 2.0)
     )
 
 
 def maps(url: Path) -> Any:
     named = {"Faces > Houses": STORED[..., 0], "été": STORED[..., 1]}
-    return fs.LabeledVolumeSet.create(url, named, mask=MASK, space=GRID)
+    return fs.LabeledVolumeSet.create(named, url, mask=MASK, space=GRID)
 
 
 def latent(url: Path) -> Any:
     rows = int(MASK.sum())
     return fs.LatentNeuroVec.create(
-        url,
         {"a": RNG.normal(size=(7, 3)), "b": RNG.normal(size=(7, 3))},
         RNG.normal(size=(rows, 3)),
+        url,
         mask=MASK,
         space=GRID,
         tr={"a": 1.5, "b": 1.5},
@@ -65,14 +65,14 @@ def sparse_latent(url: Path) -> Any:
 
     loadings = scipy.sparse.random(int(MASK.sum()), 4, 0.2, "csr", rng=RNG)
     return fs.LatentNeuroVec.create(
-        url, RNG.normal(size=(9, 4)), loadings, mask=MASK, space=GRID, tr=1.5
+        RNG.normal(size=(9, 4)), loadings, url, mask=MASK, space=GRID, tr=1.5
     )
 
 
 def scan(url: Path) -> Any:
     return fs.ParcellatedScan.create(
-        url,
         STORED,
+        url,
         parcellation=LABELS,
         names={1: "un", 2: "deux", 3: "trois", 4: "vier"},
         space=SPACE,
@@ -83,13 +83,13 @@ def scan(url: Path) -> Any:
 
 def summary(url: Path) -> Any:
     return fs.ParcellatedScanSummary.create(
-        url, STORED, parcellation=LABELS, space=SPACE, statistic="median", name="rest"
+        STORED, url, parcellation=LABELS, space=SPACE, statistic="median", name="rest"
     )
 
 
 def several(url: Path) -> Any:
     multi = fs.ParcellatedMultiScan.create(
-        url, {"b": STORED}, parcellation=LABELS, space=GRID, tr=1.5, metadata={"b": {"x": 1}}
+        {"b": STORED}, url, parcellation=LABELS, space=GRID, tr=1.5, metadata={"b": {"x": 1}}
     )
     multi.add_scan("a", STORED[..., :5], statistic="max", tr=2.0)
     return multi

@@ -31,7 +31,7 @@ def _make() -> bytes:
 
     FOLDER.mkdir(exist_ok=True)
     run = np.arange(48, dtype=np.int16).reshape(2, 3, 4, 2)
-    fs.NeuroVec.create(FOLDER / "x.h5", run, space=np.eye(4), tr=1.0, overwrite=True).close()
+    fs.NeuroVec.create(run, FOLDER / "x.h5", space=np.eye(4), tr=1.0, overwrite=True).close()
     fs.virtualize(FOLDER / "x.h5", FOLDER / "x.json", relative=True, overwrite=True)
     return (FOLDER / "x.json").read_bytes()
 

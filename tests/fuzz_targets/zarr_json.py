@@ -47,7 +47,7 @@ def _make() -> tuple[bytes, bytes]:
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / "x.zarr"
     run = np.arange(48, dtype=np.int16).reshape(2, 3, 4, 2)
-    fs.NeuroVec.create(path, run, space=np.eye(4), tr=1.0, overwrite=True).close()
+    fs.NeuroVec.create(run, path, space=np.eye(4), tr=1.0, overwrite=True).close()
     return (path / "zarr.json").read_bytes(), (path / "0" / "zarr.json").read_bytes()
 
 

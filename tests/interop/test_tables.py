@@ -96,7 +96,7 @@ class TestFiles:
     def test_missing_values(self, tmp_path: Path) -> None:
         values = np.array([[1.0, np.nan, 3.0]] * RUN.shape[3])
         with fs.ParcellatedScanSummary.create(
-            tmp_path / "a.h5", values, parcellation=LABELS, space=SPACE, statistic=None
+            values, tmp_path / "a.h5", parcellation=LABELS, space=SPACE, statistic=None
         ) as stored:
             stored.to_table(tmp_path / "a.tsv")
         assert (tmp_path / "a.tsv").read_text().splitlines()[1] == "1.0\tn/a\t3.0"

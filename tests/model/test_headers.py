@@ -145,7 +145,7 @@ def test_tr_given_for_files_images_and_stores(tmp_path: Path, unit: str, *, seco
             assert NeuroSpace.from_nibabel(nibabel.load(tmp_path / f"{number}.nii")).tr == 2.5
             labels = np.ones((6, 5, 4), "i2")
             url = tmp_path / f"m{number}.h5"
-            with fs.MaskedNeuroVec.create(url, source, mask=labels, tr=2.5) as masked:
+            with fs.MaskedNeuroVec.create(source, url, mask=labels, tr=2.5) as masked:
                 assert masked.tr == 2.5
             with fs.parcellate(source, labels, tmp_path / f"p{number}.h5", tr=2.5) as series:
                 assert series.tr == 2.5

@@ -33,7 +33,7 @@ def test_no_sizes(value: Any) -> None:
 
 def run(path: Path) -> Path:
     values = np.random.default_rng(0).integers(1, 900, (4, 4, 3, 6)).astype("i2")
-    fs.NeuroVec.create(path, values, space=np.eye(4), tr=2.0).close()
+    fs.NeuroVec.create(values, path, space=np.eye(4), tr=2.0).close()
     return path
 
 
@@ -50,9 +50,9 @@ CALLS: dict[str, Callable[[Path, Path, str], Any]] = {
     "save": lambda bold, out, size: fs.open(bold).save(out, max_memory=size),
     "digest": lambda bold, _, size: fs.open(bold).compute_digest(max_memory=size),
     "masked": lambda bold, out, size: fs.MaskedNeuroVec.create(
-        out, bold, mask=MASK, max_memory=size
+        bold, out, mask=MASK, max_memory=size
     ),
-    "dense": lambda bold, out, size: fs.NeuroVec.create(out, bold, max_memory=size),
+    "dense": lambda bold, out, size: fs.NeuroVec.create(bold, out, max_memory=size),
 }
 
 
@@ -67,7 +67,7 @@ def test_every_call_takes_them(tmp_path: Path, name: str) -> None:
 
 def test_a_median_that_would_read_the_run_again_and_again_is_refused_first(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(1, 900, (16, 16, 8, 40)).astype("i2")
-    fs.NeuroVec.create(tmp_path / "bold.h5", values, space=np.eye(4), tr=2.0).close()
+    fs.NeuroVec.create(values, tmp_path / "bold.h5", space=np.eye(4), tr=2.0).close()
     labels = np.ones((16, 16, 8), "i2")
 
     def parcellate(size: Any) -> Any:

@@ -149,8 +149,8 @@ class FitGrid(VoxelView):
     @classmethod
     def create(
         cls,
-        url: str | os.PathLike[str],
         values: AnyArray,
+        url: str | os.PathLike[str],
         *,
         mask: AnyArray,
         space: NeuroSpace,

@@ -103,7 +103,7 @@ def make_folder(folder: Path) -> None:
         fs.transcode(folder / "bold.h5", folder / "bold.ome.zarr")
         shutil.copy(folder / "bold.h5", folder / "run.h5")
         shutil.copytree(folder / "bold.ome.zarr", folder / "run.ome.zarr")
-        fs.NeuroVecSeq.create(folder / "runs.h5", [bold, bold]).close()
+        fs.NeuroVecSeq.create([bold, bold], folder / "runs.h5").close()
         atlas, names = str(folder / "atlas.nii.gz"), str(folder / "atlas.tsv")
         fs.parcellate(bold, atlas, folder / "parcels.h5", names=names).close()
 

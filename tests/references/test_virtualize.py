@@ -65,7 +65,7 @@ SPACE = fs.NeuroSpace(
 
 
 def make(url: Any, **options: Any) -> None:
-    fs.NeuroVec.create(url, DATA, space=SPACE, **options).close()
+    fs.NeuroVec.create(DATA, url, space=SPACE, **options).close()
 
 
 def as_zarr(url: str, options: dict[str, Any] | None = None, **overrides: Any) -> zarr.Group:
@@ -486,7 +486,7 @@ def test_a_remote_file_that_changed(proxied: tuple[Proxy, S3Server], relative: b
     with fs.open(target, storage_options=options) as image:
         image[3, 4, 5]
         fs.NeuroVec.create(
-            server.url("a.h5"), DATA + 1, space=SPACE, overwrite=True, storage_options=options
+            DATA + 1, server.url("a.h5"), space=SPACE, overwrite=True, storage_options=options
         ).close()
         proxy.clear()
         with pytest.raises(ChangedError):

@@ -24,7 +24,7 @@ BASIS = RNG.normal(size=(SHAPE[3], 3))
 
 
 def make_dense(url: str) -> Any:
-    return fs.NeuroVec.create(url, DATA, space=AFFINE)
+    return fs.NeuroVec.create(DATA, url, space=AFFINE)
 
 
 def check_dense(image: Any, data: Any = DATA) -> None:
@@ -40,7 +40,7 @@ def check_dense(image: Any, data: Any = DATA) -> None:
 
 
 def make_masked(url: str) -> Any:
-    return fs.MaskedNeuroVec.create(url, DATA, mask=MASK, space=AFFINE)
+    return fs.MaskedNeuroVec.create(DATA, url, mask=MASK, space=AFFINE)
 
 
 def check_masked(image: Any) -> None:
@@ -50,7 +50,7 @@ def check_masked(image: Any) -> None:
 
 
 def make_sequence(url: str) -> Any:
-    return fs.NeuroVecSeq.create(url, {"a": DATA, "b/c": DATA[..., :5] + 1}, space=AFFINE)
+    return fs.NeuroVecSeq.create({"a": DATA, "b/c": DATA[..., :5] + 1}, url, space=AFFINE)
 
 
 def check_sequence(image: Any) -> None:
@@ -61,7 +61,7 @@ def check_sequence(image: Any) -> None:
 
 
 def make_parcellated(url: str) -> Any:
-    return fs.ParcellatedScan.create(url, DATA, parcellation=LABELS, names=NAMES, space=AFFINE)
+    return fs.ParcellatedScan.create(DATA, url, parcellation=LABELS, names=NAMES, space=AFFINE)
 
 
 def check_parcellated(scan: Any) -> None:
@@ -71,7 +71,7 @@ def check_parcellated(scan: Any) -> None:
 
 def make_summary(url: str) -> Any:
     return fs.ParcellatedScanSummary.create(
-        url, DATA, parcellation=LABELS, names=NAMES, space=AFFINE
+        DATA, url, parcellation=LABELS, names=NAMES, space=AFFINE
     )
 
 
@@ -82,7 +82,7 @@ def check_summary(scan: Any) -> None:
 
 def make_labelled(url: str) -> Any:
     maps = {"Faces > Houses": DATA[..., 0].astype("f4"), "b": DATA[..., 1].astype("f4")}
-    return fs.LabeledVolumeSet.create(url, maps, mask=MASK, space=AFFINE)
+    return fs.LabeledVolumeSet.create(maps, url, mask=MASK, space=AFFINE)
 
 
 def check_labelled(maps: Any) -> None:
@@ -91,7 +91,7 @@ def check_labelled(maps: Any) -> None:
 
 
 def make_latent(url: str) -> Any:
-    return fs.LatentNeuroVec.create(url, BASIS, LOADINGS, mask=MASK, space=AFFINE)
+    return fs.LatentNeuroVec.create(BASIS, LOADINGS, url, mask=MASK, space=AFFINE)
 
 
 def check_latent(image: Any) -> None:

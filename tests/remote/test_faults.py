@@ -96,8 +96,8 @@ def stored(request: pytest.FixtureRequest, folder: Path) -> Callable[[str], Plac
             place = made[server] = make_place(server, request, folder)
             for kind in KINDS:
                 fs.NeuroVec.create(
-                    place.source(f"a.{kind}"),
                     DATA,
+                    place.source(f"a.{kind}"),
                     space=AFFINE,
                     access="volume",
                     codec="dual",
@@ -245,7 +245,7 @@ def test_a_server_that_says_nothing_at_all(fixtures: Fixtures, server: str, kind
     if place.folder is None:
         with pytest.raises(StorageError):
             fs.NeuroVec.create(
-                there / f"b.{kind}", DATA, space=AFFINE, storage_options=there.options
+                DATA, there / f"b.{kind}", space=AFFINE, storage_options=there.options
             )
 
 
@@ -416,7 +416,7 @@ def test_writing_without_permission(fixtures: Fixtures, server: str, kind: str) 
     proxy.rules.append(Rule("^PUT", "status", 403))
     there = through(place, proxy)
     with pytest.raises(AccessDeniedError):
-        fs.NeuroVec.create(there / f"b.{kind}", DATA, space=AFFINE, storage_options=there.options)
+        fs.NeuroVec.create(DATA, there / f"b.{kind}", space=AFFINE, storage_options=there.options)
     proxy.clear()
     filesystem, path = fsspec.core.url_to_fs(there.url, **there.options)
     filesystem.invalidate_cache()

@@ -85,11 +85,11 @@ def test_overwriting_is_refused_and_allowed(place: Place, run: Path, kind: str) 
         return
     fs.convert(run, url, storage_options=place.options)
     with pytest.raises(AlreadyExistsError, match="overwrite"):
-        fs.NeuroVec.create(url, DATA + 1, space=AFFINE, storage_options=place.options)
+        fs.NeuroVec.create(DATA + 1, url, space=AFFINE, storage_options=place.options)
     with fs.open(url, storage_options=place.options) as image:
         check_dense(image)
     fs.NeuroVec.create(
-        url, DATA + 1, space=AFFINE, overwrite=True, storage_options=place.options
+        DATA + 1, url, space=AFFINE, overwrite=True, storage_options=place.options
     ).close()
     with fs.open(url, storage_options=place.options) as image:
         check_dense(image, DATA + 1)
@@ -218,7 +218,7 @@ def test_a_wrong_secret(request: pytest.FixtureRequest, kind: str, tmp_path: Pat
     with pytest.raises(AccessDeniedError, match="storage_options"):
         fs.open(place / f"a.{kind}", storage_options=wrong)
     with pytest.raises(AccessDeniedError):
-        fs.NeuroVec.create(place / f"a.{kind}", DATA, space=AFFINE, storage_options=wrong)
+        fs.NeuroVec.create(DATA, place / f"a.{kind}", space=AFFINE, storage_options=wrong)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -248,7 +248,7 @@ def test_there_is_no_such_bucket(
     with pytest.raises(NotFoundError):
         fs.open(url, storage_options=place.options)
     with pytest.raises(NotFoundError, match="no such bucket"):
-        fs.NeuroVec.create(url, DATA, space=AFFINE, storage_options=place.options)
+        fs.NeuroVec.create(DATA, url, space=AFFINE, storage_options=place.options)
 
 
 @pytest.mark.parametrize("kind", KINDS)

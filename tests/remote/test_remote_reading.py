@@ -39,7 +39,7 @@ SPACE = fs.NeuroSpace(
 
 
 def make(url: Any, **options: Any) -> None:
-    fs.NeuroVec.create(url, DATA, space=SPACE, **options).close()
+    fs.NeuroVec.create(DATA, url, space=SPACE, **options).close()
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_an_object_of_another_version_is_not_vouched_for(
         np.testing.assert_array_equal(image[3, 4, 5], DATA[3, 4, 5])
         values = (DATA + 1).astype(DATA.dtype)
         fs.NeuroVec.create(
-            url, values, space=SPACE, codec="dual", overwrite=True, storage_options=server.options
+            values, url, space=SPACE, codec="dual", overwrite=True, storage_options=server.options
         ).close()
         CHUNK_CACHE.clear()
         with pytest.raises(ChangedError):
@@ -222,7 +222,7 @@ def test_a_file_that_is_replaced_while_it_is_open(
         with fs.open(url, storage_options=server.options) as again:
             np.testing.assert_array_equal(again[..., 3], DATA[..., 3])
         fs.NeuroVec.create(
-            url, DATA + 1, space=SPACE, overwrite=True, storage_options=server.options
+            DATA + 1, url, space=SPACE, overwrite=True, storage_options=server.options
         ).close()
         with pytest.raises(ChangedError):
             np.asarray(image)

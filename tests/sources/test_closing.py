@@ -39,12 +39,12 @@ WRITERS: dict[str, Callable[[Path, Path], Any]] = {
     "image": lambda nii, out: fs.convert(nii, out / "a.zarr", progress=_fail),
     "image for R": lambda nii, out: fs.convert(nii, out / "a.h5", profile="r", progress=_fail),
     "masked": lambda nii, out: fs.MaskedNeuroVec.create(
-        out / "a.h5", nii, mask=MASK, progress=_fail
+        nii, out / "a.h5", mask=MASK, progress=_fail
     ),
     "maps": lambda nii, out: fs.LabeledVolumeSet.create(
-        out / "a.h5", labels=list("abcdefghijklmnopqrst"), data=nii, progress=_fail
+        nii, out / "a.h5", labels=list("abcdefghijklmnopqrst"), progress=_fail
     ),
-    "sequence": lambda nii, out: fs.NeuroVecSeq.create(out / "a.h5", {"a": nii}, progress=_fail),
+    "sequence": lambda nii, out: fs.NeuroVecSeq.create({"a": nii}, out / "a.h5", progress=_fail),
     "summary": lambda nii, out: fs.parcellate(nii, LABELS, out / "a.h5", progress=_fail),
 }
 
@@ -53,7 +53,7 @@ WRITERS: dict[str, Callable[[Path, Path], Any]] = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_failed_write_closes_its_source(tmp_path: Path, name: str) -> None:
     source = tmp_path / "source.nii"
-    with fs.NeuroVec.create(tmp_path / "run.zarr", RUN, space=SPACE) as run:
+    with fs.NeuroVec.create(RUN, tmp_path / "run.zarr", space=SPACE) as run:
         run.to_nifti(source)
     with pytest.raises(FullError) as caught:
         WRITERS[name](source, tmp_path)

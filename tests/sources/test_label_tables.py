@@ -157,7 +157,7 @@ def parcels() -> Parcellation:
 def summary(folder: Path, series: Any) -> list[float]:
     path = folder / "s.h5"
     with fs.ParcellatedScanSummary.create(
-        path, series, parcellation=parcels(), tr=2.0, overwrite=True
+        series, path, parcellation=parcels(), tr=2.0, overwrite=True
     ) as made:
         return list(made[0])
 
@@ -182,10 +182,10 @@ def test_axes_of_a_data_array_are_those_that_it_names(tmp_path: Path) -> None:
         summary(tmp_path, series.T)
     run = np.random.default_rng(0).normal(size=(*SHAPE, 5))
     given = xarray.DataArray(run.T, dims=("t", "z", "y", "x"))
-    with fs.NeuroVec.create(tmp_path / "r.h5", given, space=np.eye(4), tr=2.0) as made:
+    with fs.NeuroVec.create(given, tmp_path / "r.h5", space=np.eye(4), tr=2.0) as made:
         np.testing.assert_array_equal(made[...], run)
     with pytest.raises(InvalidInputError, match="axes are called"):
-        fs.NeuroVec.create(tmp_path / "n.h5", given.rename(t="run"), space=np.eye(4))
+        fs.NeuroVec.create(given.rename(t="run"), tmp_path / "n.h5", space=np.eye(4))
     turned = xarray.DataArray(LABELS.T, dims=("z", "y", "x"))
     found = Parcellation.from_labels(turned, space=np.eye(4))
     np.testing.assert_array_equal(found.labels, LABELS)
@@ -196,7 +196,7 @@ def test_weights_are_in_the_order_of_a_mask(tmp_path: Path) -> None:
     run, weights = rng.normal(size=(*SHAPE, 5)), rng.uniform(size=SHAPE)
     found = [
         fs.ParcellatedScanSummary.create(
-            tmp_path / f"{name}.h5", run, parcellation=parcels(), space=np.eye(4), weights=given
+            run, tmp_path / f"{name}.h5", parcellation=parcels(), space=np.eye(4), weights=given
         ).to_numpy()
         for name, given in (("image", weights), ("list", weights[LABELS != 0]))
     ]
@@ -261,10 +261,10 @@ def test_values_of_a_mask_return_to_the_grid(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(mask.astype("u1"), np.eye(4))
     masker = maskers.NiftiMasker(image, standardize=None).fit()
     with (
-        fs.NeuroVec.create(tmp_path / "r.h5", run, space=np.eye(4), tr=2.0) as dense,
-        fs.MaskedNeuroVec.create(tmp_path / "m.h5", dense, mask=mask) as masked,
+        fs.NeuroVec.create(run, tmp_path / "r.h5", space=np.eye(4), tr=2.0) as dense,
+        fs.MaskedNeuroVec.create(dense, tmp_path / "m.h5", mask=mask) as masked,
         fs.LabeledVolumeSet.create(
-            tmp_path / "l.h5", {"a": run[..., 0]}, mask=mask, space=np.eye(4)
+            {"a": run[..., 0]}, tmp_path / "l.h5", mask=mask, space=np.eye(4)
         ) as maps,
     ):
         series = dense.series(mask=mask)

@@ -45,15 +45,15 @@ def dense(run: Any, url: Path, **known: Any) -> Any:
 
 
 def masked(run: Any, url: Path, **known: Any) -> Any:
-    return fs.MaskedNeuroVec.create(url, run, mask=MASK, **known)
+    return fs.MaskedNeuroVec.create(run, url, mask=MASK, **known)
 
 
 def latent(run: Any, url: Path, **known: Any) -> Any:
-    return fs.LatentNeuroVec.from_pca(url, run, 2, mask=MASK, **known)
+    return fs.LatentNeuroVec.from_pca(run, url, 2, mask=MASK, **known)
 
 
 def parcels(run: Any, url: Path, **known: Any) -> Any:
-    return fs.ParcellatedScan.create(url, run, parcellation=LABELS, **known)
+    return fs.ParcellatedScan.create(run, url, parcellation=LABELS, **known)
 
 
 def summary(run: Any, url: Path, **known: Any) -> Any:
@@ -63,7 +63,7 @@ def summary(run: Any, url: Path, **known: Any) -> Any:
 def one_run(run: Any, url: Path, **known: Any) -> Any:
     if "metadata" in known:
         known["metadata"] = {"one": known["metadata"]}
-    return fs.NeuroVecSeq.create(url, {"one": run}, **known)["one"]
+    return fs.NeuroVecSeq.create({"one": run}, url, **known)["one"]
 
 
 Create = Callable[..., Any]
@@ -183,7 +183,7 @@ def test_a_sidecar_of_one_volume_says_no_tr(tmp_path: Path) -> None:
 def test_maps_keep_what_the_user_says(tmp_path: Path) -> None:
     known: Any = {"space_name": "MNI152Lin", "metadata": {"Contrast": "a > b"}}
     maps = {"z": LIBRARY.Nifti1Image(np.ones(SHAPE, "f4"), np.eye(4))}
-    with fs.LabeledVolumeSet.create(tmp_path / "a.h5", maps, **known) as stored:
+    with fs.LabeledVolumeSet.create(maps, tmp_path / "a.h5", **known) as stored:
         assert stored.space.space_name == "MNI152Lin"
         assert int(stored.to_nibabel("z").header["sform_code"]) == 4
         with stored.save(tmp_path / "b.zarr") as again:

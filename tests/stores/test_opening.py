@@ -271,7 +271,7 @@ for number, image in enumerate(held):
 def test_more_objects_than_descriptors(tmp_path: Path, kind: str, hold: str) -> None:
     for number in range(80):
         values = np.full((2, 2, 2), number, "i2")
-        NeuroVol.create(tmp_path / f"{number}.{kind}", values, space=np.eye(4)).close()
+        NeuroVol.create(values, tmp_path / f"{number}.{kind}", space=np.eye(4)).close()
     command = [sys.executable, "-c", _MANY, str(tmp_path), kind, hold]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

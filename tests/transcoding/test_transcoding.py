@@ -103,7 +103,7 @@ def image(
 
 def create(url: Any, **arguments: Any) -> None:
     cls = fs.NeuroVec if len(arguments["source"].shape) == 4 else fs.NeuroVol
-    cls.create(url, **arguments).close()
+    cls.create(url=url, **arguments).close()
 
 
 def values_of(url: Any) -> AnyArray:
@@ -898,7 +898,9 @@ def test_memory_stays_within_the_limit(
 ) -> None:
     """An image of 192 MiB in 64 MiB: peak memory of a process of its own, less its start."""
     shape = (64, 64, 48, 512)
-    with fs.NeuroVec.create(tmp_path / "tiny.zarr", **image((4, 4, 4, 8)), codec="fast") as tiny:
+    with fs.NeuroVec.create(
+        url=tmp_path / "tiny.zarr", **image((4, 4, 4, 8)), codec="fast"
+    ) as tiny:
         assert tiny.shape == (4, 4, 4, 8)
     if source == "contiguous.h5":
         with h5py.File(tmp_path / source, "w") as file:
@@ -958,7 +960,7 @@ def test_an_image_that_is_encoded_anew_is_laid_out_as_if_converted(
 ) -> None:
     given = image((20, 22, 12, 40))
     for name in ("portable.h5", "direct.zarr"):
-        fs.NeuroVec.create(tmp_path / name, **given, access=access).close()
+        fs.NeuroVec.create(url=tmp_path / name, **given, access=access).close()
     transcode(tmp_path / "portable.h5", tmp_path / "moved.zarr")
     with fs.open(tmp_path / "moved.zarr") as moved, fs.open(tmp_path / "direct.zarr") as direct:
         assert moved.spec == direct.spec

@@ -138,7 +138,7 @@ def test_what_changed_does_not_get_a_new_digest(tmp_path: Path) -> None:
 
 def test_a_scan_that_is_added_has_digests(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
-    with fs.ParcellatedMultiScan.create(path, {}, parcellation=LABELS, space=SPACE) as scans:
+    with fs.ParcellatedMultiScan.create({}, path, parcellation=LABELS, space=SPACE) as scans:
         scans.add_scan("rest", RUN)
         with _other_value(path, "scans/rest/0"):
             assert not fs.verify(path, deep=True)

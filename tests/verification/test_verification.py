@@ -40,7 +40,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     def create(name: str, *, url: str = "", **options: Any) -> Path:
         values = np.random.default_rng(5).integers(0, 900, SHAPE, np.int16)
         space = fs.NeuroSpace(spatial_shape=SHAPE[:3], affine=AFFINE, time_points=SHAPE[3], tr=1.5)
-        fs.NeuroVec.create(url or tmp_path / name, values, space=space, **options).close()
+        fs.NeuroVec.create(values, url or tmp_path / name, space=space, **options).close()
         return tmp_path / name
 
     return create
@@ -139,7 +139,7 @@ def test_sound_with_scaling(make: Make, name: str, options: dict[str, Any]) -> N
 @pytest.mark.parametrize("dtype", ["u1", "f4", "f8", "c8", "?"])
 def test_sound_volumes(tmp_path: Path, name: str, dtype: str) -> None:
     values = np.random.default_rng(1).integers(0, 2, (5, 6, 7)).astype(dtype)
-    fs.NeuroVol.create(tmp_path / name, values, space=AFFINE).close()
+    fs.NeuroVol.create(values, tmp_path / name, space=AFFINE).close()
     report = fs.verify(tmp_path / name, deep=True)
     assert report.ok, report
     assert report.format == "neurovol"
@@ -579,7 +579,7 @@ def test_report(make: Make) -> None:
 @pytest.mark.parametrize("ending", ["h5", "zarr"])
 def test_what_a_killed_writer_left_is_mentioned(tmp_path: Path, ending: str) -> None:
     url = tmp_path / f"a.{ending}"
-    fs.NeuroVol.create(url, np.ones((3, 4, 5), "i2"), space=np.eye(4)).close()
+    fs.NeuroVol.create(np.ones((3, 4, 5), "i2"), url, space=np.eye(4)).close()
     with own_mark() as mark:
         pass
     left = tmp_path / hidden_name(url.name, mark, "partial")
@@ -588,7 +588,7 @@ def test_what_a_killed_writer_left_is_mentioned(tmp_path: Path, ending: str) -> 
     assert report.ok
     (note,) = [note for note in report.notes if note.kind == "leftover"]
     assert str(left) in str(note)
-    fs.NeuroVol.create(url, np.ones((3, 4, 5), "i2"), space=np.eye(4), overwrite=True).close()
+    fs.NeuroVol.create(np.ones((3, 4, 5), "i2"), url, space=np.eye(4), overwrite=True).close()
     assert not left.exists()
     assert not [note for note in fs.verify(url).notes if note.kind == "leftover"]
 
@@ -599,7 +599,7 @@ def test_data_that_cannot_be_read_are_not_ok(tmp_path: Path, how: str, *, deep: 
     """Nobody knows whether they are sound; a store without them is of no use."""
     suffix = "zarr" if how == "unknown codec" else "h5"
     path, data = tmp_path / f"a.{suffix}", np.arange(48, dtype="i2").reshape(4, 3, 2, 2)
-    fs.NeuroVec.create(path, data, space=np.eye(4), tr=1.0).close()
+    fs.NeuroVec.create(data, path, space=np.eye(4), tr=1.0).close()
     if suffix == "zarr":
         document = path / "0" / "zarr.json"
         found = json.loads(document.read_text())

@@ -70,7 +70,7 @@ def test_a_chunk_of_any_array_is_damaged(tmp_path: Path, name: str, ending: str)
 def test_digests_of_runs_are_compared(tmp_path: Path, run: str, ending: str) -> None:
     url = tmp_path / f"x{ending}"
     runs = {"rest": RUN, "task": RUN[..., :8]}
-    fs.NeuroVecSeq.create(url, runs, space=np.eye(4), tr=2.0, codec="none").close()
+    fs.NeuroVecSeq.create(runs, url, space=np.eye(4), tr=2.0, codec="none").close()
     flip(ranges(url, f"runs/{run}/0")[0])
     assert fs.verify(url)
     report = fs.verify(url, deep=True)
@@ -172,7 +172,7 @@ def test_sparse_loadings(tmp_path: Path) -> None:
     loadings = sparse.random(120, 3, 0.3, format="csr", random_state=1)
     url, basis = tmp_path / "x.zarr", np.ones((4, 3))
     fs.LatentNeuroVec.create(
-        url, basis, loadings, mask=np.ones((6, 5, 4), bool), space=np.eye(4)
+        basis, loadings, url, mask=np.ones((6, 5, 4), bool), space=np.eye(4)
     ).close()
     assert fs.verify(url, deep=True)
     _values("loadings/indptr", lambda v: v[::-1])(url)

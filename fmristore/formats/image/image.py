@@ -37,7 +37,7 @@ from fmristore.planning.progress import Progress
 from fmristore.planning.rechunk import read_in_blocks
 from fmristore.planning.streams import streaming
 from fmristore.planning.text import parse_size
-from fmristore.sources.door import open_if_path, source_of
+from fmristore.sources.door import check_order, open_if_path, source_of
 from fmristore.sources.images import Block, ImageSource
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import (
@@ -492,8 +492,8 @@ class DenseImage(GridView):
     @classmethod
     def create(  # noqa: PLR0913
         cls,
-        url: str | os.PathLike[str],
         source: Any,
+        url: str | os.PathLike[str],
         *,
         space: NeuroSpace | AnyArray | None = None,
         tr: float | None = None,
@@ -514,11 +514,11 @@ class DenseImage(GridView):
 
         Parameters
         ----------
-        url : str or path
-            New store: ``.h5`` for HDF5, ``.zarr`` (best ``.ome.zarr``) for Zarr.
         source : path, stored image, nibabel image, or array_like (X, Y, Z) or (X, Y, Z, T)
             A path or URL is that of a NIfTI file, whose header is kept byte for byte, or of a
             store.
+        url : str or path
+            New store: ``.h5`` for HDF5, ``.zarr`` (best ``.ome.zarr``) for Zarr.
         space : NeuroSpace or (4, 4) affine, optional
             Needed for arrays.
         tr : float, optional
@@ -564,6 +564,7 @@ class DenseImage(GridView):
         InvalidInputError
             If the data have another number of axes, or are not an image.
         """
+        check_order(source, url)
         max_memory = parse_size(max_memory)
         with open_if_path(source, storage_options) as image:
             dense = isinstance(image, GridView) and image.dense_array is not None

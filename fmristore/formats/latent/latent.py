@@ -35,7 +35,7 @@ from fmristore.planning.indexing import AxisPart
 from fmristore.planning.memory import within
 from fmristore.planning.streams import streaming
 from fmristore.planning.text import parse_size
-from fmristore.sources.door import as_source
+from fmristore.sources.door import as_source, check_order
 from fmristore_stores.errors import InvalidInputError, MetadataError, SelectionError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
@@ -259,7 +259,7 @@ class LatentNeuroVec(LatentView):
     Examples
     --------
     >>> import fmristore as fs
-    >>> lat = fs.LatentNeuroVec.from_pca("lat.h5", "bold.nii.gz", 20, mask="mask.nii.gz")  # doctest: +SKIP
+    >>> lat = fs.LatentNeuroVec.from_pca("bold.nii.gz", "lat.h5", 20, mask="mask.nii.gz")  # doctest: +SKIP
     >>> lat[32, 40, 20]                                                       # doctest: +SKIP
     """  # noqa: E501
 
@@ -384,9 +384,9 @@ class LatentNeuroVec(LatentView):
     @classmethod
     def create(  # noqa: PLR0913
         cls,
-        url: str | os.PathLike[str],
         basis: Any,
         loadings: Any,
+        url: str | os.PathLike[str],
         *,
         mask: Any = None,
         voxels: Any = None,
@@ -407,13 +407,13 @@ class LatentNeuroVec(LatentView):
 
         Parameters
         ----------
-        url : str or path
-            New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
         basis : array_like, (T, K), or mapping of str to array_like, (T_i, K)
             Time courses of one scan, or of several by name.
         loadings : array_like or scipy sparse matrix, (V, K)
             Rows in order of `voxels`, or of the mask's voxels in numpy's (C) order. What is
             sparse stays so. Dense ones may be anything that slices by rows, such as a memory map.
+        url : str or path
+            New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
         mask : path, stored volume, nibabel image, or array_like of shape (X, Y, Z), optional
             Voxels that have a row.
         voxels : array_like of int, (V, 3), optional
@@ -461,6 +461,7 @@ class LatentNeuroVec(LatentView):
         -----
         Numbers that float32 holds exactly are stored as float32, others as float64.
         """
+        check_order(basis, url)
         factors = make_factors(
             basis,
             loadings,
@@ -506,8 +507,8 @@ class LatentNeuroVec(LatentView):
     @classmethod
     def from_pca(  # noqa: PLR0913
         cls,
-        url: str | os.PathLike[str],
         source: Any,
+        url: str | os.PathLike[str],
         n_components: int,
         *,
         mask: Any = None,
@@ -528,10 +529,10 @@ class LatentNeuroVec(LatentView):
 
         Parameters
         ----------
-        url : str or path
-            New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
         source : path, nibabel image, stored run, or array_like of shape (X, Y, Z, T)
             A path or URL is that of a NIfTI file or a store. Read once.
+        url : str or path
+            New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
         n_components : int
             At least 1, and less than T.
         mask : path, stored volume, nibabel image, or array_like of shape (X, Y, Z), optional
@@ -572,6 +573,7 @@ class LatentNeuroVec(LatentView):
         Exact, of the products of the time points (or of the voxels, where there are fewer) in
         float64; components of less than about 1e-6 of the first one's strength are inaccurate.
         """
+        check_order(source, url)
         max_memory = parse_size(max_memory)
         from fmristore.formats.latent.pca import principal_components
 

@@ -164,10 +164,9 @@ def finite_mask(stack: MapInputs, within: AnyArray | None, max_memory: int) -> A
 
 
 def map_stack(
-    maps: Any = None,
+    maps: Any,
     *,
     labels: Any = None,
-    data: Any = None,
     space: NeuroSpace | AnyArray | None = None,
     dtype: DTypeLike | None = None,
 ) -> MapInputs:
@@ -175,11 +174,11 @@ def map_stack(
 
     Parameters
     ----------
-    maps : mapping of str to map, or stored object with labels, optional
+    maps : mapping of str to map, stored object with labels, sequence of maps, or image
         A map is a nibabel image, a stored volume, or an array (X, Y, Z). Files and stores are
         opened already: see `fmristore.sources.door`.
-    labels, data : sequence of str, and sequence of maps or image (X, Y, Z, L), optional
-        In place of `maps`.
+    labels : sequence of str, optional
+        For a sequence of maps, or an image (X, Y, Z, L).
     space : NeuroSpace or (4, 4) affine, optional
         Grid of arrays; that of the maps that have one by default.
     dtype : dtype, optional
@@ -191,16 +190,18 @@ def map_stack(
         If labels are empty, repeated, or not one for each map; if maps are not volumes of real
         numbers on one grid; or if `dtype` cannot hold them.
     """
-    if (maps is None) == (data is None) or (data is None and labels is not None):
-        raise InvalidInputError("give maps, or labels= and data=")
-    if isinstance(maps, Mapping):
-        labels, data = list(maps), list(maps.values())
     own: Sequence[bytes] | None = None
-    if maps is not None and not isinstance(maps, Mapping):
+    data = maps
+    if isinstance(maps, Mapping):
+        if labels is not None:
+            raise InvalidInputError(
+                "a mapping names its maps itself; labels= is for a sequence of maps or one image"
+            )
+        labels, data = list(maps), list(maps.values())
+    elif labels is None:
         if not (isinstance(maps, StoredObject) and hasattr(maps, "labels")):
             raise InvalidInputError("maps must be a mapping of label to map, or come with labels=")
-        labels, data = maps.labels, maps
-        own = getattr(maps, "source_headers", None)
+        labels, own = maps.labels, getattr(maps, "source_headers", None)
     names = check_labels(labels)
     data = _in_label_order(data, names)
     if _is_run(data):

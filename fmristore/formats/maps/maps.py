@@ -43,7 +43,7 @@ from fmristore.model.voxels import VoxelSet
 from fmristore.planning.indexing import parse_selection
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
-from fmristore.sources.door import open_each_path, open_if_path
+from fmristore.sources.door import check_order, open_each_path, open_if_path
 from fmristore.sources.facts import metadata_of
 from fmristore.sources.images import ArraySource, ImageSource
 from fmristore.sources.labelled import positional
@@ -420,11 +420,10 @@ class LabeledVolumeSet(MaskedObject):
     @classmethod
     def create(  # noqa: PLR0913
         cls,
+        source: Any,
         url: str | os.PathLike[str],
-        maps: Any = None,
         *,
         labels: Any = None,
-        data: Any = None,
         mask: Any = None,
         space: NeuroSpace | AnyArray | None = None,
         space_name: str | None = None,
@@ -442,16 +441,14 @@ class LabeledVolumeSet(MaskedObject):
 
         Parameters
         ----------
+        source : mapping of str to map, LabeledVolumeSet, sequence of maps, or image (X, Y, Z, L)
+            A map is the path of a NIfTI file or a store, a nibabel image, a stored volume, or an
+            array (X, Y, Z). An image is the path of a NIfTI file or a store, a nibabel image, a
+            stored run, or an array.
         url : str or path
             New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
-        maps : mapping of str to map, or LabeledVolumeSet or its path, optional
-            A map is the path of a NIfTI file or a store, a nibabel image, a stored volume, or an
-            array (X, Y, Z).
         labels : sequence of str, optional
-            In place of `maps`, with `data`: any text that is not blank, each once.
-        data : sequence of maps, or one image (X, Y, Z, L), optional
-            An image is the path of a NIfTI file or a store, a nibabel image, a stored run, or an
-            array.
+            For a sequence of maps or an image: any text that is not blank, each once.
         mask : stored object, nibabel image, path, or array_like of shape (X, Y, Z), optional
             Voxels to store; all of the grid by default, or those of a `LabeledVolumeSet`.
             ``"finite"`` takes those that are neither NaN nor infinite in any map, for which all
@@ -493,18 +490,10 @@ class LabeledVolumeSet(MaskedObject):
             on one grid; if the mask is empty; or if `fill` or `dtype` do not fit the data.
             Nothing is written then.
         """
+        check_order(source, url)
         max_memory = parse_size(max_memory)
-        with (
-            open_each_path(maps, storage_options) as given,
-            open_each_path(data, storage_options) as listed,
-        ):
-            stack = map_stack(
-                given,
-                labels=labels,
-                data=listed,
-                space=space,
-                dtype=dtype,
-            )
+        with open_each_path(source, storage_options) as given:
+            stack = map_stack(given, labels=labels, space=space, dtype=dtype)
             stack.know(space_name, metadata_of(given) if metadata is None else metadata)
             own = given.mask if isinstance(given, MaskedObject) else None
             if isinstance(mask, str) and mask == "finite":
@@ -641,7 +630,7 @@ class LabeledVolumeSet(MaskedObject):
         if not self._parts.writable:
             raise InvalidInputError(
                 "these maps lie in the layout of other software; "
-                "store them again with LabeledVolumeSet.create(url, maps) to change them",
+                "store them again with LabeledVolumeSet.create(maps, url) to change them",
                 url=self.url,
             )
         locator = self._handle.locator

@@ -20,7 +20,7 @@ from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
-from fmristore.sources.door import as_source
+from fmristore.sources.door import as_source, check_order
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import ArraySpec
@@ -106,8 +106,8 @@ class MaskedNeuroVec(MaskedObject):
     @classmethod
     def create(  # noqa: PLR0913
         cls,
-        url: str | os.PathLike[str],
         source: Any,
+        url: str | os.PathLike[str],
         *,
         mask: Any,
         space: NeuroSpace | AnyArray | None = None,
@@ -127,10 +127,10 @@ class MaskedNeuroVec(MaskedObject):
 
         Parameters
         ----------
-        url : str or path
-            New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
         source : path, nibabel image, stored run, or array_like of shape (X, Y, Z, T)
             A path or URL is that of a NIfTI file or a store.
+        url : str or path
+            New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
         mask : stored object, nibabel image, path, or array_like of shape (X, Y, Z)
             Voxels that are not zero (NaN counts as zero); an image lies on the grid of `source`.
         space : NeuroSpace or (4, 4) affine, optional
@@ -174,6 +174,7 @@ class MaskedNeuroVec(MaskedObject):
         MemoryLimitError
             If not even one write unit fits the limit.
         """
+        check_order(source, url)
         max_memory = parse_size(max_memory)
         with as_source(
             source,

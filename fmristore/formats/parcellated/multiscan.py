@@ -39,6 +39,7 @@ from fmristore.formats.registry import Layout, register
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
+from fmristore.sources.door import check_order
 from fmristore.sources.labels import LabelTable
 from fmristore.sources.parcellation import Parcellation
 from fmristore_stores.errors import (
@@ -78,7 +79,7 @@ class ParcellatedMultiScan(StoredObject):
     --------
     >>> import fmristore as fs
     >>> multi = fs.ParcellatedMultiScan.create(                               # doctest: +SKIP
-    ...     "sub-01.h5", parcellation="atlas.nii.gz"
+    ...     {}, "sub-01.h5", parcellation="atlas.nii.gz"
     ... )
     >>> multi.add_scan("rest", "rest_bold.nii.gz", statistic="mean")          # doctest: +SKIP
     >>> multi["rest"].to_numpy()                                              # doctest: +SKIP
@@ -583,8 +584,8 @@ class ParcellatedMultiScan(StoredObject):
     @classmethod
     def create(  # noqa: PLR0913
         cls,
+        source: Mapping[str, Any],
         url: str | os.PathLike[str],
-        scans: Mapping[str, Any] | None = None,
         *,
         parcellation: Any,
         names: Any = None,
@@ -605,10 +606,10 @@ class ParcellatedMultiScan(StoredObject):
 
         Parameters
         ----------
+        source : mapping of str to run
+            Runs by name; see `add_scan`. None of them, ``{}``, makes a store that is empty.
         url : str or path
             New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
-        scans : mapping, optional
-            Sources by name; see `add_scan`.
         parcellation : Parcellation, path, nibabel image, or array_like of shape (X, Y, Z)
             Label image on the grid of the scans.
         names, mask : object, optional
@@ -636,6 +637,7 @@ class ParcellatedMultiScan(StoredObject):
         InvalidInputError
             If labels and scans do not fit, or an argument cannot be used.
         """
+        check_order(source, url)
         max_memory = parse_size(max_memory)
         target = Target(
             url=url,
@@ -646,7 +648,7 @@ class ParcellatedMultiScan(StoredObject):
             max_memory=max_memory,
             progress=progress,
         )
-        requests = scan_requests(scans or {}, statistic, metadata, space, tr)
+        requests = scan_requests(source or {}, statistic, metadata, space, tr)
         parcels = make_parcellation(
             parcellation,
             names,

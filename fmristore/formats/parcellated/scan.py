@@ -30,6 +30,7 @@ from fmristore.model.voxels import VoxelSet
 from fmristore.planning.indexing import parse_axis
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
+from fmristore.sources.door import check_order
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
 
@@ -236,8 +237,8 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
     @classmethod
     def create(  # noqa: PLR0913
         cls,
-        url: str | os.PathLike[str],
         source: Any,
+        url: str | os.PathLike[str],
         *,
         parcellation: Any,
         names: Any = None,
@@ -260,10 +261,10 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
 
         Parameters
         ----------
-        url : str or path
-            New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
         source : stored object, path, nibabel image, or array_like of shape (X, Y, Z, T)
             The run, read once. Stored values and their scaling are kept.
+        url : str or path
+            New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
         parcellation : Parcellation, path, nibabel image, or array_like of shape (X, Y, Z)
             Label image on the grid of the run.
         names : path, mapping, sequence of str, optional
@@ -307,6 +308,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         InvalidInputError
             If labels and run do not fit, or an argument cannot be used.
         """
+        check_order(source, url)
         max_memory = parse_size(max_memory)
         if given_matrix(source) is not None:
             raise InvalidInputError("a matrix (T, K) holds no voxels; it makes a summary")

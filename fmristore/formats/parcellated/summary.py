@@ -24,6 +24,7 @@ from fmristore.model.space import NeuroSpace
 from fmristore.planning.indexing import parse_axis, parse_selection
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
+from fmristore.sources.door import check_order
 from fmristore.sources.parcellation import find_parcels
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
@@ -243,8 +244,8 @@ class ParcellatedScanSummary(ParcellatedBase):
     @classmethod
     def create(  # noqa: PLR0913
         cls,
-        url: str | os.PathLike[str],
         source: Any,
+        url: str | os.PathLike[str],
         *,
         parcellation: Any,
         names: Any = None,
@@ -268,10 +269,10 @@ class ParcellatedScanSummary(ParcellatedBase):
 
         Parameters
         ----------
-        url : str or path
-            New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
         source : stored object, path, nibabel image, or array_like
             A run (X, Y, Z, T), read once; or the series of the parcels, (T, K), as they are.
+        url : str or path
+            New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
         parcellation : Parcellation, path, nibabel image, or array_like of shape (X, Y, Z)
             Label image on the grid of the run.
         names : path, mapping, sequence of str, optional
@@ -320,6 +321,7 @@ class ParcellatedScanSummary(ParcellatedBase):
         InvalidInputError
             If labels and run do not fit, or an argument cannot be used.
         """
+        check_order(source, url)
         max_memory = parse_size(max_memory)
         if statistic is None and given_matrix(source) is None:
             raise InvalidInputError("a summary needs a statistic")

@@ -37,7 +37,7 @@ from fmristore.planning.layout import Access, Order
 from fmristore.planning.progress import Progress
 from fmristore.planning.streams import streaming
 from fmristore.planning.text import parse_size
-from fmristore.sources.door import has_grid, open_each_path, source_of
+from fmristore.sources.door import check_order, has_grid, open_each_path, source_of
 from fmristore.sources.images import Block, ImageSource
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.io.ranges import ReadCost, sum_costs
@@ -383,8 +383,8 @@ class NeuroVecSeq(GridView):
     @classmethod
     def create(  # noqa: PLR0913
         cls,
+        source: Mapping[str, Any] | Sequence[Any],
         url: str | os.PathLike[str],
-        runs: Mapping[str, Any] | Sequence[Any],
         *,
         space: NeuroSpace | AnyArray | None = None,
         tr: float | Sequence[float | None] | None = None,
@@ -403,12 +403,12 @@ class NeuroVecSeq(GridView):
 
         Parameters
         ----------
-        url : str or path
-            New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
-        runs : mapping of str to run, or sequence of runs
+        source : mapping of str to run, or sequence of runs
             By name, in their order; a run is the path or URL of a NIfTI file or a store, a
             stored image (`NeuroVec`), a nibabel image, or an array (X, Y, Z, T). Without names
             they are called ``run-1``, ``run-2`` ...
+        url : str or path
+            New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
         space : NeuroSpace or (4, 4) affine, optional
             For runs that are arrays: where their voxels are.
         tr : float or sequence of float, optional
@@ -449,8 +449,9 @@ class NeuroVecSeq(GridView):
             If there are no runs, a name is empty or occurs twice, or a run is no run, in colour,
             or on another grid than the others; nothing is written then.
         """
+        check_order(source, url)
         max_memory = parse_size(max_memory)
-        with open_each_path(_listed(runs), storage_options) as found:
+        with open_each_path(_listed(source), storage_options) as found:
             known = {"space_name": space_name, "metadata": metadata}
             checked = check_runs(_sources(found, space, tr, known))
             options = image_options(

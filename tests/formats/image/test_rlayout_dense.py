@@ -68,7 +68,7 @@ def numbers(shape: tuple[int, ...] = (7, 6, 5, 9), dtype: Any = "i2") -> AnyArra
 def store(url: Path, values: AnyArray, **options: Any) -> Any:
     """Store an array and open it as an image."""
     cls = fs.NeuroVec if values.ndim == 4 else fs.NeuroVol
-    return cls.create(url, values, **({"space": AFFINE} | options))
+    return cls.create(values, url, **({"space": AFFINE} | options))
 
 
 def as_r(path: Path) -> tuple[str, AnyArray, AnyArray]:
@@ -443,7 +443,7 @@ def test_integers_that_r_does_not_have_are_refused(tmp_path: Path, dtype: str, v
         store(tmp_path / "new.h5", values, profile="r")
     runs = {"a": values[..., :4] * 0, "b": values}
     with pytest.raises(InvalidInputError, match=f"no whole number {value} in"):
-        fs.NeuroVecSeq.create(tmp_path / "seq.h5", runs, space=AFFINE, profile="r")
+        fs.NeuroVecSeq.create(runs, tmp_path / "seq.h5", space=AFFINE, profile="r")
     assert not list(tmp_path.iterdir())
 
 

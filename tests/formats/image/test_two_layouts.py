@@ -226,7 +226,7 @@ def test_stored_anew(tmp_path: Path, both: Path, kind: str) -> None:
 def test_runs_of_a_sequence(tmp_path: Path, kind: str) -> None:
     url = tmp_path / f"seq.{kind}"
     runs = {"a": VALUES[..., :25], "b": VALUES[..., 25:]}
-    with fs.NeuroVecSeq.create(url, runs, space=AFFINE, tr=1.5, access="both") as sequence:
+    with fs.NeuroVecSeq.create(runs, url, space=AFFINE, tr=1.5, access="both") as sequence:
         np.testing.assert_array_equal(np.asarray(sequence), VALUES)
         assert sequence["b"].plan[..., 3].copy == "runs/b/volume/0"
         assert sequence["b"].plan[1, 2, 3].copy == "runs/b/0"
@@ -673,7 +673,7 @@ def test_a_name_that_is_taken(tmp_path: Path, kind: str) -> None:
 
 def test_only_runs_of_ours_get_a_copy(tmp_path: Path) -> None:
     with create_store(tmp_path / "a.zarr") as new:
-        with fs.NeuroVec.create(tmp_path / "run.zarr", VALUES, space=AFFINE) as run:
+        with fs.NeuroVec.create(VALUES, tmp_path / "run.zarr", space=AFFINE) as run:
             spec = run.spec
         new.root.create_array("0", spec).write(None, old_values(spec))
     with pytest.raises(InvalidInputError, match="neurovec"):

@@ -37,4 +37,4 @@ def make(url: Path, **changes: Any) -> fs.LatentNeuroVec:
         "offset": OFFSET,
         "tr": 2.0,
     }
-    return fs.LatentNeuroVec.create(url, **(options | changes))
+    return fs.LatentNeuroVec.create(url=url, **(options | changes))

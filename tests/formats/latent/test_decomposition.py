@@ -187,9 +187,9 @@ def test_every_source(tmp_path: Path, image: Any, kind: str) -> None:
     elif kind == "stored path":
         fs.convert(path, source := tmp_path / "run.h5")
     elif kind == "masked":
-        source = fs.MaskedNeuroVec.create(tmp_path / "masked.h5", path, mask=MASK)
+        source = fs.MaskedNeuroVec.create(path, tmp_path / "masked.h5", mask=MASK)
     lat = fs.LatentNeuroVec.from_pca(
-        tmp_path / "lat.h5", source, 4, mask=MASK, voxel_error=True, **options
+        source, tmp_path / "lat.h5", 4, mask=MASK, voxel_error=True, **options
     )
     assert lat.shape == full.shape
     assert lat.tr == 1.25
@@ -208,7 +208,7 @@ def test_every_source(tmp_path: Path, image: Any, kind: str) -> None:
 def test_without_a_mask_and_again(tmp_path: Path, image: Any) -> None:
     full = image.get_fdata()
     for name in ("a.h5", "b.zarr"):
-        lat = fs.LatentNeuroVec.from_pca(tmp_path / name, image, 2)
+        lat = fs.LatentNeuroVec.from_pca(image, tmp_path / name, 2)
         assert lat.n_voxels == np.prod(GRID)
         error, expected = best(full.reshape(-1, TIMES).T, 2)
         assert lat.reconstruction_error == pytest.approx(error, rel=1e-3)
@@ -221,9 +221,9 @@ def test_without_a_mask_and_again(tmp_path: Path, image: Any) -> None:
 
 @pytest.mark.parametrize("given", ["object", "path"])
 def test_voxels_of_a_masked_run(tmp_path: Path, image: Any, given: str) -> None:
-    with fs.MaskedNeuroVec.create(tmp_path / "masked.h5", image, mask=MASK) as masked:
+    with fs.MaskedNeuroVec.create(image, tmp_path / "masked.h5", mask=MASK) as masked:
         source = masked if given == "object" else masked.url
-        lat = fs.LatentNeuroVec.from_pca(tmp_path / "lat.h5", source, 3)
+        lat = fs.LatentNeuroVec.from_pca(source, tmp_path / "lat.h5", 3)
         np.testing.assert_array_equal(lat.mask, MASK)
         np.testing.assert_array_equal(lat.voxels, masked.voxels)
 
@@ -245,7 +245,7 @@ def test_bad_input_leaves_nothing(
 ) -> None:
     options: dict[str, Any] = {"source": image, "n_components": 2, "mask": MASK} | changes
     with pytest.raises(InvalidInputError, match=message):
-        fs.LatentNeuroVec.from_pca(tmp_path / "lat.h5", **options)
+        fs.LatentNeuroVec.from_pca(url=tmp_path / "lat.h5", **options)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -261,8 +261,8 @@ def test_real_run(tmp_path: Path, shared_data: Path) -> None:
     mask = full.mean(axis=-1) > np.percentile(full.mean(axis=-1), 90)
     values = full[mask].T
     lat = fs.LatentNeuroVec.from_pca(
-        tmp_path / "lat.h5",
         full,
+        tmp_path / "lat.h5",
         6,
         space=loaded.affine,
         mask=mask,

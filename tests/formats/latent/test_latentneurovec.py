@@ -273,7 +273,7 @@ def test_scattered_rows_of_many(tmp_path: Path, kind: str) -> None:
     full = (values @ basis.T).reshape(*grid, 9)
     given_as = scipy.sparse.coo_array(values) if kind == "sparse" else values
     lat = fs.LatentNeuroVec.create(
-        tmp_path / "a.zarr", basis, given_as, mask=np.ones(grid), space=AFFINE
+        basis, given_as, tmp_path / "a.zarr", mask=np.ones(grid), space=AFFINE
     )
     points = rng.integers(0, grid, (50, 3))
     np.testing.assert_allclose(lat.series(points), full[tuple(points.T)].T, atol=1e-12)
@@ -299,7 +299,7 @@ def test_memory_of_a_volume(tmp_path: Path) -> None:
     loadings = rng.normal(size=(math.prod(grid), 16)).astype("f4")
     basis = rng.normal(size=(2000, 16)).astype("f4")
     with fs.LatentNeuroVec.create(
-        tmp_path / "a.h5", basis, loadings, mask=np.ones(grid), space=AFFINE
+        basis, loadings, tmp_path / "a.h5", mask=np.ones(grid), space=AFFINE
     ) as lat:
         lat[0, 0, 0]
         tracemalloc.start()

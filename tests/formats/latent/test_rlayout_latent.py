@@ -122,9 +122,9 @@ def test_profile_has_the_tree_of_r(tmp_path: Path, golden: Path, case: str) -> N
     expected = np.load(golden / f"latent_{case}.expected.npz")
     with fs.open(golden / f"latent_{case}.lv.h5") as lat:
         written = fs.LatentNeuroVec.create(
-            tmp_path / "a.lv.h5",
             {lat.scan_names[0]: lat.basis},
             np.asarray(lat.loadings),
+            tmp_path / "a.lv.h5",
             voxels=lat.voxels,
             space=lat.space.without_time(),
             tr=lat.tr,
@@ -160,9 +160,9 @@ def test_profile_with_voxels_in_another_order(tmp_path: Path, loadings: str) -> 
     rows: Any = LOADINGS[order] + (loadings == "dense")
     given_as = scipy.sparse.csr_array(rows) if loadings == "sparse" else rows
     lat = fs.LatentNeuroVec.create(
-        tmp_path / "a.h5",
         {"a": STACKED[:5], "b": STACKED[5:10]},
         given_as,
+        tmp_path / "a.h5",
         voxels=VOXELS[order],
         space=fs.NeuroSpace(spatial_shape=GRID, affine=AFFINE),
         offset=OFFSET[order],

@@ -47,8 +47,8 @@ STORES = ["h5", "zarr"]
 
 def make(folder: Path, kind: str, maps: Any = None, **options: Any) -> LabeledVolumeSet:
     options = {"mask": MASK, "space": SPACE, **options}
-    given = MAPS if maps is None and "data" not in options else maps
-    return LabeledVolumeSet.create(folder / f"maps.{kind}", given, **options)
+    given = MAPS if maps is None else maps
+    return LabeledVolumeSet.create(given, folder / f"maps.{kind}", **options)
 
 
 @pytest.fixture(scope="module", params=STORES)
@@ -169,21 +169,21 @@ def test_sources_of_every_kind(tmp_path: Path, kind: str) -> None:
     image = nibabel.Nifti1Image(arrays[0], AFFINE)
     nibabel.save(image, tmp_path / "a.nii.gz")
     nibabel.save(nibabel.Nifti1Image(MASK.astype("u1"), AFFINE), tmp_path / "mask.nii")
-    volume = fs.NeuroVol.create(tmp_path / f"d.{kind}", arrays[3], space=SPACE)
+    volume = fs.NeuroVol.create(arrays[3], tmp_path / f"d.{kind}", space=SPACE)
     sources = [tmp_path / "a.nii.gz", nibabel.Nifti1Image(arrays[1], AFFINE), arrays[2], volume]
     sources.append(nibabel.Nifti1Image(arrays[4][..., None], AFFINE))
     names, arrays, sources = [*names, "f"], [*arrays, arrays[3]], [*sources, volume.url]
     expected = np.where(MASK[..., None], np.stack(arrays, axis=-1), 0)
     given = dict(zip(names, sources, strict=True))
-    maps = LabeledVolumeSet.create(tmp_path / f"1.{kind}", given, mask=tmp_path / "mask.nii")
+    maps = LabeledVolumeSet.create(given, tmp_path / f"1.{kind}", mask=tmp_path / "mask.nii")
     np.testing.assert_array_equal(np.asarray(maps), expected)
     assert maps.space.same_grid(SPACE)
     listed = LabeledVolumeSet.create(
-        tmp_path / f"2.{kind}", labels=names, data=sources, mask=MASK, space=AFFINE
+        sources, tmp_path / f"2.{kind}", labels=names, mask=MASK, space=AFFINE
     )
     np.testing.assert_array_equal(np.asarray(listed), expected)
     for source in (listed, listed.url):
-        again = LabeledVolumeSet.create(tmp_path / f"3.{kind}", source, overwrite=True)
+        again = LabeledVolumeSet.create(source, tmp_path / f"3.{kind}", overwrite=True)
         np.testing.assert_array_equal(np.asarray(again), expected)
         np.testing.assert_array_equal(again.mask, MASK)
         assert again.labels == tuple(names)
@@ -194,11 +194,11 @@ def test_one_image_of_all_maps(tmp_path: Path, kind: str) -> None:
     data = RNG.integers(-9, 9, (*SHAPE, 3)).astype("i2")
     image = nibabel.Nifti1Image(data, AFFINE)
     nibabel.save(image, tmp_path / "all.nii.gz")
-    run = fs.NeuroVec.create(tmp_path / f"run.{kind}", image)
+    run = fs.NeuroVec.create(image, tmp_path / f"run.{kind}")
     sources = (tmp_path / "all.nii.gz", nibabel.Nifti1Image(data, AFFINE), run, data, run.url)
     for number, source in enumerate(sources):
         maps = LabeledVolumeSet.create(
-            tmp_path / f"{number}.{kind}", labels=["x", "y", "z"], data=source, space=SPACE
+            source, tmp_path / f"{number}.{kind}", labels=["x", "y", "z"], space=SPACE
         )
         np.testing.assert_array_equal(np.asarray(maps), data)
         assert maps.mask.all()
@@ -217,8 +217,8 @@ def test_types(tmp_path: Path) -> None:
     ]
     for number, (types, wanted, expected) in enumerate(cases):
         maps = LabeledVolumeSet.create(
-            tmp_path / f"{number}.h5",
             {str(n): values.astype(t) for n, t in enumerate(types)},
+            tmp_path / f"{number}.h5",
             space=SPACE,
             dtype=wanted,
         )
@@ -238,14 +238,14 @@ def test_what_is_not_a_number_is_kept_inside_and_dropped_outside(tmp_path: Path)
 
 def test_maps_are_chunked_whole(tmp_path: Path) -> None:
     small = {str(n): np.full((10, 10, 10), n, "f4") for n in range(300)}
-    maps = LabeledVolumeSet.create(tmp_path / "small.zarr", small, space=np.eye(4))
+    maps = LabeledVolumeSet.create(small, tmp_path / "small.zarr", space=np.eye(4))
     with open_store(maps.url) as store:
         chunks = store.root.array("0").spec.layout.chunks
     assert chunks[1] == 1000
     assert 100 < chunks[0] < 300
     np.testing.assert_array_equal(maps["277"], np.full((10, 10, 10), 277))
     large = {str(n): np.full((70, 70, 70), n, "f4") for n in range(3)}
-    maps = LabeledVolumeSet.create(tmp_path / "large.zarr", large, space=np.eye(4))
+    maps = LabeledVolumeSet.create(large, tmp_path / "large.zarr", space=np.eye(4))
     with open_store(maps.url) as store:
         assert store.root.array("0").spec.layout.chunks == (1, 70**3)
     np.testing.assert_array_equal(maps["2"], np.full((70, 70, 70), 2))
@@ -259,7 +259,7 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     limit = 3 << 20
     assert values.nbytes * 120 > 4 * limit
     tracemalloc.start()
-    maps = LabeledVolumeSet.create(tmp_path / "a.h5", given, max_memory=limit)
+    maps = LabeledVolumeSet.create(given, tmp_path / "a.h5", max_memory=limit)
     maps.add("more", tmp_path / "map.nii", max_memory=limit)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -271,19 +271,19 @@ SHIFTED = AFFINE + np.array([[0, 0, 0, 1.0], *np.zeros((3, 4))])
 A = MAPS[LABELS[0]]
 BAD: dict[str, dict[str, Any]] = {
     "nothing": {"maps": {}},
-    "no maps at all": {"data": None},
-    "labels without data": {"maps": MAPS, "labels": ["a"]},
-    "both": {"maps": MAPS, "data": [A]},
+    "no maps at all": {"maps": [], "labels": []},
+    "nothing as map": {"maps": [None], "labels": ["a"]},
+    "labels and names": {"maps": MAPS, "labels": ["a"]},
     "empty label": {"maps": {"": A}},
     "blank label": {"maps": {" \t": A}},
     "NaN label": {"maps": {float("nan"): A}},
-    "number as label": {"labels": [1], "data": [A]},
-    "duplicate label": {"labels": ["a", "b", "a"], "data": [A, A, A]},
+    "number as label": {"labels": [1], "maps": [A]},
+    "duplicate label": {"labels": ["a", "b", "a"], "maps": [A, A, A]},
     "NUL in a label": {"maps": {"a\0b": A}},
     "lone surrogate": {"maps": {"a\ud800": A}},
-    "too few labels": {"labels": ["a"], "data": [A, A]},
-    "too many labels": {"labels": ["a", "b", "c"], "data": np.zeros((*SHAPE, 2))},
-    "labels that are none": {"labels": 3, "data": [A]},
+    "too few labels": {"labels": ["a"], "maps": [A, A]},
+    "too many labels": {"labels": ["a", "b", "c"], "maps": np.zeros((*SHAPE, 2))},
+    "labels that are none": {"labels": 3, "maps": [A]},
     "shapes differ": {"maps": {"a": A, "b": A[:3]}},
     "a run as map": {"maps": {"a": np.zeros((*SHAPE, 2))}},
     "grids differ": {
@@ -341,15 +341,15 @@ def test_voxels_that_are_finite_in_all_maps(tmp_path: Path, kind: str) -> None:
     values[4, 0, 0, 2] = np.inf
     finite = np.isfinite(values).all(axis=-1)
     named = {str(n): values[..., n] for n in range(3)}
-    contents: list[dict[str, Any]] = [{"maps": named}, {"labels": list(named), "data": values}]
+    contents: list[dict[str, Any]] = [{"source": named}, {"source": values, "labels": list(named)}]
     for number, content in enumerate(contents):
         maps = LabeledVolumeSet.create(
-            tmp_path / f"{number}.{kind}", **content, mask="finite", space=SPACE
+            url=tmp_path / f"{number}.{kind}", **content, mask="finite", space=SPACE
         )
         np.testing.assert_array_equal(maps.mask, finite)
         np.testing.assert_array_equal(maps, np.where(finite[..., None], values, 0))
     inner = make(tmp_path, kind, named)
-    again = LabeledVolumeSet.create(tmp_path / f"again.{kind}", inner, mask="finite")
+    again = LabeledVolumeSet.create(inner, tmp_path / f"again.{kind}", mask="finite")
     np.testing.assert_array_equal(again.mask, finite & MASK)
     with pytest.raises(InvalidInputError, match="no voxel"):
         make(tmp_path, "h5", {"a": np.full(SHAPE, np.nan)}, mask="finite", overwrite=True)
@@ -368,7 +368,7 @@ def test_adding_numbers_of_the_stored_voxels(tmp_path: Path, kind: str) -> None:
     for wrong in (mean[1:], mean.astype("c8"), mean.astype(str)):
         with pytest.raises(InvalidInputError):
             maps.add("wrong", wrong)
-    maps.add("store", fs.NeuroVol.create(tmp_path / "vol.h5", A, space=SPACE).url)
+    maps.add("store", fs.NeuroVol.create(A, tmp_path / "vol.h5", space=SPACE).url)
     np.testing.assert_array_equal(maps["store"], np.where(MASK, A.astype("f4"), -1))
 
 
@@ -396,7 +396,7 @@ def test_adding_renaming_removing(tmp_path: Path, kind: str) -> None:
 def test_large_maps_are_copied_as_they_are(tmp_path: Path, kind: str) -> None:
     values = RNG.integers(0, 99, (52, 52, 52, 5)).astype("f8")
     maps = LabeledVolumeSet.create(
-        tmp_path / f"a.{kind}", labels=list("abcde"), data=values, space=np.eye(4)
+        values, tmp_path / f"a.{kind}", labels=list("abcde"), space=np.eye(4)
     )
     before = encoded(maps.url)
     maps.remove("b")
@@ -510,7 +510,7 @@ def test_maps_of_other_voxels_are_not_changed(tmp_path: Path, kind: str) -> None
     other = first.mask.copy()
     other[tuple(first.voxels[0])] = False
     LabeledVolumeSet.create(
-        first.url, {"a": np.ones(SHAPE, first.dtype)}, mask=other, space=first.space, overwrite=True
+        {"a": np.ones(SHAPE, first.dtype)}, first.url, mask=other, space=first.space, overwrite=True
     ).close()
     with pytest.raises(ChangedError, match="open it again"):
         first.add("new", values)
@@ -599,8 +599,8 @@ def test_maps_of_r_become_ours_and_go_back(shared_data: Path, tmp_path: Path) ->
     with fs.open(path) as maps:
         with pytest.raises(InvalidInputError, match="other software"):
             maps.add("new", np.zeros(SHAPE))
-        ours = LabeledVolumeSet.create(tmp_path / "ours.zarr", maps)
-        theirs = LabeledVolumeSet.create(tmp_path / "theirs.h5", ours, profile="r")
+        ours = LabeledVolumeSet.create(maps, tmp_path / "ours.zarr")
+        theirs = LabeledVolumeSet.create(ours, tmp_path / "theirs.h5", profile="r")
         for one in (ours, theirs, fs.open(theirs.url)):
             assert one.labels == maps.labels
             np.testing.assert_array_equal(np.asarray(one), np.asarray(maps))

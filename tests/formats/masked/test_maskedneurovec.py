@@ -47,7 +47,7 @@ def on_grid(values: AnyArray, fill: float = 0, mask: AnyArray = MASK) -> AnyArra
 
 def make(folder: Path, kind: str, data: Any = DATA, **options: Any) -> MaskedNeuroVec:
     options = {"mask": MASK, "space": SPACE, **options}
-    return MaskedNeuroVec.create(folder / f"run.{kind}", data, **options)
+    return MaskedNeuroVec.create(data, folder / f"run.{kind}", **options)
 
 
 @pytest.fixture(scope="module", params=STORES)
@@ -127,7 +127,7 @@ def test_plan_counts_only_chunks_with_voxels(tmp_path: Path) -> None:
     mask = np.zeros((40, 40, 40), bool)
     mask[:20] = True
     data = np.zeros((*mask.shape, 60), "f4")
-    run = MaskedNeuroVec.create(tmp_path / "a.zarr", data, mask=mask, space=np.eye(4))
+    run = MaskedNeuroVec.create(data, tmp_path / "a.zarr", mask=mask, space=np.eye(4))
     everything, one, nothing = run.plan[...], run.plan[1, 2, 3], run.plan[30, 2, 3]
     assert one.chunks == 1
     assert nothing.chunks == 0
@@ -195,9 +195,9 @@ def test_sources_give_the_same_run(tmp_path: Path, kind: str) -> None:
     nibabel.save(image, tmp_path / "run.nii.gz")
     roi = nibabel.Nifti1Image(MASK.astype("u1"), AFFINE)
     nibabel.save(roi, tmp_path / "mask.nii")
-    dense = fs.NeuroVec.create(tmp_path / f"dense.{kind}", tmp_path / "run.nii.gz")
-    masked = MaskedNeuroVec.create(tmp_path / f"all.{kind}", dense, mask=np.ones(SHAPE[:3]))
-    volume = fs.NeuroVol.create(tmp_path / f"mask.{kind}", tmp_path / "mask.nii")
+    dense = fs.NeuroVec.create(tmp_path / "run.nii.gz", tmp_path / f"dense.{kind}")
+    masked = MaskedNeuroVec.create(dense, tmp_path / f"all.{kind}", mask=np.ones(SHAPE[:3]))
+    volume = fs.NeuroVol.create(tmp_path / "mask.nii", tmp_path / f"mask.{kind}")
     cases = [
         (tmp_path / "run.nii.gz", tmp_path / "mask.nii"),
         (str(tmp_path / "run.nii.gz"), roi),
@@ -206,7 +206,7 @@ def test_sources_give_the_same_run(tmp_path: Path, kind: str) -> None:
         (masked, str(tmp_path / "mask.nii")),
     ]
     for number, (source, mask) in enumerate(cases):
-        run = MaskedNeuroVec.create(tmp_path / f"{number}.{kind}", source, mask=mask)
+        run = MaskedNeuroVec.create(source, tmp_path / f"{number}.{kind}", mask=mask)
         np.testing.assert_array_equal(np.asarray(run), on_grid(DATA))
         assert run.dtype == (np.int16 if source is image else dense.dtype)
         assert run.tr == 1.5
@@ -214,8 +214,8 @@ def test_sources_give_the_same_run(tmp_path: Path, kind: str) -> None:
 
 
 def test_scaling_of_a_stored_source_is_kept(tmp_path: Path) -> None:
-    dense = fs.NeuroVec.create(tmp_path / "a.h5", DATA, space=SPACE, slope=0.25, inter=1.0)
-    run = MaskedNeuroVec.create(tmp_path / "b.zarr", dense, mask=MASK)
+    dense = fs.NeuroVec.create(DATA, tmp_path / "a.h5", space=SPACE, slope=0.25, inter=1.0)
+    run = MaskedNeuroVec.create(dense, tmp_path / "b.zarr", mask=MASK)
     assert run.stored_dtype == np.int16
     np.testing.assert_array_equal(np.asarray(run), on_grid(np.asarray(dense)))
 
@@ -227,7 +227,7 @@ def test_stored_numbers_go_from_one_masked_run_to_another(tmp_path: Path, slope:
     assert run.stored_dtype == np.int16
     np.testing.assert_array_equal(run.slope, first.slope)
     np.testing.assert_array_equal(np.asarray(run), np.asarray(first))
-    wider = MaskedNeuroVec.create(tmp_path / "c.h5", first, mask=np.ones(SHAPE[:3]))
+    wider = MaskedNeuroVec.create(first, tmp_path / "c.h5", mask=np.ones(SHAPE[:3]))
     np.testing.assert_array_equal(np.asarray(wider), np.asarray(first))
 
 
@@ -237,7 +237,7 @@ def test_stored_bytes(tmp_path: Path, kind: str) -> None:
     path = Path(run.url)
     files = [path] if kind == "h5" else [p for p in path.rglob("*") if p.is_file()]
     assert run.stored_bytes == sum(file.stat().st_size for file in files)
-    sequence = fs.NeuroVecSeq.create(tmp_path / f"seq.{kind}", [run])
+    sequence = fs.NeuroVecSeq.create([run], tmp_path / f"seq.{kind}")
     assert sequence.images[0].stored_bytes == sequence.stored_bytes
     if kind == "h5":
         path.unlink()
@@ -249,13 +249,13 @@ def test_what_has_a_mask_stands_for_it(tmp_path: Path) -> None:
     grid = SPACE.without_time()
     run = make(tmp_path, "h5")
     maps = fs.LabeledVolumeSet.create(
-        tmp_path / "maps.h5", {"a": DATA[..., 0]}, mask=MASK, space=grid
+        {"a": DATA[..., 0]}, tmp_path / "maps.h5", mask=MASK, space=grid
     )
     parcels = fs.Parcellation.from_labels(MASK * 3, space=grid)
-    dense = fs.NeuroVec.create(tmp_path / "dense.h5", DATA, space=SPACE)
+    dense = fs.NeuroVec.create(DATA, tmp_path / "dense.h5", space=SPACE)
     for mask in (run, maps, parcels):
         np.testing.assert_array_equal(dense.series(mask=mask), dense.series(mask=MASK))
-        made = MaskedNeuroVec.create(tmp_path / "made.h5", dense, mask=mask, overwrite=True)
+        made = MaskedNeuroVec.create(dense, tmp_path / "made.h5", mask=mask, overwrite=True)
         np.testing.assert_array_equal(made.mask, MASK)
     moved = fs.NeuroSpace(spatial_shape=SHAPE[:3], affine=np.diag([2.0, 2, 2, 1]))
     with pytest.raises(InvalidInputError, match="mm apart"):
@@ -264,23 +264,23 @@ def test_what_has_a_mask_stands_for_it(tmp_path: Path) -> None:
 
 def test_a_stored_source_by_its_path(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
-    fs.NeuroVec.create(path, DATA, space=SPACE, slope=0.25).close()
-    mask = fs.NeuroVol.create(tmp_path / "mask.zarr", MASK.astype("u1"), space=SPACE.without_time())
-    run = MaskedNeuroVec.create(tmp_path / "b.h5", path, mask=mask)
+    fs.NeuroVec.create(DATA, path, space=SPACE, slope=0.25).close()
+    mask = fs.NeuroVol.create(MASK.astype("u1"), tmp_path / "mask.zarr", space=SPACE.without_time())
+    run = MaskedNeuroVec.create(path, tmp_path / "b.h5", mask=mask)
     np.testing.assert_array_equal(run, on_grid(DATA) * np.float32(0.25))
     assert run.stored_dtype == np.int16
-    again = fs.NeuroVec.create(tmp_path / "c.zarr", str(path))
+    again = fs.NeuroVec.create(str(path), tmp_path / "c.zarr")
     np.testing.assert_array_equal(again, DATA * np.float32(0.25))
     with pytest.raises(NotFoundError):
-        fs.NeuroVec.create(tmp_path / "d.h5", tmp_path / "missing.h5")
+        fs.NeuroVec.create(tmp_path / "missing.h5", tmp_path / "d.h5")
     with pytest.raises(InvalidInputError, match="axes x, y, z"):
-        fs.NeuroVol.create(tmp_path / "d.h5", path)
+        fs.NeuroVol.create(path, tmp_path / "d.h5")
     assert not (tmp_path / "d.h5").exists()
 
 
 def test_a_masked_source_is_read_with_its_fill(tmp_path: Path) -> None:
     inner = make(tmp_path, "h5", fill=-7)
-    run = MaskedNeuroVec.create(tmp_path / "b.h5", inner, mask=np.ones(SHAPE[:3]))
+    run = MaskedNeuroVec.create(inner, tmp_path / "b.h5", mask=np.ones(SHAPE[:3]))
     np.testing.assert_array_equal(np.asarray(run), on_grid(DATA, -7))
 
 
@@ -288,7 +288,7 @@ def test_a_masked_source_is_read_with_its_fill(tmp_path: Path) -> None:
 def test_types(tmp_path: Path, dtype: str) -> None:
     data = np.abs(DATA // 2).astype(dtype)
     for kind in STORES:
-        run = MaskedNeuroVec.create(tmp_path / f"a.{kind}", data, mask=MASK, space=SPACE)
+        run = MaskedNeuroVec.create(data, tmp_path / f"a.{kind}", mask=MASK, space=SPACE)
         assert run.dtype == np.dtype(dtype).newbyteorder("<")
         np.testing.assert_array_equal(np.asarray(run), on_grid(data))
 
@@ -342,7 +342,7 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     del values
     assert size > 2 * limit + (1 << 21)
     tracemalloc.start()
-    run = MaskedNeuroVec.create(tmp_path / "a.h5", path, mask=mask, max_memory=limit)
+    run = MaskedNeuroVec.create(path, tmp_path / "a.h5", mask=mask, max_memory=limit)
     dense = run.to_dense(tmp_path / "dense.h5", max_memory=limit)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -356,13 +356,13 @@ def test_a_stored_source_is_decoded_once_and_not_kept(tmp_path: Path, access: Ac
     shape, limit = (24, 26, 30, 120), 4 << 20
     values = np.random.default_rng(1).integers(0, 999, shape).astype("i2")
     assert values.nbytes > limit
-    source = fs.NeuroVec.create(tmp_path / "dense.zarr", values, space=np.eye(4), access=access)
+    source = fs.NeuroVec.create(values, tmp_path / "dense.zarr", space=np.eye(4), access=access)
     first = source.primary_arrays[0].reader.spec
     chunks = np.prod([-(-n // c) for n, c in zip(first.shape, first.layout.chunks, strict=True)])
     mask = np.random.default_rng(2).random(shape[:3]) < 0.3
     CHUNK_CACHE.clear()
     with source.stats.watch() as read:
-        run = MaskedNeuroVec.create(tmp_path / "a.h5", source, mask=mask, max_memory=limit)
+        run = MaskedNeuroVec.create(source, tmp_path / "a.h5", mask=mask, max_memory=limit)
     assert CHUNK_CACHE.nbytes < values.nbytes // 20  # small arrays alone
     assert chunks <= read.chunks <= 1.5 * chunks
     np.testing.assert_array_equal(np.asarray(run), on_grid(values, mask=mask))
@@ -373,7 +373,7 @@ def test_runs_longer_than_a_chunk(tmp_path: Path) -> None:
     mask = np.array([1, 0, 1, 1] * 3).reshape(3, 2, 2)
     for kind in STORES:
         run = MaskedNeuroVec.create(
-            tmp_path / f"a.{kind}", data, mask=mask, space=np.eye(4), max_memory=4 << 20
+            data, tmp_path / f"a.{kind}", mask=mask, space=np.eye(4), max_memory=4 << 20
         )
         expected = on_grid(data, mask=mask > 0)
         np.testing.assert_array_equal(np.asarray(run), expected)

@@ -136,8 +136,8 @@ def _sources(tmp_path: Path) -> dict[str, Any]:
             fs.convert(path, url, access=access)
             made[url.name] = url
     made["object"] = fs.open(tmp_path / "time.h5")
-    made["masked"] = fs.MaskedNeuroVec.create(tmp_path / "m.h5", path, mask=np.ones(SHAPE, bool))
-    made["voxels"] = fs.ParcellatedScan.create(tmp_path / "p.zarr", path, parcellation=LABELS)
+    made["masked"] = fs.MaskedNeuroVec.create(path, tmp_path / "m.h5", mask=np.ones(SHAPE, bool))
+    made["voxels"] = fs.ParcellatedScan.create(path, tmp_path / "p.zarr", parcellation=LABELS)
     return made
 
 
@@ -208,7 +208,7 @@ def test_many_parcels(tmp_path: Path) -> None:
 
 def test_into_a_store_of_several_scans(tmp_path: Path) -> None:
     out = tmp_path / "multi.h5"
-    fs.ParcellatedMultiScan.create(out, parcellation=LABELS, space=SPACE).close()
+    fs.ParcellatedMultiScan.create({}, out, parcellation=LABELS, space=SPACE).close()
     nifti = image(tmp_path, "f4")
     with fs.parcellate(nifti, None, out, scan="one") as found:
         np.testing.assert_allclose(found.to_numpy(), expected("mean"), rtol=1e-6)
@@ -306,7 +306,7 @@ def test_memory_stays_bounded(tmp_path: Path, statistic: str, kind: str) -> None
     source: Any = run
     options: dict[str, Any] = {"space": space}
     if kind == "stored":
-        source, options = fs.NeuroVec.create(tmp_path / "r.h5", run, space=space), {}
+        source, options = fs.NeuroVec.create(run, tmp_path / "r.h5", space=space), {}
     limit = 8_000_000
     parcels = fs.Parcellation.from_labels(labels, space=space)
     tracemalloc.start()
@@ -339,7 +339,7 @@ def test_a_stored_run_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     labels = np.zeros(shape, int)
     labels[:8] = 1
     labels[8:16] = 2
-    bold = fs.NeuroVec.create(tmp_path / "r.zarr", run, space=space)
+    bold = fs.NeuroVec.create(run, tmp_path / "r.zarr", space=space)
     touched = len(
         {
             tuple(cell)
@@ -368,7 +368,7 @@ def test_a_stored_run_without_chunks_is_read_in_parts(tmp_path: Path) -> None:
     space = NeuroSpace(spatial_shape=shape, affine=np.eye(4), time_points=times)
     run = np.random.default_rng(0).integers(0, 2000, (*shape, times)).astype("i2")
     labels = np.random.default_rng(1).integers(0, 30, shape)
-    fs.NeuroVec.create(tmp_path / "r.h5", run, space=space).close()
+    fs.NeuroVec.create(run, tmp_path / "r.h5", space=space).close()
     with h5py.File(tmp_path / "r.h5", "r+") as file:
         dims = [dim.label for dim in file["0"].dims]
         values = file["0"][()]
@@ -378,7 +378,7 @@ def test_a_stored_run_without_chunks_is_read_in_parts(tmp_path: Path) -> None:
     limit = run.nbytes
     for create in (fs.ParcellatedScan.create, fs.ParcellatedScanSummary.create):
         options: Any = {"parcellation": labels, "max_memory": limit, "overwrite": True}
-        with create(tmp_path / "o.h5", tmp_path / "r.h5", **options) as found:
+        with create(tmp_path / "r.h5", tmp_path / "o.h5", **options) as found:
             wanted = run[labels == 7].T
             if isinstance(found, fs.ParcellatedScanSummary):
                 np.testing.assert_allclose(found.series(7), wanted.mean(axis=1), rtol=1e-6)

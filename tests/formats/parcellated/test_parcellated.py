@@ -87,8 +87,8 @@ def ending(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def scan(tmp_path: Path, ending: str) -> Iterator[ParcellatedScan]:
     with ParcellatedScan.create(
-        tmp_path / f"scan.{ending}",
         RUN,
+        tmp_path / f"scan.{ending}",
         parcellation=LABELS,
         names=NAMES,
         space=SPACE,
@@ -101,7 +101,7 @@ def scan(tmp_path: Path, ending: str) -> Iterator[ParcellatedScan]:
 @pytest.fixture
 def multi(tmp_path: Path, ending: str) -> Iterator[ParcellatedMultiScan]:
     with ParcellatedMultiScan.create(
-        tmp_path / f"multi.{ending}", parcellation=LABELS, names=NAMES, space=SPACE
+        {}, tmp_path / f"multi.{ending}", parcellation=LABELS, names=NAMES, space=SPACE
     ) as made:
         yield made
 
@@ -187,7 +187,7 @@ _scans: dict[str, ParcellatedScan] = {}
 def _shared_scan(factory: pytest.TempPathFactory, ending: str) -> ParcellatedScan:
     if ending not in _scans:
         path = factory.mktemp("shared") / f"scan.{ending}"
-        _scans[ending] = ParcellatedScan.create(path, RUN, parcellation=LABELS, space=SPACE)
+        _scans[ending] = ParcellatedScan.create(RUN, path, parcellation=LABELS, space=SPACE)
     return _scans[ending]
 
 
@@ -275,7 +275,7 @@ def test_nan_stays_in_its_parcel(tmp_path: Path) -> None:
     run = RUN.copy()
     at = tuple(np.argwhere(LABELS == 9)[0])
     run[(*at, 4)] = np.nan
-    made = ParcellatedScan.create(tmp_path / "n.h5", run, parcellation=LABELS, space=SPACE)
+    made = ParcellatedScan.create(run, tmp_path / "n.h5", parcellation=LABELS, space=SPACE)
     for statistic in STATISTICS:
         wrong = np.argwhere(np.isnan(made.summary(statistic)))
         assert wrong.tolist() == [[4, 2]], statistic
@@ -287,7 +287,7 @@ def test_scaled_integers_stay_integers(tmp_path: Path, ending: str) -> None:
     for slope, inter in ((0.25, 10.0), (slopes, slopes * 3)):
         path = tmp_path / f"s{np.ndim(slope)}.{ending}"
         made = ParcellatedScan.create(
-            path, stored, parcellation=LABELS, space=SPACE, slope=slope, inter=inter
+            stored, path, parcellation=LABELS, space=SPACE, slope=slope, inter=inter
         )
         with made, open_store(path) as store:
             assert store.root.array("scans/scan/0").spec.dtype == np.int16
@@ -306,18 +306,18 @@ def test_stored_numbers_are_kept(tmp_path: Path, ending: str, kind: str) -> None
     options: dict[str, Any] = {"space": SPACE, "slope": 0.3, "inter": 1.0}
     if kind == "per volume":
         options["slope"] = np.linspace(0.5, 2, TIMES)
-    dense = fs.NeuroVec.create(tmp_path / f"dense.{ending}", stored, **options)
+    dense = fs.NeuroVec.create(stored, tmp_path / f"dense.{ending}", **options)
     path = tmp_path / f"source.{ending}"
     source: Any = dense
     if kind in ("masked", "per volume"):
-        source = fs.MaskedNeuroVec.create(path, dense, mask=LABELS)
+        source = fs.MaskedNeuroVec.create(dense, path, mask=LABELS)
     elif kind == "sequence":
-        source = fs.NeuroVecSeq.create(path, [dense, dense])
+        source = fs.NeuroVecSeq.create([dense, dense], path)
     elif kind == "scan":
-        source = ParcellatedScan.create(path, dense, parcellation=LABELS)
+        source = ParcellatedScan.create(dense, path, parcellation=LABELS)
     for number, which in enumerate((source, source.url)):
         made = ParcellatedScan.create(
-            tmp_path / f"made{number}.{ending}", which, parcellation=LABELS
+            which, tmp_path / f"made{number}.{ending}", parcellation=LABELS
         )
         assert made.stored_dtype == np.int16
         np.testing.assert_array_equal(made.slope, dense.slope)
@@ -341,9 +341,9 @@ def test_voxels_that_are_not_stored_have_the_fill_of_their_source(tmp_path: Path
     mask = LABELS == 2
     stored = RUN.astype("i2")
     masked = fs.MaskedNeuroVec.create(
-        tmp_path / "m.h5", stored, mask=mask, space=SPACE, slope=0.3, inter=1.0, fill=5
+        stored, tmp_path / "m.h5", mask=mask, space=SPACE, slope=0.3, inter=1.0, fill=5
     )
-    made = ParcellatedScan.create(tmp_path / "s.h5", masked, parcellation=LABELS)
+    made = ParcellatedScan.create(masked, tmp_path / "s.h5", parcellation=LABELS)
     assert made.stored_dtype == made.dtype == np.float32
     np.testing.assert_array_equal(made[...], np.where((LABELS != 0)[..., None], masked[...], 0))
 
@@ -351,7 +351,7 @@ def test_voxels_that_are_not_stored_have_the_fill_of_their_source(tmp_path: Path
 @pytest.mark.parametrize("dtype", ["u1", "i4", "f8", "c8"])
 def test_other_types(tmp_path: Path, ending: str, dtype: str) -> None:
     run = make_run(dtype=dtype)
-    made = ParcellatedScan.create(tmp_path / f"d.{ending}", run, parcellation=LABELS, space=SPACE)
+    made = ParcellatedScan.create(run, tmp_path / f"d.{ending}", parcellation=LABELS, space=SPACE)
     assert made.dtype == run.dtype
     np.testing.assert_array_equal(made[...], np.where((LABELS != 0)[..., None], run, 0))
     if dtype == "c8":
@@ -366,8 +366,8 @@ def test_memory_limit_and_scratch_file(tmp_path: Path, ending: str) -> None:
     peaks = []
     for max_memory in (2**28, 150_000):
         made = ParcellatedScan.create(
-            tmp_path / f"m{max_memory}.{ending}",
             run,
+            tmp_path / f"m{max_memory}.{ending}",
             parcellation=LABELS,
             space=space,
             codec="portable",
@@ -383,7 +383,7 @@ def test_memory_limit_and_scratch_file(tmp_path: Path, ending: str) -> None:
 @pytest.fixture
 def summary(tmp_path: Path, ending: str) -> Iterator[ParcellatedScanSummary]:
     with ParcellatedScanSummary.create(
-        tmp_path / f"sum.{ending}", RUN, parcellation=LABELS, names=NAMES, space=SPACE
+        RUN, tmp_path / f"sum.{ending}", parcellation=LABELS, names=NAMES, space=SPACE
     ) as made:
         yield made
 
@@ -434,8 +434,8 @@ def test_no_pandas(summary: ParcellatedScanSummary, monkeypatch: pytest.MonkeyPa
 def test_series_given_as_they_are(tmp_path: Path, ending: str) -> None:
     given_matrix = np.random.default_rng(0).normal(size=(6, 5))
     with ParcellatedScanSummary.create(
-        tmp_path / f"g.{ending}",
         given_matrix,
+        tmp_path / f"g.{ending}",
         parcellation=LABELS,
         names=NAMES,
         space=SPACE,
@@ -445,16 +445,16 @@ def test_series_given_as_they_are(tmp_path: Path, ending: str) -> None:
         assert made.tr == 0.8
         assert made.dtype == np.float64
         again = ParcellatedScanSummary.create(
-            tmp_path / f"again.{ending}", made, parcellation=made.parcellation
+            made, tmp_path / f"again.{ending}", parcellation=made.parcellation
         )
         np.testing.assert_array_equal(again.to_numpy(), given_matrix)
         assert again.tr == 0.8
     with pytest.raises(InvalidInputError, match="one column"):
         ParcellatedScanSummary.create(
-            tmp_path / "no.h5", given_matrix[:, 1:], parcellation=LABELS, names=NAMES, space=SPACE
+            given_matrix[:, 1:], tmp_path / "no.h5", parcellation=LABELS, names=NAMES, space=SPACE
         )
     with pytest.raises(InvalidInputError, match="matrix"):
-        ParcellatedScan.create(tmp_path / "no.h5", given_matrix, parcellation=LABELS, space=SPACE)
+        ParcellatedScan.create(given_matrix, tmp_path / "no.h5", parcellation=LABELS, space=SPACE)
     assert not (tmp_path / "no.h5").exists()
 
 
@@ -494,7 +494,7 @@ def test_transcoding_both_ways(tmp_path: Path, first: str) -> None:
         tmp_path / f"{n}.{e}" for n, e in zip("abc", (first, second, first), strict=True)
     )
     with ParcellatedMultiScan.create(
-        source, {"full / 1": RUN}, parcellation=LABELS, names=NAMES, space=SPACE, codec="dual"
+        {"full / 1": RUN}, source, parcellation=LABELS, names=NAMES, space=SPACE, codec="dual"
     ) as made:
         made.add_scan("mean", RUN, statistic="mean", tr=1.5, metadata={"x": "\u03b1"})
     fs.transcode(source, there)
@@ -536,7 +536,7 @@ def test_the_parcellation_is_compressed(tmp_path: Path, ending: str) -> None:
     labels = np.repeat(np.arange(1, 51), 2000).reshape(50, 50, 40)
     run = np.ones((*labels.shape, 2), "f4")
     path = tmp_path / f"s.{ending}"
-    with ParcellatedScanSummary.create(path, run, parcellation=labels, space=AFFINE) as made:
+    with ParcellatedScanSummary.create(run, path, parcellation=labels, space=AFFINE) as made:
         np.testing.assert_array_equal(made.parcellation.labels, labels)
         assert made.stored_bytes is not None
         assert made.stored_bytes < labels.size * 12 / 4
@@ -557,7 +557,7 @@ def test_columns_are_kept(tmp_path: Path, ending: str) -> None:
     }
     path = tmp_path / f"c.{ending}"
     with ParcellatedScanSummary.create(
-        path, RUN, parcellation=LABELS, names=table, space=SPACE
+        RUN, path, parcellation=LABELS, names=table, space=SPACE
     ) as made:
         columns = made.table.columns
         assert list(columns) == ["z/weird", "colour", "order"]
@@ -630,7 +630,7 @@ def test_removing(multi: ParcellatedMultiScan) -> None:
 def test_opening_one_scan_touches_no_other(tmp_path: Path) -> None:
     path = tmp_path / "m.zarr"
     ParcellatedMultiScan.create(
-        path, {"one": RUN, "two": RUN}, parcellation=LABELS, space=SPACE
+        {"one": RUN, "two": RUN}, path, parcellation=LABELS, space=SPACE
     ).close()
     shutil.rmtree(path / "scans" / "two")
     with fs.open(path) as multi:
@@ -730,7 +730,7 @@ def test_killed_while_adding(tmp_path: Path, ending: str) -> None:
     """A process that ends in the middle leaves a readable store, to which scans can be added."""
     url = tmp_path / f"k.{ending}"
     ParcellatedMultiScan.create(
-        url, {"one": RUN}, parcellation=LABELS, space=SPACE, statistic="mean"
+        {"one": RUN}, url, parcellation=LABELS, space=SPACE, statistic="mean"
     ).close()
     before = state(str(url))
     code = (
@@ -767,8 +767,8 @@ def test_two_writers_one_of_whom_puts_another_store_there(multi: ParcellatedMult
     labels = LABELS.copy()
     labels[labels == labels.max()] = 0
     ParcellatedMultiScan.create(
-        multi.url,
         {"a": RUN},
+        multi.url,
         parcellation=labels,
         space=SPACE,
         statistic="mean",
@@ -803,15 +803,17 @@ def test_what_cannot_be_added(multi: ParcellatedMultiScan) -> None:
             multi.add_scan(**{"name": "two", "source": source, **options})  # type: ignore[arg-type]
     assert list(state(multi.url)) == ["one"]
     with pytest.raises(AlreadyExistsError):
-        ParcellatedMultiScan.create(multi.url, parcellation=LABELS, space=SPACE)
+        ParcellatedMultiScan.create({}, multi.url, parcellation=LABELS, space=SPACE)
     with pytest.raises(InvalidInputError, match="no scan"):
-        ParcellatedMultiScan.create("x.h5", parcellation=LABELS, space=SPACE, metadata={"nope": {}})
+        ParcellatedMultiScan.create(
+            {}, "x.h5", parcellation=LABELS, space=SPACE, metadata={"nope": {}}
+        )
 
 
 def test_on_object_storage(s3: S3Server, ending: str) -> None:
     url = s3.url(f"multi.{ending}")
     with ParcellatedMultiScan.create(
-        url, parcellation=LABELS, names=NAMES, space=SPACE, storage_options=s3.options
+        {}, url, parcellation=LABELS, names=NAMES, space=SPACE, storage_options=s3.options
     ) as multi:
         multi.add_scan("one", RUN)
         multi.add_scan("two", RUN, statistic="mean")
@@ -888,7 +890,7 @@ def test_damage_is_told(scan: ParcellatedScan, change: Callable[[Any], None]) ->
 
 def test_missing_chunk(tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
-    ParcellatedScan.create(path, RUN, parcellation=LABELS, space=SPACE).close()
+    ParcellatedScan.create(RUN, path, parcellation=LABELS, space=SPACE).close()
     shutil.rmtree(path / "scans" / "scan" / "0" / "c")
     with fs.open(path) as found, pytest.raises(CorruptDataError):
         found[...]
@@ -1053,8 +1055,8 @@ def test_written_as_the_r_package_does(shared_data: Path, tmp_path: Path, name: 
                 for n, s in opened.items()
             }
             made: Any = ParcellatedMultiScan.create(
-                path,
                 sources,
+                path,
                 parcellation=parcels,
                 metadata={n: s.metadata for n, s in opened.items()},
                 profile="r",
@@ -1065,8 +1067,8 @@ def test_written_as_the_r_package_does(shared_data: Path, tmp_path: Path, name: 
                 assert dict(scan.metadata).items() <= dict(made[n].metadata).items()
         else:
             made = type(opened).create(
-                path,
                 opened.to_numpy() if isinstance(opened, ParcellatedScanSummary) else opened,
+                path,
                 parcellation=parcels,
                 name=opened.name,
                 metadata=opened.metadata,
@@ -1093,8 +1095,8 @@ def test_the_r_profile_keeps_the_affine(tmp_path: Path) -> None:
     for affine in (rotated, AFFINE, np.diag([2.0, 2, 2, 1])):
         path = tmp_path / "r.h5"
         with ParcellatedMultiScan.create(
-            path,
             {"full": RUN, "e": RUN},
+            path,
             parcellation=LABELS,
             names=NAMES,
             space=NeuroSpace(spatial_shape=SHAPE, affine=affine),
@@ -1106,7 +1108,7 @@ def test_the_r_profile_keeps_the_affine(tmp_path: Path) -> None:
             np.testing.assert_array_equal(made["full"][...], INSIDE)
     with pytest.raises(InvalidInputError, match=r"\.h5"):
         ParcellatedMultiScan.create(
-            tmp_path / "r.zarr", parcellation=LABELS, space=SPACE, profile="r"
+            {}, tmp_path / "r.zarr", parcellation=LABELS, space=SPACE, profile="r"
         )
 
 
@@ -1115,8 +1117,8 @@ def test_the_r_profile_says_utf8_and_streams(tmp_path: Path) -> None:
 
     path = tmp_path / "r.h5"
     with ParcellatedScan.create(
-        path,
         RUN,
+        path,
         parcellation=LABELS,
         names=NAMES,
         space=SPACE,
@@ -1141,7 +1143,7 @@ def test_single_scans_have_their_table_where_r_looks_for_it(
 
     table = {"index": list(IDS), "name": list("abcd"), "größe": [1, 2, 3, 4], "w": [0.5] * 4}
     path = tmp_path / "r.h5"
-    with cls.create(path, RUN, parcellation=LABELS, names=table, space=SPACE, profile="r") as made:
+    with cls.create(RUN, path, parcellation=LABELS, names=table, space=SPACE, profile="r") as made:
         columns = dict(made.table.columns)
         assert sorted(columns) == ["größe", "w"]
         assert columns["größe"].tolist() == [1, 2, 3, 4]
@@ -1166,8 +1168,8 @@ def test_names_that_r_lists_are_ascii(tmp_path: Path) -> None:
     table = {"index": list(IDS), "größe-°": [1, 2, 3, 4]}
     metadata = {"größe": "ß", "plain": 1, "empty": [], "big": 2**53, "bigs": [1, -(2**60)]}
     with ParcellatedMultiScan.create(
-        path,
         {"é scan": RUN},
+        path,
         parcellation=LABELS,
         names=table,
         space=SPACE,
@@ -1194,8 +1196,8 @@ def test_names_that_r_lists_are_ascii(tmp_path: Path) -> None:
         assert {"50%", "a%20b", "%C3%B6 a%2Fb", "%C3%28", "%c3%b6"} < set(made["é scan"].metadata)
     with pytest.raises(InvalidInputError, match="255 bytes"):
         ParcellatedMultiScan.create(
-            tmp_path / "long.h5",
             {"a": RUN},
+            tmp_path / "long.h5",
             parcellation=LABELS,
             space=SPACE,
             metadata={"a": {"ß" * 60: 1}},
@@ -1207,8 +1209,8 @@ def test_names_that_r_lists_are_ascii(tmp_path: Path) -> None:
 def test_r_gets_the_length_of_a_scan_whatever_metadata_say(tmp_path: Path) -> None:
     path = tmp_path / "r.h5"
     with ParcellatedMultiScan.create(
-        path,
         {"a": RUN, "b": RUN[..., :5]},
+        path,
         parcellation=LABELS,
         space=SPACE,
         metadata={"a": {"n_time": 5, "TR": "two"}, "b": {"n_time": 99}},
@@ -1227,7 +1229,7 @@ def test_integers_are_exact_in_r(tmp_path: Path, dtype: str) -> None:
     inside = np.where((LABELS != 0)[..., None], values, 0)
     path = tmp_path / "r.h5"
     with ParcellatedMultiScan.create(
-        path, {"a": values, "b": values.astype("i2")}, parcellation=LABELS, space=SPACE, profile="r"
+        {"a": values, "b": values.astype("i2")}, path, parcellation=LABELS, space=SPACE, profile="r"
     ) as made:
         np.testing.assert_array_equal(made["a"][...].astype(dtype), inside)
     with h5py.File(path) as file:
@@ -1240,11 +1242,11 @@ def test_integers_are_exact_in_r(tmp_path: Path, dtype: str) -> None:
     for cls in (ParcellatedMultiScan, ParcellatedScan):
         source: Any = {"a": values} if cls is ParcellatedMultiScan else values
         with pytest.raises(InvalidInputError, match=f"no whole number {2**53} in"):
-            cls.create(path, source, parcellation=LABELS, space=SPACE, profile="r")
+            cls.create(source, path, parcellation=LABELS, space=SPACE, profile="r")
     table = {"index": list(IDS), "code": [1, 2, 3, 2**53]}
     with pytest.raises(InvalidInputError, match=f"no whole number {2**53} in"):
         ParcellatedMultiScan.create(
-            path, parcellation=LABELS, names=table, space=SPACE, profile="r"
+            {}, path, parcellation=LABELS, names=table, space=SPACE, profile="r"
         )
     assert not list(tmp_path.iterdir())
 
@@ -1259,7 +1261,7 @@ def test_warnings_point_at_the_line_of_the_caller(tmp_path: Path) -> None:
     calls: list[Callable[[], object]] = [
         lambda: fs.Parcellation.from_labels(LABELS, **options),
         lambda: fs.parcellate(RUN, LABELS, tmp_path / "a.h5", **options).close(),
-        lambda: ParcellatedMultiScan.create(tmp_path / "b.h5", parcellation=LABELS, **options),
+        lambda: ParcellatedMultiScan.create({}, tmp_path / "b.h5", parcellation=LABELS, **options),
     ]
     for call in calls:
         with pytest.warns(ParcellationWarning) as found:

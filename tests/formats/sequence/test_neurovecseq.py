@@ -58,7 +58,7 @@ def joined(runs: dict[str, AnyArray]) -> AnyArray:
 def create(url: Path, runs: Any = None, **options: Any) -> Any:
     """Store runs; arrays by default."""
     options = {"space": AFFINE, "tr": [2.0, 2.0, 1.5] if runs is None else None} | options
-    return fs.NeuroVecSeq.create(url, make_runs() if runs is None else runs, **options)
+    return fs.NeuroVecSeq.create(make_runs() if runs is None else runs, url, **options)
 
 
 def write_nifti(path: Path, values: AnyArray, *, slope: float = 0.0, tr: float = 2.0) -> Path:
@@ -225,7 +225,7 @@ def test_runs_of_every_origin(tmp_path: Path, kind: str) -> None:
     path = write_nifti(tmp_path / "a.nii", values, slope=0.5)
     per_volume = np.linspace(1, 2, 7)
     stored = fs.NeuroVec.create(
-        tmp_path / "b.zarr", values, space=AFFINE, tr=1.5, slope=per_volume, inter=1.0
+        values, tmp_path / "b.zarr", space=AFFINE, tr=1.5, slope=per_volume, inter=1.0
     )
     image = nibabel.Nifti1Image(values.astype("f4"), AFFINE)
     runs: dict[str, Any] = {"path": path, "stored": stored, "nibabel": image}
@@ -259,7 +259,7 @@ def test_what_is_opened_as_a_source_is_closed_again(
 ) -> None:
     paths = [tmp_path / "a.h5", tmp_path / "b.zarr"]
     for path, values in zip(paths, make_runs().values(), strict=False):
-        fs.NeuroVec.create(path, values, space=AFFINE).close()
+        fs.NeuroVec.create(values, path, space=AFFINE).close()
     made: list[Handle] = []
 
     class Noted(Handle):
@@ -268,11 +268,11 @@ def test_what_is_opened_as_a_source_is_closed_again(
             made.append(self)
 
     monkeypatch.setattr(opening, "Handle", Noted)
-    fs.NeuroVecSeq.create(tmp_path / "seq.h5", paths).close()
+    fs.NeuroVecSeq.create(paths, tmp_path / "seq.h5").close()
     assert [handle.closed for handle in made] == [True, True]
     made.clear()
     with pytest.raises(NotFoundError):
-        fs.NeuroVecSeq.create(tmp_path / "no.h5", [*paths, tmp_path / "missing.zarr"])
+        fs.NeuroVecSeq.create([*paths, tmp_path / "missing.zarr"], tmp_path / "no.h5")
     assert [handle.closed for handle in made] == [True, True]
 
 

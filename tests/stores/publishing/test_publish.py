@@ -514,7 +514,7 @@ for name in ("fork", "forkpty", "register_at_fork", "pread", "pwrite", "preadv",
 import numpy as np
 import fmristore as fs
 url, values = sys.argv[1], np.arange(24, dtype="i2").reshape(2, 3, 4)
-fs.NeuroVol.create(url, values, space=np.eye(4)).close()
+fs.NeuroVol.create(values, url, space=np.eye(4)).close()
 with fs.open(url) as image:
     assert np.array_equal(np.asarray(image), values)
 """
