@@ -71,6 +71,10 @@ def test_what_an_operation_left_is_judged(tmp_path: Path) -> None:
     OPERATIONS["create neurovec h5"].run(tmp_path)
     other = OPERATIONS["overwrite maskedneurovec h5"]
     assert judge(other, tmp_path)[0] is Outcome.WRONG
+    pair = OPERATIONS["to_nifti x.hdr"]
+    pair.prepare(tmp_path)
+    (tmp_path / "x.hdr").unlink()
+    assert judge(pair, tmp_path)[0] is Outcome.UNFINISHED
 
 
 def test_what_was_not_flushed_is_found() -> None:

@@ -101,6 +101,11 @@ class StoredArray:
         return self._handle.locator.url
 
     @property
+    def stored(self) -> StoredArray:
+        """The array itself, where this one does not give values as they are stored."""
+        return self
+
+    @property
     def is_copy(self) -> bool:
         """Whether its data are those of another array of the same object."""
         return self._is_copy
@@ -258,7 +263,7 @@ def describe_data(arrays: Iterable[StoredArray]) -> dict[str, Any]:
     encoded: int | None = 0
     added: int | None = 0
     for array in arrays:
-        reader = array.reader
+        reader = array.stored.reader
         role = "copy" if array.is_copy else "layout"
         if role not in layouts:
             layouts[role] = _layout(array.path, reader)

@@ -67,6 +67,11 @@ class Matrix(ABC):
         """
 
     @property
+    def stored(self) -> Matrix:
+        """The values as they are stored, where these are not the ones that it gives."""
+        return self
+
+    @property
     def arrays(self) -> tuple[StoredArray, ...]:
         """Stored arrays that it consists of; none if it is not stored."""
         return ()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fmristore.formats.base import StoredArray
 from fmristore.formats.names import decode_name, encode_name
 from fmristore.formats.nodes import write_plain
+from fmristore.formats.r_missing import with_missing
 from fmristore.formats.registry import Layout, StoreView
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
@@ -257,7 +258,7 @@ def read_header_space(handle: Handle, shape: tuple[int, int, int]) -> NeuroSpace
                 url=handle.locator.url,
                 node=path,
             )
-        return values.astype(np.float64)
+        return with_missing(values).astype(np.float64)
 
     dim = field("dim", 4)
     if dim is not None and tuple(dim[1:4].tolist()) != shape:

@@ -17,6 +17,7 @@ from fmristore.formats.fill import Fill, check_fill
 from fmristore.formats.grid import GridView
 from fmristore.formats.matrix import ArrayMatrix, Matrix, chunk_count
 from fmristore.formats.nodes import read_grid, write_encoded
+from fmristore.formats.r_missing import check_cast, read_present
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
@@ -265,12 +266,12 @@ class VoxelView(GridView):
     @property
     def stored_dtype(self) -> np.dtype[Any]:
         """Type of the stored values."""
-        return self.matrix.dtype
+        return self.matrix.stored.dtype
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the values that indexing returns: see `Scaling.dtype`."""
-        return self.stored_dtype if self.scaling is None else self.scaling.dtype(self.stored_dtype)
+        return self.matrix.dtype if self.scaling is None else self.scaling.dtype(self.matrix.dtype)
 
     @property
     def chunks(self) -> tuple[int, ...]:
@@ -299,8 +300,10 @@ class VoxelView(GridView):
         self, rows: AxisPart, columns: AxisPart, *, dtype: DTypeLike | None, raw: bool
     ) -> AnyArray:
         """Values (rows, columns) of stored voxels, given by increasing rows."""
-        values = self.matrix.read(rows, columns)
+        values = (self.matrix.stored if raw else self.matrix).read(rows, columns)
         if raw or self.scaling is None:
+            if dtype is not None and self.matrix.stored is not self.matrix:
+                check_cast(values, dtype, url=self.url, node=self.matrix.arrays[0].path)
             return values if dtype is None else values.astype(dtype, copy=False)
         return self.scaling.apply(values, times=columns, axis=1, dtype=dtype)
 
@@ -351,7 +354,7 @@ class VoxelView(GridView):
             self.space,
             self.voxel_set,
             matrix_volumes(self.matrix, max_memory // 2, whole=max_memory),
-            dtype=self.stored_dtype,
+            dtype=self.matrix.dtype,
             scaling=self.scaling,
             fill=self.fill,
             nifti=nifti,
@@ -405,7 +408,7 @@ class MaskedObject(VoxelView):
                 found = StoredArray(self._handle, nodes.voxels).read_small(3 * nodes.count)
             else:
                 size = math.prod(nodes.space.spatial_shape)
-                mask = StoredArray(self._handle, nodes.mask).read_small(size)
+                mask = read_present(StoredArray(self._handle, nodes.mask), size)
                 found = np.argwhere(mask != 0)[:, ::-1]
             voxels = VoxelSet(nodes.space, found)
         except InvalidInputError as error:
@@ -435,7 +438,7 @@ class MaskedObject(VoxelView):
         """Docstring inherited."""
         nodes, voxels = self._nodes, self.voxel_set
         size = math.prod(nodes.space.spatial_shape)
-        mask = StoredArray(self._handle, nodes.mask).read_small(size)
+        mask = read_present(StoredArray(self._handle, nodes.mask), size)
         alike = np.array_equal((mask != 0).transpose(2, 1, 0), voxels.mask)
         if not nodes.voxels and "voxels" in self._handle.store.root.children():
             found = StoredArray(self._handle, "voxels").read_small(3 * nodes.count)

@@ -151,7 +151,7 @@ def _contradictions(image: DenseImage, header: NiftiHeader) -> list[str]:
         distance = image.space.grid_distance(header.space)
         found.append(f"the header's affine differs from the image's, by up to {distance:.3g} mm")
     colors = len(image.stored_dtype.names or ())
-    number = np.dtype("u1") if colors else image.stored_dtype
+    number = np.dtype("u1") if colors else image.spec.dtype
     if (header.dtype, header.colors) != (number, colors):
         theirs = f"{header.colors} colours" if header.colors else header.dtype
         found.append(f"the header's type is {theirs}, the image's {image.stored_dtype}")

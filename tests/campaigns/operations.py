@@ -192,6 +192,8 @@ class Operation:
         Whether it may be done once more when it was done.
     bounded : bool
         Whether it takes ``max_memory``.
+    gap : bool
+        Whether nothing is there for a moment, as the documentation says, until the next run.
     """
 
     name: str
@@ -202,6 +204,7 @@ class Operation:
     new: Values
     again: bool = False
     bounded: bool = True
+    gap: bool = False
 
 
 def _nothing(folder: Path) -> None:
@@ -304,8 +307,9 @@ def _exporting() -> Iterator[Operation]:
                 image.to_nifti(folder / target, overwrite=True, **options)
 
         yield Operation(
-            f"to_nifti {target}", target, prepare, export, {"": RUN}, {"": RUN + 1}, again=True
-        )
+            f"to_nifti {target}", target, prepare, export, {"": RUN}, {"": RUN + 1},
+            again=True, gap=target == "x.hdr",
+        )  # fmt: skip
 
 
 def _changing_scans(kind: str) -> Iterator[Operation]:

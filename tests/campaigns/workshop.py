@@ -84,11 +84,11 @@ def judge(operation: Operation, folder: Path, *, claimed: bool = False) -> Verdi
     """
     target = folder / operation.target
     found, detail = _state(operation, target)
-    if found not in (Outcome.OLD, Outcome.NEW):
+    if found not in (Outcome.OLD, Outcome.NEW, Outcome.UNFINISHED):
         return found, detail, 0
-    if claimed and found is Outcome.OLD:
-        return Outcome.LIE, "it returned normally, and the old values are there", 0
-    if found is Outcome.OLD or operation.again:
+    if claimed and found is not Outcome.NEW:
+        return Outcome.LIE, "it returned normally, and the new values are not there", 0
+    if found is not Outcome.NEW or operation.again:
         try:
             operation.run(folder)
         except fs.errors.FmristoreError as error:
@@ -160,7 +160,9 @@ def _state(operation: Operation, target: Path) -> tuple[Outcome, str]:
         return Outcome.NEW, ""
     if same(values, operation.old):
         return Outcome.OLD, ""
-    return (Outcome.HALF, "nothing is there") if values is None else (Outcome.WRONG, "")
+    if values is None:
+        return Outcome.UNFINISHED if operation.gap else Outcome.HALF, "nothing is there"
+    return Outcome.WRONG, ""
 
 
 def _leftovers(folder: Path) -> list[str]:

@@ -90,6 +90,15 @@ def test_runs_are_in_natural_order(shared_data: Path, tmp_path: Path) -> None:
         )
 
 
+def test_missing_integers_of_a_run(shared_data: Path) -> None:
+    path, expected = golden(shared_data, "vec_intNA")
+    with fs.open(path) as run:
+        wanted = expected["read_dataset_elements.full"]
+        assert np.isnan(wanted).any()
+        np.testing.assert_array_equal(np.asarray(run), wanted)
+        assert run.raw.dtype == np.int32
+
+
 def test_missing_integers_are_missing(shared_data: Path, tmp_path: Path) -> None:
     path, _ = golden(shared_data, "par_x_md_odd")
     shutil.copy(path, tmp_path / "a.h5")

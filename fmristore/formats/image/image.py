@@ -26,6 +26,7 @@ from fmristore.formats.image.replicas import Copies
 from fmristore.formats.matrix import chunk_count
 from fmristore.formats.nodes import read_bytes
 from fmristore.formats.options import store_as
+from fmristore.formats.r_missing import RArray, check_cast
 from fmristore.formats.registry import Layout, register
 from fmristore.model.digest import digest_image
 from fmristore.model.scaling import Scaling, make_scaling
@@ -142,9 +143,8 @@ class DenseImage(GridView):
     def __init__(self, handle: Handle, parts: ImageParts | None = None) -> None:
         super().__init__(handle)
         self._parts: ImageParts = self.layouts[0].read(handle) if parts is None else parts
-        self._numbers = self._parts.array or StoredArray(
-            handle, self._parts.data, dims=self._parts.dims
-        )
+        kind = RArray if self._parts.of_r else StoredArray
+        self._numbers = self._parts.array or kind(handle, self._parts.data, dims=self._parts.dims)
         copies = [StoredArray(handle, path, is_copy=True) for path in self._parts.copies]
         self._copies = Copies([self._numbers, *copies])
         self._spec = self._numbers.reader.spec
@@ -186,11 +186,13 @@ class DenseImage(GridView):
         spec = self.spec
         if "c" in spec.dims:
             return np.dtype(COLORS[spec.shape[spec.dims.index("c")]])
-        return spec.dtype
+        return self._numbers.stored.reader.spec.dtype if self._parts.of_r else spec.dtype
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the data that indexing returns: see `Scaling.dtype`."""
+        """Type of the data that indexing returns: see `Scaling.dtype`; float64 for R's integers."""
+        if self._parts.of_r:
+            return self.spec.dtype
         stored = self.stored_dtype
         return stored if self._parts.scaling is None else self._parts.scaling.dtype(stored)
 
@@ -244,7 +246,8 @@ class DenseImage(GridView):
     ) -> AnyArray:
         """Docstring inherited."""
         parts = dict(zip(self.axes, region, strict=True))
-        reader = self._replica_for(parts).reader
+        array = self._replica_for(parts)
+        reader = array.stored.reader if raw else array.reader
         spec = reader.spec
         stored = _stored_region(spec, parts)
         listed = next((a for a, part in enumerate(stored) if isinstance(part, np.ndarray)), None)
@@ -264,11 +267,8 @@ class DenseImage(GridView):
         inside = self._inside(points)
         timed = "t" in self.axes
         wanted_times = bounds(times)
-        reader = (
-            self._copies.for_voxels(inside, wanted_times).reader
-            if timed
-            else (self._numbers.reader)
-        )
+        array = self._copies.for_voxels(inside, wanted_times) if timed else self._numbers
+        reader = array.stored.reader if raw else array.reader
         spec = reader.spec
         others = [d for d in spec.dims if d not in "xyz"]
         region = tuple(
@@ -335,6 +335,8 @@ class DenseImage(GridView):
     ) -> AnyArray:
         """Scale stored values, or leave them, and give them the type asked for."""
         if raw or self._parts.scaling is None:
+            if self._parts.of_r and dtype is not None:
+                check_cast(values, dtype, url=self.url, node=self._parts.data)
             return values if dtype is None else values.astype(dtype, copy=False)
         return self._parts.scaling.apply(values, times=times, axis=axis, dtype=dtype)
 

@@ -555,6 +555,8 @@ class ImageParts:
         Paths of arrays that hold the same data, laid out for other reads.
     array : StoredArray, optional
         The array, where it was opened already.
+    of_r : bool
+        Whether its integers may be missing, as R's may.
     """
 
     data: str
@@ -565,6 +567,7 @@ class ImageParts:
     dims: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
     array: StoredArray | None = field(default=None, compare=False, repr=False)
+    of_r: bool = False
 
 
 class ImageLayout(NativeLayout):

@@ -9,6 +9,7 @@ from typing import Any
 from fmristore.formats.base import StoredArray
 from fmristore.formats.image.layout import ImageOptions, ImageParts, image_spec, write_data
 from fmristore.formats.r_common import RLayout, r_class, r_dtype, r_values, write_r_space
+from fmristore.formats.r_missing import with_missing
 from fmristore.formats.registry import StoreView
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.progress import Progress
@@ -118,7 +119,7 @@ def read_r_affine(handle: Handle) -> Any:
             url=handle.locator.url,
             node="space/trans",
         )
-    return trans.T
+    return with_missing(trans.T)
 
 
 def read_r_run(handle: Handle, data: str, affine: Any, *, tr: float | None = None) -> ImageParts:
@@ -163,7 +164,7 @@ def read_r_run(handle: Handle, data: str, affine: Any, *, tr: float | None = Non
         raise MetadataError(
             f"the space of the image is damaged: {error.message}", url=handle.locator.url
         ) from error
-    return ImageParts(data=data, space=space, dims=dims)
+    return ImageParts(data=data, space=space, dims=dims, of_r=True)
 
 
 # Writing -------------------------------------------------------------------------------------

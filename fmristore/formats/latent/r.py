@@ -23,6 +23,7 @@ from fmristore.formats.r_common import (
     transform_fields,
     write_fields,
 )
+from fmristore.formats.r_missing import RArray, with_missing
 from fmristore.formats.registry import StoreView
 from fmristore.formats.voxelwise import mask_shape
 from fmristore.model.space import NeuroSpace
@@ -105,7 +106,7 @@ def read_parts(handle: Handle) -> LatentParts:
         loadings = _read_loadings(handle)
         offset = None
         if "offset" in children:
-            offset = StoredOffset(StoredArray(handle, "offset"), loadings.shape[0])
+            offset = StoredOffset(RArray(handle, "offset"), loadings.shape[0])
         return LatentParts(
             space=read_header_space(handle, mask_shape(handle)),
             voxels=ArrayMatrix(StoredArray(handle, "voxel_coords", dims=("xyz", "voxel")), "voxel"),
@@ -120,7 +121,7 @@ def read_parts(handle: Handle) -> LatentParts:
 def _read_loadings(handle: Handle) -> Matrix:
     group = handle.store.root.group("basis")
     if "basis_matrix_sparse" not in group.children():
-        array = StoredArray(handle, "basis/basis_matrix", dims=("voxel", "component"))
+        array = RArray(handle, "basis/basis_matrix", dims=("voxel", "component"))
         return ArrayMatrix(array, "voxel")
     path = "basis/basis_matrix_sparse"
     attributes = group.group("basis_matrix_sparse").read_attributes()
@@ -132,10 +133,8 @@ def _read_loadings(handle: Handle) -> Matrix:
             node=path,
         )
     components, voxels = matrix_shape(attributes.get("shape"))
-    data, indices, indptr = (
-        StoredArray(handle, f"{path}/{name}") for name in ("data", "indices", "indptr")
-    )
-    return SparseMatrix(data, indices, indptr, (voxels, components))
+    indices, indptr = (StoredArray(handle, f"{path}/{name}") for name in ("indices", "indptr"))
+    return SparseMatrix(RArray(handle, f"{path}/data"), indices, indptr, (voxels, components))
 
 
 def _read_scans(handle: Handle) -> tuple[ScanParts, ...]:
@@ -146,7 +145,7 @@ def _read_scans(handle: Handle) -> tuple[ScanParts, ...]:
     for name, child in handle.store.root.group("scans").children().items():
         if child.kind != "group":
             continue
-        basis = StoredArray(handle, f"scans/{name}/embedding", dims=("component", "t"))
+        basis = RArray(handle, f"scans/{name}/embedding", dims=("component", "t"))
         metadata = _read_metadata(handle, f"scans/{name}")
         tr = _seconds(metadata.pop("TR", None))
         metadata.pop("run_length", None)
@@ -169,7 +168,7 @@ def _seconds(value: Any) -> float | None:
 
 
 def _read_metadata(handle: Handle, scan: str) -> dict[str, Any]:
-    """Fields of a scan that are single numbers or texts, without empty ones."""
+    """Fields of a scan that are single numbers or texts, without empty and missing ones."""
     group = handle.store.root.group(scan)
     if "metadata" not in group.children():
         return {}
@@ -177,10 +176,11 @@ def _read_metadata(handle: Handle, scan: str) -> dict[str, Any]:
     for name, child in group.group("metadata").children().items():
         if child.kind != "array":
             continue
-        values = StoredArray(handle, f"{scan}/metadata/{name}").read_small(_MOST).reshape(-1)
+        array = StoredArray(handle, f"{scan}/metadata/{name}")
+        values = with_missing(array.read_small(_MOST), array.attributes).reshape(-1)
         if len(values) == 1:
             value = str(values[0]) if is_string(values.dtype) else values[0].item()
-            if value != "":
+            if value != "" and value == value:  # a missing one is NaN
                 fields[name] = value
     return fields
 

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from fmristore.formats.r_common import (
     transform_fields,
     write_fields,
 )
+from fmristore.formats.r_missing import RArray
 from fmristore.formats.registry import StoreView
 from fmristore.formats.voxelwise import VoxelNodes, mask_shape
 from fmristore.model.voxels import VoxelSet
@@ -113,10 +115,13 @@ class DatasetMaps(Matrix):
     ----------
     handle : Handle
         The store.
+    as_stored : bool
+        Whether missing integers are read as the numbers that stand for them, not as NaN.
     """
 
-    def __init__(self, handle: Handle) -> None:
+    def __init__(self, handle: Handle, *, as_stored: bool = False) -> None:
         self._handle = handle
+        self._as_stored = as_stored
         self._labels = read_texts(handle, "labels")
         self.names = tuple(sanitise(label) for label in self._labels)
         """Names of the datasets in the order of the labels."""
@@ -125,8 +130,13 @@ class DatasetMaps(Matrix):
         self.dtype = spec.dtype
         self.shape = (math.prod(spec.shape), len(self.names))
 
-    def __reduce__(self) -> tuple[type[DatasetMaps], tuple[Handle]]:
-        return DatasetMaps, (self._handle,)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(DatasetMaps, as_stored=self._as_stored), (self._handle,)
+
+    @cached_property
+    def stored(self) -> DatasetMaps:
+        """Docstring inherited."""
+        return DatasetMaps(self._handle, as_stored=True)
 
     @property
     def arrays(self) -> tuple[StoredArray, ...]:
@@ -180,7 +190,9 @@ class DatasetMaps(Matrix):
             raise self._error(number, f"is the dataset of several labels: {same[:3]}")
         if name == "":
             raise self._error(number, "an empty label has no dataset")
-        array = StoredArray(self._handle, f"data/{name}")
+        array: StoredArray = RArray(self._handle, f"data/{name}")
+        if self._as_stored:
+            array = array.stored
         # R writes a vector of one element as a scalar.
         if len(array.reader.spec.shape) > 1 or array.reader.spec.dtype.kind not in "biuf":
             raise self._error(number, f"has the shape {array.reader.spec.shape}, expected (V,)")

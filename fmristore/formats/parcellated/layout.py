@@ -62,7 +62,7 @@ from fmristore_stores.grid import Region
 from fmristore_stores.io.location import Kind, kind_of_name, normalise
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray, Group, Store
-from fmristore_stores.spec import ArraySpec, check_attributes, is_string
+from fmristore_stores.spec import ArraySpec, Attributes, check_attributes, is_string
 
 __all__ = [
     "OwnTree",
@@ -947,7 +947,12 @@ def only_scan(tree: ScanTree, kind: ScanKind, url: str) -> ScanParts:
 
 
 def read_columns(
-    handle: Handle, path: str, length: int, *, by_attribute: bool = False
+    handle: Handle,
+    path: str,
+    length: int,
+    *,
+    by_attribute: bool = False,
+    convert: Callable[[AnyArray, Attributes], AnyArray] | None = None,
 ) -> dict[str, AnyArray]:
     """Columns of a table that lie side by side as arrays of one axis.
 
@@ -962,6 +967,8 @@ def read_columns(
     by_attribute : bool
         Whether the attribute ``columns`` of the group lists them, and each has its name in the
         attribute ``column``.
+    convert : callable, optional
+        Makes of the stored values of a column, and the attributes of its array, what they mean.
 
     Raises
     ------
@@ -994,6 +1001,8 @@ def read_columns(
                 url=handle.locator.url,
                 node=f"{path}/{node}",
             )
+        if convert is not None:
+            values = convert(values, array.attributes)
         name = array.attributes.get("column", node) if by_attribute else node
         columns[str(name)] = values
     return columns

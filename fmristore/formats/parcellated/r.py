@@ -36,6 +36,7 @@ from fmristore.formats.r_common import (
     transform_fields,
     write_fields,
 )
+from fmristore.formats.r_missing import RArray, read_present, with_missing
 from fmristore.formats.registry import StoreView
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.indexing import AxisPart, axis_length, bounds
@@ -261,6 +262,8 @@ def _vector(values: Sequence[Any]) -> AnyArray:
         return np.array(values, np.int8)
     if kinds <= {int, float} and not any(abs(v) >= R_EXACT for v in values if type(v) is int):
         return _narrow(np.array(values))
+    if kinds <= {int, float, type(None)} and kinds & {int, float}:  # NaN is R's NA
+        return _vector([math.nan if value is None else value for value in values])
     texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
     return np.array(texts, STRING)
 
@@ -324,7 +327,7 @@ class RClusters(Matrix):
 
     Parameters
     ----------
-    arrays : list of StoredArray or None
+    arrays : sequence of StoredArray or None
         One for each parcel; None for one without voxels.
     indptr : ndarray of int, (K + 1,)
         First row of each parcel.
@@ -335,7 +338,7 @@ class RClusters(Matrix):
         If a dataset has not the shape that the parcel asks for.
     """
 
-    def __init__(self, arrays: list[StoredArray | None], indptr: NDArray[np.int64]) -> None:
+    def __init__(self, arrays: Sequence[StoredArray | None], indptr: NDArray[np.int64]) -> None:
         self._arrays = arrays
         self._indptr = indptr
         specs = [None if array is None else array.reader.spec for array in arrays]
@@ -445,7 +448,7 @@ class RTree:
     def _labels(self) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """Labels and mask, (X, Y, Z)."""
         stored = StoredArray(self._handle, "mask", dims=("z", "y", "x"))
-        mask = stored.read_small(_MOST_VOXELS) != 0
+        mask = read_present(stored, _MOST_VOXELS) != 0
         found = StoredArray(self._handle, "cluster_map").read_small(mask.size).reshape(-1)
         if found.dtype.kind not in "iu" or len(found) != np.count_nonzero(mask):
             raise self._wrong("does not have one integer for each voxel of the mask", "cluster_map")
@@ -506,15 +509,16 @@ class RTree:
         They are in a group of their own, or beside the ids in single scans. Those of the group
         are in the order that the user gave, and their column ``cluster_id`` says which.
         """
-        columns = read_columns(self._handle, "clusters", len(ids))
+        columns = read_columns(self._handle, "clusters", len(ids), convert=with_missing)
         columns.pop("cluster_ids", None)
         columns = {name: values[self._order] for name, values in columns.items()}
-        of_user = read_columns(self._handle, "clusters/cluster_meta", len(ids))
+        of_user = read_columns(
+            self._handle, "clusters/cluster_meta", len(ids), convert=with_missing
+        )
         order = self._row_order(of_user.pop("cluster_id", None), ids)
         columns |= {name: values[order] for name, values in of_user.items()}
         columns.pop("cluster_id", None)
-        found = {from_r_name(name): values for name, values in columns.items()}
-        return {name: _with_missing(values) for name, values in found.items()}
+        return {from_r_name(name): values for name, values in columns.items()}
 
     def _row_order(self, given: AnyArray | None, ids: AnyArray) -> NDArray[np.int64]:
         """Rows of the user's table in order of the ids."""
@@ -575,7 +579,7 @@ class RTree:
             raise self._wrong("holds other ids than clusters/cluster_ids", "cluster_map")
         indptr = np.concatenate([[0], np.cumsum(sizes)])
         arrays = [
-            StoredArray(self._handle, f"{path}/clusters/cluster_{number}") if size else None
+            RArray(self._handle, f"{path}/clusters/cluster_{number}") if size else None
             for number, size in zip(self.table.ids, sizes, strict=True)
         ]
         try:
@@ -587,7 +591,7 @@ class RTree:
 
     def _summary(self, path: str) -> tuple[ScaledMatrix, tuple[StoredArray, ...]]:
         node = f"{path}/clusters_summary/summary_data"
-        array = StoredArray(self._handle, node, dims=("parcel", "t"))
+        array = RArray(self._handle, node, dims=("parcel", "t"))
         matrix: Matrix = ArrayMatrix(array, "parcel", kinds="biufc")
         if matrix.shape[0] == len(self.table) + 1 == len(self._given_ids):
             matrix = _WithoutFirst(matrix)  # the series of id 0, which is no cluster
@@ -601,20 +605,10 @@ class RTree:
         found = {}
         for name, child in self._handle.store.root.group(path).children().items():
             if child.kind == "array":
-                values = StoredArray(self._handle, f"{path}/{name}").read_small(_MOST_VALUES)
-                found[from_r_name(name)] = _json_value(_with_missing(values).tolist())
+                array = StoredArray(self._handle, f"{path}/{name}")
+                values = with_missing(array.read_small(_MOST_VALUES), array.attributes)
+                found[from_r_name(name)] = _json_value(values.tolist())
         return found
-
-
-_MISSING = -(2**31)
-"""R's NA among integers of 32 bits."""
-
-
-def _with_missing(values: AnyArray) -> AnyArray:
-    """Values with R's NA of integers as NaN, in floating point then; others as they are."""
-    if values.dtype != np.int32 or not (values == _MISSING).any():
-        return values
-    return np.where(values == _MISSING, np.nan, values.astype(np.float64))
 
 
 def _json_value(value: Any) -> Any:
