@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fmristore.sources.parcellation import Parcellation
     from fmristore.transcoding import transcode
     from fmristore.verification import verify
+    from fmristore.viewer import view
 
 __all__ = [
     "LabeledVolumeSet",
@@ -57,6 +58,7 @@ __all__ = [
     "register",
     "transcode",
     "verify",
+    "view",
     "virtualize",
 ]
 
@@ -79,6 +81,7 @@ _HOME = {
     "register": "fmristore.backends.nibabel",
     "transcode": "fmristore.transcoding",
     "verify": "fmristore.verification",
+    "view": "fmristore.viewer",
     "virtualize": "fmristore.references.virtual",
 }
 

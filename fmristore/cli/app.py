@@ -31,6 +31,7 @@ from fmristore.cli.parsing import (
     parse_size,
 )
 from fmristore.cli.progress import progress_bar
+from fmristore.cli.view import view
 from fmristore.cli.virtualize import virtualize
 from fmristore_stores._version import __version__
 
@@ -129,6 +130,7 @@ app.command(epilog="Example: fmristore parcellate bold.h5 atlas.nii.gz rest.h5 -
 )
 
 
+app.command(epilog="Example: fmristore view bold.h5 -o bold.html")(view)
 app.command(epilog="Example: fmristore virtualize bold.h5")(virtualize)
 
 

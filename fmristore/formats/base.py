@@ -648,6 +648,11 @@ class StoredObject(ABC):
         """Leave out what was read since: equal objects pickle to equal bytes."""
         return {name: value for name, value in self.__dict__.items() if name.startswith("_")}
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """Short texts about the object by name, as its ``repr`` shows them."""
+        return self._facts()
+
     @abstractmethod
     def _facts(self) -> dict[str, str]:
         """What people want to see of the object, by name."""
