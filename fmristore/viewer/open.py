@@ -18,7 +18,7 @@ from fmristore.viewer.content import Content
 from fmristore.viewer.document import make_document
 from fmristore.viewer.layers import Start, find_part
 from fmristore.viewer.server import PageServer
-from fmristore_stores.errors import InvalidInputError, StorageError
+from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.io.location import normalise
 from fmristore_stores.publishing.publish import publish_file
 
@@ -45,12 +45,7 @@ class Viewer:
 
     def __init__(self, stored: StoredObject, *, start: Start | None = None, port: int = 0) -> None:
         self._stored = stored
-        try:
-            self._server = PageServer(Content(stored, start), port)
-        except (OSError, OverflowError) as error:
-            raise StorageError(
-                f"cannot listen on port {port} of 127.0.0.1 ({error}): take another one, or 0"
-            ) from error
+        self._server = PageServer(Content(stored, start), port)
         self._server.start()
 
     @property

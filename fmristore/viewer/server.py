@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from fmristore.viewer.content import SCRIPTS, STYLE, Content, page_file
-from fmristore_stores.errors import FmristoreError, InvalidInputError, SelectionError
+from fmristore_stores.errors import FmristoreError, InvalidInputError, SelectionError, StorageError
 
 __all__ = ["PageServer"]
 
@@ -65,7 +65,7 @@ class PageServer(HTTPServer):
 
     Raises
     ------
-    OSError
+    StorageError
         If the port is taken.
     """
 
@@ -77,7 +77,12 @@ class PageServer(HTTPServer):
         self._guard = threading.Lock()
         self._workers: ThreadPoolExecutor | None = None
         self._listener: threading.Thread | None = None
-        super().__init__((_ADDRESS, port), _Handler)
+        try:
+            super().__init__((_ADDRESS, port), _Handler)
+        except (OSError, OverflowError) as error:
+            raise StorageError(
+                f"cannot listen on port {port} of {_ADDRESS} ({error}): take another one, or 0"
+            ) from error
 
     @property
     def hosts(self) -> frozenset[str]:
