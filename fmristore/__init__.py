@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fmristore.formats.sequence.sequence import NeuroVecSeq
     from fmristore.model.space import NeuroSpace
     from fmristore.planning.layout import plan_layout
+    from fmristore.planning.options import LayoutOptions, StoreOptions, WriteOptions
     from fmristore.references.virtual import virtualize
     from fmristore.sources.parcellation import Parcellation
     from fmristore.transcoding import transcode
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LabeledVolumeSet",
     "LatentNeuroVec",
+    "LayoutOptions",
     "MaskedNeuroVec",
     "NeuroSpace",
     "NeuroVec",
@@ -48,6 +50,8 @@ __all__ = [
     "ParcellatedScan",
     "ParcellatedScanSummary",
     "Parcellation",
+    "StoreOptions",
+    "WriteOptions",
     "__version__",
     "convert",
     "errors",
@@ -65,6 +69,7 @@ __all__ = [
 _HOME = {
     "LabeledVolumeSet": "fmristore.formats.maps.maps",
     "LatentNeuroVec": "fmristore.formats.latent.latent",
+    "LayoutOptions": "fmristore.planning.options",
     "MaskedNeuroVec": "fmristore.formats.masked.run",
     "NeuroSpace": "fmristore.model.space",
     "NeuroVec": "fmristore.formats.image.image",
@@ -74,6 +79,8 @@ _HOME = {
     "ParcellatedScan": "fmristore.formats.parcellated.scan",
     "ParcellatedScanSummary": "fmristore.formats.parcellated.summary",
     "Parcellation": "fmristore.sources.parcellation",
+    "StoreOptions": "fmristore.planning.options",
+    "WriteOptions": "fmristore.planning.options",
     "convert": "fmristore.api",
     "open": "fmristore.api",
     "parcellate": "fmristore.api",

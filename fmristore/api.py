@@ -14,8 +14,7 @@ from fmristore.formats.image.image import DenseImage
 from fmristore.formats.opening import open_handle
 from fmristore.formats.registry import format_class
 from fmristore.model.space import NeuroSpace
-from fmristore.planning.layout import Access, Order
-from fmristore.planning.progress import Progress
+from fmristore.planning.options import LayoutOptions, StoreOptions, takes
 from fmristore.planning.text import parse_size
 from fmristore.sources.door import check_order, open_if_path, source_of
 from fmristore.sources.parcellation import Parcellation
@@ -174,21 +173,15 @@ def open(
         raise
 
 
-def convert(  # noqa: PLR0913
+@takes(LayoutOptions)
+def convert(
     source: Any,
     url: str | os.PathLike[str],
     *,
     tr: float | None = None,
     space_name: str | None = None,
     metadata: Mapping[str, Any] | None = None,
-    access: Access | None = None,
-    codec: str | None = None,
-    order: Order | None = None,
-    profile: str | None = None,
-    overwrite: bool = False,
-    storage_options: Mapping[str, Any] | None = None,
-    max_memory: int | str = 1 << 30,
-    progress: Progress | None = None,
+    **options: Unpack[LayoutOptions],
 ) -> Any:
     """Turn a NIfTI image into a store that can be read in parts, or a store into another one.
 
@@ -207,25 +200,8 @@ def convert(  # noqa: PLR0913
         have the codes of that space.
     metadata : mapping, optional
         What else is known of an image, as JSON holds it; comes before what its BIDS sidecar says.
-    access : {"time", "volume", "balanced", "both"}, optional
-        For images, what is read most: time series (the default), whole volumes, or some of both.
-        ``"both"`` stores a run twice, and every read takes the copy with less to decode.
-    codec : str, optional
-        Preset: ``"portable"`` (default for HDF5: any HDF5 reader), ``"dual"`` (default for Zarr:
-        the same bytes in both stores), ``"fast"`` or ``"none"``.
-    order : {"auto", "canonical"}, optional
-        Order inside chunks; ``"canonical"`` (x fastest) by default for ``"portable"``.
-    profile : {"r"}, optional
-        Write an HDF5 file exactly as the R package does, scaled values as floating-point ones;
-        see ``docs/reference/r.md``. Most files are readable in R without it.
-    overwrite : bool
-        Replace what is there, once the new store is complete.
-    storage_options : mapping, optional
-        Passed to fsspec, for both URLs.
-    max_memory : int or str
-        Bytes that the conversion may take.
-    progress : callable, optional
-        Called with the bytes done and in all.
+    **options
+        `LayoutOptions`.
 
     Returns
     -------
@@ -248,35 +224,24 @@ def convert(  # noqa: PLR0913
     `fmristore.open` gives the image back; `NeuroVec.to_nifti` gives the file back, byte for byte.
     """
     check_order(source, url)
-    max_memory = parse_size(max_memory)
-    options = {
-        "access": access,
-        "codec": codec,
-        "order": order,
-        "profile": profile,
-        "overwrite": overwrite,
-        "storage_options": storage_options,
-        "max_memory": max_memory,
-        "progress": progress,
-    }
+    parse_size(options.get("max_memory", 1 << 30))
     known = {"tr": tr, "space_name": space_name, "metadata": metadata}
     said = {name: value for name, value in known.items() if value is not None}
     if isinstance(source, list | tuple | Mapping):
-        given = {name: value for name, value in options.items() if value is not None}
-        return format_class("neurovecseq").create(source, url, **given, **said)
-    with open_if_path(source, storage_options) as found:
+        return format_class("neurovecseq").create(source, url, **options, **said)
+    with open_if_path(source, options.get("storage_options")) as found:
         if isinstance(found, StoredObject):
             if said and not isinstance(found, DenseImage):
                 raise InvalidInputError(
                     f"{', '.join(said)}: for images; create a store of another format with its own"
                 )
-            return found.save(url, **options, **said)
+            return found.save_with(url, {**options, **said})
         image = source_of(found, tr=tr, space_name=space_name, metadata=metadata)
         name = "neurovol" if image.space.time_points is None else "neurovec"
-        given = {name: value for name, value in options.items() if value is not None}
-        return format_class(name).create(image, url, **given)
+        return format_class(name).create(image, url, **options)
 
 
+@takes(StoreOptions)
 def parcellate(  # noqa: PLR0913
     source: Any,
     labels: Any,
@@ -292,12 +257,7 @@ def parcellate(  # noqa: PLR0913
     tr: float | None = None,
     space_name: str | None = None,
     dtype: DTypeLike | None = None,
-    codec: str | None = None,
-    profile: str | None = None,
-    overwrite: bool = False,
-    storage_options: Mapping[str, Any] | None = None,
-    max_memory: int | str = 1 << 30,
-    progress: Progress | None = None,
+    **options: Unpack[StoreOptions],
 ) -> ParcellatedScanSummary:
     """Summarise a run by the parcels of a label image, and store the series.
 
@@ -335,19 +295,13 @@ def parcellate(  # noqa: PLR0913
         Name of the space that the run is in; comes before what it says.
     dtype : dtype, optional
         Of the stored series; float32 by default where the source has no more precision.
-    codec : str, optional
-        Preset; ``"portable"`` for HDF5 and ``"dual"`` for Zarr by default.
-    profile : {"r"}, optional
-        Write the layout of the R package fmristore.
-    overwrite : bool
-        Replace what is there, once the new store is complete.
-    storage_options : mapping, optional
-        Passed to fsspec, for all URLs.
     max_memory : int or str
         Bytes that this may take. Means, sums, extremes and standard deviations need little; other
         statistics go through a temporary file if the labelled voxels do not fit.
     progress : callable, optional
         Called with the bytes of labelled voxels done and in all.
+    **options
+        `StoreOptions`.
 
     Returns
     -------
@@ -378,9 +332,9 @@ def parcellate(  # noqa: PLR0913
     >>> rest.to_dataframe()                                                   # doctest: +SKIP
     """
     check_order(source, url)
-    max_memory = parse_size(max_memory)
-    if scan is not None and not overwrite and exists(normalise(url), storage_options):
-        _refuse(profile=profile, dtype=dtype, space_name=space_name)
+    new = scan is None or options.get("overwrite", False)
+    if scan is not None and not new and exists(normalise(url), options.get("storage_options")):
+        _refuse(profile=options.get("profile"), dtype=dtype, space_name=space_name)
         return _add(
             source,
             labels,
@@ -391,12 +345,12 @@ def parcellate(  # noqa: PLR0913
                 "weights": weights,
                 "metadata": metadata,
                 "tr": tr,
-                "codec": codec,
-                "max_memory": max_memory,
-                "progress": progress,
+                "codec": options.get("codec"),
+                "max_memory": options.get("max_memory", 1 << 30),
+                "progress": options.get("progress"),
             },
             parcels={"names": names, "mask": mask},
-            storage_options=storage_options,
+            storage_options=options.get("storage_options"),
         )
     if labels is None:
         raise InvalidInputError("labels are needed for a new store")
@@ -415,12 +369,7 @@ def parcellate(  # noqa: PLR0913
         tr=tr,
         space_name=space_name,
         dtype=dtype,
-        codec=codec,
-        profile=profile,
-        overwrite=overwrite,
-        storage_options=storage_options,
-        max_memory=max_memory,
-        progress=progress,
+        **options,
     )
 
 

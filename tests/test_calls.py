@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,40 @@ def test_what_is_printed_is_short(tmp_path: Path) -> None:
             text = repr(one)
             assert text.count("\n") < 10, text
             assert len(text) < 1000, text
+
+
+FORMATS = [name for name in fs.__all__ if hasattr(getattr(fs, name), "create")]
+CALLS = {
+    "convert": fs.convert,
+    "parcellate": fs.parcellate,
+    "transcode": fs.transcode,
+    "save": fs.NeuroVec.save,
+    "to_dense": fs.MaskedNeuroVec.to_dense,
+    "to_nifti": fs.NeuroVec.to_nifti,
+    "from_pca": fs.LatentNeuroVec.from_pca,
+} | {f"{name}.create": getattr(fs, name).create for name in FORMATS}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_shared_options_are_shown_and_described_where_they_are_taken(call: Any) -> None:
+    parameters = inspect.signature(call).parameters
+    assert {"overwrite", "storage_options", "max_memory", "progress"} <= set(parameters)
+    assert not [one for one in parameters.values() if one.kind is one.VAR_KEYWORD]
+    described = inspect.getdoc(call) or ""
+    for name in set(parameters) - {"self", "args"}:
+        assert re.search(rf"^(\w+, )*{name}(, \w+)* :", described, re.MULTILINE), name
+    assert "**options" not in described
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_an_option_that_there_is_not_is_an_error_that_names_the_nearest(call: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"has no option 'overwite'; .* 'overwrite'"):
+        call("a.h5", "b.h5", overwite=True)
+    with pytest.raises(InvalidInputError, match=r"has no option 'xyz'; there are .*max_memory"):
+        call("a.h5", "b.h5", xyz=1)
+
+
+def test_options_with_other_defaults_say_so() -> None:
+    shown = inspect.signature(fs.NeuroVec.to_nifti).parameters
+    assert shown["max_memory"].default == 1 << 28
+    assert inspect.signature(fs.convert).parameters["max_memory"].default == 1 << 30

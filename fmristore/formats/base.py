@@ -15,12 +15,13 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, Protocol, Self, cast
+from typing import Any, ClassVar, Literal, Protocol, Self, Unpack, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from fmristore.model.space import NeuroSpace
+from fmristore.planning.options import LayoutOptions, takes
 from fmristore.sources.labels import LabelTable
 from fmristore_stores.chunks.cache import ChunkCache
 from fmristore_stores.chunks.reader import ChunkReader
@@ -586,7 +587,8 @@ class StoredObject(ABC):
 
     # Going elsewhere ------------------------------------------------------------------------------
 
-    def save(self, url: str | os.PathLike[str], **options: Any) -> Self:
+    @takes(LayoutOptions)
+    def save(self, url: str | os.PathLike[str], **options: Unpack[LayoutOptions]) -> Self:
         """Store the same again: in the other kind of store, encoded otherwise, or as R does.
 
         Parameters
@@ -594,9 +596,8 @@ class StoredObject(ABC):
         url : str or path
             New store: ``.h5`` for HDF5, ``.zarr`` for Zarr.
         **options
-            As of `create`: ``codec``, ``profile``, ``overwrite``, ``storage_options``,
-            ``max_memory``, ``progress``; for images also ``access`` and ``order``. None means
-            that it is not given.
+            `LayoutOptions`; None means that one is not given. Only images take ``access`` and
+            ``order``.
 
         Returns
         -------
@@ -615,6 +616,10 @@ class StoredObject(ABC):
         Numbers are decoded and encoded; `fmristore.transcode` copies encoded chunks where it can,
         and keeps every node of a store.
         """
+        return self.save_with(url, options)
+
+    def save_with(self, url: str | os.PathLike[str], options: Mapping[str, Any]) -> Self:
+        """Store the same again with any option of `create`, such as a TR; see `save`."""
         create: Any = getattr(type(self), "create", None)
         known = inspect.signature(create).parameters if create is not None else {}
         needless = {"max_memory", "progress"}  # for what is never large

@@ -12,7 +12,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Unpack, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -31,8 +31,7 @@ from fmristore.planning.indexing import (
     parse_axis,
     parse_index,
 )
-from fmristore.planning.layout import Access, Order
-from fmristore.planning.progress import Progress
+from fmristore.planning.options import LayoutOptions, WriteOptions, takes
 from fmristore.planning.read_plan import Planner, ReadPlan
 from fmristore.planning.streams import streaming
 from fmristore.planning.text import parse_size
@@ -640,24 +639,20 @@ class GridView(StoredObject):
         """Names along the last axis, if that is not time."""
         return None
 
-    def to_dense(  # noqa: PLR0913
+    @takes(LayoutOptions)
+    def to_dense(
         self,
         url: str | os.PathLike[str],
-        *,
-        access: Access = "time",
-        codec: str | None = None,
-        order: Order | None = None,
-        overwrite: bool = False,
-        storage_options: Mapping[str, Any] | None = None,
-        max_memory: int | str = 1 << 30,
-        progress: Progress | None = None,
+        **options: Unpack[LayoutOptions],
     ) -> GridView:
         """Store the image on its whole grid, block by block, and open that.
 
         Parameters
         ----------
-        url, access, codec, order, overwrite, storage_options, max_memory, progress
-            As of `NeuroVec.create`.
+        url : str or path
+            New store: ``.h5`` for HDF5, ``.zarr`` (best ``.ome.zarr``) for Zarr.
+        **options
+            `LayoutOptions`.
 
         Returns
         -------
@@ -672,28 +667,14 @@ class GridView(StoredObject):
         CorruptDataError
             If a chunk is damaged or missing.
         """
-        max_memory = parse_size(max_memory)
-        made: GridView = format_class("neurovec").create(
-            self,
-            url,
-            access=access,
-            codec=codec,
-            order=order,
-            overwrite=overwrite,
-            storage_options=storage_options,
-            max_memory=max_memory,
-            progress=progress,
-        )
+        made: GridView = format_class("neurovec").create(self, url, **options)
         return made
 
+    @takes(WriteOptions, max_memory=1 << 28)
     def to_nifti(
         self,
         url: str | os.PathLike[str],
-        *,
-        overwrite: bool = False,
-        storage_options: Mapping[str, Any] | None = None,
-        max_memory: int | str = 1 << 28,
-        progress: Progress | None = None,
+        **options: Unpack[WriteOptions],
     ) -> None:
         """Write the image on its whole grid as NIfTI, block by block.
 
@@ -704,14 +685,8 @@ class GridView(StoredObject):
         ----------
         url : str or path
             ``.nii``, ``.nii.gz``, or ``.hdr``/``.img`` for a pair.
-        overwrite : bool
-            Replace what is there.
-        storage_options : mapping, optional
-            Passed to fsspec.
-        max_memory : int or str
-            Bytes that the volumes being written may take.
-        progress : callable, optional
-            Called with the bytes done and in all.
+        **options
+            `WriteOptions`.
 
         Raises
         ------
@@ -720,15 +695,8 @@ class GridView(StoredObject):
         CorruptDataError
             If a chunk is damaged or missing.
         """
-        max_memory = parse_size(max_memory)
-        write_source(
-            url,
-            self.as_source(max_memory=max_memory, nifti=True),
-            overwrite=overwrite,
-            storage_options=storage_options,
-            max_memory=max_memory,
-            progress=progress,
-        )
+        limit = parse_size(options.get("max_memory", 1 << 28))
+        write_source(url, self.as_source(max_memory=limit, nifti=True), **options)
 
     def _facts(self) -> dict[str, str]:
         facts = {
@@ -748,25 +716,21 @@ def _whole(lengths: Sequence[int]) -> tuple[slice, ...]:
 def write_source(
     url: str | os.PathLike[str],
     source: ImageSource,
-    *,
-    overwrite: bool = False,
-    storage_options: Mapping[str, Any] | None = None,
-    max_memory: int | str = 1 << 28,
-    progress: Progress | None = None,
+    **options: Unpack[WriteOptions],
 ) -> None:
     """Write an image source as NIfTI, under its own header; see `GridView.to_nifti`."""
-    max_memory = parse_size(max_memory)
     from fmristore.nifti import write_nifti
 
+    limit, progress = parse_size(options.get("max_memory", 1 << 28)), options.get("progress")
     total = math.prod(source.space.shape) * source.dtype.itemsize * max(1, source.colors)
-    blocks = source.blocks(max(1, min(_WRITE_BYTES, max_memory // 4)))
+    blocks = source.blocks(max(1, min(_WRITE_BYTES, limit // 4)))
     with streaming(blocks):
         write_nifti(
             url,
             source.header,
             (block.values for block in blocks),
-            overwrite=overwrite,
-            storage_options=storage_options,
+            overwrite=options.get("overwrite", False),
+            storage_options=options.get("storage_options"),
             progress=None if progress is None else lambda done: progress(done, total),
         )
 

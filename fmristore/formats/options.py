@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from fmristore.formats.registry import select_layout
+from fmristore.planning.options import StoreOptions
 from fmristore.planning.progress import Progress
-from fmristore_stores.io.location import kind_of_name, normalise
+from fmristore.planning.text import parse_size
+from fmristore_stores.io.location import Kind, kind_of_name, normalise
 from fmristore_stores.opening import Handle, locate
 from fmristore_stores.publishing.publish import create_store
 
-__all__ = ["MatrixOptions", "default_codec", "store_as"]
+__all__ = ["MatrixOptions", "Target", "store_as"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,55 +37,102 @@ class MatrixOptions:
     fill: Any = 0
 
 
-def default_codec(url: str | os.PathLike[str], codec: str | None = None) -> str:
-    """Codec preset for a new store: any HDF5 reader opens an HDF5 file, R too."""
-    return codec or ("portable" if kind_of_name(normalise(url)) == "hdf5" else "dual")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A store that is to be made, and how.
+
+    Parameters
+    ----------
+    url : str or path
+        Where.
+    kind : {"hdf5", "zarr"}, optional
+        Container, if that is known.
+    codec : str
+        Name of a codec preset.
+    profile : str, optional
+        Name of a layout; fmristore's own by default.
+    overwrite : bool
+        Replace what is there.
+    storage_options : mapping, optional
+        Passed to fsspec.
+    max_memory : int
+        Bytes that writing may take.
+    progress : callable, optional
+        Called with the bytes done and in all.
+    """
+
+    url: str | os.PathLike[str]
+    kind: Kind | None = None
+    codec: str = "dual"
+    profile: str | None = None
+    overwrite: bool = False
+    storage_options: Mapping[str, Any] | None = None
+    max_memory: int = 1 << 30
+    progress: Progress | None = None
+
+    @classmethod
+    def of(
+        cls, url: str | os.PathLike[str], options: StoreOptions, *, kind: Kind | None = None
+    ) -> Self:
+        """Fill in what a user left open: any HDF5 reader opens an HDF5 file, R too.
+
+        Parameters
+        ----------
+        url : str or path
+            New store.
+        options : StoreOptions
+            As they were given.
+        kind : {"hdf5", "zarr"}, optional
+            Of the store; by the ending of its name otherwise.
+
+        Raises
+        ------
+        InvalidInputError
+            If ``max_memory`` is no size.
+        """
+        kind = kind or kind_of_name(normalise(url))
+        return cls(
+            url=url,
+            kind=kind,
+            codec=options.get("codec") or ("portable" if kind == "hdf5" else "dual"),
+            profile=options.get("profile"),
+            overwrite=options.get("overwrite", False),
+            storage_options=options.get("storage_options"),
+            max_memory=parse_size(options.get("max_memory", 1 << 30)),
+            progress=options.get("progress"),
+        )
+
+    def matrix(self, fill: Any = 0) -> MatrixOptions:
+        """Options of what is stored by voxel."""
+        return MatrixOptions(codec=self.codec, max_memory=self.max_memory, fill=fill)
 
 
-def store_as(  # noqa: PLR0913
-    cls: Any,
-    url: str | os.PathLike[str],
-    content: Any,
-    options: Any,
-    *,
-    profile: str | None = None,
-    overwrite: bool = False,
-    storage_options: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
-) -> Any:
+def store_as(cls: Any, target: Target, content: Any, options: Any) -> Any:
     """Store content in a layout of its format, and open it.
 
     Parameters
     ----------
     cls : type
         Format class.
-    url : str or path
+    target : Target
         New store; it appears when complete.
     content, options : object
         As the layouts of the class take them.
-    profile : str, optional
-        Name of the layout; fmristore's own by default.
-    overwrite : bool
-        Replace what is there.
-    storage_options : mapping, optional
-        Passed to fsspec.
-    progress : callable, optional
-        Called with the bytes done and in all.
 
     Returns
     -------
     object of `cls`
         The new store; a local HDF5 file is not held open until it is used.
     """
-    layout = select_layout(cls, profile, url)
+    layout = select_layout(cls, target.profile, target.url)
     with create_store(
-        url,
-        overwrite=overwrite,
-        storage_options=storage_options,
+        target.url,
+        overwrite=target.overwrite,
+        storage_options=target.storage_options,
         variable_text=layout.variable_text,
     ) as store:
-        layout.write(store, content, options, progress=progress)
-    handle = Handle(locate(url, storage_options=storage_options), fresh=True)
+        layout.write(store, content, options, progress=target.progress)
+    handle = Handle(locate(target.url, storage_options=target.storage_options), fresh=True)
     try:
         made = cls(handle, layout.read(handle))
         handle.rest()

@@ -9,13 +9,14 @@ import os
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, Unpack, cast
 
 import numpy as np
 
 from fmristore.formats.registry import FORMAT
 from fmristore.planning.blocks import cut_into_blocks
 from fmristore.planning.layout import Access
+from fmristore.planning.options import WriteOptions, takes
 from fmristore.planning.progress import Progress
 from fmristore.planning.rechunk import read_in_blocks
 from fmristore.planning.streams import streaming
@@ -58,7 +59,8 @@ Digests = dict[tuple[int, ...], bytes]
 """Digest of each write unit of an array, by its place in the grid."""
 
 
-def transcode(  # noqa: PLR0913
+@takes(WriteOptions)
+def transcode(
     source: str | os.PathLike[str],
     url: str | os.PathLike[str],
     *,
@@ -66,10 +68,7 @@ def transcode(  # noqa: PLR0913
     access: Access | None = None,
     codec: str | None = None,
     allow: Collection[str] = (),
-    overwrite: bool = False,
-    storage_options: Mapping[str, Any] | None = None,
-    max_memory: int | str = 1 << 30,
-    progress: Progress | None = None,
+    **options: Unpack[WriteOptions],
 ) -> TranscodeReport:
     """Bring everything in a store into a new one of either kind.
 
@@ -92,14 +91,10 @@ def transcode(  # noqa: PLR0913
         Preset to encode with, or ``"keep"`` to insist on the present codecs.
     allow : collection of str
         Losses that are accepted, by name; see `fmristore.transcoding.plan.LOSSES`.
-    overwrite : bool
-        Replace what is at `url`, once the new store is complete.
-    storage_options : mapping, optional
-        Passed to fsspec, for both URLs.
-    max_memory : int or str
-        Bytes that this may take.
     progress : callable, optional
         Called with the bytes of values done and in all, writing and checking.
+    **options
+        `WriteOptions`.
 
     Returns
     -------
@@ -115,7 +110,8 @@ def transcode(  # noqa: PLR0913
     CorruptDataError
         If the source is damaged, or the new store does not read as the source does.
     """
-    max_memory = parse_size(max_memory)
+    limit = parse_size(options.get("max_memory", 1 << 30))
+    storage_options = options.get("storage_options")
     started = time.perf_counter()
     with open_store(source, storage_options=storage_options) as store:
         plan = make_plan(
@@ -125,15 +121,15 @@ def transcode(  # noqa: PLR0913
             access=access,
             codec=codec,
             allow=allow,
-            max_memory=max_memory,
+            max_memory=limit,
         )
         digests = execute(
             store,
             plan,
             whole=whole_arrays(locate(source, storage_options=storage_options), store),
-            overwrite=overwrite,
+            overwrite=options.get("overwrite", False),
             storage_options=storage_options,
-            progress=progress,
+            progress=options.get("progress"),
         )
     return TranscodeReport(plan=plan, digests=digests, seconds=time.perf_counter() - started)
 

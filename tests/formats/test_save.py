@@ -181,9 +181,14 @@ def test_as_r_does_and_back(tmp_path: Path, make: Callable[..., Any]) -> None:
 
 def test_options_that_a_format_does_not_have(tmp_path: Path) -> None:
     with masked(tmp_path / "a.h5") as stored:
-        for options in ({"access": "volume"}, {"profile": "r"}, {"level": 3}):
-            with pytest.raises(InvalidInputError, match=f"no option {next(iter(options))}"):
-                stored.save(tmp_path / "b.h5", **options)
+        save: Any = stored.save
+        for options, said in (
+            ({"access": "volume"}, "no option access"),
+            ({"profile": "r"}, "unknown profile 'r' of maskedneurovec"),
+            ({"acces": "volume"}, "no option 'acces'; did you mean 'access'"),
+        ):
+            with pytest.raises(InvalidInputError, match=said):
+                save(tmp_path / "b.h5", **options)
         assert not (tmp_path / "b.h5").exists()
 
 

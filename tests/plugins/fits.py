@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 import numpy as np
 
@@ -24,11 +24,12 @@ from fmristore.formats.nodes import (
     write_encoded,
     write_plain,
 )
-from fmristore.formats.options import MatrixOptions, default_codec, store_as
+from fmristore.formats.options import Target, store_as
 from fmristore.formats.registry import Layout, NativeLayout, StoreView, register
 from fmristore.formats.voxelwise import VoxelView, mask_shape
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
+from fmristore.planning.options import StoreOptions, takes
 from fmristore.planning.progress import Progress
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray, Store
@@ -147,26 +148,34 @@ class FitGrid(VoxelView):
         return float("nan")
 
     @classmethod
+    @takes(StoreOptions)
     def create(
         cls,
-        values: AnyArray,
+        source: AnyArray,
         url: str | os.PathLike[str],
         *,
         mask: AnyArray,
         space: NeuroSpace,
-        codec: str | None = None,
-        profile: str | None = None,
-        overwrite: bool = False,
+        **options: Unpack[StoreOptions],
     ) -> Self:
-        """Store fits (V, 2) of the voxels of a mask, x fastest, and open them."""
-        made: Self = store_as(
-            cls,
-            url,
-            (space, VoxelSet.from_mask(mask, space), values),
-            MatrixOptions(codec=default_codec(url, codec)),
-            profile=profile,
-            overwrite=overwrite,
-        )
+        """Store fits (V, 2) of the voxels of a mask, x fastest, and open them.
+
+        Parameters
+        ----------
+        source : ndarray, (V, 2)
+            Parameters of each voxel.
+        url : str or path
+            New store.
+        mask : ndarray of bool, (X, Y, Z)
+            Voxels that were fitted.
+        space : NeuroSpace
+            Grid.
+        **options
+            `StoreOptions`.
+        """
+        target = Target.of(url, options)
+        content = space, VoxelSet.from_mask(mask, space), source
+        made: Self = store_as(cls, target, content, target.matrix())
         return made
 
     def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -25,16 +26,16 @@ from fmristore.formats.image.r import RImageLayout
 from fmristore.formats.image.replicas import Copies
 from fmristore.formats.matrix import chunk_count
 from fmristore.formats.nodes import read_bytes
-from fmristore.formats.options import store_as
+from fmristore.formats.options import Target, store_as
 from fmristore.formats.r_missing import RArray, check_cast
 from fmristore.formats.registry import Layout, register
 from fmristore.model.digest import digest_image
 from fmristore.model.scaling import Scaling, make_scaling
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.indexing import AxisPart, bounds
-from fmristore.planning.layout import Access, Order, canonical_axes
+from fmristore.planning.layout import canonical_axes
 from fmristore.planning.memory import within
-from fmristore.planning.progress import Progress
+from fmristore.planning.options import LayoutOptions, WriteOptions, takes
 from fmristore.planning.rechunk import read_in_blocks
 from fmristore.planning.streams import streaming
 from fmristore.planning.text import parse_size
@@ -416,14 +417,11 @@ class DenseImage(GridView):
         """
         return self.nifti_header.to_nibabel()
 
+    @takes(WriteOptions, max_memory=1 << 28)
     def to_nifti(
         self,
         url: str | os.PathLike[str],
-        *,
-        overwrite: bool = False,
-        storage_options: Mapping[str, Any] | None = None,
-        max_memory: int | str = 1 << 28,
-        progress: Progress | None = None,
+        **options: Unpack[WriteOptions],
     ) -> None:
         """Write the image as NIfTI: the header, extensions and stored values of its source.
 
@@ -434,14 +432,8 @@ class DenseImage(GridView):
         ----------
         url : str or path
             ``.nii``, ``.nii.gz``, or ``.hdr``/``.img`` for a pair.
-        overwrite : bool
-            Replace what is there.
-        storage_options : mapping, optional
-            Passed to fsspec.
-        max_memory : int or str
-            Bytes that the volumes being written may take.
-        progress : callable, optional
-            Called with the bytes done and in all.
+        **options
+            `WriteOptions`.
 
         Raises
         ------
@@ -454,8 +446,9 @@ class DenseImage(GridView):
         CorruptDataError
             If a chunk is damaged or missing.
         """
-        max_memory = parse_size(max_memory)
         from fmristore.nifti.export import export_nifti
+
+        limit = parse_size(options.get("max_memory", 1 << 28))
 
         if self._parts.scaling is not None and self._parts.scaling.per_volume:
             raise LossyError(
@@ -477,10 +470,10 @@ class DenseImage(GridView):
             header=header.raw,
             trailer=self.trailer_bytes,
             url=url,
-            overwrite=overwrite,
-            storage_options=storage_options,
-            max_memory=max_memory,
-            progress=progress,
+            overwrite=options.get("overwrite", False),
+            storage_options=options.get("storage_options"),
+            max_memory=limit,
+            progress=options.get("progress"),
         )
 
     def as_source(self, *, max_memory: int | str = 1 << 28, nifti: bool = False) -> ImageSource:
@@ -492,6 +485,7 @@ class DenseImage(GridView):
     # Creating -------------------------------------------------------------------------------
 
     @classmethod
+    @takes(LayoutOptions)
     def create(  # noqa: PLR0913
         cls,
         source: Any,
@@ -503,14 +497,7 @@ class DenseImage(GridView):
         inter: float | AnyArray | None = None,
         space_name: str | None = None,
         metadata: Mapping[str, Any] | None = None,
-        access: Access = "time",
-        codec: str | None = None,
-        order: Order | None = None,
-        profile: str | None = None,
-        overwrite: bool = False,
-        storage_options: Mapping[str, Any] | None = None,
-        max_memory: int | str = 1 << 30,
-        progress: Progress | None = None,
+        **options: Unpack[LayoutOptions],
     ) -> Self:
         """Store an image and open it.
 
@@ -535,24 +522,8 @@ class DenseImage(GridView):
         metadata : mapping, optional
             What else is known, as JSON holds it; comes before what the source says, such as the
             BIDS sidecar beside a file.
-        access : {"time", "volume", "balanced", "both"}
-            What is read most. ``"both"`` stores a run twice, for time and for volumes, and every
-            read takes the copy that has less to decode for it.
-        codec : str, optional
-            Preset; ``"portable"`` for HDF5 and ``"dual"`` for Zarr by default.
-        order : {"auto", "canonical"}, optional
-            Order inside chunks; ``"canonical"`` by default for the preset ``"portable"``.
-        profile : {"r"}, optional
-            Write an HDF5 file exactly as the R package does, scaled values as floating-point
-            ones; see ``docs/reference/r.md``.
-        overwrite : bool
-            Replace what is there, once the new store is complete.
-        storage_options : mapping, optional
-            Passed to fsspec.
-        max_memory : int or str
-            Bytes that writing may take.
-        progress : callable, optional
-            Called with the bytes done and in all.
+        **options
+            `LayoutOptions`.
 
         Returns
         -------
@@ -567,11 +538,11 @@ class DenseImage(GridView):
             If the data have another number of axes, or are not an image.
         """
         check_order(source, url)
-        max_memory = parse_size(max_memory)
-        with open_if_path(source, storage_options) as image:
+        target = Target.of(url, options)
+        with open_if_path(source, target.storage_options) as image:
             dense = isinstance(image, GridView) and image.dense_array is not None
             shares = isinstance(image, StoredObject) and not dense  # transposing takes the rest
-            room = max_memory // 2 if shares else max_memory
+            room = target.max_memory // 2 if shares else target.max_memory
             given = source_of(
                 image,
                 space=space,
@@ -587,34 +558,19 @@ class DenseImage(GridView):
                     f"{cls.__name__} takes data with axes {', '.join(cls.axes)}; "
                     f"these have the shape {given.space.shape}"
                 )
-            with within(max_memory, room):
-                made: Self = store_as(
-                    cls,
-                    url,
-                    given,
-                    image_options(
-                        url,
-                        access=access,
-                        codec=codec,
-                        order=order,
-                        profile=profile,
-                        max_memory=room,
-                    ),
-                    profile=profile,
-                    overwrite=overwrite,
-                    storage_options=storage_options,
-                    progress=progress,
-                )
+            with within(target.max_memory, room):
+                wanted = image_options(replace(target, max_memory=room), options)
+                made: Self = store_as(cls, target, given, wanted)
         return made
 
     def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (self,), {"access": self.access or "time"}
 
-    def save(self, url: str | os.PathLike[str], **options: Any) -> Self:
+    def save_with(self, url: str | os.PathLike[str], options: Mapping[str, Any]) -> Self:
         """Docstring inherited."""
-        if self.access == "both" and options.get("profile") is not None:
-            options["access"] = options.get("access") or "time"  # which has no second copy
-        return super().save(url, **options)
+        if self.access == "both" and options.get("profile") is not None:  # has no second copy
+            options = {**options, "access": options.get("access") or "time"}
+        return super().save_with(url, options)
 
 
 @register("neurovol")

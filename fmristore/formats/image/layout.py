@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -30,7 +29,7 @@ from fmristore.formats.nodes import (
     write_metadata,
     write_times,
 )
-from fmristore.formats.options import default_codec
+from fmristore.formats.options import Target
 from fmristore.formats.r_common import link_for_r
 from fmristore.formats.registry import NativeLayout
 from fmristore.model.digest import ImageDigest
@@ -47,10 +46,10 @@ from fmristore.planning.layout import (
     plan_layout,
 )
 from fmristore.planning.memory import UNIT_SHARE, block_share, gathering_share, require_unit
+from fmristore.planning.options import LayoutOptions
 from fmristore.planning.progress import Progress
 from fmristore.planning.scratch import Scratch
 from fmristore.planning.streams import streaming
-from fmristore.planning.text import parse_size
 from fmristore.sources.facts import metadata_of
 from fmristore.sources.images import ArraySource, Block, ImageSource
 from fmristore_stores.chunks.writer import write
@@ -101,15 +100,7 @@ class ImageOptions:
     max_memory: int = 1 << 30
 
 
-def image_options(
-    url: str | os.PathLike[str],
-    *,
-    access: Access = "time",
-    codec: str | None = None,
-    order: Order | None = None,
-    profile: str | None = None,
-    max_memory: int | str = 1 << 30,
-) -> ImageOptions:
+def image_options(target: Target, options: LayoutOptions) -> ImageOptions:
     """Fill in what a user left open: an HDF5 file is readable everywhere, by R too.
 
     Raises
@@ -117,16 +108,18 @@ def image_options(
     InvalidInputError
         If the layout of other software is to have two copies.
     """
-    max_memory = parse_size(max_memory)
-    if profile is not None and access == "both":
+    access, order = options.get("access") or "time", options.get("order")
+    if target.profile is not None and access == "both":
         raise InvalidInputError(
             "the layout of the R package has no second copy: access must be another than 'both'",
-            url=normalise(url),
+            url=normalise(target.url),
         )
-    chosen = default_codec(url, codec)
     if order is None:
-        order = "canonical" if chosen == "portable" or profile is not None else "auto"
-    return ImageOptions(access=access, codec=chosen, order=order, max_memory=max_memory)
+        plain = target.codec == "portable" or target.profile is not None
+        order = "canonical" if plain else "auto"
+    return ImageOptions(
+        access=access, codec=target.codec, order=order, max_memory=target.max_memory
+    )
 
 
 def write_image(

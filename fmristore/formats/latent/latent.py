@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self, Unpack, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -25,7 +25,7 @@ from fmristore.formats.latent.layout import LatentLayout, LatentParts, ScanParts
 from fmristore.formats.latent.r import RLatentLayout
 from fmristore.formats.latent.writer import LatentOptions
 from fmristore.formats.matrix import Matrix, array_bytes
-from fmristore.formats.options import default_codec, store_as
+from fmristore.formats.options import Target, store_as
 from fmristore.formats.registry import Layout, register
 from fmristore.formats.voxel_source import VoxelReader, chosen_voxels, voxel_reader
 from fmristore.formats.voxelwise import VoxelView
@@ -33,8 +33,8 @@ from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.indexing import AxisPart
 from fmristore.planning.memory import within
+from fmristore.planning.options import StoreOptions, takes
 from fmristore.planning.streams import streaming
-from fmristore.planning.text import parse_size
 from fmristore.sources.door import as_source, check_order
 from fmristore_stores.errors import InvalidInputError, MetadataError, SelectionError
 from fmristore_stores.opening import Handle
@@ -382,6 +382,7 @@ class LatentNeuroVec(LatentView):
     # Creating -------------------------------------------------------------------------------
 
     @classmethod
+    @takes(StoreOptions)
     def create(  # noqa: PLR0913
         cls,
         basis: Any,
@@ -398,10 +399,7 @@ class LatentNeuroVec(LatentView):
         voxel_error: Any = None,
         header: bytes = b"",
         metadata: Mapping[str, Mapping[str, Any]] | None = None,
-        codec: str | None = None,
-        profile: str | None = None,
-        overwrite: bool = False,
-        storage_options: Mapping[str, Any] | None = None,
+        **options: Unpack[StoreOptions],
     ) -> Self:
         """Store a latent representation and open it.
 
@@ -435,14 +433,10 @@ class LatentNeuroVec(LatentView):
             that of `mask` by default.
         metadata : mapping of str to mapping, optional
             What else is known of scans, as JSON holds it, by their names.
-        codec : str, optional
-            Preset; ``"portable"`` for HDF5 and ``"dual"`` for Zarr by default.
-        profile : {"r"}, optional
-            Write the layout of the R package instead, HDF5 only.
-        overwrite : bool
-            Replace what is there, once the new store is complete.
-        storage_options : mapping, optional
-            Passed to fsspec.
+        max_memory, progress : object, optional
+            Without effect: factors are in memory, and written band by band.
+        **options
+            `StoreOptions`.
 
         Returns
         -------
@@ -462,6 +456,7 @@ class LatentNeuroVec(LatentView):
         Numbers that float32 holds exactly are stored as float32, others as float64.
         """
         check_order(basis, url)
+        target = Target.of(url, options)
         factors = make_factors(
             basis,
             loadings,
@@ -472,20 +467,14 @@ class LatentNeuroVec(LatentView):
             time_offset=time_offset,
             offset=offset,
             metadata=metadata,
-            storage_options=storage_options,
+            storage_options=target.storage_options,
         )
         if header:
             factors = replace(factors, header=header)
-        return cls._store(
-            url,
-            factors,
-            codec=codec,
-            profile=profile,
-            overwrite=overwrite,
-            storage_options=storage_options,
-            error=reconstruction_error,
-            voxel_error=None if voxel_error is None else check_errors(voxel_error, factors),
-        )
+        errors = None if voxel_error is None else check_errors(voxel_error, factors)
+        wanted = LatentOptions(codec=target.codec, error=reconstruction_error, voxel_error=errors)
+        made: Self = store_as(cls, target, factors, wanted)
+        return made
 
     def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         scans = {name: self.scan(name) for name in self.scan_names}
@@ -505,6 +494,7 @@ class LatentNeuroVec(LatentView):
         }
 
     @classmethod
+    @takes(StoreOptions)
     def from_pca(  # noqa: PLR0913
         cls,
         source: Any,
@@ -517,10 +507,7 @@ class LatentNeuroVec(LatentView):
         space_name: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         voxel_error: bool = False,
-        codec: str | None = None,
-        overwrite: bool = False,
-        storage_options: Mapping[str, Any] | None = None,
-        max_memory: int | str = 1 << 30,
+        **options: Unpack[StoreOptions],
     ) -> Self:
         """Store the principal components of a run and open them.
 
@@ -550,10 +537,10 @@ class LatentNeuroVec(LatentView):
             BIDS sidecar beside a file.
         voxel_error : bool
             Record the error of each voxel too.
-        codec, overwrite, storage_options
-            As of `create`.
         max_memory : int or str
             Bytes that this may take; a run that does not fit passes through a temporary file.
+        **options
+            `StoreOptions`.
 
         Returns
         -------
@@ -574,7 +561,8 @@ class LatentNeuroVec(LatentView):
         float64; components of less than about 1e-6 of the first one's strength are inaccurate.
         """
         check_order(source, url)
-        max_memory = parse_size(max_memory)
+        target = Target.of(url, options)
+        max_memory, access = target.max_memory, target.storage_options
         from fmristore.formats.latent.pca import principal_components
 
         with as_source(
@@ -583,10 +571,10 @@ class LatentNeuroVec(LatentView):
             tr=tr,
             space_name=space_name,
             metadata=metadata,
-            storage_options=storage_options,
+            storage_options=access,
         ) as image:
             image.check_run()
-            run = voxel_reader(image, chosen_voxels(image, mask, storage_options))
+            run = voxel_reader(image, chosen_voxels(image, mask, access))
             with (
                 within(max_memory, max_memory // 4),
                 streaming(_scaled_parts(run, max_memory // 4)) as parts,
@@ -609,39 +597,9 @@ class LatentNeuroVec(LatentView):
             offset=found.offset,
             header=run.header,
         )
-        return cls._store(
-            url,
-            factors,
-            codec=codec,
-            overwrite=overwrite,
-            storage_options=storage_options,
-            error=found.error,
-            voxel_error=found.voxel_error if voxel_error else None,
-        )
-
-    @classmethod
-    def _store(  # noqa: PLR0913
-        cls,
-        url: str | os.PathLike[str],
-        factors: LatentFactors,
-        *,
-        codec: str | None = None,
-        profile: str | None = None,
-        overwrite: bool = False,
-        storage_options: Mapping[str, Any] | None = None,
-        error: float | None = None,
-        voxel_error: AnyArray | None = None,
-    ) -> Self:
-        """Write checked factors and open them."""
-        made: Self = store_as(
-            cls,
-            url,
-            factors,
-            LatentOptions(codec=default_codec(url, codec), error=error, voxel_error=voxel_error),
-            profile=profile,
-            overwrite=overwrite,
-            storage_options=storage_options,
-        )
+        errors = found.voxel_error if voxel_error else None
+        wanted = LatentOptions(codec=target.codec, error=found.error, voxel_error=errors)
+        made: Self = store_as(cls, target, factors, wanted)
         return made
 
 

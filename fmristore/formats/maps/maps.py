@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self, Unpack, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -35,13 +35,13 @@ from fmristore.formats.maps.layout import (
 )
 from fmristore.formats.maps.r import RMapsLayout
 from fmristore.formats.matrix import Matrix
-from fmristore.formats.options import MatrixOptions, default_codec, store_as
+from fmristore.formats.options import Target, store_as
 from fmristore.formats.registry import FORMAT, Layout, register
 from fmristore.formats.voxelwise import MaskedObject
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.indexing import parse_selection
-from fmristore.planning.progress import Progress
+from fmristore.planning.options import StoreOptions, WriteOptions, takes
 from fmristore.planning.text import parse_size
 from fmristore.sources.door import check_order, open_each_path, open_if_path
 from fmristore.sources.facts import metadata_of
@@ -371,15 +371,13 @@ class LabeledVolumeSet(MaskedObject):
         cls: Any = nibabel.Nifti2Image if second else nibabel.Nifti1Image
         return cls(self.volume(label), np.array(self.affine), header)
 
+    @takes(WriteOptions, max_memory=1 << 28)
     def to_nifti(
         self,
         url: str | os.PathLike[str],
         *,
         label: str | int | None = None,
-        overwrite: bool = False,
-        storage_options: Mapping[str, Any] | None = None,
-        max_memory: int | str = 1 << 28,
-        progress: Progress | None = None,
+        **options: Unpack[WriteOptions],
     ) -> None:
         """Write one map as NIfTI, or all of them as one image (X, Y, Z, L).
 
@@ -389,14 +387,8 @@ class LabeledVolumeSet(MaskedObject):
             ``.nii``, ``.nii.gz``, or ``.hdr``/``.img`` for a pair.
         label : str or int, optional
             Label or number of a map; all of them by default, in their order.
-        overwrite : bool
-            Replace what is there.
-        storage_options : mapping, optional
-            Passed to fsspec.
-        max_memory : int or str
-            Bytes that the volumes being written may take.
-        progress : callable, optional
-            Called with the bytes done and in all.
+        **options
+            `WriteOptions`.
 
         Raises
         ------
@@ -405,19 +397,13 @@ class LabeledVolumeSet(MaskedObject):
         AlreadyExistsError
             If there is something at `url` and `overwrite` is false.
         """
-        max_memory = parse_size(max_memory)
-        write_source(
-            url,
-            self.as_source() if label is None else self._map_source(label),
-            overwrite=overwrite,
-            storage_options=storage_options,
-            max_memory=max_memory,
-            progress=progress,
-        )
+        source = self.as_source() if label is None else self._map_source(label)
+        write_source(url, source, **options)
 
     # Creating and changing ------------------------------------------------------------------
 
     @classmethod
+    @takes(StoreOptions)
     def create(  # noqa: PLR0913
         cls,
         source: Any,
@@ -430,12 +416,7 @@ class LabeledVolumeSet(MaskedObject):
         metadata: Mapping[str, Any] | None = None,
         dtype: DTypeLike | None = None,
         fill: Fill = 0,
-        codec: str | None = None,
-        profile: str | None = None,
-        overwrite: bool = False,
-        storage_options: Mapping[str, Any] | None = None,
-        max_memory: int | str = 1 << 30,
-        progress: Progress | None = None,
+        **options: Unpack[StoreOptions],
     ) -> Self:
         """Store maps, and open them.
 
@@ -463,18 +444,8 @@ class LabeledVolumeSet(MaskedObject):
             Of the stored values; by default the smallest that holds those of all maps.
         fill : int or float
             What voxels outside the mask are read as.
-        codec : str, optional
-            Preset; ``"portable"`` for HDF5 and ``"dual"`` for Zarr by default.
-        profile : {"r"}, optional
-            Write the layout of the R package fmristore, in HDF5.
-        overwrite : bool
-            Replace what is there, once the new store is complete.
-        storage_options : mapping, optional
-            Passed to fsspec.
-        max_memory : int or str
-            Bytes that this may take.
-        progress : callable, optional
-            Called with the bytes done and in all.
+        **options
+            `StoreOptions`.
 
         Returns
         -------
@@ -491,27 +462,18 @@ class LabeledVolumeSet(MaskedObject):
             Nothing is written then.
         """
         check_order(source, url)
-        max_memory = parse_size(max_memory)
-        with open_each_path(source, storage_options) as given:
+        target = Target.of(url, options)
+        with open_each_path(source, target.storage_options) as given:
             stack = map_stack(given, labels=labels, space=space, dtype=dtype)
             stack.know(space_name, metadata_of(given) if metadata is None else metadata)
             own = given.mask if isinstance(given, MaskedObject) else None
             if isinstance(mask, str) and mask == "finite":
-                mask = finite_mask(stack, own, max_memory)
+                mask = finite_mask(stack, own, target.max_memory)
             elif mask is None:
                 mask = np.ones(stack.space.spatial_shape, np.bool_) if own is None else own
-            inside = mask_array(mask, stack.space, storage_options=storage_options)
+            inside = mask_array(mask, stack.space, storage_options=target.storage_options)
             voxels = VoxelSet.from_mask(inside, stack.space)
-            made: Self = store_as(
-                cls,
-                url,
-                (stack, voxels),
-                MatrixOptions(codec=default_codec(url, codec), fill=fill, max_memory=max_memory),
-                profile=profile,
-                overwrite=overwrite,
-                storage_options=storage_options,
-                progress=progress,
-            )
+            made: Self = store_as(cls, target, (stack, voxels), target.matrix(fill))
         return made
 
     def add(

@@ -6,20 +6,19 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 from fmristore.formats.base import StoredArray, plain_number
 from fmristore.formats.fill import Fill, check_fill
 from fmristore.formats.masked.layout import MaskedLayout, MaskedParts
 from fmristore.formats.matrix import ArrayMatrix, Matrix
-from fmristore.formats.options import MatrixOptions, default_codec, store_as
+from fmristore.formats.options import Target, store_as
 from fmristore.formats.registry import Layout, register
 from fmristore.formats.voxel_source import chosen_voxels, voxel_reader
 from fmristore.formats.voxelwise import MaskedObject
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
-from fmristore.planning.progress import Progress
-from fmristore.planning.text import parse_size
+from fmristore.planning.options import StoreOptions, takes
 from fmristore.sources.door import as_source, check_order
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
@@ -104,6 +103,7 @@ class MaskedNeuroVec(MaskedObject):
     # Creating -------------------------------------------------------------------------------
 
     @classmethod
+    @takes(StoreOptions)
     def create(  # noqa: PLR0913
         cls,
         source: Any,
@@ -117,11 +117,7 @@ class MaskedNeuroVec(MaskedObject):
         space_name: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         fill: Fill = 0,
-        codec: str | None = None,
-        overwrite: bool = False,
-        storage_options: Mapping[str, Any] | None = None,
-        max_memory: int | str = 1 << 30,
-        progress: Progress | None = None,
+        **options: Unpack[StoreOptions],
     ) -> Self:
         """Store the voxels of a mask of a run, and open that.
 
@@ -147,17 +143,8 @@ class MaskedNeuroVec(MaskedObject):
             BIDS sidecar beside a file.
         fill : int or float
             What voxels outside the mask are read as.
-        codec : str, optional
-            Preset; ``"portable"`` for HDF5 and ``"dual"`` for Zarr by default.
-        overwrite : bool
-            Replace what is there, once the new store is complete.
-        storage_options : mapping, optional
-            Passed to fsspec.
-        max_memory : int or str
-            Bytes that this may take; what has to be turned around and does not fit passes through
-            a temporary file.
-        progress : callable, optional
-            Called with the bytes done and in all.
+        **options
+            `StoreOptions`.
 
         Returns
         -------
@@ -175,7 +162,7 @@ class MaskedNeuroVec(MaskedObject):
             If not even one write unit fits the limit.
         """
         check_order(source, url)
-        max_memory = parse_size(max_memory)
+        target = Target.of(url, options)
         with as_source(
             source,
             space=space,
@@ -184,19 +171,11 @@ class MaskedNeuroVec(MaskedObject):
             inter=inter,
             space_name=space_name,
             metadata=metadata,
-            storage_options=storage_options,
+            storage_options=target.storage_options,
         ) as run:
             run.check_run()
-            voxels = chosen_voxels(run, mask, storage_options)
-            made: Self = store_as(
-                cls,
-                url,
-                voxel_reader(run, voxels),
-                MatrixOptions(codec=default_codec(url, codec), fill=fill, max_memory=max_memory),
-                overwrite=overwrite,
-                storage_options=storage_options,
-                progress=progress,
-            )
+            voxels = chosen_voxels(run, mask, target.storage_options)
+            made: Self = store_as(cls, target, voxel_reader(run, voxels), target.matrix(fill))
         return made
 
     def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from fmristore.formats.names import encode_name
+from fmristore.formats.options import Target
 from fmristore.formats.parcellated.layout import (
     OwnTree,
     ScanInput,
-    Target,
     check_names,
     each_content,
     matrix_blocks,
@@ -74,13 +74,13 @@ def add_requests(
         first = next(contents, None)  # most mistakes show here, before the store is touched
         if first is None:
             return
-        room = target.options.max_memory
+        room = target.max_memory
         with _changed(locator, parcellation, added, room) as (store, listed):
             check_names([*listed, *added])  # others may have added some meanwhile
             scans = store.root.group("scans")
             try:
                 for content in itertools.chain([first], contents):
-                    write_scan(store, scans, content, target.options)
+                    write_scan(store, scans, content, target.matrix())
             except BaseException:
                 with contextlib.suppress(FmristoreError):
                     for node in nodes & set(scans.children()):

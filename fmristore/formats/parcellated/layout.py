@@ -6,8 +6,8 @@ Scans, summaries and containers of both share their nodes, so all of it is in th
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -29,7 +29,7 @@ from fmristore.formats.nodes import (
     write_plain,
     write_texts,
 )
-from fmristore.formats.options import store_as
+from fmristore.formats.options import MatrixOptions, Target, store_as
 from fmristore.formats.parcellated.reduce import (
     ScanKind,
     make_reduction,
@@ -59,20 +59,17 @@ from fmristore_stores.errors import (
     SelectionError,
 )
 from fmristore_stores.grid import Region
-from fmristore_stores.io.location import Kind, kind_of_name, normalise
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray, Group, Store
 from fmristore_stores.spec import ArraySpec, Attributes, check_attributes, is_string
 
 __all__ = [
     "OwnTree",
-    "ParcelOptions",
     "ParcellatedLayout",
     "ScanContent",
     "ScanInput",
     "ScanParts",
     "ScanTree",
-    "Target",
     "array_options",
     "check_names",
     "create_scans",
@@ -90,22 +87,6 @@ __all__ = [
     "write_scan",
     "write_tree",
 ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParcelOptions:
-    """How parcellated scans are to be stored.
-
-    Parameters
-    ----------
-    codec : str
-        Name of a codec preset.
-    max_memory : int
-        Bytes that writing may take.
-    """
-
-    codec: str = "dual"
-    max_memory: int = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -363,7 +344,7 @@ def write_tree(
     format_name: str,
     parcellation: Parcellation,
     contents: Iterator[ScanContent],
-    options: ParcelOptions,
+    options: MatrixOptions,
 ) -> None:
     """Write a whole store.
 
@@ -377,7 +358,7 @@ def write_tree(
         Shared by all scans.
     contents : iterator of ScanContent
         Taken one after the other.
-    options : ParcelOptions
+    options : MatrixOptions
         Codec and memory limit.
     """
     attributes = write_root(store, format_name, parcellation, options)
@@ -390,7 +371,7 @@ def write_tree(
 
 
 def write_root(
-    store: Store, format_name: str, parcellation: Parcellation, options: ParcelOptions
+    store: Store, format_name: str, parcellation: Parcellation, options: MatrixOptions
 ) -> dict[str, Any]:
     """Write what all scans share; return the root attributes that are to follow."""
     root = store.root
@@ -427,7 +408,7 @@ def _write_columns(group: Group, parcellation: Parcellation) -> None:
             write_plain(columns, node, ("parcel",), values, {"column": name})
 
 
-def write_scan(store: Store, scans: Group, content: ScanContent, options: ParcelOptions) -> None:
+def write_scan(store: Store, scans: Group, content: ScanContent, options: MatrixOptions) -> None:
     """Write one scan below the group of scans; readers see it when it stands in the list."""
     attributes: dict[str, Any] = {"name": content.name, "kind": content.kind}
     space = content.space
@@ -551,60 +532,6 @@ def array_options(
 Made = TypeVar("Made")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """A new store, and how it is to be written.
-
-    Parameters
-    ----------
-    url : str or path
-        Where.
-    kind : {"hdf5", "zarr"}, optional
-        By the ending of the name otherwise.
-    codec : str, optional
-        Preset; ``"portable"`` for HDF5 and ``"dual"`` for Zarr if None.
-    profile : {"r"}, optional
-        Layout of the R package.
-    overwrite : bool
-        Replace what is there.
-    storage_options : mapping, optional
-        Passed to fsspec.
-    max_memory : int
-        Bytes that writing may take.
-    progress : callable, optional
-        Called with the bytes of labelled voxels done and in all, for each scan.
-    """
-
-    url: str | os.PathLike[str]
-    kind: Kind | None = None
-    codec: str | None = None
-    profile: str | None = None
-    overwrite: bool = False
-    storage_options: Mapping[str, Any] | None = None
-    max_memory: int = 1 << 30
-    progress: Progress | None = None
-
-    @property
-    def options(self) -> ParcelOptions:
-        """What the writer needs to know: an HDF5 file is readable everywhere."""
-        kind = self.kind or kind_of_name(normalise(self.url))
-        return ParcelOptions(
-            codec=self.codec or ("portable" if kind == "hdf5" else "dual"),
-            max_memory=self.max_memory,
-        )
-
-    def require_room(self, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
-        """Refuse a full scan of which not one shard can be gathered in memory.
-
-        Raises
-        ------
-        MemoryLimitError
-            With the least that is needed.
-        """
-        if (self.kind or kind_of_name(normalise(self.url))) == "zarr":
-            require_unit(_scan_spec(shape, dtype, "voxel", self.options.codec), self.max_memory)
-
-
 def create_scans(
     cls: type[Made],
     target: Target,
@@ -622,15 +549,7 @@ def create_scans(
     """
     check_names([request.name for request in requests])
     with contextlib.closing(each_content(target, parcellation, requests)) as contents:
-        made: Made = store_as(
-            cls,
-            target.url,
-            (parcellation, contents),
-            target.options,
-            profile=target.profile,
-            overwrite=target.overwrite,
-            storage_options=target.storage_options,
-        )
+        made: Made = store_as(cls, target, (parcellation, contents), target.matrix())
     return made
 
 
@@ -647,6 +566,18 @@ def check_names(names: Sequence[str]) -> None:
             raise AlreadyExistsError(f"there is a scan called {name!r} already")
 
 
+def _require_room(target: Target, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+    """Refuse a full scan of which not one shard can be gathered in memory.
+
+    Raises
+    ------
+    MemoryLimitError
+        With the least that is needed.
+    """
+    if target.kind == "zarr":
+        require_unit(_scan_spec(shape, dtype, "voxel", target.codec), target.max_memory)
+
+
 def each_content(
     target: Target, parcellation: Parcellation, requests: Sequence[ScanInput]
 ) -> Generator[ScanContent, None, None]:
@@ -658,7 +589,7 @@ def each_content(
             max_memory=target.max_memory,
             storage_options=target.storage_options,
             progress=target.progress,
-            require=target.require_room,
+            require=functools.partial(_require_room, target),
         ) as content:
             yield content
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -19,6 +19,7 @@ from fmristore.formats.base import (
     describe_scan,
     describe_space,
 )
+from fmristore.formats.options import Target
 from fmristore.formats.parcellated.concat import ConcatenatedScans, concatenate
 from fmristore.formats.parcellated.edit import add_requests, remove_scan
 from fmristore.formats.parcellated.layout import (
@@ -26,7 +27,6 @@ from fmristore.formats.parcellated.layout import (
     ParcellatedLayout,
     ScanInput,
     ScanTree,
-    Target,
     array_options,
     create_scans,
     make_parcellation,
@@ -37,6 +37,7 @@ from fmristore.formats.parcellated.scan import ParcellatedScan
 from fmristore.formats.parcellated.summary import ParcellatedScanSummary
 from fmristore.formats.registry import Layout, register
 from fmristore.model.space import NeuroSpace
+from fmristore.planning.options import StoreOptions, takes
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
 from fmristore.sources.door import check_order
@@ -502,14 +503,13 @@ class ParcellatedMultiScan(StoredObject):
     ) -> None:
         self._check_writable()
         locator = self._handle.locator
-        target = Target(
-            url=locator.url,
-            kind=locator.kind,
-            codec=codec,
-            storage_options=locator.options if storage_options is None else storage_options,
-            max_memory=max_memory,
-            progress=progress,
-        )
+        options: StoreOptions = {
+            "codec": codec,
+            "storage_options": locator.options if storage_options is None else storage_options,
+            "max_memory": max_memory,
+            "progress": progress,
+        }
+        target = Target.of(locator.url, options, kind=locator.kind)
         with self._changing():
             add_requests(locator, target, self.parcellation, self.scan_names, requests)
 
@@ -582,6 +582,7 @@ class ParcellatedMultiScan(StoredObject):
     # Creating -------------------------------------------------------------------------------
 
     @classmethod
+    @takes(StoreOptions)
     def create(  # noqa: PLR0913
         cls,
         source: Mapping[str, Any],
@@ -595,12 +596,7 @@ class ParcellatedMultiScan(StoredObject):
         space: NeuroSpace | AnyArray | None = None,
         tr: float | None = None,
         space_name: str | None = None,
-        codec: str | None = None,
-        profile: str | None = None,
-        overwrite: bool = False,
-        storage_options: Mapping[str, Any] | None = None,
-        max_memory: int | str = 1 << 30,
-        progress: Progress | None = None,
+        **options: Unpack[StoreOptions],
     ) -> Self:
         """Make a store for scans, with the first ones or empty, and open it.
 
@@ -622,8 +618,8 @@ class ParcellatedMultiScan(StoredObject):
             For arrays of labels or runs: the grid, or the affine alone.
         space_name : str, optional
             Name of the space that labels and scans are in; comes before what they say.
-        codec, profile, overwrite, storage_options, max_memory, progress
-            See `ParcellatedScan.create`.
+        **options
+            `StoreOptions`.
 
         Returns
         -------
@@ -638,16 +634,7 @@ class ParcellatedMultiScan(StoredObject):
             If labels and scans do not fit, or an argument cannot be used.
         """
         check_order(source, url)
-        max_memory = parse_size(max_memory)
-        target = Target(
-            url=url,
-            codec=codec,
-            profile=profile,
-            overwrite=overwrite,
-            storage_options=storage_options,
-            max_memory=max_memory,
-            progress=progress,
-        )
+        target = Target.of(url, options)
         requests = scan_requests(source or {}, statistic, metadata, space, tr)
         parcels = make_parcellation(
             parcellation,
@@ -656,6 +643,6 @@ class ParcellatedMultiScan(StoredObject):
             space=space,
             request=requests[0] if requests else None,
             space_name=space_name,
-            storage_options=storage_options,
+            storage_options=target.storage_options,
         )
         return create_scans(cls, target, parcels, requests)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from fmristore.formats.base import StoredArray
 from fmristore.formats.matrix import ArrayMatrix, Matrix, ScaledMatrix
 from fmristore.formats.nodes import NewArray, write_array, write_plain, write_texts
+from fmristore.formats.options import MatrixOptions
 from fmristore.formats.parcellated.layout import (
-    ParcelOptions,
     ScanContent,
     ScanParts,
     no_such_scan,
@@ -72,7 +72,7 @@ def write_tree(
     store: Store,
     parcellation: Parcellation,
     contents: Iterator[ScanContent],
-    options: ParcelOptions,
+    options: MatrixOptions,
     *,
     single: bool,
 ) -> None:
@@ -190,7 +190,7 @@ def _sheared(space: NeuroSpace) -> bool:
     return not np.allclose(columns.T @ columns, np.eye(3), atol=1e-6)
 
 
-def _spec(shape: tuple[int, int], dtype: np.dtype[Any], options: ParcelOptions) -> ArraySpec:
+def _spec(shape: tuple[int, int], dtype: np.dtype[Any], options: MatrixOptions) -> ArraySpec:
     layout = split_chunks(shape, dtype.itemsize, shape)
     spec = ArraySpec(shape=shape, dtype=dtype, layout=layout)
     return replace(spec, codecs=choose_codecs(options.codec, spec))
@@ -201,7 +201,7 @@ def _write_full(
     content: ScanContent,
     parcellation: Parcellation,
     dtype: np.dtype[Any],
-    options: ParcelOptions,
+    options: MatrixOptions,
 ) -> None:
     clusters = group.create_group("clusters")
     times = content.data.shape[1]
@@ -226,7 +226,7 @@ def _write_summary(
     content: ScanContent,
     kept: NDArray[np.int64],
     dtype: np.dtype[Any],
-    options: ParcelOptions,
+    options: MatrixOptions,
 ) -> None:
     times = content.data.shape[1]
     values = r_values(content.data.read(kept, slice(0, times, 1)), dtype).T

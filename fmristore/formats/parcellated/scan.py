@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fmristore.formats.matrix import Matrix
+from fmristore.formats.options import Target
 from fmristore.formats.parcellated.base import ParcellatedBase
 from fmristore.formats.parcellated.layout import (
     ParcellatedLayout,
     ScanInput,
-    Target,
     create_scans,
     given_matrix,
     make_parcellation,
@@ -28,6 +28,7 @@ from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.indexing import parse_axis
+from fmristore.planning.options import StoreOptions, takes
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
 from fmristore.sources.door import check_order
@@ -235,6 +236,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
     # Creating -------------------------------------------------------------------------------
 
     @classmethod
+    @takes(StoreOptions)
     def create(  # noqa: PLR0913
         cls,
         source: Any,
@@ -250,12 +252,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         space_name: str | None = None,
         slope: float | AnyArray | None = None,
         inter: float | AnyArray | None = None,
-        codec: str | None = None,
-        profile: str | None = None,
-        overwrite: bool = False,
-        storage_options: Mapping[str, Any] | None = None,
-        max_memory: int | str = 1 << 30,
-        progress: Progress | None = None,
+        **options: Unpack[StoreOptions],
     ) -> Self:
         """Store the series of all voxels that belong to a parcel, and open them.
 
@@ -283,18 +280,8 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
             Name of the space that the run is in; comes before what it says.
         slope, inter : float or ndarray (T,), optional
             For arrays of stored values.
-        codec : str, optional
-            Preset; ``"portable"`` for HDF5 and ``"dual"`` for Zarr by default.
-        profile : {"r"}, optional
-            Write the layout of the R package fmristore.
-        overwrite : bool
-            Replace what is there, once the new store is complete.
-        storage_options : mapping, optional
-            Passed to fsspec.
-        max_memory : int or str
-            Bytes that this may take.
-        progress : callable, optional
-            Called with the bytes done and in all.
+        **options
+            `StoreOptions`.
 
         Returns
         -------
@@ -309,18 +296,9 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
             If labels and run do not fit, or an argument cannot be used.
         """
         check_order(source, url)
-        max_memory = parse_size(max_memory)
         if given_matrix(source) is not None:
             raise InvalidInputError("a matrix (T, K) holds no voxels; it makes a summary")
-        target = Target(
-            url=url,
-            codec=codec,
-            profile=profile,
-            overwrite=overwrite,
-            storage_options=storage_options,
-            max_memory=max_memory,
-            progress=progress,
-        )
+        target = Target.of(url, options)
         request = ScanInput(
             name=name,
             source=source,
@@ -339,6 +317,6 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
             space=space,
             request=request,
             space_name=space_name,
-            storage_options=storage_options,
+            storage_options=target.storage_options,
         )
         return create_scans(cls, target, parcels, [request])

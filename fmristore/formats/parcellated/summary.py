@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from fmristore.formats.options import Target
 from fmristore.formats.parcellated.base import ParcellatedBase
 from fmristore.formats.parcellated.layout import (
     ParcellatedLayout,
     ScanInput,
-    Target,
     create_scans,
     given_matrix,
     make_parcellation,
@@ -22,8 +22,7 @@ from fmristore.formats.parcellated.r import RParcellatedLayout
 from fmristore.formats.registry import Layout, register
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.indexing import parse_axis, parse_selection
-from fmristore.planning.progress import Progress
-from fmristore.planning.text import parse_size
+from fmristore.planning.options import StoreOptions, takes
 from fmristore.sources.door import check_order
 from fmristore.sources.parcellation import find_parcels
 from fmristore_stores.errors import InvalidInputError
@@ -242,6 +241,7 @@ class ParcellatedScanSummary(ParcellatedBase):
         return facts
 
     @classmethod
+    @takes(StoreOptions)
     def create(  # noqa: PLR0913
         cls,
         source: Any,
@@ -258,12 +258,7 @@ class ParcellatedScanSummary(ParcellatedBase):
         tr: float | None = None,
         space_name: str | None = None,
         dtype: DTypeLike | None = None,
-        codec: str | None = None,
-        profile: str | None = None,
-        overwrite: bool = False,
-        storage_options: Mapping[str, Any] | None = None,
-        max_memory: int | str = 1 << 30,
-        progress: Progress | None = None,
+        **options: Unpack[StoreOptions],
     ) -> Self:
         """Summarise a run by parcels, store the summary, and open it.
 
@@ -296,18 +291,8 @@ class ParcellatedScanSummary(ParcellatedBase):
             Name of the space that the run is in; comes before what it says.
         dtype : dtype, optional
             Of the stored series; float32 by default where the source has no more precision.
-        codec : str, optional
-            Preset; ``"portable"`` for HDF5 and ``"dual"`` for Zarr by default.
-        profile : {"r"}, optional
-            Write the layout of the R package fmristore.
-        overwrite : bool
-            Replace what is there, once the new store is complete.
-        storage_options : mapping, optional
-            Passed to fsspec.
-        max_memory : int or str
-            Bytes that this may take.
-        progress : callable, optional
-            Called with the bytes of labelled voxels done and in all.
+        **options
+            `StoreOptions`.
 
         Returns
         -------
@@ -322,18 +307,9 @@ class ParcellatedScanSummary(ParcellatedBase):
             If labels and run do not fit, or an argument cannot be used.
         """
         check_order(source, url)
-        max_memory = parse_size(max_memory)
         if statistic is None and given_matrix(source) is None:
             raise InvalidInputError("a summary needs a statistic")
-        target = Target(
-            url=url,
-            codec=codec,
-            profile=profile,
-            overwrite=overwrite,
-            storage_options=storage_options,
-            max_memory=max_memory,
-            progress=progress,
-        )
+        target = Target.of(url, options)
         request = ScanInput(
             name=name,
             source=source,
@@ -350,6 +326,6 @@ class ParcellatedScanSummary(ParcellatedBase):
             space=space,
             request=request,
             space_name=space_name,
-            storage_options=storage_options,
+            storage_options=target.storage_options,
         )
         return create_scans(cls, target, parcels, [request])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, Unpack
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -21,7 +21,7 @@ from fmristore.formats.grid import GridView
 from fmristore.formats.image.image import NeuroVec
 from fmristore.formats.image.layout import image_options
 from fmristore.formats.matrix import chunk_count
-from fmristore.formats.options import store_as
+from fmristore.formats.options import Target, store_as
 from fmristore.formats.registry import Layout, register
 from fmristore.formats.sequence.layout import (
     SequenceLayout,
@@ -33,10 +33,8 @@ from fmristore.formats.sequence.r import RSequenceLayout
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.indexing import AxisPart, axis_length, parse_selection
-from fmristore.planning.layout import Access, Order
-from fmristore.planning.progress import Progress
+from fmristore.planning.options import LayoutOptions, takes
 from fmristore.planning.streams import streaming
-from fmristore.planning.text import parse_size
 from fmristore.sources.door import check_order, has_grid, open_each_path, source_of
 from fmristore.sources.images import Block, ImageSource
 from fmristore_stores.errors import InvalidInputError, SelectionError
@@ -381,7 +379,8 @@ class NeuroVecSeq(GridView):
     # Creating -------------------------------------------------------------------------------
 
     @classmethod
-    def create(  # noqa: PLR0913
+    @takes(LayoutOptions)
+    def create(
         cls,
         source: Mapping[str, Any] | Sequence[Any],
         url: str | os.PathLike[str],
@@ -390,14 +389,7 @@ class NeuroVecSeq(GridView):
         tr: float | Sequence[float | None] | None = None,
         space_name: str | None = None,
         metadata: Mapping[str, Mapping[str, Any]] | None = None,
-        access: Access = "time",
-        codec: str | None = None,
-        order: Order | None = None,
-        profile: str | None = None,
-        overwrite: bool = False,
-        storage_options: Mapping[str, Any] | None = None,
-        max_memory: int | str = 1 << 30,
-        progress: Progress | None = None,
+        **options: Unpack[LayoutOptions],
     ) -> Self:
         """Store runs as one sequence and open it.
 
@@ -419,22 +411,8 @@ class NeuroVecSeq(GridView):
         metadata : mapping of str to mapping, optional
             What else is known of runs, as JSON holds it, by their names; comes before what a run
             says, such as the BIDS sidecar beside a file.
-        access : {"time", "volume", "balanced", "both"}
-            What is read most; ``"both"`` stores every run twice, for time and for volumes.
-        codec : str, optional
-            Preset; ``"portable"`` for HDF5 and ``"dual"`` for Zarr by default.
-        order : {"auto", "canonical"}, optional
-            Order inside chunks; ``"canonical"`` by default for the preset ``"portable"``.
-        profile : {"r"}, optional
-            Write an HDF5 file as the R package does; see ``docs/reference/r.md``.
-        overwrite : bool
-            Replace what is there, once the new store is complete.
-        storage_options : mapping, optional
-            Passed to fsspec.
-        max_memory : int or str
-            Bytes that writing may take.
-        progress : callable, optional
-            Called with the bytes done and in all.
+        **options
+            `LayoutOptions`.
 
         Returns
         -------
@@ -450,23 +428,11 @@ class NeuroVecSeq(GridView):
             or on another grid than the others; nothing is written then.
         """
         check_order(source, url)
-        max_memory = parse_size(max_memory)
-        with open_each_path(_listed(source), storage_options) as found:
+        target = Target.of(url, options)
+        with open_each_path(_listed(source), target.storage_options) as found:
             known = {"space_name": space_name, "metadata": metadata}
             checked = check_runs(_sources(found, space, tr, known))
-            options = image_options(
-                url, access=access, codec=codec, order=order, profile=profile, max_memory=max_memory
-            )
-            made: Self = store_as(
-                cls,
-                url,
-                checked,
-                options,
-                profile=profile,
-                overwrite=overwrite,
-                storage_options=storage_options,
-                progress=progress,
-            )
+            made: Self = store_as(cls, target, checked, image_options(target, options))
         return made
 
     def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
