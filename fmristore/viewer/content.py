@@ -78,7 +78,8 @@ def standardised(values: AnyArray) -> AnyArray:
     found -= found.mean(axis=1, keepdims=True)
     spread = found.std(axis=1, keepdims=True)
     found /= np.where(spread > 0, spread, 1)
-    return np.rint(np.clip(found, -_Z_LIMIT, _Z_LIMIT) * (127 / _Z_LIMIT)).astype("i1")
+    steps = np.rint(np.clip(found, -_Z_LIMIT, _Z_LIMIT) * (127 / _Z_LIMIT))
+    return np.asarray(steps, "i1")
 
 
 class Content:

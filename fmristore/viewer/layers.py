@@ -399,7 +399,7 @@ class ComponentLayer(Layer):
         if row < 0:
             return np.zeros(self.length)
         rows = np.array([row], np.int64)
-        return self.stored.loadings.read(rows, slice(0, self.length, 1))[0]
+        return np.asarray(self.stored.loadings.read(rows, slice(0, self.length, 1))[0])
 
     def course(self, step: int) -> AnyArray:
         """Docstring inherited."""

@@ -9,7 +9,7 @@ import os
 import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, overload
 
 from fmristore.api import open as open_store
 from fmristore.formats.base import StoredObject
@@ -72,6 +72,45 @@ class Viewer:
         return f'<a href="{address}" target="_blank" rel="noopener">{address}</a>'
 
 
+@overload
+def view(  # noqa: PLR0913
+    source: Any,
+    out: None = None,
+    *,
+    part: str | None = None,
+    open_browser: bool = True,
+    port: int = 0,
+    max_size: int | str = "12MiB",
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    trusted: bool = True,
+) -> Viewer: ...
+@overload
+def view(  # noqa: PLR0913
+    source: Any,
+    out: str | os.PathLike[str],
+    *,
+    part: str | None = None,
+    open_browser: bool = True,
+    port: int = 0,
+    max_size: int | str = "12MiB",
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    trusted: bool = True,
+) -> None: ...
+@overload
+def view(  # noqa: PLR0913
+    source: Any,
+    out: str | os.PathLike[str] | None,
+    *,
+    part: str | None = None,
+    open_browser: bool = True,
+    port: int = 0,
+    max_size: int | str = "12MiB",
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    trusted: bool = True,
+) -> Viewer | None: ...
 def view(  # noqa: PLR0913
     source: Any,
     out: str | os.PathLike[str] | None = None,

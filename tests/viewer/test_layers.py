@@ -201,7 +201,7 @@ def test_one_run_of_several(tmp_path: Path) -> None:
 def test_names_stay_text(tmp_path: Path) -> None:
     name = "</script><script>alert(1)</script><!--"
     maps = {name: RUN[..., 0].astype("f4")}
-    with fs.LabeledVolumeSet.create(tmp_path / "a.h5", maps, mask=MASK, space=SPACE) as stored:
+    with fs.LabeledVolumeSet.create(maps, tmp_path / "a.h5", mask=MASK, space=SPACE) as stored:
         text = make_document(stored, 1 << 20).decode()
     page = Page(text)
     assert len(page.kinds) == 4

@@ -64,7 +64,7 @@ def bold(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     affine = np.array([[0, -2.0, 0, 9], [0, 0, 3.0, -5], [2.5, 0, 0, 1], [0, 0, 0, 1]])
     space = fs.NeuroSpace(spatial_shape=RUN.shape[:3], affine=affine, time_points=20, tr=1.5)
     url = tmp_path_factory.mktemp("page") / "bold.h5"
-    with fs.NeuroVec.create(url, RUN, space=space, slope=0.5, inter=1.0) as found:
+    with fs.NeuroVec.create(RUN, url, space=space, slope=0.5, inter=1.0) as found:
         yield found
 
 
@@ -141,7 +141,7 @@ def test_keys_move_and_what_is_drawn_follows(browser: Browser, bold: Any) -> Non
 def test_parcels_are_chosen_by_name(browser: Browser, tmp_path: Path) -> None:
     names = {1: "<img src=x onerror=document.title=1>", 2: "<script>alert(1)</script>", 3: "c"}
     with fs.ParcellatedScan.create(
-        tmp_path / "a.h5", RUN, parcellation=LABELS, names=names, space=SPACE
+        RUN, tmp_path / "a.h5", parcellation=LABELS, names=names, space=SPACE
     ) as scan:
         with fs.view(scan, open_browser=False) as viewer:
             show(browser, viewer.url)
@@ -168,7 +168,7 @@ def test_maps_are_listed(browser: Browser, tmp_path: Path) -> None:
     label = "<b onclick=alert(1)>Faces > Houses"
     maps = {"rest": RUN[..., 0] / 4, label: RUN[..., 1] / 4 - 90}
     with (
-        fs.LabeledVolumeSet.create(tmp_path / "a.h5", maps, mask=MASK, space=GRID) as stored,
+        fs.LabeledVolumeSet.create(maps, tmp_path / "a.h5", mask=MASK, space=GRID) as stored,
         fs.view(stored, part=label, open_browser=False) as viewer,
     ):
         show(browser, viewer.url)
