@@ -73,7 +73,7 @@ class Viewer:
 
 
 @overload
-def view(  # noqa: PLR0913
+def view(
     source: Any,
     out: None = None,
     *,
@@ -86,7 +86,7 @@ def view(  # noqa: PLR0913
     trusted: bool = True,
 ) -> Viewer: ...
 @overload
-def view(  # noqa: PLR0913
+def view(
     source: Any,
     out: str | os.PathLike[str],
     *,
@@ -99,7 +99,7 @@ def view(  # noqa: PLR0913
     trusted: bool = True,
 ) -> None: ...
 @overload
-def view(  # noqa: PLR0913
+def view(
     source: Any,
     out: str | os.PathLike[str] | None,
     *,
