@@ -15,6 +15,7 @@ except ImportError as error:
     raise DependencyError('this needs nilearn: pip install "fmristore[nilearn]"') from error
 
 from fmristore.backends.nibabel import register
+from fmristore.nilearn.glm import FirstLevelModel
 from fmristore.nilearn.maskers import (
     NiftiLabelsMasker,
     NiftiMapsMasker,
@@ -22,6 +23,12 @@ from fmristore.nilearn.maskers import (
     NiftiSpheresMasker,
 )
 
-__all__ = ["NiftiLabelsMasker", "NiftiMapsMasker", "NiftiMasker", "NiftiSpheresMasker"]
+__all__ = [
+    "FirstLevelModel",
+    "NiftiLabelsMasker",
+    "NiftiMapsMasker",
+    "NiftiMasker",
+    "NiftiSpheresMasker",
+]
 
 register()

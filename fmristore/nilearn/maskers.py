@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import nibabel
@@ -12,14 +11,24 @@ import numpy as np
 from nilearn import maskers, signal
 from sklearn.utils.validation import check_is_fitted
 
+from fmristore.model.space import NeuroSpace
+from fmristore.nilearn.parameters import streaming_class
 from fmristore.nilearn.runs import Run, find_runs
+from fmristore.planning.streams import streaming
 from fmristore.planning.text import parse_size
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["NiftiLabelsMasker", "NiftiMapsMasker", "NiftiMasker", "NiftiSpheresMasker"]
+__all__ = [
+    "NO_CLEANING",
+    "NiftiLabelsMasker",
+    "NiftiMapsMasker",
+    "NiftiMasker",
+    "NiftiSpheresMasker",
+    "clean_series",
+    "extracted",
+]
 
-_MAX_MEMORY = "32MiB"
-_NO_CLEANING: dict[str, Any] = {
+NO_CLEANING: dict[str, Any] = {
     "detrend": False,
     "standardize": None,
     "low_pass": None,
@@ -40,15 +49,8 @@ class _Streamed:
     """Made by `_streaming`, with the signature of the masker."""
     max_memory: int | str
     storage_options: Mapping[str, Any] | None
-    clean_args_: Mapping[str, Any]
-    detrend: Any
     dtype: Any
-    high_pass: Any
-    low_pass: Any
     mask_img: Any
-    standardize: Any
-    standardize_confounds: Any
-    t_r: Any
 
     def fit(self, imgs: Any = None, y: Any = None, **parameters: Any) -> Any:
         """As nilearn's, for runs of any kind; a mask is computed from the streamed mean."""
@@ -87,21 +89,20 @@ class _Streamed:
     def _extract(self, runs: list[Run], limit: int) -> tuple[AnyArray, np.dtype[Any]]:
         """Series (T, n) before cleaning, and the type of the runs' values."""
         bare = copy.copy(self)
-        vars(bare).update(_NO_CLEANING | self._restriction(runs[0]))
+        vars(bare).update(NO_CLEANING | self._restriction(runs[0]))
         extract: Any = super(_Streamed, bare)
         lengths = [run.space.time_points or 1 for run in runs]
         values: Any = None
         dtype = np.dtype(np.float64)
         start = 0
         for run, length in zip(runs, lengths, strict=True):
-            for first, image in run.blocks(limit):
-                found = extract.transform_single_imgs(image)
-                found = np.asarray(found).reshape(image.shape[3], -1)
+            blocks = extracted(bare, run, limit, extract.transform_single_imgs)
+            for first, found, of_image in blocks:
                 if values is None:
                     values = np.empty((sum(lengths), found.shape[1]), found.dtype)
                 at = start + first
                 values[at : at + len(found)] = found
-                dtype = image.get_data_dtype()
+                dtype = of_image
             start += length
         learned = {n: v for n, v in vars(bare).items() if n.endswith("_") and n != "clean_args_"}
         vars(self).update(learned)
@@ -118,18 +119,7 @@ class _Streamed:
         result: Any = None
         for start in range(0, values.shape[1], width):
             columns = slice(start, min(start + width, values.shape[1]))
-            found = signal.clean(
-                values[:, columns],
-                runs=getattr(self, "runs", None),
-                detrend=self.detrend,
-                standardize=self.standardize,
-                standardize_confounds=self.standardize_confounds,
-                t_r=self.t_r,
-                low_pass=self.low_pass,
-                high_pass=self.high_pass,
-                **parameters,
-                **self.clean_args_,
-            )
+            found = clean_series(self, values[:, columns], **parameters)
             if result is None:
                 same = len(found) == len(values) and found.dtype == values.dtype
                 result = values if same else np.empty((len(found), values.shape[1]), found.dtype)
@@ -137,18 +127,84 @@ class _Streamed:
         return np.asarray(result)
 
 
-_PARAMETERS = """
+def extracted(
+    masker: Any, run: Run, max_memory: int, extract: Callable[[Any], Any]
+) -> Iterator[tuple[int, AnyArray, np.dtype[Any]]]:
+    """Series of a run, a block of volumes after the other.
 
     Parameters
     ----------
-    *args, **parameters
-        As of nilearn's, in the same order and with the same defaults.
-    max_memory : int or str
-        Bytes that reading, one block of volumes and cleaning may take, besides the series that
-        are returned.
-    storage_options : mapping, optional
-        For URLs of runs, passed to fsspec.
+    masker : nilearn masker
+        Fitted.
+    run : Run
+        Read once; twice where the masker resamples volumes, which nilearn then clips to the
+        smallest and largest value of the run.
+    max_memory : int
+        Bytes that reading and one block may take.
+    extract : callable
+        Gives the series of an image, uncleaned.
 
+    Yields
+    ------
+    first : int
+        Number of the first volume.
+    values : ndarray, (volumes, n)
+    dtype : dtype
+        Of the values of the image.
+    """
+    extremes = run.extremes(max_memory) if _resamples(masker, run.space) else None
+    with streaming(run.blocks(max_memory, extremes)) as blocks:
+        for first, image in blocks:
+            values = np.asarray(extract(image)).reshape(image.shape[3], -1)
+            yield first, values if extremes is None else values[:-1], image.get_data_dtype()
+
+
+def _resamples(masker: Any, space: NeuroSpace) -> bool:
+    """Whether a masker brings volumes onto another grid."""
+    target = getattr(masker, "resampling_target", None)
+    if target == "labels":
+        image = masker.labels_img_
+    elif target in ("maps", "mask"):
+        image = masker.maps_img_
+    elif isinstance(masker, maskers.NiftiMasker):
+        image = masker.mask_img_
+    else:
+        return False
+    same = image.shape[:3] == space.spatial_shape and np.allclose(image.affine, space.affine)
+    return not same
+
+
+def clean_series(masker: Any, values: AnyArray, **parameters: Any) -> AnyArray:
+    """Clean series as a masker of nilearn's does.
+
+    Parameters
+    ----------
+    masker : nilearn masker
+        Fitted: its parameters are taken.
+    values : ndarray, (T, n)
+        Series of some of its voxels or regions.
+    **parameters
+        ``confounds`` and ``sample_mask``, as of `nilearn.signal.clean`.
+    """
+    found: AnyArray = signal.clean(
+        values,
+        runs=getattr(masker, "runs", None),
+        detrend=masker.detrend,
+        standardize=masker.standardize,
+        standardize_confounds=masker.standardize_confounds,
+        t_r=masker.t_r,
+        low_pass=masker.low_pass,
+        high_pass=masker.high_pass,
+        **parameters,
+        **masker.clean_args_,
+    )
+    return found
+
+
+_streaming = streaming_class(
+    """Bytes that reading, one block of volumes and cleaning may take, besides the series that
+        are returned.""",
+    """
     Raises
     ------
     NotFoundError
@@ -162,34 +218,8 @@ _PARAMETERS = """
     of nibabel, and lists of runs on one grid, whose series are joined. Masks and label images are
     given as to nilearn; paths of stores will do. ``high_variance_confounds=True`` loads the run, in
     nilearn.
-    """
-
-
-def _streaming(cls: Any) -> Any:
-    """Give a masker the parameters of nilearn's, and ours after them: scikit-learn reads them."""
-    masker = cls.__bases__[-1]
-
-    def init(
-        self: Any,
-        *args: Any,
-        max_memory: int | str = _MAX_MEMORY,
-        storage_options: Mapping[str, Any] | None = None,
-        **parameters: Any,
-    ) -> None:
-        masker.__init__(self, *args, **parameters)
-        self.max_memory = max_memory
-        self.storage_options = storage_options
-
-    signature = inspect.signature(masker)
-    itself, *_, ours, also, _ = inspect.signature(init).parameters.values()
-    every = [itself, *signature.parameters.values(), ours, also]
-    made: Any = init
-    made.__signature__ = signature.replace(
-        parameters=[p.replace(annotation=inspect.Parameter.empty) for p in every]
-    )
-    cls.__init__ = made
-    cls.__doc__ = f"{cls.__doc__}{_PARAMETERS}"
-    return cls
+    """,
+)
 
 
 @_streaming

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -21,7 +22,7 @@ from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.io.location import is_local, normalise
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["Run", "RunProxy", "find_runs"]
+__all__ = ["Run", "RunProxy", "find_each_run", "find_runs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,17 @@ class Run:
         """Its values in the order of a NIfTI file; transposing them takes at most `max_memory`."""
         return as_source(self.source, storage_options=self.storage_options, max_memory=max_memory)
 
-    def blocks(self, max_memory: int) -> Iterator[tuple[int, Any]]:
+    def blocks(
+        self, max_memory: int, extremes: tuple[float, float] | None = None
+    ) -> Iterator[tuple[int, Any]]:
         """Number of the first volume, and a block of volumes as a NIfTI image in memory.
 
         Parameters
         ----------
         max_memory : int
             Bytes that reading and one block may take; one volume at least.
+        extremes : (float, float), optional
+            Every block then has one volume more, the last one, in which these values are.
 
         Raises
         ------
@@ -57,7 +62,7 @@ class Run:
             If a chunk is damaged or missing.
         """
         with self.open(max_memory // 2) as source:
-            yield from _blocks(source, max_memory)
+            yield from _blocks(source, max_memory, extremes)
 
     def mean(self, max_memory: int) -> Any:
         """Mean volume as a NIfTI image in memory, float64."""
@@ -70,6 +75,15 @@ class Run:
         library: Any = nibabel
         return library.Nifti1Image(total / count, image.affine)
 
+    def extremes(self, max_memory: int) -> tuple[float, float]:
+        """Smallest and largest value, NaN left out."""
+        low, high = np.inf, -np.inf
+        for _, image in self.blocks(max_memory):
+            values = np.asarray(image.dataobj)
+            low = min(low, np.fmin.reduce(values, axis=None))
+            high = max(high, np.fmax.reduce(values, axis=None))
+        return low, high
+
     @property
     def space(self) -> NeuroSpace:
         """Grid, number of volumes, TR."""
@@ -77,7 +91,9 @@ class Run:
             return source.space
 
 
-def _blocks(source: ImageSource, max_memory: int) -> Iterator[tuple[int, Any]]:
+def _blocks(
+    source: ImageSource, max_memory: int, extremes: tuple[float, float] | None
+) -> Iterator[tuple[int, Any]]:
     """Blocks of volumes of a source: see `Run.blocks`."""
     space = source.space
     if source.colors:
@@ -87,13 +103,14 @@ def _blocks(source: ImageSource, max_memory: int) -> Iterator[tuple[int, Any]]:
     voxels = int(np.prod(space.spatial_shape))
     # A block in nilearn's hands: its values, and copies that computing makes of them.
     count = max(1, max_memory // 2 // (2 * voxels * dtype.itemsize))
-    block = np.empty((*space.spatial_shape, count), dtype, order="F")
+    more = 0 if extremes is None else 1
+    block = np.empty((*space.spatial_shape, count + more), dtype, order="F")
     first = filled = 0
     for t0, z0, values in source.blocks(max_memory // 2):
         planes = slice(z0, z0 + values.shape[1])
         for start in range(t0, t0 + len(values)):  # volumes, or planes of one
             if start == first + count:
-                yield first, _image(block, space)
+                yield first, _image(block, space, extremes)
                 first = start
             volume: Any = values[start - t0 : start - t0 + 1]
             if scaling is not None:
@@ -102,10 +119,13 @@ def _blocks(source: ImageSource, max_memory: int) -> Iterator[tuple[int, Any]]:
             block[:, :, planes, start - first] = volume[0].transpose(2, 1, 0)
             filled = start + 1
     if filled > first:
-        yield first, _image(block[..., : filled - first], space)
+        yield first, _image(block[..., : filled - first + more], space, extremes)
 
 
-def _image(values: AnyArray, space: NeuroSpace) -> Any:
+def _image(values: AnyArray, space: NeuroSpace, extremes: tuple[float, float] | None) -> Any:
+    if extremes is not None:
+        values[..., -1] = extremes[0]
+        values[0, 0, 0, -1] = extremes[1]
     # nibabel asks for a dtype where values are int64.
     library: Any = nibabel
     return library.Nifti1Image(values, space.affine, dtype=values.dtype)
@@ -186,6 +206,29 @@ def find_runs(imgs: Any, storage_options: Mapping[str, Any] | None) -> tuple[lis
     if isinstance(proxy, RunProxy):
         return [proxy.run], imgs
     return [Run(imgs)], imgs
+
+
+def find_each_run(imgs: Any, storage_options: Mapping[str, Any] | None) -> list[Run]:
+    """Runs on one grid, each by itself: those of a stored sequence are several.
+
+    Parameters
+    ----------
+    imgs : stored object, path, URL, nibabel image, or list of them
+    storage_options : mapping, optional
+        For URLs.
+
+    Raises
+    ------
+    NotFoundError
+        If there is nothing at a path.
+    InvalidInputError
+        If runs lie on different grids.
+    """
+    runs = []
+    for run in find_runs(imgs, storage_options)[0]:
+        parts = getattr(run.source, "images", None)
+        runs += [run] if parts is None else [Run(copy.copy(part)) for part in parts]
+    return runs
 
 
 def _at_path(url: str, storage_options: Mapping[str, Any] | None) -> tuple[list[Run], Any]:

@@ -114,6 +114,34 @@ def test_confounds_and_scrubbing(folder: Path, kind: str) -> None:
     assert_allclose(found, wanted, rtol=1e-6, atol=1e-7)
 
 
+def of_other_grid(module: Any, kind: str, folder: Path, **options: Any) -> Any:
+    """A masker that brings the run onto the grid of its own image."""
+    affine = AFFINE @ np.diag([0.8, 0.8, 0.8, 1])
+    ids = np.zeros(GRID, np.int16)
+    ids.flat[::3] = np.arange(len(ids.flat[::3])) % 100
+    options["standardize"] = None
+    if kind == "mask":
+        inside = nibabel.Nifti1Image((ids > 0).astype(np.uint8), affine)
+        return module.NiftiMasker(inside, **options)
+    if kind == "labels":
+        image = nibabel.Nifti1Image(ids, affine)
+        return module.NiftiLabelsMasker(image, resampling_target="labels", **options)
+    if kind == "maps":
+        maps = np.stack([ids == 1, ids == 2], axis=3).astype(np.float32)
+        image = nibabel.Nifti1Image(maps, affine)
+        return module.NiftiMapsMasker(image, resampling_target="maps", **options)
+    mask = str(folder / "mask.nii")
+    return module.NiftiMasker(mask, target_affine=np.diag([2.5, 2.5, 2.5]), **options)
+
+
+@pytest.mark.parametrize("kind", ["mask", "labels", "maps", "target"])
+def test_resampled_runs_are_clipped_to_the_extremes_of_the_run(folder: Path, kind: str) -> None:
+    run = str(folder / "run.nii.gz")
+    wanted = of_other_grid(theirs, kind, folder).fit_transform(run)
+    found = of_other_grid(ours, kind, folder, max_memory=SMALL).fit_transform(run)
+    assert_allclose(found, wanted, rtol=1e-6)
+
+
 class TestSources:
     def test_objects_images_and_several_runs(self, folder: Path) -> None:
         wanted = make(theirs, "labels", folder).fit_transform(str(folder / "run.nii.gz"))

@@ -1,0 +1,63 @@
+"""Constructors of nilearn's estimators with parameters for streaming after their own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+__all__ = ["MAX_MEMORY", "streaming_class"]
+
+MAX_MEMORY = "32MiB"
+"""Default of ``max_memory``."""
+
+_PARAMETERS = """
+
+    Parameters
+    ----------
+    *args, **parameters
+        As of nilearn's, in the same order and with the same defaults.
+    max_memory : int or str
+        {memory}
+    storage_options : mapping, optional
+        For URLs of runs, passed to fsspec.
+"""
+
+
+def streaming_class(memory: str, rest: str) -> Callable[[Any], Any]:
+    """Give an estimator the parameters of nilearn's, and ours after them: scikit-learn reads them.
+
+    Parameters
+    ----------
+    memory : str
+        Sentence of the docstring about ``max_memory``.
+    rest : str
+        Sections of the docstring that follow the parameters.
+    """
+
+    def decorate(cls: Any) -> Any:
+        base = cls.__bases__[-1]
+
+        def init(
+            self: Any,
+            *args: Any,
+            max_memory: int | str = MAX_MEMORY,
+            storage_options: Mapping[str, Any] | None = None,
+            **parameters: Any,
+        ) -> None:
+            base.__init__(self, *args, **parameters)
+            self.max_memory = max_memory
+            self.storage_options = storage_options
+
+        signature = inspect.signature(base)
+        itself, *_, ours, also, _ = inspect.signature(init).parameters.values()
+        every = [itself, *signature.parameters.values(), ours, also]
+        made: Any = init
+        made.__signature__ = signature.replace(
+            parameters=[p.replace(annotation=inspect.Parameter.empty) for p in every]
+        )
+        cls.__init__ = made
+        cls.__doc__ = f"{cls.__doc__}{_PARAMETERS.format(memory=memory)}{rest}"
+        return cls
+
+    return decorate
