@@ -35,6 +35,8 @@ _LOSING = frozenset({"weakref", "_weakrefset", "fmristore_stores.hdf5.output"})
 """Modules with functions that are called where exceptions get lost."""
 
 _to_watcher = -1
+_postponed: threading.Timer | None = None
+"""Sends a signal again that came where it would have been lost."""
 
 
 @contextlib.contextmanager
@@ -45,7 +47,10 @@ def ending_at_signals() -> Iterator[None]:
     signal.signal(signal.SIGTERM, _unwind)
     child = _start_watching() if hasattr(os, "fork") else 0
     try:
-        yield
+        try:
+            yield
+        finally:
+            _await_postponed()
     finally:
         if child:
             _stop_watching(child)
@@ -53,6 +58,15 @@ def ending_at_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if signal.getsignal(signal.SIGINT) is _unwind:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _await_postponed() -> None:
+    """End by a signal that is still to be sent again, though the command is done meanwhile."""
+    if _postponed is not None:
+        try:
+            _postponed.join()
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
 
 
 def _start_watching() -> int:
@@ -118,11 +132,13 @@ def _ends(reading: int) -> bool:
 
 def _unwind(number: int, frame: FrameType | None) -> None:
     """Unwind, so that nothing half-written is left behind; a moment later where that is lost."""
+    global _postponed  # noqa: PLW0603 - as above
     if _to_watcher >= 0:
         with contextlib.suppress(OSError):
             os.write(_to_watcher, _HANDLED)
     if _is_lost(frame):
-        threading.Timer(0.01, _signal_again, (number,)).start()
+        _postponed = threading.Timer(0.01, _signal_again, (number,))
+        _postponed.start()
         return
     if number == signal.SIGINT:
         raise KeyboardInterrupt
