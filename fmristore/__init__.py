@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fmristore.formats.parcellated.scan import ParcellatedScan
     from fmristore.formats.parcellated.summary import ParcellatedScanSummary
     from fmristore.formats.sequence.sequence import NeuroVecSeq
+    from fmristore.many import RunsReport, map_runs
     from fmristore.model.space import NeuroSpace
     from fmristore.planning.layout import plan_layout
     from fmristore.planning.options import LayoutOptions, StoreOptions, WriteOptions
@@ -50,12 +51,14 @@ __all__ = [
     "ParcellatedScan",
     "ParcellatedScanSummary",
     "Parcellation",
+    "RunsReport",
     "StoreOptions",
     "WriteOptions",
     "__version__",
     "convert",
     "errors",
     "formats",
+    "map_runs",
     "open",
     "parcellate",
     "plan_layout",
@@ -79,9 +82,11 @@ _HOME = {
     "ParcellatedScan": "fmristore.formats.parcellated.scan",
     "ParcellatedScanSummary": "fmristore.formats.parcellated.summary",
     "Parcellation": "fmristore.sources.parcellation",
+    "RunsReport": "fmristore.many",
     "StoreOptions": "fmristore.planning.options",
     "WriteOptions": "fmristore.planning.options",
     "convert": "fmristore.api",
+    "map_runs": "fmristore.many",
     "open": "fmristore.api",
     "parcellate": "fmristore.api",
     "plan_layout": "fmristore.planning.layout",

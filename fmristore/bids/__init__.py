@@ -1,0 +1,1 @@
+"""BIDS datasets: whole ones as stores, and as one collection."""

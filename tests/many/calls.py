@@ -1,0 +1,37 @@
+"""Functions that workers import."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import numpy as np
+
+from fmristore_stores.errors import InvalidInputError
+
+
+def twice(number: int) -> int:
+    """Or an error, of ours or not."""
+    if number == 3:
+        raise InvalidInputError("three is refused", url="three.h5")
+    if number == 4:
+        raise ZeroDivisionError("an accident")
+    return 2 * number
+
+
+def die(number: int) -> int:
+    """Take the process along."""
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def threads(number: int) -> str:
+    """How many threads a process is to use."""
+    return os.environ["FMRISTORE_WORKERS"]
+
+
+def mean_of(stored: Any, offset: float = 0.0) -> float:
+    """Mean of a stored object."""
+    return float(np.asarray(stored).mean()) + offset
