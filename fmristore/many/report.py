@@ -7,21 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fmristore_stores.errors import FmristoreError, NotFoundError
+from fmristore_stores.errors import NotFoundError, RunsError
 from fmristore_stores.shown import shown
 
-__all__ = ["Outcome", "RunsError", "RunsReport", "State"]
+__all__ = ["Outcome", "RunsReport", "State"]
 
 State = Literal["done", "unchanged", "failed"]
 """Done now, done before from the same files, or not done."""
 
 _FEW = 20
-
-
-class RunsError(FmristoreError):
-    """Some of many runs failed; the message says which and why."""
-
-    kind = "runs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@
     ├── CodecError: unknown codec, or a plugin is missing
     ├── LossyError: an exact conversion does not exist and was not waived
     ├── MemoryLimitError: the work cannot be done within max_memory
+    ├── RunsError: some of many runs failed
     ├── DependencyError (also ImportError): an optional package is not installed
     └── StorageError (also OSError): the disk, network or service failed
         └── AccessDeniedError (also PermissionError): credentials are missing or not sufficient
@@ -52,6 +53,7 @@ __all__ = [
     "MetadataError",
     "NotFoundError",
     "ReadOnlyError",
+    "RunsError",
     "SelectionError",
     "StorageError",
     "UnknownFormatError",
@@ -217,6 +219,12 @@ class MemoryLimitError(FmristoreError):
 
     kind = "memory-limit"
     needs: tuple[str, int, int] | None = None
+
+
+class RunsError(FmristoreError):
+    """Some of many runs failed; the message says which and why."""
+
+    kind = "runs"
 
 
 class DependencyError(FmristoreError, ImportError):

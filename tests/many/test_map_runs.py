@@ -13,8 +13,13 @@ import numpy as np
 import pytest
 
 import fmristore as fs
-from fmristore.many.report import RunsError
-from fmristore_stores.errors import DependencyError, InvalidInputError, MetadataError, NotFoundError
+from fmristore_stores.errors import (
+    DependencyError,
+    InvalidInputError,
+    MetadataError,
+    NotFoundError,
+    RunsError,
+)
 from tests.conftest import S3Server
 from tests.images import make_values, snapshot, write_nifti
 from tests.many import calls
