@@ -26,6 +26,7 @@ from fmristore_stores.io import clients
 from fmristore_stores.opening import open_store
 from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.spec import ArraySpec, ChunkLayout, CodecSpec
+from tests.campaigns import operations
 from tests.remote.small_stores import AFFINE, FORMATS, KINDS
 from tests.servers.fixtures import make_place
 from tests.servers.places import Place
@@ -124,10 +125,8 @@ Fixtures = tuple[Callable[[str], Place], Callable[[Place], Proxy]]
 
 @pytest.fixture
 def fixtures(stored: Any, proxies: Any, monkeypatch: pytest.MonkeyPatch) -> Fixtures:
-    import s3fs
-
-    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 3)
     monkeypatch.setattr(clients, "_FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(clients.Patience, "gone_until", {})
     return stored, proxies
 
 
@@ -259,6 +258,48 @@ def test_a_server_that_keeps_silent(fixtures: Fixtures) -> None:
     patience = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=0.3)}}
     there = replace(through(place, proxy), options=patience)
     assert outcome(there, "h5") == "StorageError"
+
+
+@pytest.mark.parametrize(
+    ("do", "argument", "options"),
+    [
+        ("reset", 0, {}),
+        (
+            "stall",
+            2,
+            {"config_kwargs": {"retries": {"total_max_attempts": 2}, "read_timeout": 0.5}},
+        ),
+    ],
+)
+def test_a_server_that_is_gone_is_not_asked_for_ever(
+    fixtures: Fixtures, monkeypatch: pytest.MonkeyPatch, do: Any, argument: int, options: Any
+) -> None:
+    """One request is repeated as often as was configured; those after it are made once."""
+    monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda *_, **__: 0)
+    stored, proxies = fixtures
+    place = stored("moto")
+    url = place / f"{do}.zarr"
+    operations.FORMATS["parcellatedmultiscan"].make(
+        url, operations.RUN, storage_options=place.options
+    ).close()
+    proxy = proxies(place)
+    there = through(place, proxy, options)
+    proxy.rules.append(Rule("", do, argument, after=12))
+    with pytest.raises(StorageError), fs.open(url, storage_options=there.options) as found:
+        found.add_scan("late", operations.RUN[..., :8], statistic="mean", tr=1.0)
+    attempts = 2 if options else 5
+    # aiohttp asks once more over a connection that was used before; a few requests follow.
+    assert proxy.faults <= 2 * (attempts + 3)
+
+
+def test_a_silent_web_server_is_not_waited_for_for_ever() -> None:
+    import aiohttp
+
+    web = clients.web_class()
+    timeout = web(skip_instance_cache=True).client_kwargs["timeout"]
+    assert 0 < timeout.sock_connect <= timeout.sock_read <= 60
+    given = {"timeout": aiohttp.ClientTimeout(total=7)}
+    assert web(client_kwargs=given, skip_instance_cache=True).client_kwargs == given
 
 
 # Chunks that are missing -------------------------------------------------------------------------

@@ -13,13 +13,22 @@ import contextlib
 import functools
 import re
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from fmristore_stores.errors import CorruptDataError, FmristoreError, LayoutNotSupportedError
 
-__all__ = ["check_range", "s3_class", "same_host_only", "tar_class", "web_class", "zip_class"]
+__all__ = [
+    "Patience",
+    "check_range",
+    "s3_class",
+    "same_host_only",
+    "tar_class",
+    "web_class",
+    "zip_class",
+]
 
 _T = TypeVar("_T")
 
@@ -40,6 +49,10 @@ _ASKED: ContextVar[_Asked | None] = ContextVar("_ASKED", default=None)
 _ATTEMPTS = 4
 _FIRST_PAUSE = 0.1
 """Seconds before the second attempt; each pause is three times as long as the one before."""
+_CONNECT = 10.0
+"""Seconds in which a web server must accept a connection."""
+_SILENCE = 30.0
+"""Seconds that a web server may say nothing."""
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses of failures that may pass."""
 
@@ -92,14 +105,16 @@ def _passes(error: BaseException) -> bool:
     return isinstance(cause, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError)
 
 
-async def _repeated(action: Callable[[], Awaitable[_T]]) -> _T:
+async def _repeated(
+    action: Callable[[], Awaitable[_T]], passes: Callable[[BaseException], bool] = _passes
+) -> _T:
     """Do something again, after a pause that grows, while it fails in a way that may pass."""
     pause = _FIRST_PAUSE
     for _ in range(_ATTEMPTS - 1):
         try:
             return await action()
         except Exception as error:
-            if isinstance(error, FmristoreError) or not _passes(error):
+            if isinstance(error, FmristoreError) or not passes(error):
                 raise
         await asyncio.sleep(pause)
         pause *= 3
@@ -109,11 +124,20 @@ async def _repeated(action: Callable[[], Awaitable[_T]]) -> _T:
 @functools.cache
 def web_class() -> type[Any]:
     """Class of filesystems on web servers: ranges are checked, failures that may pass repeated."""
+    import aiohttp
     from fsspec.implementations.http import HTTPFileSystem
 
     class WebFileSystem(HTTPFileSystem):  # type: ignore[misc]
         names_versions = True
         """Reads take ``if_match``, the only version that may come, and ``seen``."""
+
+        def __init__(
+            self, *args: Any, client_kwargs: Mapping[str, Any] | None = None, **kwargs: Any
+        ) -> None:
+            # A large body may take long, but not a server that says nothing.
+            silence = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=_SILENCE)
+            given = {"timeout": silence, **(client_kwargs or {})}
+            super().__init__(*args, client_kwargs=given, **kwargs)
 
         async def _cat_file(
             self,
@@ -186,14 +210,94 @@ def same_host_only() -> Any:
     return found
 
 
+class Patience:
+    """Ends the attempts of botocore at once where the server did not answer the ones before.
+
+    botocore makes several attempts of each request, with pauses of seconds. An operation whose
+    server is gone makes more requests after the one that failed, to remove what it has written;
+    each of them would take as long as the first.
+
+    Parameters
+    ----------
+    server : str
+        Its address; all clients of one server learn from each other.
+    attempts : int
+        Attempts of one request after which a server that gave no answer is taken for gone.
+    """
+
+    gone_until: ClassVar[dict[str, float]] = {}
+
+    def __init__(self, server: str, attempts: int) -> None:
+        self._server = server
+        self._attempts = attempts
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the server lately answered none of the attempts of a request."""
+        return time.monotonic() < self.gone_until.get(self._server, 0.0)
+
+    def after_attempt(self, attempts: int, caught_exception: Exception | None, **_: object) -> None:
+        """Look at an attempt before botocore decides on the next: a handler of its events.
+
+        Raises
+        ------
+        Exception
+            That of the attempt, if there is to be no other.
+        """
+        if caught_exception is None:
+            self.gone_until.pop(self._server, None)
+            return
+        was_gone = self.is_gone
+        if was_gone or attempts >= self._attempts:
+            self.gone_until[self._server] = time.monotonic() + _GONE
+        if was_gone:
+            raise caught_exception
+
+
+_GONE = 60.0
+"""Seconds since the last attempt for which a server that gave no answer is asked only once."""
+_BOTOCORE_ATTEMPTS = 5
+"""Attempts of a request that botocore makes where nothing else is configured."""
+
+
+def _attempts(config: Mapping[str, Any]) -> int:
+    """Attempts of a request by the options of a client of botocore."""
+    retries = config.get("retries") or {}
+    more = retries.get("max_attempts", _BOTOCORE_ATTEMPTS - 1)
+    return max(1, int(retries.get("total_max_attempts", more + 1)))
+
+
 @functools.cache
 def s3_class() -> type[Any]:
-    """Class of filesystems on S3 whose ranges are checked; s3fs itself repeats what failed."""
+    """Class of filesystems on S3 whose ranges are checked, and which try for a bounded time.
+
+    botocore repeats requests, and this class bodies that broke off; s3fs would repeat all of that.
+    """
     from s3fs import S3FileSystem
+    from s3fs.core import S3_RETRYABLE_ERRORS
 
     class CheckedS3FileSystem(S3FileSystem):  # type: ignore[misc]
         names_versions = True
         """Reads take ``if_match``, the only version that may come, and ``seen``."""
+        retries = 1
+        """Of s3fs: times the attempts of botocore."""
+        _patience: Patience | None = None
+        _watched: Any = None
+
+        async def set_session(self, *args: Any, **kwargs: Any) -> Any:
+            client = await super().set_session(*args, **kwargs)
+            if client is not self._watched:
+                server = str(client.meta.endpoint_url)
+                self._patience = Patience(server, _attempts(self.config_kwargs or {}))
+                client.meta.events.register_first(
+                    "needs-retry.s3", self._patience.after_attempt, "fmristore-patience"
+                )
+                self._watched = client
+            return client
+
+        def _broke_off(self, error: BaseException) -> bool:
+            gone = self._patience is not None and self._patience.is_gone
+            return isinstance(error, S3_RETRYABLE_ERRORS) and not gone
 
         async def _cat_file(
             self,
@@ -203,9 +307,15 @@ def s3_class() -> type[Any]:
             seen: Seen | None = None,
             **kwargs: Any,
         ) -> bytes:
+            ask = super()._cat_file
+
+            async def action() -> bytes:
+                found: bytes = await ask(path, *args, **kwargs)
+                return found
+
             before = _ASKED.set(_Asked(path, if_match, seen))
             try:
-                data: bytes = await super()._cat_file(path, *args, **kwargs)
+                data = await _repeated(action, self._broke_off)
             finally:
                 _ASKED.reset(before)
             return data
