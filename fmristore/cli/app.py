@@ -311,6 +311,9 @@ def plan(
     ],
     *,
     part: Part = None,
+    draw: Annotated[
+        bool, typer.Option("--draw", help="Draw the chunks along each axis, # for those read.")
+    ] = False,
     trusted: Trusted = None,
     storage_option: StorageOptions = None,
     json: Json = False,
@@ -327,7 +330,7 @@ def plan(
     with naming(url), api.open(url, storage_options=options) as stored:
         found = able(choose(stored, part), "plan", "plan reads of")[index]
     if not json:
-        found.explain()
+        found.explain(draw=draw)
         return
     emit(
         {

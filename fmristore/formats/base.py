@@ -6,8 +6,8 @@ others and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import html
 import importlib
 import inspect
 import math
@@ -22,18 +22,21 @@ from numpy.typing import DTypeLike
 
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.options import LayoutOptions, takes
+from fmristore.planning.pictures import axis_chunks, chunk_svg, facts_html
+from fmristore.planning.text import size_text
 from fmristore.sources.labels import LabelTable
 from fmristore_stores.chunks.cache import ChunkCache
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import (
     ClosedError,
+    FmristoreError,
     InvalidInputError,
     MetadataError,
     NotFoundError,
     SelectionError,
 )
 from fmristore_stores.grid import grid_shape
-from fmristore_stores.io.location import Kind, count_files
+from fmristore_stores.io.location import Kind, count_files, is_local
 from fmristore_stores.io.stats import Stats, stats_of
 from fmristore_stores.opening import Handle, Opened, locate
 from fmristore_stores.protocol import AnyArray, Array
@@ -667,9 +670,37 @@ class StoredObject(ABC):
         return f"{type(self).__name__}({self.url!r}, {facts})"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(shown(name))}</th>"
-            f"<td>{html.escape(shown(text))}</td></tr>"
-            for name, text in {"url": self.url, **self._facts()}.items()
-        )
-        return f"<b>{type(self).__name__}</b><table>{rows}</table>"
+        facts = {"url": self.url, **self._facts()}
+        pictures: list[str] = []
+        with contextlib.suppress(FmristoreError):
+            facts |= self._storage_facts()
+            pictures = [self._picture() if self._is_near else "", self._chunk_picture()]
+        return facts_html(type(self).__name__, facts, *pictures)
+
+    @property
+    def _is_near(self) -> bool:
+        """Whether a small read is cheap: for a picture nothing is asked of a server."""
+        locator = self._handle.locator
+        return is_local(locator.url) and locator.kind != "reference"
+
+    def _storage_facts(self) -> dict[str, str]:
+        """How the main array is stored, and the size on disk of a local store."""
+        facts = {}
+        for array in self.primary_arrays[:1]:
+            facts["codecs"] = ", ".join(map(str, array.reader.spec.codecs)) or "none"
+        if self._is_near:
+            facts["on disk"] = size_text(self.stored_bytes)
+        return facts
+
+    def _picture(self) -> str:
+        """A small picture in HTML, made by a bounded read; empty where there is none."""
+        return ""
+
+    def _chunk_picture(self) -> str:
+        """How the main array is cut into chunks, as SVG."""
+        for array in self.primary_arrays[:1]:
+            spec = array.reader.spec
+            if spec.shape and math.prod(spec.shape):
+                names = spec.dims or tuple(map(str, range(len(spec.shape))))
+                return chunk_svg(axis_chunks(names, spec.shape, spec.layout.chunks))
+        return ""

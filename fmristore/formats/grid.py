@@ -23,7 +23,9 @@ from fmristore.formats.registry import format_class
 from fmristore.formats.statistics import Axis, reduce_blocks
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
+from fmristore.model.thumbnail import slice_picture
 from fmristore.model.voxels import unmask
+from fmristore.planning.anatomy import display_axes
 from fmristore.planning.indexing import (
     AxisPart,
     PointSelection,
@@ -32,6 +34,7 @@ from fmristore.planning.indexing import (
     parse_index,
 )
 from fmristore.planning.options import LayoutOptions, WriteOptions, takes
+from fmristore.planning.pictures import AxisChunks, gray_levels
 from fmristore.planning.read_plan import Planner, ReadPlan
 from fmristore.planning.streams import streaming
 from fmristore.planning.text import parse_size
@@ -49,6 +52,9 @@ __all__ = ["GridView", "VoxelSelection", "parse_points", "parse_series", "write_
 
 _WRITE_BYTES = 1 << 23
 """Volumes that are handed to the NIfTI writer at a time."""
+_THUMBNAIL_VOXELS = 1 << 26
+_THUMBNAIL_BYTES = 1 << 26
+"""Values that are decoded for the picture of an image in a notebook."""
 _VOLUME_BYTES = 1 << 26
 """Volumes that are read at a time when a run is iterated over."""
 
@@ -384,7 +390,13 @@ class GridView(StoredObject):
             chunks_in_all=chunks,
             cost=cost,
             copy=replica,
+            axes=self._touched(selection.region),
         )
+
+    def _touched(self, region: Sequence[AxisPart]) -> tuple[AxisChunks, ...]:
+        """Chunks along each axis and which a region touches, where they are blocks of the grid."""
+        del region
+        return ()
 
     def to_numpy(self, *, dtype: DTypeLike | None = None, raw: bool = False) -> AnyArray:
         """All of the image in memory, as ``image[...]``."""
@@ -707,6 +719,21 @@ class GridView(StoredObject):
         if self.tr is not None:
             facts["TR"] = f"TR {self.tr:.4g} s"
         return facts
+
+    def _storage_facts(self) -> dict[str, str]:
+        return {"orientation": self.space.orientation, **super()._storage_facts()}
+
+    def _picture(self) -> str:
+        """Axial slice in the middle of the first volume, if little has to be decoded for it."""
+        world = 2
+        through = display_axes(self.affine)[world].axis
+        index: list[Any] = [slice(None)] * 3 + [0] * (self.ndim - 3)
+        index[through] = self.shape[through] // 2
+        if math.prod(self.shape[:3]) > _THUMBNAIL_VOXELS:
+            return ""
+        if self.plan[tuple(index)].decoded_bytes > _THUMBNAIL_BYTES:
+            return ""
+        return slice_picture(gray_levels(self.read(tuple(index))), self.space, world)
 
 
 def _whole(lengths: Sequence[int]) -> tuple[slice, ...]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from fmristore.planning.pictures import facts_html
 from fmristore_stores.errors import InvalidInputError, LayoutNotSupportedError, MetadataError
 from fmristore_stores.shown import shown
 
@@ -172,6 +173,22 @@ class NeuroSpace:
         if self.space_name:
             facts.append(shown(self.space_name))
         return f"NeuroSpace({', '.join(facts)})"
+
+    def _repr_html_(self) -> str:
+        unit = self.space_unit if self.space_unit == "mm" else "mm (not said by the source)"
+        facts = {
+            "shape": " x ".join(map(str, self.shape)),
+            "voxels": " x ".join(f"{length:.4g}" for length in self.spacing) + f" {unit}",
+            "orientation": self.orientation,
+            "origin": ", ".join(f"{x:.4g}" for x in self.origin) + " mm",
+        }
+        if self.tr is not None:
+            facts["TR"] = f"{self.tr:.6g} s"
+        if self.time_offset:
+            facts["first volume"] = f"at {self.time_offset:.6g} s"
+        if self.space_name:
+            facts["space"] = self.space_name
+        return facts_html("NeuroSpace", facts)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from itertools import permutations
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["DisplayAxis", "display_axes", "display_plane", "obliqueness"]
+
+
+Values = TypeVar("Values", bound=np.generic)
 
 
 class DisplayAxis(NamedTuple):
@@ -61,13 +64,13 @@ def obliqueness(affine: NDArray[np.float64]) -> float:
 
 
 def display_plane(
-    values: NDArray[np.generic], affine: NDArray[np.float64], world: int
-) -> NDArray[np.generic]:
+    values: NDArray[Values], affine: NDArray[np.float64], world: int
+) -> NDArray[Values]:
     """Turn a slice as it is looked at: left on the left, the top row at the top or front.
 
     Parameters
     ----------
-    values : ndarray, (n, m)
+    values : ndarray, (n, m[, colours])
         Slice at right angles to the axis of the grid that runs along `world`, the other two in
         their order.
     affine : ndarray, (4, 4)
@@ -77,12 +80,12 @@ def display_plane(
 
     Returns
     -------
-    ndarray, (rows, columns)
+    ndarray, (rows, columns[, colours])
         First row at the top.
     """
     axes = display_axes(affine)
     across, up = (axes[w] for w in range(3) if w != world)
     if across.axis < up.axis:
-        values = values.T
+        values = values.swapaxes(0, 1)
     values = values[:, ::-1] if across.flip else values
     return values if up.flip else values[::-1]

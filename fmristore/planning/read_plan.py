@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fmristore.planning.pictures import AxisChunks, chunk_svg, chunk_text, facts_html
 from fmristore.planning.text import size_text
 from fmristore_stores.io.ranges import ReadCost
 from fmristore_stores.shown import shown
@@ -35,6 +36,8 @@ class ReadPlan:
         Chunks, bytes and requests.
     copy : str, optional
         Path of the array that is read, where there are several copies to choose from.
+    axes : tuple of AxisChunks
+        Chunks along each axis and which of them are touched, where they are blocks of the grid.
     """
 
     url: str
@@ -44,6 +47,7 @@ class ReadPlan:
     chunks_in_all: int
     cost: ReadCost
     copy: str | None = None
+    axes: tuple[AxisChunks, ...] = ()
 
     @property
     def chunks(self) -> int:
@@ -80,25 +84,52 @@ class ReadPlan:
         """Bytes decoded for each byte returned; 1 is perfect."""
         return self.cost.amplification
 
-    def explain(self) -> str:
-        """Say it in words (and print it)."""
-        lines = [
-            f"{self.url} [{_index_text(self.selection)}]",
-            f"  result         {' x '.join(map(str, self.shape)) or 'one number'} {self.dtype}, "
-            f"{size_text(self.returned_bytes)} as stored",
-            f"  chunks         {self.chunks} of {self.chunks_in_all}",
-            f"  requests       {_or_unknown(self.requests)}",
-            f"  encoded        {size_text(self.encoded_bytes)}",
-            f"  decoded        {size_text(self.decoded_bytes)}",
-            f"  amplification  {self.amplification:.3g} bytes decoded for each byte returned",
-        ]
-        if self.fetched_bytes != self.encoded_bytes:
-            lines.insert(5, f"  fetched        {size_text(self.fetched_bytes)}")
+    @property
+    def _title(self) -> str:
+        return f"{self.url} [{_index_text(self.selection)}]"
+
+    def _facts(self) -> dict[str, str]:
+        """What people want to see, by name."""
+        result = " x ".join(map(str, self.shape)) or "one number"
+        facts = {"result": f"{result} {self.dtype}, {size_text(self.returned_bytes)} as stored"}
         if self.copy is not None:
-            lines.insert(2, f"  copy           /{self.copy}, the one with less to decode")
+            facts["copy"] = f"/{self.copy}, the one with less to decode"
+        facts |= {
+            "chunks": f"{self.chunks} of {self.chunks_in_all}",
+            "requests": _or_unknown(self.requests),
+            "encoded": size_text(self.encoded_bytes),
+        }
+        if self.fetched_bytes != self.encoded_bytes:
+            facts["fetched"] = size_text(self.fetched_bytes)
+        facts["decoded"] = size_text(self.decoded_bytes)
+        amplification = f"{self.amplification:.3g} bytes decoded for each byte returned"
+        return facts | {"amplification": amplification}
+
+    def explain(self, *, draw: bool = False) -> str:
+        """Say it in words (and print it).
+
+        Parameters
+        ----------
+        draw : bool
+            Draw the chunks along each axis, ``#`` for those that are touched.
+
+        Returns
+        -------
+        str
+            What was printed.
+        """
+        lines = [self._title, *(f"  {name:<13}  {text}" for name, text in self._facts().items())]
         text = "\n".join(map(shown, lines))
+        if draw:
+            text += f"\n{chunk_text(self.axes) if self.axes else _NOT_DRAWN}"
         print(text)  # noqa: T201 - printing is what it is for
         return text
+
+    def _repr_html_(self) -> str:
+        return facts_html(self._title, self._facts(), chunk_svg(self.axes) if self.axes else "")
+
+
+_NOT_DRAWN = "  (chunks hold some voxels, not blocks of the grid)"
 
 
 class Planner:

@@ -12,6 +12,8 @@ from typing import Any, cast
 
 import numpy as np
 
+from fmristore.planning.pictures import facts_html
+from fmristore.planning.text import size_text
 from fmristore.transcoding.plan import LOSSES, Loss, portable_attributes
 from fmristore.transcoding.tree import LINKS, Tree, walk
 from fmristore_stores.codecs import pipeline as codecs
@@ -84,6 +86,17 @@ class VirtualReport:
     def __repr__(self) -> str:
         size = f"{self.chunks} chunks of {len(self.referred)} arrays"
         return f"<{type(self).__name__}: {shown(f'{self.source} -> {self.target}')}: {size}>"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "source": self.source,
+            "target": self.target,
+            "chunks": self.chunks,
+            "arrays": f"{len(self.referred)} referred to, {len(self.inlined)} in the file",
+            "size": size_text(self.nbytes),
+            "left out": ", ".join(f"{loss.kind} /{loss.path}" for loss in self.losses) or "nothing",
+        }
+        return facts_html(type(self).__name__, facts)
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain JSON values."""

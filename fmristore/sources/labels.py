@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fmristore.planning.pictures import facts_html
 from fmristore.sources.label_files import read_label_file
 from fmristore_stores.errors import DependencyError, InvalidInputError
 from fmristore_stores.io.location import normalise
@@ -117,6 +118,18 @@ class LabelTable:
         some = ", ".join(map(repr, self.names[:3])) + (", ..." if len(self) > 3 else "")
         columns = f"; {', '.join(self.columns)}" if self.columns else ""
         return f"{type(self).__name__}({len(self)} parcels: {shown(some)}{shown(columns)})"
+
+    def _repr_html_(self) -> str:
+        few = 10
+        rows = {
+            str(number): ", ".join(map(str, row))
+            for number, *row in zip(
+                self.ids[:few].tolist(), self.names, *self.columns.values(), strict=False
+            )
+        }
+        head = ", ".join(("name", *self.columns))
+        rest = {"...": f"{len(self) - few} more"} if len(self) > few else {}
+        return facts_html(f"{len(self)} parcels", {"id": head, **rows, **rest})
 
     def with_ids(self, ids: NDArray[np.int32]) -> LabelTable:
         """The table of these ids: known ones as they are, others called ``"Parcel <id>"``.

@@ -11,14 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmristore.model.space import NeuroSpace
+from fmristore.model.thumbnail import slice_picture
 from fmristore.model.voxels import VoxelSet
+from fmristore.planning.anatomy import display_axes
+from fmristore.planning.pictures import facts_html, label_colors
 from fmristore.sources.door import load_volume, open_if_path
 from fmristore.sources.labels import Column, LabelTable, ParcellationWarning, read_table, warn
 from fmristore.sources.masks import mask_array
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["Parcellation", "ParcellationWarning", "find_parcel", "find_parcels"]
+__all__ = ["Parcellation", "ParcellationWarning", "find_parcel", "find_parcels", "parcels_picture"]
 
 _LARGEST_ID = 2**31 - 1
 _TOLERANCE = 0.01
@@ -200,6 +203,18 @@ class Parcellation:
     def __repr__(self) -> str:
         return f"Parcellation({len(self)} parcels, {len(self.voxels)} voxels, {self.space!r})"
 
+    def _repr_html_(self) -> str:
+        few = 5
+        rest = ", ..." if len(self) > few else ""
+        facts = {
+            "parcels": len(self),
+            "names": ", ".join(self.names[:few]) + rest,
+            "voxels": f"{len(self.voxels)} of {self.labels.size}",
+            "grid": " x ".join(map(str, self.space.spatial_shape)),
+            "orientation": self.space.orientation,
+        }
+        return facts_html("Parcellation", facts, parcels_picture(self))
+
     @property
     def ids(self) -> NDArray[np.int32]:
         """(K,) ids of the parcels, ascending."""
@@ -331,6 +346,15 @@ class Parcellation:
             and np.array_equal(self.ids, other.ids)
             and np.array_equal(self.labels, other.labels)
         )
+
+
+def parcels_picture(parcellation: Parcellation) -> str:
+    """HTML of the axial slice with the most labelled voxels, a colour for each parcel."""
+    space = parcellation.space
+    through = display_axes(space.affine)[2].axis
+    others = tuple(a for a in range(3) if a != through)
+    most = int((parcellation.labels != 0).sum(axis=others).argmax())
+    return slice_picture(label_colors(np.take(parcellation.labels, most, axis=through)), space)
 
 
 def find_parcel(table: LabelTable, key: Any) -> int:

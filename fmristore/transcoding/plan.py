@@ -10,6 +10,7 @@ from typing import Any
 
 from fmristore.formats.r_common import R_NUMBERS
 from fmristore.planning.layout import AXES, Access, canonical_axes
+from fmristore.planning.pictures import report_html
 from fmristore.transcoding.arrays import ArrayStep, TargetKind, plan_array
 from fmristore.transcoding.copies import arrange, named_replicas
 from fmristore.transcoding.fill_values import for_target
@@ -91,6 +92,9 @@ class TranscodePlan:
     def __repr__(self) -> str:
         size = f"{len(self.arrays)} arrays, {self.nbytes} bytes, {len(self.losses)} losses"
         return f"<{type(self).__name__}: {shown(f'{self.source} -> {self.target}')}: {size}>"
+
+    def _repr_html_(self) -> str:
+        return report_html(type(self).__name__, str(self))
 
     def __str__(self) -> str:
         lines = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fmristore.planning.pictures import report_html
 from fmristore.transcoding.plan import TranscodePlan
 from fmristore_stores.shown import shown
 
@@ -48,6 +49,9 @@ class TranscodeReport:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self}>"
+
+    def _repr_html_(self) -> str:
+        return report_html(type(self).__name__, str(self))
 
     def __str__(self) -> str:
         copied = f"{len(self.kept)} copied verbatim, {len(self.converted)} converted"

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fmristore.planning.pictures import report_html
 from fmristore.planning.text import size_text
 from fmristore_stores.errors import FmristoreError
 from fmristore_stores.shown import shown
@@ -84,6 +85,9 @@ class VerifyReport:
     def __repr__(self) -> str:
         found = f"{len(self.problems)} problems, {len(self.notes)} notes, {self.arrays} arrays"
         return f"<{type(self).__name__}: {shown(self.url)}: {found}>"
+
+    def _repr_html_(self) -> str:
+        return report_html(type(self).__name__, str(self))
 
     def __bool__(self) -> bool:
         return self.ok

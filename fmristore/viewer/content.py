@@ -74,7 +74,7 @@ def _lengths(axes: list[str], lengths: list[int]) -> str:
 
 def standardised(values: AnyArray) -> AnyArray:
     """Rows as z-scores in steps of 3/127, int8; what does not vary is 0."""
-    found = np.nan_to_num(values.astype("f4"))
+    found = np.nan_to_num(values.astype("f8"), posinf=0.0, neginf=0.0)
     found -= found.mean(axis=1, keepdims=True)
     spread = found.std(axis=1, keepdims=True)
     found /= np.where(spread > 0, spread, 1)
@@ -137,7 +137,8 @@ class Content:
             raise InvalidInputError(
                 f"{name}: expected the parameters {', '.join(wanted) or 'none'}"
             )
-        with self._lock, self._stored.stats.watch() as read:
+        # Values of any size may be stored; what overflows is infinite on the page, too.
+        with self._lock, np.errstate(all="ignore"), self._stored.stats.watch() as read:
             started = time.perf_counter()
             value = call(*(given[key] for key in wanted))
             seconds = time.perf_counter() - started

@@ -60,7 +60,8 @@ def make_document(stored: StoredObject, max_bytes: int, start: Start | None = No
         "remote": None,
     }
     share = max_bytes // max(1, len(chosen))
-    layers = [_embedded(open_layer(stored, number), share) for number in chosen]
+    with np.errstate(all="ignore"):  # as `Content`
+        layers = [_embedded(open_layer(stored, number), share) for number in chosen]
     style, *scripts = (page_file(name).decode() for name in (STYLE, *SCRIPTS))
     data = json.dumps({"about": facts, "layers": layers}).replace("<", "\\u003c")
     head = (

@@ -232,3 +232,21 @@ def test_command_serves_until_it_is_interrupted(
     run = CliRunner().invoke(app, ["view", str(tmp_path / "a.h5"), "--no-open"])
     assert run.exit_code == 0, run.output
     assert run.stdout.startswith("http://127.0.0.1:")
+
+
+def test_values_that_are_no_number_or_too_large(tmp_path: Path) -> None:
+    values = np.full((3, 3, 3, 4), 1e300)
+    values[0, 0, 0] = (np.nan, np.inf, -np.inf, 1e308)
+    values[1] = -1e300
+    with fs.NeuroVec.create(values, tmp_path / "a.h5", space=np.eye(4)) as bold:
+        content = Content(bold)
+        place = {"layer": 0, "x": 0, "y": 0, "z": 0}
+        assert np.array_equal(
+            content.answer("series", place).value, values[0, 0, 0], equal_nan=True
+        )
+        assert content.answer("carpet", {"layer": 0}).value.dtype == np.int8
+        assert np.isinf(
+            content.answer("plane", {"layer": 0, "axis": 0, "index": 1, "step": 0}).value
+        ).all()
+        json.loads(Page(make_document(bold, 1 << 20).decode()).data)
+        assert "<img" in bold._repr_html_()

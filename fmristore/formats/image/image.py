@@ -36,6 +36,7 @@ from fmristore.planning.indexing import AxisPart, bounds
 from fmristore.planning.layout import canonical_axes
 from fmristore.planning.memory import within
 from fmristore.planning.options import LayoutOptions, WriteOptions, takes
+from fmristore.planning.pictures import AxisChunks, axis_chunks
 from fmristore.planning.rechunk import read_in_blocks
 from fmristore.planning.streams import streaming
 from fmristore.planning.text import parse_size
@@ -308,6 +309,12 @@ class DenseImage(GridView):
             others = (*stored[:listed], *stored[listed + 1 :])
             cost = reader.cost_points((listed,), stored[listed][:, None], others)
         return cost, chunk_count(array), array.path if self._parts.copies else None
+
+    def _touched(self, region: Sequence[AxisPart]) -> tuple[AxisChunks, ...]:
+        """Docstring inherited."""
+        reader = self._replica_for(dict(zip(self.axes, region, strict=True))).reader
+        size = dict(zip(reader.spec.dims, reader.spec.layout.chunks, strict=True))
+        return axis_chunks(self.axes, self.shape, [size[d] for d in self.axes], region)
 
     def _replica_for(self, parts: Mapping[str, AxisPart]) -> StoredArray:
         return self._copies.for_region({d: bounds(part) for d, part in parts.items()})

@@ -315,6 +315,11 @@ class LabeledVolumeSet(MaskedObject):
         facts = {"shape": list(self.shape), "dtype": str(self.dtype)}
         return self._described(facts | self._mask_facts() | {"labels": first_few(self.labels)})
 
+    def _storage_facts(self) -> dict[str, str]:
+        few = first_few(self.labels)
+        rest = ", ..." if few["count"] > len(few["first"]) else ""
+        return {"labels": ", ".join(few["first"]) + rest, **super()._storage_facts()}
+
     def check(self) -> None:
         """Docstring inherited."""
         super().check()

@@ -19,7 +19,7 @@ from fmristore.formats.parcellated.reduce import ScanKind
 from fmristore.formats.registry import Layout
 from fmristore.model.space import NeuroSpace
 from fmristore.sources.labels import LabelTable
-from fmristore.sources.parcellation import Parcellation, find_parcel
+from fmristore.sources.parcellation import Parcellation, find_parcel, parcels_picture
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
@@ -214,6 +214,9 @@ class ParcellatedBase(StoredObject):
             If there is no such parcel, or several have the name.
         """
         return find_parcel(self.table, key)
+
+    def _picture(self) -> str:
+        return parcels_picture(self.parcellation)
 
     def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (self,), {

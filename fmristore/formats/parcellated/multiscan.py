@@ -42,7 +42,7 @@ from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
 from fmristore.sources.door import check_order
 from fmristore.sources.labels import LabelTable
-from fmristore.sources.parcellation import Parcellation
+from fmristore.sources.parcellation import Parcellation, parcels_picture
 from fmristore_stores.errors import (
     ChangedError,
     FmristoreError,
@@ -372,6 +372,9 @@ class ParcellatedMultiScan(StoredObject):
     def check(self) -> None:
         """Docstring inherited."""
         self.parcellation  # noqa: B018 - reading it checks it
+
+    def _picture(self) -> str:
+        return parcels_picture(self.parcellation)
 
     def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         metadata = {name: scan.metadata for name, scan in self.items()}
