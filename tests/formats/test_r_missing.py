@@ -148,7 +148,7 @@ def test_missing_values_stay_missing_elsewhere(
             np.testing.assert_array_equal(np.asarray(moved), EXPECTED)
         with image.to_dense(tmp_path / "dense.zarr") as dense:
             np.testing.assert_array_equal(np.asarray(dense), EXPECTED)
-    with fs.NeuroVec.create(tmp_path / "back.h5", tmp_path / "a.nii") as back:
+    with fs.NeuroVec.create(tmp_path / "a.nii", tmp_path / "back.h5") as back:
         np.testing.assert_array_equal(np.asarray(back), EXPECTED)
 
 
@@ -165,7 +165,7 @@ def test_reductions_see_that_values_are_missing(tmp_path: Path) -> None:
 
 def test_what_fmristore_wrote_keeps_its_type(tmp_path: Path) -> None:
     values = np.arange(24, dtype="i4").reshape(*SHAPE, 2)
-    with fs.NeuroVec.create(tmp_path / "a.h5", values, space=np.eye(4), profile="r") as image:
+    with fs.NeuroVec.create(values, tmp_path / "a.h5", space=np.eye(4), profile="r") as image:
         assert image.dtype == np.int32
         np.testing.assert_array_equal(np.asarray(image), values)
     with h5py.File(tmp_path / "a.h5", "r+") as file:
@@ -176,7 +176,7 @@ def test_what_fmristore_wrote_keeps_its_type(tmp_path: Path) -> None:
         assert image.raw[0, 0, 0, 0] == NA
     values[0, 0, 0, 0] = NA
     with pytest.raises(InvalidInputError, match="no whole number"):
-        fs.NeuroVec.create(tmp_path / "b.h5", values, space=np.eye(4), profile="r")
+        fs.NeuroVec.create(values, tmp_path / "b.h5", space=np.eye(4), profile="r")
 
 
 def test_integers_of_64_bits_that_are_missing(tmp_path: Path) -> None:
