@@ -1,8 +1,9 @@
-"""nilearn's maskers on runs of any size: blocks of volumes pass through, the run is never loaded.
+"""nilearn's maskers and first-level model on runs of any size: a run is never loaded.
 
-Names, parameters, results and reports are nilearn's, and so are all computations: each block of
-volumes is extracted by nilearn's own masker, and the series are cleaned by `nilearn.signal.clean`.
-Importing this package calls `fmristore.register`.
+Names, parameters, results and reports are nilearn's, and so are all computations: blocks of volumes
+are extracted by nilearn's own maskers, series cleaned by `nilearn.signal.clean`, and models fitted
+to some voxels at a time. `correlation_maps` and `reduced_run` do for all voxels what nilearn's
+examples do with series in memory. Importing this package calls `fmristore.register`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ except ImportError as error:
 
 from fmristore.backends.nibabel import register
 from fmristore.nilearn.glm import FirstLevelModel
+from fmristore.nilearn.maps import correlation_maps, reduced_run
 from fmristore.nilearn.maskers import (
     NiftiLabelsMasker,
     NiftiMapsMasker,
@@ -29,6 +31,8 @@ __all__ = [
     "NiftiMapsMasker",
     "NiftiMasker",
     "NiftiSpheresMasker",
+    "correlation_maps",
+    "reduced_run",
 ]
 
 register()

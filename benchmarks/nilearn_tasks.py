@@ -1,0 +1,234 @@
+"""What users of nilearn do, there and in `fmristore.nilearn`: lines, seconds, memory, equality.
+
+``python -m benchmarks.nilearn_tasks [options]``
+prints a table in Markdown. Every task runs in a process of its own, the engines in turn, with real
+runs: those of the folder ``data/real`` that `FMRISTORE_SHARED_DATA` names. Starting Python and
+importing is not counted, nor converting the runs to stores, which are kept in ``--stores``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import statistics
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from nilearn import glm, image, maskers
+from nilearn.connectome import ConnectivityMeasure
+from sklearn.decomposition import PCA
+
+import fmristore as fs
+from benchmarks.apart import run_apart
+from fmristore import nilearn as streamed
+from fmristore_stores.protocol import AnyArray
+
+__all__ = ["TASKS", "Data", "main", "prepare"]
+
+CLEANING = {"standardize": "zscore_sample", "detrend": True}
+SEED = [(9.0, -60.0, 0.0)]
+ENGINES = ("nilearn .nii.gz", "fmristore .nii.gz", "fmristore .h5")
+
+
+class Data(NamedTuple):
+    """Files of a task."""
+
+    run: str
+    runs: list[str]
+    """Of one subject, on one grid."""
+    mask: str
+    labels: str
+    events: pd.DataFrame
+
+
+# Each task in nilearn, and here -----------------------------------------------------------------
+
+
+def masker_nilearn(data: Data) -> AnyArray:
+    masker = maskers.NiftiMasker(data.mask, **CLEANING)
+    return masker.fit_transform(data.run)
+
+
+def masker_fmristore(data: Data) -> AnyArray:
+    masker = streamed.NiftiMasker(data.mask, **CLEANING)
+    return masker.fit_transform(data.run)
+
+
+def labels_nilearn(data: Data) -> AnyArray:
+    masker = maskers.NiftiLabelsMasker(data.labels, **CLEANING)
+    return masker.fit_transform(data.run)
+
+
+def labels_fmristore(data: Data) -> AnyArray:
+    masker = streamed.NiftiLabelsMasker(data.labels, **CLEANING)
+    return masker.fit_transform(data.run)
+
+
+def glm_nilearn(data: Data) -> AnyArray:
+    model = glm.first_level.FirstLevelModel(t_r=2.0, mask_img=data.mask)
+    model.fit(data.run, data.events)
+    return model.compute_contrast("face - house").get_fdata()
+
+
+def glm_fmristore(data: Data) -> AnyArray:
+    model = streamed.FirstLevelModel(t_r=2.0, mask_img=data.mask)
+    model.fit(data.run, data.events)
+    return model.compute_contrast("face - house").get_fdata()
+
+
+def connectivity_nilearn(data: Data) -> AnyArray:
+    series = maskers.NiftiLabelsMasker(data.labels, **CLEANING).fit_transform(data.run)
+    measure = ConnectivityMeasure(kind="correlation", standardize="zscore_sample")
+    return measure.fit_transform([series])[0]
+
+
+def connectivity_fmristore(data: Data) -> AnyArray:
+    series = streamed.NiftiLabelsMasker(data.labels, **CLEANING).fit_transform(data.run)
+    measure = ConnectivityMeasure(kind="correlation", standardize="zscore_sample")
+    return measure.fit_transform([series])[0]
+
+
+def seed_nilearn(data: Data) -> AnyArray:
+    seed = maskers.NiftiSpheresMasker(SEED, radius=8, **CLEANING).fit_transform(data.run)
+    masker = maskers.NiftiMasker(data.mask, **CLEANING)
+    series = masker.fit_transform(data.run)
+    correlation = np.dot(series.T, seed) / (len(seed) - 1)
+    return masker.inverse_transform(correlation.T).get_fdata()
+
+
+def seed_fmristore(data: Data) -> AnyArray:
+    seed = streamed.NiftiSpheresMasker(SEED, radius=8, **CLEANING).fit_transform(data.run)
+    masker = streamed.NiftiMasker(data.mask, **CLEANING).fit()
+    return streamed.correlation_maps(data.run, seed, masker).get_fdata()
+
+
+def pca_nilearn(data: Data) -> AnyArray:
+    masker = maskers.NiftiMasker(data.mask, **CLEANING)
+    found = PCA(10, svd_solver="full").fit(masker.fit_transform(data.run))
+    sizes = found.singular_values_[:, np.newaxis]
+    return masker.inverse_transform(found.components_ * sizes).get_fdata()
+
+
+def pca_fmristore(data: Data) -> AnyArray:
+    masker = streamed.NiftiMasker(data.mask, **CLEANING).fit()
+    return streamed.reduced_run(data.run, masker, 10).get_fdata()
+
+
+def mean_nilearn(data: Data) -> AnyArray:
+    return image.mean_img(data.runs, copy_header=True).get_fdata()
+
+
+def mean_fmristore(data: Data) -> AnyArray:
+    means = [fs.open(run).mean(axis=3) for run in data.runs]
+    return np.mean(means, axis=0)
+
+
+TASKS: dict[str, tuple[Callable[[Data], AnyArray], Callable[[Data], AnyArray]]] = {
+    "masker": (masker_nilearn, masker_fmristore),
+    "labels": (labels_nilearn, labels_fmristore),
+    "GLM, AR(1)": (glm_nilearn, glm_fmristore),
+    "connectivity": (connectivity_nilearn, connectivity_fmristore),
+    "seed map": (seed_nilearn, seed_fmristore),
+    "PCA": (pca_nilearn, pca_fmristore),
+    "group mean": (mean_nilearn, mean_fmristore),
+}
+"""Each as nilearn does it, and here."""
+
+
+def _lines(function: Callable[..., Any]) -> int:
+    """Lines of a task, without its first."""
+    return len(inspect.getsource(function).rstrip().splitlines()) - 1
+
+
+# One task, in a process of its own --------------------------------------------------------------
+
+
+def _data(folder: Path, stores: Path | None) -> Data:
+    bold = folder / "bold"
+
+    def place(name: str) -> str:
+        return str(bold / f"{name}.nii.gz" if stores is None else stores / f"{name}.h5")
+
+    run = "sub-02_task-oneback_run-1"
+    events = pd.read_csv(bold / f"{run}_events.tsv", sep="\t")
+    labels = "sub-02_task-oneback_desc-schaefer200notregistered_dseg.nii.gz"
+    return Data(
+        place(f"{run}_bold"),
+        [place(f"sub-prisma_run-{name}") for name in ("1_acq-pcasl2d", "2_acq-pasl2d")],
+        str(folder / "masks" / "sub-02_task-oneback_desc-otsu_mask.nii.gz"),
+        str(folder / "atlases" / labels),
+        events[["onset", "duration", "trial_type"]],
+    )
+
+
+def prepare(task: str, engine: str, folder: str, stores: str, out: str) -> Callable[[], None]:
+    """The work of one engine; what it finds is saved."""
+    warnings.simplefilter("ignore")
+    data = _data(Path(folder), Path(stores) if engine.endswith(".h5") else None)
+    function = TASKS[task][engine.startswith("fmristore")]
+    fs.register()
+    return lambda: np.save(out, function(data))
+
+
+def _difference(found: AnyArray, wanted: AnyArray, *, signed: bool) -> float:
+    """Largest difference, as a part of the largest value."""
+    if not signed:  # components have arbitrary signs
+        signs = np.sign((found * wanted).sum(axis=(0, 1, 2)))
+        found = found * signs
+    largest = np.nanmax(np.abs(wanted))
+    return float(np.nanmax(np.abs(found - wanted)) / largest)
+
+
+def _rows(task: str, folder: Path, stores: Path, rounds: int) -> list[str]:
+    engines = [e for e in ENGINES if task != "group mean" or e != "fmristore .nii.gz"]
+    taken: dict[str, list[Any]] = {engine: [] for engine in engines}
+    for _ in range(rounds):
+        for engine in engines:
+            out = stores / f"{engine}.npy"
+            given = {"task": task, "engine": engine, "folder": folder, "stores": stores}
+            taken[engine].append(run_apart("benchmarks.nilearn_tasks", "prepare", **given, out=out))
+    wanted = np.load(stores / f"{ENGINES[0]}.npy")
+    rows = []
+    for engine, measured in taken.items():
+        found = np.load(stores / f"{engine}.npy")
+        difference = _difference(found, wanted, signed=task != "PCA")
+        lines = _lines(TASKS[task][engine.startswith("fmristore")])
+        seconds = statistics.median(one.seconds for one in measured)
+        peak = max(one.peak_bytes for one in measured) / 1e6
+        same = "" if engine == ENGINES[0] else f"{difference:.0e}"
+        rows.append(f"| {task} | {engine} | {lines} | {seconds:.2f} | {peak:.0f} | {same} |")
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    shared = os.environ.get("FMRISTORE_SHARED_DATA", str(beside))
+    parser.add_argument("--data", type=Path, default=Path(shared) / "data" / "real")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--stores", type=Path)
+    options = parser.parse_args(arguments)
+    print("| task | engine | lines | seconds | peak MB | largest difference |")
+    print("|---|---|---:|---:|---:|---:|", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        stores = options.stores or Path(name)
+        data = _data(options.data, None)
+        for run in (data.run, *data.runs):
+            store = stores / Path(run).name.replace(".nii.gz", ".h5")
+            if not store.exists():
+                fs.convert(run, store).close()
+        for task in options.only:
+            for row in _rows(task, options.data, stores, options.rounds):
+                print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
