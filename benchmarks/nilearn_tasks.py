@@ -50,51 +50,51 @@ class Data(NamedTuple):
 # Each task in nilearn, and here -----------------------------------------------------------------
 
 
-def masker_nilearn(data: Data) -> AnyArray:
+def masker_nilearn(data: Data) -> Any:
     masker = maskers.NiftiMasker(data.mask, **CLEANING)
     return masker.fit_transform(data.run)
 
 
-def masker_fmristore(data: Data) -> AnyArray:
+def masker_fmristore(data: Data) -> Any:
     masker = streamed.NiftiMasker(data.mask, **CLEANING)
     return masker.fit_transform(data.run)
 
 
-def labels_nilearn(data: Data) -> AnyArray:
+def labels_nilearn(data: Data) -> Any:
     masker = maskers.NiftiLabelsMasker(data.labels, **CLEANING)
     return masker.fit_transform(data.run)
 
 
-def labels_fmristore(data: Data) -> AnyArray:
+def labels_fmristore(data: Data) -> Any:
     masker = streamed.NiftiLabelsMasker(data.labels, **CLEANING)
     return masker.fit_transform(data.run)
 
 
-def glm_nilearn(data: Data) -> AnyArray:
+def glm_nilearn(data: Data) -> Any:
     model = glm.first_level.FirstLevelModel(t_r=2.0, mask_img=data.mask)
     model.fit(data.run, data.events)
     return model.compute_contrast("face - house").get_fdata()
 
 
-def glm_fmristore(data: Data) -> AnyArray:
+def glm_fmristore(data: Data) -> Any:
     model = streamed.FirstLevelModel(t_r=2.0, mask_img=data.mask)
     model.fit(data.run, data.events)
     return model.compute_contrast("face - house").get_fdata()
 
 
-def connectivity_nilearn(data: Data) -> AnyArray:
+def connectivity_nilearn(data: Data) -> Any:
     series = maskers.NiftiLabelsMasker(data.labels, **CLEANING).fit_transform(data.run)
     measure = ConnectivityMeasure(kind="correlation", standardize="zscore_sample")
     return measure.fit_transform([series])[0]
 
 
-def connectivity_fmristore(data: Data) -> AnyArray:
+def connectivity_fmristore(data: Data) -> Any:
     series = streamed.NiftiLabelsMasker(data.labels, **CLEANING).fit_transform(data.run)
     measure = ConnectivityMeasure(kind="correlation", standardize="zscore_sample")
     return measure.fit_transform([series])[0]
 
 
-def seed_nilearn(data: Data) -> AnyArray:
+def seed_nilearn(data: Data) -> Any:
     seed = maskers.NiftiSpheresMasker(SEED, radius=8, **CLEANING).fit_transform(data.run)
     masker = maskers.NiftiMasker(data.mask, **CLEANING)
     series = masker.fit_transform(data.run)
@@ -102,34 +102,34 @@ def seed_nilearn(data: Data) -> AnyArray:
     return masker.inverse_transform(correlation.T).get_fdata()
 
 
-def seed_fmristore(data: Data) -> AnyArray:
+def seed_fmristore(data: Data) -> Any:
     seed = streamed.NiftiSpheresMasker(SEED, radius=8, **CLEANING).fit_transform(data.run)
     masker = streamed.NiftiMasker(data.mask, **CLEANING).fit()
     return streamed.correlation_maps(data.run, seed, masker).get_fdata()
 
 
-def pca_nilearn(data: Data) -> AnyArray:
+def pca_nilearn(data: Data) -> Any:
     masker = maskers.NiftiMasker(data.mask, **CLEANING)
     found = PCA(10, svd_solver="full").fit(masker.fit_transform(data.run))
     sizes = found.singular_values_[:, np.newaxis]
     return masker.inverse_transform(found.components_ * sizes).get_fdata()
 
 
-def pca_fmristore(data: Data) -> AnyArray:
+def pca_fmristore(data: Data) -> Any:
     masker = streamed.NiftiMasker(data.mask, **CLEANING).fit()
     return streamed.reduced_run(data.run, masker, 10).get_fdata()
 
 
-def mean_nilearn(data: Data) -> AnyArray:
+def mean_nilearn(data: Data) -> Any:
     return image.mean_img(data.runs, copy_header=True).get_fdata()
 
 
-def mean_fmristore(data: Data) -> AnyArray:
-    means = [fs.open(run).mean(axis=3) for run in data.runs]
+def mean_fmristore(data: Data) -> Any:
+    means = [fs.open(run).mean(axis=3, max_memory="32MiB") for run in data.runs]
     return np.mean(means, axis=0)
 
 
-TASKS: dict[str, tuple[Callable[[Data], AnyArray], Callable[[Data], AnyArray]]] = {
+TASKS: dict[str, tuple[Callable[[Data], Any], Callable[[Data], Any]]] = {
     "masker": (masker_nilearn, masker_fmristore),
     "labels": (labels_nilearn, labels_fmristore),
     "GLM, AR(1)": (glm_nilearn, glm_fmristore),

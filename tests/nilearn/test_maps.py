@@ -84,7 +84,7 @@ class TestCorrelationMaps:
 
     def test_of_a_seed_in_a_smoothed_scrubbed_run(self, folder: Path) -> None:
         keep = np.delete(np.arange(TIMES), [3, 4, 20])
-        given = {
+        given: dict[str, Any] = {
             "confounds": np.random.default_rng(1).normal(size=(TIMES, 2)),
             "sample_mask": keep,
         }
