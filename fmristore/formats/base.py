@@ -700,7 +700,7 @@ class StoredObject(ABC):
         """How the main array is cut into chunks, as SVG."""
         for array in self.primary_arrays[:1]:
             spec = array.reader.spec
-            if spec.shape and math.prod(spec.shape):
+            if spec.shape and spec.nbytes:
                 names = spec.dims or tuple(map(str, range(len(spec.shape))))
                 return chunk_svg(axis_chunks(names, spec.shape, spec.layout.chunks))
         return ""

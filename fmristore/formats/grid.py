@@ -48,7 +48,14 @@ from fmristore_stores.protocol import AnyArray
 if TYPE_CHECKING:
     from fmristore.nifti import NiftiHeader
 
-__all__ = ["GridView", "VoxelSelection", "parse_points", "parse_series", "write_source"]
+__all__ = [
+    "GridView",
+    "VoxelSelection",
+    "parse_points",
+    "parse_series",
+    "spread_over",
+    "write_source",
+]
 
 _WRITE_BYTES = 1 << 23
 """Volumes that are handed to the NIfTI writer at a time."""
@@ -305,6 +312,40 @@ class GridView(StoredObject):
         values = self.read_points(points, part.region[0], dtype=dtype, raw=raw)
         result: AnyArray = values[part.finish]
         return result[:, 0] if request.single else result
+
+    def sample_series(self, *, voxels: int = 800, volumes: int = 1200) -> AnyArray:
+        """Series of voxels spread over the image, for a carpet plot.
+
+        Parameters
+        ----------
+        voxels : int
+            How many at most: of those that vary, the ones with the largest means, in order of
+            their place; of an image that is stored by voxel, evenly spread rows.
+        volumes : int
+            How many at most, evenly spread.
+
+        Returns
+        -------
+        ndarray, (n, t)
+
+        Raises
+        ------
+        InvalidInputError
+            If it is a single volume.
+        CorruptDataError
+            If a chunk is damaged or missing.
+
+        Notes
+        -----
+        Reads about all chunks; memory is bounded by the result and the chunks in work.
+        """
+        times = slice(None, None, -(-self.shape[-1] // max(1, volumes)))
+        points = spread_over(self.shape[:3], 3 * voxels)
+        values = self.series(points, times=times).T
+        sizes = np.nan_to_num(np.abs(values) if values.dtype.kind == "c" else values)
+        rows = np.flatnonzero((sizes != sizes[:, :1]).any(axis=1))
+        order = np.argsort(sizes[rows].mean(axis=1, dtype="f8"))
+        return cast("AnyArray", values[np.sort(rows[order[-voxels:]])])
 
     def unmask(
         self,
@@ -602,6 +643,66 @@ class GridView(StoredObject):
 
         return to_nibabel(self)
 
+    def plot(
+        self,
+        kind: str | None = None,
+        *,
+        voxel: Sequence[int] | None = None,
+        volume: int | str = 0,
+        colors: Any = None,
+        window: tuple[float, float] | None = None,
+        figure: Any = None,
+    ) -> dict[str, Any]:
+        """Draw the image with matplotlib; left is on the left.
+
+        Parameters
+        ----------
+        kind : {"slices", "series", "carpet"}, optional
+            Three slices, the series of a voxel, or the series of many voxels as rows; slices and
+            series by default.
+        voxel : (x, y, z), optional
+            Through which slices go, and whose series is drawn; the middle by default.
+        volume : int or str
+            Of which slices are drawn; a map by its label.
+        colors : str or matplotlib.colors.Colormap, optional
+            Gray by default, and cold to hot around 0 for maps with both signs.
+        window : tuple of float, optional
+            Values drawn in the first and last colour; most of those in the slices by default.
+        figure : matplotlib.figure.Figure, optional
+            To draw in; a new one of pyplot by default.
+
+        Returns
+        -------
+        dict of str to matplotlib.axes.Axes
+            ``"sagittal"``, ``"coronal"``, ``"axial"``, ``"series"``, ``"carpet"``.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no such kind of plot, or the voxel is none.
+        SelectionError
+            If there is no such volume.
+        DependencyError
+            If matplotlib is not installed.
+
+        Notes
+        -----
+        Reads the slices and the series; a carpet plot reads about everything, in bounded memory.
+        Slices lie along the axes of the grid: for others, resample ``to_nibabel()`` with nilearn.
+        """
+        from fmristore.interop.matplotlib import Look, plot_image
+
+        number = self._axis_entry((..., volume))[-1]
+        number = parse_index((..., number), self.shape).region[-1].start if self.ndim == 4 else 0
+        return plot_image(
+            self,
+            kind,
+            volume=number,
+            look=Look(voxel, colors, window, figure),
+            runs=self._runs(),
+            names=self._last_names(),
+        )
+
     def to_dask(self, chunks: Any = "auto") -> Any:
         """Dask array of the image, whose blocks are made of whole stored chunks.
 
@@ -734,6 +835,15 @@ class GridView(StoredObject):
         if self.plan[tuple(index)].decoded_bytes > _THUMBNAIL_BYTES:
             return ""
         return slice_picture(gray_levels(self.read(tuple(index))), self.space, world)
+
+
+def spread_over(shape: Sequence[int], most: int) -> AnyArray:
+    """Voxels, (n, 3), at even distances in a grid: at most `most` of them."""
+    step = 1
+    while math.prod(-(-n // step) for n in shape) > max(1, most):
+        step += 1
+    axes = [np.arange(min(step // 2, n - 1), n, step) for n in shape]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
 
 
 def _whole(lengths: Sequence[int]) -> tuple[slice, ...]:

@@ -343,6 +343,13 @@ class VoxelView(GridView):
         cost = self.matrix.cost(np.sort(rows[rows >= 0]).astype(np.int64), columns)
         return cost, sum(chunk_count(array) for array in self.matrix.arrays), None
 
+    def sample_series(self, *, voxels: int = 800, volumes: int = 1200) -> AnyArray:
+        """Docstring inherited."""
+        count = len(self.voxels)
+        rows = np.unique(np.linspace(0, count - 1, min(count, voxels)).astype(int))
+        times = slice(None, None, -(-self.shape[-1] // max(1, volumes)))
+        return self.series(self.voxels[rows], times=times).T
+
     def stored_scaling(self, voxels: AnyArray) -> Scaling | None:
         """Docstring inherited."""
         return self.scaling if (self.voxel_set.rows(voxels) >= 0).all() else None

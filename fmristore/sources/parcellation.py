@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +24,8 @@ from fmristore_stores.protocol import AnyArray
 
 __all__ = ["Parcellation", "ParcellationWarning", "find_parcel", "find_parcels", "parcels_picture"]
 
+_DRAWING = "fmristore.interop.matplotlib"
+"""Draws parcels. It is above this module, and loaded by name when something is drawn."""
 _LARGEST_ID = 2**31 - 1
 _TOLERANCE = 0.01
 """By which labels of floating point may differ from whole numbers."""
@@ -318,6 +321,46 @@ class Parcellation:
         elif grid.dtype in (np.int64, np.uint64, np.float16):
             grid = grid.astype(np.float64)
         return library.Nifti1Image(grid, space.affine, space.to_header(grid.dtype))
+
+    def plot(
+        self,
+        values: Any = None,
+        *,
+        voxel: Sequence[int] | None = None,
+        colors: Any = None,
+        window: tuple[float, float] | None = None,
+        figure: Any = None,
+    ) -> dict[str, Any]:
+        """Draw the parcels with matplotlib, or one value for each of them; left is on the left.
+
+        Parameters
+        ----------
+        values : array_like, (K,), optional
+            See `to_volume`; a colour for each parcel by default.
+        voxel : (x, y, z), optional
+            Through which slices go; the middle of the parcels by default.
+        colors, window, figure
+            As of `NeuroVec.plot`.
+
+        Returns
+        -------
+        dict of str to matplotlib.axes.Axes
+            ``"sagittal"``, ``"coronal"``, ``"axial"``.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is not one value for each parcel.
+        DependencyError
+            If matplotlib is not installed.
+        """
+        drawing: Any = importlib.import_module(_DRAWING)
+        found = None if values is None else self.table.in_order(values)
+        if found is not None and found.shape != (len(self),):
+            raise InvalidInputError(f"values of shape {found.shape}: expected ({len(self)},)")
+        look = drawing.Look(voxel, colors, window, figure)
+        axes: dict[str, Any] = drawing.plot_parcels(self, found, look)
+        return axes
 
     def check_grid(self, space: NeuroSpace) -> None:
         """Check that an image lies on the grid of the labels.

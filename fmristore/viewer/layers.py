@@ -19,7 +19,6 @@ from fmristore.formats.parcellated.multiscan import ParcellatedMultiScan
 from fmristore.formats.parcellated.scan import ParcellatedScan
 from fmristore.formats.parcellated.summary import ParcellatedScanSummary
 from fmristore.formats.sequence.sequence import NeuroVecSeq
-from fmristore.formats.voxelwise import VoxelView
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.anatomy import display_axes, obliqueness
 from fmristore.sources.parcellation import Parcellation
@@ -294,15 +293,8 @@ class GridLayer(Layer):
         """Docstring inherited."""
         if self.kind != "time" or self.length < 2:
             return super().carpet()
-        if isinstance(self.stored, VoxelView):
-            stored = self.stored.voxels
-            rows = np.linspace(0, len(stored) - 1, min(len(stored), _CARPET_VOXELS)).astype(int)
-            voxels = stored[rows]
-        else:
-            voxels = _lattice(self.shape, 3 * _CARPET_VOXELS)
-        times = slice(None, None, -(-self.length // _CARPET_TIMES))
-        values = _real(self.stored.series(voxels, times=times)).astype("f4").T
-        return values if isinstance(self.stored, VoxelView) else _brightest(values, _CARPET_VOXELS)
+        found = self.stored.sample_series(voxels=_CARPET_VOXELS, volumes=_CARPET_TIMES)
+        return _real(found)
 
     @property
     def chunks(self) -> tuple[int, ...] | None:
@@ -341,23 +333,6 @@ def _cost(stored: GridView, name: str, index: Any) -> dict[str, Any]:
     }
 
 
-def _lattice(shape: tuple[int, int, int], most: int) -> AnyArray:
-    """Up to `most` voxels spread evenly over a grid, (n, 3)."""
-    step = 1
-    while np.prod([-(-n // step) for n in shape]) > most:
-        step += 1
-    axes = [np.arange(min(step // 2, n - 1), n, step) for n in shape]
-    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
-
-
-def _brightest(values: AnyArray, most: int) -> AnyArray:
-    """Up to `most` rows that vary, the ones with the largest means, in their order."""
-    rows = np.flatnonzero(np.ptp(np.nan_to_num(values), axis=1) > 0)
-    means = np.nan_to_num(values[rows]).mean(axis=1)
-    rows = np.sort(rows[np.argsort(means)[-most:]])
-    return values[rows]
-
-
 class ComponentLayer(Layer):
     """Loadings of a latent representation: a map and a time course for each component."""
 
@@ -386,12 +361,7 @@ class ComponentLayer(Layer):
 
     def plane(self, axis: int, index: int, step: int) -> AnyArray:
         """Docstring inherited."""
-        rows = np.take(self.stored.voxel_set.row_of, index, axis=axis)
-        order = np.unique(rows[rows >= 0]).astype(np.int64)
-        found = self.stored.loadings.read(order, slice(step, step + 1, 1))[:, 0]
-        values = np.zeros(rows.shape, "f4")
-        values[rows >= 0] = found[np.searchsorted(order, rows[rows >= 0])]
-        return values
+        return self.stored.loadings_slice(step, axis, index)
 
     def series(self, voxel: tuple[int, int, int]) -> AnyArray:
         """Docstring inherited."""

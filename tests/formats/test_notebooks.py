@@ -71,7 +71,7 @@ def test_plans_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     with WRITERS["maskedneurovec"](tmp_path / "b.h5") as masked:
         assert "<svg" not in masked.plan[1, 2, 3]._repr_html_()
         assert "not blocks" in masked.plan[1, 2, 3].explain(draw=True)
-    shown = [fs.verify(url), fs.transcode(url, tmp_path / "c.zarr"), fs.virtualize(url)]
+    shown: list[Any] = [fs.verify(url), fs.transcode(url, tmp_path / "c.zarr"), fs.virtualize(url)]
     for report in shown:
         text = report._repr_html_()
         assert type(report).__name__ in text

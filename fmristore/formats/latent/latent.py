@@ -31,7 +31,8 @@ from fmristore.formats.voxel_source import VoxelReader, chosen_voxels, voxel_rea
 from fmristore.formats.voxelwise import VoxelView
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
-from fmristore.planning.indexing import AxisPart
+from fmristore.planning.anatomy import display_axes
+from fmristore.planning.indexing import AxisPart, parse_selection
 from fmristore.planning.memory import within
 from fmristore.planning.options import StoreOptions, takes
 from fmristore.planning.streams import streaming
@@ -160,6 +161,76 @@ class LatentView(VoxelView):
         if wanted.kind != "f":
             raise InvalidInputError(f"dtype {wanted}: expected a floating-point type")
         return self._factors.compute(rows, columns, wanted)
+
+    def loadings_slice(self, component: int, axis: int, index: int) -> AnyArray:
+        """Loadings of one component in a slice of the grid, 0 where there are none.
+
+        Parameters
+        ----------
+        component : int
+            Counted from 0.
+        axis : {0, 1, 2}
+            At right angles to the slice.
+        index : int
+            Of the slice, counted from 0.
+
+        Returns
+        -------
+        ndarray
+            The other two axes in their order.
+
+        Raises
+        ------
+        SelectionError
+            If there is no such component.
+        """
+        (part,) = parse_selection(component, (self.n_components,)).region
+        rows = np.take(self.voxel_set.row_of, index, axis=axis)
+        inside = rows >= 0
+        wanted, back = np.unique(rows[inside].astype(np.int64), return_inverse=True)
+        values = np.zeros(rows.shape, self.loadings.dtype)
+        values[inside] = self.loadings.read(wanted, slice(part.start, part.start + 1, 1))[back, 0]
+        return values
+
+    def plot(
+        self, kind: str | None = None, *, components: Sequence[int] | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Draw the run, or its components, with matplotlib.
+
+        Parameters
+        ----------
+        kind : {"slices", "series", "carpet", "components"}, optional
+            As of `GridView.plot`; ``"components"`` draws slices of the loadings and time courses.
+        components : sequence of int, optional
+            Which ones, counted from 0; the first five by default.
+        **options
+            ``voxel``, ``volume``, ``colors``, ``window``, ``figure``, as of `GridView.plot`.
+
+        Returns
+        -------
+        dict of str to matplotlib.axes.Axes
+            Of components ``"component 0"`` (the time course), ``"component 0 axial"`` and so on.
+
+        Raises
+        ------
+        InvalidInputError, SelectionError
+            If there is no such plot, voxel, volume or component.
+        DependencyError
+            If matplotlib is not installed.
+        """
+        if kind != "components":
+            return super().plot(kind, **options)
+        from fmristore.interop.matplotlib import Look, middle_voxel, plot_components
+
+        chosen = range(min(5, self.n_components)) if components is None else components
+        look = Look(**{name: value for name, value in options.items() if name != "volume"})
+        voxel = middle_voxel(look, self.space)
+        planes = {
+            k: [self.loadings_slice(k, a, voxel[a]) for a, _ in display_axes(self.affine)]
+            for k in chosen
+        }
+        basis = self.basis
+        return plot_components(self.space, planes, {k: basis[:, k] for k in chosen}, look)
 
     def reconstruction(
         self, *, voxel: Any = None, roi: Any = None, volume: int | None = None

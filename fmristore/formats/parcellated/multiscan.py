@@ -342,6 +342,36 @@ class ParcellatedMultiScan(StoredObject):
 
     # What it says of itself ----------------------------------------------------------------
 
+    def plot(self, kind: str | None = None, *, scan: str | None = None, **options: Any) -> Any:
+        """Draw one of the scans with matplotlib.
+
+        Parameters
+        ----------
+        kind : str, optional
+            As of `ParcellatedScanSummary.plot`, or for scans with all voxels as of `NeuroVec.plot`.
+        scan : str, optional
+            Its name; the first one by default.
+        **options
+            As of that plot.
+
+        Returns
+        -------
+        dict of str to matplotlib.axes.Axes
+
+        Raises
+        ------
+        SelectionError
+            If there is no such scan.
+        InvalidInputError
+            If it has no such plot.
+        DependencyError
+            If matplotlib is not installed.
+        """
+        if scan is None and not self.scan_names:
+            raise SelectionError("there is no scan to plot", url=self.url)
+        chosen = self[self.scan_names[0] if scan is None else scan]
+        return chosen.plot(**({} if kind is None else {"kind": kind}), **options)
+
     @property
     def part_names(self) -> tuple[str, ...]:
         """Names of the scans."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self, Unpack
 
 import numpy as np
@@ -160,6 +160,64 @@ class ParcellatedScanSummary(ParcellatedBase):
             If there is not one value for each parcel.
         """
         return self.parcellation.to_volume(self if values is None else values, fill=fill)
+
+    def plot(
+        self,
+        kind: str = "carpet",
+        *,
+        parcels: Any = None,
+        volume: int = 0,
+        voxel: Sequence[int] | None = None,
+        colors: Any = None,
+        window: tuple[float, float] | None = None,
+        figure: Any = None,
+    ) -> dict[str, Any]:
+        """Draw the series of parcels with matplotlib.
+
+        Parameters
+        ----------
+        kind : {"carpet", "series", "correlation", "parcels"}
+            Series as rows, as lines, their correlation matrix, or one volume on the parcels.
+        parcels : sequence of int or str, optional
+            Ids or names of those that are drawn; all by default.
+        volume : int
+            Which volume is drawn on the parcels.
+        voxel : (x, y, z), optional
+            Through which slices go; the middle of the parcels by default.
+        colors, window, figure
+            As of `NeuroVec.plot`.
+
+        Returns
+        -------
+        dict of str to matplotlib.axes.Axes
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no such kind of plot.
+        SelectionError
+            If there is no such parcel or volume.
+        DependencyError
+            If matplotlib is not installed.
+        """
+        if kind not in ("carpet", "series", "correlation", "parcels"):
+            raise InvalidInputError(
+                f"there is no plot {kind!r} of parcels; there are 'carpet', 'series', "
+                "'correlation' and 'parcels'",
+                url=self.url,
+            )
+        from fmristore.interop.matplotlib import Look, plot_parcels, plot_summary
+
+        look = Look(voxel, colors, window, figure)
+        if kind == "parcels":
+            return plot_parcels(self.parcellation, self[volume], look)
+        chosen = self.names
+        if parcels is not None:
+            keys = [parcels] if isinstance(parcels, str | int) else list(parcels)
+            chosen = tuple(self.names[k] for k in find_parcels(self.table, keys))
+            parcels = keys
+        values = self.series(parcels)
+        return plot_summary(values, chosen, kind, times=self.space.times, look=look)
 
     def to_numpy(self, dtype: DTypeLike | None = None) -> AnyArray:
         """All series, (T, K)."""
