@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -33,6 +34,15 @@ if TYPE_CHECKING:
     from fmristore.formats.parcellated.summary import ParcellatedScanSummary
     from fmristore.formats.sequence.sequence import NeuroVecSeq
 
+    _Runs: TypeAlias = (
+        list[str]
+        | list[Path]
+        | list[NeuroVec]
+        | list[object]
+        | tuple[object, ...]
+        | Mapping[str, object]
+    )
+
 # ruff: noqa: A001, A002 - fs.open(format=) is what users expect it to be called
 
 __all__ = [
@@ -41,6 +51,8 @@ __all__ = [
     "open_handle",
     "parcellate",
 ]
+
+Stored = TypeVar("Stored", bound=StoredObject)
 
 
 class _OpenOptions(TypedDict, total=False):
@@ -137,7 +149,9 @@ def open(
     Returns
     -------
     NeuroVol, NeuroVec or another registered format class
-        Reads when it is indexed; close it, or use it in a ``with`` statement.
+        Reads when it is indexed; close it, or use it in a ``with`` statement. Type checkers and
+        editors know the class by `format`, or by ``NeuroVec.open(url)``; without, only the file
+        says which one it is.
 
     Raises
     ------
@@ -173,6 +187,36 @@ def open(
         raise
 
 
+@overload
+def convert(
+    source: Stored,
+    url: str | os.PathLike[str],
+    *,
+    tr: float | None = None,
+    space_name: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    **options: Unpack[LayoutOptions],
+) -> Stored: ...
+@overload
+def convert(
+    source: _Runs,
+    url: str | os.PathLike[str],
+    *,
+    tr: float | None = None,
+    space_name: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    **options: Unpack[LayoutOptions],
+) -> NeuroVecSeq: ...
+@overload
+def convert(
+    source: Any,
+    url: str | os.PathLike[str],
+    *,
+    tr: float | None = None,
+    space_name: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    **options: Unpack[LayoutOptions],
+) -> Any: ...
 @takes(LayoutOptions)
 def convert(
     source: Any,

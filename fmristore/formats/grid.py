@@ -46,6 +46,10 @@ from fmristore_stores.io.ranges import ReadCost
 from fmristore_stores.protocol import AnyArray
 
 if TYPE_CHECKING:
+    import dask.array as dask_array
+    import nibabel
+    import xarray
+
     from fmristore.nifti import NiftiHeader
 
 __all__ = [
@@ -632,7 +636,7 @@ class GridView(StoredObject):
 
         return parse_header(fit_header(self.source_header, self.space, self.dtype))
 
-    def to_nibabel(self) -> Any:
+    def to_nibabel(self) -> nibabel.Nifti1Image:
         """Lazy nibabel image: reads, or computes, only what is asked of it.
 
         Returns
@@ -703,7 +707,7 @@ class GridView(StoredObject):
             names=self._last_names(),
         )
 
-    def to_dask(self, chunks: Any = "auto") -> Any:
+    def to_dask(self, chunks: Any = "auto") -> dask_array.Array:
         """Dask array of the image, whose blocks are made of whole stored chunks.
 
         Parameters
@@ -726,7 +730,7 @@ class GridView(StoredObject):
 
         return to_dask(self, chunks)
 
-    def to_xarray(self) -> Any:
+    def to_xarray(self) -> xarray.Dataset:
         """Lazy dataset of xarray with the image as ``data``.
 
         Returns
@@ -742,7 +746,10 @@ class GridView(StoredObject):
         """
         from fmristore.interop.datasets import xarray_module
 
-        return xarray_module().grid_dataset(self, runs=self._runs(), names=self._last_names())
+        made: xarray.Dataset = xarray_module().grid_dataset(
+            self, runs=self._runs(), names=self._last_names()
+        )
+        return made
 
     def _runs(self) -> Sequence[tuple[str, int, AnyArray | None]] | None:
         """Name, length and times of the runs along the last axis, if there are several."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fmristore_stores.errors import DependencyError
 
+if TYPE_CHECKING:
+    import dask.array as dask_array
+
 __all__ = ["concatenate", "to_dask"]
 
 
-def to_dask(stored: Any, chunks: Any = "auto") -> Any:
+def to_dask(stored: Any, chunks: Any = "auto") -> dask_array.Array:
     """Dask array of a stored object, whose blocks are made of whole stored chunks.
 
     Parameters
@@ -40,12 +43,14 @@ def to_dask(stored: Any, chunks: Any = "auto") -> Any:
         raise DependencyError('this needs dask: pip install "fmristore[dask]"') from error
     da: Any = dask.array
     meta = np.empty((0,) * len(stored.shape), stored.dtype)
-    return da.from_array(copy.copy(stored), chunks=chunks, fancy=False, meta=meta)
+    made: dask_array.Array = da.from_array(copy.copy(stored), chunks=chunks, fancy=False, meta=meta)
+    return made
 
 
-def concatenate(arrays: Sequence[Any], axis: int) -> Any:
+def concatenate(arrays: Sequence[Any], axis: int) -> dask_array.Array:
     """Dask arrays behind each other."""
     import dask.array
 
     da: Any = dask.array
-    return da.concatenate(arrays, axis=axis)
+    made: dask_array.Array = da.concatenate(arrays, axis=axis)
+    return made

@@ -13,6 +13,8 @@ from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
 
 if TYPE_CHECKING:
+    import nibabel
+
     from fmristore.model.space import NeuroSpace
     from fmristore.nifti import NiftiHeader
 
@@ -142,7 +144,7 @@ class ImageProxy:
         return np.asarray(self).reshape(*shape)
 
 
-def to_nibabel(image: LazyImage) -> Any:
+def to_nibabel(image: LazyImage) -> nibabel.Nifti1Image:
     """Lazy nibabel image of a stored one, with the header of its source.
 
     Parameters
@@ -167,7 +169,8 @@ def to_nibabel(image: LazyImage) -> Any:
         header.set_data_dtype(image.dtype)
     second = isinstance(header, nibabel.Nifti2Header)
     cls: Any = nibabel.Nifti2Image if second else nibabel.Nifti1Image
-    return cls(ImageProxy(image), np.array(image.affine), header)
+    made: nibabel.Nifti1Image = cls(ImageProxy(image), np.array(image.affine), header)
+    return made
 
 
 def _normalise_quaternion(header: Any) -> None:

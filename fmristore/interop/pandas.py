@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from fmristore_stores.errors import DependencyError, InvalidInputError
 from fmristore_stores.io.location import normalise
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.publishing.publish import publish_file
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["TABLE_SUFFIXES", "columns_frame", "plain_tables", "series_frame", "write_table"]
 
@@ -68,7 +71,9 @@ def series_frame(
     return pd.DataFrame(values, index=index, columns=list(columns) or None)
 
 
-def columns_frame(columns: Mapping[str, Any], *, index: Any = None, index_name: str = "") -> Any:
+def columns_frame(
+    columns: Mapping[str, Any], *, index: Any = None, index_name: str = ""
+) -> pd.DataFrame:
     """Columns of equal length as a pandas data frame.
 
     Parameters

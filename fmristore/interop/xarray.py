@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel
 import numpy as np
@@ -23,6 +23,9 @@ from fmristore.model.space import NeuroSpace
 from fmristore.sources.masks import mask_voxels
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
+
+if TYPE_CHECKING:
+    import nibabel
 
 __all__ = ["FmriAccessor", "LazyArray", "WorldArray", "grid_dataset", "series_dataset", "tree"]
 
@@ -303,7 +306,7 @@ class FmriAccessor:
         chosen = {name: xr.DataArray(points[:, a], dims="voxel") for a, name in enumerate(_AXES)}
         return self._data.isel(chosen).transpose(..., "voxel")
 
-    def to_nibabel(self) -> Any:
+    def to_nibabel(self) -> nibabel.Nifti1Image:
         """The values as a NIfTI image in memory, with the affine of what was selected.
 
         Returns
@@ -327,7 +330,8 @@ class FmriAccessor:
         cls: Any = nibabel.Nifti1Image
         if isinstance(header, nibabel.Nifti2Header):
             cls = nibabel.Nifti2Image
-        return cls(values, space.affine, header)
+        made: nibabel.Nifti1Image = cls(values, space.affine, header)
+        return made
 
     def _header(self, space: NeuroSpace, dtype: np.dtype[Any]) -> Any:
         from fmristore.nifti import parse_header

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ import numpy.typing as npt
 from fmristore.planning.pictures import facts_html
 from fmristore_stores.errors import InvalidInputError, LayoutNotSupportedError, MetadataError
 from fmristore_stores.shown import shown
+
+if TYPE_CHECKING:
+    import nibabel
 
 __all__ = [
     "IMPLAUSIBLE_TR_S",
@@ -333,7 +336,7 @@ class NeuroSpace:
             warnings.warn(warning, HeaderWarning, stacklevel=2)
         return replace(space, space_name=space_name)
 
-    def to_header(self, dtype: npt.DTypeLike = np.float32) -> Any:
+    def to_header(self, dtype: npt.DTypeLike = np.float32) -> nibabel.Nifti1Header:
         """Make a nibabel header for this space.
 
         Parameters
@@ -376,7 +379,8 @@ class NeuroSpace:
         in_mm = 2 if self.space_unit == "mm" else 0
         header["xyzt_units"] = in_mm + _TIME_CODES.get(self.time_unit, 0)
         header["toffset"] = self.time_offset
-        return header
+        made: nibabel.Nifti1Header = header
+        return made
 
 
 def fold_shape(shape: Sequence[int]) -> FoldedShape:

@@ -319,7 +319,7 @@ def make_header(
         stored = np.dtype([(name, "u1") for name in "RGBA"[:colors]])
     elif stored.str[1:] not in PORTABLE_DTYPES.values():
         raise InvalidInputError(f"values of type {stored} have no portable form in NIfTI")
-    header = space.to_header(stored)
+    header: Any = space.to_header(stored)
     if header.endianness != "<":
         header = header.as_byteswapped("<")
     slope, inter = (1.0 if slope is None else slope), (0.0 if inter is None else inter)

@@ -6,7 +6,7 @@ import difflib
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from fmristore.sources.labels import Column, LabelTable, ParcellationWarning, re
 from fmristore.sources.masks import mask_array
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.protocol import AnyArray
+
+if TYPE_CHECKING:
+    import nibabel
 
 __all__ = ["Parcellation", "ParcellationWarning", "find_parcel", "find_parcels", "parcels_picture"]
 
@@ -297,7 +300,9 @@ class Parcellation:
         """Put one value for each parcel onto the grid: `to_volume`, by nilearn's name for it."""
         return self.to_volume(values, fill=fill)
 
-    def to_nibabel(self, values: Any = None, *, fill: Any = 0, tr: float | None = None) -> Any:
+    def to_nibabel(
+        self, values: Any = None, *, fill: Any = 0, tr: float | None = None
+    ) -> nibabel.Nifti1Image:
         """One value for each parcel as a nibabel image, or the labels themselves.
 
         Parameters
@@ -320,7 +325,9 @@ class Parcellation:
             grid = grid.astype(np.uint8)
         elif grid.dtype in (np.int64, np.uint64, np.float16):
             grid = grid.astype(np.float64)
-        return library.Nifti1Image(grid, space.affine, space.to_header(grid.dtype))
+        header = space.to_header(grid.dtype)
+        made: nibabel.Nifti1Image = library.Nifti1Image(grid, space.affine, header)
+        return made
 
     def plot(
         self,

@@ -136,7 +136,7 @@ def test_every_map_has_its_own_header(tmp_path: Path, ending: str) -> None:
     stored = fs.LabeledVolumeSet.create(files, tmp_path / f"maps.{ending}")
     expected: dict[str, Any] = {"a": ("t test", (5.0,), "a"), "b": ("t test", (6.0,), "b")}
     assert intents(stored) == expected
-    together = stored.to_nibabel().header
+    together: Any = stored.to_nibabel().header
     assert together.get_intent()[0] == "none"
     assert float(together["cal_max"]) == 9
     assert int(together["sform_code"]) == 4
@@ -158,7 +158,7 @@ def test_runs_that_disagree_say_nothing_together(tmp_path: Path) -> None:
     one = write_run(tmp_path / "one.nii")
     two = write_run(tmp_path / "two.nii", volumes=5, description="raw", toffset=0)
     with fs.NeuroVecSeq.create([one, two], tmp_path / "a.h5") as stored:
-        header = stored.to_nibabel().header
+        header: Any = stored.to_nibabel().header
         assert not header["descrip"].tobytes().strip(b"\0")
         assert header.get_intent() == ("f test", (2.0, 17.0), "faces")
         assert float(header["toffset"]) == 0

@@ -228,7 +228,7 @@ def test_values_of_parcels_return_to_the_grid() -> None:
     for wrong in (values[:2], runs.T, runs[None]):
         with pytest.raises(InvalidInputError, match="one for each parcel"):
             found.to_volume(wrong)
-    image = found.to_nibabel(runs, tr=2.0)
+    image: Any = found.to_nibabel(runs, tr=2.0)
     assert image.shape == (*SHAPE, 2)
     assert image.header.get_zooms()[3] == 2
     np.testing.assert_array_equal(found.to_nibabel().get_fdata(), LABELS)

@@ -56,6 +56,8 @@ from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import ArraySpec
 
 if TYPE_CHECKING:
+    import nibabel
+
     from fmristore.nifti import NiftiHeader
 
 __all__ = [
@@ -414,7 +416,7 @@ class DenseImage(GridView):
             ) from error
 
     @property
-    def header(self) -> Any:
+    def header(self) -> nibabel.Nifti1Header:
         """The NIfTI header as a nibabel object (a copy).
 
         Raises
@@ -422,7 +424,8 @@ class DenseImage(GridView):
         MetadataError
             If the stored header is damaged.
         """
-        return self.nifti_header.to_nibabel()
+        made: nibabel.Nifti1Header = self.nifti_header.to_nibabel()
+        return made
 
     @takes(WriteOptions, max_memory=1 << 28)
     def to_nifti(

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, ClassVar, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -62,6 +62,9 @@ from fmristore_stores.protocol import AnyArray
 from fmristore_stores.publishing.claims import Turn
 from fmristore_stores.publishing.prefix import complete_replacement
 from fmristore_stores.publishing.turns import take_turn
+
+if TYPE_CHECKING:
+    import nibabel
 
 __all__ = [
     "LabeledMap",
@@ -348,7 +351,7 @@ class LabeledVolumeSet(MaskedObject):
         header = self.source_headers[self._number(label)]
         return ArraySource(self.volume(label), self.space, template=header)
 
-    def to_nibabel(self, label: str | int | None = None) -> Any:
+    def to_nibabel(self, label: str | int | None = None) -> nibabel.Nifti1Image:
         """One map as a nibabel image in memory, or all of them as a lazy one (X, Y, Z, L).
 
         Parameters
@@ -374,7 +377,8 @@ class LabeledVolumeSet(MaskedObject):
         header = parse_header(self._map_source(label).header).to_nibabel()
         second = isinstance(header, nibabel.Nifti2Header)
         cls: Any = nibabel.Nifti2Image if second else nibabel.Nifti1Image
-        return cls(self.volume(label), np.array(self.affine), header)
+        made: nibabel.Nifti1Image = cls(self.volume(label), np.array(self.affine), header)
+        return made
 
     @takes(WriteOptions, max_memory=1 << 28)
     def to_nifti(

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from fmristore.sources.parcellation import Parcellation, find_parcel, parcels_pi
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["ParcellatedBase"]
 
@@ -60,7 +63,7 @@ class ParcellatedBase(StoredObject):
         """What else is known of the scan."""
         return MappingProxyType(dict(self._parts.metadata))
 
-    def metadata_frame(self, name: str) -> Any:
+    def metadata_frame(self, name: str) -> pd.DataFrame:
         """A table among the metadata, such as events or confounds, as a pandas data frame.
 
         Parameters
@@ -131,7 +134,7 @@ class ParcellatedBase(StoredObject):
         )
 
     @abstractmethod
-    def to_dataframe(self) -> Any:
+    def to_dataframe(self) -> pd.DataFrame:
         """One series for each parcel as a pandas data frame."""
 
     @property

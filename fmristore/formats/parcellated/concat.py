@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -14,6 +14,9 @@ from fmristore.sources.labels import LabelTable
 from fmristore.sources.parcellation import find_parcel, find_parcels
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["ConcatenatedScans", "concatenate"]
 
@@ -97,7 +100,7 @@ class ConcatenatedScans:
     ) -> AnyArray:
         return np.array(self.values, dtype=dtype, copy=copy)
 
-    def to_dataframe(self) -> Any:
+    def to_dataframe(self) -> pd.DataFrame:
         """Pandas data frame, indexed by scan, and time in seconds where that is known.
 
         Returns

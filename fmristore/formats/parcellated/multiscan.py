@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Self, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -52,6 +52,10 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import AnyArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray
 
 __all__ = [
     "ParcellatedMultiScan",
@@ -223,7 +227,9 @@ class ParcellatedMultiScan(StoredObject):
             )
         return concatenate(parts, self._chosen(scans), spaces, self.table)
 
-    def to_dataframe(self, scans: Sequence[str] | None = None, *, statistic: Any = "mean") -> Any:
+    def to_dataframe(
+        self, scans: Sequence[str] | None = None, *, statistic: Any = "mean"
+    ) -> pd.DataFrame:
         """Series of the parcels through several scans as a pandas data frame.
 
         Parameters
@@ -275,7 +281,7 @@ class ParcellatedMultiScan(StoredObject):
             storage_options=storage_options,
         )
 
-    def to_xarray(self) -> Any:
+    def to_xarray(self) -> xarray.DataTree:
         """Lazy tree of xarray with one node for each scan.
 
         Returns
@@ -291,7 +297,8 @@ class ParcellatedMultiScan(StoredObject):
         from fmristore.interop.datasets import xarray_module
 
         datasets = {name: scan.to_xarray() for name, scan in self.items()}
-        return xarray_module().tree(datasets)
+        made: xarray.DataTree = xarray_module().tree(datasets)
+        return made
 
     def series(
         self,

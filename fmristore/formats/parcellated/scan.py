@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -34,6 +34,9 @@ from fmristore.planning.text import parse_size
 from fmristore.sources.door import check_order
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["ParcellatedScan"]
 
@@ -210,7 +213,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         *,
         weights: Any = None,
         storage_options: Mapping[str, Any] | None = None,
-    ) -> Any:
+    ) -> pd.DataFrame:
         """Summary as a pandas data frame: see `summary`.
 
         Returns

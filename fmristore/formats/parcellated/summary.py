@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -27,6 +27,11 @@ from fmristore.sources.door import check_order
 from fmristore.sources.parcellation import find_parcels
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
+
+if TYPE_CHECKING:
+    import dask.array as dask_array
+    import pandas as pd
+    import xarray
 
 __all__ = ["ParcellatedScanSummary"]
 
@@ -223,7 +228,7 @@ class ParcellatedScanSummary(ParcellatedBase):
         """All series, (T, K)."""
         return self.series(dtype=dtype)
 
-    def to_dataframe(self) -> Any:
+    def to_dataframe(self) -> pd.DataFrame:
         """All series as a pandas data frame.
 
         Returns
@@ -241,7 +246,7 @@ class ParcellatedScanSummary(ParcellatedBase):
 
         return series_frame(self.to_numpy(), self.names, times=self.space.times)
 
-    def to_dask(self, chunks: Any = "auto") -> Any:
+    def to_dask(self, chunks: Any = "auto") -> dask_array.Array:
         """Dask array (T, K), whose blocks are made of whole stored chunks.
 
         Parameters
@@ -258,7 +263,7 @@ class ParcellatedScanSummary(ParcellatedBase):
 
         return to_dask(self, chunks)
 
-    def to_xarray(self) -> Any:
+    def to_xarray(self) -> xarray.Dataset:
         """Lazy dataset of xarray: ``data`` with the axes time, in seconds, and parcel, by name.
 
         Returns
@@ -273,7 +278,8 @@ class ParcellatedScanSummary(ParcellatedBase):
         """
         from fmristore.interop.datasets import xarray_module
 
-        return xarray_module().series_dataset(self)
+        made: xarray.Dataset = xarray_module().series_dataset(self)
+        return made
 
     def __array__(
         self,

@@ -43,6 +43,8 @@ from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
 
 if TYPE_CHECKING:
+    import dask.array as dask_array
+
     from fmristore.formats.image.image import NeuroVec
     from fmristore.model.space import NeuroSpace
 
@@ -222,7 +224,7 @@ class NeuroVecSeq(GridView):
         """Docstring inherited."""
         return self.images[0].chunks
 
-    def to_dask(self, chunks: Any = "auto") -> Any:
+    def to_dask(self, chunks: Any = "auto") -> dask_array.Array:
         """Docstring inherited."""
         from fmristore.interop.dask import concatenate
 

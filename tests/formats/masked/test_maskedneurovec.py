@@ -294,7 +294,7 @@ def test_types(tmp_path: Path, dtype: str) -> None:
 
 
 def test_nibabel_is_lazy(run: MaskedNeuroVec) -> None:
-    image = run.to_nibabel()
+    image: Any = run.to_nibabel()
     np.testing.assert_array_equal(np.asarray(image.dataobj[..., 4]), on_grid(DATA)[..., 4])
     np.testing.assert_array_equal(image.affine, AFFINE)
     assert image.shape == SHAPE
