@@ -19,6 +19,7 @@ from fmristore_stores._version import __version__
 if TYPE_CHECKING:
     from fmristore.api import convert, open, parcellate  # noqa: A004
     from fmristore.backends.nibabel import register
+    from fmristore.bids import Collection, convert_bids
     from fmristore.formats.catalogue import formats
     from fmristore.formats.image.image import NeuroVec, NeuroVol
     from fmristore.formats.latent.latent import LatentNeuroVec
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from fmristore.viewer import view
 
 __all__ = [
+    "Collection",
     "LabeledVolumeSet",
     "LatentNeuroVec",
     "LayoutOptions",
@@ -56,6 +58,7 @@ __all__ = [
     "WriteOptions",
     "__version__",
     "convert",
+    "convert_bids",
     "errors",
     "formats",
     "map_runs",
@@ -70,6 +73,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "Collection": "fmristore.bids",
     "LabeledVolumeSet": "fmristore.formats.maps.maps",
     "LatentNeuroVec": "fmristore.formats.latent.latent",
     "LayoutOptions": "fmristore.planning.options",
@@ -86,6 +90,7 @@ _HOME = {
     "StoreOptions": "fmristore.planning.options",
     "WriteOptions": "fmristore.planning.options",
     "convert": "fmristore.api",
+    "convert_bids": "fmristore.bids",
     "map_runs": "fmristore.many",
     "open": "fmristore.api",
     "parcellate": "fmristore.api",

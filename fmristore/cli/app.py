@@ -10,6 +10,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
+from fmristore.cli.bids import convert_bids
 from fmristore.cli.console import (
     echo,
     emit,
@@ -131,6 +132,9 @@ app.command(epilog="Example: fmristore parcellate bold.h5 atlas.nii.gz rest.h5 -
 
 
 app.command(epilog="Example: fmristore view bold.h5 -o bold.html")(view)
+app.command(
+    name="convert-bids", epilog="Example: fmristore convert-bids bids stores --derivatives"
+)(convert_bids)
 app.command(epilog="Example: fmristore virtualize bold.h5")(virtualize)
 
 

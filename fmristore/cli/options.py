@@ -10,12 +10,14 @@ from fmristore.cli.parsing import Codec, Profile
 
 __all__ = [
     "CodecOption",
+    "Jobs",
     "Json",
     "MaxMemory",
     "MetadataOption",
     "Overwrite",
     "Part",
     "ProfileOption",
+    "Scheduler",
     "SpaceNameOption",
     "StorageOptions",
     "TrOption",
@@ -56,6 +58,13 @@ MetadataOption = Annotated[
         metavar="KEY=VALUE",
         help="What else is known, such as TaskName=rest; the value may be JSON. Can be repeated.",
     ),
+]
+Jobs = Annotated[
+    int, typer.Option("--jobs", "-j", metavar="N", min=1, help="Processes that share the work.")
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Scheduler of dask, such as tcp://node1:8786."),
 ]
 CodecOption = Annotated[
     Codec | None,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from fmristore.planning.text import size_text
 from fmristore_stores.shown import shown
 
-__all__ = ["Step", "find_step", "progress_bar"]
+__all__ = ["Step", "count_bar", "find_step", "progress_bar"]
 
 _LEAST_SECONDS = 2.0
 _LEAST_FRACTION = 0.05
@@ -116,5 +116,42 @@ def progress_bar(
                 size=step.size,
                 left="" if step.left is None else f"about {step.left:.0f} s left",
             )
+
+        yield show
+
+
+@contextlib.contextmanager
+def count_bar(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Show on stderr how many runs are done while the block runs, if that is a terminal.
+
+    Parameters
+    ----------
+    label : str
+        What is done.
+    quiet : bool
+        Show nothing.
+
+    Yields
+    ------
+    callable or None
+        To be called with the number of runs done and in all.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
 
         yield show

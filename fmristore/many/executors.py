@@ -7,7 +7,7 @@ import contextlib
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -19,7 +19,9 @@ from fmristore_stores.errors import DependencyError, InvalidInputError, StorageE
 __all__ = ["connect", "outcomes"]
 
 
-def outcomes(tasks: Sequence[Task], executor: Any = None, jobs: int = 1) -> Iterator[Outcome]:
+def outcomes(
+    tasks: Sequence[Task], executor: Any = None, jobs: int = 1
+) -> Generator[Outcome, None, None]:
     """Do tasks, and yield what became of each as it ends.
 
     Parameters
@@ -170,8 +172,9 @@ def connect(scheduler: str | None) -> Iterator[Any]:
         import distributed
     except ImportError as error:
         raise DependencyError('a scheduler needs dask: pip install "fmristore[dask]"') from error
+    library: Any = distributed
     try:
-        client = distributed.Client(scheduler)
+        client = library.Client(scheduler)
     except (OSError, ValueError) as error:  # a timeout is an OSError
         raise StorageError(f"no scheduler of dask answers: {error}", url=scheduler) from error
     with client:

@@ -22,7 +22,7 @@ from fmristore_stores.io.sources import storage_error
 __all__ = ["Task", "failure", "perform"]
 
 _MOST_TRACEBACK = 4000
-_PASSING = frozenset({"overwrite", "storage_options", "max_memory", "progress"})
+_PASSING = frozenset({"overwrite", "replace", "storage_options", "max_memory", "progress"})
 """Options that do not change what is made."""
 
 

@@ -109,6 +109,7 @@ def with_sidecar(
     storage_options: Mapping[str, Any] | None = None,
     *,
     tr: float | None = None,
+    sidecar: Mapping[str, Any] | None = None,
 ) -> Source:
     """Let an image that lies in a file know what the sidecar beside it says, if there is one.
 
@@ -125,6 +126,8 @@ def with_sidecar(
         Passed to fsspec.
     tr : float, optional
         Repetition time in seconds that the user says.
+    sidecar : mapping, optional
+        Used instead of the one beside it: all that it inherits in a dataset.
 
     Warns
     -----
@@ -132,7 +135,9 @@ def with_sidecar(
         If header and sidecar disagree, or the sidecar is damaged.
     """
     beside = sidecar_url(url)
-    found = None if beside is None else _read(beside, storage_options)
+    found = sidecar
+    if found is None and beside is not None:
+        found = _read(beside, storage_options)
     if beside is None or not found:
         return source
     changed: Any = copy(source)

@@ -143,11 +143,14 @@ class NiftiSource(ImageSource):
         self.header = self._header.raw
         self._trailer = b""
 
-    def described(self, tr: float | None = None) -> NiftiSource:
-        """The same with what the BIDS sidecar beside it says: see `with_sidecar`."""
+    def described(
+        self, tr: float | None = None, sidecar: Mapping[str, Any] | None = None
+    ) -> NiftiSource:
+        """The same with what its BIDS sidecar says, by default that beside it: `with_sidecar`."""
         if self.is_described:
             return self
-        twin = copy(with_sidecar(self, normalise(self.url or ""), self._options, tr=tr))
+        url = normalise(self.url or "")
+        twin = copy(with_sidecar(self, url, self._options, tr=tr, sidecar=sidecar))
         twin.is_described = True
         return twin
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import fmristore as fs
+from fmristore.many import Outcome
 from fmristore_stores.errors import (
     DependencyError,
     InvalidInputError,
@@ -128,7 +129,7 @@ class TestStores:
 
     def test_what_comes_back_is_small(self, tmp_path: Path) -> None:
         source = write_nifti(tmp_path / "large.nii.gz", make_values((20, 20, 10, 30)))
-        outcomes = []
+        outcomes: list[Outcome] = []
         report = fs.map_runs(fs.convert, [(source, tmp_path / "large.h5")], executor=Inline())
         outcomes += report
         again = tmp_path / "large.ome.zarr"

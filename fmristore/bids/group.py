@@ -1,0 +1,133 @@
+"""One volume of each member in one store, with the members fastest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from fmristore.bids.member import Member
+from fmristore.formats.base import StoredObject
+from fmristore.formats.registry import format_class
+from fmristore.model.space import NeuroSpace
+from fmristore.nifti.derived import fit_header
+from fmristore.planning.text import parse_size
+from fmristore.sources.images import Block, ImageSource
+from fmristore_stores.errors import InvalidInputError
+
+__all__ = ["GroupSource", "write_group"]
+
+_STATISTICS = ("mean", "std", "min", "max")
+
+
+class GroupSource(ImageSource):
+    """Volumes of the members of a collection, one after the other, as an image with four axes.
+
+    Parameters
+    ----------
+    members : sequence of Member
+        Images on one grid.
+    statistic : str or callable
+        What a run becomes a volume by.
+    max_memory : int
+        Bytes that reducing a run may take.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are none, or the first one is no image.
+    """
+
+    def __init__(self, members: Sequence[Member], statistic: Any, max_memory: int) -> None:
+        if not members:
+            raise InvalidInputError("the collection is empty")
+        if not callable(statistic) and statistic not in _STATISTICS:
+            names = ", ".join(_STATISTICS)
+            raise InvalidInputError(f"unknown statistic {statistic!r:.40}; there are {names}")
+        self._members = tuple(members)
+        self._statistic = statistic
+        self._max_memory = max_memory
+        with members[0].open() as first:
+            self._grid = _grid_of(first, members[0])
+        self.space = self._grid.with_time(len(members), tr=None)
+        self.dtype = self._common_dtype()
+        self.header = fit_header(b"", self.space, self.dtype)
+        columns: dict[str, list[Any]] = {"path": [one.path for one in members]}
+        for name in members[0].entities:
+            columns[name] = [one.entities.get(name) for one in members]
+        named = getattr(statistic, "__name__", str(statistic))
+        self.metadata = {"members": columns, "statistic": named}
+
+    def _common_dtype(self) -> np.dtype[Any]:
+        """Type that holds the volumes: that of maps and masks, and floats of what is computed."""
+        kinds = [np.dtype(one.entry.dtype) for one in self._members]
+        common = np.result_type(*kinds)
+        computed = callable(self._statistic) or any(len(m.shape or ()) == 4 for m in self._members)
+        if computed and common.kind != "c":
+            common = np.result_type(common, np.float32) if common.kind == "f" else np.dtype("f4")
+        if common.kind == "b":
+            common = np.dtype("u1")
+        if common == np.float16:
+            common = np.dtype("f4")
+        return common.newbyteorder("<")
+
+    def blocks(self, max_bytes: int) -> Iterator[Block]:
+        """Volumes, or planes of them; one member is open at a time."""
+        x, y, z = self.space.spatial_shape
+        thick = max(1, min(z, max_bytes // max(1, x * y * self.dtype.itemsize)))
+        for number, member in enumerate(self._members):
+            with member.open() as stored:
+                grid = _grid_of(stored, member)
+                if not grid.same_grid(self._grid):
+                    raise InvalidInputError(
+                        f"lies on another grid than {self._members[0].path}", url=member.url
+                    )
+                volume = self._volume(stored, member)
+                for z0 in range(0, z, thick):
+                    part = np.asarray(volume[:, :, z0 : z0 + thick])
+                    values = part.astype(self.dtype, copy=False).transpose(2, 1, 0)
+                    yield Block(number, z0, values[None])
+
+    def _volume(self, stored: Any, member: Member) -> Any:
+        """What a member gives: a volume in memory, or a stored one that is read plane by plane."""
+        if callable(self._statistic):
+            volume = np.asarray(self._statistic(stored))
+        elif stored.space.time_points is None:
+            return stored
+        else:
+            reduce: Any = getattr(stored, self._statistic)
+            volume = np.asarray(reduce(axis=3, max_memory=self._max_memory))
+        if volume.shape != self.space.spatial_shape:
+            raise InvalidInputError(
+                f"its volume has the shape {volume.shape}, expected {self.space.spatial_shape}",
+                url=member.url,
+            )
+        return volume
+
+
+def _grid_of(stored: StoredObject, member: Member) -> NeuroSpace:
+    space = getattr(stored, "space", None)
+    if not isinstance(space, NeuroSpace) or not hasattr(stored, "as_source"):
+        raise InvalidInputError(
+            f"a {type(stored).__name__}, which is no image; choose members with sel(suffix=...)",
+            url=member.url,
+        )
+    return space
+
+
+def write_group(
+    members: Sequence[Member],
+    url: str | os.PathLike[str],
+    *,
+    statistic: Any = "mean",
+    max_memory: int | str = 1 << 30,
+    **options: Any,
+) -> Any:
+    """Write a volume of each member; see `Collection.across`."""
+    limit = parse_size(max_memory)
+    source = GroupSource(members, statistic, limit // 4)
+    given = {name: value for name, value in options.items() if value is not None}
+    create: Any = format_class("neurovec").create
+    return create(source, url, access="time", max_memory=limit, **given)
