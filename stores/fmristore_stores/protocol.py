@@ -159,8 +159,18 @@ class ChunkRefs(Array, Protocol):
             listed. A chunk that is reached through links may be left out.
         """
 
-    def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
+    def fetch(
+        self, ranges: Sequence[ByteRange], into: Sequence[AnyArray | None] = ()
+    ) -> list[Buffer]:
         """Bytes of each range, in order; every result has exactly the length asked for.
+
+        Parameters
+        ----------
+        ranges : sequence of ByteRange
+            What is wanted.
+        into : sequence of ndarray of uint8 or None, optional
+            Memory for each range, as long as it, where the bytes may be put; what is put there is
+            the result. A hint: the bytes may come elsewhere all the same.
 
         Raises
         ------

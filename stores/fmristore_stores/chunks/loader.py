@@ -236,7 +236,7 @@ class ChunkLoader:
                 piece.place(Loaded(chunk))
         if not wanted:
             return
-        worth = self._worth_keeping(len(wanted), returned)
+        worth = self._worth_keeping(len(wanted), returned) and not self._plainly(wanted)
         kept: Kept | None = [] if worth else None
         with cast("ChunkRefs", self.array).reading():
             found: list[tuple[Piece, ChunkRef]] = []
@@ -250,6 +250,12 @@ class ChunkLoader:
                     raise self.error(piece.key, _MISSING)
             (self._run_remote if self._remote else self._run_local)(found, kept)
         self._keep(kept)
+
+    def _plainly(self, pieces: list[Piece]) -> bool:
+        """Whether bytes of files are those of the result, all of them: nothing is decoded."""
+        if self.spec.codecs or self._remote:
+            return False
+        return all(piece.room is not None for piece in pieces)
 
     def _worth_keeping(self, count: int, returned: int) -> bool:
         """Whether to cache chunks: not where the caller of a long local read gets most of them."""
@@ -268,9 +274,11 @@ class ChunkLoader:
 
     def _run_local(self, found: list[tuple[Piece, ChunkRef]], kept: Kept | None) -> None:
         array = cast("ChunkRefs", self.array)
+        plain = kept is None and not self.spec.codecs
 
         def work(group: list[tuple[Piece, ChunkRef]]) -> None:
-            fetched = array.fetch([ref.range for _, ref in group])
+            into = [self._straight(piece, ref) for piece, ref in group] if plain else ()
+            fetched = array.fetch([ref.range for _, ref in group], into)
             for (piece, ref), data in zip(group, fetched, strict=True):
                 self._place(piece, ref, data, kept)
 
@@ -278,6 +286,12 @@ class ChunkLoader:
         size = 1 + min(_LARGEST_GROUP, len(found) // (_GROUPS * workers))
         groups = [found[start : start + size] for start in range(0, len(found), size)]
         for_each(work, groups, workers=workers)
+
+    @staticmethod
+    def _straight(piece: Piece, ref: ChunkRef) -> AnyArray | None:
+        """Where the bytes of a chunk that is not encoded may be read to, if that is the result."""
+        room = piece.room
+        return room if room is not None and room.nbytes == ref.range.length else None
 
     def _run_remote(self, found: list[tuple[Piece, ChunkRef]], kept: Kept | None) -> None:
         array = cast("ChunkRefs", self.array)

@@ -423,7 +423,9 @@ class HDF5Array:
                 return None
             return stored, self._finder.index
 
-    def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
+    def fetch(
+        self, ranges: Sequence[ByteRange], into: Sequence[AnyArray | None] = ()
+    ) -> list[Buffer]:
         """Bytes of each range, in order.
 
         Raises
@@ -442,7 +444,7 @@ class HDF5Array:
         if source is None:
             self._need(Capability.CHUNK_REFS)
             return []
-        return source.fetch(ranges)
+        return source.fetch(ranges, into)
 
     def fetch_stored(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
         """Bytes of ranges of the file, of whatever elements, as `located` tells them.

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from fmristore_stores.errors import ClosedError
 from fmristore_stores.io.lifetime import Version
 from fmristore_stores.io.sources import ByteSource
-from fmristore_stores.protocol import Buffer, ByteRange, FetchPolicy
+from fmristore_stores.protocol import AnyArray, Buffer, ByteRange, FetchPolicy
 
 __all__ = ["PAGE", "BlockFile", "FileSource"]
 
@@ -253,8 +253,11 @@ class FileSource:
         """Whether the file is still the same."""
         return self._source.version
 
-    def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
+    def fetch(
+        self, ranges: Sequence[ByteRange], into: Sequence[AnyArray | None] = ()
+    ) -> list[Buffer]:
         """Bytes of each range, requested where they are not here."""
+        del into
         found: list[Buffer | None] = [
             self._file.at_hand(item.offset, item.length) if item.source == self._path else None
             for item in ranges

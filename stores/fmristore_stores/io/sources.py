@@ -31,7 +31,7 @@ from fmristore_stores.errors import (
 from fmristore_stores.io.lifetime import Version, close_forgotten, close_when_forgotten
 from fmristore_stores.io.local_files import open_ordinary
 from fmristore_stores.io.stats import Stats
-from fmristore_stores.protocol import Buffer, ByteRange, FetchPolicy
+from fmristore_stores.protocol import AnyArray, Buffer, ByteRange, FetchPolicy
 from fmristore_stores.secrets import masked
 
 __all__ = [
@@ -64,8 +64,10 @@ class ByteSource(Protocol):
     def version(self) -> Version | None:
         """Whether a remote store is still the same; None where nothing has to."""
 
-    def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
-        """Bytes of each range, each exactly as long as asked for."""
+    def fetch(
+        self, ranges: Sequence[ByteRange], into: Sequence[AnyArray | None] = ()
+    ) -> list[Buffer]:
+        """Bytes of each range, each exactly as long as asked for; `into` as of `ChunkRefs`."""
 
     def size(self, path: str) -> int:
         """Length in bytes; `NotFoundError` if there is no such file or object."""
@@ -210,8 +212,10 @@ class LocalSource:
         self._stats = stats
         self._kept = OpenFile(_open(keep)) if keep is not None and file is None else file
 
-    def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
-        """Bytes of each range, one ``pread`` each.
+    def fetch(
+        self, ranges: Sequence[ByteRange], into: Sequence[AnyArray | None] = ()
+    ) -> list[Buffer]:
+        """Bytes of each range, one ``pread`` each; straight into memory that is given for them.
 
         Raises
         ------
@@ -222,6 +226,8 @@ class LocalSource:
         NotFoundError, StorageError
             If the file is gone, or the disk failed.
         """
+        if into and hasattr(os, "preadv"):
+            return self._fetch_into(ranges, into)
         found: list[Buffer] = []
         for path, group in itertools.groupby(ranges, _SOURCE_OF):
             if path != self._path:
@@ -231,6 +237,27 @@ class LocalSource:
             if file is None:
                 raise ClosedError("the file is closed", url=path)
             found += [_read(file.read, item) for item in group]
+        if self._stats is not None:
+            self._stats.add(requests=len(found), bytes_fetched=sum(map(len, found)))
+        return found
+
+    def _fetch_into(
+        self, ranges: Sequence[ByteRange], into: Sequence[AnyArray | None]
+    ) -> list[Buffer]:
+        found: list[Buffer] = []
+        places = zip(ranges, into, strict=True)
+        for path, group in itertools.groupby(places, lambda place: place[0].source):
+            if path != self._path:
+                descriptor = _open(path, self._folder)
+                try:
+                    found += [_read_into(descriptor, *place) for place in group]
+                finally:
+                    os.close(descriptor)
+                continue
+            file = self._kept
+            if file is None:
+                raise ClosedError("the file is closed", url=path)
+            found += [_read_into(file.descriptor, *place) for place in group]
         if self._stats is not None:
             self._stats.add(requests=len(found), bytes_fetched=sum(map(len, found)))
         return found
@@ -296,6 +323,24 @@ def _read(read: Callable[[int, int], bytes], item: ByteRange) -> Buffer:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def _read_into(descriptor: int, item: ByteRange, room: AnyArray | None) -> Buffer:
+    """Bytes of a range, in the memory that is given for them if there is some."""
+    path, offset, length = item
+    if room is None:
+        return _read(functools.partial(_read_at, descriptor), item)
+    view = memoryview(room)
+    done = 0
+    while done < length:
+        try:
+            part = os.preadv(descriptor, [view[done:]], offset + done)
+        except (OSError, OverflowError, ValueError) as error:
+            raise storage_error(error, path) from error
+        if not part:
+            raise _short(path, offset, length, done)
+        done += part
+    return view
+
+
 class FsspecSource:
     """Ranges of objects on any filesystem that fsspec knows.
 
@@ -333,7 +378,9 @@ class FsspecSource:
         if "s3" in _protocols(fs):
             self.policy = self.policy._replace(suffix=True)
 
-    def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
+    def fetch(
+        self, ranges: Sequence[ByteRange], into: Sequence[AnyArray | None] = ()
+    ) -> list[Buffer]:
         """Bytes of each range, requested concurrently where the filesystem can.
 
         Raises
@@ -345,6 +392,7 @@ class FsspecSource:
         StorageError
             If the service failed.
         """
+        del into
         if not ranges:
             return []
         started = time.perf_counter()

@@ -441,7 +441,9 @@ class ReferenceArray(_Node):
         self._need_direct()
         return self._table()[0].numbers
 
-    def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
+    def fetch(
+        self, ranges: Sequence[ByteRange], into: Sequence[AnyArray | None] = ()
+    ) -> list[Buffer]:
         """Bytes of each range, in order.
 
         Raises
@@ -456,6 +458,7 @@ class ReferenceArray(_Node):
             If the disk or the service failed.
         """
         self._session.check_open()
+        del into
         self._need_direct()
         return self._fetch(ranges)
 

@@ -98,9 +98,11 @@ class _Array:
         found: AnyArray | None = self._inner.stored()
         return found
 
-    def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
+    def fetch(
+        self, ranges: Sequence[ByteRange], into: Sequence[AnyArray | None] = ()
+    ) -> list[Buffer]:
         self._need(Capability.CHUNK_REFS)
-        return self._inner.fetch(ranges)
+        return self._inner.fetch(ranges, into)
 
     def write_encoded(self, unit: ChunkKey, chunks: Sequence[Buffer | None]) -> None:
         self._owner.before_change(self.path)
@@ -338,8 +340,10 @@ class _CountingArray(_Array):
         self._owner.tally(self.path, Counts(refs=len(keys)), handed_out=handed_out)
         return found
 
-    def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
-        fetched = super().fetch(ranges)
+    def fetch(
+        self, ranges: Sequence[ByteRange], into: Sequence[AnyArray | None] = ()
+    ) -> list[Buffer]:
+        fetched = super().fetch(ranges, into)
         size = sum(item.length for item in ranges)
         self._owner.tally(self.path, Counts(ranges=len(ranges), bytes_fetched=size), fetched=ranges)
         return fetched
@@ -412,9 +416,11 @@ class _SlowArray(_Array):
         self._owner.sleep()
         super().write(region, values)
 
-    def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
+    def fetch(
+        self, ranges: Sequence[ByteRange], into: Sequence[AnyArray | None] = ()
+    ) -> list[Buffer]:
         self._owner.sleep()
-        return super().fetch(ranges)
+        return super().fetch(ranges, into)
 
     def write_encoded(self, unit: ChunkKey, chunks: Sequence[Buffer | None]) -> None:
         self._owner.sleep()

@@ -380,7 +380,9 @@ class ZarrArray(_Handle):
         self._tree.live()
         return self._chunks().stored()
 
-    def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
+    def fetch(
+        self, ranges: Sequence[ByteRange], into: Sequence[AnyArray | None] = ()
+    ) -> list[Buffer]:
         """Bytes of each range, in order; every result has exactly the length asked for.
 
         Raises
@@ -392,7 +394,7 @@ class ZarrArray(_Handle):
         NotFoundError, StorageError
             If the file is gone, or the disk or the service failed.
         """
-        return self._tree.live().source.fetch(ranges)
+        return self._tree.live().source.fetch(ranges, into)
 
     def write_encoded(self, unit: ChunkKey, chunks: Sequence[Buffer | None]) -> None:
         """Write one whole unit (a shard, or a chunk where there are no shards).

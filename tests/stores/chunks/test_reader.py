@@ -8,6 +8,7 @@ import pickle
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -392,6 +393,22 @@ def test_chunks_that_lie_in_one_run_of_the_result_are_decoded_there(
             np.testing.assert_array_equal(out, VALUES)
         part = (slice(1, 7), slice(0, 9), slice(0, 10, 3))
         np.testing.assert_array_equal(reader.read(part), VALUES[part])
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "zarr"])
+def test_chunks_without_codecs_that_fill_the_result_are_neither_copied_nor_kept(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(make_spec("none"), layout=ChunkLayout(chunks=(1, 9, 10)))
+    made = (hdf5 if kind == "hdf5" else local_zarr)(tmp_path, spec)
+    cache = ChunkCache(1 << 20)
+    reader = ChunkReader(made.root.array("0"), cache=cache)
+    monkeypatch.setattr(loading.ChunkLoader, "_keep", lambda *_: pytest.fail("kept"))
+    monkeypatch.setattr(loading.Piece, "place", None)  # nothing is copied from elsewhere
+    result = reader.read()
+    np.testing.assert_array_equal(result, VALUES)
+    assert cache.nbytes == 0
+    made.close()
 
 
 def test_the_limit_of_the_cache_is_kept_by_several_readers(

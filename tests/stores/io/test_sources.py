@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
@@ -74,6 +75,18 @@ def test_ranges_in_any_order(source: tuple[ByteSource, str]) -> None:
     assert src.size(path) == len(DATA)
     src.close()
     src.close()
+
+
+def test_ranges_may_be_read_straight_into_memory(source: tuple[ByteSource, str]) -> None:
+    src, path = source
+    room = np.zeros(50, np.uint8)
+    ranges = [ByteRange(path, 100, 50), ByteRange(path, 3, 4)]
+    found = src.fetch(ranges, [room, None])
+    assert [bytes(data) for data in found] == [DATA[100:150], DATA[3:7]]
+    if isinstance(src, LocalSource) and hasattr(os, "preadv"):
+        assert bytes(room) == DATA[100:150]
+    with pytest.raises(CorruptDataError, match="truncated"):
+        src.fetch([ByteRange(path, len(DATA) - 5, 50)], [room])
 
 
 @pytest.mark.parametrize("place", [(len(DATA) - 5, 6), (len(DATA) + 10, 5), (0, len(DATA) + 1)])
