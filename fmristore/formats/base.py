@@ -59,7 +59,7 @@ __all__ = [
     "type_text",
 ]
 
-_State = tuple[Handle, str, Literal["fill", "error"], tuple[str, ...], bool]
+_State = tuple[Handle, str, Literal["fill", "error"], tuple[str, ...], bool, bool]
 
 
 class StoredArray:
@@ -93,6 +93,13 @@ class StoredArray:
         self._missing = missing
         self._dims = dims
         self._is_copy = is_copy
+        self._cached = True
+
+    def uncached(self) -> StoredArray:
+        """The same array, of which no decoded chunks are kept: for who keeps them himself."""
+        found = copy.copy(self)
+        vars(found)["_cached"] = False
+        return found
 
     @property
     def path(self) -> str:
@@ -145,6 +152,8 @@ class StoredArray:
 
     def _new_reader(self, array: Array, cache: ChunkCache | None = None) -> ChunkReader:
         url = self._handle.locator.url
+        if not self._cached:
+            cache = ChunkCache(0)
         reader = ChunkReader(array, cache=cache, missing=self._missing, url=url)
         if self._dims:
             reader.spec = self._named(reader.spec)
@@ -189,10 +198,17 @@ class StoredArray:
         return reader.read()
 
     def __getstate__(self) -> _State:
-        return self._handle, self._path, self._missing, self._dims, self._is_copy
+        return (
+            self._handle,
+            self._path,
+            self._missing,
+            self._dims,
+            self._is_copy,
+            self._cached,
+        )
 
     def __setstate__(self, state: _State) -> None:
-        self._handle, self._path, self._missing, self._dims, self._is_copy = state
+        self._handle, self._path, self._missing, self._dims, self._is_copy, self._cached = state
 
 
 _MOST_CHUNKS = 1 << 20

@@ -321,6 +321,59 @@ class DenseImage(GridView):
     def _replica_for(self, parts: Mapping[str, AxisPart]) -> StoredArray:
         return self._copies.for_region({d: bounds(part) for d, part in parts.items()})
 
+    def read_into(self, region: Sequence[slice], out: AnyArray, *, raw: bool = False) -> None:
+        """Read a region into memory that is there; best if its elements lie as in the chunks.
+
+        Parameters
+        ----------
+        region : sequence of slice
+            One for each axis, as of `read_region`.
+        out : ndarray
+            Of the shape of the region, axes as users index them. Values are given its type.
+        raw : bool
+            Stored values, not scaled.
+        """
+        parts = dict(zip(self.axes, region, strict=True))
+        reader = self._replica_for(parts).reader
+        dims = reader.spec.dims
+        scaled = not raw and self._parts.scaling is not None
+        if scaled or "c" in dims or out.dtype != reader.spec.dtype:
+            out[...] = self.read_region(region, dtype=out.dtype, raw=raw)
+            return
+        stored = out.transpose([self.axes.index(d) for d in dims])
+        reader.read(_stored_region(reader.spec, parts), out=stored)
+
+    @property
+    def memory_axes(self) -> tuple[int, ...]:
+        """Axes in the order of the elements in chunks, the one that varies fastest last."""
+        spec = self._spec
+        dims = [spec.dims[a] for a in spec.layout.axes if spec.dims[a] != "c"]
+        return tuple(self.axes.index(d) for d in dims)
+
+    def for_blocks(self, lengths: Sequence[int], *, cached: bool = True) -> Self:
+        """The same image, which reads all from the replica that is best for blocks of one size.
+
+        Parameters
+        ----------
+        lengths : sequence of int
+            Lengths of the blocks along the axes.
+        cached : bool
+            Whether decoded chunks are kept for the next read.
+
+        Returns
+        -------
+        NeuroVol or NeuroVec
+            Closed with this image; this image itself if it does so already.
+        """
+        if cached and not self._parts.copies:
+            return self
+        wanted = {d: slice(0, n, 1) for d, n in zip(self.axes, lengths, strict=True)}
+        chosen = self._copies.for_region(wanted)
+        array = chosen if cached else chosen.uncached()
+        return type(self)(
+            self._handle, replace(self._parts, data=chosen.path, copies=(), array=array)
+        )
+
     def _block_chunks(self) -> tuple[int, ...]:
         """Docstring inherited."""
         reader = self._numbers.reader

@@ -1,0 +1,165 @@
+"""Windows as datasets of torch, which its data loaders share out among worker processes."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from fmristore.sampling.batches import Batches
+from fmristore.sampling.windows import Windows
+from fmristore_stores.errors import DependencyError, InvalidInputError
+
+__all__ = ["BatchStream", "WindowDataset"]
+
+Transform = Callable[[Any], Any]
+
+_torch: Any = None
+"""The library; None where it is not installed, and then datasets cannot be made."""
+with contextlib.suppress(ImportError):
+    _torch = importlib.import_module("torch")
+    importlib.import_module("torch.utils.data")
+
+
+def _base(name: str) -> Any:
+    """Class that a dataset inherits from."""
+    return object if _torch is None else getattr(_torch.utils.data, name)
+
+
+_Dataset: Any = _base("Dataset")
+_IterableDataset: Any = _base("IterableDataset")
+
+
+def _need_torch() -> None:
+    if _torch is None:
+        raise DependencyError('this needs torch: pip install "fmristore[torch]"')
+
+
+class WindowDataset(_Dataset):
+    """Windows by number, for a `torch.utils.data.DataLoader` that draws and collates them.
+
+    Every window is read on its own. `BatchStream` decodes less.
+
+    Parameters
+    ----------
+    windows : Windows
+        Each worker opens their stores for itself.
+    transform : callable, optional
+        Called with each window as a tensor; what it returns is the item.
+
+    Raises
+    ------
+    DependencyError
+        If torch is not installed.
+    """
+
+    def __init__(self, windows: Windows, transform: Transform | None = None) -> None:
+        _need_torch()
+        self.windows = windows
+        self._transform = transform
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, number: int) -> Any:
+        """Read one window as a tensor."""
+        values = _torch.from_numpy(self.windows[number])
+        return values if self._transform is None else self._transform(values)
+
+    def __getitems__(self, numbers: Sequence[int]) -> list[Any]:
+        """Read several windows."""
+        return [self[number] for number in numbers]
+
+
+class BatchStream(_IterableDataset):
+    """Whole batches, for a `torch.utils.data.DataLoader` with ``batch_size=None``.
+
+    Parameters
+    ----------
+    batches : Batches
+        What comes, as tensors ``(values, numbers)``. Workers share an epoch out among them.
+    transform : callable, optional
+        Called with ``(values, numbers)`` of each batch; what it returns is the item.
+
+    Raises
+    ------
+    DependencyError
+        If torch is not installed.
+
+    Notes
+    -----
+    Workers that a loader starts anew for each epoch begin as the dataset is in the main process:
+    call `set_epoch` before each. With ``persistent_workers=True`` they go on to the next by
+    themselves. A ``StatefulDataLoader`` of torchdata saves and restores where each worker stands.
+    """
+
+    def __init__(self, batches: Batches, transform: Transform | None = None) -> None:
+        _need_torch()
+        self.batches = batches
+        self._transform = transform
+        self._given: list[int] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        info = _torch.utils.data.get_worker_info()
+        if info is not None:
+            self._share(info.id, info.num_workers)
+        for values, numbers in self.batches:
+            item = _torch.from_numpy(values), _torch.from_numpy(numbers)
+            yield item if self._transform is None else self._transform(item)
+
+    def _share(self, worker: int, workers: int) -> None:
+        if self._given and len(self._given) != workers:
+            raise InvalidInputError(
+                f"the epoch is resumed with {len(self._given)} workers, not {workers}"
+            )
+        self.batches.set_worker(worker, workers)
+        if self._given:
+            state = self.batches.state_dict() | {"batches": self._given[worker]}
+            self.batches.load_state_dict(state)
+            self._given = []
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that comes next: see `Batches.set_epoch`."""
+        self.batches.set_epoch(epoch)
+        self._given = []
+
+    def resume(self, epoch: int, batches: int, workers: int) -> None:
+        """Go on after some batches of an epoch that a plain `DataLoader` has handed out.
+
+        Parameters
+        ----------
+        epoch : int
+            The epoch.
+        batches : int
+            Batches that the loader has handed out of it.
+        workers : int
+            Its ``num_workers``, at least 1, then and now. It takes turns among them.
+
+        Raises
+        ------
+        InvalidInputError
+            If one of more than two workers has given out all of its share, after which the loader
+            takes turns in no fixed order.
+        """
+        self.set_epoch(epoch)
+        left = [self.batches.count(worker, workers) for worker in range(workers)]
+        if workers > 2 and batches > workers * min(left):
+            raise InvalidInputError(
+                f"after {workers * min(left)} batches of epoch {epoch} the order of {workers} "
+                "workers is not fixed: begin the next epoch, or use a StatefulDataLoader"
+            )
+        given = [0] * workers
+        for _ in range(min(batches, sum(left))):
+            # The loader asks the workers in turn, and passes over those that have no more.
+            worker = min((w for w in range(workers) if given[w] < left[w]), key=lambda w: given[w])
+            given[worker] += 1
+        self._given = given
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands in this process: see `Batches.state_dict`."""
+        return self.batches.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another one stood: see `Batches.load_state_dict`."""
+        self.batches.load_state_dict(state)
