@@ -120,7 +120,7 @@ def test_info_of_files_of_the_r_package(shared_data: Path) -> None:
     files = sorted((shared_data / "golden" / "r-fmristore").glob("*.h5"))
     assert files
     for file in files:
-        document = json.loads(done("info", file, "--json"))
+        document = json.loads(done("info", file, "--json", "--trusted"))
         assert document["format"] in WRITERS
         assert document["writer"].startswith("R package fmristore")
         assert document["format_version"] is None
