@@ -34,6 +34,7 @@ NO_CLEANING: dict[str, Any] = {
     "low_pass": None,
     "high_pass": None,
     "clean_args_": {},
+    "runs": None,
     "dtype": None,
     "memory": None,
     "memory_level": 0,
@@ -65,7 +66,10 @@ class _Streamed:
 
     def transform(self, imgs: Any, confounds: Any = None, sample_mask: Any = None) -> Any:
         """As nilearn's, for runs of any kind, several of them one after the other."""
-        _, lazy = find_runs(imgs, self.storage_options)
+        runs, lazy = find_runs(imgs, self.storage_options)
+        if getattr(self, "high_variance_confounds", False):  # nilearn loads them, in float64
+            images = [run.to_nibabel() for run in runs]
+            lazy = images[0] if len(images) == 1 else images
         nilearns: Any = super()
         return nilearns.transform(lazy, confounds=confounds, sample_mask=sample_mask)
 

@@ -64,6 +64,12 @@ class Run:
         with self.open(max_memory // 2) as source:
             yield from _blocks(source, max_memory, extremes)
 
+    def to_nibabel(self) -> Any:
+        """Image that is read when nilearn loads it, with the values that nibabel would load."""
+        library: Any = nibabel
+        proxy = RunProxy(self)
+        return library.Nifti1Image(proxy, self.space.affine, dtype=proxy.dtype)
+
     def mean(self, max_memory: int) -> Any:
         """Mean volume as a NIfTI image in memory, float64."""
         total: Any = 0
@@ -238,5 +244,5 @@ def _at_path(url: str, storage_options: Mapping[str, Any] | None) -> tuple[list[
     library: Any = nibabel
     if is_local(url):
         return [Run(url)], library.load(url)
-    proxy = RunProxy(Run(url, storage_options))
-    return [proxy.run], library.Nifti1Image(proxy, proxy.run.space.affine, dtype=proxy.dtype)
+    run = Run(url, storage_options)
+    return [run], run.to_nibabel()

@@ -8,6 +8,7 @@ from typing import Any
 
 import joblib  # type: ignore[import-untyped]
 import numpy as np
+import pandas as pd
 import pytest
 from nilearn import maskers as theirs
 from numpy.testing import assert_allclose
@@ -98,6 +99,75 @@ def test_the_series_are_nilearns(folder: Path, kind: str, cleaning: str) -> None
         found = masker.fit_transform(folder / source)
         assert found.dtype == wanted.dtype
         assert_allclose(found, wanted, rtol=1e-6, atol=1e-6 * np.abs(wanted).max())
+
+
+NOISE = np.random.default_rng(4).normal(size=(TIMES, 2))
+MOVED = np.arange(TIMES) % 9 != 4
+BAND = {"t_r": 1.5, "low_pass": 0.2, "high_pass": 0.02}
+OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "z scores": ({"standardize": "zscore_sample"}, {}),
+    "percent, detrended": ({"standardize": "psc", "detrend": True}, {}),
+    "as before": ({"standardize": True}, {}),
+    "detrended": ({"standardize": None, "detrend": True}, {}),
+    "low pass": ({"standardize": None, "t_r": 1.5, "low_pass": 0.1}, {}),
+    "band pass": ({"standardize": None, **BAND}, {}),
+    "cosines": (
+        {"standardize": None, "t_r": 1.5, "high_pass": 0.02, "clean_args": {"filter": "cosine"}},
+        {},
+    ),
+    "runs": ({"standardize": "zscore_sample"}, {"runs": np.repeat([0, 1], TIMES // 2)}),
+    "confounds": ({"standardize": None, "detrend": True}, {"confounds": NOISE}),
+    "confounds as they are": (
+        {"standardize": None, "standardize_confounds": False},
+        {"confounds": pd.DataFrame(NOISE, columns=["a", "b"])},
+    ),
+    "filtered and scrubbed": ({"standardize": None, **BAND}, {"sample_mask": MOVED}),
+    "all at once": (
+        {"standardize": "zscore_sample", "detrend": True, "smoothing_fwhm": 4, **BAND},
+        {"confounds": NOISE, "sample_mask": np.flatnonzero(MOVED)},
+    ),
+    "variance": ({"standardize": None, "high_variance_confounds": True}, {}),
+    "double": ({"standardize": None, "dtype": np.float64}, {}),
+}
+"""Parameters of a masker, and of its ``transform`` (but ``runs``, which some have at the start)."""
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_options_of_cleaning(folder: Path, case: str) -> None:
+    options, given = (dict(part) for part in OPTIONS[case])
+    kind = "mask" if case in ("runs", "z scores", "all at once") else "labels"
+    if "runs" in given:
+        options["runs"] = given.pop("runs")
+    wanted = make(theirs, kind, folder, **options).fit()
+    found = make(ours, kind, folder, max_memory=SMALL, **options).fit()
+    series = found.transform(folder / "run.h5", **given)
+    expected = wanted.transform(str(folder / "run.nii.gz"), **given)
+    assert series.dtype == expected.dtype
+    assert_allclose(series, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", ["spheres", "maps"])
+def test_real_runs(shared_data: Path, tmp_path: Path, kind: str) -> None:
+    bold = shared_data / "data" / "real" / "bold" / "haxby2001_25mm"
+    run = str(bold / "sub-1_run-01_bold.nii.gz")
+    fs.convert(run, tmp_path / "run.h5").close()
+    inside = nibabel.load(bold / "mask-brain.nii.gz")
+    series = []
+    for module, source in ((theirs, run), (ours, run), (ours, tmp_path / "run.h5")):
+        options: dict[str, Any] = {"standardize": "zscore_sample", "detrend": True}
+        if module is ours:
+            options["max_memory"] = "1MiB"
+        if kind == "spheres":
+            places = np.argwhere(inside.get_fdata() > 0)[5:60:9]
+            seeds = [tuple(inside.affine[:3, :3] @ p + inside.affine[:3, 3]) for p in places]
+            masker = module.NiftiSpheresMasker(seeds, radius=26, allow_overlap=True, **options)
+        else:
+            values = np.stack([np.roll(inside.get_fdata(), k, axis=1) for k in range(3)], axis=3)
+            maps = nibabel.Nifti1Image(values.astype(np.float32), inside.affine)
+            masker = module.NiftiMapsMasker(maps, **options)
+        series.append(masker.fit_transform(source))
+    for found in series[1:]:
+        assert_allclose(found, series[0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -235,8 +305,22 @@ class TestScikitLearn:
         pipeline = make_pipeline(make(ours, "labels", folder), StandardScaler())
         found = pipeline.fit_transform(folder / "run.h5")
         assert_allclose(found.mean(axis=0), 0, atol=1e-6)
-        wrapped = make(ours, "labels", folder).set_output(transform="pandas")
-        assert wrapped.fit_transform(folder / "run.h5").shape == (TIMES, 3)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_frames(self, folder: Path, kind: str) -> None:
+        wanted = make(theirs, kind, folder).set_output(transform="pandas")
+        found = make(ours, kind, folder, max_memory=SMALL).set_output(transform="pandas")
+        frame = found.fit_transform(folder / "run.h5")
+        expected = wanted.fit_transform(str(folder / "run.nii.gz"))
+        pd.testing.assert_frame_equal(frame, expected, check_exact=False, rtol=1e-6)
+
+    @pytest.mark.parametrize("kind", ["mask", "maps"])
+    def test_reports(self, folder: Path, kind: str) -> None:
+        pytest.importorskip("matplotlib")
+        masker = make(ours, kind, folder, max_memory=SMALL)
+        masker.fit_transform(folder / "run.h5")
+        text = str(masker.generate_report())
+        assert type(masker).__name__ in text
 
     def test_the_signature_is_nilearns_and_ours(self) -> None:
         text = str(joblib.hash(ours.NiftiLabelsMasker("a.nii")))
