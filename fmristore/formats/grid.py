@@ -30,8 +30,10 @@ from fmristore.planning.indexing import (
     AxisPart,
     PointSelection,
     Selection,
+    bounds,
     parse_axis,
     parse_index,
+    parse_selection,
 )
 from fmristore.planning.options import LayoutOptions, WriteOptions, takes
 from fmristore.planning.pictures import AxisChunks, gray_levels
@@ -696,8 +698,10 @@ class GridView(StoredObject):
         """
         from fmristore.interop.matplotlib import Look, plot_image
 
-        number = self._axis_entry((..., volume))[-1]
-        number = parse_index((..., number), self.shape).region[-1].start if self.ndim == 4 else 0
+        number = 0
+        if self.ndim == 4:
+            entry = self._axis_entry((..., volume))[-1]
+            number = int(bounds(parse_selection(entry, self.shape[3:]).region[0]).start)
         return plot_image(
             self,
             kind,

@@ -377,7 +377,8 @@ class ParcellatedMultiScan(StoredObject):
         if scan is None and not self.scan_names:
             raise SelectionError("there is no scan to plot", url=self.url)
         chosen = self[self.scan_names[0] if scan is None else scan]
-        return chosen.plot(**({} if kind is None else {"kind": kind}), **options)
+        given: dict[str, Any] = options if kind is None else options | {"kind": kind}
+        return chosen.plot(**given)
 
     @property
     def part_names(self) -> tuple[str, ...]:

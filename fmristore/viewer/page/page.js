@@ -54,7 +54,7 @@ fmristore.Page = class {
   table(id, head, rows, foot) {
     const row = (cells) => {
       const found = document.createElement("tr");
-      cells.forEach((cell, i) => found.append(this.element(i && cells !== head ? "td" : "th", cell, { scope: cells === head ? "col" : i ? "" : "row" })));
+      cells.forEach((cell, i) => found.append(i && cells !== head ? this.element("td", cell) : this.element("th", cell, { scope: cells === head ? "col" : "row" })));
       return found;
     };
     const parts = [["thead", [head]], ["tbody", rows], ...(foot ? [["tfoot", [foot]]] : [])];
@@ -66,6 +66,13 @@ fmristore.Page = class {
   }
 
   /* Layers --------------------------------------------------------------------------------- */
+
+  /* One sentence in the place of a table. */
+  sentence(id, text) {
+    const row = document.createElement("tr");
+    row.append(this.element("td", text));
+    this.fill(this.$(id), [row]);
+  }
 
   async openLayer(layer, given = {}) {
     const facts = await this.source.layer(layer);
@@ -382,7 +389,7 @@ fmristore.Page = class {
     const line = (name, c) => [name, c.requests, this.size(c.fetched), c.chunks, this.size(c.decoded), `${(c.seconds * 1000).toFixed(1)} ms`];
     if (!costs.length) {
       const where = this.about.remote === null ? "Everything lies in this page; nothing is read." : "Everything was in memory; nothing was read.";
-      this.table("cost", [where], []);
+      this.sentence("cost", where);
       return;
     }
     const sum = { requests: 0, fetched: 0, chunks: 0, decoded: 0, seconds: 0 };
@@ -394,7 +401,7 @@ fmristore.Page = class {
     const { layer, voxel, step } = this.state;
     const costs = await this.source.costs(layer, voxel, step);
     const unknown = (value) => (value === null ? "unknown" : value);
-    if (!costs.length) this.table("plan", ["Nothing is known of what this would take."], []);
+    if (!costs.length) this.sentence("plan", "Nothing is known of what this would take.");
     else this.table("plan", ["read", "requests", "fetched", "chunks", "decoded", "returned"], costs.map((c) => [c.name, unknown(c.requests), this.size(c.fetched), `${c.chunks} of ${c.of}`, this.size(c.decoded), this.size(c.returned)]));
   }
 
