@@ -22,6 +22,7 @@ from fmristore.cli.console import (
 )
 from fmristore.cli.convert import convert
 from fmristore.cli.listing import find_stores, is_folder, list_stores
+from fmristore.cli.many import many
 from fmristore.cli.options import Json, MaxMemory, Overwrite, Part, StorageOptions, Trusted, Url
 from fmristore.cli.parcellate import parcellate
 from fmristore.cli.parsing import (
@@ -135,6 +136,7 @@ app.command(epilog="Example: fmristore view bold.h5 -o bold.html")(view)
 app.command(
     name="convert-bids", epilog="Example: fmristore convert-bids bids stores --derivatives"
 )(convert_bids)
+app.command(epilog="Example: fmristore many convert run-1.nii.gz run-2.nii.gz --into stores")(many)
 app.command(epilog="Example: fmristore virtualize bold.h5")(virtualize)
 
 

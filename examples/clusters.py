@@ -1,0 +1,38 @@
+"""Many runs on a cluster of dask, here two processes of this machine; a restart goes on.
+
+pip install "fmristore[dask]"
+"""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from pathlib import Path
+
+from distributed import Client, LocalCluster
+
+import fmristore as fs
+from fmristore.demo import make_dataset
+
+
+def main() -> None:
+    """Work in a temporary folder."""
+    with tempfile.TemporaryDirectory() as name:
+        run = make_dataset(Path(name) / "bids", shape=(16, 18, 12, 40))
+        pairs = [(run, f"{name}/run-{number}.h5") for number in range(4)]
+        pairs.append((Path(name, "missing.nii.gz"), f"{name}/missing.h5"))
+        cluster = LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=name
+        )
+        with cluster, Client(cluster) as client:
+            report = fs.map_runs(
+                fs.convert, pairs, executor=client, journal=f"{name}/journal.jsonl"
+            )
+            print(str(report).replace(name, "..."))
+            again = fs.map_runs(fs.convert, pairs, executor=client, journal=f"{name}/journal.jsonl")
+            print(str(again).splitlines()[0])
+        print("bytes that came back from each:", [len(pickle.dumps(one)) for one in report])
+
+
+if __name__ == "__main__":
+    main()
