@@ -184,6 +184,16 @@ def info(
         emit(documents[0] if one else documents)
 
 
+_Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="LOSS",
+        help="Accept a loss: array, attributes, depth, external-link, link, name, "
+        "non-finite-attribute, reference. Can be repeated.",
+    ),
+]
+
+
 @app.command(epilog="Example: fmristore transcode bold.h5 s3://lab/bold.ome.zarr --dry-run")
 def transcode(  # noqa: PLR0913
     source: Annotated[str, typer.Argument(metavar="SRC", help="HDF5 file or Zarr store.")],
@@ -202,14 +212,7 @@ def transcode(  # noqa: PLR0913
         TranscodeCodec | None,
         typer.Option(help="Codec preset; kept by default where common readers know it."),
     ] = None,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="LOSS",
-            help="Accept a loss: array, attributes, depth, external-link, link, name, "
-            "non-finite-attribute, reference. Can be repeated.",
-        ),
-    ] = None,
+    allow: _Allow = None,
     max_memory: MaxMemory = "1GiB",
     overwrite: Overwrite = False,
     trusted: Trusted = None,

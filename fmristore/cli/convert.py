@@ -27,15 +27,18 @@ from fmristore.planning.text import size_text
 __all__ = ["convert"]
 
 
+_Paths = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IN... OUT",
+        help="NIfTI images, paths or URLs (several are the runs of a sequence), and the new "
+        "store: .h5 for HDF5, .zarr for Zarr.",
+    ),
+]
+
+
 def convert(  # noqa: PLR0913
-    paths: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IN... OUT",
-            help="NIfTI images, paths or URLs (several are the runs of a sequence), and the new "
-            "store: .h5 for HDF5, .zarr for Zarr.",
-        ),
-    ],
+    paths: _Paths,
     *,
     access: Annotated[
         Access | None, typer.Option(help="What is read most; time by default.")
@@ -91,12 +94,15 @@ def convert(  # noqa: PLR0913
     if json:
         given: Any = sources[0] if len(sources) == 1 else sources
         emit({"source": given, "target": url, "seconds": seconds, "content": content})
-        return
-    sizes = content["sizes"]
+    else:
+        echo(f"{text}: {_size(content['sizes'])}, {seconds:.1f} s")
+
+
+def _size(sizes: dict[str, Any]) -> str:
     size = f"{size_text(sizes['raw_bytes'])} of data"
     if sizes["encoded_bytes"]:
         size += f" in {size_text(sizes['encoded_bytes'])} (ratio {sizes['ratio']:.2f})"
-    echo(f"{text}: {size}, {seconds:.1f} s")
+    return size
 
 
 def _refuse(wrong: bool, why: str) -> None:  # noqa: FBT001

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from enum import StrEnum
 from typing import Annotated, Any
@@ -39,32 +40,36 @@ class Statistic(StrEnum):
     std = "std"
 
 
+_Run = Annotated[
+    str, typer.Argument(metavar="URL", help="Run: a NIfTI image, HDF5 file or Zarr store.")
+]
+_Labels = Annotated[
+    str, typer.Argument(metavar="LABELS", help="NIfTI label image on the grid of the run.")
+]
+_Out = Annotated[
+    str,
+    typer.Argument(
+        metavar="OUT",
+        help="New store: .h5 for HDF5, .zarr for Zarr; with --scan, one of several scans.",
+    ),
+]
+_Names = Annotated[
+    str | None, typer.Option(help="Table of the labels: BIDS _dseg.tsv, CSV or FreeSurfer colours.")
+]
+_Mask = Annotated[str | None, typer.Option(help="NIfTI mask; labels of other voxels are dropped.")]
+_Statistic = Annotated[Statistic, typer.Option(help="What the voxels of a parcel become.")]
+_Scan = Annotated[str | None, typer.Option(help="Name of the scan.")]
+
+
 def parcellate(  # noqa: PLR0913
-    url: Annotated[
-        str, typer.Argument(metavar="URL", help="Run: a NIfTI image, HDF5 file or Zarr store.")
-    ],
-    labels: Annotated[
-        str, typer.Argument(metavar="LABELS", help="NIfTI label image on the grid of the run.")
-    ],
-    out: Annotated[
-        str,
-        typer.Argument(
-            metavar="OUT",
-            help="New store: .h5 for HDF5, .zarr for Zarr; with --scan, one of several scans.",
-        ),
-    ],
+    url: _Run,
+    labels: _Labels,
+    out: _Out,
     *,
-    names: Annotated[
-        str | None,
-        typer.Option(help="Table of the labels: BIDS _dseg.tsv, CSV or FreeSurfer colours."),
-    ] = None,
-    mask: Annotated[
-        str | None, typer.Option(help="NIfTI mask; labels of other voxels are dropped.")
-    ] = None,
-    statistic: Annotated[
-        Statistic, typer.Option(help="What the voxels of a parcel become.")
-    ] = Statistic.mean,
-    scan: Annotated[str | None, typer.Option(help="Name of the scan.")] = None,
+    names: _Names = None,
+    mask: _Mask = None,
+    statistic: _Statistic = Statistic.mean,
+    scan: _Scan = None,
     tr: TrOption = None,
     space_name: SpaceNameOption = None,
     metadata: MetadataOption = None,
@@ -107,25 +112,28 @@ def parcellate(  # noqa: PLR0913
             progress=progress,
         ) as summary,
     ):
-        times, parcels = summary.shape
         seconds = time.perf_counter() - started
-        empty = int((summary.parcellation.sizes == 0).sum())
-        facts = {
-            "source": url,
-            "labels": labels,
-            "target": summary.url,
-            "scan": summary.name,
-            "statistic": summary.statistic,
-            "time_points": times,
-            "parcels": parcels,
-            "parcels_without_voxels": empty,
-            "dtype": str(summary.dtype),
-            "repetition_time": summary.tr,
-            "seconds": seconds,
-        }
+        facts = _facts(summary, url, labels) | {"seconds": seconds}
         text = repr(summary)
-        size = size_text(times * parcels * summary.dtype.itemsize)
+        size = size_text(math.prod(summary.shape) * summary.dtype.itemsize)
     if json:
         emit(facts)
     else:
         echo(f"{text}: {size} of data, {seconds:.1f} s")
+
+
+def _facts(summary: Any, url: str, labels: str) -> dict[str, Any]:
+    """What is said of a summary as JSON."""
+    times, parcels = summary.shape
+    return {
+        "source": url,
+        "labels": labels,
+        "target": summary.url,
+        "scan": summary.name,
+        "statistic": summary.statistic,
+        "time_points": times,
+        "parcels": parcels,
+        "parcels_without_voxels": int((summary.parcellation.sizes == 0).sum()),
+        "dtype": str(summary.dtype),
+        "repetition_time": summary.tr,
+    }

@@ -162,6 +162,30 @@ def _layout_text(spec: ArraySpec) -> str:
     return f"chunks {chunk}{shard}, {' + '.join(map(str, spec.codecs)) or 'not compressed'}"
 
 
+def _check_losses(allow: Collection[str]) -> None:
+    unknown = set(allow) - set(LOSSES)
+    if unknown:
+        raise InvalidInputError(
+            f"unknown losses {sorted(unknown)}; there are {', '.join(sorted(LOSSES))}"
+        )
+
+
+def _of_arrays(
+    tree: Tree, store: Store, kind: TargetKind, losses: list[Loss]
+) -> dict[str, dict[str, Any]]:
+    """Attributes of each array as the new kind of store has them."""
+    before = "hdf5" if Capability.HARD_LINKS in store.capabilities else "zarr"
+    return {
+        path: _portable(
+            for_target(_array_attributes(array, losses), array.spec.dtype, before, kind.kind),
+            path,
+            kind,
+            losses,
+        )
+        for path, array in tree.arrays.items()
+    }
+
+
 def plan_transcode(
     store: Store,
     target: str,
@@ -201,28 +225,11 @@ def plan_transcode(
         If `allow` has a name that is not known, or something else than a run is to have two
         copies.
     """
-    unknown = set(allow) - set(LOSSES)
-    if unknown:
-        raise InvalidInputError(
-            f"unknown losses {sorted(unknown)}; there are {', '.join(sorted(LOSSES))}"
-        )
+    _check_losses(allow)
     tree = walk(store.root)
     losses = [Loss(item.kind, item.path, item.reason) for item in tree.unreadable]
     _leave_out_endless(tree, losses)
-    of_arrays = {
-        path: _portable(
-            for_target(
-                _array_attributes(array, losses),
-                array.spec.dtype,
-                "hdf5" if Capability.HARD_LINKS in store.capabilities else "zarr",
-                kind.kind,
-            ),
-            path,
-            kind,
-            losses,
-        )
-        for path, array in tree.arrays.items()
-    }
+    of_arrays = _of_arrays(tree, store, kind, losses)
     tree, wishes = arrange(tree, of_arrays, access)
     losses = [loss for loss in losses if loss.path not in {*of_arrays} - {*tree.arrays}]
     groups = tuple(
