@@ -12,7 +12,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Unpack, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -20,6 +20,7 @@ from numpy.typing import DTypeLike
 from fmristore.formats.base import RawView, StoredArray, StoredObject
 from fmristore.formats.nodes import read_bytes, read_metadata, require_headers
 from fmristore.formats.registry import format_class
+from fmristore.formats.selection import parse_series, spread_over
 from fmristore.formats.statistics import Axis, reduce_blocks
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
@@ -29,9 +30,7 @@ from fmristore.planning.anatomy import display_axes
 from fmristore.planning.indexing import (
     AxisPart,
     PointSelection,
-    Selection,
     bounds,
-    parse_axis,
     parse_index,
     parse_selection,
 )
@@ -41,8 +40,8 @@ from fmristore.planning.read_plan import Planner, ReadPlan
 from fmristore.planning.streams import streaming
 from fmristore.planning.text import parse_size
 from fmristore.sources.images import ArraySource, ImageSource
-from fmristore.sources.labelled import positional, voxel_columns
-from fmristore.sources.masks import mask_array, mask_voxels
+from fmristore.sources.labelled import positional
+from fmristore.sources.masks import mask_array
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.io.ranges import ReadCost
 from fmristore_stores.protocol import AnyArray
@@ -54,14 +53,7 @@ if TYPE_CHECKING:
 
     from fmristore.nifti import NiftiHeader
 
-__all__ = [
-    "GridView",
-    "VoxelSelection",
-    "parse_points",
-    "parse_series",
-    "spread_over",
-    "write_source",
-]
+__all__ = ["GridView", "write_source"]
 
 _WRITE_BYTES = 1 << 23
 """Volumes that are handed to the NIfTI writer at a time."""
@@ -848,15 +840,6 @@ class GridView(StoredObject):
         return slice_picture(gray_levels(self.read(tuple(index))), self.space, world)
 
 
-def spread_over(shape: Sequence[int], most: int) -> AnyArray:
-    """Voxels, (n, 3), at even distances in a grid: at most `most` of them."""
-    step = 1
-    while math.prod(-(-n // step) for n in shape) > max(1, most):
-        step += 1
-    axes = [np.arange(min(step // 2, n - 1), n, step) for n in shape]
-    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
-
-
 def _whole(lengths: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(0, n, 1) for n in lengths)
 
@@ -881,76 +864,3 @@ def write_source(
             storage_options=options.get("storage_options"),
             progress=None if progress is None else lambda done: progress(done, total),
         )
-
-
-# What series() is asked for -------------------------------------------------------------------
-
-
-class VoxelSelection(NamedTuple):
-    """Voxels and volumes that a series is wanted of."""
-
-    points: AnyArray
-    """(n, 3), or (3,) for one voxel: as given, negative indices and all."""
-    single: bool
-    """Whether it was one voxel, so that the result has no axis of voxels."""
-    times: Selection
-
-
-def parse_points(voxels: Any) -> tuple[AnyArray, bool]:
-    """Parse one voxel, or many, given by index.
-
-    Parameters
-    ----------
-    voxels : (x, y, z) or array_like of int, (n, 3)
-
-    Returns
-    -------
-    points : ndarray of int, (n, 3) or (3,)
-    single : bool
-        Whether it was one voxel, not a list.
-
-    Raises
-    ------
-    SelectionError
-        If they are not whole numbers, three for each voxel.
-    """
-    voxels = voxel_columns(voxels)
-    try:
-        points = np.asarray(voxels)
-    except ValueError as error:
-        raise SelectionError("voxels: expected rows of three integers") from error
-    if points.size == 0:
-        return np.empty((0, 3), np.int64), False
-    if points.dtype.kind not in "iu" or points.ndim not in (1, 2) or points.shape[-1] != 3:
-        raise SelectionError(
-            f"voxels of shape {points.shape} and type {points.dtype}: expected integers, "
-            "(3,) for one voxel or (n, 3) for many"
-        )
-    return points, points.ndim == 1
-
-
-def parse_series(
-    voxels: Any,
-    mask: Any,
-    times: Any,
-    *,
-    space: NeuroSpace,
-    length: int,
-    storage_options: Mapping[str, Any] | None = None,
-) -> VoxelSelection:
-    """Parse what the method ``series`` is asked for; see `GridView.series`.
-
-    Raises
-    ------
-    InvalidInputError
-        If both or neither of `voxels` and `mask` are given, or the mask does not fit.
-    SelectionError
-        If the voxels are not rows of three integers, or `times` is no part of the run.
-    """
-    if (voxels is None) == (mask is None):
-        raise InvalidInputError("give either voxels or mask=")
-    if mask is not None:
-        points, single = mask_voxels(mask, space, storage_options=storage_options), False
-    else:
-        points, single = parse_points(voxels)
-    return VoxelSelection(points, single, parse_axis(times, length))

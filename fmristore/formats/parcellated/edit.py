@@ -10,14 +10,8 @@ import numpy as np
 
 from fmristore.formats.names import encode_name
 from fmristore.formats.options import Target
-from fmristore.formats.parcellated.layout import (
-    OwnTree,
-    ScanInput,
-    check_names,
-    each_content,
-    matrix_blocks,
-    write_scan,
-)
+from fmristore.formats.parcellated.inputs import ScanInput, check_names, each_content
+from fmristore.formats.parcellated.layout import OwnTree, matrix_blocks, write_scan
 from fmristore.sources.parcellation import Parcellation
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.edit import edit_store

@@ -22,16 +22,14 @@ from fmristore.formats.base import (
 from fmristore.formats.options import Target
 from fmristore.formats.parcellated.concat import ConcatenatedScans, concatenate
 from fmristore.formats.parcellated.edit import add_requests, remove_scan
-from fmristore.formats.parcellated.layout import (
-    OwnTree,
-    ParcellatedLayout,
+from fmristore.formats.parcellated.inputs import (
     ScanInput,
-    ScanTree,
     array_options,
     create_scans,
     make_parcellation,
     scan_requests,
 )
+from fmristore.formats.parcellated.layout import OwnTree, ParcellatedLayout, ScanTree
 from fmristore.formats.parcellated.r import RParcellatedLayout
 from fmristore.formats.parcellated.scan import ParcellatedScan
 from fmristore.formats.parcellated.summary import ParcellatedScanSummary

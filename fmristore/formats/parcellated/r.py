@@ -260,10 +260,13 @@ def _vector(values: Sequence[Any]) -> AnyArray:
         return np.array(values, STRING)
     if kinds == {bool}:
         return np.array(values, np.int8)
-    if kinds <= {int, float} and not any(abs(v) >= R_EXACT for v in values if type(v) is int):
-        return _narrow(np.array(values))
-    if kinds <= {int, float, type(None)} and kinds & {int, float}:  # NaN is R's NA
-        return _vector([math.nan if value is None else value for value in values])
+    numbers = kinds - {type(None)}  # NaN is R's NA
+    if (
+        numbers
+        and numbers <= {int, float}
+        and not any(abs(value) >= R_EXACT for value in values if type(value) is int)
+    ):
+        return _narrow(np.array([math.nan if value is None else value for value in values]))
     texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
     return np.array(texts, STRING)
 

@@ -12,14 +12,14 @@ from numpy.typing import DTypeLike, NDArray
 from fmristore.formats.matrix import Matrix
 from fmristore.formats.options import Target
 from fmristore.formats.parcellated.base import ParcellatedBase
-from fmristore.formats.parcellated.layout import (
-    ParcellatedLayout,
+from fmristore.formats.parcellated.inputs import (
     ScanInput,
     create_scans,
     given_matrix,
     make_parcellation,
     voxel_weights,
 )
+from fmristore.formats.parcellated.layout import ParcellatedLayout
 from fmristore.formats.parcellated.r import RParcellatedLayout
 from fmristore.formats.parcellated.reduce import make_reduction, parcel_pieces, reduce_values
 from fmristore.formats.registry import Layout, register

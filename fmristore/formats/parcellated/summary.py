@@ -11,13 +11,13 @@ from numpy.typing import DTypeLike
 
 from fmristore.formats.options import Target
 from fmristore.formats.parcellated.base import ParcellatedBase
-from fmristore.formats.parcellated.layout import (
-    ParcellatedLayout,
+from fmristore.formats.parcellated.inputs import (
     ScanInput,
     create_scans,
     given_matrix,
     make_parcellation,
 )
+from fmristore.formats.parcellated.layout import ParcellatedLayout
 from fmristore.formats.parcellated.r import RParcellatedLayout
 from fmristore.formats.registry import Layout, register
 from fmristore.model.space import NeuroSpace
