@@ -10,12 +10,15 @@ from __future__ import annotations
 import contextlib
 import hmac
 import json
+import logging
 import re
 import secrets
 import socket
+import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from concurrent.futures import Future, ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler
+from socketserver import TCPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -24,6 +27,7 @@ from fmristore_stores.errors import FmristoreError, InvalidInputError, Selection
 
 __all__ = ["PageServer"]
 
+_logger = logging.getLogger("fmristore")
 _ADDRESS = "127.0.0.1"
 _THREADS = 12
 """Browsers open up to six connections, some of them before there is anything to ask."""
@@ -53,7 +57,7 @@ class _Refused(Exception):  # noqa: N818 - an answer, not an error of ours
         self.text = text
 
 
-class PageServer(HTTPServer):
+class PageServer(TCPServer):
     """Serves one page in threads of its own.
 
     Parameters
@@ -68,6 +72,10 @@ class PageServer(HTTPServer):
     StorageError
         If the port is taken.
     """
+
+    allow_reuse_address = sys.platform != "win32"  # there it would let others listen, too
+    allow_reuse_port = False
+    request_queue_size = 2 * _THREADS
 
     def __init__(self, content: Content, port: int = 0) -> None:
         self.content = content
@@ -128,7 +136,8 @@ class PageServer(HTTPServer):
         if crowded:
             self.shutdown_request(request)
         else:
-            self._workers.submit(self._process, request, client_address)
+            done = self._workers.submit(self._process, request, client_address)
+            done.add_done_callback(_log_fault)
 
     def _process(self, request: Any, client_address: Any) -> None:
         try:
@@ -138,6 +147,13 @@ class PageServer(HTTPServer):
             self.shutdown_request(request)
             with self._guard:
                 self._sockets.discard(request)
+
+
+def _log_fault(done: Future[None]) -> None:
+    """Say what went wrong where nobody waits for an answer; it is a fault of ours."""
+    error = done.exception()
+    if error is not None:
+        _logger.error("the page got no answer: %r", error, exc_info=error)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -197,3 +197,30 @@ def test_every_format_on_a_small_screen(browser: Browser, name: str, tmp_path: P
                 assert "z-scores" in text
         assert browser.run("document.documentElement.scrollWidth <= innerWidth")
     assert browser.problems == []
+
+
+def test_formats_that_cannot_be_drawn(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmristore.viewer.content.layer_names", lambda _: [])
+    with (
+        WRITERS["neurovol"](tmp_path / "a.h5") as stored,
+        fs.view(stored, open_browser=False) as viewer,
+    ):
+        show(browser, viewer.url)
+        assert "no way to draw" in browser.run("document.getElementById('note').textContent")
+        assert "NeuroVol" in browser.run("document.getElementById('summary').textContent")
+        assert "6 x 5 x 4" in browser.run("document.getElementById('facts').textContent")
+    assert browser.problems == []
+
+
+def test_errors_are_shown(browser: Browser, tmp_path: Path) -> None:
+    with (
+        WRITERS["neurovec"](tmp_path / "a.h5") as stored,
+        fs.view(stored, open_browser=False) as viewer,
+    ):
+        show(browser, viewer.url)
+        viewer._stored.close()
+        browser.run("fmristore.page.change({ voxel: [1, 1, 1] })")
+        browser.run(SETTLED)
+        assert "closed" in browser.run("document.getElementById('problem').textContent")
