@@ -239,7 +239,7 @@ class TestObjects:
                     assert "NeuroVec" in text
                     assert str(url) in text
                     assert "7 x 6 x 5 x 9" in text
-                    assert "TR 1.5 s" in text
+                    assert "1.5 s" in text
                     assert "int16" in text
                     assert ("float32" in text) == (scales is SCALED)
                     assert len(text) < 1000

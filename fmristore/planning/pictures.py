@@ -23,6 +23,7 @@ __all__ = [
     "axis_chunks",
     "chunk_svg",
     "chunk_text",
+    "fact_text",
     "facts_html",
     "gray_levels",
     "image_html",
@@ -207,6 +208,11 @@ def image_html(pixels: NDArray[np.uint8], size: tuple[float, float], text: str) 
     )
 
 
+def fact_text(name: str, text: object) -> str:
+    """Text about a fact that stands beside its name, which it need not say again."""
+    return str(text).removeprefix(f"{name} ")
+
+
 def facts_html(title: str, facts: Mapping[str, object], *pictures: str) -> str:
     """A title, a table of names and texts, and pictures beside it.
 
@@ -221,7 +227,7 @@ def facts_html(title: str, facts: Mapping[str, object], *pictures: str) -> str:
     """
     rows = "".join(
         f"<tr><th style='text-align:left'>{html.escape(shown(name))}</th>"
-        f"<td style='text-align:left'>{html.escape(shown(text))}</td></tr>"
+        f"<td style='text-align:left'>{html.escape(shown(fact_text(name, text)))}</td></tr>"
         for name, text in facts.items()
     )
     drawn = "".join(f"<div>{picture}</div>" for picture in pictures if picture)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmristore.formats.base import StoredObject
+from fmristore.planning.pictures import fact_text
 from fmristore.planning.text import size_text
 from fmristore.viewer.layers import MOST_VALUES, Layer, Start, layer_names, open_layer
 from fmristore_stores.errors import InvalidInputError, SelectionError
@@ -45,7 +46,7 @@ def about(stored: StoredObject) -> dict[str, Any]:
     """Facts about a stored object for the page, as plain JSON values; reads no data."""
     facts = stored.describe()
     layout, sizes = facts.get("layout"), facts.get("sizes")
-    rows = [[name, text] for name, text in stored.facts.items()]
+    rows = [[name, fact_text(name, text)] for name, text in stored.facts.items()]
     if layout is not None:
         rows += [
             ["array", f"/{layout['array']}"],

@@ -375,6 +375,11 @@ class ComponentLayer(Layer):
         """Docstring inherited."""
         return np.ascontiguousarray(self.stored.basis[:, step])
 
+    def describe(self) -> dict[str, Any]:
+        """Docstring inherited."""
+        space = self.stored.space
+        return super().describe() | {"tr": space.tr, "start": space.time_offset}
+
 
 class SummaryLayer(Layer):
     """One series for each parcel, painted on the parcel's voxels."""

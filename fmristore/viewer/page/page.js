@@ -17,7 +17,7 @@ fmristore.Page = class {
     this.about = await this.source.about();
     document.title = `${this.about.name} · fmristore`;
     this.$("name").textContent = this.about.name;
-    this.$("summary").textContent = `${this.about.class} · ${this.about.facts.filter(([name]) => ["shape", "dtype", "TR", "parcels", "components", "scans", "runs", "maps"].includes(name)).map(([, text]) => text).join(" · ")}`;
+    this.$("summary").textContent = `${this.about.class} · ${this.about.facts.filter(([name]) => ["shape", "dtype", "TR", "parcels", "components", "scans", "runs", "maps"].includes(name)).map(([name, text]) => (name === "TR" ? `TR ${text}` : text)).join(" · ")}`;
     this.fill(this.$("facts"), [["place", this.about.url], ...this.about.facts].flatMap(([name, text]) => [this.element("dt", name), this.element("dd", text)]));
     const layers = this.about.layers;
     this.fill(this.$("layer"), layers.map((name, i) => this.option(i, name)));
@@ -354,8 +354,8 @@ fmristore.Page = class {
     else if (values.some(Number.isFinite) && !(facts.painted && state.parcelSeries)) lines.push({ values, name: `voxel ${voxel.join(", ")}` });
     if (state.parcelSeries && facts.parcels) lines.push({ values: state.parcelSeries, second: true, name: `parcel ${facts.parcels.names[state.parcel]}${facts.painted ? "" : ", mean"}` });
     const length = (lines[0]?.values ?? values).length;
-    const timed = facts.kind === "time" && facts.tr && !facts.runs.length;
-    const positions = Array.from({ length }, (_, t) => (timed ? facts.start + t * facts.every * facts.tr : t * (component ? 1 : facts.every)));
+    const timed = (facts.kind === "time" || component) && facts.tr && !facts.runs.length;
+    const positions = Array.from({ length }, (_, t) => (timed ? facts.start + t * (component ? 1 : facts.every) * facts.tr : t * (component ? 1 : facts.every)));
     this.pick = fmristore.drawSeries(this.$("series"), lines, {
       positions, timed, at: component ? null : Math.floor(state.step / facts.every), boundaries: component ? [] : facts.runs.slice(1).map(([, first]) => Math.floor(first / facts.every)),
       label: timed ? "time (s)" : component || facts.kind === "time" ? "volume" : "map",
