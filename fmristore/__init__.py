@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fmristore.formats.parcellated.multiscan import ParcellatedMultiScan
     from fmristore.formats.parcellated.scan import ParcellatedScan
     from fmristore.formats.parcellated.summary import ParcellatedScanSummary
+    from fmristore.formats.sequence.growing import append
     from fmristore.formats.sequence.sequence import NeuroVecSeq
     from fmristore.many import RunsReport, map_runs
     from fmristore.model.space import NeuroSpace
@@ -57,6 +58,7 @@ __all__ = [
     "StoreOptions",
     "WriteOptions",
     "__version__",
+    "append",
     "convert",
     "convert_bids",
     "errors",
@@ -89,6 +91,7 @@ _HOME = {
     "RunsReport": "fmristore.many",
     "StoreOptions": "fmristore.planning.options",
     "WriteOptions": "fmristore.planning.options",
+    "append": "fmristore.formats.sequence.growing",
     "convert": "fmristore.api",
     "convert_bids": "fmristore.bids",
     "map_runs": "fmristore.many",

@@ -99,6 +99,7 @@ class BatchStream(_IterableDataset):
         self.batches = batches
         self._transform = transform
         self._given: list[int] = []
+        self._next = 0
 
     def __iter__(self) -> Iterator[Any]:
         info = _torch.utils.data.get_worker_info()
@@ -113,16 +114,17 @@ class BatchStream(_IterableDataset):
             raise InvalidInputError(
                 f"the epoch is resumed with {len(self._given)} workers, not {workers}"
             )
-        self.batches.set_worker(worker, workers)
+        share = (worker + self._next) % workers  # a loader begins with its first worker
+        self.batches.set_worker(share, workers)
         if self._given:
-            state = self.batches.state_dict() | {"batches": self._given[worker]}
+            state = self.batches.state_dict() | {"batches": self._given[share]}
             self.batches.load_state_dict(state)
             self._given = []
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that comes next: see `Batches.set_epoch`."""
         self.batches.set_epoch(epoch)
-        self._given = []
+        self._given, self._next = [], 0
 
     def resume(self, epoch: int, batches: int, workers: int) -> None:
         """Go on after some batches of an epoch that a plain `DataLoader` has handed out.
@@ -150,11 +152,13 @@ class BatchStream(_IterableDataset):
                 "workers is not fixed: begin the next epoch, or use a StatefulDataLoader"
             )
         given = [0] * workers
+        turn = 0
         for _ in range(min(batches, sum(left))):
-            # The loader asks the workers in turn, and passes over those that have no more.
-            worker = min((w for w in range(workers) if given[w] < left[w]), key=lambda w: given[w])
-            given[worker] += 1
-        self._given = given
+            while given[turn] == left[turn]:  # it has no more, and is passed over
+                turn = (turn + 1) % workers
+            given[turn] += 1
+            turn = (turn + 1) % workers
+        self._given, self._next = given, turn
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands in this process: see `Batches.state_dict`."""

@@ -351,6 +351,20 @@ def _changing_scans(kind: str) -> Iterator[Operation]:
     yield Operation(f"remove_scan {kind}", target, prepare_two, remove, both, task, bounded=False)
 
 
+def _changing_runs(kind: str) -> Iterator[Operation]:
+    target = f"x.{kind}"
+    before: Values = {"rest": RUN, "task": RUN[..., :8]}
+
+    def prepare(folder: Path) -> None:
+        _make(_seq, target, RUN, folder)
+
+    def add(folder: Path, **options: Any) -> None:
+        with fs.open(folder / target) as runs:
+            runs.add_run("more", RUN + 1, tr=1.0, **options)
+
+    yield Operation(f"add_run {kind}", target, prepare, add, before, {**before, "more": RUN + 1})
+
+
 def _changing_maps(kind: str) -> Iterator[Operation]:
     target = f"x.{kind}"
     before = _stacked(RUN)
@@ -439,6 +453,7 @@ def _all() -> Iterator[Operation]:
         yield from _importing(kind)
         yield from _copying(kind)
         yield from _changing_scans(kind)
+        yield from _changing_runs(kind)
         yield from _changing_maps(kind)
         yield from _summarising(kind)
     yield from _exporting()

@@ -110,7 +110,7 @@ def test_the_state_of_a_stream(paths: list[Path]) -> None:
         rest.load_state_dict(begun.state_dict())
         assert first + [numbers.tolist() for _, numbers in rest] == whole
         with pytest.raises(InvalidInputError, match="not fixed"):
-            rest.resume(epoch=0, batches=9, workers=3)
+            rest.resume(epoch=0, batches=10, workers=3)
 
 
 @pytest.mark.skipif(torch is not None, reason="torch is installed")

@@ -337,7 +337,7 @@ class DenseImage(GridView):
         reader = self._replica_for(parts).reader
         dims = reader.spec.dims
         scaled = not raw and self._parts.scaling is not None
-        if scaled or "c" in dims or out.dtype != reader.spec.dtype:
+        if scaled or self._parts.of_r or "c" in dims or out.dtype != reader.spec.dtype:
             out[...] = self.read_region(region, dtype=out.dtype, raw=raw)
             return
         stored = out.transpose([self.axes.index(d) for d in dims])

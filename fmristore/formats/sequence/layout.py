@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,18 +19,30 @@ from fmristore.formats.nodes import (
     write_affine,
 )
 from fmristore.formats.registry import NativeLayout
+from fmristore.model.space import NeuroSpace
 from fmristore.planning.progress import Progress
 from fmristore.sources.images import ImageSource
-from fmristore_stores.errors import InvalidInputError, MetadataError, NotFoundError
-from fmristore_stores.opening import Handle
+from fmristore_stores.edit import edit_store
+from fmristore_stores.errors import (
+    AlreadyExistsError,
+    ChangedError,
+    FmristoreError,
+    FormatError,
+    InvalidInputError,
+    MetadataError,
+    NotFoundError,
+)
+from fmristore_stores.opening import Handle, Locator, locate
 from fmristore_stores.protocol import Capability, Group, Store
 from fmristore_stores.spec import check_name
 
 __all__ = [
     "SequenceLayout",
     "SequenceParts",
+    "add_to_sequence",
     "check_runs",
     "read_sequence_parts",
+    "require_grid",
     "run_names",
     "shifted",
     "write_sequence",
@@ -176,18 +189,28 @@ def check_runs(runs: Iterable[tuple[str, ImageSource]]) -> dict[str, ImageSource
         raise InvalidInputError("a sequence needs at least one run")
     first, *others = checked.items()
     for name, source in others:
-        mine, other = first[1].space, source.space
-        if mine.spatial_shape != other.spatial_shape:
-            raise InvalidInputError(
-                f"run {name!r} has volumes of shape {other.spatial_shape}, run {first[0]!r} of "
-                f"{mine.spatial_shape}: all runs must be on one grid"
-            )
-        if not mine.same_grid(other):
-            raise InvalidInputError(
-                f"run {name!r} lies {mine.grid_distance(other):.3g} mm from run {first[0]!r}: "
-                "all runs must be on one grid"
-            )
+        require_grid(name, source.space, first[0], first[1].space)
     return checked
+
+
+def require_grid(name: str, space: NeuroSpace, first: str, grid: NeuroSpace) -> None:
+    """Check that a run is on the grid of the first one.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is on another.
+    """
+    if grid.spatial_shape != space.spatial_shape:
+        raise InvalidInputError(
+            f"run {name!r} has volumes of shape {space.spatial_shape}, run {first!r} of "
+            f"{grid.spatial_shape}: all runs must be on one grid"
+        )
+    if not grid.same_grid(space):
+        raise InvalidInputError(
+            f"run {name!r} lies {grid.grid_distance(space):.3g} mm from run {first!r}: "
+            "all runs must be on one grid"
+        )
 
 
 def write_sequence(
@@ -226,17 +249,94 @@ def write_sequence(
     for name, source in runs.items():
         nodes.append(encode_name(name))
         lengths.append(source.space.time_points)
-        run = folder.create_group(nodes[-1])
         tell = shifted(progress, done, sum(nbytes.values()))
-        attributes = write_run(run, source, options, capabilities, progress=tell)
-        of_space = space_attributes(source.space)
-        of_time = {
-            k: of_space[k] for k in ("repetition_time", "time_unit", "time_offset") if k in of_space
-        }
-        run.write_attributes(attributes | of_time | {"name": name})
+        _write_group(folder, name, source, options, capabilities, progress=tell)
         done += nbytes[name]
     common = {k: v for k, v in space_attributes(first).items() if k != "time_unit"}
     return common | {"runs": nodes, "lengths": lengths}
+
+
+def _write_group(
+    folder: Group,
+    name: str,
+    source: ImageSource,
+    options: ImageOptions,
+    capabilities: Capability,
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """Write one run into a group of its own."""
+    run = folder.create_group(encode_name(name))
+    attributes = write_run(run, source, options, capabilities, progress=progress)
+    of_space = space_attributes(source.space)
+    of_time = {
+        k: of_space[k] for k in ("repetition_time", "time_unit", "time_offset") if k in of_space
+    }
+    run.write_attributes(attributes | of_time | {"name": name})
+
+
+def add_to_sequence(
+    locator: Locator,
+    grid: NeuroSpace,
+    name: str,
+    source: ImageSource,
+    options: ImageOptions,
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """Add a run to a stored sequence, behind those that it has when our turn comes.
+
+    Parameters
+    ----------
+    locator : Locator
+        The store as it was opened.
+    grid : NeuroSpace
+        Its grid, then.
+    name, source, options, progress
+        The new run, and how to store it.
+
+    Raises
+    ------
+    AlreadyExistsError
+        If there is a run of that name.
+    ChangedError
+        If a store on another grid, or of another format, took its place since it was opened.
+    """
+    node = encode_name(name)
+    with edit_store(locator.url, storage_options=locator.options) as store:
+        attributes = _listed_runs(locator, grid, store)
+        nodes, lengths = attributes["runs"], attributes["lengths"]
+        if node in nodes:
+            raise AlreadyExistsError(f"there is a run {name!r} already", url=locator.url)
+        folder = store.root.group("runs")
+        for left_over in folder.children().keys() - set(nodes):  # of a writer that was killed
+            folder.remove(left_over)
+        try:
+            _write_group(folder, name, source, options, store.capabilities, progress=progress)
+        except BaseException:
+            with contextlib.suppress(FmristoreError):
+                if node in folder.children():
+                    folder.remove(node)
+            raise
+        # The one step that makes the run visible.
+        listed = {"runs": [*nodes, node], "lengths": [*lengths, source.space.time_points]}
+        store.root.write_attributes(attributes | listed)
+
+
+def _listed_runs(locator: Locator, grid: NeuroSpace, store: Store) -> dict[str, Any]:
+    """Attributes of the store, if it still is a sequence on the same grid."""
+    now = locate(locator.url, kind=locator.kind, storage_options=locator.options)
+    if now.token != locator.token:
+        try:
+            with contextlib.closing(Handle(now)) as handle:
+                found = read_sequence_parts(handle).images[0].space
+            same = found.spatial_shape == grid.spatial_shape and found.same_grid(grid)
+        except (FormatError, NotFoundError):
+            same = False
+        if not same:
+            msg = "another store is in its place since it was opened; open it again"
+            raise ChangedError(msg, url=locator.url)
+    return dict(store.root.read_attributes())
 
 
 def shifted(progress: Progress | None, before: int, total: int) -> Progress | None:

@@ -26,7 +26,9 @@ from fmristore.formats.registry import Layout, register
 from fmristore.formats.sequence.layout import (
     SequenceLayout,
     SequenceParts,
+    add_to_sequence,
     check_runs,
+    require_grid,
     run_names,
 )
 from fmristore.formats.sequence.r import RSequenceLayout
@@ -37,9 +39,9 @@ from fmristore.planning.options import LayoutOptions, takes
 from fmristore.planning.streams import streaming
 from fmristore.sources.door import check_order, has_grid, open_each_path, source_of
 from fmristore.sources.images import Block, ImageSource
-from fmristore_stores.errors import InvalidInputError, SelectionError
+from fmristore_stores.errors import InvalidInputError, ReadOnlyError, SelectionError
 from fmristore_stores.io.ranges import ReadCost, sum_costs
-from fmristore_stores.opening import Handle
+from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import AnyArray
 
 if TYPE_CHECKING:
@@ -164,6 +166,7 @@ class NeuroVecSeq(GridView):
 
     def __init__(self, handle: Handle, parts: SequenceParts | None = None) -> None:
         super().__init__(handle)
+        self._former: list[Handle] = []
         self._parts: SequenceParts = self.layouts[0].read(handle) if parts is None else parts
 
     # What it is -----------------------------------------------------------------------------
@@ -436,6 +439,100 @@ class NeuroVecSeq(GridView):
             checked = check_runs(_sources(found, space, tr, known))
             made: Self = store_as(cls, target, checked, image_options(target, options))
         return made
+
+    def add_run(
+        self,
+        name: str,
+        source: Any,
+        *,
+        space: NeuroSpace | AnyArray | None = None,
+        tr: float | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        **options: Unpack[LayoutOptions],
+    ) -> None:
+        """Add a run behind the others; this object then has it, and others opened from then on.
+
+        Parameters
+        ----------
+        name : str
+            Of the run.
+        source : path, stored image, nibabel image, or array_like (X, Y, Z, T)
+            See `create`.
+        space : NeuroSpace or (4, 4) affine, optional
+            For an array; by default the grid of the sequence.
+        tr : float, optional
+            Repetition time in seconds; comes before that of the source.
+        metadata : mapping, optional
+            What else is known of the run; comes before what the source says.
+        **options
+            `LayoutOptions`; by default the run is laid out as the first one.
+
+        Raises
+        ------
+        AlreadyExistsError
+            If there is a run of that name.
+        InvalidInputError
+            If the run is no run, in colour, or on another grid.
+        ReadOnlyError
+            If the store cannot be written, or is one of the R package.
+        ChangedError
+            If another store, on another grid, took its place since it was opened.
+        StorageError
+            If writing fails, or others write to the store for longer than the seconds in
+            ``FMRISTORE_WAIT`` (600).
+
+        Notes
+        -----
+        Several processes may add runs at once: they take turns. Whatever fails or is interrupted,
+        the store stays as it was, and readable: an HDF5 file is copied, changed and put in place;
+        in a Zarr store the run is written first and listed last.
+        """
+        if self._parts.images[0].of_r:
+            raise ReadOnlyError(
+                "runs are not added to files of the R package; create a store with them first",
+                url=self.url,
+            )
+        if isinstance(self._handle, BorrowedHandle):
+            raise ReadOnlyError("this is a part of another object", url=self.url)
+        given = {"access": self.images[0].access, **options}
+        target = Target.of(self.url, options, kind=self._handle.locator.kind)
+        with open_each_path({name: source}, target.storage_options) as found:
+            grid = space
+            if grid is None and not has_grid(found[name]):
+                grid = self.affine
+            known: Mapping[str, Any] = {"space_name": None, "metadata": {name: metadata or {}}}
+            ((_, run),) = _sources(found, grid, tr, known)
+            checked = check_runs([(name, run)])
+            require_grid(name, run.space, self.runs[0], self.space)
+            add_to_sequence(
+                self._handle.locator,
+                self.space,
+                name,
+                checked[name],
+                image_options(target, given),
+                progress=target.progress,
+            )
+        self._reopen()
+
+    def _reopen(self) -> None:
+        """Become the object of the changed store; runs that were opened before can be read."""
+        old = self._handle
+        locator = old.locator
+        now = locate(locator.url, kind=locator.kind, storage_options=locator.options)
+        self._handle = Handle(now, fresh=True)
+        self._parts = self.layouts[0].read(self._handle)
+        self._handle.rest()
+        self.__dict__.pop("images", None)
+        self._former.append(old)
+
+    def close(self) -> None:
+        """Release the store; neither this object nor its runs can be read from then on."""
+        super().close()
+        for handle in self._former:
+            handle.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_former": []}
 
     def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         runs = dict(zip(self.runs, self.images, strict=True))

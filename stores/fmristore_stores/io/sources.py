@@ -328,7 +328,7 @@ def _read_into(descriptor: int, item: ByteRange, room: AnyArray | None) -> Buffe
     path, offset, length = item
     if room is None:
         return _read(functools.partial(_read_at, descriptor), item)
-    view = memoryview(room)
+    view = room.data
     done = 0
     while done < length:
         try:
