@@ -13,6 +13,7 @@ import inspect
 import os
 import statistics
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -173,7 +174,13 @@ def prepare(task: str, engine: str, folder: str, stores: str, out: str) -> Calla
     data = _data(Path(folder), Path(stores) if engine.endswith(".h5") else None)
     function = TASKS[task][engine.startswith("fmristore")]
     fs.register()
-    return lambda: np.save(out, function(data))
+
+    def work() -> None:
+        began = time.process_time()
+        np.save(out, function(data))
+        Path(out).with_suffix(".cpu").write_text(str(time.process_time() - began))
+
+    return work
 
 
 def _difference(found: AnyArray, wanted: AnyArray, *, signed: bool) -> float:
@@ -188,21 +195,26 @@ def _difference(found: AnyArray, wanted: AnyArray, *, signed: bool) -> float:
 def _rows(task: str, folder: Path, stores: Path, rounds: int) -> list[str]:
     engines = [e for e in ENGINES if task != "group mean" or e != "fmristore .nii.gz"]
     taken: dict[str, list[Any]] = {engine: [] for engine in engines}
+    processor: dict[str, list[float]] = {engine: [] for engine in engines}
     for _ in range(rounds):
         for engine in engines:
-            out = stores / f"{engine}.npy"
+            out = stores / f"{engine.replace('.', '-')}.npy"
             given = {"task": task, "engine": engine, "folder": folder, "stores": stores}
             taken[engine].append(run_apart("benchmarks.nilearn_tasks", "prepare", **given, out=out))
-    wanted = np.load(stores / f"{ENGINES[0]}.npy")
+            processor[engine].append(float(out.with_suffix(".cpu").read_text()))
+    found_by = {e: np.load(stores / f"{e.replace('.', '-')}.npy") for e in engines}
+    wanted = found_by[ENGINES[0]]
     rows = []
     for engine, measured in taken.items():
-        found = np.load(stores / f"{engine}.npy")
+        found = found_by[engine]
         difference = _difference(found, wanted, signed=task != "PCA")
         lines = _lines(TASKS[task][engine.startswith("fmristore")])
         seconds = statistics.median(one.seconds for one in measured)
         peak = max(one.peak_bytes for one in measured) / 1e6
         same = "" if engine == ENGINES[0] else f"{difference:.0e}"
-        rows.append(f"| {task} | {engine} | {lines} | {seconds:.2f} | {peak:.0f} | {same} |")
+        used = statistics.median(processor[engine])
+        row = f"| {task} | {engine} | {lines} | {seconds:.2f} | {used:.2f} | {peak:.0f} | {same} |"
+        rows.append(row)
     return rows
 
 
@@ -216,8 +228,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--stores", type=Path)
     options = parser.parse_args(arguments)
-    print("| task | engine | lines | seconds | peak MB | largest difference |")
-    print("|---|---|---:|---:|---:|---:|", flush=True)
+    print("| task | engine | lines | seconds | of processors | peak MB | largest difference |")
+    print("|---|---|---:|---:|---:|---:|---:|", flush=True)
     with tempfile.TemporaryDirectory() as name:
         stores = options.stores or Path(name)
         data = _data(options.data, None)

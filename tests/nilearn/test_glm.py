@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from nilearn import maskers
 from nilearn.glm import first_level as theirs
+from nilearn.glm.second_level import SecondLevelModel
 from numpy.testing import assert_allclose
 from sklearn.base import clone
 
@@ -254,6 +255,18 @@ class TestAsNilearns:
         text = str(model.generate_report("face", bg_img=None))
         assert "face" in text
         assert "ar1" in text.lower()
+
+    def test_second_level_models_take_it(self, folder: Path) -> None:
+        maps = []
+        for module, suffix in ((theirs, "nii.gz"), (ours, "h5")):
+            subjects = [
+                make_model(module, folder, subject_label=f"{number:02}").fit(run, EVENTS)
+                for number, run in enumerate(runs_of(folder, suffix))
+            ]
+            group = SecondLevelModel(mask_img=str(folder / "mask.nii")).fit(subjects)
+            contrast = group.compute_contrast(first_level_contrast="face", output_type="stat")
+            maps.append(contrast.get_fdata())
+        assert_allclose(maps[1], maps[0], rtol=1e-6, atol=1e-6)
 
     @pytest.mark.parametrize(
         ("options", "cure"),
