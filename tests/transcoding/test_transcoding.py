@@ -896,8 +896,8 @@ MARGIN = 64 << 20
 def test_memory_stays_within_the_limit(
     tmp_path: Path, source: str, target: str, access: str | None
 ) -> None:
-    """An image of 120 MiB in 32 MiB: peak memory of a process of its own, less its start."""
-    shape = (64, 64, 48, 320)
+    """An image of 192 MiB in 64 MiB: peak memory of a process of its own, less its start."""
+    shape = (64, 64, 48, 512)
     with fs.NeuroVec.create(
         url=tmp_path / "tiny.zarr", **image((4, 4, 4, 8)), codec="fast"
     ) as tiny:
@@ -929,7 +929,7 @@ def test_memory_stays_within_the_limit(
     transcode(f"{folder}/tiny.zarr", f"{folder}/tiny.h5")
     transcode(f"{folder}/tiny.h5", f"{folder}/tiny2.zarr", access="volume")
     before = peak()
-    limit = 32 << 20
+    limit = 64 << 20
     transcode(f"{folder}/{source}", f"{folder}/{target}", access=access or None, max_memory=limit)
     print(peak() - before - limit)
     """
