@@ -119,8 +119,14 @@ def _inherit(app: Any, what: str, name: str, thing: Any, options: Any, lines: li
             return
 
 
+def _skip(app: Any, what: str, name: str, thing: Any, skip: Any, options: Any) -> bool | None:
+    """Leave out what scikit-learn puts into every class of an estimator."""
+    return True if re.fullmatch(r"set_\w+_request", name) else None
+
+
 def setup(app: Any) -> None:
     """Take part in the build."""
     # Before numpydoc, which reads the sections of what is there then.
     app.connect("autodoc-process-docstring", _inherit, priority=100)
+    app.connect("autodoc-skip-member", _skip)
     app.connect("source-read", _mend_links)

@@ -9,8 +9,21 @@ import sys
 from pathlib import Path
 
 import fmristore
+import fmristore.nilearn
 
 __all__ = ["write_pages"]
+
+_RETURNED = [
+    "fmristore.planning.read_plan.ReadPlan",
+    "fmristore.transcoding.report.TranscodeReport",
+    "fmristore.verification.report.VerifyReport",
+    "fmristore.references.virtual.VirtualReport",
+    "fmristore.viewer.Viewer",
+    "fmristore.sources.labels.LabelTable",
+    "fmristore.formats.catalogue.FormatList",
+    "fmristore.formats.catalogue.FormatInfo",
+]
+"""Classes that users meet without making them."""
 
 
 def write_pages(folder: Path) -> None:
@@ -36,10 +49,33 @@ def api_page() -> str:
             "",
             "## Functions",
             "",
-            *_summary([f"fmristore.{name}" for name in functions], ""),
+            *_summary(
+                [f"fmristore.{name}" for name in functions]
+                + ["fmristore.formats.catalogue.formats"],
+                "",
+            ),
+            "The last one is called as `fmristore.formats()`.",
+            "",
             "## Classes",
             "",
             *_summary([f"fmristore.{name}" for name in classes], "   :nosignatures:"),
+            "## What calls return",
+            "",
+            *_summary(_RETURNED, "   :nosignatures:"),
+            "## nilearn's classes, streamed",
+            "",
+            "`import fmristore.nilearn`: [how to use them](../how-to/nilearn.md). Methods that are "
+            "not listed are those of nilearn's classes of the same name.",
+            "",
+            *_summary(
+                [f"fmristore.nilearn.{name}" for name in fmristore.nilearn.__all__],
+                "   :nosignatures:\n   :template: autosummary/own.rst",
+            ),
+            "## xarray",
+            "",
+            "Datasets of `to_xarray()` and `xarray.open_dataset(url)` have an accessor, `.fmri`.",
+            "",
+            *_summary(["fmristore.interop.xarray.FmriAccessor"], "   :nosignatures:"),
         ]
     )
 
