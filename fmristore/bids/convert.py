@@ -365,6 +365,8 @@ def copy_files(
             if Path(path).name == "dataset_description.json":
                 content = _description(content)
             _put(url, content, storage_options, replace=replace)
+        elif Path(path).is_dir():
+            _copy_folder(path, url, replace=replace)
         elif not _same_size(path, url, storage_options):
             with publish_file(url, overwrite=replace, storage_options=storage_options) as staged:
                 _copy(path, staged)
@@ -382,6 +384,16 @@ def _copy(path: str, staged: str) -> None:
         shutil.copyfile(path, staged)
     except OSError as error:
         raise storage_error(error, path) from error
+
+
+def _copy_folder(path: str, url: str, *, replace: bool) -> None:
+    """Copy a Zarr store, which is a folder and one thing of a dataset."""
+    if not is_local(url):
+        raise InvalidInputError("a folder is copied to a local one: transcode it", url=path)
+    try:
+        shutil.copytree(path, url, dirs_exist_ok=replace)
+    except OSError as error:
+        raise storage_error(error, url) from error
 
 
 def _link(path: str, url: str) -> None:

@@ -6,6 +6,7 @@ import concurrent.futures as cf
 import contextlib
 import multiprocessing
 import os
+import warnings
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -145,8 +146,9 @@ def _pool(processes: int, jobs: int | None = None) -> Iterator[cf.ProcessPoolExe
 
 
 def _begin(threads: int) -> None:
-    """Let the processes of one machine share its cores."""
+    """Let the processes of one machine share its cores, and warn in one line."""
     os.environ.setdefault("FMRISTORE_WORKERS", str(threads))
+    warnings.formatwarning = lambda message, category, *_, **__: f"{category.__name__}: {message}\n"
 
 
 @contextlib.contextmanager

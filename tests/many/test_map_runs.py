@@ -260,20 +260,34 @@ class TestRestart:
 
 def test_a_dask_cluster_of_two_processes(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
+    import dask
+
     runs = make_runs(tmp_path, 4)
     Path(runs[2][0]).write_bytes(b"no image")
-    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True}
-    cluster = distributed.LocalCluster(
-        **options, dashboard_address=None, local_directory=str(tmp_path / "dask")
-    )
-    with cluster, distributed.Client(cluster) as client:
-        report = fs.map_runs(fs.convert, runs, executor=client, journal=tmp_path / "journal.jsonl")
+    journal = tmp_path / "journal.jsonl"
+    patient = {f"distributed.comm.timeouts.{name}": "600s" for name in ("connect", "tcp")}
+    with (
+        dask.config.set(patient),
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            local_directory=str(tmp_path / "dask"),
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        report = fs.map_runs(fs.convert, runs, executor=client, journal=journal)
         pids = set(client.run(os.getpid).values())
-        again = fs.map_runs(fs.convert, runs, executor=client, journal=tmp_path / "journal.jsonl")
+        again = fs.map_runs(fs.convert, runs, executor=client, journal=journal)
+        means = fs.Collection(tmp_path).map(calls.mean_of, executor=client, offset=1.0)
     assert len(pids | {os.getpid()}) == 3
     assert [one.state for one in report] == ["done", "done", "failed", "done"]
     assert [one.state for one in again] == ["unchanged", "unchanged", "failed", "unchanged"]
-    assert max(len(pickle.dumps(one)) for one in report) < 4000
+    assert max(len(pickle.dumps(one)) for one in (*report, *means)) < 4000
+    for number in (0, 1, 3):
+        values = make_values((3, 4, 2, 5), seed=number)
+        assert means.results[f"run-{number}.h5"] == values.mean() + 1
 
 
 def test_a_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
