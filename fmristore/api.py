@@ -193,7 +193,7 @@ def convert(
     url: str | os.PathLike[str],
     *,
     tr: float | None = None,
-    space_name: str | None = None,
+    space_name: str | int | None = None,
     metadata: Mapping[str, Any] | None = None,
     **options: Unpack[LayoutOptions],
 ) -> Stored: ...
@@ -203,7 +203,7 @@ def convert(
     url: str | os.PathLike[str],
     *,
     tr: float | None = None,
-    space_name: str | None = None,
+    space_name: str | int | None = None,
     metadata: Mapping[str, Any] | None = None,
     **options: Unpack[LayoutOptions],
 ) -> NeuroVecSeq: ...
@@ -213,7 +213,7 @@ def convert(
     url: str | os.PathLike[str],
     *,
     tr: float | None = None,
-    space_name: str | None = None,
+    space_name: str | int | None = None,
     metadata: Mapping[str, Any] | None = None,
     **options: Unpack[LayoutOptions],
 ) -> Any: ...
@@ -223,7 +223,7 @@ def convert(
     url: str | os.PathLike[str],
     *,
     tr: float | None = None,
-    space_name: str | None = None,
+    space_name: str | int | None = None,
     metadata: Mapping[str, Any] | None = None,
     **options: Unpack[LayoutOptions],
 ) -> Any:
@@ -239,7 +239,7 @@ def convert(
         New store: ``.h5`` for HDF5, ``.zarr`` (best ``.ome.zarr``) for Zarr.
     tr : float, optional
         Repetition time in seconds, for an image whose header does not say the right one.
-    space_name : str, optional
+    space_name : str or int, optional
         Name of the space that an image is in, such as ``"MNI152NLin2009cAsym"``; exported headers
         have the codes of that space.
     metadata : mapping, optional
@@ -299,7 +299,7 @@ def parcellate(  # noqa: PLR0913
     metadata: Mapping[str, Any] | None = None,
     space: NeuroSpace | AnyArray | None = None,
     tr: float | None = None,
-    space_name: str | None = None,
+    space_name: str | int | None = None,
     dtype: DTypeLike | None = None,
     **options: Unpack[StoreOptions],
 ) -> ParcellatedScanSummary:
@@ -335,7 +335,7 @@ def parcellate(  # noqa: PLR0913
         For arrays.
     tr : float, optional
         Repetition time in seconds; comes before that of the run.
-    space_name : str, optional
+    space_name : str or int, optional
         Name of the space that the run is in; comes before what it says.
     dtype : dtype, optional
         Of the stored series; float32 by default where the source has no more precision.

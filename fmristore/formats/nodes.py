@@ -10,6 +10,7 @@ import numpy as np
 
 from fmristore.formats.base import StoredArray
 from fmristore.formats.registry import FORMAT, VERSION, WRITER
+from fmristore.model.coordinates import Coordinate, grid_coordinates, time_coordinate
 from fmristore.model.digest import ArrayDigest, digest_values
 from fmristore.model.scaling import Scaling, make_scaling
 from fmristore.model.space import NeuroSpace
@@ -35,10 +36,13 @@ __all__ = [
     "space_attributes",
     "write_affine",
     "write_array",
+    "write_axes",
     "write_bytes",
-    "write_coordinates",
     "write_encoded",
+    "write_grid",
+    "write_label",
     "write_metadata",
+    "write_names",
     "write_plain",
     "write_texts",
     "write_times",
@@ -351,20 +355,47 @@ def scaling_attributes(scaling: Scaling | None) -> dict[str, Any]:
     return {"scale_factor": scaling.slope, "add_offset": scaling.inter}
 
 
-def write_coordinates(group: Group, space: NeuroSpace, scaling: Scaling | None) -> None:
-    """Coordinates and affine; they come first, so that the image finds its scales."""
-    write_times(group, space, scaling)
+def write_grid(group: Group, space: NeuroSpace, scaling: Scaling | None = None) -> None:
+    """Affine and coordinates; they come first, so that arrays find their dimension scales."""
     write_affine(group, space)
+    write_axes(group, space)
+    if space.time_points is not None:
+        write_times(group, space, scaling)
 
 
-def write_times(group: Group, space: NeuroSpace, scaling: Scaling | None) -> None:
-    """Times of the volumes where they are known, and what each is scaled by if that differs."""
-    times = space.times
-    if times is not None:
-        write_plain(group, "t", ("t",), times, {"units": "s"})
+def write_axes(group: Group, space: NeuroSpace, colors: int = 0) -> None:
+    """Coordinates of the axes x, y, z (and c) of the arrays of a group, for other readers."""
+    for name, coordinate in grid_coordinates(space, colors).items():
+        _write_coordinate(group, name, coordinate)
+
+
+def write_times(group: Group, space: NeuroSpace, scaling: Scaling | None = None) -> None:
+    """Coordinate of the volumes, and what each is scaled by if that differs."""
+    _write_coordinate(group, "t", time_coordinate(space))
     if scaling is not None and scaling.per_volume:
         write_plain(group, "scale_factor", ("t",), np.asarray(scaling.slope))
         write_plain(group, "add_offset", ("t",), np.asarray(scaling.inter))
+
+
+def _write_coordinate(group: Group, name: str, coordinate: Coordinate) -> None:
+    write_plain(group, name, (name,), coordinate.values, coordinate.attributes)
+
+
+def write_names(group: Group, axis: str, names: Sequence[str]) -> None:
+    """Names along an axis as its coordinate, for other readers."""
+    write_texts(group, axis, axis, names)
+
+
+def write_label(group: Group, kind: str, name: str) -> dict[str, str]:
+    """Name of the run or scan that a group holds as a coordinate without an axis.
+
+    Returns
+    -------
+    dict
+        Attributes that the group needs besides: ``coordinates``, as CF and xarray have it.
+    """
+    write_plain(group, kind, (), np.array(name, STRING))
+    return {"coordinates": kind}
 
 
 def write_affine(group: Group, space: NeuroSpace) -> None:

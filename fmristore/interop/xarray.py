@@ -19,6 +19,7 @@ import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from fmristore.model.coordinates import grid_coordinates, is_aligned
 from fmristore.model.space import NeuroSpace
 from fmristore.sources.masks import mask_voxels
 from fmristore_stores.errors import InvalidInputError
@@ -33,8 +34,6 @@ _AXES = ("x", "y", "z")
 _WORLD = ("x_mm", "y_mm", "z_mm")
 _MOST_HEADER = 1 << 15
 """Bytes of a NIfTI header that are kept as an attribute: netCDF takes 64 KiB, as text."""
-_ALIGNED_MM = 1e-3
-"""What an axis may stray over its whole length and be that of the world."""
 
 Runs = Sequence[tuple[str, int, AnyArray | None]]
 
@@ -196,12 +195,8 @@ def _world(space: NeuroSpace) -> dict[str, Any]:
     """Coordinates of a grid in mm."""
     affine, shape = space.affine, space.spatial_shape
     unit = {"units": "mm"}
-    aside = affine[:3, :3] - np.diag(np.diag(affine[:3, :3]))
-    if np.max(np.abs(aside) * shape) <= _ALIGNED_MM:
-        return {
-            name: (name, affine[a, a] * np.arange(shape[a]) + affine[a, 3], unit)
-            for a, name in enumerate(_AXES)
-        }
+    if is_aligned(space):
+        return {name: (name, found.values, unit) for name, found in grid_coordinates(space).items()}
     return {
         name: (_AXES, indexing.LazilyIndexedArray(WorldArray(affine, shape, a)), unit)
         for a, name in enumerate(_WORLD)

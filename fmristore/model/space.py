@@ -24,6 +24,7 @@ __all__ = [
     "HeaderWarning",
     "NeuroSpace",
     "fold_shape",
+    "name_of_space",
     "read_space",
     "transform_code",
 ]
@@ -84,7 +85,8 @@ class NeuroSpace:
     tr : float, optional
         Repetition time in seconds; None if unknown or if the volumes are not a time series.
     space_name : str, optional
-        Name of the template or reference space, such as ``"MNI152NLin2009cAsym"``.
+        Name of the template or reference space, such as ``"MNI152NLin2009cAsym"``; NIfTI's codes
+        are taken for the names that they stand for.
     space_unit : str, optional
         ``"mm"``, or ``"unknown"`` if the source did not say (the data are taken as mm).
     time_unit : str, optional
@@ -113,6 +115,9 @@ class NeuroSpace:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "spatial_shape", _checked_shape(self.spatial_shape))
+        given: object = self.space_name
+        if isinstance(given, int):
+            object.__setattr__(self, "space_name", name_of_space(given))
         try:
             affine = np.array(self.affine, dtype=np.float64)
         except (TypeError, ValueError, OverflowError) as error:
@@ -624,11 +629,35 @@ def _time_offset(
     return stored if to_seconds == 1.0 else stored / round(1 / to_seconds)
 
 
+_SPACES = {1: "scanner", 2: "aligned", 3: "Talairach", 4: "MNI152", 5: "template"}
+"""Names of spaces of which a user gives NIfTI's code."""
+
+
+def name_of_space(given: str | int | None) -> str | None:
+    """Name of a space that a user gives by its name or by NIfTI's code; None where none is given.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is neither.
+    """
+    if given is None:
+        return None
+    code = int(given) if isinstance(given, str) and given.strip().isdecimal() else given
+    if isinstance(code, int | np.integer) and not isinstance(code, bool):
+        if int(code) in (0, *_SPACES):
+            return _SPACES.get(int(code))
+    elif isinstance(given, str) and given.strip():
+        return given
+    known = ", ".join(f"{code} ({name})" for code, name in _SPACES.items())
+    raise InvalidInputError(f"space_name {given!r:.80}: expected text, or one of NIfTI's {known}")
+
+
 def transform_code(space_name: str | None) -> int:
     """NIfTI's code for what a space is aligned to."""
-    if space_name is None:
-        return 2
-    name = space_name.lower()
+    name = (space_name or "aligned").lower()
+    if name in ("scanner", "aligned"):
+        return 1 if name == "scanner" else 2
     if name.startswith("mni"):
         return 4
     return 3 if name.startswith("talairach") else 5

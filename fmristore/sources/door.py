@@ -180,7 +180,7 @@ def as_source(  # noqa: PLR0913
     tr: float | None = None,
     slope: float | AnyArray | None = None,
     inter: float | AnyArray | None = None,
-    space_name: str | None = None,
+    space_name: str | int | None = None,
     metadata: Mapping[str, Any] | None = None,
     storage_options: Mapping[str, Any] | None = None,
     max_memory: int | str = 1 << 28,
@@ -199,7 +199,7 @@ def as_source(  # noqa: PLR0913
         with time, which has its own.
     slope, inter : float or ndarray (T,), optional
         For arrays of stored values: the scaled value is ``stored * slope + inter``.
-    space_name : str, optional
+    space_name : str or int, optional
         Name of the space that the image is in; comes before what the image says.
     metadata : mapping, optional
         What else is known of it; comes before what the image, or the sidecar beside its file, says.
@@ -241,7 +241,7 @@ def source_of(  # noqa: PLR0913
     tr: float | None = None,
     slope: float | AnyArray | None = None,
     inter: float | AnyArray | None = None,
-    space_name: str | None = None,
+    space_name: str | int | None = None,
     metadata: Mapping[str, Any] | None = None,
     max_memory: int | str = 1 << 28,
 ) -> ImageSource:

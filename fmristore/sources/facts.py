@@ -10,7 +10,8 @@ from copy import copy
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from fmristore.model.space import IMPLAUSIBLE_TR_S, HeaderWarning
+from fmristore.model.space import IMPLAUSIBLE_TR_S, HeaderWarning, name_of_space
+from fmristore.sources.bids import sidecar_urls
 from fmristore_stores.errors import (
     AccessDeniedError,
     FmristoreError,
@@ -40,7 +41,7 @@ def with_facts(
     source: Source,
     *,
     tr: float | None = None,
-    space_name: str | None = None,
+    space_name: str | int | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Source:
     """Let a source say what a user knows better: its header says the same then.
@@ -51,8 +52,9 @@ def with_facts(
         Returned as it is if there is nothing to say.
     tr : float, optional
         Repetition time in seconds.
-    space_name : str, optional
-        Name of the space, such as ``"MNI152NLin2009cAsym"``; the codes of sform and qform follow.
+    space_name : str or int, optional
+        Name of the space, such as ``"MNI152NLin2009cAsym"``, or NIfTI's code of it; the codes of
+        sform and qform follow.
     metadata : mapping, optional
         What else is known; comes before what the source knows of the same name.
 
@@ -66,8 +68,9 @@ def with_facts(
         changed.metadata = {**metadata_of(source), **check_attributes(metadata)}
     if tr is not None:
         _set_tr(changed, tr)
-    if space_name is not None and space_name != changed.space.space_name:
-        _set_space_name(changed, space_name)
+    name = name_of_space(space_name)
+    if name is not None and name != changed.space.space_name:
+        _set_space_name(changed, name)
     return changed if vars(changed) != vars(source) else source
 
 
@@ -85,8 +88,6 @@ def _set_tr(source: Any, tr: float) -> None:
 def _set_space_name(source: Any, name: str) -> None:
     from fmristore.nifti import header_in_space
 
-    if not name.strip():
-        raise InvalidInputError(f"space_name {name!r:.80}: expected text")
     source.space = replace(source.space, space_name=name)
     if source.header:
         source.header = header_in_space(source.header, name)
@@ -113,8 +114,8 @@ def with_sidecar(
 ) -> Source:
     """Let an image that lies in a file know what the sidecar beside it says, if there is one.
 
-    Its repetition time comes before that of the header, and `tr` before both. All else becomes
-    metadata.
+    In a BIDS dataset files further up hold for it too: see `sidecar_urls`. The repetition time
+    comes before that of the header, and `tr` before both. All else becomes metadata.
 
     Parameters
     ----------
@@ -135,15 +136,21 @@ def with_sidecar(
         If header and sidecar disagree, or the sidecar is damaged.
     """
     beside = sidecar_url(url)
-    found = sidecar
-    if found is None and beside is not None:
-        found = _read(beside, storage_options)
-    if beside is None or not found:
+    found: dict[str, Any] = {}
+    origin = beside
+    if sidecar is not None and beside is not None:
+        found = _kept(sidecar, beside)
+    elif beside is not None:
+        for one in sidecar_urls(beside, storage_options):
+            said = _read(one, storage_options) or {}
+            found |= _kept(said, one)
+            origin = one if "RepetitionTime" in said else origin
+    if origin is None or not found:
         return source
     changed: Any = copy(source)
-    changed.metadata = _kept(found, beside)
+    changed.metadata = found
     if tr is None and changed.space.time_points is not None:
-        _apply_tr(changed, found.get("RepetitionTime"), url, beside)
+        _apply_tr(changed, found.get("RepetitionTime"), url, origin)
     known: Source = changed
     return known
 

@@ -67,7 +67,10 @@ ZARR = TargetKind(
 )
 HDF5 = TargetKind(
     kind="hdf5",
-    capabilities=Capability.WRITE | Capability.RAW_WRITE | Capability.HARD_LINKS,
+    capabilities=Capability.WRITE
+    | Capability.RAW_WRITE
+    | Capability.HARD_LINKS
+    | Capability.TYPED_ATTRIBUTES,
     codec="portable",
     core=HDF5_CORE,
 )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast, get_args
 
+from fmristore.formats.image.ome import show_array
 from fmristore.formats.image.replicas import (
     COPIES,
     COPY_GROUP,
@@ -87,7 +88,9 @@ def arrange(
     if len(patterns) > 1 and tree.groups.get("", {}).get(FORMAT) != "neurovec":
         raise InvalidInputError("access='both' is for runs in the format neurovec of fmristore")
     group = _copy_group(tree, stored)
-    arrays = {path: array for path, array in tree.arrays.items() if path not in stored}
+    axes = [d for d in tree.arrays["0"].spec.dims if _is_coordinate(tree, d)]
+    left = {*stored, *(f"{path.rpartition('/')[0]}/{d}" for path in stored for d in axes)}
+    arrays = {path: array for path, array in tree.arrays.items() if path not in left}
     described = access_attributes(patterns, group)
     for path, pattern, words in zip(("0", f"{group}/0"), patterns, described, strict=False):
         origin = next((known for known, found in stored.items() if found == pattern), "0")
@@ -99,7 +102,22 @@ def arrange(
             access=None if kept else pattern,
             recorded=pattern,
         )
-    return _rearranged(tree, arrays, [path for path in stored if path not in arrays]), wishes
+        for d in axes if path != "0" else ():
+            arrays[f"{group}/{d}"] = tree.arrays[d]
+            wishes[f"{group}/{d}"] = Wish(attributes=attributes[d])
+    dropped = [path for path in stored if path not in arrays]
+    made = _rearranged(tree, arrays, dropped)
+    if "ome" in made.groups[""]:
+        shown = f"{group}/0" if len(patterns) > 1 else "0"
+        for path in stored:
+            made.groups[""]["ome"] = show_array(made.groups[""]["ome"], path, shown)
+    return made, wishes
+
+
+def _is_coordinate(tree: Tree, axis: str) -> bool:
+    """Whether the root group has a coordinate of that axis, which copies have too."""
+    array = tree.arrays.get(axis)
+    return array is not None and array.spec.dims == (axis,)
 
 
 def _stored(tree: Tree, attributes: Mapping[str, Attributes]) -> dict[str, Pattern | None]:

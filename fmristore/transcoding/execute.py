@@ -45,6 +45,7 @@ from fmristore_stores.protocol import (
     Group,
     RawWrite,
     Store,
+    TypedAttribute,
 )
 from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.spec import ArraySpec, Attributes
@@ -210,15 +211,20 @@ def execute(
         # it: so groups that hold nothing but links come after the arrays.
         parents = {parent for step in plan.arrays for parent in _parents(step.path)}
         made: dict[str, Group] = {"": new.root}
-        _make_groups(made, [group for group in plan.groups if group[0] in parents])
+        groups = [(p, _others(words, plan.typed.get(p, {}))) for p, words in plan.groups]
+        _make_groups(made, [group for group in groups if group[0] in parents])
         for step in plan.arrays:
             folder, _, name = step.path.rpartition("/")
-            array = made[folder].create_array(name, step.target, step.attributes)
+            typed = plan.typed.get(step.path, {})
+            array = made[folder].create_array(name, step.target, _others(step.attributes, typed))
+            _write_typed(array, typed)
             missing = _missing(step, whole)
             source = store.root.array(step.origin)
             written[step.path] = _copy(source, array, step, plan.max_memory, done, missing)
-        _make_groups(made, [group for group in plan.groups if group[0] not in parents])
-        _make_links(new, made, plan)
+        _make_groups(made, [group for group in groups if group[0] not in parents])
+        _make_links(new, made, groups, plan.links)
+        for path, group in made.items():
+            _write_typed(group, plan.typed.get(path, {}))
     return {path: _combine(digests) for path, (_, digests) in written.items()}
 
 
@@ -264,21 +270,37 @@ def _make_groups(made: dict[str, Group], groups: Iterable[tuple[str, Attributes]
             made[path] = made[folder].create_group(name, attributes)
 
 
-def _make_links(new: Store, made: dict[str, Group], plan: TranscodePlan) -> None:
+def _others(attributes: Attributes, typed: Collection[str]) -> Attributes:
+    """Attributes but for those that are written with their types."""
+    return {name: value for name, value in attributes.items() if name not in typed}
+
+
+def _write_typed(node: Any, attributes: Mapping[str, TypedAttribute]) -> None:
+    """Attributes that a JSON value does not say all of; the plan has some only where that works."""
+    if attributes:
+        node.write_typed(attributes)
+
+
+def _make_links(
+    new: Store,
+    made: dict[str, Group],
+    groups: Iterable[tuple[str, Attributes]],
+    links: Iterable[tuple[str, str]],
+) -> None:
     """Make the links, or record them; then the root's attributes, the last thing written."""
     recorded: dict[str, list[dict[str, str]]] = {}
-    for path, target in plan.links:
+    for path, target in links:
         folder, _, name = path.rpartition("/")
         if Capability.HARD_LINKS in new.capabilities:
             made[folder].link(name, target)
         else:
             recorded.setdefault(folder, []).append({"name": name, "source": ".", "path": target})
-    for path, attributes in plan.groups:
-        links = {LINKS: recorded[path]} if path in recorded else {}
-        if path and links:
-            made[path].write_attributes(attributes | links)
+    for path, attributes in groups:
+        kept = {LINKS: recorded[path]} if path in recorded else {}
+        if path and kept:
+            made[path].write_attributes(attributes | kept)
         elif not path:
-            new.root.write_attributes(attributes | links)
+            new.root.write_attributes(attributes | kept)
 
 
 # Numbers -------------------------------------------------------------------------------------

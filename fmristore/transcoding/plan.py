@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -12,6 +12,7 @@ from fmristore.formats.r_common import R_NUMBERS
 from fmristore.planning.layout import AXES, Access, canonical_axes
 from fmristore.planning.pictures import report_html
 from fmristore.transcoding.arrays import ArrayStep, TargetKind, plan_array
+from fmristore.transcoding.attributes import TypedNodes, read_typed_nodes
 from fmristore.transcoding.copies import arrange, named_replicas
 from fmristore.transcoding.fill_values import for_target
 from fmristore.transcoding.tree import LINKS, Tree, walk
@@ -19,7 +20,7 @@ from fmristore_stores.errors import InvalidInputError, LossyError
 from fmristore_stores.grid import grid_shape
 from fmristore_stores.io.location import Kind
 from fmristore_stores.limits import MOST_ATTRIBUTES
-from fmristore_stores.protocol import Array, Capability, Store
+from fmristore_stores.protocol import Array, Capability, Store, TypedAttribute
 from fmristore_stores.shown import shown
 from fmristore_stores.spec import ArraySpec, Attributes, check_attributes
 
@@ -28,7 +29,8 @@ __all__ = ["LOSSES", "Loss", "TranscodePlan", "plan_transcode", "portable_attrib
 LOSSES: Mapping[str, str] = {
     "external-link": "links to other files are left out",
     "array": "arrays of a type or layout that cannot be read, or of too many chunks, are left out",
-    "attributes": "attributes that cannot be read, or are too many, are left out",
+    "attributes": "attributes that cannot be read, or are too many, are left out, each alone",
+    "attribute-type": "enumerations of attributes become their numbers, empty ones null",
     "name": "nodes whose names are not possible in every store are left out",
     "reference": "references of attributes to other nodes become the paths of these, as JSON",
     "non-finite-attribute": "NaN and infinity in attributes become the texts NaN, Infinity",
@@ -73,6 +75,8 @@ class TranscodePlan:
         What is left out or substituted, all of it allowed by the caller.
     max_memory : int
         Bytes that executing may take.
+    typed : mapping of str to mapping
+        Attributes that are written with the types that they have, by path and name.
     """
 
     source: str
@@ -83,6 +87,7 @@ class TranscodePlan:
     links: tuple[tuple[str, str], ...]
     losses: tuple[Loss, ...]
     max_memory: int
+    typed: Mapping[str, Mapping[str, TypedAttribute]] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -171,16 +176,22 @@ def _check_losses(allow: Collection[str]) -> None:
 
 
 def _of_arrays(
-    tree: Tree, store: Store, kind: TargetKind, losses: list[Loss]
+    tree: Tree, store: Store, kind: TargetKind, losses: list[Loss], typed: TypedNodes
 ) -> dict[str, dict[str, Any]]:
     """Attributes of each array as the new kind of store has them."""
     before = "hdf5" if Capability.HARD_LINKS in store.capabilities else "zarr"
     return {
         path: _portable(
-            for_target(_array_attributes(array, losses), array.spec.dtype, before, kind.kind),
+            for_target(
+                typed.values[path] if path in typed.values else _array_attributes(array, losses),
+                array.spec.dtype,
+                before,
+                kind.kind,
+            ),
             path,
             kind,
             losses,
+            typed.kept.get(path, {}),
         )
         for path, array in tree.arrays.items()
     }
@@ -227,13 +238,14 @@ def plan_transcode(
     """
     _check_losses(allow)
     tree = walk(store.root)
-    losses = [Loss(item.kind, item.path, item.reason) for item in tree.unreadable]
+    typed = read_typed_nodes(tree, store, kind)
+    losses = [Loss(item.kind, item.path, item.reason) for item in (*tree.unreadable, *typed.lost)]
     _leave_out_endless(tree, losses)
-    of_arrays = _of_arrays(tree, store, kind, losses)
+    of_arrays = _of_arrays(tree, store, kind, losses, typed)
     tree, wishes = arrange(tree, of_arrays, access)
     losses = [loss for loss in losses if loss.path not in {*of_arrays} - {*tree.arrays}]
     groups = tuple(
-        (path, _portable(attributes, path, kind, losses))
+        (path, _portable(attributes, path, kind, losses, typed.kept.get(path, {})))
         for path, attributes in tree.groups.items()
     )
     _list_references(
@@ -263,6 +275,7 @@ def plan_transcode(
         arrays=tuple(sorted(steps, key=lambda step: (len(step.target.shape), step.path))),
         links=_links_for_r(links, steps, kind),
         losses=tuple(losses),
+        typed=_unchanged(typed.kept, {**dict(groups), **{s.path: s.attributes for s in steps}}),
         max_memory=max_memory,
     )
 
@@ -355,11 +368,31 @@ def _array_attributes(array: Array, losses: list[Loss]) -> Attributes:
         return {}
 
 
+def _unchanged(
+    kept: Mapping[str, Mapping[str, TypedAttribute]], planned: Mapping[str, Attributes]
+) -> dict[str, dict[str, TypedAttribute]]:
+    """Typed attributes but for those that get another value in the new store."""
+    found = {}
+    for path, attributes in kept.items():
+        now = planned.get(path)
+        if now is not None:
+            found[path] = {
+                name: one
+                for name, one in attributes.items()
+                if one.reason or (name in now and now[name] == _finite(one.value))
+            }
+    return found
+
+
 def _portable(
-    attributes: Attributes, path: str, kind: TargetKind, losses: list[Loss]
+    attributes: Attributes,
+    path: str,
+    kind: TargetKind,
+    losses: list[Loss],
+    kept: Collection[str] = (),
 ) -> Attributes:
     """Attributes that the new store holds: those of `portable_attributes`, if it has the room."""
-    found = portable_attributes(attributes, path, losses)
+    found = portable_attributes(attributes, path, losses, kept)
     if kind.kind != "hdf5" or len(found) <= MOST_ATTRIBUTES:
         return found
     reason = f"there are {len(found)}, and a node of an HDF5 file has at most {MOST_ATTRIBUTES}"
@@ -367,7 +400,9 @@ def _portable(
     return dict(islice(found.items(), MOST_ATTRIBUTES))
 
 
-def portable_attributes(attributes: Attributes, path: str, losses: list[Loss]) -> Attributes:
+def portable_attributes(
+    attributes: Attributes, path: str, losses: list[Loss], kept: Collection[str] = ()
+) -> Attributes:
     """Attributes that every store holds; NaN and infinity, which JSON lacks, become text.
 
     Parameters
@@ -378,12 +413,14 @@ def portable_attributes(attributes: Attributes, path: str, losses: list[Loss]) -
         Of the node, for `losses`.
     losses : list of Loss
         What is not carried over as it was is added.
+    kept : collection of str
+        Names of attributes that arrive with their own types all the same.
     """
     attributes = {name: value for name, value in attributes.items() if name != LINKS}
     portable: Attributes = {}
     for name, value in attributes.items():
         finite = _finite(value)
-        if finite != value:
+        if finite != value and name not in kept:
             losses.append(
                 Loss("non-finite-attribute", path, f"attribute {name!r} is or holds {value}")
             )

@@ -13,6 +13,7 @@ from fmristore.api import open_handle
 from fmristore.formats.base import StoredObject
 from fmristore.formats.image.image import DenseImage
 from fmristore.formats.registry import FORMAT, formats
+from fmristore.model.coordinates import Coordinate, grid_coordinates, time_coordinate
 from fmristore.model.space import NeuroSpace
 from fmristore.nifti import NiftiHeader, parse_header
 from fmristore.transcoding.tree import Tree
@@ -124,9 +125,17 @@ def _check_part(part: StoredObject, arrays: Mapping[str, Array], findings: Findi
     group = paths[0].rpartition("/")[0] if paths else ""
     if isinstance(part, DenseImage):
         _check_header(part, f"{group}/nifti".strip("/"), findings)
-    times, space = f"{group}/t".strip("/"), getattr(part, "space", None)
-    if times in arrays and isinstance(space, NeuroSpace):
+    space = getattr(part, "space", None)
+    if not isinstance(space, NeuroSpace):
+        return
+    times = f"{group}/t".strip("/")
+    if times in arrays:
         _check_times(space, arrays[times], findings)
+    for name, expected in grid_coordinates(space).items():
+        for folder in {group, "", "parcellation"}:
+            array = arrays.get(f"{folder}/{name}".strip("/"))
+            if array is not None and array.spec.dims == (name,):
+                _check_coordinate(array, expected, findings)
 
 
 def _check_header(image: DenseImage, node: str, findings: Findings) -> None:
@@ -174,14 +183,24 @@ def _contradictions(image: DenseImage, header: NiftiHeader) -> list[str]:
 
 def _check_times(space: NeuroSpace, array: Array, findings: Findings) -> None:
     """Compare the times of the volumes with the repetition time."""
-    volumes, times = space.time_points or 0, space.times
+    text = f"the times of the volumes are not those of {space.time_points} volumes, TR {space.tr} s"
+    if space.time_offset:
+        text += f", the first at {space.time_offset} s"
+    _compare(array, time_coordinate(space), "times", text, findings)
+
+
+def _check_coordinate(array: Array, expected: Coordinate, findings: Findings) -> None:
+    """Compare the coordinates of an axis with the affine."""
+    text = "the coordinates are not those that the affine gives"
+    _compare(array, expected, "coordinates", text, findings)
+
+
+def _compare(array: Array, expected: Coordinate, code: str, text: str, findings: Findings) -> None:
+    """Note a problem where an array does not hold the values that are expected."""
     try:
-        right = array.spec.shape == (volumes,) and array.spec.dtype.kind in "iuf"
+        right = array.spec.shape == expected.values.shape and array.spec.dtype.kind in "iuf"
         reader = ChunkReader(array, cache=ChunkCache(0))
-        if not right or times is None or not np.allclose(reader.read(), times):
-            text = f"the times of the volumes are not those of {volumes} volumes, TR {space.tr} s"
-            if space.time_offset:
-                text += f", the first at {space.time_offset} s"
-            findings.problem("times", array.path, text)
+        if not right or not np.allclose(reader.read(), expected.values):
+            findings.problem(code, array.path, text)
     except (*DAMAGE, *UNABLE) as error:
-        findings.problem("times", array.path, error.message)
+        findings.problem(code, array.path, error.message)

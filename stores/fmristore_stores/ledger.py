@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from fmristore_stores.errors import FmristoreError, StorageError
 from fmristore_stores.grid import grid_shape
-from fmristore_stores.protocol import AnyArray, Store
+from fmristore_stores.protocol import AnyArray, Capability, Store, TypedAttribute
 from fmristore_stores.spec import ArraySpec
 
 __all__ = ["Ledger", "check_written"]
@@ -59,6 +59,11 @@ class Ledger:
     def node(self, path: str, attributes: Iterable[str]) -> None:
         """A node was made, or got other attributes."""
         self._attributes[path] = frozenset(attributes)
+
+    def typed(self, path: str, attributes: Mapping[str, TypedAttribute]) -> None:
+        """A node got more attributes; those without a JSON value are not looked for."""
+        more = {name for name, attribute in attributes.items() if not attribute.reason}
+        self._attributes[path] = self._attributes.get(path, frozenset()) | more
 
     def array(self, path: str, spec: ArraySpec) -> None:
         """An array was made."""
@@ -114,10 +119,11 @@ def check_written(store: Store, ledger: Ledger) -> None:
             root = store.root
             if path in arrays:
                 _check_array(store, path, arrays[path])
-                found = root.array(path).read_attributes()
+                node: Any = root.array(path)
             else:
-                found = (root.group(path) if path else root).read_attributes()
-            lost = names - set(found)
+                node = root.group(path) if path else root
+            typed = Capability.TYPED_ATTRIBUTES in store.capabilities
+            lost = names - set(node.readable_attributes() if typed else node.read_attributes())
             if lost:
                 raise StorageError(f"attribute {min(lost)!r} is not there")
         except FmristoreError as error:

@@ -32,6 +32,8 @@ __all__ = [
     "Group",
     "RawWrite",
     "Store",
+    "TypedAttribute",
+    "TypedAttributes",
 ]
 
 
@@ -58,6 +60,8 @@ class Capability(enum.Flag):
     """``layout.order`` is honoured; without it a caller permutes the axes of the array instead."""
     HARD_LINKS = enum.auto()
     """`Group.link` works."""
+    TYPED_ATTRIBUTES = enum.auto()
+    """Attributes have types that JSON lacks: groups and arrays have `TypedAttributes`."""
 
 
 class Child(NamedTuple):
@@ -98,6 +102,32 @@ class FetchPolicy(NamedTuple):
     False where `fetch` is a plain call that worker threads may make in parallel (local disk)."""
     suffix: bool = False
     """True where the last bytes of an object can be asked for without knowing its size."""
+
+
+class TypedAttribute(NamedTuple):
+    """An attribute of which a JSON value does not say all."""
+
+    content: Any
+    """What another store of the same kind takes; None if it cannot be taken over."""
+    value: Any
+    """The JSON value; None also where there is none."""
+    reason: str
+    """Why there is no JSON value; empty if there is one."""
+    what: str
+    """What a store without types would lose of it; empty if that is no more than a width."""
+
+
+class TypedAttributes(Protocol):
+    """A group or array whose attributes have types."""
+
+    def readable_attributes(self) -> Attributes:
+        """All attributes that have a JSON value."""
+
+    def read_typed(self) -> dict[str, TypedAttribute]:
+        """Attributes of which a JSON value does not say all, by name."""
+
+    def write_typed(self, attributes: Mapping[str, TypedAttribute]) -> None:
+        """Write attributes that another node gave, besides those that there are."""
 
 
 class Array(Protocol):

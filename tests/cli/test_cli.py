@@ -263,7 +263,7 @@ def test_transcode(stored: Path, tmp_path: Path) -> None:
     assert "verbatim" in plan
     document = json.loads(done("transcode", stored, url, "--dry-run", "--json"))
     assert {array["path"] for array in document["arrays"]} == {
-        *("0", "affine", "nifti", "t"),
+        *("0", "affine", "nifti", "t", "x", "y", "z"),
         *(f"space/{name}" for name in ("dim", "origin", "spacing", "trans")),
     }
     assert not url.exists()

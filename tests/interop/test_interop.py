@@ -174,6 +174,9 @@ class TestZarr:
         time = [("t", "time", "second")] if kind != "volume" else []
         colour = [("c", "channel", None)] if kind == "colours" else []
         assert axes == [*time, *colour, *space]
+        assert multiscale.name == "a"
+        ways = [getattr(axis, "orientation", {}).get("value") for axis in multiscale.axes[-3:]]
+        assert ways == ["inferior-to-superior", "posterior-to-anterior", "right-to-left"]
         (dataset,) = multiscale.datasets
         assert dataset.path == "0"
         first: Any = dataset.coordinateTransformations[0]

@@ -834,7 +834,7 @@ def test_an_index_of_an_array_that_is_not_there(tmp_path: Path) -> None:
     make(tmp_path / "a.h5")
     target = Path(virtualize(tmp_path / "a.h5").target)
     text = target.read_text()
-    target.write_text(text.replace('"index": {"0"', '"index": {"x"'))
+    target.write_text(text.replace('"index": {"0"', '"index": {"nowhere"'))
     with pytest.raises(MetadataError):
         open_store(target)
     for change in ('"target": {"size": "x", "b', '"target": {"length'):

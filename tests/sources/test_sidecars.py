@@ -206,3 +206,39 @@ def test_on_the_command_line(tmp_path: Path) -> None:
         with fs.open(command[-7]) as stored:
             assert (stored.tr, stored.space.space_name) == (1.5, "MNI152Lin")
             assert dict(stored.metadata) == {**FACTS, "Run": 2}
+
+
+def test_files_further_up_in_a_dataset_hold_too(tmp_path: Path) -> None:
+    func = tmp_path / "ds" / "sub-01" / "ses-2" / "func"
+    func.mkdir(parents=True)
+    run = write_run(func, name="sub-01_ses-2_task-rest_bold")
+    said: dict[str, Any] = {
+        "task-rest_bold.json": {"RepetitionTime": 2.5, "TaskName": "rest", "Manufacturer": "A"},
+        "task-nback_bold.json": {"RepetitionTime": 3.5, "TaskName": "nback"},
+        "task-rest_sbref.json": {"Other": 1},
+        "bold.json": {"Manufacturer": "B", "Site": "C"},
+        "sub-01/sub-01_task-rest_bold.json": {"Manufacturer": "D"},
+        "sub-01/ses-2/func/sub-01_ses-2_task-rest_bold.json": {"EchoTime": 0.03},
+    }
+    for name, facts in said.items():
+        (tmp_path / "ds" / name).write_text(json.dumps(facts))
+    with fs.convert(run, tmp_path / "no dataset.h5") as stored:
+        assert (stored.tr, stored.metadata) == (2.0, {"EchoTime": 0.03})
+    (tmp_path / "ds" / "dataset_description.json").write_text("{}")
+    with pytest.warns(HeaderWarning, match="sidecar 2.5 s"):
+        fs.convert(run, tmp_path / "dataset.h5").close()
+    with fs.open(tmp_path / "dataset.h5") as stored:
+        expected = {"TaskName": "rest", "Manufacturer": "D", "Site": "C", "EchoTime": 0.03}
+        assert (stored.tr, stored.metadata) == (2.5, expected | {"RepetitionTime": 2.5})
+
+
+def test_files_further_up_on_object_storage(tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    run = write_run(tmp_path, name="sub-01_task-rest_bold")
+    memory.put(str(run), "/inherited/sub-01/func/sub-01_task-rest_bold.nii.gz")
+    memory.pipe("/inherited/dataset_description.json", b"{}")
+    memory.pipe("/inherited/task-rest_bold.json", b'{"TaskName": "rest"}')
+    url = "memory://inherited/sub-01/func/sub-01_task-rest_bold.nii.gz"
+    with fs.convert(url, tmp_path / "a.h5") as stored:
+        assert stored.metadata == {"TaskName": "rest"}
+    memory.rm("/inherited", recursive=True)

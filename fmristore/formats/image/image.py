@@ -558,7 +558,7 @@ class DenseImage(GridView):
         tr: float | None = None,
         slope: float | AnyArray | None = None,
         inter: float | AnyArray | None = None,
-        space_name: str | None = None,
+        space_name: str | int | None = None,
         metadata: Mapping[str, Any] | None = None,
         **options: Unpack[LayoutOptions],
     ) -> Self:
@@ -579,7 +579,7 @@ class DenseImage(GridView):
         slope, inter : float or ndarray (T,), optional
             For arrays of stored values: the scaled value is ``stored * slope + inter``, with one
             slope and intercept for all volumes or one for each.
-        space_name : str, optional
+        space_name : str or int, optional
             Name of the space that the image is in; comes before what the image says, and exported
             headers have the codes of that space.
         metadata : mapping, optional

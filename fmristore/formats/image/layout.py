@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmristore.formats.base import StoredArray
+from fmristore.formats.image.ome import describe_ome, image_name
 from fmristore.formats.image.replicas import (
     COPY_GROUP,
     access_attributes,
@@ -25,6 +26,7 @@ from fmristore.formats.nodes import (
     scaling_attributes,
     space_attributes,
     write_affine,
+    write_axes,
     write_bytes,
     write_metadata,
     write_times,
@@ -155,7 +157,8 @@ def write_image(
     """
     group, space = store.root, source.space
     write_affine(group, space)
-    attributes = write_run(group, source, options, store.capabilities, progress=progress)
+    name = image_name(store.url)
+    attributes = write_run(group, source, options, store.capabilities, name=name, progress=progress)
     attributes |= format_attributes("neurovol" if space.time_points is None else "neurovec")
     attributes |= space_attributes(space)
     if Capability.HARD_LINKS in store.capabilities:
@@ -171,6 +174,7 @@ def write_run(
     options: ImageOptions,
     capabilities: Capability,
     *,
+    name: str = "",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write an image into an empty group, but for its affine and the attributes of the group.
@@ -185,6 +189,8 @@ def write_run(
         Layout, codec and memory limit.
     capabilities : Capability
         Of the store.
+    name : str
+        What viewers call it.
     progress : callable, optional
         Called with the bytes of stored values done and in all.
 
@@ -194,14 +200,15 @@ def write_run(
         Attributes that the group shall have: those that do not depend on the format.
     """
     canonical, *others = image_specs(source, options)
-    write_times(group, source.space, source.scaling)
+    _write_axes(group, source, source.scaling)
     attributes = scaling_attributes(source.scaling)
     patterns = access_patterns(options.access, canonical.dims)
     array = group.create_array("0", adapt_spec(canonical, capabilities))
-    copies = [
-        group.create_group(COPY_GROUP).create_array("0", adapt_spec(spec, capabilities))
-        for spec in others
-    ]
+    copies = []
+    for spec in others:
+        copy = group.create_group(COPY_GROUP)
+        _write_axes(copy, source)
+        copies.append(copy.create_array("0", adapt_spec(spec, capabilities)))
     written = write_data(
         array, array.spec.dims, source, options.max_memory, copies=copies, progress=progress
     )
@@ -211,13 +218,20 @@ def write_run(
     if source.trailer:
         write_bytes(group, "nifti_trailer", "nifti_trailer_byte", source.trailer)
     write_metadata(group, metadata_of(source))
-    of_group: dict[str, Any] = {"ome": _ome(source.space, canonical.dims)}
-    window = _display_window(source, written.limits)
-    if window is not None and "c" not in canonical.dims:
-        of_group["ome"]["omero"] = {"channels": [_channel(window)]}
+    shown = f"{COPY_GROUP}/0" if copies else "0"
+    of_group: dict[str, Any] = {
+        "ome": describe_ome(source, canonical.dims, shown, written.limits, name=name)
+    }
     if written.limits is not None:
         of_group["value_range"] = list(written.limits)
     return of_group
+
+
+def _write_axes(group: Group, source: ImageSource, scaling: Scaling | None = None) -> None:
+    """Coordinates of an image; they come first, so that its array finds its scales."""
+    write_axes(group, source.space, source.colors)
+    if source.space.time_points is not None:
+        write_times(group, source.space, scaling)
 
 
 class Written(NamedTuple):
@@ -342,64 +356,6 @@ class _Window:
         if self.limits is not None:
             low, high = min(low, self.limits[0]), max(high, self.limits[1])
         self.limits = (low, high)
-
-
-def _ome(space: NeuroSpace, dims: tuple[str, ...]) -> dict[str, Any]:
-    """Describe the image as OME-Zarr 0.5 does: https://ngff.openmicroscopy.org/0.5/.
-
-    It knows sizes and positions along the axes of voxels; the whole affine is in the array
-    ``affine``. So images of the same orientation lie in the right places to each other.
-    """
-    x, y, z = space.spacing
-    size = {"t": space.tr or 1.0, "c": 1.0, "z": z, "y": y, "x": x}
-    # Where the first voxel lies along the directions of the axes, which need not be the world's.
-    along = space.affine[:3, :3] / np.array(space.spacing)
-    place = dict(zip("xyz", (np.array(space.origin) @ along).tolist(), strict=True))
-    place |= {"t": space.time_offset, "c": 0.0}
-    kind = {"t": "time", "c": "channel"}
-    axes = []
-    for d in dims:
-        axis = {"name": d, "type": kind.get(d, "space")}
-        if d == "t" and space.tr is not None:
-            axis["unit"] = "second"
-        elif d not in kind:
-            axis["unit"] = "millimeter"
-        axes.append(axis)
-    scale = {"type": "scale", "scale": [float(size[d]) for d in dims]}
-    translation = {"type": "translation", "translation": [float(place[d]) + 0.0 for d in dims]}
-    dataset = {"path": "0", "coordinateTransformations": [scale, translation]}
-    return {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [dataset]}]}
-
-
-def _display_window(
-    source: ImageSource, limits: tuple[float, float] | None
-) -> tuple[float, float, float, float] | None:
-    """Smallest and largest stored value, and those that the image is shown between."""
-    from fmristore.nifti import parse_header
-
-    if limits is None:
-        return None
-    low, high = limits
-    scaling = source.scaling
-    if source.header and not (scaling is not None and scaling.per_volume):
-        fields = parse_header(source.header).to_nibabel()
-        shown = float(fields["cal_min"]), float(fields["cal_max"])
-        slope, inter = (1.0, 0.0)
-        if scaling is not None:
-            slope, inter = float(scaling.slope), float(scaling.inter)
-        start, end = sorted((value - inter) / slope for value in shown)
-        if shown[0] < shown[1] and math.isfinite(start) and math.isfinite(end):
-            return low, high, start, end
-    return low, high, low, high
-
-
-def _channel(window: tuple[float, float, float, float]) -> dict[str, Any]:
-    low, high, start, end = window
-    return {
-        "active": True,
-        "color": "FFFFFF",
-        "window": {"min": low, "max": high, "start": start, "end": end},
-    }
 
 
 # Numbers as they arrive ----------------------------------------------------------------------

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
-from fmristore.nifti import grid_header
+from fmristore.nifti import grid_header, header_in_space
 from fmristore.sources.door import is_path, open_if_path, source_of
 from fmristore.sources.labelled import matching_columns, positional, voxel_columns
 from fmristore.sources.masks import mask_voxels
@@ -89,6 +89,14 @@ class LatentFactors:
     def space(self) -> NeuroSpace:
         """Grid of the voxels, without time."""
         return self.voxels.space
+
+    def in_space(self, name: str | None) -> LatentFactors:
+        """The same in a space of that name, which the header says too; as they are if None."""
+        if name is None or name == self.space.space_name:
+            return self
+        voxels = VoxelSet(replace(self.space, space_name=name), self.voxels.voxels)
+        header = header_in_space(self.header, name) if self.header else b""
+        return replace(self, voxels=voxels, header=header)
 
     @property
     def loadings_dtype(self) -> np.dtype[Any]:

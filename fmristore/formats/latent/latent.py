@@ -29,7 +29,7 @@ from fmristore.formats.options import Target, store_as
 from fmristore.formats.registry import Layout, register
 from fmristore.formats.voxel_source import VoxelReader, chosen_voxels, voxel_reader
 from fmristore.formats.voxelwise import VoxelView
-from fmristore.model.space import NeuroSpace
+from fmristore.model.space import NeuroSpace, name_of_space
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.anatomy import display_axes
 from fmristore.planning.indexing import AxisPart, parse_selection
@@ -469,6 +469,7 @@ class LatentNeuroVec(LatentView):
         reconstruction_error: float | None = None,
         voxel_error: Any = None,
         header: bytes = b"",
+        space_name: str | int | None = None,
         metadata: Mapping[str, Mapping[str, Any]] | None = None,
         **options: Unpack[StoreOptions],
     ) -> Self:
@@ -502,6 +503,8 @@ class LatentNeuroVec(LatentView):
         header : bytes
             NIfTI header of the run that is represented, for exports; what is true of the grid in
             that of `mask` by default.
+        space_name : str or int, optional
+            Name of the space, or NIfTI's code of it; comes before what `space` or `mask` say.
         metadata : mapping of str to mapping, optional
             What else is known of scans, as JSON holds it, by their names.
         max_memory, progress : object, optional
@@ -542,6 +545,7 @@ class LatentNeuroVec(LatentView):
         )
         if header:
             factors = replace(factors, header=header)
+        factors = factors.in_space(name_of_space(space_name))
         errors = None if voxel_error is None else check_errors(voxel_error, factors)
         wanted = LatentOptions(codec=target.codec, error=reconstruction_error, voxel_error=errors)
         made: Self = store_as(cls, target, factors, wanted)
@@ -575,7 +579,7 @@ class LatentNeuroVec(LatentView):
         mask: Any = None,
         space: NeuroSpace | AnyArray | None = None,
         tr: float | None = None,
-        space_name: str | None = None,
+        space_name: str | int | None = None,
         metadata: Mapping[str, Any] | None = None,
         voxel_error: bool = False,
         **options: Unpack[StoreOptions],
@@ -600,7 +604,7 @@ class LatentNeuroVec(LatentView):
             Needed for arrays.
         tr : float, optional
             Repetition time in seconds; comes before that of a file or image.
-        space_name : str, optional
+        space_name : str or int, optional
             Name of the space that the image is in; comes before what the image says, and exported
             headers have the codes of that space.
         metadata : mapping, optional

@@ -226,6 +226,8 @@ def _read_scans(handle: Handle, *, present: bool) -> tuple[ScanParts, ...]:
         name, position = attributes.pop("name", None), attributes.pop("position", None)
         tr = attributes.pop("repetition_time", None)
         offset = attributes.pop("time_offset", 0.0)
+        if attributes.get("coordinates") == "scan":
+            del attributes["coordinates"]
         if type(position) is not int:
             raise MetadataError(f"position is {position!r:.80}", node=f"scans/{node}")
         scan = ScanParts(

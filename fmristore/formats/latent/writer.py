@@ -16,10 +16,13 @@ from fmristore.formats.nodes import (
     space_attributes,
     write_array,
     write_bytes,
+    write_grid,
+    write_label,
     write_metadata,
-    write_plain,
+    write_times,
 )
 from fmristore.formats.voxelwise import ORDER
+from fmristore.model.space import NeuroSpace
 from fmristore.planning.chunking import even, shard_shape
 from fmristore.planning.layout import adapt_spec, choose_codecs, plan_layout, plan_matrix
 from fmristore_stores.protocol import AnyArray, Capability, Group
@@ -83,9 +86,7 @@ def write_latent(
     """
     writer = _Writer(group, capabilities, codec)
     space = factors.space
-    write_plain(
-        group, "affine", ("affine_row", "affine_column"), np.array(space.affine), {"units": "mm"}
-    )
+    write_grid(group, space.without_time())
     mask = factors.voxels.mask.transpose(2, 1, 0).astype(np.uint8)
     writer.add("mask", ("z", "y", "x"), mask)
     ordered = np.array_equal(np.argwhere(mask)[:, ::-1], factors.voxels.voxels)
@@ -134,11 +135,9 @@ def _write_scans(writer: _Writer, factors: LatentFactors) -> None:
             attributes["repetition_time"] = scan.tr
         if scan.time_offset:
             attributes["time_offset"] = scan.time_offset
-        group = scans.group(encode_name(name), attributes)
+        group = scans.group(encode_name(name), attributes | {"coordinates": "scan"})
         space = factors.space.with_time(len(scan.basis), tr=scan.tr, time_offset=scan.time_offset)
-        if space.times is not None:
-            group.add("t", ("t",), space.times, {"units": "s"})
-        group.describe(scan.metadata)
+        group.describe(name, space, scan.metadata)
         group.add("basis", ("t", "component"), scan.basis)
 
 
@@ -155,8 +154,10 @@ class _Writer:
         made = self._group.create_group(name, attributes)
         return _Writer(made, self._capabilities, self._codec)
 
-    def describe(self, metadata: Mapping[str, Any]) -> None:
-        """Write what else is known of the data of the group."""
+    def describe(self, name: str, space: NeuroSpace, metadata: Mapping[str, Any]) -> None:
+        """Write the name and times of the scan of the group, and what else is known of it."""
+        write_label(self._group, "scan", name)
+        write_times(self._group, space)
         write_metadata(self._group, metadata)
 
     def add(

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 
 from fmristore.formats.base import StoredObject
 from fmristore.formats.voxel_source import Piece, voxel_reader
-from fmristore.model.space import NeuroSpace
+from fmristore.model.space import NeuroSpace, name_of_space
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.streams import streaming
 from fmristore.sources.door import has_grid, source_of
@@ -55,7 +55,7 @@ class MapInputs(ABC):
         self.headers = tuple(headers)
         self.metadata: Mapping[str, Any] = {}
 
-    def know(self, space_name: str | None, metadata: Mapping[str, Any]) -> None:
+    def know(self, space_name: str | int | None, metadata: Mapping[str, Any]) -> None:
         """Let the maps be in a space of that name, and keep what else is known of them.
 
         Raises
@@ -66,9 +66,10 @@ class MapInputs(ABC):
         from fmristore.nifti import header_in_space
 
         self.metadata = check_attributes(metadata)
-        if space_name is not None:
-            self.space = replace(self.space, space_name=space_name)
-            self.headers = tuple(raw and header_in_space(raw, space_name) for raw in self.headers)
+        name = name_of_space(space_name)
+        if name is not None:
+            self.space = replace(self.space, space_name=name)
+            self.headers = tuple(raw and header_in_space(raw, name) for raw in self.headers)
 
     @abstractmethod
     def pieces(self, voxels: VoxelSet, rows: slice, max_memory: int) -> Iterator[Piece]:

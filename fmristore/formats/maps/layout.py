@@ -20,8 +20,9 @@ from fmristore.formats.nodes import (
     require_headers,
     space_attributes,
     write_bytes,
-    write_coordinates,
+    write_grid,
     write_metadata,
+    write_names,
     write_plain,
     write_texts,
 )
@@ -291,8 +292,9 @@ def write_labeledvolumeset(  # noqa: PLR0913
     """
     max_memory = parse_size(max_memory)
     outside = check_fill(fill, stack.dtype)
-    write_coordinates(group, stack.space, None)
+    write_grid(group, stack.space)
     write_voxels(group, voxels, codec)
+    write_names(group, "label", stack.labels)
     write_texts(group, "labels", "label", stack.labels)
     write_headers(group, stack.headers)
     write_metadata(group, stack.metadata)
@@ -391,7 +393,8 @@ def rewrite_maps(
         turn=turn,
         expected=locator.token,
     ) as store:
-        _copy_tree(old, store.root, max_memory, leave={"0", "labels", *_HEADERS})
+        _copy_tree(old, store.root, max_memory, leave={"0", "label", "labels", *_HEADERS})
+        write_names(store.root, "label", labels)
         write_texts(store.root, "labels", "label", labels)
         write_headers(store.root, headers)
         spec = _new_spec(data.reader.spec, len(labels), store.capabilities)

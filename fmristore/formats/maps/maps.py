@@ -421,7 +421,7 @@ class LabeledVolumeSet(MaskedObject):
         labels: Any = None,
         mask: Any = None,
         space: NeuroSpace | AnyArray | None = None,
-        space_name: str | None = None,
+        space_name: str | int | None = None,
         metadata: Mapping[str, Any] | None = None,
         dtype: DTypeLike | None = None,
         fill: Fill = 0,
@@ -445,7 +445,7 @@ class LabeledVolumeSet(MaskedObject):
             maps are read twice.
         space : NeuroSpace or (4, 4) affine, optional
             Grid of arrays; that of the maps that have one by default.
-        space_name : str, optional
+        space_name : str or int, optional
             Name of the space that all maps are in; comes before what they say.
         metadata : mapping, optional
             What else is known of the maps, as JSON holds it.

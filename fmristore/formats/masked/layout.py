@@ -14,7 +14,7 @@ from fmristore.formats.nodes import (
     scaling_attributes,
     space_attributes,
     write_bytes,
-    write_coordinates,
+    write_grid,
     write_metadata,
 )
 from fmristore.formats.registry import NativeLayout
@@ -147,7 +147,7 @@ def write_maskedneurovec(
     layout = plan_matrix(shape, run.dtype, codec=codec)
     spec = ArraySpec(shape=shape, dtype=run.dtype, dims=("voxel", "t"), layout=layout)
     spec = adapt_spec(replace(spec, codecs=choose_codecs(codec, spec)), capabilities)
-    write_coordinates(group, space, scaling)
+    write_grid(group, space, scaling)
     write_voxels(group, run.voxels, codec)
     attributes = scaling_attributes(scaling) | {"fill": fill_attribute(outside)}
     array = NewArray(group, "0", spec, attributes)

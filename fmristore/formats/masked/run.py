@@ -114,7 +114,7 @@ class MaskedNeuroVec(MaskedObject):
         tr: float | None = None,
         slope: float | AnyArray | None = None,
         inter: float | AnyArray | None = None,
-        space_name: str | None = None,
+        space_name: str | int | None = None,
         metadata: Mapping[str, Any] | None = None,
         fill: Fill = 0,
         **options: Unpack[StoreOptions],
@@ -135,7 +135,7 @@ class MaskedNeuroVec(MaskedObject):
             Repetition time in seconds; comes before that of a file or image.
         slope, inter : float or ndarray (T,), optional
             For arrays of stored values: the scaled value is ``stored * slope + inter``.
-        space_name : str, optional
+        space_name : str or int, optional
             Name of the space that the image is in; comes before what the image says, and exported
             headers have the codes of that space.
         metadata : mapping, optional

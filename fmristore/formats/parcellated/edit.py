@@ -74,7 +74,7 @@ def add_requests(
             scans = store.root.group("scans")
             try:
                 for content in itertools.chain([first], contents):
-                    write_scan(store, scans, content, target.matrix())
+                    write_scan(store, scans, content, parcellation.names, target.matrix())
             except BaseException:
                 with contextlib.suppress(FmristoreError):
                     for node in nodes & set(scans.children()):

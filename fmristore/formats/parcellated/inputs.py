@@ -21,7 +21,7 @@ from fmristore.formats.parcellated.reduce import (
 )
 from fmristore.formats.voxel_source import VoxelReader, voxel_reader
 from fmristore.interop.pandas import plain_tables
-from fmristore.model.space import NeuroSpace
+from fmristore.model.space import NeuroSpace, name_of_space
 from fmristore.model.voxels import unmask
 from fmristore.planning.memory import require_unit, within
 from fmristore.planning.progress import Progress
@@ -87,7 +87,7 @@ def make_parcellation(
     *,
     space: NeuroSpace | AnyArray | None = None,
     request: ScanInput | None = None,
-    space_name: str | None = None,
+    space_name: str | int | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Parcellation:
     """Make a parcellation on the grid of the run that it is for.
@@ -100,7 +100,7 @@ def make_parcellation(
         The grid, if an array of labels comes without a run.
     request : ScanInput, optional
         The run.
-    space_name : str, optional
+    space_name : str or int, optional
         Name of the space; comes before what labels and run say.
     storage_options : mapping, optional
         For its URL.
@@ -114,9 +114,10 @@ def make_parcellation(
     made = Parcellation.from_labels(
         labels, names=names, mask=mask, space=space, storage_options=storage_options
     )
-    if space_name is None or made.space.space_name == space_name:
+    name = name_of_space(space_name)
+    if name is None or made.space.space_name == name:
         return made
-    named = replace(made.space, space_name=space_name)
+    named = replace(made.space, space_name=name)
     return Parcellation(named, made.labels, made.table, mask=made.mask, voxels=made.voxels)
 
 

@@ -20,12 +20,19 @@ from fmristore.formats.nodes import (
     NewArray,
     format_attributes,
     read_affine,
+    scaling_attributes,
     space_attributes,
+    write_affine,
     write_array,
+    write_axes,
     write_bytes,
     write_encoded,
+    write_label,
+    write_metadata,
+    write_names,
     write_plain,
     write_texts,
+    write_times,
 )
 from fmristore.formats.options import MatrixOptions
 from fmristore.formats.parcellated.reduce import (
@@ -127,7 +134,7 @@ def write_tree(
     scans = store.root.create_group("scans")
     names = []
     for content in contents:
-        write_scan(store, scans, content, options)
+        write_scan(store, scans, content, parcellation.names, options)
         names.append(content.name)
     store.root.write_attributes(attributes | {"scans": names})
 
@@ -138,10 +145,9 @@ def write_root(
     """Write what all scans share; return the root attributes that are to follow."""
     root = store.root
     space = parcellation.space
-    write_plain(
-        root, "affine", ("affine_row", "affine_column"), np.array(space.affine), {"units": "mm"}
-    )
-    group = root.create_group("parcellation")
+    write_affine(root, space)
+    group = root.create_group("parcellation", {"coordinates": "ids names"})
+    write_axes(group, space)
     codec = options.codec
     volume = ("z", "y", "x")
     write_encoded(group, "labels", volume, parcellation.labels.T, codec)
@@ -170,8 +176,17 @@ def _write_columns(group: Group, parcellation: Parcellation) -> None:
             write_plain(columns, node, ("parcel",), values, {"column": name})
 
 
-def write_scan(store: Store, scans: Group, content: ScanContent, options: MatrixOptions) -> None:
-    """Write one scan below the group of scans; readers see it when it stands in the list."""
+def write_scan(
+    store: Store,
+    scans: Group,
+    content: ScanContent,
+    names: Sequence[str],
+    options: MatrixOptions,
+) -> None:
+    """Write one scan below the group of scans; readers see it when it stands in the list.
+
+    `names` are those of the parcels.
+    """
     attributes: dict[str, Any] = {"name": content.name, "kind": content.kind}
     space = content.space
     if space.tr is not None:
@@ -181,21 +196,15 @@ def write_scan(store: Store, scans: Group, content: ScanContent, options: Matrix
     attributes["time_unit"] = space.time_unit
     if content.statistic is not None:
         attributes["statistic"] = content.statistic
-    group = scans.create_group(encode_name(content.name), attributes)
-    if content.metadata:
-        group.create_group("metadata", content.metadata)
-    if space.times is not None:
-        write_plain(group, "t", ("t",), space.times, {"units": "s"})
+    group = scans.create_group(encode_name(content.name), attributes | {"coordinates": "scan"})
+    write_label(group, "scan", content.name)
+    write_times(group, space, content.data.scaling)
+    if content.kind == "summary":
+        write_names(group, "parcel", names)
+    write_metadata(group, content.metadata)
     if content.header:
         write_bytes(group, "nifti", "nifti_byte", content.header)
-    scaling = content.data.scaling
-    data_attributes: dict[str, Any] = {}
-    if scaling is not None and scaling.per_volume:
-        data_attributes["scaling"] = "per-volume"
-        write_plain(group, "scale_factor", ("t",), np.asarray(scaling.slope))
-        write_plain(group, "add_offset", ("t",), np.asarray(scaling.inter))
-    elif scaling is not None:
-        data_attributes |= {"scale_factor": scaling.slope, "add_offset": scaling.inter}
+    data_attributes = scaling_attributes(content.data.scaling)
     axis = "voxel" if content.kind == "full" else "parcel"
     matrix = content.data.matrix
     dtype = np.dtype("u1") if matrix.dtype.kind == "b" else matrix.dtype

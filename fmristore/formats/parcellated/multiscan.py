@@ -634,7 +634,7 @@ class ParcellatedMultiScan(StoredObject):
         metadata: Mapping[str, Mapping[str, Any]] | None = None,
         space: NeuroSpace | AnyArray | None = None,
         tr: float | None = None,
-        space_name: str | None = None,
+        space_name: str | int | None = None,
         **options: Unpack[StoreOptions],
     ) -> Self:
         """Make a store for scans, with the first ones or empty, and open it.
@@ -655,7 +655,7 @@ class ParcellatedMultiScan(StoredObject):
             Mappings by name of the scan.
         space : NeuroSpace or ndarray, (4, 4), optional
             For arrays of labels or runs: the grid, or the affine alone.
-        space_name : str, optional
+        space_name : str or int, optional
             Name of the space that labels and scans are in; comes before what they say.
         **options
             `StoreOptions`.

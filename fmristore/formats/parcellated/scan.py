@@ -252,7 +252,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         metadata: Mapping[str, Any] | None = None,
         space: NeuroSpace | AnyArray | None = None,
         tr: float | None = None,
-        space_name: str | None = None,
+        space_name: str | int | None = None,
         slope: float | AnyArray | None = None,
         inter: float | AnyArray | None = None,
         **options: Unpack[StoreOptions],
@@ -279,7 +279,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
             For arrays.
         tr : float, optional
             Repetition time in seconds; comes before that of a file or image.
-        space_name : str, optional
+        space_name : str or int, optional
             Name of the space that the run is in; comes before what it says.
         slope, inter : float or ndarray (T,), optional
             For arrays of stored values.

@@ -320,7 +320,7 @@ class ParcellatedScanSummary(ParcellatedBase):
         metadata: Mapping[str, Any] | None = None,
         space: NeuroSpace | AnyArray | None = None,
         tr: float | None = None,
-        space_name: str | None = None,
+        space_name: str | int | None = None,
         dtype: DTypeLike | None = None,
         **options: Unpack[StoreOptions],
     ) -> Self:
@@ -351,7 +351,7 @@ class ParcellatedScanSummary(ParcellatedBase):
             For arrays.
         tr : float, optional
             Repetition time in seconds; comes before that of the run.
-        space_name : str, optional
+        space_name : str or int, optional
             Name of the space that the run is in; comes before what it says.
         dtype : dtype, optional
             Of the stored series; float32 by default where the source has no more precision.

@@ -17,6 +17,7 @@ from fmristore.formats.nodes import (
     read_scaling,
     space_attributes,
     write_affine,
+    write_label,
 )
 from fmristore.formats.registry import NativeLayout
 from fmristore.model.space import NeuroSpace
@@ -136,16 +137,24 @@ def _read_run(
         )
     shape = found["x"], found["y"], found["z"]
     space = read_grid(handle, shape, length, attributes=attributes)
-    children = group.children()
     data_attributes = data.attributes
     return ImageParts(
         data=f"{group.path}/0",
         space=space,
         scaling=read_scaling(handle, data_attributes, length, group=group.path),
-        header=f"{group.path}/nifti" if "nifti" in children else "",
-        trailer=f"{group.path}/nifti_trailer" if "nifti_trailer" in children else "",
+        header=f"{group.path}/nifti" if _has_array(group, "nifti") else "",
+        trailer=f"{group.path}/nifti_trailer",
         copies=read_replicas(handle, data, data_attributes),
     )
+
+
+def _has_array(group: Group, name: str) -> bool:
+    """Whether a group has an array, without listing what else it has."""
+    try:
+        group.array(name)
+    except NotFoundError:
+        return False
+    return True
 
 
 def _listed(handle: Handle, attributes: Mapping[str, Any], name: str, kind: type) -> list[Any]:
@@ -267,7 +276,8 @@ def _write_group(
 ) -> None:
     """Write one run into a group of its own."""
     run = folder.create_group(encode_name(name))
-    attributes = write_run(run, source, options, capabilities, progress=progress)
+    attributes = write_run(run, source, options, capabilities, name=name, progress=progress)
+    attributes |= write_label(run, "run", name)
     of_space = space_attributes(source.space)
     of_time = {
         k: of_space[k] for k in ("repetition_time", "time_unit", "time_offset") if k in of_space

@@ -392,7 +392,7 @@ class NeuroVecSeq(GridView):
         *,
         space: NeuroSpace | AnyArray | None = None,
         tr: float | Sequence[float | None] | None = None,
-        space_name: str | None = None,
+        space_name: str | int | None = None,
         metadata: Mapping[str, Mapping[str, Any]] | None = None,
         **options: Unpack[LayoutOptions],
     ) -> Self:
@@ -411,7 +411,7 @@ class NeuroVecSeq(GridView):
         tr : float or sequence of float, optional
             Repetition time in seconds, one for all runs or one for each; comes before that of a
             file, image or store. None leaves a run its own.
-        space_name : str, optional
+        space_name : str or int, optional
             Name of the space that all runs are in; comes before what they say.
         metadata : mapping of str to mapping, optional
             What else is known of runs, as JSON holds it, by their names; comes before what a run

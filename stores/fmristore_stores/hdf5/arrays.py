@@ -35,10 +35,19 @@ from fmristore_stores.hdf5.heaps import check_properties, checked, has_lengths, 
 from fmristore_stores.hdf5.lengths import check_lengths, element_size
 from fmristore_stores.hdf5.links import facts, resolve
 from fmristore_stores.hdf5.text import read_text, rows_at_once
+from fmristore_stores.hdf5.typed import read_typed, write_typed
 from fmristore_stores.hdf5.types import check_filters, parse_type, spec_of, stored_dtype
 from fmristore_stores.io.lifetime import Reading
 from fmristore_stores.limits import check_chunk, check_result
-from fmristore_stores.protocol import AnyArray, Buffer, ByteRange, Capability, ChunkRef, FetchPolicy
+from fmristore_stores.protocol import (
+    AnyArray,
+    Buffer,
+    ByteRange,
+    Capability,
+    ChunkRef,
+    FetchPolicy,
+    TypedAttribute,
+)
 from fmristore_stores.spec import STRING, ArraySpec, Attributes, CodecSpec, is_string
 
 __all__ = ["HDF5Array"]
@@ -104,7 +113,7 @@ class HDF5Array:
 
     def _find_capabilities(self) -> Capability:
         writable = Capability.WRITE if self._session.writable else Capability.NONE
-        found = writable | Capability.HARD_LINKS
+        found = writable | Capability.HARD_LINKS | Capability.TYPED_ATTRIBUTES
         layout = self._plan.get_layout()
         if not self._type.exact or not supported(self._spec.codecs):
             return found
@@ -195,6 +204,36 @@ class HDF5Array:
                 variable_text=self._session.variable_text,
             )
         self._session.ledger.node(self._path, attributes)
+
+    def readable_attributes(self) -> Attributes:
+        """All attributes that have a JSON value."""
+        self._session.check_open()
+        with self._session.reading(self._path):
+            found = read_attributes(self._node, is_array=True, readable=True)
+        if self._type.members is not None:
+            found[_ENUM] = dict(self._type.members)
+        return found
+
+    def read_typed(self) -> dict[str, TypedAttribute]:
+        """Attributes of which a JSON value does not say all, by name."""
+        self._session.check_open()
+        with self._session.reading(self._path):
+            return read_typed(self._node, is_array=True)
+
+    def write_typed(self, attributes: Mapping[str, TypedAttribute]) -> None:
+        """Write attributes that another node gave, besides those that there are.
+
+        Raises
+        ------
+        ClosedError, ReadOnlyError
+            If the store is closed or open for reading only.
+        StorageError
+            If the disk failed.
+        """
+        self._session.check_writable()
+        with self._session.writing(self._path):
+            write_typed(self._node, attributes)
+        self._session.ledger.typed(self._path, attributes)
 
     def read(self, region: Region | None = None, out: AnyArray | None = None) -> AnyArray:
         """Read a region through HDF5, ``None`` for everything.

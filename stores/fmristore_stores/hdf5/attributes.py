@@ -48,6 +48,8 @@ __all__ = [
     "has_variable_text",
     "read_attribute",
     "read_attributes",
+    "stored_form",
+    "user_attributes",
     "write_attribute",
     "write_attributes",
 ]
@@ -112,7 +114,7 @@ def has_variable_text(node: Any) -> bool:
     return next((bool(kind.is_variable_str()) for kind in texts), False)
 
 
-def read_attributes(node: Any, *, is_array: bool) -> Attributes:
+def read_attributes(node: Any, *, is_array: bool, readable: bool = False) -> Attributes:
     """All attributes of an open HDF5 object that are meant for users.
 
     Parameters
@@ -121,6 +123,8 @@ def read_attributes(node: Any, *, is_array: bool) -> Attributes:
         The object.
     is_array : bool
         Whether it is a dataset.
+    readable : bool
+        Leave out those that have no JSON counterpart.
 
     Returns
     -------
@@ -134,15 +138,51 @@ def read_attributes(node: Any, *, is_array: bool) -> Attributes:
     """
     hidden = _hidden(node, is_array=is_array)
     stored = {decode_text(raw): raw for raw in _names(node)}
-    listed = read_attribute(node, _JSON) if _JSON in stored else None
-    texts = listed if isinstance(listed, list) else []
+    texts = _json_names(node, stored)
     found: Attributes = {}
     for name, raw in stored.items():
         if name not in hidden and (name != _JSON or not texts):
-            value = read_attribute(node, raw)
             shown = name.removeprefix(_ESCAPE)
-            found[shown] = _parse_json(shown, value) if name in texts else value
+            try:
+                value = read_attribute(node, raw)
+                found[shown] = _parse_json(shown, value) if name in texts else value
+            except MetadataError:
+                if not readable:
+                    raise
     return found
+
+
+def user_attributes(node: Any, *, is_array: bool) -> dict[str, bytes]:
+    """Stored names of attributes that are meant for users, by these names.
+
+    Left out are those that are JSON text, or stored under another name.
+    """
+    hidden = _hidden(node, is_array=is_array)
+    stored = {decode_text(raw): raw for raw in _names(node)}
+    texts = _json_names(node, stored)
+    return {
+        name: raw
+        for name, raw in stored.items()
+        if name not in hidden
+        and name not in texts
+        and name not in _RESERVED
+        and not name.startswith(_ESCAPE)
+    }
+
+
+def stored_form(value: Any) -> tuple[Any, tuple[int, ...]] | None:
+    """Type and shape in which a JSON value is stored; None where that is as JSON text."""
+    try:
+        encoded = _encode(value, functools.partial(_text, variable=False))
+    except (TypeError, ValueError):
+        return None
+    return None if encoded is None else (h5t.py_create(encoded.dtype, logical=True), encoded.shape)
+
+
+def _json_names(node: Any, stored: Mapping[str, bytes]) -> list[Any]:
+    """Names of the attributes that are JSON text."""
+    listed = read_attribute(node, _JSON) if _JSON in stored else None
+    return listed if isinstance(listed, list) else []
 
 
 def read_attribute(node: Any, name: bytes | str) -> Any:

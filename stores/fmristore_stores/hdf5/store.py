@@ -45,10 +45,11 @@ from fmristore_stores.hdf5.links import (
     link_target,
     resolve,
 )
+from fmristore_stores.hdf5.typed import read_typed, write_typed
 from fmristore_stores.hdf5.types import create_dataset
 from fmristore_stores.io.sources import ByteSource
 from fmristore_stores.ledger import Ledger
-from fmristore_stores.protocol import Capability, Child
+from fmristore_stores.protocol import Capability, Child, TypedAttribute
 from fmristore_stores.spec import ArraySpec, Attributes, check_attributes, check_name
 
 __all__ = ["HDF5Array", "HDF5Group", "HDF5Store"]
@@ -147,11 +148,12 @@ class HDF5Store:
 
     @property
     def capabilities(self) -> Capability:
-        """Hard links; encoded chunks can be written while writing, and located while reading."""
+        """Links, types of attributes; encoded chunks can be written, or located while reading."""
+        always = Capability.HARD_LINKS | Capability.TYPED_ATTRIBUTES
         if self._session.writable:
-            return Capability.WRITE | Capability.RAW_WRITE | Capability.HARD_LINKS
+            return Capability.WRITE | Capability.RAW_WRITE | always
         located = Capability.NONE if self._session.source is None else Capability.CHUNK_REFS
-        return Capability.HARD_LINKS | located
+        return always | located
 
     @property
     def root(self) -> HDF5Group:
@@ -268,6 +270,33 @@ class HDF5Group:
                 variable_text=self._session.variable_text,
             )
         self._session.ledger.node(self._path, attributes)
+
+    def readable_attributes(self) -> Attributes:
+        """All attributes that have a JSON value."""
+        self._session.check_open()
+        with self._session.reading(self._path):
+            return read_attributes(self._node, is_array=False, readable=True)
+
+    def read_typed(self) -> dict[str, TypedAttribute]:
+        """Attributes of which a JSON value does not say all, by name."""
+        self._session.check_open()
+        with self._session.reading(self._path):
+            return read_typed(self._node, is_array=False)
+
+    def write_typed(self, attributes: Mapping[str, TypedAttribute]) -> None:
+        """Write attributes that another node gave, besides those that there are.
+
+        Raises
+        ------
+        ClosedError, ReadOnlyError
+            If the store is closed or open for reading only.
+        StorageError
+            If the disk failed.
+        """
+        self._session.check_writable()
+        with self._session.writing(self._path):
+            write_typed(self._node, attributes)
+        self._session.ledger.typed(self._path, attributes)
 
     def children(self, *, tolerant: bool = False) -> dict[str, Child]:  # noqa: ARG002
         """Names and kinds of the direct children, sorted by name.

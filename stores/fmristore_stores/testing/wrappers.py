@@ -35,6 +35,8 @@ from fmristore_stores.protocol import (
     Group,
     RawWrite,
     Store,
+    TypedAttribute,
+    TypedAttributes,
 )
 from fmristore_stores.spec import ArraySpec, Attributes
 
@@ -48,11 +50,31 @@ class _FullArray(ChunkRefs, RawWrite, Protocol):
     """An array with everything; which of it may be used is said by its capabilities."""
 
 
-class _Array:
+class _Typed:
+    """Forwards what is said of types of attributes."""
+
+    def __init__(self, owner: _Wrapper, node: Array | Group) -> None:
+        self._before_change = owner.before_change
+        self._typed = cast(TypedAttributes, node)
+        self._where = node.path
+
+    def readable_attributes(self) -> Attributes:
+        return self._typed.readable_attributes()
+
+    def read_typed(self) -> dict[str, TypedAttribute]:
+        return self._typed.read_typed()
+
+    def write_typed(self, attributes: Mapping[str, TypedAttribute]) -> None:
+        self._before_change(self._where)
+        self._typed.write_typed(attributes)
+
+
+class _Array(_Typed):
     """Forwards to an array of the store inside."""
 
     def __init__(self, owner: _Wrapper, inner: Array) -> None:
         self._owner = owner
+        super().__init__(owner, inner)
         self._inner = cast(_FullArray, inner)
 
     @property
@@ -115,11 +137,12 @@ class _Array:
             raise LayoutNotSupportedError(msg, url=self._owner.url, node=self.path)
 
 
-class _Group:
+class _Group(_Typed):
     """Forwards to a group of the store inside, and wraps what comes out of it."""
 
     def __init__(self, owner: _Wrapper, inner: Group) -> None:
         self._owner = owner
+        super().__init__(owner, inner)
         self._inner = inner
 
     @property

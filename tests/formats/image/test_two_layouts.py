@@ -114,7 +114,7 @@ def test_two_copies_of_the_same_numbers(both: Path, kind: str) -> None:
         assert chunk_size(first.spec)["t"] == SHAPE[3]
         assert chunk_size(second.spec)["t"] == 1
         datasets = opened_.root.read_attributes()["ome"]["multiscales"][0]["datasets"]
-        assert [dataset["path"] for dataset in datasets] == ["0"]
+        assert [dataset["path"] for dataset in datasets] == ["volume/0"]
         assert "for time and for volumes" in repr(image)
 
 
@@ -393,7 +393,12 @@ def test_ome_zarr_is_valid(tmp_path: Path) -> None:
 
     store(tmp_path / "a.ome.zarr", VALUES, access="both").close()
     image = Image.from_zarr(zarr.open_group(tmp_path / "a.ome.zarr", mode="r"))
-    assert [d.path for d in image.attributes.ome.multiscales[0].datasets] == ["0"]
+    assert [d.path for d in image.attributes.ome.multiscales[0].datasets] == ["volume/0"]
+    fs.transcode(tmp_path / "a.ome.zarr", tmp_path / "one.zarr", access="time")
+    fs.transcode(tmp_path / "one.zarr", tmp_path / "two.zarr", access="both")
+    for name, path in (("one.zarr", "0"), ("two.zarr", "volume/0")):
+        image = Image.from_zarr(zarr.open_group(tmp_path / name, mode="r"))
+        assert [d.path for d in image.attributes.ome.multiscales[0].datasets] == [path]
 
 
 def test_a_reader_that_does_not_know_copies(both: Path, monkeypatch: Any) -> None:
