@@ -1,4 +1,4 @@
-"""The command that makes an HDF5 file readable for Zarr clients."""
+"""The command that makes HDF5 and NIfTI files readable for Zarr clients."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ __all__ = ["virtualize"]
 
 
 def virtualize(  # noqa: PLR0913
-    url: Annotated[str, typer.Argument(metavar="URL", help="HDF5 file of any software.")],
+    url: Annotated[
+        str,
+        typer.Argument(metavar="URL", help="HDF5 file of any software, or an uncompressed .nii."),
+    ],
     out: Annotated[
         str | None,
-        typer.Argument(metavar="OUT", help="Reference file; beside the HDF5 file by default."),
+        typer.Argument(metavar="OUT", help="Reference file; beside the file by default."),
     ] = None,
     *,
     relative: Annotated[
@@ -34,7 +37,7 @@ def virtualize(  # noqa: PLR0913
     storage_option: StorageOptions = None,
     json: Json = False,
 ) -> None:
-    """Make a reference file, by which Zarr clients read an HDF5 file where it is."""
+    """Make a reference file, by which Zarr clients read an HDF5 or NIfTI file where it is."""
     options = parse_options(storage_option or ())
     from fmristore.cli.trust import check_trust
     from fmristore.references.virtual import virtualize as run

@@ -1,10 +1,12 @@
-"""Virtual Zarr stores: a small file by which any Zarr client reads an HDF5 file in place."""
+"""Virtual Zarr stores: a small file by which Zarr clients read an HDF5 or NIfTI file in place."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 
 from fmristore.planning.pictures import facts_html
 from fmristore.planning.text import size_text
+from fmristore.references.nifti import is_nifti, nifti_array, write_head
 from fmristore.transcoding.plan import LOSSES, Loss, portable_attributes
 from fmristore.transcoding.tree import LINKS, Tree, walk
 from fmristore_stores.codecs import pipeline as codecs
@@ -45,6 +48,8 @@ SUFFIX = ".refs.json"
 
 _INLINE_STORED = 32 * 1024
 """Arrays that take up to this many bytes in the file become part of the reference file."""
+_INLINE_HEAD = 64 * 1024 * 1024
+"""The same for what a NIfTI file says besides its data: an extension may be as long."""
 _INLINE_DECODED = 1024 * 1024
 """Likewise those whose chunks cannot be referred to, by the bytes of their data."""
 _PIECE = 4 * 1024 * 1024
@@ -123,16 +128,18 @@ def virtualize(
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
 ) -> VirtualReport:
-    """Make a reference file, by which Zarr clients read an HDF5 file where it is.
+    """Make a reference file, by which Zarr clients read an HDF5 or NIfTI file where it is.
 
     Parameters
     ----------
     source : str or path
-        HDF5 file of any software, local or on any filesystem that fsspec knows.
+        HDF5 file of any software, or uncompressed NIfTI file (``.nii``), local or on any
+        filesystem that fsspec knows. A NIfTI file then opens as the image that `convert` would
+        make of it, with its affine, scaling and header.
     url : str or path, optional
-        The new file; beside the HDF5 file as ``<name>.refs.json`` by default.
+        The new file; beside the source as ``<name>.refs.json`` by default.
     relative : bool
-        Refer to the HDF5 file by its place relative to `url`, so that both can be moved together.
+        Refer to the source by its place relative to `url`, so that both can be moved together.
         fmristore finds it; other readers need ``template_overrides={"u": URL}`` of fsspec.
     allow : collection of str
         Losses that are accepted, by name; see `fmristore.transcoding.plan.LOSSES`.
@@ -148,7 +155,9 @@ def virtualize(
     Raises
     ------
     UnknownFormatError
-        If there is no HDF5 file at `source`.
+        If there is neither an HDF5 file nor an uncompressed NIfTI file at `source`.
+    LayoutNotSupportedError
+        If it is a NIfTI file in colour.
     LossyError
         If something cannot be referred to and is not allowed to be left out.
     AlreadyExistsError
@@ -156,7 +165,7 @@ def virtualize(
     ReadOnlyError
         If nothing can be written at `url`: name another place.
     ChangedError
-        If the HDF5 file changes meanwhile.
+        If the file changes meanwhile.
 
     Notes
     -----
@@ -172,29 +181,33 @@ def virtualize(
     >>> xr.open_dataset("s3://lab/run.h5.refs.json", engine="kerchunk")       # doctest: +SKIP
     """
     _check_names(allow)
-    locator = locate(source, storage_options=storage_options)
-    if locator.kind != "hdf5":
-        raise UnknownFormatError("not an HDF5 file: only these are virtualized", url=locator.url)
-    target = normalise(url) if url is not None else f"{locator.url.partition('?')[0]}{SUFFIX}"
-    place = _relative(locator.url, target) if relative else _absolute(locator.url)
-    handle = Handle(locator, fresh=True)
-    try:
-        before = facts_of(locator.url, locator.options)
-        draft = _Draft(walk(handle.store.root))
-        draft.fill()
-        refused = [loss for loss in draft.losses if loss.kind not in allow]
-        if refused:
-            raise LossyError(_refusal(refused), url=locator.url)
-        with publish_file(target, overwrite=overwrite, storage_options=storage_options) as path:
-            parts = compose(draft.small, draft.tables, target=place, facts=before)
-            with Path(path).open("wb") as file:
-                file.writelines(parts)
-                size = file.tell()
-            _check_unchanged(locator.url, locator.options, before)
-    finally:
-        handle.close()
+    given, options = normalise(source), dict(storage_options or {})
+    if is_nifti(given):
+        before = facts_of(given, options)
+        draft = _nifti_draft(given, options)
+    else:
+        locator = locate(source, storage_options=storage_options)
+        if locator.kind != "hdf5":
+            msg = "neither an HDF5 nor a NIfTI file: only these are virtualized"
+            raise UnknownFormatError(msg, url=locator.url)
+        given, options = locator.url, dict(locator.options)
+        with contextlib.closing(Handle(locator, fresh=True)) as handle:
+            before = facts_of(given, options)
+            draft = _Draft(walk(handle.store.root))
+            draft.fill()
+    refused = [loss for loss in draft.losses if loss.kind not in allow]
+    if refused:
+        raise LossyError(_refusal(refused), url=given)
+    target = normalise(url) if url is not None else f"{given.partition('?')[0]}{SUFFIX}"
+    place = _relative(given, target) if relative else _absolute(given)
+    with publish_file(target, overwrite=overwrite, storage_options=storage_options) as path:
+        parts = compose(draft.small, draft.tables, target=place, facts=before)
+        with Path(path).open("wb") as file:
+            file.writelines(parts)
+            size = file.tell()
+        _check_unchanged(given, options, before)
     return VirtualReport(
-        source=locator.url,
+        source=given,
         target=target,
         referred=tuple(draft.tables),
         inlined=tuple(path for path in draft.tree.arrays if path in draft.inlined),
@@ -238,6 +251,23 @@ def _relative(url: str, target: str) -> str:
     return url[len(folder) + 1 :]
 
 
+def _nifti_draft(url: str, options: Mapping[str, Any]) -> _Draft:
+    """What is said of a NIfTI file."""
+    spec, stored, rows = nifti_array(url, options)
+    with tempfile.TemporaryDirectory(prefix="fmristore-") as folder:
+        path, attributes = write_head(url, options, Path(folder))
+        with contextlib.closing(Handle(locate(path), fresh=True)) as handle:
+            draft = _Draft(walk(handle.store.root), inline=_INLINE_HEAD)
+            draft.fill()
+    if draft.losses or draft.tables:
+        raise MetadataError("its header is too large to become part of a reference file", url=url)
+    spec, rows = _in_pieces(spec, rows)
+    draft.small["0/.zarray"] = array_document(spec, stored=stored)
+    draft.small["0/.zattrs"] = attributes | {DIMENSIONS: list(spec.dims)}
+    draft.tables["0"] = grid_shape(spec.shape, spec.layout.chunks), rows[:, :3]
+    return draft
+
+
 class _Draft:
     """The content of a reference file in the making.
 
@@ -245,10 +275,13 @@ class _Draft:
     ----------
     tree : Tree
         Of the HDF5 file.
+    inline : int
+        Arrays that take up to this many bytes in the file become part of the reference file.
     """
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, *, inline: int = _INLINE_STORED) -> None:
         self.tree = tree
+        self._inline = inline
         self.losses = [Loss(item.kind, item.path, item.reason) for item in tree.unreadable]
         self.small: dict[str, Any] = {}
         self.tables: dict[str, Table] = {}
@@ -331,7 +364,7 @@ class _Draft:
         odd = rows[:, 3] != 0
         if int(odd.sum()) * spec.chunk_nbytes > _INLINE_DECODED:
             raise CodecError(f"{int(odd.sum())} of its chunks lack filters that the others have")
-        if int(rows[:, 2].sum()) <= _INLINE_STORED:
+        if int(rows[:, 2].sum()) <= self._inline:
             odd[:] = True
         for number, offset, length, mask in rows[odd].tolist():
             (data,) = array.fetch_stored([ByteRange("", offset, length)])

@@ -11,7 +11,7 @@ import numpy as np
 from fmristore.planning.memory import too_little
 from fmristore.planning.text import parse_size
 from fmristore.sampling.buffers import Buffer, Group, Groups, gather
-from fmristore.sampling.windows import Windows
+from fmristore.sampling.windows import Windows, whole_number
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
 
@@ -80,14 +80,10 @@ class Batches:
         max_memory: int | str = 1 << 28,
         drop_last: bool = False,
     ) -> None:
-        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
-            raise InvalidInputError(f"batch_size must be at least 1, not {batch_size!r}")
-        if not isinstance(seed, int | np.integer) or seed < 0:
-            raise InvalidInputError(f"seed must be an integer from 0 on, not {seed!r}")
         self.windows = windows
-        self._batch_size = int(batch_size)
+        self._batch_size = whole_number(batch_size, "batch_size")
         self._shuffle = bool(shuffle)
-        self._seed = int(seed)
+        self._seed = whole_number(seed, "seed", least=0)
         self._drop_last = bool(drop_last)
         most = parse_size(max_memory)
         needed = 2 * self._batch_size * windows.nbytes

@@ -17,7 +17,7 @@ from fmristore.sources.parcellation import find_parcels
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["Window", "Windows"]
+__all__ = ["Window", "Windows", "whole_number"]
 
 
 class Window(NamedTuple):
@@ -263,13 +263,20 @@ def _order(axes: Sequence[str]) -> tuple[int, ...]:
     return (time, *(axis for axis in range(len(axes)) if axis != time))
 
 
-def _whole(value: Any, what: str) -> int:
+def whole_number(value: Any, what: str, *, least: int = 1) -> int:
+    """An argument that must be an integer.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is none, or less than `least`.
+    """
     try:
         number = operator.index(value)
     except TypeError as error:
         raise InvalidInputError(f"{what} must be an integer, not {value!r}") from error
-    if number < 1:
-        raise InvalidInputError(f"{what} must be at least 1, not {number}")
+    if number < least:
+        raise InvalidInputError(f"{what} must be at least {least}, not {number}")
     return number
 
 
@@ -277,8 +284,8 @@ def _three(value: Any, what: str) -> tuple[int, ...]:
     if isinstance(value, Sequence | np.ndarray):
         if len(value) != 3:
             raise InvalidInputError(f"{what} has one length, or three for x, y, z; not {value!r}")
-        return tuple(_whole(one, what) for one in value)
-    return (_whole(value, what),) * 3
+        return tuple(whole_number(one, what) for one in value)
+    return (whole_number(value, what),) * 3
 
 
 def _mask(
@@ -314,7 +321,7 @@ def _size(runs: Sequence[Run], length: int | None, patch: Any) -> tuple[int, ...
     first = runs[0]
     size = dict(zip(first.axes, first.shape, strict=True))
     if length is not None:
-        size["t"] = _whole(length, "length")
+        size["t"] = whole_number(length, "length")
     if patch is not None:
         if not isinstance(first, GridRun):
             raise InvalidInputError("series of parcels have no patches", url=first.name)
@@ -338,7 +345,7 @@ def _steps(
 ) -> tuple[int, ...]:
     steps = dict(zip(axes, size, strict=True))
     if stride is not None:
-        steps["t"] = _whole(stride, "stride")
+        steps["t"] = whole_number(stride, "stride")
     if patch_stride is not None:
         if "x" not in steps:
             raise InvalidInputError("series of parcels have no patches")

@@ -361,7 +361,7 @@ class Memory:
         self.data = data
         self.asked: list[ByteRange] = []
 
-    def fetch(self, ranges: Any) -> list[Buffer]:
+    def fetch(self, ranges: Any, into: Any = ()) -> list[Buffer]:
         self.asked += ranges
         return [self.data[r.offset : r.offset + r.length] for r in ranges]
 

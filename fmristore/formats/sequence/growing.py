@@ -80,7 +80,7 @@ def append(
         values, grid = _block(volumes, space, storage_options)
         if grid is None:
             raise InvalidInputError("the first volumes of a run need space= or a grid", url=target)
-        length = values.shape[3]
+        length = int(values.shape[3])
         if isinstance(grid, NeuroSpace):
             known = grid.tr if tr is None else tr
             grid = grid.with_time(length, tr=known)
@@ -102,11 +102,11 @@ def append(
             grid = spatial
         elif not isinstance(grid, NeuroSpace):
             grid = NeuroSpace(spatial_shape=values.shape[:3], affine=grid)
-        count = run.shape[3]
+        count = int(run.shape[3])
         seconds = run.tr if tr is None else tr
         if seconds != run.tr:
             raise InvalidInputError(f"the run has a TR of {run.tr} s, these {seconds}", url=target)
-        length = values.shape[3]
+        length = int(values.shape[3])
         timed = grid.with_time(length, tr=seconds)
         run.add_run(
             _name(count),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, Unpack, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -494,7 +494,7 @@ class NeuroVecSeq(GridView):
             )
         if isinstance(self._handle, BorrowedHandle):
             raise ReadOnlyError("this is a part of another object", url=self.url)
-        given = {"access": self.images[0].access, **options}
+        given = cast("LayoutOptions", {"access": self.images[0].access, **options})
         target = Target.of(self.url, options, kind=self._handle.locator.kind)
         with open_each_path({name: source}, target.storage_options) as found:
             grid = space

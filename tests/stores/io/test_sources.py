@@ -184,7 +184,7 @@ class Counted:
     def __init__(self) -> None:
         self.asked: list[ByteRange] = []
 
-    def fetch(self, ranges: Any) -> list[Buffer]:
+    def fetch(self, ranges: Any, into: Any = ()) -> list[Buffer]:
         self.asked += ranges
         return [DATA[r.offset : r.offset + r.length] for r in ranges]
 
