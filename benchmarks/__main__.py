@@ -19,6 +19,7 @@ from benchmarks.growth import growth_groups
 from benchmarks.machine import machine, versions
 from benchmarks.read_cells import read_groups
 from benchmarks.report import Report, markdown, write_json
+from benchmarks.sampling_cells import sampling_groups
 from benchmarks.timing import Budget
 from benchmarks.transcode_cells import rechunk_groups, transcode_groups
 from benchmarks.write_cells import sizes, write_groups
@@ -82,6 +83,7 @@ def _run(options: argparse.Namespace, workdir: Path) -> int:
         *transcode_groups(runs, engines, write),
         *rechunk_groups(runs, rechunk, tiles=1 if options.quick else 8),
         *extraction_groups(runs, rechunk),
+        *sampling_groups(runs, read),
         *_growth(runs[0], write, quick=options.quick),
     ]
     groups = [part for group in groups if (part := group.only(options.cell)).cells]

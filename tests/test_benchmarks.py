@@ -28,7 +28,7 @@ TINY = ["--shape", "12,10,8,20", "--repetitions", "1"]
 
 def test_every_kind_of_cell_is_measured(tmp_path: Path) -> None:
     cells = ["hdf5-portable/volume", "zarr-dual/balanced"]
-    chosen = [w for cell in (*cells, "verbatim", "recode/hdf5") for w in ("--cell", cell)]
+    chosen = [w for cell in (*cells, "verbatim", "recode/hdf5", "sample") for w in ("--cell", cell)]
     main([*TINY, *chosen, "--out", str(tmp_path), "--workdir", str(tmp_path / "work")])
     found = json.loads((tmp_path / "results.json").read_text())
     names = [result["name"] for result in found["results"]]

@@ -1,0 +1,179 @@
+"""Sampling cells: random windows of a run for training, beside what is used for that today.
+
+A window of 20 volumes, a patch of 16 voxels along each axis and 16 volumes, and 20 volumes of
+parcels. The peers are a memory map of the ``.nii``, nibabel on the ``.nii.gz`` with indexed_gzip,
+and one file for each volume, as ``numpy.save`` writes it. All return stored integers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fmristore as fs
+from benchmarks.cells import OURS, Cell, Group, check_equal
+from benchmarks.data import STORES, Run, prepare_store
+from benchmarks.engines.limit import Limit
+from benchmarks.engines.with_nibabel import Nii, NiiGz
+from benchmarks.selections import Selection
+from benchmarks.timing import Budget, Contender
+from fmristore.planning.layout import Access
+from fmristore.sampling import Windows
+from fmristore_stores.chunks.cache import CHUNK_CACHE
+from fmristore_stores.protocol import AnyArray
+
+__all__ = ["sampling_groups"]
+
+WINDOWS = 8
+"""Windows that are read in one repetition."""
+LENGTH = 20
+PATCH = 16
+PARCELS = 200
+KINDS: dict[str, Access] = {"volumes": "volume", "patches": "balanced"}
+"""What windows are, and the layout that suits them."""
+CODECS = ("none", "dual")
+
+Read = Callable[[Selection], AnyArray]
+
+
+def sampling_groups(runs: Sequence[Run], budget: Budget) -> list[Group]:
+    """One group for each run, kind of window and codec."""
+    gz = ("nibabel .nii.gz",) if importlib.util.find_spec("indexed_gzip") else ()
+    groups = []
+    for run in runs:
+        for kind in (*KINDS, "parcels"):
+            for codec in CODECS:
+                name = f"sample/{run.name}/{kind}/{codec}"
+                parcels = kind == "parcels"
+                peers = ("memory map",) if parcels else ("memory map", *gz, "file a volume")
+                cell = Cell(
+                    name=name,
+                    engines={label: label for label in (OURS, *peers)},
+                    limit=None if parcels or codec == "none" else "limit",
+                    note=f"{WINDOWS} windows",
+                )
+                make = partial(_parcels if parcels else _grid, run, kind, codec)
+                groups.append(Group(name=name, cells=(cell,), make=make, budget=budget))
+    return groups
+
+
+def _size(run: Run, kind: str) -> tuple[int, ...]:
+    """Lengths of a window along x, y, z, t."""
+    wanted = (*run.shape[:3], LENGTH) if kind == "volumes" else (PATCH,) * 4
+    return tuple(min(n, w) for n, w in zip(run.shape, wanted, strict=True))
+
+
+def _draw(run: Run, kind: str, number: int) -> list[Selection]:
+    """Random windows; the same number gives the same."""
+    rng = np.random.default_rng([7, number])
+    size = _size(run, kind)
+    found = []
+    for _ in range(WINDOWS):
+        starts = [int(rng.integers(n - w + 1)) for n, w in zip(run.shape, size, strict=True)]
+        found.append(Selection(tuple(slice(s, s + w) for s, w in zip(starts, size, strict=True))))
+    return found
+
+
+def _grid(run: Run, kind: str, codec: str, wanted: set[str]) -> list[Contender]:
+    path = prepare_store(run, STORES["zarr-dual"], KINDS[kind], codec=codec)
+    *patch, length = _size(run, kind)
+    windows = Windows(path, length=length, stride=1, patch=patch, patch_stride=1)
+    readers: dict[str, tuple[Read, Callable[[], Any]]] = {
+        OURS: (partial(_ours, windows), windows.close)
+    }
+    for label, engine, place in (
+        ("memory map", Nii, run.nii),
+        ("nibabel .nii.gz", NiiGz, run.nii_gz),
+        ("limit", Limit, path),
+    ):
+        if label in wanted:
+            opened = engine(place)
+            readers[label] = opened.read, opened.close
+    if "file a volume" in wanted:
+        readers["file a volume"] = partial(_frames, _write_frames(run)), lambda: None
+    return [
+        _contender(label, *readers[label], partial(_draw, run, kind), run.values)
+        for label in readers
+        if label in wanted
+    ]
+
+
+def _contender(
+    label: str,
+    read: Read,
+    close: Callable[[], Any],
+    draw: Callable[[int], list[Selection]],
+    values: AnyArray,
+) -> Contender:
+    def check(number: int, found: list[AnyArray]) -> None:
+        for part, selection in zip(found, draw(number), strict=True):
+            check_equal(part, selection.of(values), label)
+
+    def prepare(number: int) -> Callable[[], list[AnyArray]]:
+        selections = draw(number)
+        return lambda: [read(selection) for selection in selections]
+
+    return Contender(
+        name=label, prepare=prepare, check=check, settle=CHUNK_CACHE.clear, close=close
+    )
+
+
+def _ours(windows: Windows, selection: Selection) -> AnyArray:
+    starts = [part.start for part in selection.index if isinstance(part, slice)]
+    lattice = windows.lattice(0)
+    *space, time = starts
+    found: AnyArray = windows[int(np.ravel_multi_index((time, *space), lattice))]
+    return found
+
+
+def _write_frames(run: Run) -> list[Path]:
+    folder = run.folder / "frames"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{t}.npy" for t in range(run.shape[3])]
+    for t, path in enumerate(paths):
+        np.save(path, run.values[..., t])
+    return paths
+
+
+def _frames(paths: Sequence[Path], selection: Selection) -> AnyArray:
+    *space, times = selection.index
+    assert isinstance(times, slice)
+    return np.stack([np.load(path)[tuple(space)] for path in paths[times]], axis=3)
+
+
+def _parcels(run: Run, kind: str, codec: str, wanted: set[str]) -> list[Contender]:
+    del kind
+    count = min(PARCELS, int(np.prod(run.shape[:3])))
+    labels = (np.arange(np.prod(run.shape[:3])) % count + 1).reshape(run.shape[:3])
+    path = run.folder / f"parcels-{codec}.ome.zarr"
+    fs.parcellate(run.nii, labels.astype(np.int32), path, codec=codec, overwrite=True).close()
+    length = min(LENGTH, run.shape[3])
+    windows = Windows(path, length=length, stride=1)
+    values: AnyArray = windows.sources[0].stored.to_numpy()
+    plain = run.folder / "parcels.npy"
+    np.save(plain, values)
+    mapped = np.load(plain, mmap_mode="r")
+
+    def draw(number: int) -> list[Selection]:
+        rng = np.random.default_rng([8, number])
+        starts = rng.integers(len(values) - length + 1, size=WINDOWS).tolist()
+        return [Selection((slice(s, s + length), slice(None))) for s in starts]
+
+    def ours(selection: Selection) -> AnyArray:
+        times = selection.index[0]
+        assert isinstance(times, slice)
+        found: AnyArray = windows[times.start]
+        return found
+
+    readers: dict[str, tuple[Read, Callable[[], Any]]] = {
+        OURS: (ours, windows.close),
+        "memory map": (lambda selection: np.array(selection.of(mapped)), lambda: None),
+    }
+    return [
+        _contender(label, *readers[label], draw, values) for label in readers if label in wanted
+    ]
