@@ -321,18 +321,25 @@ def copy_attributes(attributes: Attributes) -> Attributes:
     MetadataError
         If an attribute is nested more than `MAX_ATTRIBUTE_DEPTH` deep.
     """
-    return {name: _copied(value, name, MAX_ATTRIBUTE_DEPTH) for name, value in attributes.items()}
+    return {
+        name: _copied(value, name, MAX_ATTRIBUTE_DEPTH) if isinstance(value, _NESTED) else value
+        for name, value in attributes.items()
+    }
 
 
-def _copied(value: Any, name: str, room: int) -> Any:
-    """Copy a value that may be nested `room` deep."""
-    if not isinstance(value, dict | list):
-        return value
+_NESTED = (dict, list)
+
+
+def _copied(value: dict[str, Any] | list[Any], name: str, room: int) -> Any:
+    """Copy a mapping or a list that may be nested `room` deep."""
     if not room:
         raise MetadataError(_too_deep(name))
     if isinstance(value, dict):
-        return {key: _copied(item, name, room - 1) for key, item in value.items()}
-    return [_copied(item, name, room - 1) for item in value]
+        return {
+            key: _copied(item, name, room - 1) if isinstance(item, _NESTED) else item
+            for key, item in value.items()
+        }
+    return [_copied(item, name, room - 1) if isinstance(item, _NESTED) else item for item in value]
 
 
 def _too_deep(name: str) -> str:

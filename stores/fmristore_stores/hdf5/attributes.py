@@ -88,6 +88,7 @@ _TEXTS = {
     )
 }
 """Types of numpy and HDF5 that text of any length is read as, which most attributes are."""
+_MEMORY_TYPES: dict[str, Any] = {}
 _TRUTH = {"FALSE": False, "TRUE": True, "NA": None}
 """How R writes logical values: names of an enumeration."""
 
@@ -226,7 +227,7 @@ def _transfer_types(kind: Any, label: str) -> tuple[np.dtype[Any], Any]:
     """
     if isinstance(kind, h5t.TypeStringID):
         if not kind.is_variable_str() and kind.get_strpad() == h5t.STR_NULLPAD:
-            return np.dtype(f"S{kind.get_size()}"), kind
+            return np.dtype(("S", kind.get_size())), kind
         found = _TEXTS.get(kind.get_cset()) if kind.is_variable_str() else None
         if found is not None:
             return found
@@ -240,7 +241,17 @@ def _transfer_types(kind: Any, label: str) -> tuple[np.dtype[Any], Any]:
     if not readable or base == np.longdouble:
         msg = f"attribute {label!r} is of type {dtype}, which has no JSON counterpart"
         raise MetadataError(msg)
-    return dtype, h5t.py_create(dtype)
+    return dtype, _memory_type(dtype)
+
+
+def _memory_type(dtype: np.dtype[Any]) -> Any:
+    """HDF5 type of a type of numpy; made once for each that nothing is noted at."""
+    if dtype.kind not in "iuf" or dtype.metadata is not None:
+        return h5t.py_create(dtype)
+    found = _MEMORY_TYPES.get(dtype.str)
+    if found is None:
+        found = _MEMORY_TYPES[dtype.str] = h5t.py_create(dtype)
+    return found
 
 
 def write_attributes(

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from h5py import h5d
 
 from fmristore_stores.errors import CorruptDataError, SelectionError
 from fmristore_stores.grid import ChunkKey, grid_shape
@@ -36,6 +35,8 @@ class ChunkFinder:
         The dataset.
     spec : ArraySpec
         Its spec.
+    chunked : bool
+        Whether the dataset consists of chunks, rather than of one piece.
     local : bool
         Whether the first chunks may be looked up one by one, because reading a node of the table
         costs no request.
@@ -45,11 +46,13 @@ class ChunkFinder:
     The table is complete before it is assigned; two threads may both build it.
     """
 
-    def __init__(self, session: Session, node: Any, spec: ArraySpec, *, local: bool) -> None:
+    def __init__(
+        self, session: Session, node: Any, spec: ArraySpec, *, chunked: bool, local: bool
+    ) -> None:
         self._session = session
         self._node = node
         self._spec = spec
-        self._chunked = node.get_create_plist().get_layout() == h5d.CHUNKED
+        self._chunked = chunked
         self._lookups = _LOOKUPS if local and self._chunked else 0
         self._looked_up = 0
         self._index: ChunkIndex | None = None
@@ -101,12 +104,13 @@ class ChunkIndex:
     """
 
     def __init__(self, source: str, grid: tuple[int, ...], rows: np.ndarray[Any, Any]) -> None:
-        order = np.argsort(rows[:, 0], kind="stable")
         self._source = source
         self._grid = grid
-        numbers, offsets, sizes, masks = np.ascontiguousarray(rows[order].T)
-        if (np.diff(numbers) == 0).any():
-            raise CorruptDataError("the chunk table lists a chunk twice")
+        if len(rows) > 1:
+            rows = rows[np.argsort(rows[:, 0], kind="stable")]
+            if (np.diff(rows[:, 0]) == 0).any():
+                raise CorruptDataError("the chunk table lists a chunk twice")
+        numbers, offsets, sizes, masks = np.ascontiguousarray(rows.T)
         # Memory views hand out Python integers several times faster than arrays do.
         self._numbers = memoryview(numbers)
         self._offsets = memoryview(offsets)
@@ -244,13 +248,16 @@ def _index_contiguous(node: Any, spec: ArraySpec, source: str, file_size: int) -
     CorruptDataError
         If it lies outside the file, or is not as long as it should be.
     """
-    if not node.get_storage_size():
+    stored = int(node.get_storage_size())
+    if not stored:
         return ChunkIndex(source, (1,) * len(spec.shape), np.empty((0, 4), np.int64))
-    if int(node.get_storage_size()) != spec.nbytes:
-        msg = f"{node.get_storage_size()} bytes are stored where the array has {spec.nbytes}"
+    if stored != spec.nbytes:
+        msg = f"{stored} bytes are stored where the array has {spec.nbytes}"
         raise CorruptDataError(msg)
-    rows = np.array([(0, node.get_offset() or 0, spec.nbytes, 0)], np.int64)
-    _check_ranges(rows, file_size)
+    offset = int(node.get_offset() or 0)
+    if not 0 <= offset <= file_size - stored:
+        raise CorruptDataError(_OUTSIDE.format(file_size))
+    rows = np.array([(0, offset, stored, 0)], np.int64)
     return ChunkIndex(source, (1,) * len(spec.shape), rows)
 
 

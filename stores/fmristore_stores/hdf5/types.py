@@ -38,6 +38,12 @@ __all__ = [
 _TEXT = h5py.string_dtype()
 _LARGEST_CHUNK = 2**32 - 1
 """Bytes in a chunk, and elements along one of its axes, that HDF5 can count."""
+_MEMORY_TYPES: dict[str, Any] = {}
+_PLAIN = frozenset(
+    np.dtype(name).str
+    for name in ("i1", "u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f4", "<f8")
+)
+"""Types of numpy that most datasets have, in the order of bytes in which arrays are handed out."""
 _POINTER = 16
 """Bytes that a variable-length text takes in a chunk: where in the file its characters lie."""
 
@@ -80,13 +86,13 @@ class ElementType:
     members: dict[str, int] | None = None
 
 
-def parse_type(node: Any, space: Any) -> ElementType:
+def parse_type(stored: Any, space: Any) -> ElementType:
     """Element type of an open dataset.
 
     Parameters
     ----------
-    node : h5py.h5d.DatasetID
-        The dataset.
+    stored : h5py.h5t.TypeID
+        Type of the dataset.
     space : h5py.h5s.SpaceID
         Its dataspace.
 
@@ -97,12 +103,13 @@ def parse_type(node: Any, space: Any) -> ElementType:
     """
     if space.get_simple_extent_type() == h5s.NULL:
         raise LayoutNotSupportedError("it has no elements, not even zero (a null dataspace)")
-    stored = node.get_type()
     try:
-        native = node.dtype
+        native = stored.dtype
     except TypeError as error:
         raise LayoutNotSupportedError(f"its type has no numpy counterpart: {error}") from error
     kind = stored.get_class()
+    if kind in (h5t.INTEGER, h5t.FLOAT) and native.str in _PLAIN:
+        return _plain_type(stored, native)
     if h5t.check_string_dtype(native) is not None:
         return ElementType(STRING, native, None, exact=False)
     if kind == h5t.BITFIELD and native.itemsize == 1:
@@ -122,6 +129,15 @@ def parse_type(node: Any, space: Any) -> ElementType:
     plain = h5t.py_create(dtype, logical=True) if members else memory
     exact = bool(base.equal(plain)) or _is_byte(base)
     return ElementType(dtype, dtype, memory, exact, members)
+
+
+def _plain_type(stored: Any, native: np.dtype[Any]) -> ElementType:
+    """Element type of a dataset of integers or floats, whose type in memory is made once."""
+    memory = _MEMORY_TYPES.get(native.str)
+    if memory is None:
+        memory = _MEMORY_TYPES[native.str] = h5t.py_create(np.dtype(native.str), logical=True)
+    dtype = np.dtype(native.str)
+    return ElementType(dtype, dtype, memory, exact=bool(stored.equal(memory)) or _is_byte(stored))
 
 
 def stored_dtype(node: Any) -> np.dtype[Any] | None:
