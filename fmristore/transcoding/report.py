@@ -21,9 +21,9 @@ class TranscodeReport:
     plan : TranscodePlan
         What was carried out.
     digests : dict of str to str
-        SHA-256 of each array: over the encoded chunks where they were copied, over the data
-        otherwise. Each was computed from the source and again from the finished store, and was
-        equal.
+        SHA-256 of each array: over lengths and CRC32C of the encoded chunks where they were
+        copied, over the data otherwise. Each was computed from the source and again from the
+        finished store, and was equal.
     seconds : float
         Wall time.
     """

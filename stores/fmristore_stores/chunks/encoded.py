@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import google_crc32c
+
 from fmristore_stores.grid import ChunkKey
 from fmristore_stores.protocol import Buffer, ChunkRef, ChunkRefs
 
-__all__ = ["Encoded", "fetch_encoded"]
+__all__ = ["Encoded", "checksum", "fetch_encoded"]
 
 
 class Encoded(NamedTuple):
@@ -18,6 +20,18 @@ class Encoded(NamedTuple):
     """Where it lies, and which of its filters were left out."""
     data: Buffer
     """Its bytes."""
+
+
+def checksum(chunk: Buffer | None) -> bytes:
+    """Length and CRC32C of an encoded chunk, twelve bytes; zeros where there is none.
+
+    For seeing that a copy is the same: ten times as fast as SHA-256, and no proof against anybody
+    who wants two chunks to look alike.
+    """
+    if chunk is None:
+        return bytes(12)
+    data = bytes(chunk)  # no copy of what is bytes already
+    return (len(data) + 1).to_bytes(8, "little") + google_crc32c.value(data).to_bytes(4, "little")
 
 
 def fetch_encoded(array: ChunkRefs, keys: Sequence[ChunkKey]) -> list[Encoded | None]:

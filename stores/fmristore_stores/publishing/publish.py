@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fmristore_stores.chunks.threads import for_each
 from fmristore_stores.errors import (
     AlreadyExistsError,
     FmristoreError,
@@ -70,6 +71,8 @@ __all__ = ["create_store", "publish_file"]
 _RENAME_ATTEMPTS = 6
 """Windows refuses a rename while a virus scanner holds the file; it lets go within a second."""
 _LATE_WRITES = 20
+_FLUSHES = 8
+"""Files that are flushed at once."""
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 
 
@@ -470,10 +473,16 @@ def _sync_folder_of(target: str) -> None:
 
 
 def _sync_tree(folder: str) -> None:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            sync(os.path.join(parent, name))  # noqa: PTH118
-        sync(parent)
+    """Flush a folder with everything in it, several files at a time.
+
+    The system then writes them together: one after the other, each would wait for the disk.
+    """
+    paths = (
+        path
+        for parent, _, names in os.walk(folder)
+        for path in (*(os.path.join(parent, name) for name in names), parent)  # noqa: PTH118
+    )
+    for_each(sync, paths, workers=_FLUSHES)
 
 
 # Object storage ------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from zarr.abc.store import Store as ZarrByteStore
 from zarr.core.buffer import Buffer as ZarrBuffer
 from zarr.storage import LocalStore
 
+from fmristore_stores.chunks.threads import for_each
 from fmristore_stores.errors import (
     CorruptDataError,
     FmristoreError,
@@ -52,6 +53,8 @@ _THREADS = 16
 _MAX_FOLDERS = 100_000
 _MOST_UNSAFE = 4096
 """Files and folders that are remembered to be flushed; then they are flushed at once."""
+_FLUSHES = 8
+"""Files that are flushed at once: the system then writes them together."""
 _NO_NAMES = frozenset({"", ".", ".."})
 """Parts of a path that are no names of what lies in a folder."""
 
@@ -340,13 +343,7 @@ class LocalFiles:
         """
         with self._lock:
             paths, self._unsafe = self._unsafe, {}
-        for path in paths:
-            try:
-                sync(path)
-            except FileNotFoundError:
-                continue  # removed since then
-            except OSError as error:
-                raise storage_error(error, path) from error
+        for_each(_flush, list(paths), workers=_FLUSHES)
 
     def remove(self, key: str) -> None:
         """Delete one file if it is there."""
@@ -377,6 +374,15 @@ class LocalFiles:
     def release_root(self) -> None:
         """Check its length; nothing is held back: a new directory appears when it is renamed."""
         self.check_readable(ROOT)
+
+
+def _flush(path: str) -> None:
+    try:
+        sync(path)
+    except FileNotFoundError:
+        return  # removed since then
+    except OSError as error:
+        raise storage_error(error, path) from error
 
 
 def _remove_but_metadata(path: Path) -> None:
