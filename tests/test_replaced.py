@@ -54,10 +54,10 @@ def before_fetching(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], N
                     monkeypatch.setattr(kind, name, preceded(getattr(kind, name), once))
 
     def preceded(plainly: Callable[..., Any], once: list[Callable[[], None]]) -> Any:
-        def fetch(array: Any, ranges: Any) -> Any:
+        def fetch(array: Any, *wanted: Any) -> Any:
             if once:
                 once.pop()()
-            return plainly(array, ranges)
+            return plainly(array, *wanted)
 
         return fetch
 

@@ -53,9 +53,11 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> Fetched:
     for kind in (sources.LocalSource, sources.FsspecSource):
         plainly = kind.fetch
 
-        def fetch(self: Any, ranges: list[ByteRange], *, plainly: Any = plainly) -> list[Buffer]:
+        def fetch(
+            self: Any, ranges: list[ByteRange], into: Any = (), *, plainly: Any = plainly
+        ) -> list[Buffer]:
             log.ranges.extend(ranges)
-            found: list[Buffer] = plainly(self, ranges)
+            found: list[Buffer] = plainly(self, ranges, into)
             return found
 
         monkeypatch.setattr(kind, "fetch", fetch)

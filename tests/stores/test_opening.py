@@ -317,12 +317,12 @@ def test_closing_waits_for_the_read_that_is_under_way(
     kind: Any = type(reader.array)
     plainly = kind.fetch
 
-    def fetch(array: Any, ranges: Any) -> Any:
+    def fetch(array: Any, *wanted: Any) -> Any:
         handle.close()
         assert store.closed
         with pytest.raises(ClosedError):
             array.reading().__enter__()
-        return plainly(array, ranges)
+        return plainly(array, *wanted)
 
     monkeypatch.setattr(kind, "fetch", fetch)
     monkeypatch.setenv("FMRISTORE_WORKERS", "1")

@@ -31,7 +31,8 @@ def checksum(chunk: Buffer | None) -> bytes:
     if chunk is None:
         return bytes(12)
     data = bytes(chunk)  # no copy of what is bytes already
-    return (len(data) + 1).to_bytes(8, "little") + google_crc32c.value(data).to_bytes(4, "little")
+    crc = int(google_crc32c.value(data))
+    return (len(data) + 1).to_bytes(8, "little") + crc.to_bytes(4, "little")
 
 
 def fetch_encoded(array: ChunkRefs, keys: Sequence[ChunkKey]) -> list[Encoded | None]:

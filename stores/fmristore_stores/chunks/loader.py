@@ -10,7 +10,7 @@ import itertools
 import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, TypeAlias, cast
+from typing import Literal, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -36,6 +36,8 @@ from fmristore_stores.protocol import (
 
 __all__ = ["ChunkLoader", "Loaded", "Piece"]
 
+Item = TypeVar("Item")
+
 _BATCH_BYTES = 64 * 1024 * 1024
 """Encoded bytes of one round of concurrent requests."""
 _GROUPS = 8
@@ -48,6 +50,8 @@ _LONG_BYTES = 16 * 1024 * 1024
 """Decoded bytes from which a read must leave something worth keeping in the cache."""
 _CODEC_OVERHEAD = 64 * 1024
 """Bytes that encoding may add to a chunk, besides doubling it."""
+_SHORT = 16 * 1024
+"""Bytes of a part of a chunk up to which fresh memory costs nothing to speak of."""
 _MISSING = "is missing: the data are damaged"
 
 
@@ -57,6 +61,8 @@ class Loaded(NamedTuple):
     values: AnyArray
     origin: tuple[int, ...] | None = None
     """Position within the chunk of the first element of `values`; None for the whole chunk."""
+    fresh: bool = False
+    """Whether the memory of `values` is nobody else's."""
 
 
 Kept: TypeAlias = list[tuple[ChunkKey, AnyArray]]
@@ -73,6 +79,16 @@ class Piece(NamedTuple):
     """Copies into the result; None stands for a chunk that was never written."""
     room: AnyArray | None = None
     """Where the bytes of the whole chunk belong in the result if they lie there in one run."""
+
+
+class _Part(NamedTuple):
+    """What is read of a chunk that is not encoded."""
+
+    range: ByteRange
+    shape: Sequence[int]
+    """Of its elements, axes in the order of the bytes."""
+    origin: tuple[int, ...] | None
+    """Position within the chunk of the first of them; None for the whole chunk."""
 
 
 class ChunkLoader:
@@ -111,7 +127,7 @@ class ChunkLoader:
         self._remote = self._direct and cast("ChunkRefs", array).policy.concurrent
         self._lasting = Capability.WRITE not in array.capabilities
         self._axes = self.spec.layout.axes
-        self._inverse = tuple(int(i) for i in np.argsort(self._axes))
+        self._inverse = tuple(sorted(range(len(self._axes)), key=self._axes.__getitem__))
         self._whole = self.spec.layout.chunks
         self._memory_chunks = self.spec.memory.layout.chunks
         if not self.spec.codecs:
@@ -119,6 +135,7 @@ class ChunkLoader:
         self._chunks = tuple(self._memory_chunks[i] for i in self._inverse)
         self._chunk_nbytes = math.prod(self._chunks) * self.spec.dtype.itemsize
         self._by_parts = not self._remote and decodes_parts(self.spec.codecs)
+        self._plain = self._direct and not self._remote and not self.spec.codecs
 
     @property
     def chunks(self) -> tuple[int, ...]:
@@ -153,8 +170,9 @@ class ChunkLoader:
         start = position * self.spec.dtype.itemsize
         return ChunkRef(ByteRange(source, offset + start, min(self._chunk_nbytes, length - start)))
 
-    def cost(self, keys: list[ChunkKey], returned: int) -> ReadCost:
-        """What loading chunks takes, of which `returned` bytes are wanted."""
+    def cost(self, wanted: Sequence[tuple[ChunkKey, Region]], returned: int) -> ReadCost:
+        """What loading blocks of chunks takes, of which `returned` bytes are wanted."""
+        keys = [key for key, _ in wanted]
         if not self._direct:
             return ReadCost(
                 chunks=len(keys),
@@ -165,7 +183,11 @@ class ChunkLoader:
                 decoded_bytes=len(keys) * self._chunk_nbytes,
                 returned_bytes=returned,
             )
-        ranges = [ref.range for ref in self.refs(keys) if ref is not None]
+        refs = zip(wanted, self.refs(keys), strict=True)
+        found = [(key, block, ref) for (key, block), ref in refs if ref is not None]
+        ranges = [ref.range for _, _, ref in found]
+        if self._plain:
+            ranges = [self._part(key, block, ref).range for key, block, ref in found]
         policy = cast("ChunkRefs", self.array).policy
         groups = merge_ranges(ranges, policy)
         return ReadCost(
@@ -188,10 +210,16 @@ class ChunkLoader:
         CorruptDataError
             If it is damaged, or missing where that means damage.
         """
+        array = cast("ChunkRefs", self.array)
+        if self._plain:
+            with array.reading():
+                (ref,) = self.refs([key])
+                if ref is None and self._missing == "error":
+                    raise self.error(key, _MISSING)
+                return None if ref is None else self._one_plain(key, block, ref)
         chunk = self._cache.get(self._owner, key)
         if chunk is not None:
             return Loaded(chunk)
-        array = cast("ChunkRefs", self.array)
         kept: Kept | None = [] if self._worth_keeping(1, 0) else None
         with array.reading():
             (ref,) = self.refs([key])
@@ -205,12 +233,13 @@ class ChunkLoader:
                 loaded = self._decode(key, block, ref, data, kept)
             except CorruptDataError as error:
                 raise self.error(key, f"cannot be read: {error.message}") from error
-        self._keep(kept)
+        if kept:
+            self._keep(kept)
         return loaded
 
-    def _keep(self, kept: Kept | None) -> None:
+    def _keep(self, kept: Kept) -> None:
         """Cache chunks, when it is known that they are of the store that was opened."""
-        for key, chunk in kept or ():
+        for key, chunk in kept:
             self._cache.put(self._owner, key, chunk)
 
     def require_first(self, key: ChunkKey) -> None:
@@ -229,14 +258,14 @@ class ChunkLoader:
         """Place every piece: cached chunks first, the others as they are fetched and decoded."""
         wanted = []
         for piece in pieces:
-            chunk = self._cache.get(self._owner, piece.key)
+            chunk = None if self._plain else self._cache.get(self._owner, piece.key)
             if chunk is None:
                 wanted.append(piece)
             else:
                 piece.place(Loaded(chunk))
         if not wanted:
             return
-        worth = self._worth_keeping(len(wanted), returned) and not self._plainly(wanted)
+        worth = self._worth_keeping(len(wanted), returned)
         kept: Kept | None = [] if worth else None
         with cast("ChunkRefs", self.array).reading():
             found: list[tuple[Piece, ChunkRef]] = []
@@ -248,20 +277,18 @@ class ChunkLoader:
                     piece.place(None)
                 else:
                     raise self.error(piece.key, _MISSING)
-            (self._run_remote if self._remote else self._run_local)(found, kept)
-        self._keep(kept)
-
-    def _plainly(self, pieces: list[Piece]) -> bool:
-        """Whether bytes of files are those of the result, all of them: nothing is decoded."""
-        if self.spec.codecs or self._remote:
-            return False
-        return all(piece.room is not None for piece in pieces)
+            if self._plain:
+                self._run_plain(found)
+            else:
+                (self._run_remote if self._remote else self._run_local)(found, kept)
+        if kept:
+            self._keep(kept)
 
     def _worth_keeping(self, count: int, returned: int) -> bool:
         """Whether to cache chunks: not where the caller of a long local read gets most of them."""
         decoded = count * self._chunk_nbytes
         useful = decoded < _LONG_BYTES or 2 * returned < decoded or self._remote
-        return useful and self._lasting and self._cache.takes(decoded, count)
+        return useful and self._lasting and not self._plain and self._cache.takes(decoded, count)
 
     def _check_size(self, key: ChunkKey, ref: ChunkRef) -> None:
         """Refuse to fetch what cannot be the encoding of a chunk, before memory is taken for it."""
@@ -274,24 +301,20 @@ class ChunkLoader:
 
     def _run_local(self, found: list[tuple[Piece, ChunkRef]], kept: Kept | None) -> None:
         array = cast("ChunkRefs", self.array)
-        plain = kept is None and not self.spec.codecs
 
         def work(group: list[tuple[Piece, ChunkRef]]) -> None:
-            into = [self._straight(piece, ref) for piece, ref in group] if plain else ()
-            fetched = array.fetch([ref.range for _, ref in group], into)
+            fetched = array.fetch([ref.range for _, ref in group])
             for (piece, ref), data in zip(group, fetched, strict=True):
                 self._place(piece, ref, data, kept)
 
-        workers = 1 if len(found) * self._chunk_nbytes <= _INLINE_BYTES else worker_count()
-        size = 1 + min(_LARGEST_GROUP, len(found) // (_GROUPS * workers))
-        groups = [found[start : start + size] for start in range(0, len(found), size)]
-        for_each(work, groups, workers=workers)
+        self._in_groups(work, found, len(found) * self._chunk_nbytes)
 
-    @staticmethod
-    def _straight(piece: Piece, ref: ChunkRef) -> AnyArray | None:
-        """Where the bytes of a chunk that is not encoded may be read to, if that is the result."""
-        room = piece.room
-        return room if room is not None and room.nbytes == ref.range.length else None
+    def _in_groups(self, work: Callable[[list[Item]], None], items: list[Item], size: int) -> None:
+        """Let threads work on several items at a time, of `size` bytes in all."""
+        workers = 1 if size <= _INLINE_BYTES else worker_count()
+        count = 1 + min(_LARGEST_GROUP, len(items) // (_GROUPS * workers))
+        groups = [items[start : start + count] for start in range(0, len(items), count)]
+        for_each(work, groups, workers=workers)
 
     def _run_remote(self, found: list[tuple[Piece, ChunkRef]], kept: Kept | None) -> None:
         array = cast("ChunkRefs", self.array)
@@ -311,6 +334,77 @@ class ChunkLoader:
                 for start in (ranges[i].offset - span.offset,)
             ]
             for_each(work, cut)
+
+    # Chunks that are not encoded, in local files --------------------------------------------------
+
+    def _part(self, key: ChunkKey, block: Region, ref: ChunkRef) -> _Part:
+        """The bytes of a chunk to read for a block of it: a run, or all if that is most of it."""
+        shape: Sequence[int] = self._memory_chunks
+        nbytes = ref.range.length
+        if nbytes != self._chunk_nbytes:
+            if self._chunks == self._whole or nbytes > self._chunk_nbytes:
+                raise self.error(
+                    key, f"has {nbytes} bytes where {self._chunk_nbytes} were expected: damaged"
+                )
+            return _Part(ref.range, shorter_piece(shape, self.spec.memory.layout.chunks), None)
+        run = contiguous_run([block[a] for a in self._axes], shape)
+        if run is None:
+            return _Part(ref.range, shape, None)
+        start, shape, origin = run
+        width = self.spec.dtype.itemsize
+        source, offset, _ = ref.range
+        at = ByteRange(source, offset + start * width, math.prod(shape) * width)
+        return _Part(at, shape, tuple(origin[i] for i in self._inverse))
+
+    def _read_part(self, part: _Part, data: Buffer, fresh: AnyArray | None = None) -> Loaded:
+        """Elements of a part whose bytes are here, perhaps in memory that is nobody else's."""
+        self._stats.add(chunks=1, bytes_decoded=part.range.length)
+        values = np.frombuffer(data, self.spec.dtype).reshape(part.shape)
+        own = fresh is not None and np.may_share_memory(values, fresh)
+        return Loaded(values.transpose(self._inverse), part.origin, own)
+
+    def _one_plain(self, key: ChunkKey, block: Region, ref: ChunkRef) -> Loaded:
+        array = cast("ChunkRefs", self.array)
+        self._check_size(key, ref)
+        part = self._part(key, block, ref)
+        if part.range.length < _SHORT:
+            (data,) = array.fetch([part.range])
+            return self._read_part(part, data)
+        room = np.empty(part.range.length, np.uint8)
+        (data,) = array.fetch([part.range], [room])
+        return self._read_part(part, data, room)
+
+    def _run_plain(self, found: list[tuple[Piece, ChunkRef]]) -> None:
+        parts = [(piece, self._part(piece.key, piece.block, ref)) for piece, ref in found]
+        size = sum(part.range.length for _, part in parts)
+        self._in_groups(self._place_plain, parts, size)
+
+    def _place_plain(self, group: list[tuple[Piece, _Part]]) -> None:
+        """Read parts of chunks to where they belong, or to memory that is used again."""
+        array = cast("ChunkRefs", self.array)
+        at_once: list[tuple[Piece, _Part, AnyArray | None]] = []
+        alone: list[tuple[Piece, _Part]] = []
+        for piece, part in group:
+            length, room = part.range.length, piece.room
+            if room is not None and (part.origin is not None or room.nbytes != length):
+                room = None
+            if room is not None or length < _SHORT:
+                at_once.append((piece, part, room))
+            else:
+                alone.append((piece, part))
+        fetched = array.fetch(
+            [part.range for _, part, _ in at_once], [room for *_, room in at_once]
+        )
+        for (piece, part, room), data in zip(at_once, fetched, strict=True):
+            loaded = self._read_part(part, data)
+            if room is None or not np.may_share_memory(loaded.values, room):
+                piece.place(loaded)
+        for piece, part in alone:
+            scratch = _scratch(part.range.length)[: part.range.length]
+            (data,) = array.fetch([part.range], [scratch])
+            piece.place(self._read_part(part, data))
+
+    # Encoded chunks -------------------------------------------------------------------------------
 
     def _place(self, piece: Piece, ref: ChunkRef, data: Buffer, kept: Kept | None) -> None:
         room = piece.room if kept is None else None

@@ -136,6 +136,8 @@ class ChunkReader:
             shape = tuple(part.stop for part in overlap.target)
             return np.full(shape, self.spec.fill, self.spec.dtype)
         values = loaded.values[_within(overlap.source, loaded)]
+        if loaded.fresh and values.shape == loaded.values.shape:
+            return values
         return values.copy(order="K")  # never a view of what others will read
 
     def cost(self, region: Region | None = None) -> ReadCost:
@@ -144,9 +146,9 @@ class ChunkReader:
         Locating the chunks may read an index (once per array or shard, then remembered).
         """
         region = parse_region(region, self.spec.shape)
-        keys = [overlap.key for overlap in self._overlaps(region, self._chunks)]
+        wanted = [(overlap.key, overlap.source) for overlap in self._overlaps(region, self._chunks)]
         returned = math.prod(region_shape(region)) * self.spec.dtype.itemsize
-        return self._loader.cost(keys, returned)
+        return self._loader.cost(wanted, returned)
 
     def _region_piece(self, overlap: Overlap, result: AnyArray) -> Piece:
         def place(loaded: Loaded | None) -> None:
@@ -223,13 +225,16 @@ class ChunkReader:
         points = np.asarray(points, np.int64).reshape(-1, len(axes))
         rest = list(self._overlaps(region, tuple(self._chunks[a] for a in others)))
         back = np.argsort(axes + others).tolist()
-        keys = [
-            _reordered((*group.chunk, *overlap.key), back)
+        wanted = [
+            (
+                _reordered((*group.chunk, *overlap.key), back),
+                _reordered((*group.block, *overlap.source), back),
+            )
             for group in (self._groups(axes, points) if len(points) else ())
             for overlap in rest
         ]
         count = len(points) * math.prod(region_shape(region))
-        return self._loader.cost(keys, count * self.spec.dtype.itemsize)
+        return self._loader.cost(wanted, count * self.spec.dtype.itemsize)
 
     def _other_axes(
         self, axes: tuple[int, ...], region: Region | None

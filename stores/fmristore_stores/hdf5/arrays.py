@@ -100,14 +100,20 @@ class HDF5Array:
         if session.writable and _has_pattern(self._plan):
             _check_inside(session, node, path, frozenset())  # HDF5 would look for them now
         space = node.get_space()
-        self._type = parse_type(node, space)
+        self._type = parse_type(node.get_type() if uses_heap(kind) else kind, space)
         shape = tuple(map(int, space.shape))
         dims = read_names(node, len(shape), path.rpartition("/")[2])
         self._spec = spec_of(node, self._plan, self._type.dtype, shape, dims)
         if codecs and equivalent(codecs, self._spec.codecs):
             self._spec = replace(self._spec, codecs=codecs)
         self._capabilities = self._find_capabilities()
-        self._finder = ChunkFinder(session, node, self._spec, local=not self.policy.concurrent)
+        self._finder = ChunkFinder(
+            session,
+            node,
+            self._spec,
+            chunked=self._plan.get_layout() == h5d.CHUNKED,
+            local=not self.policy.concurrent,
+        )
         self._inside_file = False
         self._filters_checked = [False, False]
 

@@ -250,14 +250,14 @@ class LocalSource:
             if path != self._path:
                 descriptor = _open(path, self._folder)
                 try:
-                    found += [_read_into(descriptor, *place) for place in group]
+                    found += _read_all_into(descriptor, list(group))
                 finally:
                     os.close(descriptor)
                 continue
             file = self._kept
             if file is None:
                 raise ClosedError("the file is closed", url=path)
-            found += [_read_into(file.descriptor, *place) for place in group]
+            found += _read_all_into(file.descriptor, list(group))
         if self._stats is not None:
             self._stats.add(requests=len(found), bytes_fetched=sum(map(len, found)))
         return found
@@ -307,6 +307,10 @@ def _open(path: str, folder: Folder | None = None) -> int:
 _READING = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
+_MOST_ROOMS = 64
+"""Pieces of memory that one call to the system fills; every system allows some hundred."""
+
+
 def _read(read: Callable[[int, int], bytes], item: ByteRange) -> Buffer:
     path, offset, length = item
     parts = []
@@ -323,22 +327,47 @@ def _read(read: Callable[[int, int], bytes], item: ByteRange) -> Buffer:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _read_into(descriptor: int, item: ByteRange, room: AnyArray | None) -> Buffer:
-    """Bytes of a range, in the memory that is given for them if there is some."""
-    path, offset, length = item
-    if room is None:
-        return _read(functools.partial(_read_at, descriptor), item)
-    view = room.data
-    done = 0
-    while done < length:
+def _read_all_into(
+    descriptor: int, places: Sequence[tuple[ByteRange, AnyArray | None]]
+) -> list[Buffer]:
+    """Bytes of ranges of one file; those that follow each other go into memory with one call."""
+    found: list[Buffer] = []
+    run: list[memoryview] = []
+    begin = end = 0  # of the run, in the file
+    for item, room in places:
+        path, offset, length = item
+        if run and (room is None or offset != end or len(run) == _MOST_ROOMS):
+            _fill(descriptor, path, begin, run)
+            run = []
+        if room is None:
+            found.append(_read(functools.partial(_read_at, descriptor), item))
+            continue
+        if not run:
+            begin = offset
+        end = offset + length
+        run.append(room.data)
+        found.append(run[-1])
+    if run:
+        _fill(descriptor, places[-1][0].source, begin, run)
+    return found
+
+
+def _fill(descriptor: int, path: str, offset: int, rooms: Sequence[memoryview]) -> None:
+    """Fill pieces of memory one after the other with what follows an offset."""
+    left = [room for room in rooms if room.nbytes]
+    length, done = sum(room.nbytes for room in left), 0
+    while left:
         try:
-            part = os.preadv(descriptor, [view[done:]], offset + done)
+            count = os.preadv(descriptor, left, offset + done)
         except (OSError, OverflowError, ValueError) as error:
             raise storage_error(error, path) from error
-        if not part:
+        if not count:
             raise _short(path, offset, length, done)
-        done += part
-    return view
+        done += count
+        while left and count >= left[0].nbytes:
+            count -= left.pop(0).nbytes
+        if count:
+            left[0] = left[0][count:]
 
 
 class FsspecSource:

@@ -27,6 +27,7 @@ from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.codecs import blosc as frames
 from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.errors import (
+    ChangedError,
     CorruptDataError,
     FmristoreError,
     MemoryLimitError,
@@ -357,6 +358,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_decoded_chunk_is_not_decoded_again(stores: dict[str, Store], decoded: list[int]) -> None:
     for name in DIRECT:
+        if not stores[name].root.array("0").spec.codecs:
+            continue  # there is nothing to decode
         cache = ChunkCache(1 << 20)
         reader = ChunkReader(stores[name].root.array("0"), cache=cache)
         reader.read()
@@ -460,6 +463,54 @@ def test_a_part_of_a_large_blosc_chunk_is_decoded_alone(
         assert decoded[1:] == [BIG.nbytes]
         np.testing.assert_array_equal(reader.read(region), BIG[region])
         assert len(decoded) == 2
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "zarr", "shards"])
+def test_of_chunks_that_are_not_encoded_only_what_is_wanted_is_read(
+    tmp_path: Path, kind: str
+) -> None:
+    """And nothing is kept of them: reading them again is as cheap as a cache."""
+    layout = {"shards": (6, 8, 10)} if kind == "shards" else {}
+    make = hdf5 if kind == "hdf5" else local_zarr
+    cache = ChunkCache(1 << 20)
+    with CountingStore(make(tmp_path, make_spec("none", **layout))) as counting:
+        reader = ChunkReader(counting.root.array("0"), cache=cache)
+        reader.read()  # where the chunks lie is known from now on
+        for region, fetched in (
+            ((slice(4, 5), slice(5, 6), slice(6, 9)), 6),
+            ((slice(4, 5), slice(4, 6), slice(6, 7)), 20),
+            ((slice(0, 1), slice(0, 9), slice(0, 10)), 4 * 40 + 2 * 10),
+        ):
+            counting.reset()
+            found = reader.read(region)
+            np.testing.assert_array_equal(found, VALUES[region])
+            found[...] = 0  # nobody else's memory
+            np.testing.assert_array_equal(reader.read(region), VALUES[region])
+            assert counting.counts.total.bytes_fetched == 2 * fetched
+    assert cache.nbytes == 0
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "zarr", "shards"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_file_of_chunks_that_are_not_encoded_may_be_cut_off(
+    tmp_path: Path, kind: str, whole: bool
+) -> None:
+    layout = {"shards": (6, 8, 10)} if kind == "shards" else {}
+    store = (hdf5 if kind == "hdf5" else local_zarr)(tmp_path, make_spec("none", **layout))
+    with store:
+        array: Any = store.root.array("0")
+        reader = ChunkReader(array, cache=ChunkCache(0))
+        reader.read()
+        key = (0, 1, 1)
+        (ref,) = array.refs([key])
+        with open(ref.range.source, "r+b") as file:  # noqa: PTH123
+            file.truncate(ref.range.offset + 4)
+        block = (slice(0, 3), slice(4, 8), slice(5, 10))
+        inside = (slice(2, 3), slice(7, 8), slice(5, 10))
+        with pytest.raises((CorruptDataError, ChangedError)):
+            reader.read(block if whole else inside)
+        with pytest.raises((CorruptDataError, ChangedError)):
+            reader.read()
 
 
 @pytest.mark.parametrize("kind", ["contiguous", "hdf5", "zarr", "transposed", "remote"])

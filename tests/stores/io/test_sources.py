@@ -89,6 +89,35 @@ def test_ranges_may_be_read_straight_into_memory(source: tuple[ByteSource, str])
         src.fetch([ByteRange(path, len(DATA) - 5, 50)], [room])
 
 
+@pytest.mark.skipif(not hasattr(os, "preadv"), reason="ranges are copied where this is missing")
+@pytest.mark.parametrize("most", [7, 1 << 30])
+def test_neighbours_are_read_into_memory_with_one_call(
+    tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the system reads less than it is asked for."""
+    path = tmp_path / "a"
+    path.write_bytes(DATA)
+    offsets: list[int] = []
+    plainly = os.preadv
+
+    def some(descriptor: int, rooms: Any, offset: int) -> int:
+        offsets.append(offset)
+        return plainly(descriptor, rooms if most > 7 else [rooms[0][:most]], offset)
+
+    monkeypatch.setattr(os, "preadv", some)
+    places = [(100, 50), (150, 30), (180, 20), (0, 10), (10, 0), (10, 5), (len(DATA) - 5, 5)]
+    rooms = [np.zeros(length, np.uint8) for _, length in places]
+    source = LocalSource()
+    found = source.fetch([ByteRange(str(path), *place) for place in places], rooms)
+    assert [bytes(data) for data in found] == [DATA[o : o + n] for o, n in places]
+    assert [bytes(room) for room in rooms] == [DATA[o : o + n] for o, n in places]
+    if most > 7:
+        assert offsets == [100, 0, len(DATA) - 5]
+    beyond = [ByteRange(str(path), len(DATA) - 50, 50), ByteRange(str(path), len(DATA), 30)]
+    with pytest.raises(CorruptDataError, match="truncated"):
+        source.fetch(beyond, rooms[:2])
+
+
 @pytest.mark.parametrize("place", [(len(DATA) - 5, 6), (len(DATA) + 10, 5), (0, len(DATA) + 1)])
 def test_ranges_beyond_the_end_are_damage(source: tuple[ByteSource, str], place: Any) -> None:
     src, path = source
