@@ -19,16 +19,11 @@ def twice(number: int) -> int:
     return 2 * number
 
 
-def die(number: int) -> int:
-    """Take the process along."""
-    if number == 2:
+def die(number: int) -> str:
+    """Take the process along, or say how many threads it is to use."""
+    if number == 1:
         os._exit(1)
-    return number
-
-
-def threads(number: int) -> str:
-    """How many threads a process is to use."""
-    return os.environ["FMRISTORE_WORKERS"]
+    return f"{os.environ['FMRISTORE_WORKERS']} threads"
 
 
 def mean_of(stored: Any, offset: float = 0.0) -> float:

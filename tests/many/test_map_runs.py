@@ -106,15 +106,13 @@ class TestOutcomes:
 
 
 class TestProcesses:
-    def test_a_process_that_dies_takes_no_other_run_with_it(self) -> None:
-        report = fs.map_runs(calls.die, {str(n): n for n in range(5)}, jobs=2)
-        assert report.results == {str(n): n for n in (0, 1, 3, 4)}
-        assert "its process was killed" in str(report["2"].error)
-
-    def test_processes_share_the_cores(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_process_that_dies_takes_no_other_run_with_it(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("FMRISTORE_WORKERS", "3")
-        report = fs.map_runs(calls.threads, {"a": 1, "b": 2}, jobs=2)
-        assert report.results == {"a": "3", "b": "3"}
+        report = fs.map_runs(calls.die, {str(n): n for n in range(3)}, jobs=2)
+        assert report.results == {"0": "3 threads", "2": "3 threads"}
+        assert "its process was killed" in str(report["1"].error)
 
 
 class TestStores:
