@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import re
+import textwrap
 from pathlib import Path
+
+import pytest
 
 import fmristore
 import fmristore_stores
@@ -118,3 +123,82 @@ def test_something_private_would_be_found(tmp_path: Path) -> None:
     for line in lines:
         path.write_text(line)
         assert len(foreign_privates(path)) == 1, line
+
+
+PUBLIC = {
+    "fmristore",
+    "fmristore.bids",
+    "fmristore.demo",
+    "fmristore.formats",
+    "fmristore.many",
+    "fmristore.nilearn",
+    "fmristore.sampling",
+    "fmristore.sampling.torch",
+    "fmristore.stores",
+    "fmristore.testing",
+}
+"""What users and authors of formats import from; everything else may change at any time."""
+
+
+def code_of(page: Path) -> str:
+    """Code of a module, or of the blocks of a page."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".py":
+        return text
+    return "\n".join(
+        textwrap.dedent(block)
+        for block in re.findall(r"^ *```python\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+    )
+
+
+def undocumented(code: str) -> list[str]:
+    """Names that code imports from elsewhere than the packages that list them."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found += [a.name for a in node.names if a.name.partition(".")[0] in ROOTS]
+            found = [name for name in found if name not in PUBLIC]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in ROOTS:
+            module = str(node.module)
+            exported = importlib.import_module(module).__all__ if module in PUBLIC else ()
+            found += [f"{module}.{a.name}" for a in node.names if a.name not in exported]
+    return found
+
+
+def test_pages_and_examples_import_what_a_public_package_lists() -> None:
+    top = Path(__file__).parents[1]
+    if not (top / "docs").is_dir():
+        pytest.skip("there is no checkout")
+    for page in (
+        top / "README.md",
+        top / "CONTRIBUTING.md",
+        *(top / "docs").rglob("*.md"),
+        *(top / "examples").glob("*.py"),
+        *(top / "tests" / "plugins").glob("*.py"),
+        *(top / "tests" / "typing_examples").glob("*.py"),
+    ):
+        assert undocumented(code_of(page)) == [], page
+    assert undocumented("from fmristore.formats.base import StoredObject") == [
+        "fmristore.formats.base.StoredObject"
+    ]
+
+
+def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of what a function does: without signature, docstring, and classes that it makes."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    if not body:
+        return 0
+    classes = [node for node in body if isinstance(node, ast.ClassDef)]
+    inner = sum((node.end_lineno or 0) - node.lineno + 1 for node in classes)
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 - inner
+
+
+def test_functions_are_short_and_long_modules_say_why() -> None:
+    for path in modules().values():
+        text = path.read_text(encoding="utf-8")
+        tree = ast.parse(text)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert lines_of(node) <= 50, f"{path}:{node.lineno} {node.name}"
+        if text.count("\n") > 500:
+            assert "long" in (ast.get_docstring(tree) or ""), f"{path} does not say why it is long"

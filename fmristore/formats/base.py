@@ -2,6 +2,8 @@
 
 Arrays of a store, facts about objects, and the base class lie together because each needs the
 others and nothing else.
+
+`StoredObject` is whole here, docstrings with it, which makes the module long.
 """
 
 from __future__ import annotations

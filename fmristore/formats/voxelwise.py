@@ -1,4 +1,7 @@
-"""What is stored, or computed, for some voxels of a grid alone, and indexed on the whole grid."""
+"""What is stored, or computed, for some voxels of a grid alone, and indexed on the whole grid.
+
+The view and what masked formats add to it are whole here, which makes the module long.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Where the voxels of an image lie: shape, affine, spacing, repetition time, units."""
+"""Where the voxels of an image lie: shape, affine, spacing, repetition time, units.
+
+`NeuroSpace` is whole here, with how NIfTI headers say it both ways, which makes the module long.
+"""
 
 from __future__ import annotations
 

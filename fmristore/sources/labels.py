@@ -1,4 +1,7 @@
-"""Tables that say what the data of a label image stand for, in the forms that atlases use."""
+"""Tables that say what the data of a label image stand for, in the forms that atlases use.
+
+`LabelTable` is whole here, with every form it is given in, which makes the module long.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 What user-facing objects hold is a `Handle`. It pickles and copies as its `Locator` alone and finds
 the opened store in a table of this process, opening it when needed: so it survives pickling,
 deepcopy, fork and any scheduler.
+
+Locators, handles and the stores kept open refer to each other, so all are in this one long module.
 """
 
 from __future__ import annotations

@@ -12,27 +12,34 @@ from functools import cached_property
 from typing import Any, ClassVar, Self, Unpack
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fmristore.formats.base import StoredArray
-from fmristore.formats.fill import Fill
-from fmristore.formats.matrix import ArrayMatrix, Matrix, MemoryMatrix
-from fmristore.formats.nodes import (
+from fmristore import NeuroSpace, StoreOptions
+from fmristore.formats import (
+    ArrayMatrix,
+    Fill,
+    Layout,
+    Matrix,
+    MemoryMatrix,
+    NativeLayout,
+    Progress,
+    StoredArray,
+    StoreView,
+    Target,
+    VoxelSet,
+    VoxelView,
     format_attributes,
+    mask_shape,
     read_grid,
+    register,
     space_attributes,
+    store_as,
+    takes,
     write_affine,
     write_encoded,
     write_plain,
 )
-from fmristore.formats.options import Target, store_as
-from fmristore.formats.registry import Layout, NativeLayout, StoreView, register
-from fmristore.formats.voxelwise import VoxelView, mask_shape
-from fmristore.model.space import NeuroSpace
-from fmristore.model.voxels import VoxelSet
-from fmristore.planning.options import StoreOptions, takes
-from fmristore.planning.progress import Progress
-from fmristore_stores.opening import Handle
-from fmristore_stores.protocol import AnyArray, Store
+from fmristore.stores import Handle, Store
 
 __all__ = ["FitGrid"]
 
@@ -151,10 +158,10 @@ class FitGrid(VoxelView):
     @takes(StoreOptions)
     def create(
         cls,
-        source: AnyArray,
+        source: NDArray[Any],
         url: str | os.PathLike[str],
         *,
-        mask: AnyArray,
+        mask: NDArray[Any],
         space: NeuroSpace,
         **options: Unpack[StoreOptions],
     ) -> Self:

@@ -1,4 +1,7 @@
-"""Stored volumes and runs: an array of values on a grid in space."""
+"""Stored volumes and runs: an array of values on a grid in space.
+
+`DenseImage` and its two subclasses are whole here, which makes the module long.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Where in a store an image is, reading it there, and writing its values as they arrive."""
+"""Where in a store an image is, reading it there, and writing its values as they arrive.
+
+What is written and what is read agree line by line, so both are in this one long module.
+"""
 
 from __future__ import annotations
 

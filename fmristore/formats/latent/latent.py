@@ -1,4 +1,7 @@
-"""Runs as loadings x basis, computed where they are read."""
+"""Runs as loadings x basis, computed where they are read.
+
+The view of one scan and the class of all of them are whole here, which makes the module long.
+"""
 
 from __future__ import annotations
 

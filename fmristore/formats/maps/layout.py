@@ -1,4 +1,7 @@
-"""Where in a store labelled maps are, reading, writing and changing them there."""
+"""Where in a store labelled maps are, reading, writing and changing them there.
+
+What is written, read and changed agree line by line, so all are in this one long module.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Several named scans that share a parcellation."""
+"""Several named scans that share a parcellation.
+
+The class is whole here, docstrings with it, which makes the module long.
+"""
 
 from __future__ import annotations
 

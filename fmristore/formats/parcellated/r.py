@@ -1,4 +1,7 @@
-"""Parcellated scans of the R package, several in a file or a single one."""
+"""Parcellated scans of the R package, several in a file or a single one.
+
+R's file of several scans and that of one share their nodes, so both are in this one long module.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Arrays of HDF5 files."""
+"""Arrays of HDF5 files.
+
+`HDF5Array` is whole here: reading, writing and where chunks lie, which makes the module long.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Opening HDF5 files, closing them in time, and saying in our own errors what went wrong."""
+"""Opening HDF5 files, closing them in time, and saying in our own errors what went wrong.
+
+Locks, lifetimes and errors of one library stay together, which makes the module long.
+"""
 
 from __future__ import annotations
 

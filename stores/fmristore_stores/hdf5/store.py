@@ -2,6 +2,8 @@
 
 The modules ``hdf5*.py`` are the only ones that talk to h5py. Files may come from anywhere: links,
 external storage and views that lead out of the file are never followed.
+
+Store and groups are whole here, which makes the module long.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Where bytes come from: ranges of local files with ``pread``, of anything else through fsspec."""
+"""Where bytes come from: ranges of local files with ``pread``, of anything else through fsspec.
+
+One class for each kind of place, which share their checks, which makes the module long.
+"""
 
 from __future__ import annotations
 

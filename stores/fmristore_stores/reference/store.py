@@ -3,6 +3,8 @@
 Made by `fmristore.virtualize` or by kerchunk; see `reference_document` for what they hold. They are
 read without zarr-python and without fsspec's reference filesystem, because they are not trusted:
 nothing in them is run, and only files beside them are opened.
+
+Store, groups and arrays are whole here, which makes the module long.
 """
 
 from __future__ import annotations

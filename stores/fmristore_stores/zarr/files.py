@@ -2,6 +2,8 @@
 
 Zarr-python reads metadata and, as the reference, numbers. Locating chunks and writing encoded
 ones needs no event loop and goes through `LocalFiles` or `RemoteFiles`.
+
+Local and remote objects share names, errors and checks, which makes the module long.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The tree of groups and arrays of a Zarr store, as zarr-python keeps it."""
+"""The tree of groups and arrays of a Zarr store, as zarr-python keeps it.
+
+The tree is whole here, with its nodes, which makes the module long.
+"""
 
 from __future__ import annotations
 
