@@ -359,9 +359,10 @@ def load_volume(
             if source.colors:
                 raise InvalidInputError(f"a {what} must be numbers, not colours", url=url)
             return Volume(source.read(), source.space, url or source.url)
-        if not isinstance(found, np.ndarray):  # an array is here already
-            _check_shape(found, shape, what, url)
-        values = _array(in_axis_order(found), f"{what} is")
+        ordered = in_axis_order(found)
+        if not isinstance(ordered, np.ndarray):  # an array is here already
+            _check_shape(ordered, shape, what, url)
+        values = _array(ordered, f"{what} is")
         return Volume(values, space if isinstance(space, NeuroSpace) else None, url)
 
 

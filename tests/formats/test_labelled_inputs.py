@@ -137,3 +137,26 @@ def test_one_map_is_an_array(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(one), VALUES[..., 1])
     np.testing.assert_array_equal(one.to_numpy(), VALUES[..., 1])
     stored.close()
+
+
+def test_axes_of_masks_labels_and_weights_go_by_their_names(tmp_path: Path) -> None:
+    shape = (6, 5, 4)
+    run = np.random.default_rng(3).random((*shape, 3))
+    labels = np.arange(120).reshape(shape) % 3
+    weights = np.random.default_rng(4).random(shape)
+
+    def turned(values: Any) -> Any:
+        return xr.DataArray(values.transpose(2, 0, 1), dims=("z", "x", "y"))
+
+    with fs.MaskedNeuroVec.create(
+        run, tmp_path / "a.h5", mask=turned(labels > 0), space=AFFINE
+    ) as masked:
+        np.testing.assert_array_equal(masked.series(mask=turned(labels == 1)), run[labels == 1].T)
+    options: dict[str, Any] = {"space": AFFINE, "statistic": "mean"}
+    with (
+        fs.parcellate(run, labels, tmp_path / "b.h5", weights=weights, **options) as one,
+        fs.parcellate(
+            run, turned(labels), tmp_path / "c.h5", weights=turned(weights), **options
+        ) as two,
+    ):
+        np.testing.assert_array_equal(one.to_numpy(), two.to_numpy())
