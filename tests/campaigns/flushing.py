@@ -22,9 +22,9 @@ class _File:
 def unflushed(calls: Sequence[Call], target: Path) -> list[str]:
     """What a power cut could take, though the new names are on disk.
 
-    A step that gives a visible name (the target's own, or one that was taken before inside of it)
-    must come after the flush of the file; the last such step after the flushes of all files, and
-    before that of the folder.
+    A step that gives a visible name (the target's own, or one inside of it that was taken before by
+    a file that is on disk) must come after the flush of the file; the last such step after the
+    flushes of all files, and before that of the folder.
     """
     files: dict[str, _File] = {}
     named: list[tuple[int, str, _File | None]] = []
@@ -40,7 +40,9 @@ def unflushed(calls: Sequence[Call], target: Path) -> list[str]:
             case "unlink":
                 files.pop(call.path, None)
             case "rename" | "exchange" | "link":
-                replaces = call.other in seen or call.what == "exchange"
+                held = files.get(call.other)
+                kept = held is None or held.written < held.flushed  # else nothing is lost
+                replaces = (call.other in seen and kept) or call.what == "exchange"
                 inside = call.other == str(target) or _below(call.other, target)
                 if inside and (
                     call.other == str(target) or replaces or _existed(call.other, target)

@@ -21,6 +21,7 @@ from fmristore_stores.errors import (
     ReadOnlyError,
     StorageError,
 )
+from tests.conftest import S3Server
 from tests.every_format import AFFINE, GRID, RUN, SPACE, WRITERS
 from tests.images import write_nifti
 
@@ -157,3 +158,14 @@ def test_acknowledged_volumes_are_there_after_a_kill(tmp_path: Path, name: str, 
             assert (run[..., number] == number).all()
     assert fs.append(np.full((6, 5, 4), found, np.int16), url) == found + 1
     assert fs.verify(url).ok
+
+
+def test_volumes_are_appended_on_object_storage(s3: S3Server) -> None:
+    url = s3.url("scan.zarr")
+    for start in (0, 4):
+        count = fs.append(
+            RUN[..., start : start + 4], url, space=AFFINE, tr=0.8, storage_options=s3.options
+        )
+    assert count == 8
+    with fs.open(url, storage_options=s3.options) as run:
+        np.testing.assert_array_equal(run[...], RUN[..., :8])
