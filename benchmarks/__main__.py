@@ -18,7 +18,7 @@ from benchmarks.extraction import extraction_groups
 from benchmarks.growth import growth_groups
 from benchmarks.machine import machine, versions
 from benchmarks.read_cells import read_groups
-from benchmarks.report import Report, markdown, write_json
+from benchmarks.report import Report, markdown, write_csv, write_json
 from benchmarks.sampling_cells import sampling_groups
 from benchmarks.timing import Budget
 from benchmarks.transcode_cells import rechunk_groups, transcode_groups
@@ -144,8 +144,9 @@ def _measure(group: Group) -> list[Result]:
 def _write(report: Report, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(report, folder / "results.json")
+    write_csv(report, folder / "samples.csv")
     (folder / "results.md").write_text(markdown(report), encoding="utf-8")
-    written = "results.json, results.md"
+    written = "results.json, samples.csv, results.md"
     try:
         from benchmarks.plot import plot
     except ImportError:

@@ -23,8 +23,10 @@ __all__ = ["read_groups"]
 Engines = Mapping[str, type[Engine]]
 
 LIMIT = "limit"
-BESIDE = {"nii.gz": "nibabel .nii.gz", "nii": "nibabel .nii"}
+BESIDE = {"nii.gz": "nibabel .nii.gz", "nii": "nibabel .nii", "nii plain": "nibabel .nii"}
 """In place of a store: an HDF5 file with two layouts, beside the NIfTI file it was made from."""
+PLAIN = "nii plain"
+"""The one whose HDF5 file is not compressed, as the NIfTI file is not."""
 
 
 def read_groups(runs: Sequence[Run], engines: Engines, budget: Budget) -> list[Group]:
@@ -75,7 +77,8 @@ def _contenders(
     key = (run.name, store, access)
     if key not in paths:
         chosen = STORES["hdf5-dual" if store in BESIDE else store]
-        paths[key] = prepare_store(run, chosen, access)
+        codec = "none" if store == PLAIN else None
+        paths[key] = prepare_store(run, chosen, access, codec=codec)
     at = dict.fromkeys(wanted, paths[key])
     at |= {"nibabel .nii": run.nii, "nibabel .nii.gz": run.nii_gz}
     every: Engines = {OURS: Ours, **engines, LIMIT: Limit}

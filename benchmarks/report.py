@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
 import json
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +22,7 @@ __all__ = [
     "over_limit",
     "read_json",
     "short_table",
+    "write_csv",
     "write_json",
 ]
 
@@ -62,6 +65,20 @@ def write_json(report: Report, path: Path) -> None:
     results = ",\n".join(json.dumps(result) for result in found.pop("results"))
     head = json.dumps(found, indent=1).removesuffix("\n}")
     path.write_text(f'{head},\n "results": [\n{results}\n]}}\n', encoding="utf-8")
+
+
+def write_csv(report: Report, path: Path) -> None:
+    """Write every sample on a line of its own: cell, engine, repetition, seconds, CPU seconds."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["cell", "engine", "repetition", "seconds", "cpu_seconds"])
+        for result in report.results:
+            limit = {} if result.limit is None else {"limit": result.limit}
+            for label, timing in {**result.engines, **limit}.items():
+                pairs = itertools.zip_longest(timing.seconds, timing.cpu)
+                for number, (seconds, cpu) in enumerate(pairs, 1):
+                    spent = "" if cpu is None else round(cpu, 7)
+                    table.writerow([result.name, label, number, round(seconds, 7), spent])
 
 
 def read_json(path: Path) -> Report:
@@ -121,6 +138,8 @@ in an untimed turn before. Files are in the cache of the operating system.
   reading that is one `pread` for each chunk, decoding with the codec's C function on all cores, and
   one copy; for writing, encoding on all cores (and decompressing the source); for verbatim
   transcoding, `cp` and `fsync`. Decoding only a part of a chunk gets below 1.
+- **CPU / limit's**: CPU seconds of all threads of fmristore, as a multiple of those of the limit:
+  what Python adds to decoding, which is what counts on many cores.
 - **ms**: medians. All keep their files open between repetitions, except where opening is measured;
   fmristore forgets all decoded chunks before each read. *again* is the same read at once repeated.
   All writers end with `fsync`.
@@ -221,14 +240,14 @@ def _sections(results: Iterable[Result]) -> Iterator[tuple[str, list[Result]]]:
 def _read_table(results: Sequence[Result]) -> Iterator[str]:
     peers = list(dict.fromkeys(label for r in results for label in r.peers))
     columns = ["layout", "read", "peer / fmristore", "best peer", "fmristore / limit"]
-    columns += ["ms: fmristore", "again"]
+    columns += ["CPU / limit's", "ms: fmristore", "again"]
     columns += [*peers, "limit"]
     yield "| " + " | ".join(columns) + " |"
     yield "|---|---|---:|---|" + "---:|" * (len(columns) - 4)
     order = list(dict.fromkeys(r.name.split("/")[3] for r in results))
     for result in sorted(results, key=lambda r: order.index(r.name.split("/")[3])):
         _, _, _, layout, kind = result.name.split("/", 4)
-        cells = [layout, kind, *_ratios(result), _ms(result.ours.median)]
+        cells = [layout, kind, *_ratios(result), _cpu(result), _ms(result.ours.median)]
         cells.append(_ms(statistics.median(result.ours.again)) if result.ours.again else "")
         cells += [_ms(result.peers[p].median) if p in result.peers else "" for p in peers]
         cells.append(_ms(result.limit.median) if result.limit else "")
@@ -257,6 +276,12 @@ def _ratios(result: Result) -> list[str]:
         peer[0] if peer else "none",
         _with_quartiles(limit) if limit else "-",
     ]
+
+
+def _cpu(result: Result) -> str:
+    ours, limit = result.ours.cpu, result.limit.cpu if result.limit else []
+    least = statistics.median(limit) if limit else 0.0
+    return f"{statistics.median(ours) / least:.2f}" if ours and least else ""
 
 
 def _with_quartiles(value: Ratio) -> str:

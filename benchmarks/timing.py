@@ -62,6 +62,8 @@ class Timing:
     """What one contender took, repetition by repetition."""
 
     seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    """CPU seconds of all threads of this process."""
     again: list[float] = field(default_factory=list)
     peak_bytes: list[int] = field(default_factory=list)
 
@@ -121,10 +123,14 @@ def measure(contenders: Sequence[Contender], budget: Budget) -> dict[str, Timing
 
 
 def _turn(contender: Contender, work: Callable[[], Any], timing: Timing) -> None:
+    began = time.process_time()
     seconds, result = _timed(work)
-    if isinstance(result, Measured):
+    cpu = time.process_time() - began
+    if isinstance(result, Measured):  # of another process
         seconds = result.seconds
         timing.peak_bytes.append(result.peak_bytes)
+    else:
+        timing.cpu.append(cpu)
     timing.seconds.append(seconds)
     if contender.again:
         timing.again.append(_timed(work)[0])

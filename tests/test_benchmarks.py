@@ -38,6 +38,9 @@ def test_every_kind_of_cell_is_measured(tmp_path: Path) -> None:
         assert len(result["engines"][OURS]["seconds"]) == 1
     text = (tmp_path / "results.md").read_text()
     assert "## read · generated · zarr-dual" in text
+    header, *samples = (tmp_path / "samples.csv").read_text().splitlines()
+    assert header == "cell,engine,repetition,seconds,cpu_seconds"
+    assert {line.split(",")[0] for line in samples} == set(names)
     for label, reason in found["missing"].items():
         assert f"Not measured: {label} ({reason})" in text
 
