@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from fmristore.formats.base import StoredObject
 from fmristore.many.executors import outcomes
 from fmristore.many.journal import Journal
 from fmristore.many.report import Outcome, RunsReport
-from fmristore.many.task import Task
+from fmristore.many.task import Task, takes_option
 from fmristore.planning.progress import Progress
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.io.location import exists, normalise
@@ -82,7 +83,8 @@ def map_runs(
     >>> print(report)                                                         # doctest: +SKIP
     1 runs: 1 done, 0 unchanged, 0 failed
     """
-    if storage_options is not None and _takes(function, "storage_options"):
+    _signature(function)
+    if storage_options is not None and takes_option(function, "storage_options"):
         options["storage_options"] = storage_options
     named = runs.items() if isinstance(runs, Mapping) else ((None, one) for one in runs)
     tasks = [_task(function, name, given, options) for name, given in named]
@@ -160,11 +162,6 @@ def _check_names(tasks: list[Task]) -> None:
             seen.add(value)
 
 
-def _takes(function: Callable[..., Any], name: str) -> bool:
-    parameters = _signature(function).parameters.values()
-    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
-
-
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
     try:
         return inspect.signature(function)
@@ -188,11 +185,8 @@ def _task(
         raise InvalidInputError(f"arguments of the run {name or given!r:.80}: {error}") from error
     bound = {**bound, **bound.get("options", {})} if "options" in bound else bound
     output = bound.get("url") if "source" in bound else None
-    texts = {
-        key: os.fspath(value)
-        for key, value in bound.items()
-        if isinstance(value, str | os.PathLike) and key in _FILES
-    }
+    given_files = {key: _place_of(value) for key, value in bound.items() if key in _FILES}
+    texts = {key: text for key, text in given_files.items() if text is not None}
     inputs = tuple(text for key, text in texts.items() if not (key == "url" and output is not None))
     target = None if output is None else os.fspath(output)
     return Task(
@@ -206,6 +200,13 @@ def _task(
         inputs=inputs,
         output=target,
     )
+
+
+def _place_of(value: Any) -> str | None:
+    """Path or URL of a file, or of a stored object; None for anything else."""
+    if isinstance(value, StoredObject):
+        return value.url
+    return os.fspath(value) if isinstance(value, str | os.PathLike) else None
 
 
 _FILES = ("source", "labels", "names", "mask", "weights", "url", "path", "run")

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 import os
+import pickle
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from fmristore_stores.errors import ChangedError, FmristoreError
 from fmristore_stores.io.location import content_token, exists, is_local, kind_of_name, normalise
 from fmristore_stores.io.sources import storage_error
 
-__all__ = ["Task", "failure", "perform"]
+__all__ = ["Task", "failure", "perform", "takes_option"]
 
 _MOST_TRACEBACK = 4000
 _PASSING = frozenset({"overwrite", "replace", "storage_options", "max_memory", "progress"})
@@ -104,7 +105,8 @@ def _perform(task: Task) -> Outcome:
                 "remove it, or pass overwrite=True, to make it again",
                 url=task.output,
             )
-        more = {"overwrite": True} if task.output is not None else {}
+        if task.output is not None and takes_option(task.function, "overwrite"):
+            more = {"overwrite": True}
     result = _plain(_call(task, more))
     after = [_stamp(url, task.storage_options) for url in task.inputs]
     if [_place(one) for one in after] != [_place(one) for one in stamps]:
@@ -112,6 +114,12 @@ def _perform(task: Task) -> Outcome:
     stamps = [_with_digest(one, url) for one, url in zip(stamps, task.inputs, strict=True)]
     record = {"state": "done", "inputs": stamps, "options": made, "output": _token(task)}
     return Outcome(name=task.name, state="done", result=result, record=record)
+
+
+def takes_option(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function has a parameter of a name, or takes any."""
+    parameters = inspect.signature(function).parameters.values()
+    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _call(task: Task, more: Mapping[str, Any]) -> Any:
@@ -189,20 +197,25 @@ def _token(task: Task) -> str | None:
 
 
 def _digest_options(task: Task) -> str:
-    """Digest of everything besides files that decides what is made."""
-    paths = {os.fspath(one) for one in (*task.inputs, task.output) if one is not None}
-    kept = [arg for arg in task.args if not (_is_text(arg) and os.fspath(arg) in paths)]
-    named = {
-        name: value
-        for name, value in task.options.items()
-        if name not in _PASSING and not (_is_text(value) and os.fspath(value) in paths)
-    }
-    text = json.dumps([_name_of(task.function), kept, named], sort_keys=True, default=_text)
+    """Digest of everything besides files that decides what is made; files are but numbers in it."""
+    places = {os.fspath(one): f"#{index}" for index, one in enumerate(task.inputs)}
+    if task.output is not None:
+        places[os.fspath(task.output)] = "#output"
+    named = {name: value for name, value in task.options.items() if name not in _PASSING}
+    kept = [_name_of(task.function), _placed(task.args, places), _placed(named, places)]
+    text = json.dumps(kept, sort_keys=True, default=_text)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str | os.PathLike)
+def _placed(value: Any, places: Mapping[str, str]) -> Any:
+    """Arguments with numbers for the files of the task, so that these may be moved together."""
+    if isinstance(value, str | os.PathLike):
+        return places.get(os.fspath(value), os.fspath(value))
+    if isinstance(value, Mapping):
+        return {str(key): _placed(one, places) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_placed(one, places) for one in value]
+    return value
 
 
 def _name_of(function: Any) -> str:
@@ -210,4 +223,10 @@ def _name_of(function: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    return _name_of(value) if inspect.isroutine(value) else repr(value)
+    """Text that differs where values do; the ``repr`` of an array leaves most of it out."""
+    if inspect.isroutine(value):
+        return _name_of(value)
+    try:
+        return hashlib.sha256(pickle.dumps(value)).hexdigest()
+    except (pickle.PicklingError, TypeError, AttributeError):
+        return repr(value)

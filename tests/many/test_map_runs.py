@@ -191,6 +191,39 @@ class TestRestart:
         Path(runs[0][1]).unlink()
         assert state(codec="none") == "done"
 
+    def test_arrays_among_the_options_are_compared_in_full(self, tmp_path: Path) -> None:
+        [(source, _)] = make_runs(tmp_path, 1)
+        run, journal = (source, str(tmp_path / "new.h5")), tmp_path / "journal.jsonl"
+        labels = np.ones((3, 4, 2), "i2")
+
+        def state(weights: Any) -> str:
+            pair = {"source": run[0], "url": run[1], "labels": labels, "weights": weights}
+            return fs.map_runs(fs.parcellate, [pair], journal=journal).outcomes[0].state
+
+        weights = np.ones((3, 4, 2))
+        with np.printoptions(threshold=2):
+            assert [state(weights), state(weights)] == ["done", "unchanged"]
+            weights[1, 2, 1] = 2
+            assert state(weights) == "done"
+
+    def test_sources_that_were_moved_are_the_same(self, tmp_path: Path) -> None:
+        runs = make_runs(tmp_path / "old", 1)
+        journal, url = tmp_path / "journal.jsonl", str(tmp_path / "new.h5")
+        fs.map_runs(fs.convert, {"run": (runs[0][0], url)}, journal=journal).check()
+        moved = Path(runs[0][0]).rename(tmp_path / "moved.nii.gz")
+        report = fs.map_runs(fs.convert, {"run": (moved, url)}, journal=journal)
+        assert report["run"].state == "unchanged"
+
+    def test_a_function_that_cannot_overwrite(self, tmp_path: Path) -> None:
+        [(source, url)] = make_runs(tmp_path, 1)
+
+        def copy(source: str, url: str) -> None:
+            Path(url).write_bytes(Path(source).read_bytes())
+
+        for journal in ("one.jsonl", "one.jsonl"):
+            Path(source).write_bytes(Path(source).read_bytes() + b"more")
+            assert fs.map_runs(copy, [(source, url)], journal=tmp_path / journal).ok
+
     def test_stores_of_others_are_not_replaced(self, tmp_path: Path) -> None:
         runs = make_runs(tmp_path, 1)
         Path(runs[0][1]).write_bytes(b"precious")
