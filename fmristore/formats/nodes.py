@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,8 +24,12 @@ from fmristore_stores.protocol import AnyArray, Array, Group
 from fmristore_stores.spec import STRING, ArraySpec, Attributes, ChunkLayout, check_attributes
 
 __all__ = [
+    "HOLDS",
     "NewArray",
     "format_attributes",
+    "has_child",
+    "holds",
+    "missing_of",
     "read_affine",
     "read_bytes",
     "read_grid",
@@ -34,6 +38,7 @@ __all__ = [
     "require_headers",
     "scaling_attributes",
     "space_attributes",
+    "with_holds",
     "write_affine",
     "write_array",
     "write_axes",
@@ -155,6 +160,61 @@ def write_bytes(group: Group, name: str, dim: str, data: bytes) -> None:
     write_plain(group, name, (dim,), np.frombuffer(data, np.uint8))
 
 
+HOLDS = "holds"
+"""Attribute of a group: names of the nodes in it that not every store of its format has."""
+
+_SOMETIMES = frozenset(
+    {
+        *("columns", "metadata", "nifti", "nifti_end", "nifti_of_map", "nifti_trailer"),
+        *("offset", "t", "voxel_error"),
+    }
+)
+
+
+def with_holds(group: Group, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of a group that was written, with the list of what it holds besides the rest.
+
+    By it a node that was removed is told from one that was never there.
+    """
+    kept = {name: value for name, value in attributes.items() if name != HOLDS}
+    return kept | holds(_SOMETIMES & group.children().keys())
+
+
+def holds(names: Iterable[str]) -> dict[str, Any]:
+    """Attribute that lists some nodes of a group; nothing if there are none."""
+    listed = sorted(names)
+    return {HOLDS: listed} if listed else {}
+
+
+def missing_of(children: Collection[str], attributes: Mapping[str, Any]) -> list[str]:
+    """Nodes that the attributes of a group list, and that are not among its children."""
+    listed = attributes.get(HOLDS)
+    names = listed if isinstance(listed, list) else []
+    return [name for name in names if isinstance(name, str) and name not in children]
+
+
+def has_child(handle: Handle, folder: str, name: str) -> bool:
+    """Whether a group has a node that not every store of its format has.
+
+    Raises
+    ------
+    MetadataError
+        If it was written with one, and has it no longer.
+    """
+    root = handle.store.root
+    group = root.group(folder) if folder else root
+    children = group.children()
+    if name in children:
+        return True
+    if name in missing_of(children, group.read_attributes()):
+        raise MetadataError(
+            "was written and is missing: it was removed since",
+            url=handle.locator.url,
+            node=f"{folder}/{name}".strip("/"),
+        )
+    return False
+
+
 _MOST_BYTES = 64 << 20
 """Bytes that a stored header with its extensions may have, and what followed the data."""
 
@@ -168,9 +228,7 @@ def read_bytes(handle: Handle, path: str) -> bytes:
         If it is no row of uint8, or too large for what it is.
     """
     folder, _, name = path.rpartition("/")
-    root = handle.store.root
-    children = (root.group(folder) if folder else root).children() if path else {}
-    if name not in children:
+    if not path or not has_child(handle, folder, name):
         return b""
     values = StoredArray(handle, path).read_small(_MOST_BYTES)
     if values.dtype != np.uint8 or values.ndim != 1:
@@ -212,10 +270,11 @@ def write_metadata(group: Group, metadata: Mapping[str, Any]) -> None:
 
 def read_metadata(handle: Handle, folder: str = "") -> Attributes:
     """Read what `write_metadata` wrote below a group; empty if there is nothing."""
+    if not has_child(handle, folder, _METADATA):
+        return {}
     root = handle.store.root
     group = root.group(folder) if folder else root
-    found = group.children().get(_METADATA)
-    if found is None or found.kind != "group":
+    if group.children()[_METADATA].kind != "group":
         return {}
     return group.group(_METADATA).read_attributes()
 

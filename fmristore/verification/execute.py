@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from fmristore.formats.nodes import missing_of
 from fmristore.formats.registry import WRITER
 from fmristore.model.digest import is_digest
 from fmristore.planning.progress import Progress
@@ -69,6 +70,7 @@ def verify(
 
     - ``group``, ``array``: a node that cannot be read; ``array`` also if it does not even say
       what it is
+    - ``not-found``: a node of the format that is missing, or was written and is missing
     - ``consolidated``: a Zarr node of which the root's copy of all metadata says something else
     - ``chunk-index``: a chunk table, or index of a shard, that is damaged or points elsewhere
     - ``missing-chunk``: a chunk of the data of a format that is not there; where an array
@@ -202,7 +204,20 @@ def _report_tree(tree: Tree, findings: Findings) -> None:
         damaged = item.damaged or (ours and item.kind == "array")
         tell = findings.problem if damaged else findings.note
         tell(item.kind, item.path, item.reason)
+    if ours:
+        _report_removed(tree, findings)
     for path, target in tree.links.items():
         known = target in tree.arrays or target in tree.groups
         if not known and not any(f"{target}/".startswith(f"{link}/") for link in tree.links):
             findings.note("link", path, f"it leads to /{target}, where nothing is")
+
+
+def _report_removed(tree: Tree, findings: Findings) -> None:
+    """Tell of nodes that a group was written with and has no longer."""
+    names: dict[str, set[str]] = {}
+    for node in (*tree.groups, *tree.arrays, *(item.path for item in tree.unreadable)):
+        folder, _, name = node.rpartition("/")
+        names.setdefault(folder, set()).add(name)
+    for path, attributes in tree.groups.items():
+        for name in missing_of(names.get(path, ()), attributes):
+            findings.problem("not-found", f"{path}/{name}".strip("/"), "was written and is missing")

@@ -28,6 +28,7 @@ from fmristore.formats.nodes import (
     read_scaling,
     scaling_attributes,
     space_attributes,
+    with_holds,
     write_affine,
     write_axes,
     write_bytes,
@@ -164,6 +165,7 @@ def write_image(
     attributes = write_run(group, source, options, store.capabilities, name=name, progress=progress)
     attributes |= format_attributes("neurovol" if space.time_points is None else "neurovec")
     attributes |= space_attributes(space)
+    attributes = with_holds(group, attributes)
     if Capability.HARD_LINKS in store.capabilities:
         data = "0", *find_replicas(group.array("0").read_attributes(), "0")
         limits = attributes.get("value_range")

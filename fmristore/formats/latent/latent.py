@@ -28,6 +28,7 @@ from fmristore.formats.latent.layout import LatentLayout, LatentParts, ScanParts
 from fmristore.formats.latent.r import RLatentLayout
 from fmristore.formats.latent.writer import LatentOptions
 from fmristore.formats.matrix import Matrix, array_bytes
+from fmristore.formats.nodes import has_child
 from fmristore.formats.options import Target, store_as
 from fmristore.formats.registry import Layout, register
 from fmristore.formats.voxel_source import VoxelReader, chosen_voxels, voxel_reader
@@ -449,7 +450,7 @@ class LatentNeuroVec(LatentView):
     @property
     def voxel_error(self) -> AnyArray | None:
         """(V,): root of the mean squared error in time of each voxel; None if not recorded."""
-        if "voxel_error" not in self._handle.store.root.children():
+        if not has_child(self._handle, "", "voxel_error"):
             return None
         return StoredArray(self._handle, "voxel_error").read_small(self.n_voxels)
 

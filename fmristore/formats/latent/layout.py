@@ -11,7 +11,13 @@ from fmristore.formats.base import StoredArray
 from fmristore.formats.latent.writer import write_latent
 from fmristore.formats.matrix import ArrayMatrix, Matrix, SparseMatrix
 from fmristore.formats.names import decode_name
-from fmristore.formats.nodes import read_grid, read_metadata
+from fmristore.formats.nodes import (
+    HOLDS,
+    has_child,
+    missing_of,
+    read_grid,
+    read_metadata,
+)
 from fmristore.formats.registry import NativeLayout
 from fmristore.formats.voxelwise import mask_shape
 from fmristore.model.space import NeuroSpace
@@ -169,7 +175,7 @@ def read_parts(handle: Handle) -> LatentParts:
     try:
         loadings = _read_loadings(handle, sparse=_is_group(children, "loadings"))
         offset = None
-        if "offset" in children:
+        if has_child(handle, "", "offset"):
             offset = StoredOffset(StoredArray(handle, "offset"), loadings.shape[0])
         return LatentParts(
             space=read_grid(handle, mask_shape(handle)),
@@ -218,8 +224,11 @@ def _read_scans(handle: Handle, *, present: bool) -> tuple[ScanParts, ...]:
     if not present:
         raise MetadataError("there is no group of scans", node="scans")
     group = handle.store.root.group("scans")
+    children = group.children()
+    if missing := missing_of(children, group.read_attributes()):
+        raise MetadataError("was written and is missing", node=f"scans/{missing[0]}")
     found = []
-    for node, child in group.children().items():
+    for node, child in children.items():
         if child.kind != "group":
             continue
         attributes = group.group(node).read_attributes()
@@ -228,6 +237,7 @@ def _read_scans(handle: Handle, *, present: bool) -> tuple[ScanParts, ...]:
         offset = attributes.pop("time_offset", 0.0)
         if attributes.get("coordinates") == "scan":
             del attributes["coordinates"]
+        attributes.pop(HOLDS, None)
         if type(position) is not int:
             raise MetadataError(f"position is {position!r:.80}", node=f"scans/{node}")
         scan = ScanParts(

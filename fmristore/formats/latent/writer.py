@@ -13,7 +13,9 @@ from fmristore.formats.names import encode_name
 from fmristore.formats.nodes import (
     NewArray,
     format_attributes,
+    holds,
     space_attributes,
+    with_holds,
     write_array,
     write_bytes,
     write_grid,
@@ -117,7 +119,7 @@ def write_latent(
         write_bytes(group, "nifti", "nifti_byte", factors.header)
     if error is not None:
         attributes["reconstruction_error"] = error
-    group.write_attributes(attributes)
+    group.write_attributes(with_holds(group, attributes))
 
 
 def _write_sparse(writer: _Writer, rows: Any) -> None:
@@ -128,15 +130,17 @@ def _write_sparse(writer: _Writer, rows: Any) -> None:
 
 
 def _write_scans(writer: _Writer, factors: LatentFactors) -> None:
-    scans = writer.group("scans", {})
+    scans = writer.group("scans", holds(map(encode_name, factors.scans)))
     for position, (name, scan) in enumerate(factors.scans.items()):
         attributes: dict[str, Any] = {"name": name, "position": position}
         if scan.tr is not None:
             attributes["repetition_time"] = scan.tr
         if scan.time_offset:
             attributes["time_offset"] = scan.time_offset
-        group = scans.group(encode_name(name), attributes | {"coordinates": "scan"})
         space = factors.space.with_time(len(scan.basis), tr=scan.tr, time_offset=scan.time_offset)
+        present = [("t", space.times is not None), ("metadata", bool(scan.metadata))]
+        attributes |= holds(node for node, there in present if there)
+        group = scans.group(encode_name(name), attributes | {"coordinates": "scan"})
         group.describe(name, space, scan.metadata)
         group.add("basis", ("t", "component"), scan.basis)
 

@@ -22,6 +22,7 @@ from fmristore.formats.nodes import (
     read_bytes,
     require_headers,
     space_attributes,
+    with_holds,
     write_bytes,
     write_grid,
     write_metadata,
@@ -317,7 +318,8 @@ def write_labeledvolumeset(  # noqa: PLR0913
             progress=progress,
         )
     array.finish()
-    group.write_attributes(format_attributes("labeledvolumeset") | space_attributes(stack.space))
+    attributes = format_attributes("labeledvolumeset") | space_attributes(stack.space)
+    group.write_attributes(with_holds(group, attributes))
 
 
 def map_spec(
@@ -407,7 +409,7 @@ def rewrite_maps(
         _copy_maps(source, array, max_memory)
         source.check(max_memory)
         array.finish()
-        store.root.write_attributes(old.read_attributes())
+        store.root.write_attributes(with_holds(store.root, old.read_attributes()))
 
 
 def _new_spec(old: ArraySpec, maps: int, capabilities: Capability) -> ArraySpec:

@@ -13,6 +13,7 @@ from fmristore.formats.nodes import (
     read_scaling,
     scaling_attributes,
     space_attributes,
+    with_holds,
     write_bytes,
     write_grid,
     write_metadata,
@@ -163,4 +164,5 @@ def write_maskedneurovec(
     if run.header:
         write_bytes(group, "nifti", "nifti_byte", run.header)
     write_metadata(group, run.metadata)
-    group.write_attributes(format_attributes("maskedneurovec") | space_attributes(space))
+    attributes = format_attributes("maskedneurovec") | space_attributes(space)
+    group.write_attributes(with_holds(group, attributes))

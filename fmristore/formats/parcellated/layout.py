@@ -19,7 +19,10 @@ from fmristore.formats.names import encode_name
 from fmristore.formats.nodes import (
     NewArray,
     format_attributes,
+    has_child,
+    holds,
     read_affine,
+    read_metadata,
     scaling_attributes,
     space_attributes,
     write_affine,
@@ -146,7 +149,8 @@ def write_root(
     root = store.root
     space = parcellation.space
     write_affine(root, space)
-    group = root.create_group("parcellation", {"coordinates": "ids names"})
+    listed = holds(["columns"] if parcellation.columns else [])
+    group = root.create_group("parcellation", {"coordinates": "ids names"} | listed)
     write_axes(group, space)
     codec = options.codec
     volume = ("z", "y", "x")
@@ -196,6 +200,8 @@ def write_scan(
     attributes["time_unit"] = space.time_unit
     if content.statistic is not None:
         attributes["statistic"] = content.statistic
+    present = {"metadata": content.metadata, "nifti": content.header, "t": space.times is not None}
+    attributes |= holds(node for node, there in present.items() if there)
     group = scans.create_group(encode_name(content.name), attributes | {"coordinates": "scan"})
     write_label(group, "scan", content.name)
     write_times(group, space, content.data.scaling)
@@ -375,7 +381,10 @@ class OwnTree:
         wide = ids.astype(np.int64)
         if not len(ids) or wide[0] < 1 or wide[-1] >= 2**31 or (wide[1:] <= wide[:-1]).any():
             raise self._wrong("ids must be positive and ascending", "parcellation/ids")
-        columns = read_columns(self._handle, "parcellation/columns", len(ids), by_attribute=True)
+        columns = {}
+        if has_child(self._handle, "parcellation", "columns"):
+            path = "parcellation/columns"
+            columns = read_columns(self._handle, path, len(ids), by_attribute=True)
         return LabelTable(wide.astype(np.int32), tuple(names.tolist()), columns)
 
     def _small(self, name: str, dims: tuple[str, ...], most: int) -> AnyArray:
@@ -428,8 +437,7 @@ class OwnTree:
         if kind not in ("full", "summary"):
             raise self._wrong(f"kind is {kind!r:.80}, expected 'full' or 'summary'", path)
         data = self._numbers(path, kind)
-        children = group.children()
-        metadata = group.group("metadata").read_attributes() if "metadata" in children else {}
+        metadata = read_metadata(self._handle, path)
         statistic = attributes.get("statistic")
         return ScanParts(
             tree=self,
@@ -568,6 +576,12 @@ def read_columns(
     if by_attribute:
         listed = group.read_attributes().get("columns")
         order = {n: i for i, n in enumerate(_texts(listed))}
+        if missing := [node for node in order if node not in nodes]:
+            raise MetadataError(
+                "is in the list of columns but not there",
+                url=handle.locator.url,
+                node=f"{path}/{missing[0]}",
+            )
         nodes.sort(key=lambda node: order.get(node, math.inf))
     columns = {}
     for node in nodes:

@@ -13,9 +13,11 @@ from fmristore.formats.image.replicas import read_replicas
 from fmristore.formats.names import encode_name
 from fmristore.formats.nodes import (
     format_attributes,
+    has_child,
     read_grid,
     read_scaling,
     space_attributes,
+    with_holds,
     write_affine,
     write_label,
 )
@@ -142,17 +144,18 @@ def _read_run(
         data=f"{group.path}/0",
         space=space,
         scaling=read_scaling(handle, data_attributes, length, group=group.path),
-        header=f"{group.path}/nifti" if _has_array(group, "nifti") else "",
+        header=f"{group.path}/nifti" if _has_header(handle, group) else "",
         trailer=f"{group.path}/nifti_trailer",
         copies=read_replicas(handle, data, data_attributes),
     )
 
 
-def _has_array(group: Group, name: str) -> bool:
-    """Whether a group has an array, without listing what else it has."""
+def _has_header(handle: Handle, group: Group) -> bool:
+    """Whether a run has a NIfTI header, without listing what else it has."""
     try:
-        group.array(name)
+        group.array("nifti")
     except NotFoundError:
+        has_child(handle, group.path, "nifti")  # an error if it was removed
         return False
     return True
 
@@ -282,7 +285,7 @@ def _write_group(
     of_time = {
         k: of_space[k] for k in ("repetition_time", "time_unit", "time_offset") if k in of_space
     }
-    run.write_attributes(attributes | of_time | {"name": name})
+    run.write_attributes(with_holds(run, attributes | of_time | {"name": name}))
 
 
 def add_to_sequence(
