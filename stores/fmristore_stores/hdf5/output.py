@@ -88,7 +88,7 @@ class OutputFile:
         """Move to a position, and return it."""
         try:
             self._at = offset if whence == os.SEEK_SET else self._file.seek(offset, whence)
-        except Exception as error:  # noqa: BLE001 - see `write`
+        except BaseException as error:  # noqa: BLE001 - see `write`
             self._fail(error)
             self._at = offset
         if whence == os.SEEK_END:
@@ -146,7 +146,7 @@ class OutputFile:
                 if not count:
                     break
                 done += count
-        except Exception as error:  # noqa: BLE001 - see `write`
+        except BaseException as error:  # noqa: BLE001 - see `write`
             self._fail(error)
         if done < len(view):
             view[done:] = bytes(len(view) - done)
