@@ -195,3 +195,11 @@ def test_options_that_a_format_does_not_have(tmp_path: Path) -> None:
 def test_layout_of_an_image(tmp_path: Path) -> None:
     with run(tmp_path / "a.h5") as first, first.save(tmp_path / "b.h5", access="time") as second:
         assert (first.access, second.access) == ("volume", "time")
+
+
+def test_options_that_are_none_are_not_given(tmp_path: Path) -> None:
+    with (
+        masked(tmp_path / "a.h5") as stored,
+        stored.save(tmp_path / "b.zarr", access=None, order=None, codec=None) as again,
+    ):
+        np.testing.assert_array_equal(np.asarray(again), np.asarray(stored))
