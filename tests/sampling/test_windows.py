@@ -301,6 +301,7 @@ def _sums(windows: Windows) -> list[float]:
     return [float(values.sum()) for values, _ in Batches(windows, shuffle=False)]
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_other_processes_open_the_stores_for_themselves(runs: list[Path], method: str) -> None:
     if method not in multiprocessing.get_all_start_methods():
