@@ -201,7 +201,7 @@ class TestRestart:
             return fs.map_runs(fs.parcellate, [pair], journal=journal).outcomes[0].state
 
         weights = np.ones((3, 4, 2))
-        with np.printoptions(threshold=2):
+        with np.printoptions(threshold=2, edgeitems=1):
             assert [state(weights), state(weights)] == ["done", "unchanged"]
             weights[1, 2, 1] = 2
             assert state(weights) == "done"
