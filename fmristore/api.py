@@ -17,7 +17,7 @@ from fmristore.formats.registry import format_class
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.options import LayoutOptions, StoreOptions, takes
 from fmristore.planning.text import parse_size
-from fmristore.sources.door import check_order, open_if_path, source_of
+from fmristore.sources.door import check_url, in_order, open_if_path, source_of
 from fmristore.sources.parcellation import Parcellation
 from fmristore_stores.errors import AlreadyExistsError, InvalidInputError
 from fmristore_stores.io.location import Kind, exists, normalise
@@ -267,7 +267,7 @@ def convert(
     -----
     `fmristore.open` gives the image back; `NeuroVec.to_nifti` gives the file back, byte for byte.
     """
-    check_order(source, url)
+    source, url = in_order(source, url)
     parse_size(options.get("max_memory", 1 << 30))
     known = {"tr": tr, "space_name": space_name, "metadata": metadata}
     said = {name: value for name, value in known.items() if value is not None}
@@ -375,7 +375,7 @@ def parcellate(  # noqa: PLR0913
     ... )
     >>> rest.to_dataframe()                                                   # doctest: +SKIP
     """
-    check_order(source, url)
+    check_url(url)
     new = scan is None or options.get("overwrite", False)
     if scan is not None and not new and exists(normalise(url), options.get("storage_options")):
         _refuse(profile=options.get("profile"), dtype=dtype, space_name=space_name)

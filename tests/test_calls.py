@@ -7,16 +7,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+import nibabel as untyped_nibabel
 import numpy as np
 import pytest
 
 import fmristore as fs
-from fmristore_stores.errors import InvalidInputError, UnknownFormatError
+from fmristore_stores.errors import InvalidInputError, NotFoundError, UnknownFormatError
 
 SPACE = fs.NeuroSpace(spatial_shape=(4, 5, 3), affine=np.eye(4), time_points=6, tr=2.0)
 RUN: Any = np.random.default_rng(0).normal(size=SPACE.shape).astype("f4")
 RUNS: Any = [RUN]
 NAMED: Any = {"a": RUN}
+nibabel: Any = untyped_nibabel
 LABELS: Any = np.arange(60).reshape(4, 5, 3) % 3
 
 
@@ -45,27 +47,63 @@ def test_names_and_order_of_parameters_agree(call: Any, first: list[str]) -> Non
 
 
 @pytest.mark.parametrize(
-    "call",
+    ("call", "options"),
     [
-        lambda url: fs.convert(url, RUN),
-        lambda url: fs.parcellate(url, LABELS, RUN),
-        lambda url: fs.NeuroVec.create(url, RUN, space=SPACE),
-        lambda url: fs.NeuroVecSeq.create(url, RUNS, space=SPACE),
-        lambda url: fs.MaskedNeuroVec.create(url, RUN, mask=LABELS, space=SPACE),
-        lambda url: fs.LabeledVolumeSet.create(url, NAMED, space=SPACE),
-        lambda url: fs.LatentNeuroVec.create(url, RUN, RUN, mask=LABELS, space=SPACE),
-        lambda url: fs.LatentNeuroVec.from_pca(url, RUN, 2, space=SPACE),
-        lambda url: fs.ParcellatedScan.create(url, RUN, parcellation=LABELS, space=SPACE),
-        lambda url: fs.ParcellatedScanSummary.create(url, RUN, parcellation=LABELS, space=SPACE),
-        lambda url: fs.ParcellatedMultiScan.create(url, NAMED, parcellation=LABELS),
+        (fs.convert, {}),
+        (fs.NeuroVec.create, {}),
+        (fs.MaskedNeuroVec.create, {"mask": LABELS}),
+        (fs.ParcellatedScan.create, {"parcellation": LABELS}),
+        (fs.ParcellatedScanSummary.create, {"parcellation": LABELS}),
     ],
 )
-def test_swapped_source_and_url_are_an_error_with_the_right_order(
-    tmp_path: Path, call: Any
+def test_the_url_may_come_first_where_nothing_else_can_be_meant(
+    tmp_path: Path, call: Any, options: dict[str, Any]
 ) -> None:
+    image = nibabel.Nifti1Image(RUN, SPACE.affine)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["pixdim"][4] = 1.5
+    nibabel.save(image, tmp_path / "run.nii.gz")
+    right = call(image, tmp_path / "right.h5", **options)
+    for number, source in enumerate((image, tmp_path / "run.nii.gz")):
+        with call(tmp_path / f"{number}.h5", source, **options) as made:
+            assert made.url.endswith(f"{number}.h5")
+            np.testing.assert_array_equal(np.asarray(made), np.asarray(right))
+    right.close()
+
+
+def test_latent_factors_keep_their_order_behind_a_url(tmp_path: Path) -> None:
+    basis: Any = RUN.reshape(-1, RUN.shape[-1])[:3].T
+    loadings: Any = np.ones((LABELS.size, 3))
+    given: Any = {"mask": np.ones(LABELS.shape, bool), "space": SPACE}
+    with (
+        fs.LatentNeuroVec.create(basis, loadings, tmp_path / "a.h5", **given) as one,
+        fs.LatentNeuroVec.create(tmp_path / "b.h5", basis, loadings, **given) as other,
+    ):
+        np.testing.assert_array_equal(one[...], other[...])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        fs.convert,
+        lambda source, url: fs.parcellate(source, LABELS, url),
+        lambda source, url: fs.NeuroVec.create(source, url, space=SPACE),
+        lambda source, url: fs.NeuroVecSeq.create({"a": source}, url, space=SPACE),
+        lambda source, url: fs.LabeledVolumeSet.create({"a": source}, url, space=SPACE),
+    ],
+)
+def test_an_array_is_no_url(call: Any) -> None:
     with pytest.raises(InvalidInputError, match="what is stored comes first, then the URL"):
-        call(tmp_path / "a.h5")
-    assert not list(tmp_path.iterdir())
+        call(RUN, RUN)
+
+
+def test_a_store_is_not_taken_for_a_url(tmp_path: Path) -> None:
+    """Two names of stores stay in their order, whichever of them is there."""
+    fs.NeuroVec.create(RUN, tmp_path / "there.h5", space=SPACE).close()
+    with pytest.raises(NotFoundError, match=r"absent\.h5"):
+        fs.NeuroVec.create(tmp_path / "absent.h5", tmp_path / "there.h5", overwrite=True)
+    with fs.NeuroVec.open(tmp_path / "there.h5") as run:
+        np.testing.assert_array_equal(run[...], RUN)
 
 
 @pytest.mark.parametrize("ending", ["h5", "zarr"])

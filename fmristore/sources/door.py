@@ -34,8 +34,9 @@ from fmristore_stores.protocol import AnyArray
 __all__ = [
     "Volume",
     "as_source",
-    "check_order",
+    "check_url",
     "has_grid",
+    "in_order",
     "is_path",
     "load_volume",
     "open_each_path",
@@ -52,20 +53,42 @@ def is_path(given: Any) -> bool:
     return isinstance(given, str | os.PathLike)
 
 
-def check_order(source: Any, url: Any) -> None:
-    """Refuse a source and a URL that are swapped: what is stored comes first, then where it goes.
+def in_order(*given: Any) -> tuple[Any, ...]:
+    """Put the URL of a new store behind what is stored in it, where it was given first.
+
+    What is stored comes first, then where it goes. If the last is no path, or that of an image
+    file, and the first is a path that is not, then only the first can be the URL.
 
     Raises
     ------
     InvalidInputError
-        If only `source` is text or a path.
+        If neither can be the URL.
     """
-    if is_path(source) and not is_path(url):
+    first, *others = given
+    if _may_be_store(first) and not _may_be_store(given[-1]):
+        return (*others, first)
+    check_url(given[-1])
+    return given
+
+
+def check_url(url: Any) -> None:
+    """Refuse what is no path or URL where one is needed.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is something else.
+    """
+    if not is_path(url):
         raise InvalidInputError(
             "what is stored comes first, then the URL of the new store: "
-            f"{os.fspath(source)!r} stands where the data belong, "
-            f"and a {type(url).__name__} where the URL does"
+            f"a {type(url).__name__} stands where the URL does"
         )
+
+
+def _may_be_store(given: Any) -> bool:
+    """Whether something is a path or URL, and not by its name an image file."""
+    return is_path(given) and not _is_image_file(normalise(given))
 
 
 def has_grid(given: Any) -> bool:
@@ -140,11 +163,16 @@ def open_each_path(given: Any, storage_options: Mapping[str, Any] | None = None)
             yield enter(given)
 
 
-def _is_store(url: str, storage_options: Mapping[str, Any] | None) -> bool:
-    """Whether a URL is that of a store, not of an image file."""
+def _is_image_file(url: str) -> bool:
+    """Whether a URL is, by its name, that of an image file."""
     from fmristore.nifti import is_nifti_name
 
-    if is_nifti_name(name_of(url)):
+    return is_nifti_name(name_of(url)) or is_foreign(url)
+
+
+def _is_store(url: str, storage_options: Mapping[str, Any] | None) -> bool:
+    """Whether a URL is that of a store, not of an image file."""
+    if _is_image_file(url):
         return False
     try:
         detect_kind(url, dict(storage_options or {}))

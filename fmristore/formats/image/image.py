@@ -43,7 +43,7 @@ from fmristore.planning.pictures import AxisChunks, axis_chunks
 from fmristore.planning.rechunk import read_in_blocks
 from fmristore.planning.streams import streaming
 from fmristore.planning.text import parse_size
-from fmristore.sources.door import check_order, open_if_path, source_of
+from fmristore.sources.door import in_order, open_if_path, source_of
 from fmristore.sources.images import Block, ImageSource
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import (
@@ -603,7 +603,7 @@ class DenseImage(GridView):
         InvalidInputError
             If the data have another number of axes, or are not an image.
         """
-        check_order(source, url)
+        source, url = in_order(source, url)
         target = Target.of(url, options)
         with open_if_path(source, target.storage_options) as image:
             dense = isinstance(image, GridView) and image.dense_array is not None

@@ -40,7 +40,7 @@ from fmristore.planning.indexing import AxisPart, parse_selection
 from fmristore.planning.memory import within
 from fmristore.planning.options import StoreOptions, takes
 from fmristore.planning.streams import streaming
-from fmristore.sources.door import as_source, check_order
+from fmristore.sources.door import as_source, in_order
 from fmristore_stores.errors import InvalidInputError, MetadataError, SelectionError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
@@ -533,7 +533,7 @@ class LatentNeuroVec(LatentView):
         -----
         Numbers that float32 holds exactly are stored as float32, others as float64.
         """
-        check_order(basis, url)
+        basis, loadings, url = in_order(basis, loadings, url)
         target = Target.of(url, options)
         factors = make_factors(
             basis,
@@ -639,7 +639,7 @@ class LatentNeuroVec(LatentView):
         Exact, of the products of the time points (or of the voxels, where there are fewer) in
         float64; components of less than about 1e-6 of the first one's strength are inaccurate.
         """
-        check_order(source, url)
+        source, url = in_order(source, url)
         target = Target.of(url, options)
         max_memory, access = target.max_memory, target.storage_options
         from fmristore.formats.latent.pca import principal_components

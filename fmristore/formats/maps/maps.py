@@ -43,7 +43,7 @@ from fmristore.model.voxels import VoxelSet
 from fmristore.planning.indexing import parse_selection
 from fmristore.planning.options import StoreOptions, WriteOptions, takes
 from fmristore.planning.text import parse_size
-from fmristore.sources.door import check_order, open_each_path, open_if_path
+from fmristore.sources.door import in_order, open_each_path, open_if_path
 from fmristore.sources.facts import metadata_of
 from fmristore.sources.images import ArraySource, ImageSource
 from fmristore.sources.labelled import positional
@@ -470,7 +470,7 @@ class LabeledVolumeSet(MaskedObject):
             on one grid; if the mask is empty; or if `fill` or `dtype` do not fit the data.
             Nothing is written then.
         """
-        check_order(source, url)
+        source, url = in_order(source, url)
         target = Target.of(url, options)
         with open_each_path(source, target.storage_options) as given:
             stack = map_stack(given, labels=labels, space=space, dtype=dtype)

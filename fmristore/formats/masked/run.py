@@ -19,7 +19,7 @@ from fmristore.formats.voxelwise import MaskedObject
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.options import StoreOptions, takes
-from fmristore.sources.door import as_source, check_order
+from fmristore.sources.door import as_source, in_order
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import ArraySpec
@@ -161,7 +161,7 @@ class MaskedNeuroVec(MaskedObject):
         MemoryLimitError
             If not even one write unit fits the limit.
         """
-        check_order(source, url)
+        source, url = in_order(source, url)
         target = Target.of(url, options)
         with as_source(
             source,

@@ -41,7 +41,7 @@ from fmristore.model.space import NeuroSpace
 from fmristore.planning.options import StoreOptions, takes
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
-from fmristore.sources.door import check_order
+from fmristore.sources.door import in_order
 from fmristore.sources.labels import LabelTable
 from fmristore.sources.parcellation import Parcellation, parcels_picture
 from fmristore_stores.errors import (
@@ -675,7 +675,7 @@ class ParcellatedMultiScan(StoredObject):
         InvalidInputError
             If labels and scans do not fit, or an argument cannot be used.
         """
-        check_order(source, url)
+        source, url = in_order(source, url)
         target = Target.of(url, options)
         requests = scan_requests(source or {}, statistic, metadata, space, tr)
         parcels = make_parcellation(

@@ -31,7 +31,7 @@ from fmristore.planning.indexing import parse_axis
 from fmristore.planning.options import StoreOptions, takes
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
-from fmristore.sources.door import check_order
+from fmristore.sources.door import in_order
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
 
@@ -298,7 +298,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         InvalidInputError
             If labels and run do not fit, or an argument cannot be used.
         """
-        check_order(source, url)
+        source, url = in_order(source, url)
         if given_matrix(source) is not None:
             raise InvalidInputError("a matrix (T, K) holds no voxels; it makes a summary")
         target = Target.of(url, options)

@@ -23,7 +23,7 @@ from fmristore.formats.registry import Layout, register
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.indexing import parse_axis, parse_selection
 from fmristore.planning.options import StoreOptions, takes
-from fmristore.sources.door import check_order
+from fmristore.sources.door import in_order
 from fmristore.sources.parcellation import find_parcels
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
@@ -370,7 +370,7 @@ class ParcellatedScanSummary(ParcellatedBase):
         InvalidInputError
             If labels and run do not fit, or an argument cannot be used.
         """
-        check_order(source, url)
+        source, url = in_order(source, url)
         if statistic is None and given_matrix(source) is None:
             raise InvalidInputError("a summary needs a statistic")
         target = Target.of(url, options)

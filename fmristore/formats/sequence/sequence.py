@@ -37,7 +37,7 @@ from fmristore.model.space import NeuroSpace
 from fmristore.planning.indexing import AxisPart, axis_length, parse_selection
 from fmristore.planning.options import LayoutOptions, takes
 from fmristore.planning.streams import streaming
-from fmristore.sources.door import check_order, has_grid, open_each_path, source_of
+from fmristore.sources.door import has_grid, in_order, open_each_path, source_of
 from fmristore.sources.images import Block, ImageSource
 from fmristore_stores.errors import InvalidInputError, ReadOnlyError, SelectionError
 from fmristore_stores.io.ranges import ReadCost, sum_costs
@@ -432,7 +432,7 @@ class NeuroVecSeq(GridView):
             If there are no runs, a name is empty or occurs twice, or a run is no run, in colour,
             or on another grid than the others; nothing is written then.
         """
-        check_order(source, url)
+        source, url = in_order(source, url)
         target = Target.of(url, options)
         with open_each_path(_listed(source), target.storage_options) as found:
             known = {"space_name": space_name, "metadata": metadata}
