@@ -23,19 +23,11 @@ from fmristore.sources.door import as_source
 from fmristore.sources.facts import metadata_of
 from fmristore.sources.images import ImageSource
 from fmristore_stores.errors import LayoutNotSupportedError, UnknownFormatError
-from fmristore_stores.io.location import name_of
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.spec import ArraySpec, ChunkLayout
 
-__all__ = ["is_nifti", "nifti_array", "write_head"]
-
-_NAMES = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
-
-
-def is_nifti(url: str) -> bool:
-    """Whether a URL is, by its name, that of a NIfTI file."""
-    return name_of(url).lower().endswith(_NAMES)
+__all__ = ["nifti_array", "write_head"]
 
 
 def nifti_array(url: str, options: Mapping[str, Any]) -> tuple[ArraySpec, np.dtype[Any], AnyArray]:

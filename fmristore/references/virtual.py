@@ -14,9 +14,10 @@ from typing import Any, cast
 
 import numpy as np
 
+from fmristore.nifti import is_nifti_name
 from fmristore.planning.pictures import facts_html
 from fmristore.planning.text import size_text
-from fmristore.references.nifti import is_nifti, nifti_array, write_head
+from fmristore.references.nifti import nifti_array, write_head
 from fmristore.transcoding.plan import LOSSES, Loss, portable_attributes
 from fmristore.transcoding.tree import LINKS, Tree, walk
 from fmristore_stores.codecs import pipeline as codecs
@@ -30,7 +31,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.grid import chunk_region, grid_shape
 from fmristore_stores.hdf5.store import HDF5Array
-from fmristore_stores.io.location import is_local, normalise
+from fmristore_stores.io.location import is_local, name_of, normalise
 from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import AnyArray, ByteRange
 from fmristore_stores.publishing.publish import publish_file
@@ -182,7 +183,7 @@ def virtualize(
     """
     _check_names(allow)
     given, options = normalise(source), dict(storage_options or {})
-    if is_nifti(given):
+    if is_nifti_name(name_of(given)):
         before = facts_of(given, options)
         draft = _nifti_draft(given, options)
     else:

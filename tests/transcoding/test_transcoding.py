@@ -259,7 +259,6 @@ def foreign_file(path: Path) -> None:
         file.attrs["flag"] = True
         file.attrs["big"] = np.uint64(2**63)
         file.attrs["matrix"] = np.eye(2)
-        file.attrs["empty"] = h5py.Empty("f4")
         file.attrs["no entries"] = np.zeros(0)
         group = file.create_group("a/b/c")
         group.attrs["depth"] = 3
@@ -524,17 +523,16 @@ def test_arrays_that_have_no_counterpart(tmp_path: Path) -> None:
     assert list(contents(tmp_path / "b.zarr")) == ["", "ok", "ok@"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_attributes_that_are_not_finite(tmp_path: Path, kind: str) -> None:
+def test_attributes_that_are_not_finite(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.attrs["a"] = np.nan
         file.attrs["b"] = [1.0, -np.inf]
         file["x"] = 1
         file["x"].attrs["c"] = np.inf
     with pytest.raises(LossyError, match="non-finite-attribute"):
-        transcode(tmp_path / "a.h5", tmp_path / f"b.{kind}")
-    transcode(tmp_path / "a.h5", tmp_path / f"b.{kind}", allow=["non-finite-attribute"])
-    found = contents(tmp_path / f"b.{kind}")
+        transcode(tmp_path / "a.h5", tmp_path / "b.zarr")
+    transcode(tmp_path / "a.h5", tmp_path / "b.zarr", allow=["non-finite-attribute"])
+    found = contents(tmp_path / "b.zarr")
     assert found[""] == {"a": "NaN", "b": [1.0, "-Infinity"]}
     assert found["x@"][1] == {"c": "Infinity"}
 
