@@ -188,7 +188,7 @@ _Allow = Annotated[
     list[str] | None,
     typer.Option(
         metavar="LOSS",
-        help="Accept a loss: array, attributes, depth, external-link, link, name, "
+        help="Accept a loss: array, attribute-type, attributes, depth, external-link, link, name, "
         "non-finite-attribute, reference. Can be repeated.",
     ),
 ]

@@ -187,10 +187,13 @@ def holds(names: Iterable[str]) -> dict[str, Any]:
 
 
 def missing_of(children: Collection[str], attributes: Mapping[str, Any]) -> list[str]:
-    """Nodes that the attributes of a group list, and that are not among its children."""
+    """Nodes that the attributes of a group list, and that are not among its children.
+
+    Names are cut where they are longer than any that is written.
+    """
     listed = attributes.get(HOLDS)
     names = listed if isinstance(listed, list) else []
-    return [name for name in names if isinstance(name, str) and name not in children]
+    return [name[:255] for name in names if isinstance(name, str) and name not in children]
 
 
 def has_child(handle: Handle, folder: str, name: str) -> bool:

@@ -124,7 +124,7 @@ def _check_part(part: StoredObject, arrays: Mapping[str, Array], findings: Findi
     paths = [array.path for array in part.primary_arrays]
     group = paths[0].rpartition("/")[0] if paths else ""
     if isinstance(part, DenseImage):
-        _check_header(part, f"{group}/nifti".strip("/"), findings)
+        _check_header(part, f"{group}/nifti".strip("/"), arrays, findings)
     space = getattr(part, "space", None)
     if not isinstance(space, NeuroSpace):
         return
@@ -138,14 +138,16 @@ def _check_part(part: StoredObject, arrays: Mapping[str, Array], findings: Findi
                 _check_coordinate(array, expected, findings)
 
 
-def _check_header(image: DenseImage, node: str, findings: Findings) -> None:
+def _check_header(
+    image: DenseImage, node: str, arrays: Mapping[str, Array], findings: Findings
+) -> None:
     try:
         header = parse_header(image.header_bytes)
     except (*DAMAGE, *UNABLE, InvalidInputError) as error:
-        # The image's times or affine may be what is damaged.
-        findings.problem(
-            "header", error.node or node, f"the header cannot be read: {error.message}"
-        )
+        # The image's times or affine may be what is damaged. That a header is gone is found before.
+        where = error.node or node
+        if where != node or node in arrays:
+            findings.problem("header", where, f"the header cannot be read: {error.message}")
     else:
         for text in _contradictions(image, header):
             findings.problem("header", node, text)

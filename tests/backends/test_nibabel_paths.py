@@ -39,13 +39,15 @@ validator: Any = image_api.LoadImageAPI
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
     """Nibabel's list with stores in it, for the time of a test."""
-    if StoredImage in all_image_classes:  # fmristore.nilearn was imported
+    before = StoredImage in all_image_classes  # fmristore.nilearn was imported
+    if before:
         all_image_classes.remove(StoredImage)
     fs.register()
     fs.register()
     assert all_image_classes.count(StoredImage) == 1
     yield
-    all_image_classes.remove(StoredImage)
+    if not before:
+        all_image_classes.remove(StoredImage)
 
 
 @pytest.fixture(params=STORES)

@@ -148,7 +148,7 @@ def attacks(url: Path) -> Iterator[tuple[str, Callable[[Path], None]]]:
             for what, other in {
                 "missing": None,
                 "text": text if values.dtype.kind != "T" else np.zeros(values.shape),
-                "longer": np.concatenate([values, values[-1:]]),
+                "longer": np.concatenate([np.atleast_1d(values), np.atleast_1d(values)[-1:]]),
             }.items():
                 yield f"{path} {what}", partial(put, node=path, values=other)
 

@@ -114,7 +114,8 @@ def image_options(target: Target, options: LayoutOptions) -> ImageOptions:
     InvalidInputError
         If the layout of other software is to have two copies.
     """
-    access, order = options.get("access") or "time", options.get("order")
+    access, order = options.get("access"), options.get("order")
+    access = "time" if access is None else access
     if target.profile is not None and access == "both":
         raise InvalidInputError(
             "the layout of the R package has no second copy: access must be another than 'both'",
