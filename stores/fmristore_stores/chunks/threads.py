@@ -1,4 +1,4 @@
-"""One pool of worker threads for the process, and the one way of using it.
+"""Worker threads of the process, and the one way of using them.
 
 The thread that asks for work may be interrupted (Ctrl-C) at any point of its Python code, and must
 neither leave a lock behind nor wait for ever afterwards. The locks and queues of
@@ -72,6 +72,9 @@ class _Pool:
 
 
 _pool = _Pool()
+_waiting = _Pool()
+"""For more threads than there are cores, which wait for disks and servers. Each thread keeps some
+of the memory that it worked in, so that work which needs memory stays on few of them."""
 
 
 def worker_count() -> int:
@@ -86,8 +89,8 @@ def worker_count() -> int:
 
 def _after_fork() -> None:
     """Threads do not survive a fork."""
-    global _pool  # noqa: PLW0603
-    _pool = _Pool()
+    global _pool, _waiting
+    _pool, _waiting = _Pool(), _Pool()
 
 
 if hasattr(os, "register_at_fork"):
@@ -141,12 +144,13 @@ def for_each(
             except BaseException as failure:  # noqa: BLE001 - raised again by the caller
                 failures.append(failure)
 
+    pool = _pool if count <= worker_count() else _waiting
     helps: list[_Help] = []
     try:
-        _pool.grow(count - 1)
+        pool.grow(count - 1)
         for _ in range(count - 1):
             helps.append(_Help(work))
-            _pool.submit(helps[-1])
+            pool.submit(helps[-1])
         work()
         _end(helps)
     except BaseException as interrupt:
