@@ -10,6 +10,7 @@ from pathlib import Path
 
 import fmristore
 import fmristore.nilearn
+import fmristore.sampling
 
 __all__ = ["write_pages"]
 
@@ -22,6 +23,9 @@ _RETURNED = [
     "fmristore.sources.labels.LabelTable",
     "fmristore.formats.catalogue.FormatList",
     "fmristore.formats.catalogue.FormatInfo",
+    "fmristore.many.Outcome",
+    "fmristore.bids.Member",
+    "fmristore.bids.GroupArray",
 ]
 """Classes that users meet without making them."""
 
@@ -70,6 +74,14 @@ def api_page() -> str:
             *_summary(
                 [f"fmristore.nilearn.{name}" for name in fmristore.nilearn.__all__],
                 "   :nosignatures:\n   :template: autosummary/own.rst",
+            ),
+            "## Windows for training",
+            "",
+            "`import fmristore.sampling`: [how to use it](../how-to/training.md).",
+            "",
+            *_summary(
+                [f"fmristore.sampling.{name}" for name in fmristore.sampling.__all__],
+                "   :nosignatures:",
             ),
             "## xarray",
             "",
