@@ -86,8 +86,8 @@ class Run:
         low, high = np.inf, -np.inf
         for _, image in self.blocks(max_memory):
             values = np.asarray(image.dataobj)
-            low = min(low, np.fmin.reduce(values, axis=None))
-            high = max(high, np.fmax.reduce(values, axis=None))
+            low = min(low, float(np.fmin.reduce(values.ravel("K"))))
+            high = max(high, float(np.fmax.reduce(values.ravel("K"))))
         return low, high
 
     @property

@@ -192,7 +192,7 @@ def _places(parcels: Parcellation) -> list[list[int] | None]:
             found.append(None)
             continue
         distance = ((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1)
-        found.append(voxels[int(distance.argmin())].tolist())
+        found.append(voxels[int(np.argmin(distance))].tolist())
     return found
 
 
