@@ -9,6 +9,7 @@ import pytest
 
 import fmristore
 from fmristore import errors
+from fmristore.transcoding.plan import LOSSES
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ROOT / ".ci" / "step"
@@ -60,6 +61,11 @@ def test_every_error_has_its_cause_and_cure() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| `([\w-]+)` \|", page, re.MULTILINE))
     classes = [getattr(errors, name) for name in errors.__all__]
     assert rows == {c.__name__: c.kind for c in classes}
+
+
+def test_every_loss_is_explained() -> None:
+    page = (ROOT / "docs" / "reference" / "transcoding.md").read_text()
+    assert re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE) == sorted(LOSSES)
 
 
 @pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
