@@ -84,10 +84,12 @@ class Run:
     def extremes(self, max_memory: int) -> tuple[float, float]:
         """Smallest and largest value, NaN left out."""
         low, high = np.inf, -np.inf
+        smaller: Any = np.fmin
+        larger: Any = np.fmax
         for _, image in self.blocks(max_memory):
             values = np.asarray(image.dataobj)
-            low = min(low, float(np.fmin.reduce(values.ravel("K"))))
-            high = max(high, float(np.fmax.reduce(values.ravel("K"))))
+            low = min(low, smaller.reduce(values, axis=None))
+            high = max(high, larger.reduce(values, axis=None))
         return low, high
 
     @property
