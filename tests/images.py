@@ -141,3 +141,9 @@ def files_below(path: Path) -> Iterator[Path]:
         yield path
         return
     yield from sorted(p for p in path.rglob("*") if p.is_file())
+
+
+def load_npz(path: Path) -> dict[str, AnyArray]:
+    """All arrays of a file of numpy, which is closed again."""
+    with np.load(path) as file:
+        return dict(file)

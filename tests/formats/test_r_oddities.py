@@ -13,12 +13,13 @@ import pytest
 
 import fmristore as fs
 from fmristore_stores.errors import InvalidInputError, MetadataError
+from tests.images import load_npz
 
 
 def golden(shared_data: Path, name: str) -> tuple[Path, Any]:
     """Path of a file of the R package, and what R reads of it."""
     folder = shared_data / "golden" / "r-fmristore-2"
-    return folder / f"{name}.h5", np.load(folder / f"{name}.expected.npz")
+    return folder / f"{name}.h5", load_npz(folder / f"{name}.expected.npz")
 
 
 def test_rows_of_a_table_go_by_the_ids_that_they_name(shared_data: Path, tmp_path: Path) -> None:

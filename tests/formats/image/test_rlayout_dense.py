@@ -26,6 +26,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import AnyArray
+from tests.images import load_npz
 
 nibabel: Any = untyped_nibabel
 
@@ -95,7 +96,7 @@ def as_r(path: Path) -> tuple[str, AnyArray, AnyArray]:
 @pytest.mark.parametrize("name", IMAGES)
 def test_r_files_read_as_in_r(golden: Path, name: str) -> None:
     facts = json.loads((golden / f"{name}.expected.json").read_text())["arrays"]
-    expected = np.load(golden / f"{name}.expected.npz")
+    expected = load_npz(golden / f"{name}.expected.npz")
     full = expected["full"]
     with fs.open(golden / f"{name}.h5") as image:
         assert type(image) is (fs.NeuroVec if full.ndim == 4 else fs.NeuroVol)
@@ -119,7 +120,7 @@ def test_r_files_read_as_in_r(golden: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["neurovec_short_default", "neurovec_float_nbit"])
 def test_r_files_are_images_in_every_respect(golden: Path, tmp_path: Path, name: str) -> None:
-    full = np.load(golden / f"{name}.expected.npz")["full"]
+    full = load_npz(golden / f"{name}.expected.npz")["full"]
     with fs.open(golden / f"{name}.h5") as image:
         again = pickle.loads(pickle.dumps(image))
         np.testing.assert_array_equal(again[3, 2, 1].astype("f8"), full[3, 2, 1])
@@ -147,7 +148,7 @@ def test_a_run_may_be_the_node_data_itself(golden: Path, tmp_path: Path) -> None
         file.move("elements", "data")
         del file.attrs["rtype"]
     with fs.open(tmp_path / "new.h5") as image:
-        full = np.load(golden / "neurovec_int_c9.expected.npz")["full"]
+        full = load_npz(golden / "neurovec_int_c9.expected.npz")["full"]
         np.testing.assert_array_equal(image[...], full)
 
 

@@ -29,6 +29,7 @@ from tests.formats.latent.latent_data import (
     make,
     rng,
 )
+from tests.images import load_npz
 
 GOLDEN = [
     "dense_c0",
@@ -48,7 +49,7 @@ def golden(shared_data: Path) -> Path:
 
 @pytest.mark.parametrize("case", GOLDEN)
 def test_files_of_r(golden: Path, case: str) -> None:
-    expected = np.load(golden / f"latent_{case}.expected.npz")
+    expected = load_npz(golden / f"latent_{case}.expected.npz")
     facts = json.loads((golden / f"latent_{case}.expected.json").read_text())
     with fs.open(golden / f"latent_{case}.lv.h5") as lat:
         assert isinstance(lat, fs.LatentNeuroVec)
@@ -81,7 +82,7 @@ def test_files_of_r(golden: Path, case: str) -> None:
 
 
 def test_scans_of_r(golden: Path) -> None:
-    expected = np.load(golden / "latent_multiscan_handmade.expected.npz")
+    expected = load_npz(golden / "latent_multiscan_handmade.expected.npz")
     with fs.open(golden / "latent_multiscan_handmade.lv.h5") as lat:
         assert lat.scan_names == ("aaa_second", "subject_01_rest_run")
         first, second = (lat.scan(name) for name in lat.scan_names)
@@ -119,7 +120,7 @@ def tree(file: h5py.File) -> dict[str, tuple[Any, ...]]:
 
 @pytest.mark.parametrize("case", [case for case in GOLDEN if case != "dense_k1"])
 def test_profile_has_the_tree_of_r(tmp_path: Path, golden: Path, case: str) -> None:
-    expected = np.load(golden / f"latent_{case}.expected.npz")
+    expected = load_npz(golden / f"latent_{case}.expected.npz")
     with fs.open(golden / f"latent_{case}.lv.h5") as lat:
         written = fs.LatentNeuroVec.create(
             {lat.scan_names[0]: lat.basis},

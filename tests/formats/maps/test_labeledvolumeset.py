@@ -31,6 +31,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.opening import open_store
 from fmristore_stores.protocol import AnyArray
+from tests.images import load_npz
 
 nibabel: Any = untyped_nibabel
 
@@ -571,7 +572,7 @@ GOLDEN = [
 def test_files_of_the_r_package(shared_data: Path, name: str) -> None:
     folder = shared_data / "golden" / "r-fmristore"
     facts = json.loads((folder / f"labeled_{name}.expected.json").read_text())
-    expected = np.load(folder / f"labeled_{name}.expected.npz")
+    expected = load_npz(folder / f"labeled_{name}.expected.npz")
     with fs.open(folder / f"labeled_{name}.h5") as maps:
         assert isinstance(maps, LabeledVolumeSet)
         labels = facts["meta"]["labels_as_written"]

@@ -39,6 +39,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.opening import open_store
 from tests.conftest import S3Server
+from tests.images import load_npz
 
 SHAPE = (7, 6, 5)
 TIMES = 13
@@ -921,7 +922,7 @@ R_FILES = [
 def _golden(shared_data: Path, name: str) -> tuple[Any, Any, Any]:
     folder = shared_data / "golden" / "r-fmristore"
     meta = json.loads((folder / f"{name}.expected.json").read_text())
-    return fs.open(folder / f"{name}.h5"), np.load(folder / f"{name}.expected.npz"), meta
+    return fs.open(folder / f"{name}.h5"), load_npz(folder / f"{name}.expected.npz"), meta
 
 
 def _check_run(run: Any, prefix: str, values: Any, arrays: Any) -> None:

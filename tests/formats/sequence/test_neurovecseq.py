@@ -31,6 +31,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
+from tests.images import load_npz
 
 nibabel: Any = untyped_nibabel
 
@@ -472,7 +473,7 @@ def test_damage_is_told(tmp_path: Path, change: Callable[[h5py.File], object]) -
 )
 def test_sequences_of_the_r_package(shared_data: Path, tmp_path: Path, name: str) -> None:
     path = shared_data / "golden" / "r-fmristore" / f"neurovecseq_{name}.h5"
-    expected = np.load(path.with_suffix(".expected.npz"))
+    expected = load_npz(path.with_suffix(".expected.npz"))
     runs = [expected[key] for key in sorted(expected) if key.startswith("hdf5r_scan")]
     fs.transcode(path, tmp_path / "new.zarr")
     for url in (path, tmp_path / "new.zarr"):
