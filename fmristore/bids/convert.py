@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
 import os
@@ -30,10 +31,16 @@ from fmristore.planning.layout import Access
 from fmristore.planning.progress import Progress
 from fmristore.sources.images import NiftiSource
 from fmristore_stores._version import __version__
-from fmristore_stores.errors import AlreadyExistsError, InvalidInputError, NotFoundError
+from fmristore_stores.errors import (
+    AlreadyExistsError,
+    InvalidInputError,
+    MemoryLimitError,
+    NotFoundError,
+)
 from fmristore_stores.io.location import exists, filesystem, is_local, normalise
 from fmristore_stores.io.sources import storage_error
 from fmristore_stores.publishing.publish import publish_file
+from fmristore_stores.reference.targets import read_whole
 
 __all__ = ["SUFFIXES", "Rest", "convert_bids", "convert_file", "copy_files"]
 
@@ -431,14 +438,9 @@ def _description(content: bytes) -> bytes:
 def _put(
     url: str, content: bytes, storage_options: Mapping[str, Any] | None, *, replace: bool
 ) -> None:
-    fs, path = filesystem(url, storage_options)
-    try:
-        if fs.cat_file(path) == content:
+    with contextlib.suppress(NotFoundError, MemoryLimitError):
+        if read_whole(url, storage_options, limit=len(content)) == content:
             return
-    except Exception as error:
-        translated = storage_error(error, url)
-        if not isinstance(translated, NotFoundError):
-            raise translated from error
     with publish_file(url, overwrite=replace, storage_options=storage_options) as staged:
         Path(staged).write_bytes(content)
 

@@ -13,6 +13,7 @@ from typing import Any
 from fmristore.api import open as open_store
 from fmristore_stores.errors import (
     FmristoreError,
+    MemoryLimitError,
     MetadataError,
     NotFoundError,
     ReadOnlyError,
@@ -21,6 +22,7 @@ from fmristore_stores.errors import (
 from fmristore_stores.io.location import filesystem, is_local
 from fmristore_stores.io.sources import storage_error
 from fmristore_stores.publishing.publish import publish_file
+from fmristore_stores.reference.targets import read_whole
 
 __all__ = ["INDEX", "JOURNAL", "Entry", "build_index", "read_index"]
 
@@ -75,16 +77,13 @@ def read_index(url: str, storage_options: Mapping[str, Any] | None = None) -> li
         If it is damaged.
     """
     place = f"{url.rstrip('/')}/{INDEX}"
-    fs, path = filesystem(place, storage_options)
     try:
-        data = fs.cat_file(path)
-    except Exception as error:  # clients of storage services raise classes of their own
-        translated = storage_error(error, place)
-        if isinstance(translated, NotFoundError):
-            return None
-        raise translated from error
-    if len(data) > _MOST_BYTES:
-        raise MetadataError(f"an index of more than {_MOST_BYTES} bytes", url=place)
+        data = read_whole(place, storage_options, limit=_MOST_BYTES)
+    except NotFoundError:
+        return None
+    except MemoryLimitError as error:
+        text = f"an index of more than {_MOST_BYTES} bytes"
+        raise MetadataError(text, url=place) from error
     try:
         document = json.loads(data)
         if document["version"] != _VERSION:

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from fmristore_stores.errors import MetadataError, NotFoundError
-from fmristore_stores.io.location import filesystem, is_local, normalise
+from fmristore_stores.errors import MemoryLimitError, MetadataError, NotFoundError
+from fmristore_stores.io.location import is_local, normalise
 from fmristore_stores.io.sources import storage_error
 from fmristore_stores.publishing.publish import publish_file
+from fmristore_stores.reference.targets import read_whole
 
 __all__ = ["Journal"]
 
@@ -54,16 +55,13 @@ class Journal:
         self._read()
 
     def _read(self) -> None:
-        fs, path = filesystem(self.url, self._options)
         try:
-            data: bytes = fs.cat_file(path)
-        except Exception as error:  # clients of storage services raise classes of their own
-            translated = storage_error(error, self.url)
-            if isinstance(translated, NotFoundError):
-                return
-            raise translated from error
-        if len(data) > _MOST_BYTES:
-            raise MetadataError(f"a journal of more than {_MOST_BYTES} bytes", url=self.url)
+            data = read_whole(self.url, self._options, limit=_MOST_BYTES)
+        except NotFoundError:
+            return
+        except MemoryLimitError as error:
+            text = f"a journal of more than {_MOST_BYTES} bytes"
+            raise MetadataError(text, url=self.url) from error
         *lines, last = data.split(b"\n")
         if last and (last.startswith(_START) or _START.startswith(last)):  # cut short by a kill
             self._whole = len(data) - len(last)

@@ -165,13 +165,18 @@ class TestIndex:
                 remote.pipe_file(f"{s3.bucket}/new/{path.relative_to(stores)}", path.read_bytes())
         assert len(fs.Collection(s3.url("new"), storage_options=s3.options)) == 6
         calls: list[str] = []
-        plainly = s3fs.S3FileSystem._call_s3
+        plainly, blocking = s3fs.S3FileSystem._call_s3, s3fs.S3FileSystem.call_s3
 
         async def call(self: Any, method: str, *args: Any, **options: Any) -> Any:
             calls.append(method)
             return await plainly(self, method, *args, **options)
 
+        def wait(self: Any, method: str, *args: Any, **options: Any) -> Any:
+            calls.append(method)
+            return blocking(self, method, *args, **options)
+
         monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", call)
+        monkeypatch.setattr(s3fs.S3FileSystem, "call_s3", wait)
         s3fs.S3FileSystem.clear_instance_cache()
         collection = fs.Collection(s3.url("new"), storage_options=s3.options)
         assert calls == ["get_object"]
