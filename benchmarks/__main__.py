@@ -17,6 +17,7 @@ from benchmarks.engines import available
 from benchmarks.extraction import extraction_groups
 from benchmarks.growth import growth_groups
 from benchmarks.machine import machine, versions
+from benchmarks.many_cells import many_groups
 from benchmarks.read_cells import read_groups
 from benchmarks.report import Report, markdown, write_csv, write_json
 from benchmarks.sampling_cells import sampling_groups
@@ -84,6 +85,7 @@ def _run(options: argparse.Namespace, workdir: Path) -> int:
         *rechunk_groups(runs, rechunk, tiles=1 if options.quick else 8),
         *extraction_groups(runs, rechunk),
         *sampling_groups(runs, read),
+        *many_groups(runs[:1], rechunk),
         *_growth(runs[0], write, quick=options.quick),
     ]
     groups = [part for group in groups if (part := group.only(options.cell)).cells]

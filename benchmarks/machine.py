@@ -14,7 +14,18 @@ from fmristore_stores.chunks.threads import worker_count
 __all__ = ["machine", "versions"]
 
 _PACKAGES = (
-    *("fmristore", "numpy", "h5py", "hdf5plugin", "zarr", "zarrs", "tensorstore", "numcodecs"),
+    *(
+        "fmristore",
+        "numpy",
+        "h5py",
+        "hdf5plugin",
+        "pyfive",
+        "zarr",
+        "zarrs",
+        "tensorstore",
+        "numcodecs",
+        "blosc2",
+    ),
     *("isal", "nibabel", "indexed_gzip", "dask", "fsspec"),
 )
 

@@ -2,12 +2,15 @@
 
 A window of 20 volumes, a patch of 16 voxels along each axis and 16 volumes, and 20 volumes of
 parcels. The peers are a memory map of the ``.nii``, nibabel on the ``.nii.gz`` with indexed_gzip,
-and one file for each volume, as ``numpy.save`` writes it. All return stored integers.
+and one file for each volume, as ``numpy.save`` writes it. All return stored integers. Cells
+whose names end in ``dropped`` begin with no page of the files in the cache of the operating system.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -47,9 +50,11 @@ def sampling_groups(runs: Sequence[Run], budget: Budget) -> list[Group]:
     groups = []
     for run in runs:
         for kind in (*KINDS, "parcels"):
-            for codec in CODECS:
-                name = f"sample/{run.name}/{kind}/{codec}"
+            for codec, dropped in itertools.product(CODECS, (False, True)):
                 parcels = kind == "parcels"
+                if dropped and (parcels or not hasattr(os, "posix_fadvise")):
+                    continue
+                name = f"sample/{run.name}/{kind}/{codec}{'/dropped' if dropped else ''}"
                 peers = ("memory map",) if parcels else ("memory map", *gz, "file a volume")
                 cell = Cell(
                     name=name,
@@ -57,7 +62,11 @@ def sampling_groups(runs: Sequence[Run], budget: Budget) -> list[Group]:
                     limit=None if parcels or codec == "none" else "limit",
                     note=f"{WINDOWS} windows",
                 )
-                make = partial(_parcels if parcels else _grid, run, kind, codec)
+                make = (
+                    partial(_parcels, run, codec)
+                    if parcels
+                    else partial(_grid, run, kind, codec, dropped=dropped)
+                )
                 groups.append(Group(name=name, cells=(cell,), make=make, budget=budget))
     return groups
 
@@ -79,7 +88,7 @@ def _draw(run: Run, kind: str, number: int) -> list[Selection]:
     return found
 
 
-def _grid(run: Run, kind: str, codec: str, wanted: set[str]) -> list[Contender]:
+def _grid(run: Run, kind: str, codec: str, wanted: set[str], *, dropped: bool) -> list[Contender]:
     path = prepare_store(run, STORES["zarr-dual"], KINDS[kind], codec=codec)
     *patch, length = _size(run, kind)
     windows = Windows(path, length=length, stride=1, patch=patch, patch_stride=1)
@@ -96,8 +105,9 @@ def _grid(run: Run, kind: str, codec: str, wanted: set[str]) -> list[Contender]:
             readers[label] = opened.read, opened.close
     if "file a volume" in wanted:
         readers["file a volume"] = partial(_frames, _write_frames(run)), lambda: None
+    files = [run.nii, run.nii_gz, run.folder / "frames", path] if dropped else []
     return [
-        _contender(label, *readers[label], partial(_draw, run, kind), run.values)
+        _contender(label, *readers[label], partial(_draw, run, kind), run.values, files)
         for label in readers
         if label in wanted
     ]
@@ -109,6 +119,7 @@ def _contender(
     close: Callable[[], Any],
     draw: Callable[[int], list[Selection]],
     values: AnyArray,
+    drop: Sequence[Path] = (),
 ) -> Contender:
     def check(number: int, found: list[AnyArray]) -> None:
         for part, selection in zip(found, draw(number), strict=True):
@@ -116,6 +127,8 @@ def _contender(
 
     def prepare(number: int) -> Callable[[], list[AnyArray]]:
         selections = draw(number)
+        for path in drop:
+            _drop_pages(path)
         return lambda: [read(selection) for selection in selections]
 
     return Contender(
@@ -129,6 +142,18 @@ def _ours(windows: Windows, selection: Selection) -> AnyArray:
     *space, time = starts
     found: AnyArray = windows[int(np.ravel_multi_index((time, *space), lattice))]
     return found
+
+
+def _drop_pages(path: Path) -> None:
+    """Let the operating system forget the pages of a file, or of all files of a folder."""
+    for file in [path] if path.is_file() else path.rglob("*"):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)  # pages that are not written yet would stay
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
 
 
 def _write_frames(run: Run) -> list[Path]:
@@ -146,8 +171,7 @@ def _frames(paths: Sequence[Path], selection: Selection) -> AnyArray:
     return np.stack([np.load(path)[tuple(space)] for path in paths[times]], axis=3)
 
 
-def _parcels(run: Run, kind: str, codec: str, wanted: set[str]) -> list[Contender]:
-    del kind
+def _parcels(run: Run, codec: str, wanted: set[str]) -> list[Contender]:
     count = min(PARCELS, int(np.prod(run.shape[:3])))
     labels = (np.arange(np.prod(run.shape[:3])) % count + 1).reshape(run.shape[:3])
     path = run.folder / f"parcels-{codec}.ome.zarr"

@@ -15,7 +15,7 @@ from benchmarks.__main__ import main
 from benchmarks.cells import OURS, Cell, Group, Result, run_group
 from benchmarks.data import find_runs
 from benchmarks.document import documented
-from benchmarks.engines import HDF5, NIFTI, ZARR, available
+from benchmarks.engines import DEFLATE, HDF5, NIFTI, ZARR, available
 from benchmarks.measure_codecs import Run
 from benchmarks.measure_presets import preset_rows
 from benchmarks.report import Report, read_json, short_table, write_json
@@ -49,8 +49,11 @@ def test_results_are_read_back_as_they_were(tmp_path: Path) -> None:
     results = [
         Result(
             name="read/run/hdf5-dual/time/voxel",
-            engines={OURS: Timing(seconds=[0.25], again=[0.125]), "h5py": Timing(seconds=[0.5])},
-            limit=Timing(seconds=[0.25], peak_bytes=[3]),
+            engines={
+                OURS: Timing(seconds=[0.25], cpu=[0.375], again=[0.125]),
+                "h5py": Timing(seconds=[0.5]),
+            },
+            limit=Timing(seconds=[0.25], cpu=[0.25], peak_bytes=[3]),
             note="",
         ),
         Result(name="extract/run/means", engines={OURS: Timing([1.0])}, limit=None, note="n"),
@@ -66,7 +69,7 @@ def test_results_are_read_back_as_they_were(tmp_path: Path) -> None:
     write_json(given, tmp_path / "results.json")
     assert read_json(tmp_path / "results.json") == given
     table = short_table(given).split("\n")
-    assert table[2:] == ["| read hdf5-dual | 1 | 2.00 | 2.00 | 0 | 1.00 | 0 of 1 |"]
+    assert table[2:] == ["| read hdf5-dual | 1 | 2.00 | 2.00 | 0 | 1.00 | 0 of 1 | 1.50 | 1 of 1 |"]
     page = "a\n<!-- measured: begin -->\nold\n<!-- measured: end -->\nb"
     assert documented(page, given).startswith(f"a\n<!-- measured: begin -->\n{table[0]}\n")
     assert documented(documented(page, given), given) == documented(page, given)
@@ -116,6 +119,13 @@ def test_extraction_agrees_and_reports_its_memory(tmp_path: Path) -> None:
     for result in found:
         assert set(result["engines"]) == {OURS, "nilearn"}
         assert all(len(timing["peak_bytes"]) == 1 for timing in result["engines"].values())
+
+
+def test_many_runs_are_done_by_threads_and_processes(tmp_path: Path) -> None:
+    cells = ["--cell", "many/generated/parcels/threads", "--cell", "parcels/processes"]
+    main([*TINY, *cells, "--out", str(tmp_path), "--workdir", str(tmp_path / "work")])
+    found = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert [set(result["engines"]) for result in found] == [{OURS, "one by one"}] * 2
 
 
 def test_growth(tmp_path: Path) -> None:
@@ -186,4 +196,4 @@ def test_engines_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatc
     found, missing = available()
     assert "tensorstore" not in found
     assert "tensorstore" in missing["tensorstore"]
-    assert set(found) | set(missing) == {*HDF5, *ZARR, *NIFTI}
+    assert set(found) | set(missing) == {*HDF5, *DEFLATE, *ZARR, *NIFTI}

@@ -12,7 +12,7 @@ from typing import ClassVar, cast
 from benchmarks.selections import Selection
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["HDF5", "NIFTI", "ZARR", "Engine", "available"]
+__all__ = ["DEFLATE", "HDF5", "NIFTI", "ZARR", "Engine", "available"]
 
 
 class Engine(ABC):
@@ -44,6 +44,7 @@ class Engine(ABC):
 
 _MODULES = {
     "h5py": ("with_h5py", "H5py"),
+    "pyfive": ("with_pyfive", "PyFive"),
     "zarr-python": ("with_zarr", "ZarrPython"),
     "zarrs": ("with_zarr", "Zarrs"),
     "tensorstore": ("with_tensorstore", "TensorStore"),
@@ -52,6 +53,7 @@ _MODULES = {
 }
 _NEEDS: Mapping[str, Sequence[str]] = {
     "h5py": ("h5py", "hdf5plugin"),
+    "pyfive": ("pyfive",),
     "zarr-python": ("zarr",),
     "zarrs": ("zarrs",),
     "tensorstore": ("tensorstore",),
@@ -61,6 +63,8 @@ _NEEDS: Mapping[str, Sequence[str]] = {
 
 HDF5 = ("h5py",)
 """Peers that read HDF5."""
+DEFLATE = ("pyfive",)
+"""Peers that read HDF5 compressed with deflate alone."""
 ZARR = ("zarr-python", "zarrs", "tensorstore")
 """Peers that read Zarr."""
 NIFTI = ("nibabel .nii", "nibabel .nii.gz")
