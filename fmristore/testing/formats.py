@@ -6,6 +6,7 @@ import abc
 import copy
 import json
 import pickle
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -49,6 +50,8 @@ class FormatTests(abc.ABC):
     optional: ClassVar[frozenset[str]] = frozenset()
     """Paths of primary arrays whose absence has a meaning of its own."""
 
+    _made: ClassVar[dict[tuple[type, str], Path]] = {}
+
     @abc.abstractmethod
     def create(self, url: Path | str) -> StoredObject:
         """Store a small object in the format's own layout, always the same, and open it.
@@ -77,11 +80,16 @@ class FormatTests(abc.ABC):
         return found
 
     @pytest.fixture
-    def url(self, tmp_path: Path, suffix: str) -> Path:
-        """A store of the format, closed."""
-        made = tmp_path / f"made{suffix}"
-        self.create(made).close()
-        return made
+    def url(self, tmp_path: Path, suffix: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A store of the format, closed: a copy of one that is made once for each container."""
+        url = tmp_path / f"made{suffix}"
+        made = self._made.get((type(self), suffix))
+        if made is None:
+            made = tmp_path_factory.mktemp("first") / url.name
+            self.create(made).close()
+            self._made[type(self), suffix] = made
+        (shutil.copytree if made.is_dir() else shutil.copyfile)(made, url)
+        return url
 
     @pytest.fixture
     def stored(self, url: Path) -> Iterator[StoredObject]:

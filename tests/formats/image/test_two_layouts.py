@@ -53,11 +53,24 @@ def kind(request: pytest.FixtureRequest) -> str:
     return found
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for runs that tests copy."""
+    return tmp_path_factory.mktemp("made")
+
+
 @pytest.fixture
-def both(tmp_path: Path, kind: str, small_chunks: None) -> Path:
+def both(made: Path, tmp_path: Path, kind: str, small_chunks: None) -> Path:
     """A run with two copies."""
-    url = tmp_path / f"both.{kind}"
-    store(url, VALUES, access="both", codec="dual").close()
+    return copied(made, tmp_path / f"both.{kind}", codec="dual")
+
+
+def copied(made: Path, url: Path, **options: Any) -> Path:
+    """A run with two copies and small chunks, written once and copied after that."""
+    first = made / f"{options['codec']}{url.suffix}"
+    if not first.exists():
+        store(first, VALUES, access="both", **options).close()
+    (shutil.copytree if first.is_dir() else shutil.copy)(first, url)
     return url
 
 
@@ -524,10 +537,9 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_what_cannot_be_a_copy_is_damage(
-    tmp_path: Path, kind: str, name: str, small_chunks: None
+    made: Path, tmp_path: Path, kind: str, name: str, small_chunks: None
 ) -> None:
-    url = tmp_path / f"a.{kind}"
-    store(url, VALUES, access="both", codec="none", order="canonical").close()
+    url = copied(made, tmp_path / f"a.{kind}", codec="none", order="canonical")
     work, told = DAMAGED[name]
     work(url)
     with pytest.raises(MetadataError, match=told):

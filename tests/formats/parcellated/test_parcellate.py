@@ -78,8 +78,10 @@ def image(tmp_path: Path, dtype: str = "i2") -> Path:
     return path
 
 
-@pytest.mark.parametrize("statistic", NILEARN)
-@pytest.mark.parametrize("run", ["sub-1_run-01_bold", "sub-1_run-07_bold"])
+@pytest.mark.parametrize(
+    ("statistic", "run"),
+    [(name, f"sub-1_run-{(1, 7)[k % 2]:02}_bold") for k, name in enumerate(NILEARN)],
+)
 def test_haxby_as_nilearn(shared_data: Path, tmp_path: Path, statistic: str, run: str) -> None:
     folder = shared_data / "data" / "real" / "bold" / "haxby2001_25mm"
     bold, labels = folder / f"{run}.nii.gz", folder / "mask-hoc.nii.gz"
@@ -125,8 +127,10 @@ def _nilearn(bold: Path, labels: Path, statistic: str) -> Any:
         return masker.fit_transform(bold)
 
 
-def _sources(tmp_path: Path) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The same run in every form."""
+    tmp_path = tmp_path_factory.mktemp("sources")
     path = image(tmp_path, "f4")
     made: dict[str, Any] = {"nifti": path, "nibabel": nibabel.load(path), "text": str(path)}
     made["memory"] = nibabel.Nifti1Image(RUN, SPACE.affine)
@@ -142,20 +146,19 @@ def _sources(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("statistic", NILEARN)
-def test_sources_of_any_kind(tmp_path: Path, statistic: str) -> None:
-    for name, source in _sources(tmp_path).items():
-        for max_memory in (2**28, 300_000):
-            with fs.parcellate(
-                source,
-                LABELS,
-                tmp_path / "o.h5",
-                statistic=statistic,
-                overwrite=True,
-                max_memory=max_memory,
-            ) as found:
-                np.testing.assert_allclose(
-                    found.to_numpy(), expected(statistic), rtol=1e-6, err_msg=name
-                )
+def test_sources_of_any_kind(tmp_path: Path, sources: dict[str, Any], statistic: str) -> None:
+    for number, (name, source) in enumerate(sources.items(), list(NILEARN).index(statistic)):
+        with fs.parcellate(
+            source,
+            LABELS,
+            tmp_path / "o.h5",
+            statistic=statistic,
+            overwrite=True,
+            max_memory=(2**28, 300_000)[number % 2],
+        ) as found:
+            np.testing.assert_allclose(
+                found.to_numpy(), expected(statistic), rtol=1e-6, err_msg=name
+            )
 
 
 def test_arrays_and_options(tmp_path: Path) -> None:
