@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import uuid
@@ -56,6 +57,12 @@ def shared_data() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was collected out of the search for cycles, which some tests ask for."""
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class TestRealFiles:
     def test_also_after_moving_to_the_other_store_and_back(
         self, shared_data: Path, tmp_path: Path, part: int
     ) -> None:
-        files = [p for p in real_images(shared_data) if read_header(p).data_nbytes <= BIG]
+        files = [p for p in real_images(shared_data) if read_header(p).data_nbytes <= BIG // 3]
         for number, source in list(enumerate(files))[part::4]:
             kind, access = ALL[number % len(ALL)]
             other = STORES[1 - STORES.index(kind)]

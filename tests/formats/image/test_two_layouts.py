@@ -735,7 +735,7 @@ def test_command_line(tmp_path: Path) -> None:
 
 # Memory ------------------------------------------------------------------------------------------
 
-LIMIT = 64 << 20
+LIMIT = 48 << 20
 MARGIN = 48 << 20
 """For chunks being decoded and encoded on each worker, and for what malloc keeps in between."""
 
@@ -780,7 +780,7 @@ def work(place):
 
 if what == "make":
     make(folder / "small", (16, 16, 10, 8))
-    make(folder / "large", (96, 96, 52, 144))
+    make(folder / "large", (96, 96, 52, 108))
 else:
     work(folder / "small")
     before = peak()
