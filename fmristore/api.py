@@ -1,4 +1,4 @@
-"""What users call: open, convert, parcellate."""
+"""Calls of users on whole stores: open, convert, parcellate."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ Stored = TypeVar("Stored", bound=StoredObject)
 
 
 class _OpenOptions(TypedDict, total=False):
-    """What `open` takes for every format."""
+    """Options of `open` for every format."""
 
     kind: Kind | None
     storage_options: Mapping[str, Any] | None

@@ -1,1 +1,1 @@
-"""How other libraries open stores by path: one module for each of them."""
+"""Opening of stores by path in other libraries: one module for each of them."""

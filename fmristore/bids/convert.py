@@ -51,7 +51,7 @@ SUFFIXES = (
 """Suffixes of the images that become stores."""
 
 Rest = Literal["skip", "copy", "link"]
-"""What becomes of files that are neither converted nor small text of BIDS."""
+"""Treatment of files that are neither converted nor small text of BIDS."""
 
 _IMAGES = (".nii", ".nii.gz")
 _TEXTS = (".json", ".tsv", ".bval", ".bvec")
@@ -204,7 +204,7 @@ class _Image:
     """One image to convert."""
 
     path: str
-    """Where it lies."""
+    """Path of the file."""
     place: str
     """Path of its store in the new dataset."""
     sidecars: tuple[str, ...]

@@ -91,7 +91,7 @@ class GroupSource(ImageSource):
                     yield Block(number, z0, values[None])
 
     def _volume(self, stored: Any, member: Member) -> Any:
-        """What a member gives: a volume in memory, or a stored one that is read plane by plane."""
+        """Volume of a member, in memory, or stored and read plane by plane."""
         if callable(self._statistic):
             volume = np.asarray(self._statistic(stored))
         elif stored.space.time_points is None:

@@ -27,9 +27,9 @@ from fmristore_stores.reference.targets import read_whole
 __all__ = ["INDEX", "JOURNAL", "Entry", "build_index", "read_index"]
 
 INDEX = ".fmristore/index.json"
-"""Where the index of a folder lies in it."""
+"""Path of the index of a folder in it."""
 JOURNAL = ".fmristore/journal.jsonl"
-"""Where the journal of a conversion lies in what it makes."""
+"""Path of the journal of a conversion in the folder that it makes."""
 
 _VERSION = 1
 _STORES = (".h5", ".hdf5", ".zarr")

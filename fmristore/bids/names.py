@@ -121,5 +121,5 @@ def parse_name(name: str, *, above: bool = False) -> BidsName | None:
 
 
 def long_name(key: str) -> str:
-    """What an entity is called: ``subject`` for ``sub``."""
+    """Long name of an entity: ``subject`` for ``sub``."""
     return ENTITIES.get(key, key)

@@ -31,7 +31,7 @@ class Ending(StrEnum):
 
 
 class Rest(StrEnum):
-    """What becomes of files that are neither converted nor small text."""
+    """Treatment of files that are neither converted nor small text."""
 
     skip = "skip"
     copy = "copy"

@@ -1,4 +1,4 @@
-"""What goes to the terminal: one-line messages, progress bars, and JSON."""
+"""Output on the terminal: one-line messages, progress bars, and JSON."""
 
 from __future__ import annotations
 

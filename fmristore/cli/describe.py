@@ -1,4 +1,4 @@
-"""What a store is, holds and takes: facts for ``fmristore info``."""
+"""Facts for ``fmristore info``: class, contents, layout and size of a store."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def describe_store(url: str, storage_options: Mapping[str, Any]) -> dict[str, An
 
 
 def _content(handle: Handle, *, known: bool) -> dict[str, Any]:
-    """What the format of the store tells, if there is one."""
+    """Description by the format of the store, if there is one."""
     try:
         content = open_handle(handle)
     except (UnknownFormatError, UnsupportedVersionError) as error:

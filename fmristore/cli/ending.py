@@ -29,7 +29,7 @@ _UNTIL_HANDLED = 2.0
 _UNTIL_UNWOUND = 20.0
 """Seconds for removing what is half-written, on object storage too."""
 _HANDLED = b"\xff"
-"""What the handler writes to the watching process; no signal has this number."""
+"""Message of the handler to the watching process; no signal has this number."""
 
 _LOSING = frozenset({"weakref", "_weakrefset", "fmristore_stores.hdf5.output"})
 """Modules with functions that are called where exceptions get lost."""

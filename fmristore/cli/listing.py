@@ -106,7 +106,7 @@ def find_stores(
 
 
 def _facts(url: str, storage_options: Mapping[str, Any], *, trusted: bool | None) -> dict[str, Any]:
-    """What one store is, as plain JSON values; or the error of opening it."""
+    """Facts of one store as plain JSON values; or the error of opening it."""
     from fmristore import api
     from fmristore.cli.trust import check_trust
     from fmristore_stores.io.location import count_files

@@ -30,7 +30,7 @@ _ENDING = re.compile(
 
 
 class What(StrEnum):
-    """What is done with each run."""
+    """Work that is done with each run."""
 
     convert = "convert"
     parcellate = "parcellate"

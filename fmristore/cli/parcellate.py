@@ -30,7 +30,7 @@ __all__ = ["Statistic", "parcellate"]
 
 
 class Statistic(StrEnum):
-    """What the voxels of a parcel become at each time."""
+    """Value of a parcel at each time."""
 
     mean = "mean"
     median = "median"
@@ -123,7 +123,7 @@ def parcellate(  # noqa: PLR0913
 
 
 def _facts(summary: Any, url: str, labels: str) -> dict[str, Any]:
-    """What is said of a summary as JSON."""
+    """Facts of a summary as JSON."""
     times, parcels = summary.shape
     return {
         "source": url,

@@ -26,7 +26,7 @@ __all__ = [
 
 
 class Access(StrEnum):
-    """What is read most."""
+    """Most frequent reads."""
 
     time = "time"
     volume = "volume"

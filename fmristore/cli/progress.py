@@ -18,7 +18,7 @@ _LEAST_FRACTION = 0.05
 
 
 class Step(NamedTuple):
-    """What is being done at a moment.
+    """Step of the work that is going on.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Which files a command parses in a process of their own first."""
+"""Files that a command parses in a process of their own first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all stored objects share: they hold a store, describe themselves, and can be closed.
+"""Common base of all stored objects: they hold a store, describe themselves, and can be closed.
 
 Arrays of a store, facts about objects, and the base class lie together because each needs the
 others and nothing else.
@@ -221,7 +221,7 @@ _FEW = 5
 
 
 def describe_space(space: NeuroSpace) -> dict[str, Any]:
-    """Where voxels lie in the world, and when."""
+    """Place of the voxels in the world, and of the volumes in time."""
     return {
         "grid": list(space.spatial_shape),
         "affine": space.affine.tolist(),
@@ -255,12 +255,12 @@ def describe_parcels(table: LabelTable) -> dict[str, Any]:
 
 
 def first_few(items: Sequence[Any]) -> dict[str, Any]:
-    """How many there are, and the first ones."""
+    """Count of items, and the first ones."""
     return {"count": len(items), "first": list(items[:_FEW])}
 
 
 def describe_data(arrays: Iterable[StoredArray]) -> dict[str, Any]:
-    """How the arrays that hold an object's data are stored, and their size on disk.
+    """Layout of the arrays that hold an object's data, and their size on disk.
 
     Parameters
     ----------
@@ -453,9 +453,9 @@ class StoredObject(ABC):
     format_name: ClassVar[str]
     format_version: ClassVar[tuple[int, int]] = (1, 1)
     holds: ClassVar[str] = ""
-    """What the format holds, in one line: see `fmristore.formats.catalogue`."""
+    """Content of the format, in one line: see `fmristore.formats.catalogue`."""
     use_when: ClassVar[str] = ""
-    """When it is the right choice, going on from "use it when"."""
+    """Case for which it is the right choice, going on from "use it when"."""
 
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
@@ -530,7 +530,7 @@ class StoredObject(ABC):
 
     @property
     def stats(self) -> Stats:
-        """What reading this store has cost in this process: requests, bytes and chunks.
+        """Cost of reading this store in this process: requests, bytes and chunks.
 
         Counts go on for all objects that read the same URL; ``stats.reset()`` starts them again,
         and ``with obj.stats.watch() as read:`` counts what happens inside the block. The logger
@@ -657,7 +657,7 @@ class StoredObject(ABC):
         return again
 
     def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What `create` must be given, before the URL and by name, to store the same again."""
+        """Arguments of `create` that store the same again: before the URL, and by name."""
         raise InvalidInputError(f"a {type(self).__name__} cannot be rewritten", url=self.url)
 
     def __enter__(self) -> Self:
@@ -681,7 +681,7 @@ class StoredObject(ABC):
 
     @abstractmethod
     def _facts(self) -> dict[str, str]:
-        """What people want to see of the object, by name."""
+        """Facts of the object that people want to see, by name."""
 
     def __repr__(self) -> str:
         facts = ", ".join(map(shown, self._facts().values()))
@@ -702,7 +702,7 @@ class StoredObject(ABC):
         return is_local(locator.url) and locator.kind != "reference"
 
     def _storage_facts(self) -> dict[str, str]:
-        """How the main array is stored, and the size on disk of a local store."""
+        """Codecs of the main array, and the size on disk of a local store."""
         facts = {}
         for array in self.primary_arrays[:1]:
             facts["codecs"] = ", ".join(map(str, array.reader.spec.codecs)) or "none"
@@ -715,7 +715,7 @@ class StoredObject(ABC):
         return ""
 
     def _chunk_picture(self) -> str:
-        """How the main array is cut into chunks, as SVG."""
+        """Drawing of the chunks of the main array, as SVG."""
         for array in self.primary_arrays[:1]:
             spec = array.reader.spec
             if spec.shape and spec.nbytes:

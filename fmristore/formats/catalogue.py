@@ -1,4 +1,4 @@
-"""Which formats there are, and when to use which."""
+"""List of the formats, and of when to use which."""
 
 from __future__ import annotations
 

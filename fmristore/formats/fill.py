@@ -13,7 +13,7 @@ from fmristore_stores.errors import InvalidInputError, MetadataError
 __all__ = ["Fill", "check_fill", "fill_attribute", "read_fill"]
 
 Fill = int | float
-"""What voxels outside the mask have."""
+"""Value of voxels outside the mask."""
 
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 """Fill values that attributes cannot hold as values."""

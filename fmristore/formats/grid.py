@@ -614,7 +614,7 @@ class GridView(StoredObject):
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """What else is known of the data, such as what the BIDS sidecar beside the source said."""
+        """Other facts about the data, such as those of the BIDS sidecar beside the source."""
         return read_metadata(self._handle, self._metadata_folder)
 
     @property

@@ -13,7 +13,7 @@ from fmristore_stores.spec import MAX_NAME_BYTES, check_name
 __all__ = ["decode_name", "encode_name"]
 
 _ESCAPED = re.compile(r'[%/\\<>:"|?*\x00-\x1f\x7f]')
-"""What node names must not hold, what Windows keeps out of file names, and the escape itself."""
+"""Characters that node names or Windows' file names must not hold, and the escape itself."""
 _MALFORMED = re.compile(r"%(?![0-9A-F]{2})")
 _CUT = "%~"
 """Begins the digest that ends a shortened name; no other encoded name holds it."""

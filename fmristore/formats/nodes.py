@@ -461,7 +461,7 @@ def write_label(group: Group, kind: str, name: str) -> dict[str, str]:
 
 
 def write_affine(group: Group, space: NeuroSpace) -> None:
-    """Where the voxels are."""
+    """Write the place of the voxels."""
     write_plain(
         group, "affine", ("affine_row", "affine_column"), np.array(space.affine), {"units": "mm"}
     )

@@ -20,7 +20,7 @@ __all__ = ["MatrixOptions", "Target", "store_as"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatrixOptions:
-    """How a format that is stored by voxel is to be written.
+    """Options of storing a format by voxel.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the layouts of the R package fmristore share."""
+"""Common ground of the layouts of the R package fmristore."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ __all__ = [
 
 R_NUMBERS = "data"
 
-"""Where R looks for the data of a run."""
+"""Paths where R looks for the data of a run."""
 
 R_TYPES = dict.fromkeys(["uint8", "int8", "int16", "uint16", "float32", "float64"], math.inf) | {
     "int32": 2**31,

@@ -31,7 +31,7 @@ _LOGICAL = {"FALSE", "TRUE", "NA"}
 """Members of hdf5r's type of logical values."""
 
 _LOGICAL_MISSING = -128
-"""What HDF5 makes of NA where the R package stores logical values, as int8."""
+"""Value that HDF5 makes of NA where the R package stores logical values, as int8."""
 
 
 def with_missing(values: AnyArray, attributes: Attributes | None = None) -> AnyArray:
@@ -68,7 +68,7 @@ def read_present(array: StoredArray, most: int) -> AnyArray:
 
 
 def _missing(values: AnyArray, attributes: Attributes) -> AnyArray | None:
-    """Where values are NA; None where the type has none."""
+    """Mask of values that are NA; None where the type has none."""
     members = attributes.get("_enum")
     if isinstance(members, dict) and set(members) == _LOGICAL:
         return np.asarray(values == members["NA"])

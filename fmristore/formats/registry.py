@@ -1,4 +1,4 @@
-"""Which class reads which format, and in which layouts: one registration, for every store."""
+"""Classes and layouts of each format: one registration, for every store."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ class Layout(ABC):
     """One arrangement of a format in a store."""
 
     name: ClassVar[str]
-    """What ``profile=`` calls it."""
+    """Name that ``profile=`` takes."""
     stores: ClassVar[frozenset[str]] = frozenset({"hdf5", "zarr"})
     """Kinds of store that it can be written in."""
     variable_text: ClassVar[bool] = False

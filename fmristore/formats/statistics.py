@@ -128,7 +128,7 @@ class _Extreme:
         self._seen[target] = True
 
     def result(self, statistic: str, ddof: int) -> AnyArray:
-        """What was found."""
+        """Result of the blocks seen."""
         del statistic, ddof
         return self._found
 

@@ -1,4 +1,4 @@
-"""What is stored, or computed, for some voxels of a grid alone, and indexed on the whole grid.
+"""Values stored or computed for some voxels of a grid alone, and indexed on the whole grid.
 
 The view and what masked formats add to it are whole here, which makes the module long.
 """
@@ -221,7 +221,7 @@ _MOST_VOXELS = 1 << 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VoxelNodes:
-    """Where a store says which voxels it has.
+    """Nodes that say which voxels a store has.
 
     Parameters
     ----------
@@ -373,7 +373,7 @@ class VoxelView(GridView):
 
 
 class MaskedObject(VoxelView):
-    """What objects share that store a mask: which voxels they have, and what the others are.
+    """Common base of objects that store a mask: their voxels, and the value of the others.
 
     Parameters
     ----------
@@ -434,7 +434,7 @@ class MaskedObject(VoxelView):
         return voxels
 
     def _mask_facts(self) -> dict[str, Any]:
-        """Which voxels are stored, and what the others are read as."""
+        """Count of stored voxels, and the value that the others are read as."""
         return {
             "space": describe_space(self._nodes.space),
             "mask": {
@@ -495,7 +495,7 @@ def mask_shape(handle: Handle, path: str = "mask") -> tuple[int, int, int]:
 def voxel_nodes(
     handle: Handle, count: int, *, fill: Fill, time_points: int | None = None
 ) -> VoxelNodes:
-    """Which voxels the root group of a store has, by its nodes ``mask`` and ``voxels``.
+    """Voxels that the root group of a store has, by its nodes ``mask`` and ``voxels``.
 
     Parameters
     ----------

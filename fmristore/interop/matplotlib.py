@@ -38,7 +38,7 @@ _MOST_NAMES = 40
 
 
 class Look(NamedTuple):
-    """How values are drawn."""
+    """Options of drawing values."""
 
     voxel: Sequence[int] | None = None
     """Through which slices go, and whose series is drawn; the middle by default."""

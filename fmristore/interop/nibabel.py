@@ -22,7 +22,7 @@ __all__ = ["ImageProxy", "LazyImage", "to_nibabel"]
 
 
 class LazyImage(Protocol):
-    """What a lazy nibabel image is made of."""
+    """Contents of a lazy nibabel image."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -115,12 +115,12 @@ class ImageProxy:
 
     @property
     def stored_slope(self) -> Any:
-        """What stored values are multiplied with."""
+        """Factor of the stored values."""
         return 1.0 if self._image.slope is None else self._image.slope
 
     @property
     def stored_inter(self) -> Any:
-        """What is added to them then."""
+        """Offset that is added to them then."""
         return 0.0 if self._image.inter is None else self._image.inter
 
     def __getitem__(self, index: Any) -> Any:

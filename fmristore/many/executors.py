@@ -49,7 +49,7 @@ def outcomes(
 
 
 def _as_executor(given: Any) -> Any:
-    """What has ``submit`` and gives futures of `concurrent.futures`."""
+    """An executor of concurrent.futures, or anything whose ``submit`` gives its futures."""
     if hasattr(given, "get_executor"):  # dask.distributed would take equal calls for one
         return given.get_executor(pure=False)
     if not callable(getattr(given, "submit", None)):
@@ -74,7 +74,7 @@ def _submitted(tasks: Sequence[Task], executor: Any) -> Iterator[Outcome]:
 
 
 def _outcome(future: Any, task: Task) -> Outcome:
-    """What a future gives; what its worker died of is the outcome of the run."""
+    """Outcome of a future; the death of its worker is the outcome of the run."""
     try:
         found = future.result()
     except BrokenProcessPool:

@@ -1,4 +1,4 @@
-"""Which runs were begun and done, kept while they are done, so that a restart goes on."""
+"""Journal of the runs that were begun and done, kept meanwhile, so that a restart goes on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fmristore_stores.reference.targets import read_whole
 __all__ = ["Journal"]
 
 _EVERY_SECONDS = 10.0
-"""How often a journal that is no local file is written, which takes one request."""
+"""Time between two writes of a journal that is no local file, which take one request each."""
 _MOST_BYTES = 256 << 20
 _START = b'{"run"'
 

@@ -1,4 +1,4 @@
-"""What became of many runs."""
+"""Report on many runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FEW = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one run.
+    """Outcome of one run.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class RunsReport:
-    """What became of many runs, in the order in which they were given; printable.
+    """Outcomes of many runs, in the order in which they were given; printable.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class RunsReport:
 
     @property
     def results(self) -> dict[str, Any]:
-        """What the function returned, by name, for the runs that did not fail."""
+        """Results of the function, by name, for the runs that did not fail."""
         return {one.name: one.result for one in self.outcomes if one.state != "failed"}
 
     def check(self) -> RunsReport:

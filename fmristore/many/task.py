@@ -62,7 +62,7 @@ class Task:
 
     @property
     def storage_options(self) -> Mapping[str, Any] | None:
-        """What is passed to fsspec."""
+        """Options that are passed to fsspec."""
         found: Mapping[str, Any] | None = self.options.get("storage_options")
         return found
 

@@ -13,7 +13,7 @@ from fmristore_stores.spec import STRING
 __all__ = ["Coordinate", "grid_coordinates", "is_aligned", "time_coordinate"]
 
 _ALIGNED_MM = 1e-3
-"""What an axis may stray over its whole length and be that of the world."""
+"""Distance that an axis of the world may stray by over its whole length."""
 
 _DIRECTIONS = {"x": "left to right", "y": "posterior to anterior", "z": "inferior to superior"}
 _COLORS = ("red", "green", "blue", "alpha")

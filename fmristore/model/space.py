@@ -1,4 +1,4 @@
-"""Where the voxels of an image lie: shape, affine, spacing, repetition time, units.
+"""Place of the voxels of an image: shape, affine, spacing, repetition time, units.
 
 `NeuroSpace` is whole here, with how NIfTI headers say it both ways, which makes the module long.
 """

@@ -1,4 +1,4 @@
-"""What the fixed part of a NIfTI header says, with nibabel's tolerance for small mistakes."""
+"""Fields of the fixed part of a NIfTI header, with nibabel's tolerance for small mistakes."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ _LARGEST_ZSTD = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class NiftiFiles:
-    """Where the bytes of an image lie.
+    """Files that hold the bytes of an image.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ class ImageName(NamedTuple):
     compressed: str
     """``.gz`` as it is written, or nothing."""
     tail: str
-    """What follows the path in a URL."""
+    """Rest of a URL behind the path."""
 
 
 def split_name(url: str) -> ImageName | None:

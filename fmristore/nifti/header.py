@@ -51,7 +51,7 @@ _DEFLATE_MAX_RATIO = 1032
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NiftiHeader:
-    """What a NIfTI header says, and its bytes.
+    """Facts of a NIfTI header, and its bytes.
 
     Parameters
     ----------

@@ -173,7 +173,7 @@ class RunProxy:
 
 
 def find_runs(imgs: Any, storage_options: Mapping[str, Any] | None) -> tuple[list[Run], Any]:
-    """What a user hands to a masker as runs, and as what nilearn takes instead.
+    """Find the runs in the input of a masker, and the input that nilearn takes instead.
 
     Parameters
     ----------

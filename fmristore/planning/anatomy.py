@@ -1,4 +1,4 @@
-"""How the axes of a grid lie in the body: which way round slices are drawn."""
+"""Axes of a grid in the body: which way round slices are drawn."""
 
 from __future__ import annotations
 

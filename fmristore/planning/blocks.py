@@ -63,7 +63,7 @@ def cut_into_blocks(shape: tuple[int, ...], size: tuple[int, ...]) -> Iterator[R
 
 
 def overlap_count(shape: tuple[int, ...], size: tuple[int, ...], chunk: tuple[int, ...]) -> int:
-    """How many times chunks are touched when an array is read block by block."""
+    """Count how many times chunks are touched when an array is read block by block."""
     count = 1
     for n, s, c in zip(shape, size, chunk, strict=True):
         count *= sum(-(-min(i + s, n) // c) - i // c for i in range(0, n, s))

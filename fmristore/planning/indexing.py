@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 AxisPart = slice | NDArray[np.int64]
-"""What is read along one axis: a slice with a positive step, or positions from 0 in any order."""
+"""Part of one axis: a slice with a positive step, or positions from 0 in any order."""
 
 
 def axis_length(part: AxisPart) -> int:
@@ -152,7 +152,7 @@ def parse_index(index: Any, shape: tuple[int, ...]) -> Selection | PointSelectio
 
 
 def _rest(entries: Sequence[Any], shape: tuple[int, ...]) -> Selection | None:
-    """What follows the voxels of a point selection."""
+    """Rest of a point selection, behind its voxels."""
     if any(isinstance(entry, np.ndarray) for entry in entries):
         raise SelectionError(
             "a list of volumes beside a list of voxels: use series(voxels, times=...), which "

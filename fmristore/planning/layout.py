@@ -34,10 +34,10 @@ __all__ = [
 ]
 
 Pattern = Literal["time", "volume", "balanced"]
-"""What one layout is for: time series of voxels and regions, whole volumes, or some of both."""
+"""Purpose of one layout: time series of voxels and regions, whole volumes, or some of both."""
 
 Access = Literal[Pattern, "both"]
-"""What is read most; ``"both"`` stores a run twice, once for time and once for volumes."""
+"""Most frequent reads; ``"both"`` stores a run twice, once for time and once for volumes."""
 
 Order = Literal["auto", "canonical"]
 """Order of the elements in a chunk: the best for the access pattern, or always that of `AXES`."""

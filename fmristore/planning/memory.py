@@ -1,4 +1,4 @@
-"""How `max_memory` is shared out among what is in memory at once while an array is written.
+"""Shares of `max_memory` for all that is in memory at once while an array is written.
 
 - a sixteenth for each of three blocks of the source: one being read, one being taken, one kept
 - a third for a write unit (a shard, or a chunk where there are none) and a third for its encoded

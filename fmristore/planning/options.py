@@ -160,7 +160,7 @@ def _documented(docstring: str | None, kind: type[Any]) -> str | None:
 
 
 def _entries(kind: type[Any]) -> dict[str, str]:
-    """What the docstrings of a kind of options, and of those it extends, say of each."""
+    """Entries of the docstrings of a kind of options, and of those it extends."""
     entries: dict[str, str] = {}
     for one in (WriteOptions, StoreOptions, LayoutOptions):
         if one.__optional_keys__ <= kind.__optional_keys__:

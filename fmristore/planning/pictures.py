@@ -53,7 +53,7 @@ _COLORS = np.array(
 
 
 class AxisChunks(NamedTuple):
-    """How an axis is cut into chunks, and which of them are touched."""
+    """Chunks of an axis, and those of them that are touched."""
 
     name: str
     length: int
@@ -68,7 +68,7 @@ def axis_chunks(
     chunks: Sequence[int],
     region: Sequence[AxisPart] | None = None,
 ) -> tuple[AxisChunks, ...]:
-    """How the axes of an array are cut, and the chunks that a region touches along each.
+    """Chunks along each axis of an array, and those of them that a region touches.
 
     Parameters
     ----------

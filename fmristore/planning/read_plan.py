@@ -1,4 +1,4 @@
-"""What a read costs, known before it is done."""
+"""Cost of a read, known before it is done."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Planner", "ReadPlan"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadPlan:
-    """What a selection takes to read when nothing is cached.
+    """Cost of reading a selection when nothing is cached.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class ReadPlan:
         return f"{self.url} [{_index_text(self.selection)}]"
 
     def _facts(self) -> dict[str, str]:
-        """What people want to see, by name."""
+        """Facts that people want to see, by name."""
         result = " x ".join(map(str, self.shape)) or "one number"
         facts = {"result": f"{result} {self.dtype}, {size_text(self.returned_bytes)} as stored"}
         if self.copy is not None:

@@ -1,4 +1,4 @@
-"""What a reference file says of an uncompressed NIfTI file: its grid, scaling, header and bytes."""
+"""Facts of an uncompressed NIfTI file for a reference file: grid, scaling, header and bytes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["nifti_array", "write_head"]
 
 
 def nifti_array(url: str, options: Mapping[str, Any]) -> tuple[ArraySpec, np.dtype[Any], AnyArray]:
-    """Where the data of a NIfTI file lie.
+    """Place of the data of a NIfTI file.
 
     Parameters
     ----------

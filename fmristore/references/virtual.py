@@ -63,7 +63,7 @@ Table = tuple[tuple[int, ...], AnyArray]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VirtualReport:
-    """What `virtualize` made.
+    """Report on what `virtualize` made.
 
     Parameters
     ----------
@@ -253,7 +253,7 @@ def _relative(url: str, target: str) -> str:
 
 
 def _nifti_draft(url: str, options: Mapping[str, Any]) -> _Draft:
-    """What is said of a NIfTI file."""
+    """Draft of the reference to a NIfTI file."""
     spec, stored, rows = nifti_array(url, options)
     with tempfile.TemporaryDirectory(prefix="fmristore-") as folder:
         path, attributes = write_head(url, options, Path(folder))

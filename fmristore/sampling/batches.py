@@ -132,7 +132,7 @@ class Batches:
         return np.random.default_rng([self._seed, self._epoch]).permutation(len(self._groups))
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the iteration stands, as JSON can hold it.
+        """Place of the iteration, as JSON can hold it.
 
         Returns
         -------

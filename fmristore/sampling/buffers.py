@@ -1,4 +1,4 @@
-"""What is held in memory while windows are handed out: blocks of whole chunks, each read once.
+"""Buffers of the windows that are handed out: blocks of whole chunks, each read once.
 
 Windows are gathered in groups of neighbours, groups in buffers. All chunks that the windows of a
 buffer touch are found, joined to the largest blocks that are made of them and nothing else, and

@@ -161,7 +161,7 @@ class BatchStream(_IterableDataset):
         self._given, self._next = given, turn
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands in this process: see `Batches.state_dict`."""
+        """Place of the stream in this process: see `Batches.state_dict`."""
         return self.batches.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

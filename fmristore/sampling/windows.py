@@ -21,7 +21,7 @@ __all__ = ["Window", "Windows", "whole_number"]
 
 
 class Window(NamedTuple):
-    """Where a window lies.
+    """Place of a window.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ class Windows(Sequence[Any]):
         return (self[number] for number in range(len(self)))
 
     def where(self, number: int) -> Window:
-        """Where a window lies.
+        """Place of a window.
 
         Parameters
         ----------

@@ -1,1 +1,1 @@
-"""What a user may hand in: images, masks, label images and their tables."""
+"""Inputs of users: images, masks, label images and their tables."""

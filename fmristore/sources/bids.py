@@ -1,4 +1,4 @@
-"""Which JSON files of a BIDS dataset say something about an image: its inheritance principle.
+"""JSON files of a BIDS dataset that say something about an image: its inheritance principle.
 
 https://bids-specification.readthedocs.io/en/stable/common-principles.html#the-inheritance-principle
 """

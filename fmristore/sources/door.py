@@ -346,7 +346,7 @@ class Volume(NamedTuple):
     space: NeuroSpace | None
     """Its grid; an array has none."""
     url: str | None
-    """Where it lies."""
+    """Path or URL."""
 
 
 def load_volume(

@@ -1,4 +1,4 @@
-"""What is known of an image besides its data: its BIDS sidecar, and what a user says."""
+"""Facts about an image besides its data: its BIDS sidecar, and those that a user gives."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SAME_TR = 1e-4
 
 
 def metadata_of(source: Any) -> Mapping[str, Any]:
-    """What else is known of an image source, or of a stored object."""
+    """Metadata of an image source, or of a stored object."""
     found = getattr(source, "metadata", None)
     return found if isinstance(found, Mapping) else {}
 
@@ -181,7 +181,7 @@ def _read(url: str, storage_options: Mapping[str, Any] | None) -> dict[str, Any]
 
 
 def _kept(found: Mapping[str, Any], url: str) -> dict[str, Any]:
-    """What of a sidecar can be stored as attributes."""
+    """Part of a sidecar that can be stored as attributes."""
     kept: dict[str, Any] = {}
     for name, value in found.items():
         try:

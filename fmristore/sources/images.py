@@ -57,9 +57,9 @@ class ImageSource(ABC):
     header: bytes
     """A NIfTI header for the image."""
     url: str | None = None
-    """Where it lies, if it is a file or a store."""
+    """Path or URL of a file or a store; empty if it is neither."""
     metadata: Mapping[str, Any] = MappingProxyType({})
-    """What else is known of it."""
+    """Other facts about it."""
     stored: Any = None
     """The stored object whose values it has, which can also be read voxel by voxel."""
 

@@ -234,7 +234,7 @@ def _parcel_order(source: Any, table: LabelTable) -> list[int] | None:
 
 
 def _column_labels(source: Any) -> list[Any] | None:
-    """What the values of a Series, data frame, DataArray or stored summary are called."""
+    """Names of the values of a Series, data frame, DataArray or stored summary."""
     own = getattr(source, "table", None)
     if isinstance(own, LabelTable):
         return list(own.ids.tolist())

@@ -1,4 +1,4 @@
-"""What every format promises, whichever container it is stored in."""
+"""Promises of every format, whichever container it is stored in."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class FormatTests(abc.ABC):
     """
 
     tolerance: ClassVar[float] = 0.0
-    """How much values may differ from those expected, as a fraction of them."""
+    """Difference that values may have from those expected, as a fraction of them."""
 
     optional: ClassVar[frozenset[str]] = frozenset()
     """Paths of primary arrays whose absence has a meaning of its own."""
@@ -117,7 +117,7 @@ class FormatTests(abc.ABC):
     # Opening ----------------------------------------------------------------------------------
 
     def test_values(self, url: Path) -> None:
-        """What was stored is read, from the object that was made and from a new one."""
+        """Stored values are read, from the object that was made and from a new one."""
         with self.create(url.with_stem("again")) as made, _opened(url) as opened:
             assert type(made) is type(opened)
             self.assert_expected(made)
@@ -184,7 +184,7 @@ class FormatTests(abc.ABC):
         stored.close()
 
     def test_shown(self, stored: StoredObject) -> None:
-        """What people and ``fmristore info`` see."""
+        """Repr, notebooks and ``fmristore info`` show the object."""
         name = type(stored).__name__
         assert repr(stored).startswith(f"{name}(")
         assert stored.url in repr(stored)

@@ -1,4 +1,4 @@
-"""How one array gets to the other store: its new spec, and whether its chunks can be copied."""
+"""Way of one array to the other store: its new spec, and whether its chunks can be copied."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SMALL = 64 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetKind:
-    """What the planner must know of the destination.
+    """Facts about the destination that the planner needs.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ HDF5 = TargetKind(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayStep:
-    """How one array gets to the other store.
+    """Way of one array to the other store.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ class TypedNodes(NamedTuple):
     values: dict[str, Attributes]
     """JSON values of all attributes of each node that have one."""
     lost: list[Unreadable]
-    """What the new store does not get as it was."""
+    """Losses: what the new store does not get as it was."""
 
 
 def read_typed_nodes(tree: Tree, store: Store, target: TargetKind) -> TypedNodes:

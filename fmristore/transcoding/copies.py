@@ -27,7 +27,7 @@ __all__ = ["Wish", "arrange", "named_replicas"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What the new store shall have of an array.
+    """Layout and codecs wanted for an array of the new store.
 
     Parameters
     ----------

@@ -229,7 +229,7 @@ def execute(
 
 
 class Written(NamedTuple):
-    """What was copied of an array."""
+    """Facts of an array that was copied."""
 
     encoded: bool
     """Whether the digests are of encoded chunks, not of values."""
@@ -372,7 +372,7 @@ def _encoded(
 
 
 def _missing(step: ArrayStep, whole: Collection[str] | None) -> Missing:
-    """What a missing chunk of the source means: damage, where all of them were written once."""
+    """Meaning of a missing chunk of the source: damage, where all of them were written once."""
     of_format = is_own_data(step.origin) if whole is None else step.origin in whole
     return "error" if of_format or "digest" in step.attributes else "fill"
 

@@ -1,4 +1,4 @@
-"""What a transcode will do, decided before anything is written."""
+"""Plan of a transcode, made before anything is written."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LOSSES: Mapping[str, str] = {
     "depth": "groups nested more than 64 deep are left out with what they hold",
     "link": "links that lead nowhere or in a circle, or whose name is taken, are left out",
 }
-"""What may be lost, by the name under which a caller allows it."""
+"""Losses that may happen, by the names under which a caller allows them."""
 
 
 _MOST_CHUNKS = 1 << 24
@@ -57,7 +57,7 @@ class Loss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TranscodePlan:
-    """What `transcode` will do; printable.
+    """Plan of a `transcode`; printable.
 
     Parameters
     ----------
@@ -311,7 +311,7 @@ def _plan_links(tree: Tree, kind: TargetKind, losses: list[Loss]) -> tuple[tuple
 
 
 def _follow(target: str, links: Mapping[str, str]) -> str:
-    """Where a path leads when the links on its way are followed, unless they go in a circle."""
+    """Follow the links on the way of a path, unless they go in a circle."""
     pending = target.split("/")[::-1] if target else []
     done: list[str] = []
     for _ in range(_MOST_STEPS):

@@ -1,4 +1,4 @@
-"""What a transcode did."""
+"""Report on a transcode."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TranscodeReport:
 
     @property
     def dropped(self) -> tuple[str, ...]:
-        """What was left out or substituted."""
+        """Items left out or substituted."""
         return tuple(f"{loss.kind} /{loss.path}: {loss.reason}" for loss in self.plan.losses)
 
     def __repr__(self) -> str:

@@ -33,7 +33,7 @@ A list of ``{"name": ..., "path": ...}``; the convention of hdmf-zarr, whose ent
 _DEEPEST = 64
 """Groups inside each other that are followed: each costs a look at all of those around it."""
 _DAMAGE = (FormatError, NotFoundError, StorageError)
-"""What a damaged part of a store raises."""
+"""Errors that a damaged part of a store raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """What a store holds.
+    """Contents of a store.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Which arrays of a store must be whole, because a format keeps its data there."""
+"""Arrays of a store that must be whole, because a format keeps its data there."""
 
 from __future__ import annotations
 

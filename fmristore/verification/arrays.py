@@ -30,9 +30,9 @@ from fmristore_stores.protocol import AnyArray, Array, ByteRange, Capability, Ch
 __all__ = ["DAMAGE", "UNABLE", "ArrayCheck"]
 
 DAMAGE = (FormatError, NotFoundError, StorageError)
-"""What a damaged array raises."""
+"""Errors that a damaged array raises."""
 UNABLE = (CodecError, LayoutNotSupportedError, MemoryLimitError)
-"""What an array raises that is perhaps sound but cannot be read here and now."""
+"""Errors that an array raises which is perhaps sound but cannot be read here and now."""
 
 _MOST_CHUNKS = 1 << 22
 """Chunks of one array that are looked at; a malicious array may claim any number."""

@@ -41,7 +41,7 @@ _TOLERANCE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a store holds, as far as verification is concerned.
+    """Contents of a store, as far as verification is concerned.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def _check_header(
 
 
 def _contradictions(image: DenseImage, header: NiftiHeader) -> list[str]:
-    """What the header says otherwise than the image."""
+    """Contradictions between the header and the image."""
     found = []
     if header.space.shape != image.shape:
         found.append(f"the header's shape is {header.space.shape}, the image's {image.shape}")

@@ -1,4 +1,4 @@
-"""What a verification found."""
+"""Report on a verification."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page may ask for, by name: facts as JSON, values as bytes with what they cost."""
+"""Answers to the page, by name: facts as JSON, values as bytes with their cost."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Content:
 
     @property
     def names(self) -> frozenset[str]:
-        """What may be asked for."""
+        """Names that may be asked for."""
         return frozenset(self._calls)
 
     def answer(self, name: str, given: Parameters) -> Answer:

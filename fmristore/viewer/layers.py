@@ -1,4 +1,4 @@
-"""What the page shows of a stored object: layers on one grid, whatever the format.
+"""Layers that the page shows of a stored object, on one grid, whatever the format.
 
 A layer has slices and, for a voxel, a series. Runs, scans and components of an object are layers
 of their own, opened when they are asked for.
@@ -46,7 +46,7 @@ Kind = Literal["volume", "time", "label", "component"]
 
 
 class Start(NamedTuple):
-    """What is shown first."""
+    """View that is shown first."""
 
     layer: int = 0
     """Place in `layer_names`."""
@@ -144,7 +144,7 @@ class Layer(ABC):
         return None
 
     def costs(self, voxel: tuple[int, int, int], step: int) -> list[dict[str, Any]]:
-        """What typical reads would take: name, selection, chunks, requests and bytes."""
+        """Cost of typical reads: name, selection, chunks, requests and bytes."""
         del voxel, step
         return []
 
@@ -448,7 +448,7 @@ def layer_names(stored: Any) -> list[str]:
 
 
 def find_part(stored: Any, name: str) -> Start:
-    """Where a run, scan or map of an object is shown.
+    """Find the layer and the volume in which a run, scan or map of an object is shown.
 
     Raises
     ------

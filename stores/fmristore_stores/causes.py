@@ -1,4 +1,4 @@
-"""What errors were raised from."""
+"""Causes of errors."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ class SelectionError(InvalidInputError, IndexError):
 
 
 class FormatError(FmristoreError):
-    """What is stored is not what it should be."""
+    """Stored bytes are not what they should be."""
 
     kind = "format"
 

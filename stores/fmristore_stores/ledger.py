@@ -1,4 +1,4 @@
-"""What was written to a store, remembered so that it can be looked for before anybody else sees it.
+"""List of what was written to a store, looked for in it before anybody else sees it.
 
 A disk or network file system may report an error to nobody, and somebody may remove files of a
 store that is being written. So every store that is written is opened again before it is published:
@@ -30,7 +30,7 @@ _SMALL = 64 * 1024
 
 @dataclass(slots=True)
 class _Array:
-    """What was written of an array."""
+    """Record of an array that was written."""
 
     shape: tuple[int, ...]
     units: int

@@ -1,4 +1,4 @@
-"""How much a store may make its reader take: checked before memory is taken.
+"""Limits of what a store may make its reader take: checked before memory is taken.
 
 What a file says of its own sizes cannot be trusted. These limits are far above what honest files
 need; raise one by assignment, ``LIMITS.chunk = 1 << 33``, where a file that is trusted is refused.

@@ -60,11 +60,11 @@ __all__ = ["FixedHandle", "Handle", "Locator", "Opened", "check_untrusted", "loc
 _MOST_OPEN = 128
 """Stores that may be open at once; the others are opened again when they are used."""
 _ATTEMPTS = 3
-"""How often something is opened that is replaced at the very moment."""
+"""Attempts to open something that is replaced at the very moment."""
 _REFERENCE_SUFFIX = ".json"
 _LARGEST_JSON = 512 * 1024 * 1024
 _FIRST_BYTES = 256 * 1024
-"""What is read of a remote file to find out what it is; most of its metadata lie there."""
+"""Bytes read of a remote file to find out what it is; most of its metadata lie there."""
 _MOST_AHEAD = 8
 _MOST_PICKLED = 2 * 1024 * 1024
 """Bytes of metadata of a remote file that travel with a pickled object."""
@@ -76,7 +76,7 @@ Known: TypeAlias = Mapping[int, bytes]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Locator:
-    """Where a store is and which version of it is meant; picklable.
+    """Place of a store, and the version of it that is meant; picklable.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def locate(
 
 
 class _Prefetched:
-    """What `locate` read of files that are about to be opened."""
+    """Bytes that `locate` read of files that are about to be opened."""
 
     def __init__(self) -> None:
         self._read: OrderedDict[Locator, tuple[Known, Stats]] = OrderedDict()
@@ -349,7 +349,7 @@ def _open(locator: Locator, mode: Literal["r", "r+"] = "r", known: Known | None 
 
 
 def _version(locator: Locator, stats: Stats) -> Version | None:
-    """How to find out whether a remote store is still the same; None if nothing tells that."""
+    """Check that a remote store is still the same; None if nothing tells that."""
     if not locator.token:
         return None
 

@@ -83,7 +83,7 @@ class ByteRange(NamedTuple):
 
 
 class ChunkRef(NamedTuple):
-    """Where the encoded bytes of one chunk lie."""
+    """Place of the encoded bytes of one chunk."""
 
     range: ByteRange
     skip: int = 0
@@ -91,7 +91,7 @@ class ChunkRef(NamedTuple):
 
 
 class FetchPolicy(NamedTuple):
-    """How to ask for many byte ranges of one array."""
+    """Way of asking for many byte ranges of one array."""
 
     gap: int
     """Merge neighbouring ranges that are at most this many bytes apart; -1 never merges."""
@@ -108,13 +108,13 @@ class TypedAttribute(NamedTuple):
     """An attribute of which a JSON value does not say all."""
 
     content: Any
-    """What another store of the same kind takes; None if it cannot be taken over."""
+    """Content that another store of the same kind takes; None if it cannot be taken over."""
     value: Any
     """The JSON value; None also where there is none."""
     reason: str
-    """Why there is no JSON value; empty if there is one."""
+    """Reason why there is no JSON value; empty if there is one."""
     what: str
-    """What a store without types would lose of it; empty if that is no more than a width."""
+    """Detail that a store without types would lose; empty if that is no more than a width."""
 
 
 class TypedAttributes(Protocol):
@@ -143,7 +143,7 @@ class Array(Protocol):
 
     @property
     def capabilities(self) -> Capability:
-        """What this very array can do."""
+        """Facts about this very array."""
 
     def read_attributes(self) -> Attributes:
         """All attributes, as plain JSON values."""
@@ -166,7 +166,7 @@ class ChunkRefs(Array, Protocol):
 
     @property
     def policy(self) -> FetchPolicy:
-        """How its byte ranges are best asked for."""
+        """Best way of asking for its byte ranges."""
 
     def reading(self) -> Reading:
         """Context of one read by `refs` and `fetch`, of one or many chunks.
@@ -180,7 +180,7 @@ class ChunkRefs(Array, Protocol):
         """Locate chunks; ``None`` for one that was never written (it reads as the fill value)."""
 
     def stored(self) -> AnyArray | None:
-        """Which chunks are there, found without asking for each that might be.
+        """Chunks that are there, found without asking for each that might be.
 
         Returns
         -------
@@ -282,7 +282,7 @@ class Store(Protocol):
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Path or URL."""
 
     @property
     def token(self) -> str:
@@ -290,7 +290,7 @@ class Store(Protocol):
 
     @property
     def capabilities(self) -> Capability:
-        """What arrays of this store may be able to do."""
+        """Facts that may hold for arrays of this store."""
 
     @property
     def root(self) -> Group:

@@ -1,4 +1,4 @@
-"""What an array is, independent of the store that holds it: shape, type, names, layout, codecs."""
+"""Arrays independent of the store that holds them: shape, type, names, layout, codecs."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class CodecSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkLayout:
-    """How the elements of an array lie in chunks.
+    """Order of the elements of an array in chunks.
 
     Parameters
     ----------

@@ -128,7 +128,7 @@ def _dtype_text(shown: np.dtype[Any], stored: np.dtype[Any]) -> str:
 
 
 class DenseImage(GridView):
-    """What volumes and runs share: a stored array of values on a grid in space.
+    """Common base of volumes and runs: a stored array of values on a grid in space.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ class DenseImage(GridView):
 
     @property
     def spec(self) -> ArraySpec:
-        """How the data are stored: axes, chunks, shards, codecs; those of the first copy."""
+        """Axes, chunks, shards and codecs of the stored data; those of the first copy."""
         return self._spec
 
     @property

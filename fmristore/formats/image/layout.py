@@ -1,4 +1,4 @@
-"""Where in a store an image is, reading it there, and writing its values as they arrive.
+"""Layout of an image in a store: reading it, and writing its values as they arrive.
 
 What is written and what is read agree line by line, so both are in this one long module.
 """
@@ -86,7 +86,7 @@ _BLOCK_BYTES = 32 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageOptions:
-    """How a dense image is to be stored.
+    """Options of storing a dense image.
 
     Parameters
     ----------
@@ -241,7 +241,7 @@ def _write_axes(group: Group, source: ImageSource, scaling: Scaling | None = Non
 
 
 class Written(NamedTuple):
-    """What was seen of the data while they were written."""
+    """Facts of the data that were seen while they were written."""
 
     digest: str
     limits: tuple[float, float] | None
@@ -491,7 +491,7 @@ COLORS = {3: [("R", "u1"), ("G", "u1"), ("B", "u1")], 4: [(n, "u1") for n in "RG
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageParts:
-    """What makes an image of a stored array.
+    """Contents of a stored image, as its class takes them.
 
     Parameters
     ----------

@@ -89,7 +89,7 @@ def find_replicas(attributes: Attributes, data: str) -> tuple[str, ...]:
 def replica_fault(
     main: ArraySpec, attributes: Attributes, copy: ArraySpec, copy_attributes: Attributes
 ) -> str:
-    """Why an array cannot be a copy of another one; empty if it can."""
+    """Reason why an array cannot be a copy of another one; empty if it can."""
     lengths = dict(zip(main.dims, main.shape, strict=True))
     if len(copy.dims) != len(lengths) or dict(zip(copy.dims, copy.shape, strict=True)) != lengths:
         return f"axes {copy.dims} of shape {copy.shape} are not those of the array that it copies"

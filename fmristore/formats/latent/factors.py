@@ -41,7 +41,7 @@ def is_csr(matrix: Any) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LatentScanData:
-    """What one scan has of its own.
+    """Data that belong to one scan.
 
     Parameters
     ----------

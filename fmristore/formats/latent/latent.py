@@ -305,7 +305,7 @@ class LatentScan(LatentView):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What else is known of the scan."""
+        """Other facts about the scan."""
         return dict(self._scans[0].metadata)
 
     def __repr__(self) -> str:
@@ -389,7 +389,7 @@ class LatentNeuroVec(LatentView):
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """What else is known of the only scan; of several, each has its own."""
+        """Other facts about the only scan; of several, each has its own."""
         return dict(self._scans[0].metadata) if len(self._scans) == 1 else {}
 
     def part(self, name: str) -> LatentScan:

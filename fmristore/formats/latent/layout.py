@@ -1,4 +1,4 @@
-"""Where in a store the parts of a latent representation are, and what they say."""
+"""Layout of a latent representation in a store."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ScanParts:
 
 
 class StoredOffset:
-    """What is added to every time point of each voxel.
+    """Value that is added to every time point of each voxel.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class StoredOffset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentParts:
-    """What makes a latent representation of stored arrays.
+    """Contents of a stored latent representation, as its class takes them.
 
     Parameters
     ----------

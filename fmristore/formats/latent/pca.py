@@ -136,7 +136,7 @@ class _Centred:
         self.mean = total / run.shape[0]
 
     def blocks(self) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-        """Which part of the longer axis, and its data, (shorter axis, part)."""
+        """Parts of the longer axis, and their data, (shorter axis, part)."""
         for start in range(0, self.long, self._step):
             part = slice(start, min(start + self._step, self.long), 1)
             every = slice(0, self.short, 1)

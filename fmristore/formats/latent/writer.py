@@ -38,7 +38,7 @@ _PORTABLE_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LatentOptions:
-    """How a latent representation is to be stored.
+    """Options of storing a latent representation.
 
     Parameters
     ----------

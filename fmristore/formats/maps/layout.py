@@ -1,4 +1,4 @@
-"""Where in a store labelled maps are, reading, writing and changing them there.
+"""Layout of labelled maps in a store: reading, writing and changing them.
 
 What is written, read and changed agree line by line, so all are in this one long module.
 """
@@ -89,7 +89,7 @@ _HEADERS = ("nifti", "nifti_end", "nifti_of_map")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabeledParts:
-    """What makes a set of labelled maps.
+    """Contents of a stored set of labelled maps, as its class takes them.
 
     Parameters
     ----------

@@ -612,7 +612,7 @@ class LabeledVolumeSet(MaskedObject):
             yield turn
 
     def _same_voxels(self, *, by_voxel: bool) -> Handle:
-        """What others made of the store, if it still has the same voxels."""
+        """Store as others left it, if it still has the same voxels."""
         mine: VoxelSet | None = None
         with contextlib.suppress(ChangedError, NotFoundError):
             mine = self.voxel_set  # a Zarr store that was replaced cannot be read any more

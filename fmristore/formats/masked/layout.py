@@ -1,4 +1,4 @@
-"""Where in a store the parts of a masked run are, what they say, and how they are written."""
+"""Layout of a masked run in a store: reading and writing it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = ["MaskedLayout", "MaskedParts", "read_masked_parts", "write_maskedneur
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskedParts:
-    """Where in a store the parts of a masked run are, and what they say.
+    """Contents of a stored masked run, as its class takes them.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What scans of both kinds share: a parcellation, times, metadata."""
+"""Common base of scans of both kinds: a parcellation, times, metadata."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ParcellatedBase(StoredObject):
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """What else is known of the scan."""
+        """Other facts about the scan."""
         return MappingProxyType(dict(self._parts.metadata))
 
     def metadata_frame(self, name: str) -> pd.DataFrame:

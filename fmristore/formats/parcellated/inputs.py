@@ -313,7 +313,7 @@ def scan_requests(
 def array_options(
     source: Any, space: NeuroSpace | AnyArray | None, tr: float | None
 ) -> dict[str, Any]:
-    """What an array does not say itself; runs in one store differ in length."""
+    """Options that an array does not have itself; runs in one store differ in length."""
     if not isinstance(source, np.ndarray):
         return {"tr": tr}
     if isinstance(space, NeuroSpace):

@@ -1,4 +1,4 @@
-"""Where in a store parcellated scans are, reading them there and writing them.
+"""Layout of parcellated scans in a store: reading and writing them.
 
 Scans, summaries and containers of both share their nodes, so all of it is in this one long module.
 """
@@ -260,7 +260,7 @@ _MOST_PARCELS = 1 << 24
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScanParts:
-    """What makes a scan of stored values.
+    """Contents of a stored scan, as its class takes them.
 
     Parameters
     ----------
@@ -293,7 +293,7 @@ class ScanParts:
 
 
 class ScanTree(Protocol):
-    """How a store arranges parcellated scans; made from a handle alone."""
+    """Arrangement of parcellated scans in a store; made from a handle alone."""
 
     writable: bool
     """Whether scans can be added to stores of this kind."""

@@ -39,7 +39,7 @@ ScanKind = Literal["full", "summary"]
 
 Statistic = Literal["mean", "median", "sum", "min", "max", "std"]
 
-"""What a parcel's voxels become at each time; ``std`` divides by their number."""
+"""Value of a parcel at each time; ``std`` divides by the number of voxels."""
 
 Function = Callable[[AnyArray], Any]
 
@@ -63,7 +63,7 @@ _SAME: dict[Any, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Reduction:
-    """How the voxels of a parcel become one number.
+    """Rule by which the voxels of a parcel become one value.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class Reduction:
 
     @property
     def name(self) -> str:
-        """What it is called in attributes."""
+        """Name in attributes."""
         if isinstance(self.statistic, str):
             return self.statistic if self.weights is None else f"weighted {self.statistic}"
         return str(getattr(self.statistic, "__name__", type(self.statistic).__name__))

@@ -75,7 +75,7 @@ class ParcellatedScanSummary(ParcellatedBase):
 
     @property
     def statistic(self) -> str | None:
-        """What the voxels of a parcel were summarised by; None if unknown."""
+        """Statistic of the voxels of a parcel; None if unknown."""
         return self._parts.statistic
 
     def __len__(self) -> int:

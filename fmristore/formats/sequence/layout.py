@@ -1,4 +1,4 @@
-"""Where in a store the runs of a sequence are, and writing them there."""
+"""Layout of a sequence of runs in a store: reading and writing it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ Runs = Mapping[str, ImageSource]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceParts:
-    """What makes a sequence of stored runs.
+    """Contents of a stored sequence of runs, as its class takes them.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ class Encoded(NamedTuple):
     """One encoded chunk."""
 
     ref: ChunkRef
-    """Where it lies, and which of its filters were left out."""
+    """Place of the chunk, and the filters of it that were left out."""
     data: Buffer
     """Its bytes."""
 

@@ -78,11 +78,11 @@ class Piece(NamedTuple):
     place: Callable[[Loaded | None], None]
     """Copies into the result; None stands for a chunk that was never written."""
     room: AnyArray | None = None
-    """Where the bytes of the whole chunk belong in the result if they lie there in one run."""
+    """Place of the whole chunk's bytes in the result if they lie there in one run."""
 
 
 class _Part(NamedTuple):
-    """What is read of a chunk that is not encoded."""
+    """Part of a chunk that is not encoded."""
 
     range: ByteRange
     shape: Sequence[int]
@@ -148,7 +148,7 @@ class ChunkLoader:
         return self._direct
 
     def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
-        """Where chunks lie; None for one that was never written."""
+        """Places of chunks; None for one that was never written."""
         array = cast("ChunkRefs", self.array)
         if self._chunks == self._whole:
             return array.refs(keys)
@@ -160,7 +160,7 @@ class ChunkLoader:
         ]
 
     def _piece_ref(self, key: ChunkKey, ratio: Sequence[int], ref: ChunkRef) -> ChunkRef:
-        """Where a piece of a large chunk that is not encoded lies."""
+        """Place of a piece of a large chunk that is not encoded."""
         source, offset, length = ref.range
         if length != self.spec.chunk_nbytes:
             raise self.error(key, f"has {length} bytes instead of {self.spec.chunk_nbytes}")
@@ -171,7 +171,7 @@ class ChunkLoader:
         return ChunkRef(ByteRange(source, offset + start, min(self._chunk_nbytes, length - start)))
 
     def cost(self, wanted: Sequence[tuple[ChunkKey, Region]], returned: int) -> ReadCost:
-        """What loading blocks of chunks takes, of which `returned` bytes are wanted."""
+        """Cost of loading blocks of chunks, of which `returned` bytes are wanted."""
         keys = [key for key, _ in wanted]
         if not self._direct:
             return ReadCost(

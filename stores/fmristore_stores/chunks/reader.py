@@ -141,7 +141,7 @@ class ChunkReader:
         return values.copy(order="K")  # never a view of what others will read
 
     def cost(self, region: Region | None = None) -> ReadCost:
-        """What `read` of a region takes, without reading any data.
+        """Cost of `read` of a region; no data are read.
 
         Locating the chunks may read an index (once per array or shard, then remembered).
         """
@@ -219,7 +219,7 @@ class ChunkReader:
     def cost_points(
         self, axes: Sequence[int], points: AnyArray, region: Region | None = None
     ) -> ReadCost:
-        """What `read_points` takes, without reading any data."""
+        """Cost of `read_points`; no data are read."""
         axes = tuple(axes)
         others, region = self._other_axes(axes, region)
         points = np.asarray(points, np.int64).reshape(-1, len(axes))
@@ -266,7 +266,7 @@ class ChunkReader:
         order: tuple[int, ...],
         back: Sequence[int],
     ) -> Piece:
-        """What points of one chunk need of it.
+        """Piece of one chunk that points need.
 
         `order` has their axes first, then the others; `back` undoes it.
         """
@@ -345,7 +345,7 @@ class _Group(NamedTuple):
     rows: AnyArray
     """Their row numbers."""
     inside: AnyArray
-    """Where they are within the chunk, shape (n, k)."""
+    """Places within the chunk, shape (n, k)."""
 
 
 def _reordered(parts: tuple[Item, ...], order: Sequence[int]) -> tuple[Item, ...]:

@@ -152,7 +152,7 @@ def _converted(array: Array, region: Region, values: Any) -> AnyArray:
 
 
 def _inside(key: ChunkKey, region: Region, spec: ArraySpec) -> Region:
-    """Where a chunk lies in a region that it is a part of."""
+    """Place of a chunk in a region that it is a part of."""
     chunk = chunk_region(key, spec.shape, spec.layout.chunks)
     return tuple(
         slice(c.start - r.start, c.stop - r.start) for c, r in zip(chunk, region, strict=True)

@@ -1,4 +1,4 @@
-"""How codec pipelines are called in HDF5 and in Zarr.
+"""Names of codec pipelines in HDF5 and in Zarr.
 
 =============  ====================  ========================  ====================================
 neutral name   HDF5 filter           Zarr v3 codec             options

@@ -49,7 +49,7 @@ _DAMAGE: tuple[Any, ...] = (
     isal_zlib.IsalError,
     deflate.DeflateError,
 )
-"""What the codecs raise on damaged bytes, and on options that make no sense."""
+"""Errors of the codecs on damaged bytes, and on options that make no sense."""
 
 numcodecs.blosc.use_threads = False  # as zarr-python does: our threads decode whole chunks
 

@@ -161,7 +161,7 @@ class HDF5Array:
 
     @property
     def capabilities(self) -> Capability:
-        """What this very array can do.
+        """Facts about this very array.
 
         ``CHUNK_REFS`` where the file is open for reading and the data lie in it as in memory,
         encoded by codecs that are known; ``RAW_WRITE`` where it is open for writing and chunked.
@@ -388,7 +388,7 @@ class HDF5Array:
 
     @property
     def policy(self) -> FetchPolicy:
-        """How its byte ranges are best asked for."""
+        """Best way of asking for its byte ranges."""
         source = self._session.source
         return FetchPolicy(gap=-1, block=0, concurrent=False) if source is None else source.policy
 
@@ -576,7 +576,7 @@ class HDF5Array:
         self.write(region, decoded.reshape(spec.layout.chunks)[inside])
 
     def _mask(self, start: tuple[int, ...]) -> int | None:
-        """Which filters a stored chunk lacks; None if there is no such chunk."""
+        """Mask of the filters that a stored chunk lacks; None if there is no such chunk."""
         info = self._node.get_chunk_info_by_coord(start)
         return int(info.filter_mask) if info.byte_offset else None
 

@@ -90,7 +90,7 @@ _TEXTS = {
 """Types of numpy and HDF5 that text of any length is read as, which most attributes are."""
 _MEMORY_TYPES: dict[str, Any] = {}
 _TRUTH = {"FALSE": False, "TRUE": True, "NA": None}
-"""How R writes logical values: names of an enumeration."""
+"""Logical values as R writes them: names of an enumeration."""
 
 
 def decode_text(raw: bytes | str) -> str:

@@ -1,4 +1,4 @@
-"""Where the encoded chunks of an HDF5 dataset lie in its file."""
+"""Places of the encoded chunks of an HDF5 dataset in its file."""
 
 from __future__ import annotations
 

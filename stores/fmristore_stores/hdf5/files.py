@@ -63,10 +63,10 @@ __all__ = [
 Mode = Literal["r", "r+", "w"]
 
 _LIBRARY_ERRORS = (OSError, RuntimeError, KeyError, ValueError, OverflowError, MemoryError)
-"""What h5py raises when the HDF5 library fails."""
+"""Errors of h5py when the HDF5 library fails."""
 
 _SIGNS_OF_CHANGE = (*_LIBRARY_ERRORS, CorruptDataError, NotFoundError)
-"""What goes wrong when a file is replaced while it is read."""
+"""Errors that may mean that a file was replaced while it is read."""
 
 _NO_LOCK = "unable to lock"
 """Part of HDF5's message when a file cannot be locked."""
@@ -76,7 +76,7 @@ _IN_USE = (_NO_LOCK, "already open", "t match")
 _PAGE_BUFFER = 16 * 1024 * 1024
 _SMALL_BLOCK = 16 * 1024
 _SMALL_BLOCKS = 32
-"""What a second handle of a local file keeps of it."""
+"""Bytes that a second handle of a local file keeps of it."""
 _MOST_REMEMBERED = 256
 """Nodes whose attributes are kept in memory while a file is read."""
 _LARGEST_PAGE = 64 * 1024 * 1024
@@ -85,7 +85,7 @@ _LARGEST_PAGE = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the first name of an object with several names stands."""
+    """First name of an object with several names."""
 
     group: int
     """Address of the group that holds the name."""
@@ -245,7 +245,7 @@ class Session:
 
     @property
     def token(self) -> str:
-        """Which file was opened, as `location.content_token` says it; empty if it is not local."""
+        """Identity of the file that was opened: `location.content_token`; empty if not local."""
         return "" if self._status is None else local_token(self._status)
 
     def opened(self) -> OpenHDF5:

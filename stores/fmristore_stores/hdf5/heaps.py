@@ -312,7 +312,7 @@ def _width(data: mmap.mmap) -> int:
 
 
 def _problem(read: Read, start: int, width: int) -> str | None:
-    """What is wrong with the collection at an offset; None if its objects fill it in order."""
+    """Fault of the collection at an offset; None if its objects fill it in order."""
     header = _padded(8 + width)  # of the collection, and of each of its objects
     size = int.from_bytes(read(start, 8 + width)[8:], "little")
     position, window, begin = header, b"", 0

@@ -69,11 +69,11 @@ def join(base: str, name: str) -> str:
 
 
 class Facts(NamedTuple):
-    """What the header of an object says, without a look at its contents."""
+    """Facts of the header of an object, without a look at its contents."""
 
     address: int
     names: int
-    """How many hard links lead to it."""
+    """Number of hard links that lead to it."""
     is_group: bool
     is_dataset: bool
 
@@ -109,7 +109,7 @@ def open_child(group: Any, name: bytes) -> Any:
 
 
 def link_target(group: Any, entry: Entry, base: str) -> str:
-    """What a soft or external link leads to, as `Child.target` has it.
+    """Target of a soft or external link, as `Child.target` has it.
 
     Parameters
     ----------

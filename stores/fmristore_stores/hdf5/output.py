@@ -22,7 +22,7 @@ _LOCKING = "HDF5_USE_FILE_LOCKING"
 _NO_LOCKS = ("0", "FALSE")
 _BEST_EFFORT = "BEST_EFFORT"
 _NO_SUCH_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
-"""What file systems answer that have no locks."""
+"""Errors of file systems that have no locks."""
 _KEPT = 1 << 20
 """Longest write that is kept in memory after a failure: metadata, which the library may read."""
 
@@ -52,7 +52,7 @@ class OutputFile:
 
     def __init__(self, path: str, url: str, *, create: bool) -> None:
         self.error: BaseException | None = None
-        """What went wrong first; None while all is well."""
+        """First error; None while all is well."""
         self._url = url
         self._file = open(path, "x+b" if create else "r+b", buffering=0)  # noqa: PTH123, SIM115
         self._at = 0

@@ -52,7 +52,7 @@ _OUT_OF_MEMORY = 3
 _NOT_READ = 4
 """Exit code of a child that could not read the file, whatever is in it."""
 _UNREAD = (StorageError, ChangedError, DependencyError)
-"""What a child meets then."""
+"""Reason given for a child that was not reached."""
 _WINDOWS_CRASH = 0xC0000000
 """Exit codes of processes that crashed on Windows begin here."""
 _SMALL = 64 * 1024 * 1024

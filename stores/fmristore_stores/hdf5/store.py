@@ -145,7 +145,7 @@ class HDF5Store:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Path or URL."""
         return self._session.url
 
     @property
@@ -180,12 +180,12 @@ class HDF5Store:
 
     @property
     def token(self) -> str:
-        """Which local file was opened for reading; empty for any other."""
+        """Identity of the local file that was opened for reading; empty for any other."""
         return self._session.token
 
     @property
     def ledger(self) -> Ledger:
-        """What was written since it was opened."""
+        """List of everything written since it was opened."""
         return self._session.ledger
 
     def contradictions(self, nodes: Iterable[str]) -> list[tuple[str, str]]:  # noqa: ARG002
@@ -509,7 +509,7 @@ class HDF5Group:
             raise
 
     def _child(self, entry: Entry) -> Child | None:
-        """What a link is to a user; None for what has no meaning outside HDF5."""
+        """Link as a user sees it; None for what has no meaning outside HDF5."""
         if entry.link != h5l.TYPE_HARD:
             return Child("link", link_target(self._node, entry, self._path))
         found = facts(self._node, entry.name)

@@ -131,7 +131,7 @@ def _content(node: Any, raw: bytes, kind: Any, space: Any) -> Any:
 
 
 def _what(kind: Any, *, empty: bool) -> str:
-    """What JSON does not say of an attribute; empty if it says what matters."""
+    """Type of an attribute that JSON does not tell; empty if it does as far as it matters."""
     if empty:
         return "empty" if kind.get_class() != h5t.STRING else ""
     if kind.get_class() == h5t.ENUM:

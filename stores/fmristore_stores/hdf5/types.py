@@ -1,4 +1,4 @@
-"""What an HDF5 dataset is in terms of `ArraySpec`, and how to create the dataset of a spec."""
+"""HDF5 datasets in terms of `ArraySpec`, and how to create the dataset of a spec."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _FILTER_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class ElementType:
-    """How the elements of a dataset are stored and transferred.
+    """Type of the elements of a dataset, as stored and as transferred.
 
     Parameters
     ----------

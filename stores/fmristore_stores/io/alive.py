@@ -58,7 +58,7 @@ class _Table:
         self._refs.clear()
 
     def __len__(self) -> int:
-        """How many are alive."""
+        """Number of objects that are alive."""
         return sum(1 for _ in self._alive())
 
 
@@ -100,10 +100,10 @@ class AliveValues(_Table, Generic[Key, Thing]):
 
 
 class AliveKeys(_Table, Generic[Thing]):
-    """What belongs to objects that are alive, and goes soon after them."""
+    """Entries of objects that are alive, which go soon after them."""
 
     def get(self, thing: object) -> Thing | None:
-        """What belongs to an object, None if there is nothing."""
+        """Entry of an object, None if there is nothing."""
         if self._gone:
             self._tidy()
         ref = self._refs.get(id(thing))

@@ -245,7 +245,7 @@ class FileSource:
 
     @property
     def policy(self) -> FetchPolicy:
-        """How ranges are best asked for."""
+        """Best way of asking for ranges."""
         return self._source.policy
 
     @property

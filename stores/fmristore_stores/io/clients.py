@@ -37,7 +37,7 @@ Seen = Callable[[str, str], None]
 
 
 class _Asked(NamedTuple):
-    """What a read asks for besides bytes."""
+    """Conditions of a read besides its range."""
 
     path: str
     if_match: str

@@ -1,4 +1,4 @@
-"""How long a store stays open, and whether it is still the one that was opened.
+"""Lifetime of an open store, and whether it is still the one that was opened.
 
 A store may be closed, dropped or replaced while other threads read it. Each read enters a
 `Reading`: it keeps the store open until it ends, and does not end well if the store was replaced
@@ -52,7 +52,7 @@ _forgotten: deque[_Watch] = deque()
 _inherited: list[_Watch] = []
 
 _SIGNS = (CorruptDataError, MetadataError, NotFoundError)
-"""What goes wrong when the files of a store are replaced while it is read."""
+"""Errors that may mean that the files of a store were replaced while it is read."""
 
 
 def close_when_forgotten(thing: object, close: Close) -> None:
@@ -168,7 +168,7 @@ _MOST_VOUCHED = 16384
 
 
 class Content(Protocol):
-    """What a lifetime is that of."""
+    """Content that a lifetime is of."""
 
     def check(self) -> None:
         """Raise `ChangedError` if it is not what was opened any more."""

@@ -39,14 +39,14 @@ __all__ = [
 ]
 
 Kind = Literal["hdf5", "zarr", "reference"]
-"""What holds a store; ``"reference"`` is a file that lists where in other files the chunks lie."""
+"""Container of a store; ``"reference"`` is a file that lists where chunks lie in other files."""
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".nc")
 ZARR_SUFFIXES = (".zarr",)
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _USER_BLOCKS = (0, 512, 1024, 2048, 4096)
-"""Where an HDF5 file may begin: behind a user block of 512 bytes, or a power of two times that."""
+"""Places where an HDF5 file may begin: behind a user block of 512 bytes, or 2**n times that."""
 _ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
 _IMAGE = re.compile(
     r"\.(?:nii|img|hdr|mgz|mgh|mnc|head|brik|gii|par|rec)(?:\.(?:gz|bz2|zst))?$", re.IGNORECASE
@@ -208,7 +208,7 @@ def _with_defaults(url: str, options: Options) -> Options:
 
 
 def _merged(defaults: Options, given: Options) -> dict[str, Any]:
-    """What was given, and the defaults for the rest, also inside of mappings."""
+    """Options that were given, and the defaults for the rest, also inside of mappings."""
     merged = dict(defaults)
     for name, value in given.items():
         default = merged.get(name)
@@ -252,7 +252,7 @@ def exists(url: str, options: Options | None = None) -> bool:
 def count_files(
     url: str, kind: Kind, options: Options | None = None
 ) -> tuple[int | None, int | None]:
-    """How many files or objects a store consists of, and their bytes.
+    """Count the files or objects of a store, and their bytes.
 
     Parameters
     ----------
@@ -372,7 +372,7 @@ class _Remote:
         self._known: dict[str, Mapping[str, Any] | None] = {}
 
     def facts(self, path: str) -> Mapping[str, Any] | None:
-        """What the filesystem says of a file, object or prefix; None if there is none."""
+        """Facts that the filesystem gives of a file, object or prefix; None if there is none."""
         if path not in self._known:
             self._known[path] = self._ask(path)
         return self._known[path]

@@ -35,7 +35,7 @@ __all__ = [
 _THREADS = 16
 _PATTERN = re.compile(r"[*?\[\]{}]")
 _VERSION = re.compile(r"(?i)\?versionid=")
-"""What the clients of S3 and Azure cut off from a key."""
+"""Part of a key that the clients of S3 and Azure cut off."""
 _WEB = frozenset({"http", "https"})
 _FLAT = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
 """Storage that lists all objects below a prefix by itself; an error there is an error."""

@@ -38,7 +38,7 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Who writes, and since when.
+    """Process that writes, and the time since when.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def _machine() -> str:
 
 
 def _start_of(pid: int) -> int:
-    """When a process began, in ticks since the start of the machine; 0 if that is not known."""
+    """Start of a process, in ticks since the start of the machine; 0 if that is not known."""
     return _read_status(pid)[1]
 
 

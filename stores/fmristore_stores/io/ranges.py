@@ -12,7 +12,7 @@ __all__ = ["ReadCost", "batches", "merge_ranges", "span_of", "sum_costs"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadCost:
-    """What a read takes when nothing is cached.
+    """Cost of a read when nothing is cached.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Where bytes come from: ranges of local files with ``pread``, of anything else through fsspec.
+"""Sources of bytes: ranges of local files with ``pread``, of anything else through fsspec.
 
 One class for each kind of place, which share their checks, which makes the module long.
 """
@@ -61,7 +61,7 @@ class ByteSource(Protocol):
 
     @property
     def policy(self) -> FetchPolicy:
-        """How ranges are best asked for."""
+        """Best way of asking for ranges."""
 
     @property
     def version(self) -> Version | None:
@@ -176,7 +176,7 @@ def _relative() -> bool:
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
-    """Which folder it is, also where its number may be given to another one."""
+    """Identity of a folder, also where its number may be given to another one."""
     return status.st_dev, status.st_ino, status.st_ctime_ns if os.name == "nt" else 0
 
 
@@ -528,7 +528,7 @@ def _end(item: ByteRange) -> int | None:
 
 
 class Beginning(NamedTuple):
-    """How an object begins, and what else the server said of it."""
+    """Beginning of an object, and the server's other facts about it."""
 
     data: bytes
     size: int
@@ -536,7 +536,7 @@ class Beginning(NamedTuple):
     """Etag, or what else tells one version from another; empty if there is nothing."""
     requests: int
     written: str = ""
-    """When, if that may say more than `version`; see `when_written`."""
+    """Time of writing, if that may say more than `version`; see `when_written`."""
 
 
 VERSIONS = (
@@ -553,7 +553,7 @@ VERSIONS = (
 
 
 def when_written(facts: Mapping[str, Any]) -> str:
-    """When an object of S3 was written, to the second; empty if the filesystem does not tell.
+    """Time at which an object of S3 was written, to the second; empty if it is not known.
 
     Its etag is the same for all objects of the same content.
     """
@@ -627,7 +627,7 @@ def _short(path: str, offset: int, length: int, found: int) -> CorruptDataError:
 _DENIED = (401, 403)
 _GONE = (404, 410)
 _REFUSED = re.compile(r"(?i)credentials|^Forbidden: ")
-"""What clients say without a class or a status of its own."""
+"""Messages of clients that have no class or status of their own."""
 _PRECONDITION_FAILED = 412
 _UNKNOWN_OPTION = re.compile(r"unexpected keyword argument '(\w+)'")
 denials: list[None] = []

@@ -1,4 +1,4 @@
-"""What reading cost: requests, bytes and chunks, counted where they happen.
+"""Cost of reading: requests, bytes and chunks, counted where they happen.
 
 Sources of bytes and readers of chunks add to one `Stats` for each store and process, found by the
 store's URL.
@@ -20,7 +20,7 @@ __all__ = ["Counts", "Stats", "Watch", "stats_of"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What was counted up to one moment, or between two.
+    """Counts up to one moment, or between two.
 
     Parameters
     ----------

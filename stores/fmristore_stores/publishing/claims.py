@@ -46,12 +46,12 @@ _AGE = 3600.0
 _BEAT = 300.0
 """Seconds between two touches of a claim."""
 _TRIES = 5
-"""How often a claim is made that somebody else gave up, or made, at the same moment."""
+"""Attempts to make a claim that somebody else gave up, or made, at the same moment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Who writes a store, as stored in a claim or lock file.
+    """Writer of a store, as stored in a claim or lock file.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ class _Store(Protocol):
         """Content of one; None if there is none."""
 
     def touched(self, path: str) -> float:
-        """When it was written, in seconds since 1970; 0 if that is not known."""
+        """Time of writing, in seconds since 1970; 0 if that is not known."""
 
     def write(self, path: str, data: bytes) -> None:
         """Replace one."""
@@ -310,7 +310,7 @@ class Claims(Turn):
 
 
 def find_claim(fs: Any, path: str, url: str) -> Claim | None:
-    """Who is writing, or was when it ended, the store at a path; None if nobody.
+    """Process that writes, or wrote until it ended, the store at a path; None if there is none.
 
     Raises
     ------
@@ -349,7 +349,7 @@ class RemoteClaims:
         return data
 
     def touched(self, path: str) -> float:
-        """When it was written, in seconds since 1970; 0 if that is not known."""
+        """Time of writing, in seconds since 1970; 0 if that is not known."""
         try:
             return float(self._fs.modified(path).timestamp())
         except Exception:  # noqa: BLE001 - many filesystems cannot say
@@ -416,7 +416,7 @@ class FileClaims:
             raise storage_error(error, self._url) from error
 
     def touched(self, path: str) -> float:
-        """When it was written, in seconds since 1970; 0 if that is not known."""
+        """Time of writing, in seconds since 1970; 0 if that is not known."""
         try:
             return os.stat(path).st_mtime  # noqa: PTH116
         except OSError:

@@ -1,4 +1,4 @@
-"""What writers that were killed left beside a store and in it: found by its mark, and removed.
+"""Remains of killed writers beside a store and in it: found by their marks, and removed.
 
 Only what bears the mark of a writer that is gone is touched; see `owners`.
 """
@@ -186,7 +186,7 @@ def _inside(folder: str) -> Iterator[str]:
 
 
 def _touched(path: str) -> float:
-    """When a file, or anything in a folder, was last written; 0 if it is not there any more."""
+    """Time of the last write to a file, or in a folder; 0 if it is not there any more."""
     latest = 0.0
     with contextlib.suppress(OSError):
         latest = os.lstat(path).st_mtime

@@ -117,7 +117,7 @@ def check_writable(url: str) -> None:
 
 
 _held: set[tuple[str, int]] = set()
-"""Which stores this process is changing, and in which thread."""
+"""Stores that this process is changing, and in which thread."""
 
 
 def _wait(turn: _LockFile | Claims, url: str, busy: type[FmristoreError] | None) -> Any:

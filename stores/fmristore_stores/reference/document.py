@@ -266,7 +266,7 @@ def _load(text: bytes) -> dict[str, Any]:
 
 
 def _own_head(data: bytes) -> Document | None:
-    """What the first line says, if it is one of fmristore and the rest is as it was written."""
+    """Content of the first line, if it is one of fmristore and the rest is as it was written."""
     head, _, rest = data.partition(b"\n")
     if b'"fmristore"' not in head[:64] or not rest.endswith(b"}}\n"):
         return None

@@ -1,4 +1,4 @@
-"""Where the chunks of an array of a reference file lie: as a table, and packed into text."""
+"""Places of the chunks of an array of a reference file: as a table, and packed into text."""
 
 from __future__ import annotations
 

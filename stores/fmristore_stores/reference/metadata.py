@@ -43,7 +43,7 @@ __all__ = [
 DIMENSIONS = "_ARRAY_DIMENSIONS"
 """Attribute of an array with the names of its axes, as xarray wants it."""
 _PHONY = re.compile(r"phony_dim_\d+")
-"""How software calls an axis without a name, where there must be one."""
+"""Name that software gives an axis without one, where there must be one."""
 _TEXT_STEP = "vlen-utf8"
 _LIMIT = 2**63
 _SEPARATORS = (".", "/")
@@ -62,7 +62,7 @@ _COMPRESSORS = frozenset({"deflate", "gzip", "zstd", "blosc"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """What the metadata of an array say.
+    """Form of an array by its metadata.
 
     Parameters
     ----------

@@ -122,7 +122,7 @@ class ReferenceStore:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Path or URL."""
         return self._session.url
 
     @property
@@ -168,7 +168,7 @@ class ReferenceStore:
 
 
 class _Node:
-    """What groups and arrays have in common."""
+    """Common base of groups and arrays."""
 
     def __init__(self, session: _Session, path: str) -> None:
         self._session = session
@@ -403,7 +403,7 @@ class ReferenceArray(_Node):
 
     @property
     def policy(self) -> FetchPolicy:
-        """How its byte ranges are best asked for; unpacks the table of chunks."""
+        """Best way of asking for its byte ranges; unpacks the table of chunks."""
         self._table()
         return self._session.targets.policy
 

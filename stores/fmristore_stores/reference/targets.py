@@ -37,14 +37,14 @@ __all__ = ["Targets", "facts_of", "read_whole"]
 
 _HEAD_BYTES = 64 * 1024
 _FIRST_BYTES = 8 * 1024 * 1024
-"""What is asked for before the size of an object on S3 is known."""
+"""Bytes asked for before the size of an object on S3 is known."""
 _PINNED = frozenset({"s3", "s3a"})
 """Servers that refuse to serve another version than the one asked for: nothing else to check."""
 _WEB = frozenset({"http", "https"})
 
 
 def facts_of(url: str, options: Mapping[str, Any] | None = None) -> TargetFacts:
-    """What tells a file from others and from later versions of itself; two requests.
+    """Facts that tell a file from others and from later versions of itself; two requests.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ class Targets:
 
     @property
     def policy(self) -> FetchPolicy:
-        """How byte ranges are best asked for."""
+        """Best way of asking for byte ranges."""
         return LocalSource.policy if self.local else FsspecSource.policy
 
     def resolve(self, text: str) -> str:

@@ -96,7 +96,7 @@ class ArrayTests(StoreSuite):
                 assert_same_values(array.read(), np.zeros(shape, spec.dtype))
 
     def test_fill_value(self, tmp_path: Path) -> None:
-        """What was never written reads as the fill value, bit for bit, also later."""
+        """Elements that were never written read as the fill value, bit for bit, also later."""
         corner = (slice(0, 1), slice(0, 1))
         written: dict[str, tuple[ArraySpec, AnyArray]] = {}
         with self.open_store(tmp_path, "w") as store:

@@ -1,4 +1,4 @@
-"""What the parts of the suite stand on: how the store under test is opened."""
+"""Base of the parts of the suite: how the store under test is opened."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class ChunkTests(StoreSuite):
     @scaled(1.0)
     @given(data=st.data())
     def test_chunks_hold_the_values(self, tmp_path: Path, data: st.DataObject) -> None:
-        """What is put together from the chunks is what was written, and what the store reads."""
+        """Values put together from the chunks are those written, and those that the store reads."""
         folder = fresh_folder(tmp_path)
         with self.open_store(folder, "w") as store:
             spec = data.draw(specs(store.capabilities))
@@ -100,7 +100,7 @@ class ChunkTests(StoreSuite):
             assert None not in refs.refs(keys)
 
     def test_references_follow_writes(self, store: Store) -> None:
-        """Where chunks can be located while writing, references are never out of date."""
+        """References are never out of date where chunks can be located while writing."""
         array = store.root.create_array("0", make_spec((5, 4), chunks=(2, 2), codec="dual"))
         if Capability.CHUNK_REFS not in array.capabilities:
             _assert_no_refs(array)

@@ -154,7 +154,7 @@ class MemoryStore:
 
 
 class _Handle:
-    """What groups and arrays have in common: a place, and attributes."""
+    """Common base of groups and arrays: a place, and attributes."""
 
     def __init__(self, session: _Session, path: str, node: _Node) -> None:
         self._session = session

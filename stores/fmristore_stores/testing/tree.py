@@ -417,7 +417,7 @@ class AttributeTests(StoreSuite):
         )
 
     def test_refused(self, store: Store) -> None:
-        """What some store cannot hold is refused by all, and nothing changes."""
+        """Names and values that some store cannot hold are refused by all, and nothing changes."""
         store.root.write_attributes({"kept": 1})
         for name, value in _REFUSED_ATTRIBUTES.items():
             with case(name):

@@ -198,7 +198,7 @@ class _Wrapper:
 
     @property
     def url(self) -> str:
-        """Where the store inside is."""
+        """Path or URL of the store inside."""
         return self._inner.url
 
     @property
@@ -271,7 +271,7 @@ class ReadOnlyStore(_Wrapper):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What was asked of an array, or of all arrays of a store.
+    """Counts of calls on an array, or on all arrays of a store.
 
     Parameters
     ----------

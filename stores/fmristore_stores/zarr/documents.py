@@ -62,7 +62,7 @@ _STEPS: Mapping[str, Mapping[str, tuple[type, Container[Any]]]] = {
 
 
 class ParsedNode(NamedTuple):
-    """What a document says.
+    """Node of a document.
 
     Parameters
     ----------

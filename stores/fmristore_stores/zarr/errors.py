@@ -1,4 +1,4 @@
-"""What zarr-python raises and warns of, in our own errors."""
+"""Errors and warnings of zarr-python, as our own errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _DAMAGE = (
     zlib.error,
     gzip.BadGzipFile,
 )
-"""What zarr-python and its codecs raise when they meet something that they did not expect."""
+"""Errors of zarr-python and its codecs when they meet something that they did not expect."""
 
 _warnings_lock = threading.RLock()
 

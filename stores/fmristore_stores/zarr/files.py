@@ -83,7 +83,7 @@ class Files(Protocol):
         """
 
     def names(self, folder: str) -> list[str]:
-        """What is directly below a folder, sorted."""
+        """Names directly below a folder, sorted."""
 
     def below(self, folder: str) -> Iterable[str]:
         """Keys of all objects below a folder; links to folders are not followed."""
@@ -242,7 +242,7 @@ class LocalFiles:
         return [s.st_size if s is not None and stat.S_ISREG(s.st_mode) else None for s in found]
 
     def names(self, folder: str) -> list[str]:
-        """What is directly below a folder, sorted."""
+        """Names directly below a folder, sorted."""
         try:
             name, within = self._place(folder)
             if within is None:
@@ -551,7 +551,7 @@ class RemoteFiles:
             return None
 
     def names(self, folder: str) -> list[str]:
-        """What is directly below a prefix, sorted."""
+        """Names directly below a prefix, sorted."""
         self.refresh()
         try:
             found = self._fs.ls(self.path(folder), detail=False)
@@ -637,7 +637,7 @@ def _write_error(error: BaseException, url: str) -> Exception:
 
 
 def _identity(folder: str) -> tuple[int, int] | None:
-    """What tells a folder from one that was made later in its place."""
+    """Identity of a folder, which one that was made later in its place does not have."""
     try:
         status = os.stat(folder)  # noqa: PTH116
     except OSError:

@@ -1,4 +1,4 @@
-"""What a Zarr metadata document says, as an `ArraySpec`, and the other way round."""
+"""Zarr metadata documents as `ArraySpec`, and the other way round."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _INDEX_CODECS = [("bytes", "little"), ("crc32c", None)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Where the encoded chunks of an array lie.
+    """Place of the encoded chunks of an array.
 
     Parameters
     ----------

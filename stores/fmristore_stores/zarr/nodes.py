@@ -42,7 +42,7 @@ _ENCODED = Capability.CHUNK_REFS | Capability.RAW_WRITE
 
 
 class _Handle:
-    """What groups and arrays have in common: a place, and attributes."""
+    """Common base of groups and arrays: a place, and attributes."""
 
     def __init__(self, tree: Tree, path: str) -> None:
         self._tree = tree
@@ -327,7 +327,7 @@ class ZarrArray(_Handle):
 
     @property
     def policy(self) -> FetchPolicy:
-        """How its byte ranges are best asked for."""
+        """Best way of asking for its byte ranges."""
         return self._tree.live().source.policy
 
     def reading(self) -> Reading:

@@ -83,7 +83,7 @@ def is_ignorable(value: Any) -> bool:
 
 
 def reason(document: Mapping[str, Any] | None) -> FmristoreError | None:
-    """Why an array cannot be used here although nothing is wrong with it.
+    """Reason why an array cannot be used here although nothing is wrong with it.
 
     Parameters
     ----------

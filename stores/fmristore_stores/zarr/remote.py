@@ -29,7 +29,7 @@ class Objects(Protocol):
         """Whether there is an object or a prefix of that name."""
 
     def names(self, folder: str) -> list[str]:
-        """What is directly below a prefix."""
+        """Names directly below a prefix."""
 
     def below(self, folder: str) -> list[str]:
         """Keys of all objects below a prefix."""

@@ -168,7 +168,7 @@ class ZarrStore:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Path or URL."""
         return self._tree.url
 
     @property
@@ -194,12 +194,12 @@ class ZarrStore:
 
     @property
     def token(self) -> str:
-        """Which local store was opened for reading; empty for any other."""
+        """Identity of the local store that was opened for reading; empty for any other."""
         return self._token
 
     @property
     def ledger(self) -> Ledger:
-        """What was written since it was opened."""
+        """List of everything written since it was opened."""
         return self._tree.ledger
 
     def contradictions(self, nodes: Iterable[str]) -> list[tuple[str, str]]:

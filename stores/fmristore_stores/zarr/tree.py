@@ -134,7 +134,7 @@ class Tree:
 
     @property
     def capabilities(self) -> Capability:
-        """What arrays of this store can do."""
+        """Facts about arrays of this store."""
         return _READ | Capability.WRITE | Capability.RAW_WRITE if self._writable else _READ
 
     @property
