@@ -133,9 +133,9 @@ def open(
         HDF5 file, Zarr store or reference file (``.json``; see `fmristore.virtualize`), local or
         on any filesystem that fsspec knows.
     format : str, optional
-        Insist on a format, such as ``"neurovec"``.
+        Format that it must be, such as ``"neurovec"``.
     kind : {"hdf5", "zarr", "reference"}, optional
-        Insist on a container; found out by its first bytes otherwise.
+        Container that it must be; found out by its first bytes otherwise.
     storage_options : mapping, optional
         Passed to fsspec: credentials, endpoint, ``anon=True``.
     targets : sequence of str, optional
@@ -322,7 +322,7 @@ def parcellate(  # noqa: PLR0913
     mask : path, nibabel image, or array_like of shape (X, Y, Z), optional
         Labels of other voxels are dropped.
     statistic : {"mean", "median", "sum", "min", "max", "std"} or callable
-        ``std`` divides by the number of voxels. A function takes a parcel's numbers (T, V) and
+        ``std`` divides by the number of voxels. A function takes a parcel's values (T, V) and
         returns (T,).
     weights : path, nibabel image, array_like of shape (X, Y, Z) or (V,), optional
         Of the voxels, for means and sums; (V,) in numpy's (C) order of the

@@ -565,7 +565,7 @@ class TestChunks:
         store(url, values, access="volume").close()
         with fs.open(url) as image:
             assert image.plan[..., 0].chunks == 1
-            array: Any = image._numbers.reader.array
+            array: Any = image._data.reader.array
             key = tuple(int(d == "t") for d in image.spec.dims)
             (ref,) = array.refs([key])
         place = ref.range

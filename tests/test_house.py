@@ -202,3 +202,110 @@ def test_functions_are_short_and_long_modules_say_why() -> None:
                 assert lines_of(node) <= 50, f"{path}:{node.lineno} {node.name}"
         if text.count("\n") > 600:  # some lines above 500 are let pass
             assert "long" in (ast.get_docstring(tree) or ""), f"{path} does not say why it is long"
+
+
+NO_NOUN = {"What", "How", "Where", "Which", "When", "Who", "Why"}
+"""First words of docstrings that are neither a noun nor an imperative."""
+
+OLD_WORDS = re.compile(
+    r"\b(numbers meant|laid out|anew|told|spellings?|insist\w*|doubts|boxes|turned around"
+    r"|[Gg]oing elsewhere|newobjects|change_store|\w+Parts|Piece|Understood|MapStack|ScanRequest"
+    r"|SeriesRequest|SpreadSource|write_numbers|describe_numbers)\b"
+)
+"""Words that have a better one: data and values, reported, rechunked, block, layout, content."""
+
+
+def docstrings(tree: ast.AST) -> list[ast.Constant]:
+    """Docstrings of a module, its classes, functions and attributes."""
+    found = []
+    for node in ast.walk(tree):
+        for one in (
+            getattr(node, "body", ()) if not isinstance(node, ast.Lambda | ast.IfExp) else ()
+        ):
+            value = one.value if isinstance(one, ast.Expr) else None
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                found.append(value)
+    return found
+
+
+def worded(path: Path) -> list[str]:
+    """Docstrings that do not say what something is, and words that have a better one."""
+    text = path.read_text(encoding="utf-8")
+    found = [
+        f"{path.name}:{doc.lineno}: starts with {str(doc.value).split()[0]}"
+        for doc in docstrings(ast.parse(text))
+        if str(doc.value).split()[0].rstrip(",:") in NO_NOUN
+    ]
+    for number, line in enumerate(text.splitlines(), 1):
+        found += [f"{path.name}:{number}: {word[0]}" for word in OLD_WORDS.finditer(line)]
+    return found
+
+
+def test_docstrings_start_with_a_noun_or_an_imperative_in_the_words_of_the_field() -> None:
+    assert [one for path in modules().values() for one in worded(path)] == []
+
+
+def test_other_words_would_be_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    for line in (
+        '"""What it is."""',
+        'x = 1\n"""Where it lies."""',
+        "# laid out anew",
+        "Piece = 1",
+    ):
+        path.write_text(line)
+        assert worded(path), line
+    path.write_text('"""Place of the data."""\n')
+    assert worded(path) == []
+
+
+def documented_parameters(doc: str) -> list[str]:
+    """Names in the section *Parameters* of a numpydoc docstring."""
+    section = re.search(
+        r"^Parameters\n-+\n(.*?)(?=^\w[^\n]*\n-+$|\Z)", doc, re.DOTALL | re.MULTILINE
+    )
+    lines = section[1].splitlines() if section else []
+    entries = [line.partition(" : ")[0] for line in lines if line and not line.startswith(" ")]
+    return [name.strip().lstrip("*") for entry in entries for name in entry.split(",")]
+
+
+def arguments(node: ast.AST) -> set[str]:
+    """Parameters of a function, or of what makes an object of a class."""
+    if isinstance(node, ast.ClassDef):
+        made = [one for one in node.body if isinstance(one, ast.FunctionDef)]
+        init = [one for one in made if one.name in ("__init__", "__new__")]
+        fields = {
+            one.target.id
+            for one in node.body
+            if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
+        }
+        return set().union(fields, *map(arguments, init))
+    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    given = node.args
+    return {
+        one.arg
+        for one in (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg)
+        if one is not None
+    }
+
+
+def wrong_parameters(path: Path) -> list[str]:
+    """Documented parameters that a function or class does not have."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        have = arguments(node)
+        if isinstance(node, ast.ClassDef) and (not have or node.bases):
+            continue  # what it inherits is not seen here
+        options = isinstance(node, ast.FunctionDef) and node.args.kwarg is not None
+        found += [
+            f"{path.name}:{node.lineno} {node.name}: {name}"
+            for name in documented_parameters(ast.get_docstring(node) or "")
+            if name not in have and not options
+        ]
+    return found
+
+
+def test_parameters_are_documented_by_their_names() -> None:
+    assert [one for path in modules().values() for one in wrong_parameters(path)] == []

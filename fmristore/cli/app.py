@@ -165,7 +165,7 @@ def info(
     storage_option: StorageOptions = None,
     json: Json = False,
 ) -> None:
-    """Say what stores are, where their voxels lie, how they are laid out and what they take."""
+    """Say what stores are, where their voxels lie, their layout and their size on disk."""
     options = parse_options(storage_option or ())
     from fmristore.cli.describe import describe_store
     from fmristore.cli.render import store_text

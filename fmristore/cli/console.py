@@ -107,7 +107,7 @@ def report(level: str, text: str, *, as_json: bool, **facts: Any) -> None:
 
 
 def hush() -> None:
-    """Keep libraries from telling, on exit, of the work that an interruption left unfinished."""
+    """Keep libraries from reporting, on exit, the work that an interruption left unfinished."""
     logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     warnings.simplefilter("ignore")
 

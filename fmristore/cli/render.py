@@ -47,7 +47,7 @@ def store_text(document: Mapping[str, Any]) -> str:
 
 
 def _content_rows(content: Mapping[str, Any]) -> Rows:
-    """Rows of whatever a format tells of itself, in its order; where and how it lies comes last."""
+    """Rows of a format's own description, in its order; where and how it lies comes last."""
     last = [key for key in ("layout", "sizes", "digest") if key in content]
     rows: Rows = []
     for key in (*(key for key in content if key not in last), *last):
@@ -220,7 +220,7 @@ _WORDS: Mapping[str, Callable[[str, Mapping[str, Any]], Rows]] = {
     "space": _space,
     "stored_dtype": _nothing,
 }
-"""Facts that many formats tell, and how they are worded; any other is reported as it is."""
+"""Facts that many formats have, and their wording; any other is reported as it is."""
 
 
 def _tree_lines(document: Mapping[str, Any]) -> list[str]:

@@ -193,7 +193,7 @@ class StoredArray:
         reader = self.reader
         if math.prod(reader.spec.shape) > most:
             raise MetadataError(
-                f"has the shape {reader.spec.shape}, more than the {most} numbers that it may hold",
+                f"has the shape {reader.spec.shape}, more than {most} elements",
                 url=self._handle.locator.url,
                 node=self._path,
             )
@@ -272,7 +272,7 @@ def describe_data(arrays: Iterable[StoredArray]) -> dict[str, Any]:
     dict
         ``layout`` of the main array and ``sizes`` of all; empty if there are none. Encoded bytes
         are None where only a library knows where chunks are, or where there are too many. Where
-        numbers are stored twice, ``copy`` is the layout of the first copy, raw bytes are counted
+        data are stored twice, ``copy`` is the layout of the first copy, raw bytes are counted
         once, and ``copies_encoded_bytes`` is what all copies add.
 
     Raises
@@ -534,7 +534,7 @@ class StoredObject(ABC):
 
         Counts go on for all objects that read the same URL; ``stats.reset()`` starts them again,
         and ``with obj.stats.watch() as read:`` counts what happens inside the block. The logger
-        ``fmristore`` tells of every fetch at level ``DEBUG``.
+        ``fmristore`` reports every fetch at level ``DEBUG``.
 
         Examples
         --------
@@ -570,7 +570,7 @@ class StoredObject(ABC):
         )
 
     def describe(self) -> dict[str, Any]:
-        """Tell what it is and what it takes, as plain JSON values.
+        """Describe it, and what it takes, as plain JSON values.
 
         Returns
         -------
@@ -582,7 +582,7 @@ class StoredObject(ABC):
         Raises
         ------
         FormatError
-            If something that it tells of is damaged.
+            If something that it describes is damaged.
 
         Notes
         -----
@@ -594,8 +594,8 @@ class StoredObject(ABC):
         self, facts: Mapping[str, Any], arrays: Iterable[StoredArray] | None = None
     ) -> dict[str, Any]:
         """Put facts of a format together with those that all have."""
-        numbers = describe_data(self.primary_arrays if arrays is None else arrays)
-        return {"class": type(self).__name__, **facts, **numbers}
+        stored = describe_data(self.primary_arrays if arrays is None else arrays)
+        return {"class": type(self).__name__, **facts, **stored}
 
     def check(self) -> None:  # noqa: B027 - most have nothing to do
         """Read the small arrays that opening leaves alone, and see whether they fit each other.
@@ -606,7 +606,7 @@ class StoredObject(ABC):
             If they do not, or one is damaged.
         """
 
-    # Going elsewhere ------------------------------------------------------------------------------
+    # Export ---------------------------------------------------------------------------------------
 
     @takes(LayoutOptions)
     def save(self, url: str | os.PathLike[str], **options: Unpack[LayoutOptions]) -> Self:
@@ -634,7 +634,7 @@ class StoredObject(ABC):
 
         Notes
         -----
-        Numbers are decoded and encoded; `fmristore.transcode` copies encoded chunks where it can,
+        Data are decoded and encoded; `fmristore.transcode` copies encoded chunks where it can,
         and keeps every node of a store.
         """
         return self.save_with(url, options)

@@ -396,7 +396,7 @@ class SparseMatrix(Matrix):
 
     @staticmethod
     def _positions(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Numbers of all entries of some rows."""
+        """Positions of all entries of some rows."""
         before = np.cumsum(counts) - counts
         positions: NDArray[np.int64] = np.arange(counts.sum()) + np.repeat(starts - before, counts)
         return positions

@@ -174,7 +174,7 @@ _SOMETIMES = frozenset(
 def with_holds(group: Group, attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes of a group that was written, with the list of what it holds besides the rest.
 
-    By it a node that was removed is told from one that was never there.
+    By it a node that was removed differs from one that was never there.
     """
     kept = {name: value for name, value in attributes.items() if name != HOLDS}
     return kept | holds(_SOMETIMES & group.children().keys())

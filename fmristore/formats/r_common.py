@@ -24,8 +24,8 @@ from fmristore_stores.protocol import AnyArray, Group
 from fmristore_stores.spec import STRING, check_name
 
 __all__ = [
+    "R_DATA",
     "R_EXACT",
-    "R_NUMBERS",
     "R_TYPES",
     "RLayout",
     "attribute_text",
@@ -43,7 +43,7 @@ __all__ = [
     "write_r_space",
 ]
 
-R_NUMBERS = "data"
+R_DATA = "data"
 
 """Paths where R looks for the data of a run."""
 
@@ -65,9 +65,9 @@ def link_for_r(
     limits: Sequence[float] | None,
     data: Sequence[str] = ("0",),
 ) -> dict[str, Any]:
-    """Give a finished image the names that R looks for, if R would read the right numbers.
+    """Give a finished image the names that R looks for, if R would read the right values.
 
-    That is so if array ``0``, or a copy of it, has the canonical order of axes, numbers that R
+    That is so if array ``0``, or a copy of it, has the canonical order of axes, values that R
     has, no colours and no scaling. Takes some kilobytes; the data are not stored again.
 
     Parameters
@@ -80,7 +80,7 @@ def link_for_r(
         Of the image.
     limits : (float, float), optional
         Smallest and largest stored number, None if there is no finite one.
-    numbers : sequence of str
+    data : sequence of str
         Paths of the array ``0`` and its copies; the names lead to the first that R can read.
 
     Returns
@@ -97,7 +97,7 @@ def link_for_r(
     if not max(map(abs, limits or [0])) < R_TYPES.get(spec.dtype.name, 0):
         return {}
     if "t" in canonical:
-        group.link(R_NUMBERS, target)
+        group.link(R_DATA, target)
     else:
         group.create_group("data").link("elements", "0")
     write_r_space(group.create_group("space"), space)
@@ -136,7 +136,7 @@ R_EXACT = 2**53
 
 
 def r_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Type in which R reads numbers of a type: float64 for integers that it does not have.
+    """Type in which R reads values of a type: float64 for integers that it does not have.
 
     Raises
     ------
@@ -151,12 +151,12 @@ def r_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def r_values(values: AnyArray, dtype: np.dtype[Any]) -> AnyArray:
-    """Numbers in a type of R's, the same array where it has that type.
+    """Values in a type of R's, the same array where it has that type.
 
     Parameters
     ----------
     values : ndarray
-        Real numbers; floating-point ones may be rounded.
+        Real values; floating-point ones may be rounded.
     dtype : dtype
         int32, or one that holds all integers of the type of `values` below 2**53.
 
@@ -171,7 +171,7 @@ def r_values(values: AnyArray, dtype: np.dtype[Any]) -> AnyArray:
             if not -limit < value < limit:
                 raise InvalidInputError(
                     f"R has no whole number {value} in values of type {dtype}: "
-                    "store floating-point numbers"
+                    "store floating-point values"
                 )
     return values.astype(dtype, copy=False)
 

@@ -70,7 +70,7 @@ def reduce_blocks(  # noqa: PLR0913
     SelectionError
         If there is no such axis, or it is given twice.
     InvalidInputError
-        If the image is in colour, or of complex numbers where these have no order.
+        If the image is in colour, or complex where such values have no order.
     """
     reduced = _axes(axis, len(shape))
     width = itemsize + _WORKING_COPIES * 8

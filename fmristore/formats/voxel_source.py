@@ -28,20 +28,20 @@ from fmristore.sources.masks import mask_array
 from fmristore_stores.protocol import AnyArray
 
 __all__ = [
-    "Piece",
+    "SeriesBlock",
     "VoxelReader",
     "block_bytes",
     "chosen_voxels",
-    "column_pieces",
+    "column_blocks",
     "voxel_reader",
-    "write_pieces",
+    "write_blocks",
 ]
 
 _SLAB_BYTES = 32 * 1024 * 1024
 _BLOCK_BYTES = 4 * 1024 * 1024
 
 
-class Piece(NamedTuple):
+class SeriesBlock(NamedTuple):
     """Values of some voxels at some times."""
 
     times: slice
@@ -111,7 +111,7 @@ class VoxelReader(ABC):
         self.space = source.space
         self.voxels = voxels
         self.dtype = source.dtype
-        """Type of the stored values, which `pieces`, `slabs` and `matrix` have before scaling."""
+        """Type of the stored values, which `blocks`, `slabs` and `matrix` have before scaling."""
         self.scaling = source.scaling
         self.times = source.space.time_points or 1
         self.header = _header_of(source)
@@ -124,29 +124,29 @@ class VoxelReader(ABC):
         return self.dtype if self.scaling is None else self.scaling.dtype(self.dtype)
 
     @abstractmethod
-    def pieces(self, max_memory: int) -> Iterator[Piece]:
-        """Stored values of all voxels, in pieces of any shape."""
+    def blocks(self, max_memory: int) -> Iterator[SeriesBlock]:
+        """Stored values of all voxels, in blocks of any shape."""
 
-    def slabs(self, max_memory: int) -> Iterator[Piece]:
-        """Stored values, each piece of voxels that follow each other (its columns are a slice).
+    def slabs(self, max_memory: int) -> Iterator[SeriesBlock]:
+        """Stored values, each block of voxels that follow each other (its columns are a slice).
 
         For voxels in order of their index with x varying fastest.
         """
-        return self.pieces(max_memory)
+        return self.blocks(max_memory)
 
     @abstractmethod
     def matrix(self, max_memory: int) -> contextlib.AbstractContextManager[ScaledMatrix]:
         """Series of the voxels as a matrix: in memory, in a temporary file, or where they lie."""
 
-    def scaled(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
-        """The same pieces with scaled values."""
-        with streaming(pieces) as found:
-            for piece in found:
+    def scaled(self, blocks: Iterable[SeriesBlock]) -> Iterator[SeriesBlock]:
+        """The same blocks with scaled values."""
+        with streaming(blocks) as found:
+            for block in found:
                 if self.scaling is None:
-                    yield piece
+                    yield block
                 else:
-                    values = self.scaling.apply(piece.values, times=piece.times, axis=0)
-                    yield piece._replace(values=values)
+                    values = self.scaling.apply(block.values, times=block.times, axis=0)
+                    yield block._replace(values=values)
 
 
 def _header_of(source: ImageSource) -> bytes:
@@ -169,24 +169,24 @@ class _LinearReader(VoxelReader):
         super().__init__(source, voxels)
         self._source = source
 
-    def pieces(self, max_memory: int) -> Iterator[Piece]:
+    def blocks(self, max_memory: int) -> Iterator[SeriesBlock]:
         """Docstring inherited."""
         return self._blocks(block_bytes(max_memory, self.dtype))
 
-    def slabs(self, max_memory: int) -> Iterator[Piece]:
+    def slabs(self, max_memory: int) -> Iterator[SeriesBlock]:
         """Docstring inherited."""
         x, y, _ = self.space.spatial_shape
         most = block_share(max_memory, x * y * self.dtype.itemsize)
         with streaming(self._blocks(min(most, _SLAB_BYTES))) as found:
-            for piece in found:
-                columns = piece.columns
+            for block in found:
+                columns = block.columns
                 if isinstance(columns, slice):
-                    yield piece
+                    yield block
                 elif len(columns):
-                    yield piece._replace(columns=slice(int(columns[0]), int(columns[-1]) + 1, 1))
-                del piece  # before the next block takes its memory
+                    yield block._replace(columns=slice(int(columns[0]), int(columns[-1]) + 1, 1))
+                del block  # before the next block takes its memory
 
-    def _blocks(self, max_bytes: int) -> Iterator[Piece]:
+    def _blocks(self, max_bytes: int) -> Iterator[SeriesBlock]:
         x, y, z = self.space.spatial_shape
         i, j, k = self.voxels.voxels.T.astype(np.int64)
         places = i + x * (j + y * k)
@@ -203,7 +203,7 @@ class _LinearReader(VoxelReader):
                 else:
                     found = values[:, k[columns] - z0, j[columns], i[columns]]
                 del values  # before the next block takes its memory
-                yield Piece(times, columns, found)
+                yield SeriesBlock(times, columns, found)
                 del found
 
     @contextlib.contextmanager
@@ -212,15 +212,15 @@ class _LinearReader(VoxelReader):
         count = len(self.voxels)
         with Scratch((self.times, count), self.dtype, max_memory=max_memory // 2) as scratch:
             row: AnyArray | None = None
-            with streaming(self.pieces(max_memory)) as pieces:
-                for piece in pieces:
-                    if isinstance(piece.columns, slice):
-                        scratch.write((piece.times, piece.columns), piece.values)
+            with streaming(self.blocks(max_memory)) as blocks:
+                for block in blocks:
+                    if isinstance(block.columns, slice):
+                        scratch.write((block.times, block.columns), block.values)
                         continue
                     # Part of a volume: its voxels are scattered over the columns.
                     row = np.empty((1, count), self.dtype) if row is None else row
-                    row[:, piece.columns] = piece.values
-                    scratch.write((piece.times, slice(0, count, 1)), row)
+                    row[:, block.columns] = block.values
+                    scratch.write((block.times, slice(0, count, 1)), row)
             yield ScaledMatrix(ScratchMatrix(scratch), self.scaling)
 
 
@@ -234,15 +234,15 @@ class _StoredReader(VoxelReader):
         self._series = _SeriesMatrix(self._image, voxels.voxels, raw=self.scaling is not None)
         self.dtype = self._series.dtype
 
-    def pieces(self, max_memory: int) -> Iterator[Piece]:
+    def blocks(self, max_memory: int) -> Iterator[SeriesBlock]:
         """Docstring inherited; some voxels after the other."""
-        return column_pieces(ScaledMatrix(self._series), block_bytes(max_memory, self.dtype))
+        return column_blocks(ScaledMatrix(self._series), block_bytes(max_memory, self.dtype))
 
-    def slabs(self, max_memory: int) -> Iterator[Piece]:
+    def slabs(self, max_memory: int) -> Iterator[SeriesBlock]:
         """Docstring inherited."""
         x, y, _ = self.space.spatial_shape
         most = block_share(max_memory, x * y * self.dtype.itemsize)
-        return column_pieces(ScaledMatrix(self._series), most)
+        return column_blocks(ScaledMatrix(self._series), most)
 
     @contextlib.contextmanager
     def matrix(self, max_memory: int) -> Iterator[ScaledMatrix]:
@@ -276,7 +276,7 @@ class _DenseReader(VoxelReader):
         size = block_shape(spec.shape, chunks, spec.dtype.itemsize, limit, share=share)
         return dict(zip(spec.dims, size, strict=True))
 
-    def _regions(self, size: dict[str, int]) -> Iterator[Piece]:
+    def _regions(self, size: dict[str, int]) -> Iterator[SeriesBlock]:
         shape = (*self.space.spatial_shape, self.times)
         dims = self._reader.spec.dims
         axes = [dims.index(d) for d in "xyzt"]
@@ -290,9 +290,9 @@ class _DenseReader(VoxelReader):
                     for d, start, length in zip("xyzt", (*first, t0), shape, strict=True)
                 }
                 values = self._reader.read(tuple(block[d] for d in dims)).transpose(axes)
-                yield Piece(block["t"], columns, values[inside].T)
+                yield SeriesBlock(block["t"], columns, values[inside].T)
 
-    def pieces(self, max_memory: int) -> Iterator[Piece]:
+    def blocks(self, max_memory: int) -> Iterator[SeriesBlock]:
         """Docstring inherited; block after block."""
         most = block_bytes(max_memory, self.dtype) // self.dtype.itemsize
         with streaming(self._regions(self._box(max_memory))) as found:
@@ -302,9 +302,9 @@ class _DenseReader(VoxelReader):
                 for start in range(0, len(whole.values), step):
                     values = whole.values[start : start + step]
                     first = whole.times.start + start
-                    yield Piece(slice(first, first + len(values), 1), whole.columns, values)
+                    yield SeriesBlock(slice(first, first + len(values), 1), whole.columns, values)
 
-    def slabs(self, max_memory: int) -> Iterator[Piece]:
+    def slabs(self, max_memory: int) -> Iterator[SeriesBlock]:
         """Docstring inherited; whole planes, decoding each chunk about once."""
         mask = self.voxels.mask.transpose(2, 1, 0)
         starts = np.concatenate([[0], np.cumsum(mask.sum(axis=(1, 2)))]).tolist()
@@ -324,7 +324,7 @@ class _DenseReader(VoxelReader):
                 z0, z1 = block[0].start, block[0].stop
                 if starts[z1] > starts[z0]:
                     found = values.transpose(1, 0, 2, 3)[:, mask[z0:z1]]
-                    yield Piece(block[1], slice(starts[z0], starts[z1], 1), found)
+                    yield SeriesBlock(block[1], slice(starts[z0], starts[z1], 1), found)
                 del values  # before the next block takes its memory
 
     @contextlib.contextmanager
@@ -340,15 +340,15 @@ class _DenseReader(VoxelReader):
         shape = (self.times, count) if whole else (count, self.times)
         with Scratch(shape, self.dtype, max_memory=max_memory // 2) as scratch:
             with streaming(self._regions(size)) as found:
-                for piece in found:
-                    columns = piece.columns
+                for block in found:
+                    columns = block.columns
                     assert not isinstance(columns, slice)
                     first = int(place[columns[0]])
                     rows = slice(first, first + len(columns), 1)
                     if whole:
-                        scratch.write((piece.times, rows), piece.values)
+                        scratch.write((block.times, rows), block.values)
                     else:
-                        scratch.write((rows, piece.times), piece.values.T)
+                        scratch.write((rows, block.times), block.values.T)
             yield ScaledMatrix(ScratchMatrix(scratch, None if whole else place), self.scaling)
 
 
@@ -388,35 +388,35 @@ def block_bytes(max_memory: int, dtype: np.dtype[Any]) -> int:
     return max(1, min(_BLOCK_BYTES, max_memory * dtype.itemsize // 64))
 
 
-def column_pieces(series: ScaledMatrix, limit: int) -> Iterator[Piece]:
+def column_blocks(series: ScaledMatrix, limit: int) -> Iterator[SeriesBlock]:
     """Pieces of some voxels and all times, of at most `limit` bytes or one voxel."""
     count, times = series.shape
     every = slice(0, times, 1)
     step = max(1, limit // max(1, times * series.dtype.itemsize))
     for start in range(0, count, step):
         columns = slice(start, min(start + step, count), 1)
-        yield Piece(every, columns, series.read(columns, every))
+        yield SeriesBlock(every, columns, series.read(columns, every))
 
 
 # Into the store -------------------------------------------------------------------------------
 
 
-def write_pieces(
+def write_blocks(
     array: NewArray,
-    pieces: Iterable[Piece],
+    blocks: Iterable[SeriesBlock],
     *,
     rows: slice,
     voxel_axis: int,
     max_memory: int,
     progress: Progress | None = None,
 ) -> None:
-    """Gather pieces and write them to a matrix of voxels and volumes.
+    """Gather blocks and write them to a matrix of voxels and volumes.
 
     Parameters
     ----------
     array : NewArray
         The matrix.
-    pieces : iterable of Piece
+    blocks : iterable of SeriesBlock
         All values of the volumes `rows`, in any order; their columns are slices.
     rows : slice
         Volumes to write: whole write units of the matrix.
@@ -439,7 +439,7 @@ def write_pieces(
     require_unit(spec, max_memory)
     room = gathering_share(spec, max_memory)
     with Scratch((volumes, count), spec.dtype, max_memory=room) as scratch:
-        with streaming(pieces) as items:
+        with streaming(blocks) as items:
             for times, columns, values in items:
                 assert isinstance(columns, slice)
                 moved = slice(times.start - rows.start, times.stop - rows.start, 1)

@@ -59,7 +59,7 @@ Volumes = Callable[[], Iterator[tuple[int, AnyArray]]]
 
 
 class ScatterSource(ImageSource):
-    """Numbers of some voxels as an image on their whole grid, volume after volume.
+    """Values of some voxels as an image on their whole grid, volume after volume.
 
     Parameters
     ----------
@@ -502,7 +502,7 @@ def voxel_nodes(
     handle : Handle
         The store.
     count : int
-        Voxels that there are numbers of.
+        Voxels that there are values of.
     fill : int or float
         What is read outside the mask.
     time_points : int, optional

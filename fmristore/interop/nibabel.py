@@ -68,7 +68,7 @@ class ImageProxy:
     """Array proxy of a stored image, as nibabel and nilearn expect one.
 
     Indexing and `numpy.asarray` read scaled values. nilearn asks a proxy for ``slope`` and
-    ``inter`` to find out whether numbers still have to be scaled: they have not, so these are 1
+    ``inter`` to find out whether values still have to be scaled: they have not, so these are 1
     and 0; what the store applies is ``stored_slope`` and ``stored_inter``.
 
     Parameters

@@ -223,7 +223,7 @@ def _block_order(dims: Sequence[str]) -> tuple[int, ...]:
 
 
 def digest_values(values: AnyArray, spec: ArraySpec) -> str:
-    """Digest of an array that is in memory: numbers or text."""
+    """Digest of an array in memory, of numbers or of text."""
     if is_string(spec.dtype):
         return _digest_texts(values)
     digest = ArrayDigest(spec)

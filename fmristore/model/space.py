@@ -432,7 +432,7 @@ def fold_shape(shape: Sequence[int]) -> FoldedShape:
 def read_space(source: Any) -> tuple[NeuroSpace, tuple[str, ...]]:
     """Space of a nibabel image or header, and what is doubtful about it.
 
-    As `NeuroSpace.from_nibabel`, which turns the doubts into warnings.
+    As `NeuroSpace.from_nibabel`, which warns of them.
     """
     from nibabel.spatialimages import HeaderDataError
 
@@ -515,7 +515,7 @@ def _is_nifti(header: Any) -> bool:
 def _best_affine(
     header: Any, of_image: FloatArray | None, to_mm: float, header_warnings: list[str]
 ) -> FloatArray:
-    """Nibabel's choice of affine, or the next one that can be inverted; then `doubts` grows."""
+    """Nibabel's choice of affine, or the next one that can be inverted, with a warning."""
     from nibabel.spatialimages import HeaderDataError
 
     choices: list[tuple[str, Any]] = []
@@ -621,7 +621,7 @@ def _repetition_time(header: Any, folded: FoldedShape, time_code: int) -> tuple[
 def _time_offset(
     header: Any, folded: FoldedShape, time_code: int, header_warnings: list[str]
 ) -> float:
-    """Time of the first volume in seconds; a header that says none that can be gives a doubt."""
+    """Time of the first volume in seconds; with a warning where the header has none that can be."""
     if folded.volume_axis != 3 or not _is_nifti(header) or time_code in _OTHER_UNITS:
         return 0.0
     _, to_seconds = _TIME_UNITS.get(time_code, ("unknown", 1.0))

@@ -1,4 +1,4 @@
-"""NIfTI in and out, streaming: headers kept byte for byte, numbers read once in bounded memory."""
+"""NIfTI in and out, streaming: headers kept byte for byte, data read once in bounded memory."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class NiftiHeader:
         Bytes before the data in the file that holds them.
     intent_code : int
         NIfTI's code for what the data mean.
-    doubts : tuple of str
+    header_warnings : tuple of str
         What is possible but most likely wrong; `read_header` warns of it.
     files : NiftiFiles or None
         Where the image was read from; None for bytes that came without a file.
@@ -294,7 +294,7 @@ def make_header(
     dtype : dtype_like
         Of the stored values; bool is stored as uint8.
     colors : int, optional
-        3 or 4 for uint8 numbers with a trailing colour axis, else 0.
+        3 or 4 for uint8 values with a trailing colour axis, else 0.
     slope, inter : float, optional
         Scaling; NIfTI-1 holds them as float32.
     description : str, optional
@@ -347,7 +347,7 @@ def header_of_image(
     dtype : dtype
         Of the data, which are not scaled.
     colors : int, optional
-        3 or 4 for uint8 numbers with a trailing colour axis, else 0.
+        3 or 4 for uint8 values with a trailing colour axis, else 0.
 
     Returns
     -------

@@ -39,7 +39,7 @@ class VolumeBlock:
     z0 : int
         Index of the first plane along z; 0 unless a volume is larger than a block may be.
     values : ndarray, (t, z, y, x) or (t, z, y, x, c)
-        Numbers as stored, not scaled; little-endian, C-contiguous, writable, the caller's own.
+        Values as stored, not scaled; little-endian, C-contiguous, writable, the caller's own.
     """
 
     t0: int

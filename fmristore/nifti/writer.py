@@ -140,7 +140,7 @@ class NiftiWriter:
         return self._header
 
     def write(self, values: AnyArray) -> None:
-        """Append numbers in stored order.
+        """Append values in stored order.
 
         Parameters
         ----------
@@ -152,7 +152,7 @@ class NiftiWriter:
         Raises
         ------
         InvalidInputError
-            If dtype or shape do not fit the header, or these are more numbers than it promises.
+            If dtype or shape do not fit the header, or these are more values than it promises.
         StorageError
             If writing fails.
         """
@@ -167,7 +167,7 @@ class NiftiWriter:
             )
             raise InvalidInputError(msg, url=self._urls[0])
         if self._done + given.nbytes > header.data_nbytes:
-            msg = f"more numbers than the header's shape {header.stored_shape} has"
+            msg = f"more values than the header's shape {header.stored_shape} has"
             raise InvalidInputError(msg, url=self._urls[0])
         flat = np.ascontiguousarray(given).reshape(-1)
         step = _SLICE // flat.itemsize
@@ -190,7 +190,7 @@ class NiftiWriter:
         Raises
         ------
         InvalidInputError
-            If numbers are missing.
+            If values are missing.
         AlreadyExistsError
             If something appeared at the destination meanwhile and may not be replaced.
         StorageError
@@ -332,7 +332,7 @@ def write_nifti(
     header_bytes : bytes
         As in `NiftiHeader.raw`, or from `make_header`.
     blocks : iterable of ndarray, (t, z, y, x) or (t, z, y, x, c)
-        Numbers in stored order, as `VolumeBlock.values`. One at a time is in memory.
+        Values in stored order, as `VolumeBlock.values`. One at a time is in memory.
     trailer : bytes or callable, optional
         What follows the data; a callable is asked after the last block.
     **options

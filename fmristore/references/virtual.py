@@ -54,7 +54,7 @@ _INLINE_HEAD = 64 * 1024 * 1024
 _INLINE_DECODED = 1024 * 1024
 """Likewise those whose chunks cannot be referred to, by the bytes of their data."""
 _PIECE = 4 * 1024 * 1024
-"""An array that lies in one piece is referred to in parts of at most about this many bytes."""
+"""An array that lies in one run is referred to in parts of at most about this many bytes."""
 _SMALLEST_PIECE = 64 * 1024
 
 Table = tuple[tuple[int, ...], AnyArray]
@@ -338,7 +338,7 @@ class _Draft:
             names.append(dim)
         return names
 
-    # Numbers -------------------------------------------------------------------------------------
+    # Data ----------------------------------------------------------------------------------------
 
     def _chunks(self, path: str, array: HDF5Array) -> Iterator[tuple[str, bytes]]:
         """Note the metadata and the table of an array; yields chunks that become part of the file.
@@ -377,7 +377,7 @@ class _Draft:
             self.tables[path] = grid, rows[~odd, :3]
 
     def _whole(self, path: str, array: HDF5Array) -> Iterator[tuple[str, bytes]]:
-        """All numbers as one chunk, or texts, not encoded."""
+        """All data as one chunk, not encoded."""
         spec = array.spec
         if max(spec.nbytes, math.prod(spec.shape)) > _INLINE_DECODED:
             codec = " + ".join(step.name for step in spec.codecs)

@@ -89,7 +89,7 @@ class BatchStream(_IterableDataset):
 
     Notes
     -----
-    Workers that a loader starts anew for each epoch begin as the dataset is in the main process:
+    Workers that a loader starts again for each epoch begin as the dataset is in the main process:
     call `set_epoch` before each. With ``persistent_workers=True`` they go on to the next by
     themselves. A ``StatefulDataLoader`` of torchdata saves and restores where each worker stands.
     """

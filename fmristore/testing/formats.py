@@ -195,7 +195,7 @@ class FormatTests(abc.ABC):
         assert facts["sizes"]["chunks_missing"] == 0
         stored.check()
 
-    # Going elsewhere --------------------------------------------------------------------------
+    # Export ----------------------------------------------------------------------------------
 
     def test_transcoded(self, url: Path, suffix: str) -> None:
         """Copies in the other container, and back, are the same and verified."""

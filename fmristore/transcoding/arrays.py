@@ -42,8 +42,8 @@ class TargetKind:
         Of a new store of that kind.
     codec : str
         Preset used where a codec cannot be kept.
-    keepable : callable
-        Whether a pipeline can be stored there so that common readers decode it.
+    core : frozenset of str
+        Codecs that common readers of that kind decode.
     """
 
     kind: Kind

@@ -62,7 +62,7 @@ def arrange(
     attributes : mapping
         Of its arrays, by path.
     access : {"time", "volume", "balanced", "both"}, optional
-        What an image is to be laid out for; its layouts are kept otherwise.
+        Reads that an image is to be stored for; its layouts are kept otherwise.
 
     Returns
     -------
@@ -121,22 +121,22 @@ def _is_coordinate(tree: Tree, axis: str) -> bool:
 
 
 def _stored(tree: Tree, attributes: Mapping[str, Attributes]) -> dict[str, Pattern | None]:
-    """The data of an image and their sound copies, and what each was laid out for."""
-    numbers, own = tree.arrays["0"], attributes["0"]
+    """The data of an image and their sound copies, and the reads that each is stored for."""
+    data, own = tree.arrays["0"], attributes["0"]
     copies = [
         path
         for path in named_replicas(own, "0")
         if path in tree.arrays
-        and not replica_fault(numbers.spec, own, tree.arrays[path].spec, attributes[path])
+        and not replica_fault(data.spec, own, tree.arrays[path].spec, attributes[path])
     ]
     patterns = {path: _pattern(attributes[path]) for path in copies}
     return {"0": "time" if own.get("access") == "both" else _pattern(own), **patterns}
 
 
-def named_replicas(attributes: Attributes, numbers: str) -> tuple[str, ...]:
+def named_replicas(attributes: Attributes, data: str) -> tuple[str, ...]:
     """Copies that an array names, as `find_replicas`; none if the attribute is damaged."""
     try:
-        return find_replicas(attributes, numbers)
+        return find_replicas(attributes, data)
     except InvalidInputError:
         return ()
 

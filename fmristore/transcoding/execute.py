@@ -89,7 +89,7 @@ def transcode(
         Rechunk images for this; chunks are kept otherwise. ``"both"`` adds a second copy to
         a run, any other drops it; a copy that has the layout wanted already is kept as it is.
     codec : str, optional
-        Preset to encode with, or ``"keep"`` to insist on the present codecs.
+        Preset to encode with, or ``"keep"`` for the present codecs, and no others.
     allow : collection of str
         Losses that are accepted, by name; see `fmristore.transcoding.plan.LOSSES`.
     progress : callable, optional
@@ -246,7 +246,7 @@ class _Done:
         self._lock = threading.Lock()
 
     def add(self, count: int) -> None:
-        """Count bytes and tell."""
+        """Count bytes and report."""
         if self._progress is not None:
             with self._lock:
                 self._done = min(self._total, self._done + count)
@@ -303,7 +303,7 @@ def _make_links(
             new.root.write_attributes(attributes | kept)
 
 
-# Numbers -------------------------------------------------------------------------------------
+# Data ----------------------------------------------------------------------------------------
 
 
 def _copy(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from fmristore.formats.r_common import R_NUMBERS
+from fmristore.formats.r_common import R_DATA
 from fmristore.planning.layout import AXES, Access, canonical_axes
 from fmristore.planning.pictures import report_html
 from fmristore.transcoding.arrays import ArrayStep, TargetKind, plan_array
@@ -221,8 +221,8 @@ def plan_transcode(
         Rechunk images for this; chunks are kept otherwise. ``"both"`` adds a second copy to
         a run, any other drops it; a copy that has the layout wanted already is kept as it is.
     codec : str, optional
-        Preset to encode with, or ``"keep"`` to insist on the present codecs. By default they are
-        kept where common readers of the new kind of store know them.
+        Preset to encode with, or ``"keep"`` for the present codecs, and no others. By default they
+        are kept where common readers of the new kind of store know them.
     allow : collection of str
         Losses that are accepted, by name; see `LOSSES`.
     max_memory : int
@@ -351,7 +351,7 @@ def _links_for_r(
     plain = [path for path in copies if path not in turned]
     found = []
     for path, target in links:
-        if path != R_NUMBERS or target not in turned:
+        if path != R_DATA or target not in turned:
             found.append((path, target))
         elif target == "0" and plain:
             found.append((path, plain[0]))

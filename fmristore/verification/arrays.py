@@ -138,7 +138,7 @@ class ArrayCheck:
         if there is None or len(there) >= self._total:
             return False
         first = _first_missing(there)
-        if self._refs([self._key(first)], tell=False) != {self._key(first): None}:
+        if self._refs([self._key(first)], report=False) != {self._key(first): None}:
             return False  # the list is not complete, or the index is damaged
         self._there = there
         for start in range(0, len(there), _BATCH):
@@ -204,7 +204,7 @@ class ArrayCheck:
         return self._spec.chunk_nbytes if ref.skip & (1 << steps) - 1 == (1 << steps) - 1 else None
 
     def _refs(
-        self, keys: list[ChunkKey], *, tell: bool = True
+        self, keys: list[ChunkKey], *, report: bool = True
     ) -> dict[ChunkKey, ChunkRef | None] | None:
         """Locate chunks; those that cannot be are left out, None if that is all of the array."""
         try:
@@ -214,7 +214,7 @@ class ArrayCheck:
         first, last = next(iter(units)), list(units)[-1]
         reason = self._reason(units[first])
         if first != last and reason is not None and self._reason(units[last]) == reason:
-            if tell:
+            if report:
                 self._damage("chunk-index", reason)
             return None
         found: dict[ChunkKey, ChunkRef | None] = {}
@@ -222,7 +222,7 @@ class ArrayCheck:
             try:
                 found |= self._ask(inside)
             except DAMAGE as error:
-                if tell:
+                if report:
                     what = "shard" if self._spec.layout.shards else "chunk"
                     self._damage("chunk-index", f"{what} {unit}: {error.message}")
         return found
@@ -335,7 +335,7 @@ class ArrayCheck:
         keys = _keys(block)
         if not self._located:
             return keys
-        found = self._refs(keys, tell=False)
+        found = self._refs(keys, report=False)
         return None if found is None else [key for key, ref in found.items() if ref is not None]
 
     def _decode_each(self, reader: ChunkReader, keys: list[ChunkKey]) -> None:
@@ -376,7 +376,7 @@ class ArrayCheck:
             self._findings.note("not-checked", path, text)
             return
         for block in self._batches(_BATCH):
-            for key, ref in (self._refs(_keys(block), tell=False) or {}).items():
+            for key, ref in (self._refs(_keys(block), report=False) or {}).items():
                 try:
                     for part in () if ref is None else _pieces(ref.range, self._room):
                         with array.reading():

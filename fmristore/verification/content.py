@@ -47,7 +47,7 @@ class Content:
     ----------
     format : str or None
         Name of its format; None for a store of other software.
-    numbers : frozenset of str
+    data : frozenset of str
         Paths of the arrays of which every chunk must be there.
     """
 

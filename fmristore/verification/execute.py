@@ -130,7 +130,7 @@ def _check_arrays(
     max_memory: int,
     progress: Progress | None,
 ) -> None:
-    """Check the chunks of all arrays; those of `numbers` must be there, and equal their digest."""
+    """Check the chunks of all arrays; those of `data` must be there, and equal their digest."""
     done = _Done(sum(array.spec.nbytes for array in tree.arrays.values()), progress)
     for path, array in tree.arrays.items():
         required = path in data
@@ -165,14 +165,14 @@ class _Done:
         self._done = 0
 
     def add(self, count: int) -> None:
-        """Count bytes and tell."""
+        """Count bytes and report."""
         self._done = min(self._total, self._done + count)
         if self._progress is not None:
             self._progress(self._done, self._total)
 
 
 def _check_metadata(store: Store, tree: Tree, findings: Findings) -> None:
-    """Tell where a store keeps metadata twice, and not alike."""
+    """Report where a store keeps metadata twice, and not alike."""
     unreadable = {item.path for item in tree.unreadable}
     try:
         found = store.contradictions([*tree.groups, *tree.arrays, *unreadable])
@@ -187,14 +187,14 @@ def _check_metadata(store: Store, tree: Tree, findings: Findings) -> None:
 def _report_leftovers(
     url: str, storage_options: Mapping[str, Any] | None, findings: Findings
 ) -> None:
-    """Tell what writers that were killed left beside the store or in it."""
+    """Report what writers that were killed left beside the store or in it."""
     with contextlib.suppress(FmristoreError):
         for text in find_leftovers(url, storage_options):
             findings.note("leftover", "", f"{text}; the next writer of this store removes it")
 
 
 def _report_tree(tree: Tree, findings: Findings) -> None:
-    """Tell what could not be read, and which links lead nowhere.
+    """Report what could not be read, and which links lead nowhere.
 
     An array of a kind that cannot be used is sound if other software made the store. In one of ours
     there is none: its metadata were changed.
@@ -202,8 +202,8 @@ def _report_tree(tree: Tree, findings: Findings) -> None:
     ours = tree.groups.get("", {}).get(WRITER) is not None
     for item in tree.unreadable:
         damaged = item.damaged or (ours and item.kind == "array")
-        tell = findings.problem if damaged else findings.note
-        tell(item.kind, item.path, item.reason)
+        report = findings.problem if damaged else findings.note
+        report(item.kind, item.path, item.reason)
     if ours:
         _report_removed(tree, findings)
     for path, target in tree.links.items():
@@ -213,7 +213,7 @@ def _report_tree(tree: Tree, findings: Findings) -> None:
 
 
 def _report_removed(tree: Tree, findings: Findings) -> None:
-    """Tell of nodes that a group was written with and has no longer."""
+    """Report nodes that a group was written with and has no longer."""
     names: dict[str, set[str]] = {}
     for node in (*tree.groups, *tree.arrays, *(item.path for item in tree.unreadable)):
         folder, _, name = node.rpartition("/")

@@ -113,8 +113,8 @@ def locate(
     url : str or path
         Local path or any URL that fsspec knows.
     kind : {"hdf5", "zarr", "reference"}, optional
-        Insist on a kind. By default a name that ends in ``.json`` is that of a reference file, and
-        the first bytes tell the others.
+        Container that it must be. By default a name that ends in ``.json`` is that of a reference
+        file, and the first bytes tell the others.
     storage_options : mapping, optional
         Passed to fsspec.
     targets : sequence of str, optional
@@ -236,7 +236,7 @@ def open_store(
     mode : {"r", "r+"}
         Reading, or reading and writing in place.
     kind : {"hdf5", "zarr", "reference"}, optional
-        Insist on a kind; see `locate`.
+        Container that it must be; see `locate`.
     storage_options : mapping, optional
         Passed to fsspec.
     targets : sequence of str, optional

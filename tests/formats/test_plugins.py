@@ -15,7 +15,7 @@ import fmristore as fs
 from fmristore.cli.describe import describe_store
 from fmristore.formats import registry
 from fmristore.formats.base import StoredArray
-from fmristore.formats.image.layout import ImageParts, write_data
+from fmristore.formats.image.layout import ImageContent, write_data
 from fmristore.formats.image.layout import image_spec as plan_image
 from fmristore.formats.registry import Layout, StoreView, register, register_layout
 from fmristore.testing import FormatTests
@@ -60,13 +60,13 @@ class BoldLayout(Layout):
         """Docstring inherited."""
         return set(view.children) == {"bold"} and "seconds" in view.attributes
 
-    def read(self, handle: Handle) -> ImageParts:
+    def read(self, handle: Handle) -> ImageContent:
         """Docstring inherited."""
         dims = ("t", "z", "y", "x")
         t, z, y, x = StoredArray(handle, "bold").reader.spec.shape
         seconds = float(handle.store.root.read_attributes()["seconds"])
         space = fs.NeuroSpace(spatial_shape=(x, y, z), affine=np.eye(4), time_points=t, tr=seconds)
-        return ImageParts(data="bold", space=space, dims=dims)
+        return ImageContent(data="bold", space=space, dims=dims)
 
     def write(self, store: Store, content: Any, options: Any, *, progress: Any = None) -> None:
         """Docstring inherited."""

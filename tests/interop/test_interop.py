@@ -231,7 +231,7 @@ def test_both_stores_hold_the_same_encoded_bytes(tmp_path: Path, access: Access)
     found = []
     for kind in STORES:
         with store(tmp_path / f"a.{kind}", values, access=access, codec="dual") as image:
-            array: Any = image._numbers.reader.array
+            array: Any = image._data.reader.array
             memory = image.spec.memory
             grid = [-(-n // c) for n, c in zip(memory.shape, memory.layout.chunks, strict=True)]
             inverse = np.argsort(image.spec.layout.axes)

@@ -47,7 +47,7 @@ PARAMETERS = ("amplitude", "delay")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FitParts:
+class FitContent:
     """What a `FitGrid` is made of: a grid, its voxels, and a matrix (V, 2)."""
 
     space: NeuroSpace
@@ -58,12 +58,12 @@ class FitParts:
 class FitLayout(NativeLayout):
     """The format's own layout."""
 
-    def read(self, handle: Handle) -> FitParts:
+    def read(self, handle: Handle) -> FitContent:
         """Docstring inherited."""
         space = read_grid(handle, mask_shape(handle))
         mask = StoredArray(handle, "mask").read_small(1 << 30).transpose(2, 1, 0) != 0
         matrix = ArrayMatrix(StoredArray(handle, "0"), "voxel")
-        return FitParts(space, VoxelSet.from_mask(mask, space), matrix)
+        return FitContent(space, VoxelSet.from_mask(mask, space), matrix)
 
     def write(
         self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
@@ -88,13 +88,13 @@ class FlatLayout(Layout):
         """Docstring inherited."""
         return {"grid", "where", *PARAMETERS} <= set(view.children)
 
-    def read(self, handle: Handle) -> FitParts:
+    def read(self, handle: Handle) -> FitContent:
         """Docstring inherited."""
         x, y, z = StoredArray(handle, "grid").read_small(3).tolist()
         space = NeuroSpace(spatial_shape=(x, y, z), affine=np.eye(4))
         voxels = VoxelSet(space, StoredArray(handle, "where").read_small(3 * x * y * z))
         columns = [StoredArray(handle, name).read_small(len(voxels)) for name in PARAMETERS]
-        return FitParts(space, voxels, MemoryMatrix(np.stack(columns, axis=1)))
+        return FitContent(space, voxels, MemoryMatrix(np.stack(columns, axis=1)))
 
     def write(
         self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
@@ -116,7 +116,7 @@ class FitGrid(VoxelView):
     ----------
     handle : Handle
         The store.
-    parts : FitParts, optional
+    content : FitContent, optional
         What it is made of; found in the format's own layout by default.
     """
 
@@ -125,14 +125,14 @@ class FitGrid(VoxelView):
     axes = ("x", "y", "z", "parameter")
     layouts: ClassVar[tuple[Layout, ...]] = (FitLayout("fits"), FlatLayout())
 
-    def __init__(self, handle: Handle, parts: FitParts | None = None) -> None:
+    def __init__(self, handle: Handle, content: FitContent | None = None) -> None:
         super().__init__(handle)
-        self._parts: FitParts = self.layouts[0].read(handle) if parts is None else parts
+        self._content: FitContent = self.layouts[0].read(handle) if content is None else content
 
     @property
     def space(self) -> NeuroSpace:
         """Grid in the world."""
-        return self._parts.space
+        return self._content.space
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -142,12 +142,12 @@ class FitGrid(VoxelView):
     @cached_property
     def voxel_set(self) -> VoxelSet:
         """Voxels that were fitted."""
-        return self._parts.voxels
+        return self._content.voxels
 
     @property
     def matrix(self) -> Matrix:
         """Stored values, (V, 2)."""
-        return self._parts.matrix
+        return self._content.matrix
 
     @property
     def fill(self) -> Fill:

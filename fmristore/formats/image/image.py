@@ -24,7 +24,7 @@ from fmristore.formats.base import (
     type_text,
 )
 from fmristore.formats.grid import GridView
-from fmristore.formats.image.layout import COLORS, ImageLayout, ImageParts, image_options
+from fmristore.formats.image.layout import COLORS, ImageContent, ImageLayout, image_options
 from fmristore.formats.image.r import RImageLayout
 from fmristore.formats.image.replicas import Copies
 from fmristore.formats.matrix import chunk_count
@@ -134,8 +134,8 @@ class DenseImage(GridView):
     ----------
     handle : Handle
         Store that holds the image.
-    parts : ImageParts, optional
-        Where in the store its parts are; the root group is the image by default.
+    content : ImageContent, optional
+        Its contents in the store; the root group is the image by default.
 
     Raises
     ------
@@ -147,32 +147,34 @@ class DenseImage(GridView):
     axes: ClassVar[tuple[str, ...]]
     """Names of the axes that users index, in order."""
 
-    def __init__(self, handle: Handle, parts: ImageParts | None = None) -> None:
+    def __init__(self, handle: Handle, content: ImageContent | None = None) -> None:
         super().__init__(handle)
-        self._parts: ImageParts = self.layouts[0].read(handle) if parts is None else parts
-        kind = RArray if self._parts.of_r else StoredArray
-        self._numbers = self._parts.array or kind(handle, self._parts.data, dims=self._parts.dims)
-        copies = [StoredArray(handle, path, is_copy=True) for path in self._parts.copies]
-        self._copies = Copies([self._numbers, *copies])
-        self._spec = self._numbers.reader.spec
-        self._attributes = self._numbers.attributes
+        self._content: ImageContent = self.layouts[0].read(handle) if content is None else content
+        kind = RArray if self._content.of_r else StoredArray
+        self._data = self._content.array or kind(
+            handle, self._content.data, dims=self._content.dims
+        )
+        copies = [StoredArray(handle, path, is_copy=True) for path in self._content.copies]
+        self._copies = Copies([self._data, *copies])
+        self._spec = self._data.reader.spec
+        self._attributes = self._data.attributes
 
     # What it is -----------------------------------------------------------------------------
 
     @property
     def space(self) -> NeuroSpace:
         """Grid in the world, and TR."""
-        return self._parts.space
+        return self._content.space
 
     @property
     def scaling(self) -> Scaling | None:
         """Scaling of the stored values; None if they are not scaled."""
-        return self._parts.scaling
+        return self._content.scaling
 
     @property
     def dense_array(self) -> StoredArray | None:
         """Docstring inherited."""
-        return self._numbers
+        return self._data
 
     @property
     def spec(self) -> ArraySpec:
@@ -193,15 +195,15 @@ class DenseImage(GridView):
         spec = self.spec
         if "c" in spec.dims:
             return np.dtype(COLORS[spec.shape[spec.dims.index("c")]])
-        return self._numbers.stored.reader.spec.dtype if self._parts.of_r else spec.dtype
+        return self._data.stored.reader.spec.dtype if self._content.of_r else spec.dtype
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the data that indexing returns: see `Scaling.dtype`; float64 for R's integers."""
-        if self._parts.of_r:
+        if self._content.of_r:
             return self.spec.dtype
         stored = self.stored_dtype
-        return stored if self._parts.scaling is None else self._parts.scaling.dtype(stored)
+        return stored if self._content.scaling is None else self._content.scaling.dtype(stored)
 
     @property
     def access(self) -> str | None:
@@ -224,7 +226,7 @@ class DenseImage(GridView):
             If a chunk is damaged or missing.
         """
         max_memory = parse_size(max_memory)
-        return digest_image(self._numbers.streaming_reader(), max_memory=max_memory)
+        return digest_image(self._data.streaming_reader(), max_memory=max_memory)
 
     @property
     def primary_arrays(self) -> tuple[StoredArray, ...]:
@@ -274,7 +276,7 @@ class DenseImage(GridView):
         inside = self._inside(points)
         timed = "t" in self.axes
         wanted_times = bounds(times)
-        array = self._copies.for_voxels(inside, wanted_times) if timed else self._numbers
+        array = self._copies.for_voxels(inside, wanted_times) if timed else self._data
         reader = array.stored.reader if raw else array.reader
         spec = reader.spec
         others = [d for d in spec.dims if d not in "xyz"]
@@ -313,7 +315,7 @@ class DenseImage(GridView):
         else:
             others = (*stored[:listed], *stored[listed + 1 :])
             cost = reader.cost_points((listed,), stored[listed][:, None], others)
-        return cost, chunk_count(array), array.path if self._parts.copies else None
+        return cost, chunk_count(array), array.path if self._content.copies else None
 
     def _touched(self, region: Sequence[AxisPart]) -> tuple[AxisChunks, ...]:
         """Docstring inherited."""
@@ -339,8 +341,8 @@ class DenseImage(GridView):
         parts = dict(zip(self.axes, region, strict=True))
         reader = self._replica_for(parts).reader
         dims = reader.spec.dims
-        scaled = not raw and self._parts.scaling is not None
-        if scaled or self._parts.of_r or "c" in dims or out.dtype != reader.spec.dtype:
+        scaled = not raw and self._content.scaling is not None
+        if scaled or self._content.of_r or "c" in dims or out.dtype != reader.spec.dtype:
             out[...] = self.read_region(region, dtype=out.dtype, raw=raw)
             return
         stored = out.transpose([self.axes.index(d) for d in dims])
@@ -368,25 +370,25 @@ class DenseImage(GridView):
         NeuroVol or NeuroVec
             Closed with this image; this image itself if it does so already.
         """
-        if cached and not self._parts.copies:
+        if cached and not self._content.copies:
             return self
         wanted = {d: slice(0, n, 1) for d, n in zip(self.axes, lengths, strict=True)}
         chosen = self._copies.for_region(wanted)
         array = chosen if cached else chosen.uncached()
         return type(self)(
-            self._handle, replace(self._parts, data=chosen.path, copies=(), array=array)
+            self._handle, replace(self._content, data=chosen.path, copies=(), array=array)
         )
 
     def _block_chunks(self) -> tuple[int, ...]:
         """Docstring inherited."""
-        reader = self._numbers.reader
+        reader = self._data.reader
         size = dict(zip(reader.spec.dims, reader.chunks, strict=True))
         return tuple(size[d] for d in self.axes)
 
     def stored_scaling(self, voxels: AnyArray) -> Scaling | None:
         """Docstring inherited."""
         del voxels
-        return self._parts.scaling
+        return self._content.scaling
 
     def _as_indexed(self, values: AnyArray, dims: Sequence[str], axes: Sequence[str]) -> AnyArray:
         """Bring stored axes into the order of `axes`; a colour axis becomes a structured type."""
@@ -400,11 +402,11 @@ class DenseImage(GridView):
         self, values: AnyArray, times: AxisPart, *, axis: int, dtype: DTypeLike | None, raw: bool
     ) -> AnyArray:
         """Scale stored values, or leave them, and give them the type asked for."""
-        if raw or self._parts.scaling is None:
-            if self._parts.of_r and dtype is not None:
-                check_cast(values, dtype, url=self.url, node=self._parts.data)
+        if raw or self._content.scaling is None:
+            if self._content.of_r and dtype is not None:
+                check_cast(values, dtype, url=self.url, node=self._content.data)
             return values if dtype is None else values.astype(dtype, copy=False)
-        return self._parts.scaling.apply(values, times=times, axis=axis, dtype=dtype)
+        return self._content.scaling.apply(values, times=times, axis=axis, dtype=dtype)
 
     def _facts(self) -> dict[str, str]:
         facts = super()._facts() | {"dtype": _dtype_text(self.dtype, self.stored_dtype)}
@@ -412,23 +414,23 @@ class DenseImage(GridView):
             facts["layout"] = f"for {access_text(self.access)}"
         return facts
 
-    # Going elsewhere ------------------------------------------------------------------------
+    # Export --------------------------------------------------------------------------------
 
     @cached_property
     def header_bytes(self) -> bytes:
         """NIfTI header and extensions: the source's own bytes, if there was one."""
-        if self._parts.header:
-            found = read_bytes(self._handle, self._parts.header)
+        if self._content.header:
+            found = read_bytes(self._handle, self._content.header)
             if not found:
                 raise MetadataError(
                     "the format asks for the NIfTI header",
                     url=self.url,
-                    node=self._parts.header,
+                    node=self._content.header,
                 )
             return found
         from fmristore.nifti import make_header
 
-        scaling = self._parts.scaling
+        scaling = self._content.scaling
         if scaling is None or scaling.per_volume:
             return make_header(self.space, self._spec.dtype)
         return make_header(
@@ -441,11 +443,11 @@ class DenseImage(GridView):
     @cached_property
     def trailer_bytes(self) -> bytes:
         """Bytes that followed the data in the NIfTI source, usually none."""
-        return read_bytes(self._handle, self._parts.trailer)
+        return read_bytes(self._handle, self._content.trailer)
 
     @property
     def _metadata_folder(self) -> str:
-        return self._parts.header.rpartition("/")[0]
+        return self._content.header.rpartition("/")[0]
 
     @property
     def source_header(self) -> bytes:
@@ -516,7 +518,7 @@ class DenseImage(GridView):
 
         limit = parse_size(options.get("max_memory", 1 << 28))
 
-        if self._parts.scaling is not None and self._parts.scaling.per_volume:
+        if self._content.scaling is not None and self._content.scaling.per_volume:
             raise LossyError(
                 "NIfTI has one slope for all volumes and this image has one for each; "
                 "export np.asarray(image) instead",

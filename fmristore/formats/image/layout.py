@@ -68,14 +68,14 @@ from fmristore_stores.spec import ArraySpec, is_string
 
 __all__ = [
     "COLORS",
+    "ImageContent",
     "ImageLayout",
     "ImageOptions",
-    "ImageParts",
     "Written",
     "image_options",
     "image_spec",
     "image_specs",
-    "read_parts",
+    "read_content",
     "write_data",
     "write_image",
     "write_run",
@@ -364,7 +364,7 @@ class _Window:
         self.limits = (low, high)
 
 
-# Numbers as they arrive ----------------------------------------------------------------------
+# Values as they arrive -----------------------------------------------------------------------
 class _Writer:
     """Takes blocks in order of time and writes whole shards.
 
@@ -490,12 +490,12 @@ COLORS = {3: [("R", "u1"), ("G", "u1"), ("B", "u1")], 4: [(n, "u1") for n in "RG
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageParts:
+class ImageContent:
     """Contents of a stored image, as its class takes them.
 
     Parameters
     ----------
-    numbers : str
+    data : str
         Path of the array, its axes named as in `fmristore.planning.layout.AXES`.
     space : NeuroSpace
         Its grid.
@@ -507,7 +507,7 @@ class ImageParts:
     dims : tuple of str, optional
         Names of the axes of the array, if it is one of other software that does not say them.
     copies : tuple of str
-        Paths of arrays that hold the same data, laid out for other reads.
+        Paths of arrays that hold the same data, stored for other reads.
     array : StoredArray, optional
         The array, where it was opened already.
     of_r : bool
@@ -540,9 +540,9 @@ class ImageLayout(NativeLayout):
         super().__init__(format_name)
         self.axes = axes
 
-    def read(self, handle: Handle) -> ImageParts:
+    def read(self, handle: Handle) -> ImageContent:
         """Docstring inherited."""
-        return read_parts(handle, StoredArray(handle, "0"), self.axes)
+        return read_content(handle, StoredArray(handle, "0"), self.axes)
 
     def write(
         self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
@@ -551,14 +551,14 @@ class ImageLayout(NativeLayout):
         write_image(store, content, options, progress=progress)
 
 
-def read_parts(handle: Handle, data: StoredArray, axes: Sequence[str]) -> ImageParts:
-    """Find the parts of an image that is the root group of a store.
+def read_content(handle: Handle, data: StoredArray, axes: Sequence[str]) -> ImageContent:
+    """Find the contents of an image that is the root group of a store.
 
     Parameters
     ----------
     handle : Handle
         The store.
-    numbers : StoredArray
+    data : StoredArray
         Its array ``0``.
     axes : sequence of str
         Axes that the image must have, besides colours.
@@ -570,7 +570,7 @@ def read_parts(handle: Handle, data: StoredArray, axes: Sequence[str]) -> ImageP
     """
     space = _read_space(handle, data.reader.spec, axes)
     attributes = data.attributes
-    return ImageParts(
+    return ImageContent(
         data=data.path,
         space=space,
         scaling=read_scaling(handle, attributes, space.time_points),

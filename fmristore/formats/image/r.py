@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from fmristore.formats.base import StoredArray
-from fmristore.formats.image.layout import ImageOptions, ImageParts, image_spec, write_data
+from fmristore.formats.image.layout import ImageContent, ImageOptions, image_spec, write_data
 from fmristore.formats.r_common import RLayout, r_class, r_dtype, r_values, write_r_space
 from fmristore.formats.r_missing import with_missing
 from fmristore.formats.registry import StoreView
@@ -24,7 +24,7 @@ __all__ = [
     "RImageLayout",
     "RSource",
     "read_r_affine",
-    "read_r_parts",
+    "read_r_content",
     "read_r_run",
     "write_image",
     "write_r_run",
@@ -67,9 +67,9 @@ class RImageLayout(RLayout):
         space = view.names("space")
         return "data" in names and {"dim", "trans"} <= space and not other & names
 
-    def read(self, handle: Handle) -> ImageParts:
+    def read(self, handle: Handle) -> ImageContent:
         """Docstring inherited."""
-        return read_r_parts(handle)
+        return read_r_content(handle)
 
     def write(
         self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
@@ -87,8 +87,8 @@ def _data_path(root: Group) -> str:
     return "data/elements"
 
 
-def read_r_parts(handle: Handle) -> ImageParts:
-    """Find the parts of a volume or run that the R package, or one that builds on it, wrote.
+def read_r_content(handle: Handle) -> ImageContent:
+    """Find the contents of a volume or run that the R package, or one that builds on it, wrote.
 
     The data are in ``/data/elements``, or ``/data`` itself is the array.
 
@@ -98,8 +98,8 @@ def read_r_parts(handle: Handle) -> ImageParts:
         If a node is missing or wrong.
     """
     data = _data_path(handle.store.root)
-    parts = read_r_run(handle, data, read_r_affine(handle))
-    shape = parts.space.shape
+    content = read_r_run(handle, data, read_r_affine(handle))
+    shape = content.space.shape
     dim = StoredArray(handle, "space/dim").read_small(8)
     if tuple(dim.ravel().tolist()) != shape:
         raise MetadataError(
@@ -107,7 +107,7 @@ def read_r_parts(handle: Handle) -> ImageParts:
             url=handle.locator.url,
             node="space/dim",
         )
-    return parts
+    return content
 
 
 def read_r_affine(handle: Handle) -> Any:
@@ -122,14 +122,14 @@ def read_r_affine(handle: Handle) -> Any:
     return with_missing(trans.T)
 
 
-def read_r_run(handle: Handle, data: str, affine: Any, *, tr: float | None = None) -> ImageParts:
-    """Parts of an image of the R package.
+def read_r_run(handle: Handle, data: str, affine: Any, *, tr: float | None = None) -> ImageContent:
+    """Find the contents of an image of the R package.
 
     Parameters
     ----------
     handle : Handle
         The store.
-    numbers : str
+    data : str
         Path of the array, whose axes have no names.
     affine : ndarray, (4, 4)
         Voxel to mm.
@@ -145,8 +145,8 @@ def read_r_run(handle: Handle, data: str, affine: Any, *, tr: float | None = Non
     rank = len(spec.shape)
     if rank not in (3, 4) or is_string(spec.dtype):
         raise MetadataError(
-            f"has the shape {spec.shape} and type {spec.dtype}, expected three or four axes of "
-            "numbers",
+            f"has the shape {spec.shape} and type {spec.dtype}, expected numbers along three or "
+            "four axes",
             url=handle.locator.url,
             node=data,
         )
@@ -164,7 +164,7 @@ def read_r_run(handle: Handle, data: str, affine: Any, *, tr: float | None = Non
         raise MetadataError(
             f"the space of the image is damaged: {error.message}", url=handle.locator.url
         ) from error
-    return ImageParts(data=data, space=space, dims=dims, of_r=True)
+    return ImageContent(data=data, space=space, dims=dims, of_r=True)
 
 
 # Writing -------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ class RSource(ImageSource):
     Raises
     ------
     InvalidInputError
-        If it is in colour, or R has no such numbers.
+        If it is in colour, or R has no such type.
     """
 
     def __init__(self, source: ImageSource) -> None:

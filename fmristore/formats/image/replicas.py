@@ -1,4 +1,4 @@
-"""Copies of an image's data, laid out for other reads: which there are, and which one to read.
+"""Replicas of an image's data, stored for other reads: which there are, and which one to read.
 
 The array ``0`` names its copies in the attribute ``copies``. All of them hold the same data; a
 read takes the one that has the fewest bytes to decode for it.
@@ -42,7 +42,7 @@ and xarray would show two variables."""
 def access_attributes(
     patterns: Sequence[Pattern], group: str = COPY_GROUP
 ) -> tuple[dict[str, Any], ...]:
-    """Attributes that say what an array ``0`` is laid out for, and those of its copy if it has one.
+    """Attributes that say which reads an array ``0`` and its copy, if any, are stored for.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def find_replicas(attributes: Attributes, data: str) -> tuple[str, ...]:
     ----------
     attributes : mapping
         Of the array.
-    numbers : str
+    data : str
         Its path.
 
     Raises
@@ -107,7 +107,7 @@ def read_replicas(handle: Handle, data: StoredArray, attributes: Attributes) -> 
     ----------
     handle : Handle
         The store.
-    numbers : StoredArray
+    data : StoredArray
         The array ``0``.
     attributes : mapping
         Its attributes.
@@ -135,7 +135,7 @@ def read_replicas(handle: Handle, data: StoredArray, attributes: Attributes) -> 
 
 
 class Copies:
-    """Arrays that hold the same data, each laid out for other reads; mostly a single one.
+    """Arrays that hold the same data, each stored for other reads; mostly a single one.
 
     Parameters
     ----------

@@ -171,7 +171,7 @@ def make_factors(  # noqa: PLR0913
     Raises
     ------
     InvalidInputError
-        If shapes do not fit, numbers are not real or not finite, or the grid is not known.
+        If shapes do not fit, values are not real or not finite, or the grid is not known.
     """
     if (mask is None) == (voxels is None):
         raise InvalidInputError("give either mask or voxels")
@@ -363,6 +363,6 @@ def _require_finite(values: AnyArray, what: str) -> None:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         count = int(values.size - np.count_nonzero(np.isfinite(values)))
         raise InvalidInputError(
-            f"{what}: {count} numbers are not finite; one of them would spoil whole volumes or "
+            f"{what}: {count} values are not finite; one of them would spoil whole volumes or "
             "series, so leave such voxels out of the mask or replace the data"
         )

@@ -24,7 +24,7 @@ from fmristore.formats.latent.factors import (
     check_errors,
     make_factors,
 )
-from fmristore.formats.latent.layout import LatentLayout, LatentParts, ScanParts
+from fmristore.formats.latent.layout import LatentContent, LatentLayout, ScanContent
 from fmristore.formats.latent.r import RLatentLayout
 from fmristore.formats.latent.writer import LatentOptions
 from fmristore.formats.matrix import Matrix, array_bytes
@@ -60,9 +60,11 @@ class LatentView(VoxelView):
     elsewhere. Computed are only the rows and columns that are asked for.
     """
 
-    def __init__(self, handle: Handle, parts: LatentParts, scans: tuple[ScanParts, ...]) -> None:
+    def __init__(
+        self, handle: Handle, content: LatentContent, scans: tuple[ScanContent, ...]
+    ) -> None:
         super().__init__(handle)
-        self._parts = parts
+        self._content = content
         self._scans = scans
 
     # What it is -----------------------------------------------------------------------------
@@ -73,13 +75,13 @@ class LatentView(VoxelView):
         points = sum(scan.basis.shape[0] for scan in self._scans)
         offsets = {scan.time_offset for scan in self._scans}
         offset = offsets.pop() if len(offsets) == 1 else 0.0
-        return self._parts.space.with_time(points, tr=self.tr, time_offset=offset)
+        return self._content.space.with_time(points, tr=self.tr, time_offset=offset)
 
     @cached_property
     def matrix(self) -> Matrix:
         """Values as they are computed, (V, T): loadings x basis + offset."""
         return FactorMatrix(
-            self._parts.loadings, [scan.basis for scan in self._scans], self._parts.offset
+            self._content.loadings, [scan.basis for scan in self._scans], self._content.offset
         )
 
     @property
@@ -96,12 +98,12 @@ class LatentView(VoxelView):
     @property
     def n_components(self) -> int:
         """Number of components, K."""
-        return self._parts.loadings.shape[1]
+        return self._content.loadings.shape[1]
 
     @property
     def n_voxels(self) -> int:
         """Number of voxels that have loadings, V."""
-        return self._parts.loadings.shape[0]
+        return self._content.loadings.shape[0]
 
     @property
     def basis(self) -> AnyArray:
@@ -111,12 +113,12 @@ class LatentView(VoxelView):
     @property
     def loadings(self) -> Matrix:
         """(V, K): weight of each component in each voxel; read when it is indexed."""
-        return self._parts.loadings
+        return self._content.loadings
 
     @property
     def offset(self) -> AnyArray | None:
         """(V,): added to every time point; None if there is none."""
-        return None if self._parts.offset is None else self._parts.offset.read()
+        return None if self._content.offset is None else self._content.offset.read()
 
     @cached_property
     def voxel_set(self) -> VoxelSet:
@@ -127,9 +129,9 @@ class LatentView(VoxelView):
         MetadataError
             If one lies outside the grid or occurs twice.
         """
-        found = np.asarray(self._parts.voxels)
+        found = np.asarray(self._content.voxels)
         try:
-            return VoxelSet(self._parts.space, found)
+            return VoxelSet(self._content.space, found)
         except InvalidInputError as error:
             raise MetadataError(
                 f"the voxels are damaged: {error.message}",
@@ -140,9 +142,9 @@ class LatentView(VoxelView):
     @property
     def encoded_bytes(self) -> int:
         """Bytes that basis, loadings, offset and voxels take in the store, encoded."""
-        parts = self._parts
-        matrices = [parts.voxels, parts.loadings, *(scan.basis for scan in self._scans)]
-        offset = 0 if parts.offset is None else array_bytes(parts.offset.array)
+        content = self._content
+        matrices = [content.voxels, content.loadings, *(scan.basis for scan in self._scans)]
+        offset = 0 if content.offset is None else array_bytes(content.offset.array)
         return offset + sum(matrix.encoded_bytes for matrix in matrices)
 
     @property
@@ -289,14 +291,14 @@ class LatentScan(LatentView):
     ----------
     handle : Handle
         Store that holds it.
-    parts : LatentParts
+    content : LatentContent
         Where in the store everything is.
-    scan : ScanParts
+    scan : ScanContent
         Which of the scans.
     """
 
-    def __init__(self, handle: Handle, parts: LatentParts, scan: ScanParts) -> None:
-        super().__init__(handle, parts, (scan,))
+    def __init__(self, handle: Handle, content: LatentContent, scan: ScanContent) -> None:
+        super().__init__(handle, content, (scan,))
 
     @property
     def name(self) -> str:
@@ -323,8 +325,8 @@ class LatentNeuroVec(LatentView):
     ----------
     handle : Handle
         Store that holds it.
-    parts : LatentParts, optional
-        Where in the store its parts are; the root group by default.
+    content : LatentContent, optional
+        Its contents in the store; the root group by default.
 
     Raises
     ------
@@ -342,8 +344,8 @@ class LatentNeuroVec(LatentView):
     use_when = "an approximation by some components will do and size matters most"
     layouts: ClassVar[tuple[Layout, ...]] = (LatentLayout("latentneurovec"), RLatentLayout())
 
-    def __init__(self, handle: Handle, parts: LatentParts | None = None) -> None:
-        found: LatentParts = self.layouts[0].read(handle) if parts is None else parts
+    def __init__(self, handle: Handle, content: LatentContent | None = None) -> None:
+        found: LatentContent = self.layouts[0].read(handle) if content is None else content
         super().__init__(handle, found, found.scans)
 
     # Scans ----------------------------------------------------------------------------------
@@ -376,7 +378,7 @@ class LatentNeuroVec(LatentView):
         """
         for scan in self._scans:
             if scan.name == name:
-                return LatentScan(BorrowedHandle(self._handle), self._parts, scan)
+                return LatentScan(BorrowedHandle(self._handle), self._content, scan)
         raise InvalidInputError(
             f"no scan is called {name!r}; there are {', '.join(map(repr, self.scan_names[:20]))}",
             url=self.url,
@@ -399,17 +401,17 @@ class LatentNeuroVec(LatentView):
     @property
     def primary_arrays(self) -> tuple[StoredArray, ...]:
         """Docstring inherited."""
-        parts = self._parts
+        content = self._content
         bases = [array for scan in self._scans for array in scan.basis.arrays]
-        offset = () if parts.offset is None else (parts.offset.array,)
-        return (*parts.loadings.arrays, *bases, *offset)
+        offset = () if content.offset is None else (content.offset.array,)
+        return (*content.loadings.arrays, *bases, *offset)
 
     def describe(self) -> dict[str, Any]:
         """Docstring inherited."""
         scans = [
             describe_scan(
                 s.name,
-                self._parts.space.with_time(s.basis.shape[0], tr=s.tr, time_offset=s.time_offset),
+                self._content.space.with_time(s.basis.shape[0], tr=s.tr, time_offset=s.time_offset),
                 self.dtype,
             )
             for s in self._scans
@@ -422,7 +424,7 @@ class LatentNeuroVec(LatentView):
                 "scans": scans,
                 "components": self.n_components,
                 "loadings": "sparse" if self.loadings.is_sparse else "dense",
-                "offset": self._parts.offset is not None,
+                "offset": self._content.offset is not None,
                 "mask": {"voxels": self.n_voxels, "of": math.prod(self.shape[:3])},
                 "compression_ratio": self.compression_ratio,
                 "reconstruction_error": self.reconstruction_error,
@@ -531,7 +533,7 @@ class LatentNeuroVec(LatentView):
 
         Notes
         -----
-        Numbers that float32 holds exactly are stored as float32, others as float64.
+        Values that float32 holds exactly are stored as float32, others as float64.
         """
         basis, loadings, url = in_order(basis, loadings, url)
         target = Target.of(url, options)
@@ -562,7 +564,7 @@ class LatentNeuroVec(LatentView):
             loadings = loadings.to_scipy()
         return ({name: scan.basis for name, scan in scans.items()}, loadings), {
             "voxels": self.voxels,
-            "space": self._parts.space.without_time(),
+            "space": self._content.space.without_time(),
             "tr": {name: scan.tr for name, scan in scans.items() if scan.tr is not None},
             "time_offset": {scan.name: scan.time_offset for scan in self._scans},
             "offset": self.offset,
@@ -629,7 +631,7 @@ class LatentNeuroVec(LatentView):
         Raises
         ------
         InvalidInputError
-            If the source is no run, has numbers that are not finite, or `n_components` does not
+            If the source is no run, has values that are not finite, or `n_components` does not
             fit it.
         MemoryLimitError
             If min(T, V) x min(T, V) products or the components do not fit `max_memory`.

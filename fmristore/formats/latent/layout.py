@@ -26,11 +26,18 @@ from fmristore_stores.errors import MetadataError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray, Store
 
-__all__ = ["LatentLayout", "LatentParts", "ScanParts", "StoredOffset", "matrix_shape", "read_parts"]
+__all__ = [
+    "LatentContent",
+    "LatentLayout",
+    "ScanContent",
+    "StoredOffset",
+    "matrix_shape",
+    "read_content",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScanParts:
+class ScanContent:
     """One scan.
 
     Parameters
@@ -82,7 +89,7 @@ class StoredOffset:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LatentParts:
+class LatentContent:
     """Contents of a stored latent representation, as its class takes them.
 
     Parameters
@@ -93,7 +100,7 @@ class LatentParts:
         Indices (x, y, z) of the voxels, counted from 0.
     loadings : Matrix, (V, K)
         Weight of each component in each voxel.
-    scans : tuple of ScanParts
+    scans : tuple of ScanContent
         In their order; at least one.
     offset : StoredOffset, optional
         Added to every time point.
@@ -101,13 +108,13 @@ class LatentParts:
     Raises
     ------
     MetadataError
-        If the parts do not fit together.
+        If the contents do not fit together.
     """
 
     space: NeuroSpace
     voxels: ArrayMatrix
     loadings: Matrix
-    scans: tuple[ScanParts, ...]
+    scans: tuple[ScanContent, ...]
     offset: StoredOffset | None = None
 
     def __post_init__(self) -> None:
@@ -138,9 +145,9 @@ class LatentParts:
 class LatentLayout(NativeLayout):
     """A latent representation as fmristore stores it."""
 
-    def read(self, handle: Handle) -> LatentParts:
+    def read(self, handle: Handle) -> LatentContent:
         """Docstring inherited."""
-        return read_parts(handle)
+        return read_content(handle)
 
     def write(
         self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
@@ -157,8 +164,8 @@ class LatentLayout(NativeLayout):
         )
 
 
-def read_parts(handle: Handle) -> LatentParts:
-    """Find the parts of a latent representation that is the root group of a store.
+def read_content(handle: Handle) -> LatentContent:
+    """Find the contents of a latent representation that is the root group of a store.
 
     Parameters
     ----------
@@ -177,7 +184,7 @@ def read_parts(handle: Handle) -> LatentParts:
         offset = None
         if has_child(handle, "", "offset"):
             offset = StoredOffset(StoredArray(handle, "offset"), loadings.shape[0])
-        return LatentParts(
+        return LatentContent(
             space=read_grid(handle, mask_shape(handle)),
             voxels=ArrayMatrix(StoredArray(handle, "voxels"), "voxel"),
             loadings=loadings,
@@ -220,7 +227,7 @@ def matrix_shape(value: Any) -> tuple[int, int]:
     raise MetadataError(f"the shape of the sparse loadings is {value!r:.80}, expected two lengths")
 
 
-def _read_scans(handle: Handle, *, present: bool) -> tuple[ScanParts, ...]:
+def _read_scans(handle: Handle, *, present: bool) -> tuple[ScanContent, ...]:
     if not present:
         raise MetadataError("there is no group of scans", node="scans")
     group = handle.store.root.group("scans")
@@ -240,7 +247,7 @@ def _read_scans(handle: Handle, *, present: bool) -> tuple[ScanParts, ...]:
         attributes.pop(HOLDS, None)
         if type(position) is not int:
             raise MetadataError(f"position is {position!r:.80}", node=f"scans/{node}")
-        scan = ScanParts(
+        scan = ScanContent(
             name=name if isinstance(name, str) else decode_name(node),
             basis=ArrayMatrix(StoredArray(handle, f"scans/{node}/basis"), "t"),
             tr=_read_tr(tr, f"scans/{node}"),

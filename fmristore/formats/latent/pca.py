@@ -146,7 +146,7 @@ class _Centred:
             yield part, values if self.by_voxel else values.T
 
     def add_over_time(self, values: NDArray[np.float64], part: slice, out: AnyArray) -> None:
-        """Add numbers of a block, summed over time, to those of their voxels, (V,)."""
+        """Add values of a block, summed over time, to those of their voxels, (V,)."""
         if self.by_voxel:
             out[part] = values.sum(axis=0)
         else:
@@ -206,6 +206,6 @@ def _require_finite(values: AnyArray, first: int) -> None:
     bad = values.size - int(np.count_nonzero(np.isfinite(values)))
     if bad:
         raise InvalidInputError(
-            f"{bad} numbers in volumes {first} to {first + len(values) - 1} are not finite; leave "
+            f"{bad} values in volumes {first} to {first + len(values) - 1} are not finite; leave "
             "such voxels out of the mask, or replace the data"
         )

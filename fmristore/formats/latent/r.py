@@ -9,8 +9,8 @@ import numpy as np
 from fmristore.formats.base import StoredArray
 from fmristore.formats.latent.factors import LatentFactors, is_csr
 from fmristore.formats.latent.layout import (
-    LatentParts,
-    ScanParts,
+    LatentContent,
+    ScanContent,
     StoredOffset,
     matrix_shape,
 )
@@ -40,12 +40,12 @@ from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray, Group, Store
 from fmristore_stores.spec import STRING, ArraySpec, is_string
 
-__all__ = ["RLatentLayout", "read_parts", "write_latent"]
+__all__ = ["RLatentLayout", "read_content", "write_latent"]
 
 _SPARSE_BELOW = 0.30
 """R stores loadings as sparse if fewer of them than this are not zero."""
 _MOST = 64
-"""Numbers that a field of metadata may have."""
+"""Elements that a field of metadata may have."""
 _TEXTS = ("subject_id", "task", "session")
 _HEADER_TEXTS = ("aux_file", "data_type", "db_name", "intent_name", "regular")
 _HEADER_INTEGERS = (
@@ -76,9 +76,9 @@ class RLatentLayout(RLayout):
             return False
         return bool({"basis_matrix", "basis_matrix_sparse"} & view.names("basis"))
 
-    def read(self, handle: Handle) -> LatentParts:
+    def read(self, handle: Handle) -> LatentContent:
         """Docstring inherited."""
-        return read_parts(handle)
+        return read_content(handle)
 
     def write(
         self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
@@ -88,8 +88,8 @@ class RLatentLayout(RLayout):
         write_latent(store.root, content, codec=options.codec)
 
 
-def read_parts(handle: Handle) -> LatentParts:
-    """Find the parts of a latent representation that the R package wrote.
+def read_content(handle: Handle) -> LatentContent:
+    """Find the contents of a latent representation that the R package wrote.
 
     Its ``basis_matrix`` are the loadings, its ``embedding`` is the basis, and the compressed
     columns of its sparse ``basis_matrix`` are the compressed rows of the loadings.
@@ -107,7 +107,7 @@ def read_parts(handle: Handle) -> LatentParts:
         offset = None
         if "offset" in children:
             offset = StoredOffset(RArray(handle, "offset"), loadings.shape[0])
-        return LatentParts(
+        return LatentContent(
             space=read_header_space(handle, mask_shape(handle)),
             voxels=ArrayMatrix(StoredArray(handle, "voxel_coords", dims=("xyz", "voxel")), "voxel"),
             loadings=loadings,
@@ -137,7 +137,7 @@ def _read_loadings(handle: Handle) -> Matrix:
     return SparseMatrix(RArray(handle, f"{path}/data"), indices, indptr, (voxels, components))
 
 
-def _read_scans(handle: Handle) -> tuple[ScanParts, ...]:
+def _read_scans(handle: Handle) -> tuple[ScanContent, ...]:
     """Scans in order of their names, as R finds them."""
     found = []
     pixdim = StoredArray(handle, "header/pixdim").read_small(_MOST)
@@ -150,7 +150,7 @@ def _read_scans(handle: Handle) -> tuple[ScanParts, ...]:
         tr = _seconds(metadata.pop("TR", None))
         metadata.pop("run_length", None)
         found.append(
-            ScanParts(
+            ScanContent(
                 name=name,
                 basis=ArrayMatrix(basis, "t"),
                 tr=common if tr is None else tr,

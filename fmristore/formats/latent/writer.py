@@ -146,7 +146,7 @@ def _write_scans(writer: _Writer, factors: LatentFactors) -> None:
 
 
 class _Writer:
-    """Makes arrays below a group, laid out by their axes."""
+    """Maker of arrays below a group, with a layout by their axes."""
 
     def __init__(self, group: Group, capabilities: Capability, codec: str) -> None:
         self._group = group

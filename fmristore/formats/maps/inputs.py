@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fmristore.formats.base import StoredObject
-from fmristore.formats.voxel_source import Piece, voxel_reader
+from fmristore.formats.voxel_source import SeriesBlock, voxel_reader
 from fmristore.model.space import NeuroSpace, name_of_space
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.streams import streaming
@@ -72,8 +72,8 @@ class MapInputs(ABC):
             self.headers = tuple(raw and header_in_space(raw, name) for raw in self.headers)
 
     @abstractmethod
-    def pieces(self, voxels: VoxelSet, rows: slice, max_memory: int) -> Iterator[Piece]:
-        """Numbers of the maps `rows` (all of them if `whole`), in the voxels."""
+    def blocks(self, voxels: VoxelSet, rows: slice, max_memory: int) -> Iterator[SeriesBlock]:
+        """Values of the maps `rows` (all of them if `whole`), in the voxels."""
 
 
 class _Volumes(MapInputs):
@@ -88,10 +88,10 @@ class _Volumes(MapInputs):
         super().__init__(labels, sources[0].space.without_time(), dtype, headers)
         self._sources = sources
 
-    def pieces(self, voxels: VoxelSet, rows: slice, max_memory: int) -> Iterator[Piece]:
+    def blocks(self, voxels: VoxelSet, rows: slice, max_memory: int) -> Iterator[SeriesBlock]:
         for row in range(rows.start, rows.stop):
-            for piece in _converted(self._sources[row], voxels, self.dtype, max_memory):
-                yield piece._replace(times=slice(row, row + 1, 1))
+            for block in _converted(self._sources[row], voxels, self.dtype, max_memory):
+                yield block._replace(times=slice(row, row + 1, 1))
 
 
 class _Run(MapInputs):
@@ -112,28 +112,28 @@ class _Run(MapInputs):
         super().__init__(labels, grid.without_time(), dtype, headers)
         self._source = source
 
-    def pieces(
+    def blocks(
         self,
         voxels: VoxelSet,
         rows: slice,  # noqa: ARG002 - always all of them
         max_memory: int,
-    ) -> Iterator[Piece]:
+    ) -> Iterator[SeriesBlock]:
         return _converted(self._source, voxels, self.dtype, max_memory)
 
 
 def _converted(
     source: ImageSource, voxels: VoxelSet, dtype: np.dtype[Any], max_memory: int
-) -> Iterator[Piece]:
+) -> Iterator[SeriesBlock]:
     """Scaled values, of one type."""
     reader = voxel_reader(source, voxels)
-    with streaming(reader.scaled(reader.slabs(max_memory))) as pieces:
-        for piece in pieces:
+    with streaming(reader.scaled(reader.slabs(max_memory))) as blocks:
+        for block in blocks:
             with np.errstate(over="ignore"):
-                yield piece._replace(values=piece.values.astype(dtype, copy=False))
+                yield block._replace(values=block.values.astype(dtype, copy=False))
 
 
 def values_of(source: ImageSource, voxels: VoxelSet, dtype: np.dtype[Any]) -> AnyArray:
-    """Numbers of one map in the voxels, (V,)."""
+    """Values of one map in the voxels, (V,)."""
     values = np.empty(len(voxels), dtype)
     for _, columns, part in _converted(source, voxels, dtype, 1 << 30):
         values[columns] = part[0]
@@ -155,8 +155,8 @@ def finite_mask(stack: MapInputs, within: AnyArray | None, max_memory: int) -> A
     inside = np.ones(stack.space.spatial_shape, np.bool_) if within is None else within
     voxels = VoxelSet.from_mask(inside, stack.space)
     finite = np.ones(len(voxels), np.bool_)
-    with streaming(stack.pieces(voxels, slice(0, len(stack.labels), 1), max_memory)) as pieces:
-        for _, columns, values in pieces:
+    with streaming(stack.blocks(voxels, slice(0, len(stack.labels), 1), max_memory)) as blocks:
+        for _, columns, values in blocks:
             finite[columns] &= np.isfinite(values).all(axis=0)
     return voxels.scatter(finite)
 

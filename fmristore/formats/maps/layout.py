@@ -31,7 +31,7 @@ from fmristore.formats.nodes import (
     write_texts,
 )
 from fmristore.formats.registry import NativeLayout
-from fmristore.formats.voxel_source import write_pieces
+from fmristore.formats.voxel_source import write_blocks
 from fmristore.formats.voxelwise import VoxelNodes, voxel_nodes, write_voxels
 from fmristore.model.digest import digest_array, is_digest
 from fmristore.model.voxels import VoxelSet
@@ -63,13 +63,13 @@ from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.spec import ArraySpec, ChunkLayout, CodecSpec, is_string
 
 __all__ = [
-    "LabeledParts",
+    "LabeledContent",
     "MapsLayout",
     "band_rows",
     "map_spec",
     "plan_maps",
     "read_headers",
-    "read_labeled_parts",
+    "read_labeled_content",
     "read_texts",
     "rewrite_maps",
     "write_headers",
@@ -88,7 +88,7 @@ _HEADERS = ("nifti", "nifti_end", "nifti_of_map")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabeledParts:
+class LabeledContent:
     """Contents of a stored set of labelled maps, as its class takes them.
 
     Parameters
@@ -118,9 +118,9 @@ class LabeledParts:
 class MapsLayout(NativeLayout):
     """Maps as fmristore stores them: a matrix of maps and voxels."""
 
-    def read(self, handle: Handle) -> LabeledParts:
+    def read(self, handle: Handle) -> LabeledContent:
         """Docstring inherited."""
-        return read_labeled_parts(handle)
+        return read_labeled_content(handle)
 
     def write(
         self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
@@ -139,8 +139,8 @@ class MapsLayout(NativeLayout):
         )
 
 
-def read_labeled_parts(handle: Handle) -> LabeledParts:
-    """Find the parts of a set of maps that is the root group of a store.
+def read_labeled_content(handle: Handle) -> LabeledContent:
+    """Find the contents of a set of maps that is the root group of a store.
 
     Raises
     ------
@@ -158,7 +158,7 @@ def read_labeled_parts(handle: Handle) -> LabeledParts:
         )
     length = dict(zip(spec.dims, spec.shape, strict=True))
     fill = read_fill(data.attributes, spec.dtype, url=handle.locator.url)
-    return LabeledParts(
+    return LabeledContent(
         nodes=voxel_nodes(handle, length["voxel"], fill=fill),
         maps=ArrayMatrix(data, "voxel", kinds="iufc"),
         count=length["label"],
@@ -309,9 +309,9 @@ def write_labeledvolumeset(  # noqa: PLR0913
     step = shape[0] if stack.whole else band_rows(spec, max_memory)
     for first in range(0, shape[0], step):
         rows = slice(first, min(first + step, shape[0]), 1)
-        write_pieces(
+        write_blocks(
             array,
-            stack.pieces(voxels, rows, max_memory),
+            stack.blocks(voxels, rows, max_memory),
             rows=rows,
             voxel_axis=1,
             max_memory=max_memory,
@@ -369,7 +369,7 @@ def rewrite_maps(
     rows : sequence of int or None
         Where they come from.
     extra : ndarray, (V,), optional
-        Numbers of the map that is new.
+        Values of the map that is new.
     headers : sequence of bytes
         NIfTI header of each new map; empty where it has none.
     turn : Turn
@@ -488,7 +488,7 @@ class _Maps:
         self._recorded = recorded if is_digest(recorded) else None
 
     def values(self, maps: slice, voxels: slice) -> AnyArray:
-        """Numbers of some maps, (maps, voxels)."""
+        """Values of some maps, (maps, voxels)."""
         return np.stack([self._row(row, voxels) for row in self._rows[maps.start : maps.stop]])
 
     def _row(self, row: int | None, voxels: slice) -> AnyArray:

@@ -27,7 +27,7 @@ from fmristore.formats.maps.inputs import (
     values_of,
 )
 from fmristore.formats.maps.layout import (
-    LabeledParts,
+    LabeledContent,
     MapsLayout,
     read_headers,
     read_texts,
@@ -170,8 +170,8 @@ class LabeledVolumeSet(MaskedObject):
     ----------
     handle : Handle
         The store.
-    parts : LabeledParts, optional
-        Where in it the parts are; the root group is the set by default.
+    content : LabeledContent, optional
+        Its contents in the store; the root group is the set by default.
 
     Examples
     --------
@@ -184,19 +184,19 @@ class LabeledVolumeSet(MaskedObject):
     axes = ("x", "y", "z", "label")
     layouts: ClassVar[tuple[Layout, ...]] = (MapsLayout("labeledvolumeset"), RMapsLayout())
 
-    def __init__(self, handle: Handle, parts: LabeledParts | None = None) -> None:
-        self._parts: LabeledParts = self.layouts[0].read(handle) if parts is None else parts
-        super().__init__(handle, self._parts.nodes)
+    def __init__(self, handle: Handle, content: LabeledContent | None = None) -> None:
+        self._content: LabeledContent = self.layouts[0].read(handle) if content is None else content
+        super().__init__(handle, self._content.nodes)
 
     @property
     def matrix(self) -> Matrix:
         """Stored values, (V, L)."""
-        return self._parts.maps
+        return self._content.maps
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Lengths of the axes, (X, Y, Z, L) for L maps."""
-        return (*self.space.spatial_shape, self._parts.count)
+        return (*self.space.spatial_shape, self._content.count)
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -207,14 +207,14 @@ class LabeledVolumeSet(MaskedObject):
         MetadataError
             If they are damaged.
         """
-        labels = read_texts(self._handle, self._parts.labels, self._parts.count)
+        labels = read_texts(self._handle, self._content.labels, self._content.count)
         try:
             return check_labels(labels)
         except InvalidInputError as error:
             raise MetadataError(
                 f"the labels are damaged: {error.message}",
                 url=self._handle.locator.url,
-                node=self._parts.labels,
+                node=self._content.labels,
             ) from error
 
     @cached_property
@@ -226,7 +226,7 @@ class LabeledVolumeSet(MaskedObject):
         MetadataError
             If they are damaged.
         """
-        return read_headers(self._handle, self._parts.headers, self._parts.count)
+        return read_headers(self._handle, self._content.headers, self._content.count)
 
     @property
     def source_header(self) -> bytes:
@@ -271,7 +271,7 @@ class LabeledVolumeSet(MaskedObject):
         return cast("AnyArray", self.read((..., self._number(label)), dtype=dtype))
 
     def voxel(self, x: int, y: int, z: int, *, dtype: DTypeLike | None = None) -> AnyArray:
-        """Numbers of all maps in one voxel, (L,).
+        """Values of all maps in one voxel, (L,).
 
         Raises
         ------
@@ -337,9 +337,9 @@ class LabeledVolumeSet(MaskedObject):
             If values of type `dtype` cannot be `fill`.
         """
         nodes = replace(self._nodes, fill=check_fill(fill, self.dtype))
-        return LabeledVolumeSet(Handle(self._handle.locator), replace(self._parts, nodes=nodes))
+        return LabeledVolumeSet(Handle(self._handle.locator), replace(self._content, nodes=nodes))
 
-    # Going elsewhere ------------------------------------------------------------------------
+    # Export --------------------------------------------------------------------------------
 
     def as_source(self, *, max_memory: int | str = 1 << 28, nifti: bool = False) -> ImageSource:
         """All maps as the source of one image (X, Y, Z, L), map after map."""
@@ -598,7 +598,7 @@ class LabeledVolumeSet(MaskedObject):
 
         `by_voxel` says that the caller has data in the order of the stored voxels.
         """
-        if not self._parts.writable:
+        if not self._content.writable:
             raise InvalidInputError(
                 "these maps lie in the layout of other software; "
                 "store them again with LabeledVolumeSet.create(maps, url) to change them",
@@ -662,13 +662,13 @@ class LabeledVolumeSet(MaskedObject):
     def _become(self, handle: Handle) -> None:
         """Become the object of a changed store."""
         fill = self.fill
-        parts: LabeledParts = self.layouts[0].read(handle)
+        content: LabeledContent = self.layouts[0].read(handle)
         self._handle.close()
         for name in [name for name in self.__dict__ if not name.startswith("_")]:
             del self.__dict__[name]
         self._handle = handle
-        self._nodes = replace(parts.nodes, fill=fill)
-        self._parts = replace(parts, nodes=self._nodes)
+        self._nodes = replace(content.nodes, fill=fill)
+        self._content = replace(content, nodes=self._nodes)
         handle.rest()
 
     def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -676,7 +676,7 @@ class LabeledVolumeSet(MaskedObject):
 
     def _facts(self) -> dict[str, str]:
         stored, whole = self._nodes.count, int(np.prod(self.shape[:3]))
-        count = self._parts.count
+        count = self._content.count
         return {
             "maps": f"{count} map{'s' if count > 1 else ''}",
             "shape": " x ".join(map(str, self.shape[:3])),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fmristore.formats.base import StoredArray
 from fmristore.formats.fill import Fill
 from fmristore.formats.maps.inputs import MapInputs
-from fmristore.formats.maps.layout import LabeledParts, read_texts
+from fmristore.formats.maps.layout import LabeledContent, read_texts
 from fmristore.formats.matrix import Matrix
 from fmristore.formats.nodes import write_array, write_plain, write_texts
 from fmristore.formats.r_common import (
@@ -44,7 +44,7 @@ from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray, Group, Store
 from fmristore_stores.spec import ArraySpec, ChunkLayout, check_name
 
-__all__ = ["DatasetMaps", "RMapsLayout", "read_r_parts", "sanitise", "write_labeledvolumeset"]
+__all__ = ["DatasetMaps", "RMapsLayout", "read_r_content", "sanitise", "write_labeledvolumeset"]
 
 _OTHER = re.compile(r"[^A-Za-z0-9_.\-]")
 _CHUNK = 1024
@@ -65,9 +65,9 @@ class RMapsLayout(RLayout):
         names = set(view.children)
         return {"labels", "mask", "header", "data"} <= names and not {"scans", "basis"} & names
 
-    def read(self, handle: Handle) -> LabeledParts:
+    def read(self, handle: Handle) -> LabeledContent:
         """Docstring inherited."""
-        return read_r_parts(handle)
+        return read_r_content(handle)
 
     def write(
         self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
@@ -85,8 +85,8 @@ class RMapsLayout(RLayout):
         )
 
 
-def read_r_parts(handle: Handle) -> LabeledParts:
-    """Find the parts of labelled maps that the R package wrote.
+def read_r_content(handle: Handle) -> LabeledContent:
+    """Find the contents of labelled maps that the R package wrote.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def read_r_parts(handle: Handle) -> LabeledParts:
     maps = DatasetMaps(handle)
     space = read_header_space(handle, mask_shape(handle))
     nodes = VoxelNodes(space=space, count=maps.shape[0])
-    return LabeledParts(nodes=nodes, maps=maps, count=count, writable=False)
+    return LabeledContent(nodes=nodes, maps=maps, count=count, writable=False)
 
 
 def sanitise(label: str) -> str:
@@ -295,8 +295,8 @@ def _write_maps(
     whole = slice(0, count, 1)
     shape = (rows.stop - rows.start, count)
     with Scratch(shape, dtype, max_memory=max_memory // 2) as scratch:
-        with streaming(stack.pieces(voxels, rows, max_memory)) as pieces:
-            for times, columns, values in pieces:
+        with streaming(stack.blocks(voxels, rows, max_memory)) as blocks:
+            for times, columns, values in blocks:
                 assert isinstance(columns, slice)
                 moved = slice(times.start - rows.start, times.stop - rows.start, 1)
                 scratch.write((moved, columns), r_values(values, dtype))

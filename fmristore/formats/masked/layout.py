@@ -19,7 +19,7 @@ from fmristore.formats.nodes import (
     write_metadata,
 )
 from fmristore.formats.registry import NativeLayout
-from fmristore.formats.voxel_source import VoxelReader, write_pieces
+from fmristore.formats.voxel_source import VoxelReader, write_blocks
 from fmristore.formats.voxelwise import VoxelNodes, voxel_nodes, write_voxels
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
@@ -31,11 +31,11 @@ from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import Capability, Group, Store
 from fmristore_stores.spec import ArraySpec
 
-__all__ = ["MaskedLayout", "MaskedParts", "read_masked_parts", "write_maskedneurovec"]
+__all__ = ["MaskedContent", "MaskedLayout", "read_masked_content", "write_maskedneurovec"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MaskedParts:
+class MaskedContent:
     """Contents of a stored masked run, as its class takes them.
 
     Parameters
@@ -44,7 +44,7 @@ class MaskedParts:
         Its grid and times.
     nodes : VoxelNodes
         Which voxels it has.
-    numbers : str
+    data : str
         Path of the array, axes ``voxel`` and ``t``.
     scaling : Scaling, optional
         To apply to stored values.
@@ -59,9 +59,9 @@ class MaskedParts:
 class MaskedLayout(NativeLayout):
     """A masked run as fmristore stores it: a matrix of voxels and times."""
 
-    def read(self, handle: Handle) -> MaskedParts:
+    def read(self, handle: Handle) -> MaskedContent:
         """Docstring inherited."""
-        return read_masked_parts(handle)
+        return read_masked_content(handle)
 
     def write(
         self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
@@ -78,8 +78,8 @@ class MaskedLayout(NativeLayout):
         )
 
 
-def read_masked_parts(handle: Handle) -> MaskedParts:
-    """Find the parts of a masked run that is the root group of a store.
+def read_masked_content(handle: Handle) -> MaskedContent:
+    """Find the contents of a masked run that is the root group of a store.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def read_masked_parts(handle: Handle) -> MaskedParts:
     dtype = spec.dtype if scaling is None else scaling.dtype(spec.dtype)
     fill = read_fill(attributes, dtype, url=url)
     nodes = voxel_nodes(handle, length["voxel"], fill=fill, time_points=length["t"])
-    return MaskedParts(space=nodes.space, nodes=nodes, scaling=scaling)
+    return MaskedContent(space=nodes.space, nodes=nodes, scaling=scaling)
 
 
 def write_maskedneurovec(
@@ -152,7 +152,7 @@ def write_maskedneurovec(
     write_voxels(group, run.voxels, codec)
     attributes = scaling_attributes(scaling) | {"fill": fill_attribute(outside)}
     array = NewArray(group, "0", spec, attributes)
-    write_pieces(
+    write_blocks(
         array,
         run.slabs(max_memory),
         rows=slice(0, shape[1], 1),

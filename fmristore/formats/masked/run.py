@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self, Unpack
 
 from fmristore.formats.base import StoredArray, plain_number
 from fmristore.formats.fill import Fill, check_fill
-from fmristore.formats.masked.layout import MaskedLayout, MaskedParts
+from fmristore.formats.masked.layout import MaskedContent, MaskedLayout
 from fmristore.formats.matrix import ArrayMatrix, Matrix
 from fmristore.formats.options import Target, store_as
 from fmristore.formats.registry import Layout, register
@@ -35,8 +35,8 @@ class MaskedNeuroVec(MaskedObject):
     ----------
     handle : Handle
         The store.
-    parts : MaskedParts, optional
-        Where in it the parts are; the root group is the run by default.
+    content : MaskedContent, optional
+        Its contents in the store; the root group is the run by default.
 
     Examples
     --------
@@ -51,15 +51,15 @@ class MaskedNeuroVec(MaskedObject):
     axes = ("x", "y", "z", "t")
     layouts: ClassVar[tuple[Layout, ...]] = (MaskedLayout("maskedneurovec"),)
 
-    def __init__(self, handle: Handle, parts: MaskedParts | None = None) -> None:
-        self._parts: MaskedParts = self.layouts[0].read(handle) if parts is None else parts
-        super().__init__(handle, self._parts.nodes)
-        self._matrix = ArrayMatrix(StoredArray(handle, self._parts.data), "voxel", kinds="iufc")
+    def __init__(self, handle: Handle, content: MaskedContent | None = None) -> None:
+        self._content: MaskedContent = self.layouts[0].read(handle) if content is None else content
+        super().__init__(handle, self._content.nodes)
+        self._matrix = ArrayMatrix(StoredArray(handle, self._content.data), "voxel", kinds="iufc")
 
     @property
     def space(self) -> NeuroSpace:
         """Grid in the world, number of volumes and TR."""
-        return self._parts.space
+        return self._content.space
 
     @property
     def matrix(self) -> Matrix:
@@ -69,7 +69,7 @@ class MaskedNeuroVec(MaskedObject):
     @property
     def scaling(self) -> Scaling | None:
         """Scaling of the stored values; None if they are not scaled."""
-        return self._parts.scaling
+        return self._content.scaling
 
     @property
     def spec(self) -> ArraySpec:
@@ -98,7 +98,7 @@ class MaskedNeuroVec(MaskedObject):
             If values of type `dtype` cannot be `fill`.
         """
         nodes = replace(self._nodes, fill=check_fill(fill, self.dtype))
-        return MaskedNeuroVec(Handle(self._handle.locator), replace(self._parts, nodes=nodes))
+        return MaskedNeuroVec(Handle(self._handle.locator), replace(self._content, nodes=nodes))
 
     # Creating -------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmristore.formats.base import StoredArray, StoredObject, describe_parcels, describe_space
-from fmristore.formats.parcellated.layout import ScanParts
+from fmristore.formats.parcellated.layout import ScanContent
 from fmristore.formats.parcellated.reduce import ScanKind
 from fmristore.formats.registry import Layout
 from fmristore.model.space import NeuroSpace
@@ -37,8 +37,8 @@ class ParcellatedBase(StoredObject):
     ----------
     handle : Handle
         Store that holds the scan.
-    parts : ScanParts, optional
-        Where in the store its parts are; by default the store holds this one scan.
+    content : ScanContent, optional
+        Its contents in the store; by default the store holds this one scan.
 
     Raises
     ------
@@ -49,19 +49,19 @@ class ParcellatedBase(StoredObject):
     kind: ClassVar[ScanKind]
     layouts: ClassVar[tuple[Layout, ...]]
 
-    def __init__(self, handle: Handle, parts: ScanParts | None = None) -> None:
+    def __init__(self, handle: Handle, content: ScanContent | None = None) -> None:
         super().__init__(handle)
-        self._parts: ScanParts = self.layouts[0].read(handle) if parts is None else parts
+        self._content: ScanContent = self.layouts[0].read(handle) if content is None else content
 
     @property
     def name(self) -> str:
         """Name of the scan."""
-        return self._parts.name
+        return self._content.name
 
     @property
     def metadata(self) -> Mapping[str, Any]:
         """Other facts about the scan."""
-        return MappingProxyType(dict(self._parts.metadata))
+        return MappingProxyType(dict(self._content.metadata))
 
     def metadata_frame(self, name: str) -> pd.DataFrame:
         """A table among the metadata, such as events or confounds, as a pandas data frame.
@@ -126,7 +126,7 @@ class ParcellatedBase(StoredObject):
             url,
             sidecar=self.table.sidecar(
                 tr=self.tr,
-                statistic=self._parts.statistic or "mean",
+                statistic=self._content.statistic or "mean",
                 start=self.space.time_offset,
             ),
             overwrite=overwrite,
@@ -140,37 +140,37 @@ class ParcellatedBase(StoredObject):
     @property
     def space(self) -> NeuroSpace:
         """Grid in the world, number of times and TR."""
-        return self._parts.space
+        return self._content.space
 
     @property
     def affine(self) -> AnyArray:
         """(4, 4) float64: voxel indices (0-based) to mm, RAS+."""
-        return self._parts.space.affine
+        return self._content.space.affine
 
     @property
     def tr(self) -> float | None:
         """Repetition time in seconds, None if unknown."""
-        return self._parts.space.tr
+        return self._content.space.tr
 
     @property
     def time_points(self) -> int:
         """Number of volumes."""
-        return self._parts.data.shape[1]
+        return self._content.data.shape[1]
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the data."""
-        return self._parts.data.dtype
+        return self._content.data.dtype
 
     @cached_property
     def table(self) -> LabelTable:
         """Ids, names and further columns of the parcels."""
-        return self._parts.tree.table
+        return self._content.tree.table
 
     @cached_property
     def parcellation(self) -> Parcellation:
         """The parcels and their voxels; read once, when first asked for."""
-        return self._parts.tree.parcellation()
+        return self._content.tree.parcellation()
 
     @property
     def ids(self) -> NDArray[np.int32]:
@@ -185,15 +185,15 @@ class ParcellatedBase(StoredObject):
     @property
     def primary_arrays(self) -> tuple[StoredArray, ...]:
         """Docstring inherited."""
-        return self._parts.arrays
+        return self._content.arrays
 
     def describe(self) -> dict[str, Any]:
         """Docstring inherited."""
-        count, times = self._parts.data.shape
+        count, times = self._content.data.shape
         facts: dict[str, Any] = {
             "scan": self.name,
             "kind": self.kind,
-            "statistic": self._parts.statistic,
+            "statistic": self._content.statistic,
             "shape": list(self.space.shape) if self.kind == "full" else [times, count],
             "dtype": str(self.dtype),
             "space": describe_space(self.space),

@@ -13,7 +13,7 @@ import numpy as np
 from fmristore.formats.matrix import MemoryMatrix, ScaledMatrix
 from fmristore.formats.names import encode_name
 from fmristore.formats.options import Target, store_as
-from fmristore.formats.parcellated.layout import ScanContent, scan_spec
+from fmristore.formats.parcellated.layout import NewScan, scan_spec
 from fmristore.formats.parcellated.reduce import (
     make_reduction,
     result_dtype,
@@ -130,7 +130,7 @@ def open_content(
     storage_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     require: Callable[[tuple[int, int], np.dtype[Any]], None] | None = None,
-) -> Iterator[ScanContent]:
+) -> Iterator[NewScan]:
     """Open the source of a scan, and summarise it if that is wanted.
 
     `require` is called with the shape and type of the matrix of a full scan before it is read.
@@ -157,7 +157,7 @@ def open_content(
             if require is not None:
                 require((len(parcellation.voxels), reader.times), reader.dtype)
             with within(max_memory, max_memory // 2), reader.matrix(max_memory // 2) as data:
-                yield ScanContent(
+                yield NewScan(
                     name=request.name,
                     kind="full",
                     data=data,
@@ -177,7 +177,7 @@ def open_content(
         dtype = np.dtype(request.dtype or result_dtype(reader.scaled_dtype))
         with np.errstate(over="ignore"):
             data = ScaledMatrix(MemoryMatrix(found.astype(dtype).T))
-        yield ScanContent(
+        yield NewScan(
             name=request.name,
             kind="summary",
             data=data,
@@ -209,7 +209,7 @@ def given_matrix(source: Any) -> AnyArray | None:
 
 def _from_matrix(
     request: ScanInput, values: AnyArray, parcellation: Parcellation, metadata: Mapping[str, Any]
-) -> ScanContent:
+) -> NewScan:
     values = parcellation.table.in_order(request.source, values)
     if values.shape[1] != len(parcellation) or not len(values):
         raise InvalidInputError(
@@ -226,7 +226,7 @@ def _from_matrix(
         tr = space.tr
     dtype = values.dtype if request.dtype is None else np.dtype(request.dtype)
     statistic = request.statistic or getattr(request.source, "statistic", None)
-    return ScanContent(
+    return NewScan(
         name=request.name,
         kind="summary",
         data=ScaledMatrix(MemoryMatrix(values.astype(dtype, copy=False).T)),
@@ -372,7 +372,7 @@ def _require_room(target: Target, shape: tuple[int, int], dtype: np.dtype[Any]) 
 
 def each_content(
     target: Target, parcellation: Parcellation, requests: Sequence[ScanInput]
-) -> Generator[ScanContent, None, None]:
+) -> Generator[NewScan, None, None]:
     """Open and summarise scans one after the other; only one source is open at a time."""
     for request in requests:
         with open_content(

@@ -63,10 +63,10 @@ from fmristore_stores.protocol import AnyArray, Group, Store
 from fmristore_stores.spec import ArraySpec, Attributes, is_string
 
 __all__ = [
+    "NewScan",
     "OwnTree",
     "ParcellatedLayout",
     "ScanContent",
-    "ScanParts",
     "ScanTree",
     "matrix_blocks",
     "no_such_scan",
@@ -80,7 +80,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ScanContent:
+class NewScan:
     """A scan that is ready to be written.
 
     Parameters
@@ -88,8 +88,8 @@ class ScanContent:
     name : str
         Of the scan.
     kind : {"full", "summary"}
-        What the rows of `numbers` are.
-    numbers : ScaledMatrix
+        What the rows of `data` are.
+    data : ScaledMatrix
         The series.
     space : NeuroSpace
         Grid, number of times and TR.
@@ -115,7 +115,7 @@ def write_tree(
     store: Store,
     format_name: str,
     parcellation: Parcellation,
-    contents: Iterator[ScanContent],
+    contents: Iterator[NewScan],
     options: MatrixOptions,
 ) -> None:
     """Write a whole store.
@@ -128,7 +128,7 @@ def write_tree(
         ``"parcellatedmultiscan"``, or that of a single scan.
     parcellation : Parcellation
         Shared by all scans.
-    contents : iterator of ScanContent
+    contents : iterator of NewScan
         Taken one after the other.
     options : MatrixOptions
         Codec and memory limit.
@@ -183,7 +183,7 @@ def _write_columns(group: Group, parcellation: Parcellation) -> None:
 def write_scan(
     store: Store,
     scans: Group,
-    content: ScanContent,
+    content: NewScan,
     names: Sequence[str],
     options: MatrixOptions,
 ) -> None:
@@ -259,7 +259,7 @@ _MOST_PARCELS = 1 << 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ScanParts:
+class ScanContent:
     """Contents of a stored scan, as its class takes them.
 
     Parameters
@@ -270,7 +270,7 @@ class ScanParts:
         Of the scan.
     kind : {"full", "summary"}
         What its rows are: voxels in order of their parcels, or parcels.
-    numbers : ScaledMatrix
+    data : ScaledMatrix
         The series.
     space : NeuroSpace
         Grid, number of times and TR.
@@ -315,7 +315,7 @@ class ScanTree(Protocol):
     def parcellation(self) -> Parcellation:
         """The parcels and their voxels."""
 
-    def scan(self, name: str) -> ScanParts:
+    def scan(self, name: str) -> ScanContent:
         """Find a scan; no other one is touched."""
 
 
@@ -414,7 +414,7 @@ class OwnTree:
             raise self._wrong("indptr does not fit the labels", "parcellation/indptr")
         return made
 
-    def scan(self, name: str) -> ScanParts:
+    def scan(self, name: str) -> ScanContent:
         """Find a scan; no other one is touched.
 
         Raises
@@ -436,10 +436,10 @@ class OwnTree:
         kind = attributes.get("kind")
         if kind not in ("full", "summary"):
             raise self._wrong(f"kind is {kind!r:.80}, expected 'full' or 'summary'", path)
-        data = self._numbers(path, kind)
+        data = self._data(path, kind)
         metadata = read_metadata(self._handle, path)
         statistic = attributes.get("statistic")
-        return ScanParts(
+        return ScanContent(
             tree=self,
             name=name,
             kind=kind,
@@ -461,7 +461,7 @@ class OwnTree:
         except (InvalidInputError, TypeError) as error:
             raise self._wrong(f"the times are damaged: {error}", path) from error
 
-    def _numbers(self, path: str, kind: ScanKind) -> ScaledMatrix:
+    def _data(self, path: str, kind: ScanKind) -> ScaledMatrix:
         axis = "voxel" if kind == "full" else "parcel"
         array = StoredArray(self._handle, f"{path}/0")
         spec = array.reader.spec
@@ -506,7 +506,7 @@ class ParcellatedLayout(NativeLayout):
         super().__init__(format_name)
         self.kind = kind
 
-    def read(self, handle: Handle) -> OwnTree | ScanParts:
+    def read(self, handle: Handle) -> OwnTree | ScanContent:
         """Docstring inherited."""
         tree = OwnTree(handle)
         return tree if self.kind is None else only_scan(tree, self.kind, handle.locator.url)
@@ -520,7 +520,7 @@ class ParcellatedLayout(NativeLayout):
         write_tree(store, self.format_name, parcellation, contents, options)
 
 
-def only_scan(tree: ScanTree, kind: ScanKind, url: str) -> ScanParts:
+def only_scan(tree: ScanTree, kind: ScanKind, url: str) -> ScanContent:
     """The scan of a store that holds one.
 
     Raises
@@ -532,10 +532,10 @@ def only_scan(tree: ScanTree, kind: ScanKind, url: str) -> ScanParts:
         raise MetadataError(
             f"a single scan is expected and there are {len(tree.scan_names)}", url=url
         )
-    parts = tree.scan(tree.scan_names[0])
-    if parts.kind != kind:
-        raise MetadataError(f"the scan is of the kind {parts.kind!r}, expected {kind!r}", url=url)
-    return parts
+    content = tree.scan(tree.scan_names[0])
+    if content.kind != kind:
+        raise MetadataError(f"the scan is of the kind {content.kind!r}, expected {kind!r}", url=url)
+    return content
 
 
 def read_columns(

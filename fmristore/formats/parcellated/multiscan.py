@@ -167,10 +167,10 @@ class ParcellatedMultiScan(StoredObject):
         if not isinstance(name, str):
             raise SelectionError(f"scans are found by name, not by {name!r}", url=self.url)
         handle = self._lend()
-        parts = type(self._tree)(handle).scan(name)
-        if parts.kind == "full":
-            return ParcellatedScan(handle, parts)
-        return ParcellatedScanSummary(handle, parts)
+        content = type(self._tree)(handle).scan(name)
+        if content.kind == "full":
+            return ParcellatedScan(handle, content)
+        return ParcellatedScanSummary(handle, content)
 
     def __len__(self) -> int:
         return len(self.scan_names)

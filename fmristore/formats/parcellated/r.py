@@ -20,8 +20,8 @@ from fmristore.formats.matrix import ArrayMatrix, Matrix, ScaledMatrix
 from fmristore.formats.nodes import NewArray, write_array, write_plain, write_texts
 from fmristore.formats.options import MatrixOptions
 from fmristore.formats.parcellated.layout import (
+    NewScan,
     ScanContent,
-    ScanParts,
     no_such_scan,
     only_scan,
     read_columns,
@@ -74,7 +74,7 @@ _INT32 = 2**31
 def write_tree(
     store: Store,
     parcellation: Parcellation,
-    contents: Iterator[ScanContent],
+    contents: Iterator[NewScan],
     options: MatrixOptions,
     *,
     single: bool,
@@ -97,7 +97,7 @@ def write_tree(
     kept = np.flatnonzero(parcellation.sizes)
     _write_clusters(root, parcellation, kept, single=single)
     scans = root.create_group("scans")
-    done: list[ScanContent] = []
+    done: list[NewScan] = []
     for content in contents:
         group = scans.create_group(
             node_name(content.name, "a scan"), {} if single else {"class": [_CLASSES[content.kind]]}
@@ -125,7 +125,7 @@ def write_tree(
     root.write_attributes(attributes)
 
 
-def _dtype(content: ScanContent, *, single: bool) -> np.dtype[Any]:
+def _dtype(content: NewScan, *, single: bool) -> np.dtype[Any]:
     """Type of R's files, but float64 for integers that float32 might not hold."""
     stored = content.data.dtype
     wide = stored.kind in "iu" and not np.can_cast(stored, np.float32, "safe")
@@ -201,7 +201,7 @@ def _spec(shape: tuple[int, int], dtype: np.dtype[Any], options: MatrixOptions) 
 
 def _write_full(
     group: Group,
-    content: ScanContent,
+    content: NewScan,
     parcellation: Parcellation,
     dtype: np.dtype[Any],
     options: MatrixOptions,
@@ -226,7 +226,7 @@ def _write_full(
 
 def _write_summary(
     group: Group,
-    content: ScanContent,
+    content: NewScan,
     kept: NDArray[np.int64],
     dtype: np.dtype[Any],
     options: MatrixOptions,
@@ -238,7 +238,7 @@ def _write_summary(
     write_array(summary, "summary_data", _spec(shape, dtype, options), values)
 
 
-def _write_metadata(group: Group, content: ScanContent) -> None:
+def _write_metadata(group: Group, content: NewScan) -> None:
     """Write what is known of a scan, and its length, which R goes by and otherwise guesses."""
     metadata = {**content.metadata, "n_time": content.data.shape[1]}
     if content.space.tr is not None:
@@ -314,7 +314,7 @@ class RParcellatedLayout(RLayout):
         """Docstring inherited."""
         return {"scans", "cluster_map"} <= set(view.children)
 
-    def read(self, handle: Handle) -> RTree | ScanParts:
+    def read(self, handle: Handle) -> RTree | ScanContent:
         """Docstring inherited."""
         tree = RTree(handle)
         return tree if self.kind is None else only_scan(tree, self.kind, handle.locator.url)
@@ -534,7 +534,7 @@ class RTree:
         if not np.array_equal(given[order], ids):
             raise self._wrong(
                 f"names the clusters {given[:3].tolist()}, ... and cluster_ids {ids[:3].tolist()}, "
-                "...: the rows of the table cannot be told apart",
+                "...: the rows of the table cannot be distinguished",
                 "clusters/cluster_meta/cluster_id",
             )
         return order
@@ -547,7 +547,7 @@ class RTree:
         except InvalidInputError as error:
             raise self._wrong(f"the clusters are damaged: {error.message}") from error
 
-    def scan(self, name: str) -> ScanParts:
+    def scan(self, name: str) -> ScanContent:
         """Find a scan; no other one is touched.
 
         Raises
@@ -566,7 +566,7 @@ class RTree:
         if not full and "clusters_summary" not in children:
             raise self._wrong("holds neither clusters nor their summary", path)
         data, arrays = self._full(path) if full else self._summary(path)
-        return ScanParts(
+        return ScanContent(
             tree=self,
             name=name,
             kind="full" if full else "summary",

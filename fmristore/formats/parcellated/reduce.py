@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmristore.formats.matrix import ScaledMatrix
-from fmristore.formats.voxel_source import Piece, VoxelReader, block_bytes, column_pieces
+from fmristore.formats.voxel_source import SeriesBlock, VoxelReader, block_bytes, column_blocks
 from fmristore.planning.memory import too_little
 from fmristore.planning.progress import Progress
 from fmristore.planning.streams import streaming
@@ -25,7 +25,7 @@ __all__ = [
     "Statistic",
     "accumulate",
     "make_reduction",
-    "parcel_pieces",
+    "parcel_blocks",
     "reduce_values",
     "reduce_whole",
     "require_parcels",
@@ -43,7 +43,7 @@ Statistic = Literal["mean", "median", "sum", "min", "max", "std"]
 
 Function = Callable[[AnyArray], Any]
 
-"""Takes a parcel's numbers (T, V) and returns (T,)."""
+"""Takes a parcel's values (T, V) and returns (T,)."""
 
 _ACCUMULATED = ("mean", "sum", "min", "max", "std")
 
@@ -68,7 +68,7 @@ class Reduction:
     Parameters
     ----------
     statistic : str or callable
-        A `Statistic`, or a function of a parcel's numbers (T, V) that returns (T,).
+        A `Statistic`, or a function of a parcel's values (T, V) that returns (T,).
     weights : ndarray of float64, (V,), optional
         Of the voxels, for means and sums.
     """
@@ -78,7 +78,7 @@ class Reduction:
 
     @property
     def accumulates(self) -> bool:
-        """Whether pieces can be taken in any order."""
+        """Whether blocks can be taken in any order."""
         return self.statistic in _ACCUMULATED
 
     @property
@@ -116,12 +116,12 @@ def make_reduction(
     if not callable(statistic) and statistic not in get_args(Statistic):
         raise InvalidInputError(
             f"unknown statistic {statistic!r}: there are {', '.join(get_args(Statistic))}, or give "
-            "a function of a parcel's numbers (T, V)"
+            "a function of a parcel's values (T, V)"
         )
     if dtype.kind not in "biufc":
         raise InvalidInputError(f"values of type {dtype} have no statistics")
     if dtype.kind == "c" and not callable(statistic) and statistic not in _COMPLEX:
-        raise InvalidInputError(f"complex numbers have no {statistic}")
+        raise InvalidInputError(f"complex values have no {statistic}")
     if weights is None:
         return Reduction(statistic=statistic)
     if statistic not in ("mean", "sum"):
@@ -135,7 +135,7 @@ def make_reduction(
 
 
 def result_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Type that summaries of such numbers are stored in: float32 where that is what they hold.
+    """Type that summaries of such values are stored in: float32 where that is what they hold.
 
     float32 for values of up to 16 bits and float32 itself; float64 for wider ones.
     """
@@ -145,19 +145,19 @@ def result_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype("f4") if small else np.dtype("f8")
 
 
-# In pieces -----------------------------------------------------------------------------------
+# In blocks -----------------------------------------------------------------------------------
 def accumulate(
-    pieces: Iterable[Piece],
+    blocks: Iterable[SeriesBlock],
     reduction: Reduction,
     parcel_of: NDArray[np.int64],
     shape: tuple[int, int],
     dtype: np.dtype[Any],
 ) -> AnyArray:
-    """Reduce pieces that together hold every voxel at every time once.
+    """Reduce blocks that together hold every voxel at every time once.
 
     Parameters
     ----------
-    pieces : iterable of Piece
+    blocks : iterable of SeriesBlock
         In any order.
     reduction : Reduction
         One that accumulates.
@@ -176,12 +176,12 @@ def accumulate(
     kinds: dict[Any, type[_Sums]] = {"min": _Extremes, "max": _Extremes, "std": _Spread}
     kind = kinds.get(reduction.statistic, _Sums)
     state = kind(reduction, parcel_of, shape, dtype)
-    for piece in pieces:
-        parcels = parcel_of[piece.columns]
+    for block in blocks:
+        parcels = parcel_of[block.columns]
         if len(parcels):
             starts = np.flatnonzero(np.diff(parcels, prepend=-1))
             with np.errstate(invalid="ignore", over="ignore"):
-                state.add(piece, parcels[starts], starts)
+                state.add(block, parcels[starts], starts)
     return state.result()
 
 
@@ -202,15 +202,17 @@ class _Sums:
         self._voxels = np.bincount(parcel_of, minlength=shape[1])
         self._total = np.zeros(shape, self._working)
 
-    def add(self, piece: Piece, parcels: NDArray[np.int64], starts: NDArray[np.int64]) -> None:
-        """Take a piece; `starts` are the first columns of the `parcels` in it."""
-        values = piece.values.astype(self._working)
+    def add(
+        self, block: SeriesBlock, parcels: NDArray[np.int64], starts: NDArray[np.int64]
+    ) -> None:
+        """Take a block; `starts` are the first columns of the `parcels` in it."""
+        values = block.values.astype(self._working)
         if self._weights is not None:
-            values *= self._weights[piece.columns]
-        self._total[piece.times, parcels] += np.add.reduceat(values, starts, axis=1)
+            values *= self._weights[block.columns]
+        self._total[block.times, parcels] += np.add.reduceat(values, starts, axis=1)
 
     def result(self) -> AnyArray:
-        """Numbers (T, K)."""
+        """Values (T, K)."""
         total = self._total
         if self._statistic == "mean":
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -233,18 +235,20 @@ class _Extremes(_Sums):
         self._choose = np.minimum if reduction.statistic == "min" else np.maximum
         self._total[:] = np.inf if reduction.statistic == "min" else -np.inf
 
-    def add(self, piece: Piece, parcels: NDArray[np.int64], starts: NDArray[np.int64]) -> None:
-        """Take a piece; `starts` are the first columns of the `parcels` in it."""
-        found = self._choose.reduceat(piece.values, starts, axis=1)
-        before = self._total[piece.times, parcels]
-        self._total[piece.times, parcels] = self._choose(before, found)
+    def add(
+        self, block: SeriesBlock, parcels: NDArray[np.int64], starts: NDArray[np.int64]
+    ) -> None:
+        """Take a block; `starts` are the first columns of the `parcels` in it."""
+        found = self._choose.reduceat(block.values, starts, axis=1)
+        before = self._total[block.times, parcels]
+        self._total[block.times, parcels] = self._choose(before, found)
 
 
 class _Spread(_Sums):
     """Standard deviation, from the means and squared deviations of parts.
 
     Combined as in Chan, Golub & LeVeque (1983), The American Statistician 37:242-247, which does
-    not lose the small differences of large numbers.
+    not lose the small differences of large values.
     """
 
     def __init__(
@@ -258,14 +262,16 @@ class _Spread(_Sums):
         self._seen = np.zeros(shape, np.float64)
         self._squares = np.zeros(shape, np.float64)
 
-    def add(self, piece: Piece, parcels: NDArray[np.int64], starts: NDArray[np.int64]) -> None:
-        """Take a piece; `starts` are the first columns of the `parcels` in it."""
-        values = piece.values.astype(np.float64)
+    def add(
+        self, block: SeriesBlock, parcels: NDArray[np.int64], starts: NDArray[np.int64]
+    ) -> None:
+        """Take a block; `starts` are the first columns of the `parcels` in it."""
+        values = block.values.astype(np.float64)
         counts = np.diff(starts, append=values.shape[1])
         means = np.add.reduceat(values, starts, axis=1) / counts
         values -= np.repeat(means, counts, axis=1)
         squares = np.add.reduceat(values * values, starts, axis=1)
-        at = (piece.times, parcels)
+        at = (block.times, parcels)
         seen, mean = self._seen[at], self._total[at]
         both = seen + counts
         shift = means - mean
@@ -274,7 +280,7 @@ class _Spread(_Sums):
         self._seen[at] = both
 
     def result(self) -> AnyArray:
-        """Numbers (T, K)."""
+        """Values (T, K)."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(np.sqrt(self._squares / self._seen))
 
@@ -305,7 +311,7 @@ def reduce_whole(reduction: Reduction, values: AnyArray) -> AnyArray:
     if found.shape != values.shape[:1] or found.dtype.kind not in "biufc":
         raise InvalidInputError(
             f"{reduction.name} returned {found.dtype}{found.shape} for values of shape "
-            f"{values.shape}; expected {values.shape[:1]} numbers"
+            f"{values.shape}; expected {values.shape[:1]} values"
         )
     return found
 
@@ -313,7 +319,7 @@ def reduce_whole(reduction: Reduction, values: AnyArray) -> AnyArray:
 _MOST_PARTS = 8
 """Parts of the time in which a large parcel may be read."""
 _SHARE = 4
-"""Part of the memory, as a divisor, that one piece of a parcel may take."""
+"""Part of the memory, as a divisor, that one block of a parcel may take."""
 
 
 def summarise(
@@ -358,9 +364,9 @@ def summarise(
                 data, parcellation, reduction, max_memory=max_memory // 2, progress=progress
             )
     total = len(parcellation.voxels) * times * dtype.itemsize
-    with streaming(reader.scaled(reader.pieces(max_memory))) as pieces:
+    with streaming(reader.scaled(reader.blocks(max_memory))) as blocks:
         return accumulate(
-            _told(pieces, total, progress),
+            _reported(blocks, total, progress),
             reduction,
             parcellation.parcel_of,
             (times, len(parcellation)),
@@ -387,11 +393,13 @@ def require_parcels(
         raise too_little(what, max_memory, least)
 
 
-def _told(pieces: Iterable[Piece], total: int, progress: Progress | None) -> Iterator[Piece]:
+def _reported(
+    blocks: Iterable[SeriesBlock], total: int, progress: Progress | None
+) -> Iterator[SeriesBlock]:
     done = 0
-    for piece in pieces:
-        yield piece
-        done += piece.values.nbytes
+    for block in blocks:
+        yield block
+        done += block.values.nbytes
         if progress is not None:
             progress(done, total)
 
@@ -414,21 +422,21 @@ def reduce_values(
     count, times = data.shape
     total = count * times * data.dtype.itemsize
     if reduction.accumulates:
-        pieces = column_pieces(data, block_bytes(max_memory, data.dtype))
+        blocks = column_blocks(data, block_bytes(max_memory, data.dtype))
         return accumulate(
-            _told(pieces, total, progress),
+            _reported(blocks, total, progress),
             reduction,
             parcellation.parcel_of,
             (times, len(parcellation)),
             data.dtype,
         )
     result = np.full((times, len(parcellation)), np.nan, np.result_type(data.dtype, np.float64))
-    for piece in _told(
-        parcel_pieces(data, parcellation, max_memory, whole=callable(reduction.statistic)),
+    for block in _reported(
+        parcel_blocks(data, parcellation, max_memory, whole=callable(reduction.statistic)),
         total,
         progress,
     ):
-        columns = piece.columns
+        columns = block.columns
         assert isinstance(columns, slice)
         parcels = parcellation.parcel_of[columns]
         for k in range(int(parcels[0]), int(parcels[-1]) + 1):
@@ -437,25 +445,25 @@ def reduce_values(
                 int(parcellation.indptr[k + 1]) - columns.start,
             )
             if inside.stop > inside.start:
-                result[piece.times, k] = reduce_whole(reduction, piece.values[:, inside])
+                result[block.times, k] = reduce_whole(reduction, block.values[:, inside])
     return result
 
 
-def parcel_pieces(
+def parcel_blocks(
     data: ScaledMatrix, parcellation: Parcellation, max_memory: int, *, whole: bool
-) -> Iterator[Piece]:
+) -> Iterator[SeriesBlock]:
     """Pieces of whole parcels, as many as fit; a large one in parts of the time.
 
     Parameters
     ----------
-    numbers : ScaledMatrix
+    data : ScaledMatrix
         Series in order of their parcels.
     parcellation : Parcellation
         The parcels.
     max_memory : int
-        Bytes that the pieces may take, with as much again for working on them.
+        Bytes that the blocks may take, with as much again for working on them.
     whole : bool
-        Whether every piece must have all times.
+        Whether every block must have all times.
 
     Raises
     ------
@@ -484,5 +492,5 @@ def parcel_pieces(
             step = max(1, limit // (count * width))
         for t0 in range(0, times, step) if count else ():
             part = slice(t0, min(t0 + step, times), 1)
-            yield Piece(part, columns, data.read(columns, part))
+            yield SeriesBlock(part, columns, data.read(columns, part))
         k = stop

@@ -21,7 +21,7 @@ from fmristore.formats.parcellated.inputs import (
 )
 from fmristore.formats.parcellated.layout import ParcellatedLayout
 from fmristore.formats.parcellated.r import RParcellatedLayout
-from fmristore.formats.parcellated.reduce import make_reduction, parcel_pieces, reduce_values
+from fmristore.formats.parcellated.reduce import make_reduction, parcel_blocks, reduce_values
 from fmristore.formats.registry import Layout, register
 from fmristore.formats.voxelwise import VoxelView
 from fmristore.model.scaling import Scaling
@@ -68,12 +68,12 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
     @property
     def matrix(self) -> Matrix:
         """Stored values, (V, T), voxels in order of their parcels."""
-        return self._parts.data.matrix
+        return self._content.data.matrix
 
     @property
     def scaling(self) -> Scaling | None:
         """Scaling of the stored values; None if they are not scaled."""
-        return self._parts.data.scaling
+        return self._content.data.scaling
 
     @property
     def voxel_set(self) -> VoxelSet:
@@ -82,7 +82,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
 
     @property
     def _header_path(self) -> str:
-        group, _, name = self._parts.arrays[0].path.rpartition("/")
+        group, _, name = self._content.arrays[0].path.rpartition("/")
         return f"{group}/nifti" if name == "0" else ""
 
     @property
@@ -118,7 +118,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         """
         rows = self.parcellation.rows(key)
         part = parse_axis(times, self.time_points)
-        values = self._parts.data.read(rows, part.region[0], dtype=dtype)
+        values = self._content.data.read(rows, part.region[0], dtype=dtype)
         return np.ascontiguousarray(part.apply(values))
 
     def map_parcels(
@@ -129,7 +129,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         Parameters
         ----------
         function : callable
-            Takes a parcel's numbers, (T, V), which are only valid during the call.
+            Takes a parcel's values, (T, V), which are only valid during the call.
         max_memory : int or str
             Bytes that the parcels in work may take.
 
@@ -148,13 +148,13 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         max_memory = parse_size(max_memory)
         parcellation = self.parcellation
         found: dict[int, Result] = {}
-        for piece in parcel_pieces(self._parts.data, parcellation, max_memory, whole=True):
-            assert isinstance(piece.columns, slice)
-            first = piece.columns.start
-            parcels = parcellation.parcel_of[piece.columns]
+        for block in parcel_blocks(self._content.data, parcellation, max_memory, whole=True):
+            assert isinstance(block.columns, slice)
+            first = block.columns.start
+            parcels = parcellation.parcel_of[block.columns]
             for k in np.unique(parcels).tolist():
                 inside = slice(parcellation.indptr[k] - first, parcellation.indptr[k + 1] - first)
-                found[int(parcellation.ids[k])] = function(piece.values[:, inside])
+                found[int(parcellation.ids[k])] = function(block.values[:, inside])
         return found
 
     # Summaries ------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         Parameters
         ----------
         statistic : {"mean", "median", "sum", "min", "max", "std"} or callable
-            A function takes a parcel's numbers (T, V) and returns (T,).
+            A function takes a parcel's values (T, V) and returns (T,).
         weights : path, nibabel image, array_like of shape (X, Y, Z) or (V,), optional
             Of the voxels, for means and sums; (V,) in numpy's (C) order of the
             labelled voxels, as ``volume[labels > 0]`` has them.
@@ -200,7 +200,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         found = voxel_weights(weights, self.parcellation, storage_options)
         reduction = make_reduction(statistic, found, self.dtype, len(self.voxels))
         return reduce_values(
-            self._parts.data,
+            self._content.data,
             self.parcellation,
             reduction,
             max_memory=max_memory,
@@ -233,7 +233,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         return series_frame(values, self.names, times=self.space.times)
 
     def _facts(self) -> dict[str, str]:
-        parcels = f"{self._parts.data.shape[0]} voxels in {len(self.table)} parcels"
+        parcels = f"{self._content.data.shape[0]} voxels in {len(self.table)} parcels"
         return {"scan": repr(self.name), **super()._facts(), "parcels": parcels}
 
     # Creating -------------------------------------------------------------------------------

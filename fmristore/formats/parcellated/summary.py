@@ -59,7 +59,7 @@ class ParcellatedScanSummary(ParcellatedBase):
     @property
     def shape(self) -> tuple[int, int]:
         """Number of times and of parcels, (T, K)."""
-        count, times = self._parts.data.shape
+        count, times = self._content.data.shape
         return times, count
 
     @property
@@ -70,13 +70,13 @@ class ParcellatedScanSummary(ParcellatedBase):
     @property
     def chunks(self) -> tuple[int, int]:
         """Number of times and of parcels of one stored chunk."""
-        rows, columns = self._parts.data.chunks
+        rows, columns = self._content.data.chunks
         return columns, rows
 
     @property
     def statistic(self) -> str | None:
         """Statistic of the voxels of a parcel; None if unknown."""
-        return self._parts.statistic
+        return self._content.statistic
 
     def __len__(self) -> int:
         return self.time_points
@@ -99,7 +99,7 @@ class ParcellatedScanSummary(ParcellatedBase):
             return self.series(index)
         selection = parse_selection(self._numbered(index), self.shape)
         times, columns = selection.region
-        return selection.apply(self._parts.data.read(columns, times))
+        return selection.apply(self._content.data.read(columns, times))
 
     def _numbered(self, index: Any) -> Any:
         """An index with names of parcels along the last axis as positions."""
@@ -138,11 +138,13 @@ class ParcellatedScanSummary(ParcellatedBase):
         """
         part = parse_axis(times, self.time_points)
         if parcels is None:
-            values = self._parts.data.read(slice(0, self.shape[1], 1), part.region[0], dtype=dtype)
+            values = self._content.data.read(
+                slice(0, self.shape[1], 1), part.region[0], dtype=dtype
+            )
             return np.ascontiguousarray(part.apply(values))
         single = isinstance(parcels, str | int | np.integer)
         rows = find_parcels(self.table, [parcels] if single else parcels)
-        found: AnyArray = part.apply(self._parts.data.read(rows, part.region[0], dtype=dtype))
+        found: AnyArray = part.apply(self._content.data.read(rows, part.region[0], dtype=dtype))
         return found[:, 0] if single else found
 
     def inverse_transform(self, values: Any = None, *, fill: Any = 0) -> AnyArray:
@@ -339,7 +341,7 @@ class ParcellatedScanSummary(ParcellatedBase):
         mask : path, nibabel image, or array_like of shape (X, Y, Z), optional
             Labels of other voxels are dropped.
         statistic : {"mean", "median", "sum", "min", "max", "std"} or callable
-            A function takes a parcel's numbers (T, V) and returns (T,).
+            A function takes a parcel's values (T, V) and returns (T,).
         weights : path, nibabel image, array_like of shape (X, Y, Z) or (V,), optional
             Of the voxels, for means and sums; (V,) in numpy's (C) order of the
             labelled voxels, as ``volume[labels > 0]`` has them.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmristore.formats.base import StoredArray
-from fmristore.formats.image.layout import ImageOptions, ImageParts, image_spec, write_run
+from fmristore.formats.image.layout import ImageContent, ImageOptions, image_spec, write_run
 from fmristore.formats.image.replicas import read_replicas
 from fmristore.formats.names import encode_name
 from fmristore.formats.nodes import (
@@ -40,11 +40,11 @@ from fmristore_stores.protocol import Capability, Group, Store
 from fmristore_stores.spec import check_name
 
 __all__ = [
+    "SequenceContent",
     "SequenceLayout",
-    "SequenceParts",
     "add_to_sequence",
     "check_runs",
-    "read_sequence_parts",
+    "read_sequence_content",
     "require_grid",
     "run_names",
     "shifted",
@@ -56,27 +56,27 @@ Runs = Mapping[str, ImageSource]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SequenceParts:
+class SequenceContent:
     """Contents of a stored sequence of runs, as its class takes them.
 
     Parameters
     ----------
     names : tuple of str
         Of the runs, in their order.
-    images : tuple of ImageParts
+    images : tuple of ImageContent
         One for each run; all have the same grid.
     """
 
     names: tuple[str, ...]
-    images: tuple[ImageParts, ...]
+    images: tuple[ImageContent, ...]
 
 
 class SequenceLayout(NativeLayout):
     """Runs as fmristore stores them: a group for each, below ``runs``."""
 
-    def read(self, handle: Handle) -> SequenceParts:
+    def read(self, handle: Handle) -> SequenceContent:
         """Docstring inherited."""
-        return read_sequence_parts(handle)
+        return read_sequence_content(handle)
 
     def write(
         self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
@@ -91,7 +91,7 @@ class SequenceLayout(NativeLayout):
 # Reading -------------------------------------------------------------------------------------
 
 
-def read_sequence_parts(handle: Handle) -> SequenceParts:
+def read_sequence_content(handle: Handle) -> SequenceContent:
     """Find the runs of a sequence that is the root group of a store.
 
     Raises
@@ -121,12 +121,12 @@ def read_sequence_parts(handle: Handle) -> SequenceParts:
             raise _damaged(handle, "volumes differ in shape from those of other runs", group.path)
     if len(set(names)) != len(names):
         raise _damaged(handle, "two runs have the same name")
-    return SequenceParts(names=tuple(names), images=tuple(images))
+    return SequenceContent(names=tuple(names), images=tuple(images))
 
 
 def _read_run(
     handle: Handle, group: Group, attributes: Mapping[str, Any], length: int
-) -> ImageParts:
+) -> ImageContent:
     data = StoredArray(handle, f"{group.path}/0")
     spec = data.reader.spec
     found = dict(zip(spec.dims, spec.shape, strict=True))
@@ -140,7 +140,7 @@ def _read_run(
     shape = found["x"], found["y"], found["z"]
     space = read_grid(handle, shape, length, attributes=attributes)
     data_attributes = data.attributes
-    return ImageParts(
+    return ImageContent(
         data=f"{group.path}/0",
         space=space,
         scaling=read_scaling(handle, data_attributes, length, group=group.path),
@@ -261,8 +261,8 @@ def write_sequence(
     for name, source in runs.items():
         nodes.append(encode_name(name))
         lengths.append(source.space.time_points)
-        tell = shifted(progress, done, sum(nbytes.values()))
-        _write_group(folder, name, source, options, capabilities, progress=tell)
+        report = shifted(progress, done, sum(nbytes.values()))
+        _write_group(folder, name, source, options, capabilities, progress=report)
         done += nbytes[name]
     common = {k: v for k, v in space_attributes(first).items() if k != "time_unit"}
     return common | {"runs": nodes, "lengths": lengths}
@@ -342,7 +342,7 @@ def _listed_runs(locator: Locator, grid: NeuroSpace, store: Store) -> dict[str, 
     if now.token != locator.token:
         try:
             with contextlib.closing(Handle(now)) as handle:
-                found = read_sequence_parts(handle).images[0].space
+                found = read_sequence_content(handle).images[0].space
             same = found.spatial_shape == grid.spatial_shape and found.same_grid(grid)
         except (FormatError, NotFoundError):
             same = False
@@ -356,8 +356,8 @@ def shifted(progress: Progress | None, before: int, total: int) -> Progress | No
     """Progress of one of several runs, as progress of all of them."""
     if progress is None:
         return None
-    tell = progress
-    return lambda done, _: tell(before + done, total)
+    report = progress
+    return lambda done, _: report(before + done, total)
 
 
 def run_names(count: int) -> Sequence[str]:

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 
 from fmristore.formats.base import StoredArray
-from fmristore.formats.image.layout import ImageOptions, ImageParts, image_spec
+from fmristore.formats.image.layout import ImageContent, ImageOptions, image_spec
 from fmristore.formats.image.r import RSource, read_r_affine, read_r_run, write_r_run
 from fmristore.formats.nodes import write_plain
 from fmristore.formats.r_common import RLayout, node_name, write_r_space
 from fmristore.formats.registry import StoreView
-from fmristore.formats.sequence.layout import Runs, SequenceParts, shifted
+from fmristore.formats.sequence.layout import Runs, SequenceContent, shifted
 from fmristore.planning.progress import Progress
 from fmristore_stores.errors import InvalidInputError, MetadataError, NotFoundError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import Store
 
-__all__ = ["RSequenceLayout", "read_r_parts", "write_sequence"]
+__all__ = ["RSequenceLayout", "read_r_content", "write_sequence"]
 
 
 class RSequenceLayout(RLayout):
@@ -35,9 +35,9 @@ class RSequenceLayout(RLayout):
             return False
         return {"dim", "trans"} <= view.names("space")
 
-    def read(self, handle: Handle) -> SequenceParts:
+    def read(self, handle: Handle) -> SequenceContent:
         """Docstring inherited."""
-        return read_r_parts(handle)
+        return read_r_content(handle)
 
     def write(
         self, store: Store, content: Any, options: Any, *, progress: Progress | None = None
@@ -46,7 +46,7 @@ class RSequenceLayout(RLayout):
         write_sequence(store, content, options, progress=progress)
 
 
-def read_r_parts(handle: Handle) -> SequenceParts:
+def read_r_content(handle: Handle) -> SequenceContent:
     """Find the runs of a sequence that the R package wrote, in natural order of their names.
 
     Raises
@@ -64,7 +64,7 @@ def read_r_parts(handle: Handle) -> SequenceParts:
     if not names:
         raise MetadataError("there are no runs", url=url, node="scans")
     affine = read_r_affine(handle)
-    images: list[ImageParts] = []
+    images: list[ImageContent] = []
     for name in names:
         path = f"scans/{name}/data"
         image = read_r_run(handle, path, affine, tr=_read_tr(handle, name))
@@ -73,7 +73,7 @@ def read_r_parts(handle: Handle) -> SequenceParts:
         if images and image.space.spatial_shape != images[0].space.spatial_shape:
             raise MetadataError("has volumes of another shape than other runs", url=url, node=path)
         images.append(image)
-    return SequenceParts(names=tuple(names), images=tuple(images))
+    return SequenceContent(names=tuple(names), images=tuple(images))
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
@@ -133,8 +133,8 @@ def write_sequence(
         if source.space.tr is not None:
             metadata = scan.create_group("metadata")
             write_plain(metadata, "TR", (), np.array(source.space.tr))
-        tell = shifted(progress, done, sum(nbytes.values()))
-        write_r_run(scan, "data", source, options, progress=tell)
+        report = shifted(progress, done, sum(nbytes.values()))
+        write_r_run(scan, "data", source, options, progress=report)
         done += nbytes[name]
     first = next(iter(sources.values()))
     write_r_space(store.root.create_group("space"), first.space.without_time(), names=False)

@@ -24,8 +24,8 @@ from fmristore.formats.matrix import chunk_count
 from fmristore.formats.options import Target, store_as
 from fmristore.formats.registry import Layout, register
 from fmristore.formats.sequence.layout import (
+    SequenceContent,
     SequenceLayout,
-    SequenceParts,
     add_to_sequence,
     check_runs,
     require_grid,
@@ -144,7 +144,7 @@ class NeuroVecSeq(GridView):
     ----------
     handle : Handle
         Store that holds the runs.
-    parts : SequenceParts, optional
+    content : SequenceContent, optional
         Where in the store they are; found in the root group by default.
 
     Raises
@@ -164,22 +164,24 @@ class NeuroVecSeq(GridView):
     axes = ("x", "y", "z", "t")
     layouts: ClassVar[tuple[Layout, ...]] = (SequenceLayout("neurovecseq"), RSequenceLayout())
 
-    def __init__(self, handle: Handle, parts: SequenceParts | None = None) -> None:
+    def __init__(self, handle: Handle, content: SequenceContent | None = None) -> None:
         super().__init__(handle)
         self._former: list[Handle] = []
-        self._parts: SequenceParts = self.layouts[0].read(handle) if parts is None else parts
+        self._content: SequenceContent = (
+            self.layouts[0].read(handle) if content is None else content
+        )
 
     # What it is -----------------------------------------------------------------------------
 
     @property
     def runs(self) -> tuple[str, ...]:
         """Names of the runs, in their order."""
-        return self._parts.names
+        return self._content.names
 
     @property
     def lengths(self) -> tuple[int, ...]:
         """Number of volumes of each run."""
-        return tuple(part.space.shape[3] for part in self._parts.images)
+        return tuple(part.space.shape[3] for part in self._content.images)
 
     @property
     def boundaries(self) -> tuple[int, ...]:
@@ -192,7 +194,7 @@ class NeuroVecSeq(GridView):
     @property
     def trs(self) -> tuple[float | None, ...]:
         """Repetition time of each run in seconds, None where it is unknown."""
-        return tuple(part.space.tr for part in self._parts.images)
+        return tuple(part.space.tr for part in self._content.images)
 
     @property
     def tr(self) -> float | None:
@@ -202,15 +204,15 @@ class NeuroVecSeq(GridView):
     @property
     def space(self) -> NeuroSpace:
         """Grid in the world, with the volumes of all runs."""
-        first = self._parts.images[0].space
-        offsets = {part.space.time_offset for part in self._parts.images}
+        first = self._content.images[0].space
+        offsets = {part.space.time_offset for part in self._content.images}
         offset = first.time_offset if len(offsets) == 1 else 0.0
         return first.with_time(sum(self.lengths), tr=self.tr, time_offset=offset)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Lengths of the axes, (X, Y, Z, T), T the volumes of all runs."""
-        return (*self._parts.images[0].space.spatial_shape, sum(self.lengths))
+        return (*self._content.images[0].space.spatial_shape, sum(self.lengths))
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -234,7 +236,7 @@ class NeuroVecSeq(GridView):
         return concatenate([image.to_dask(chunks) for image in self.images], axis=3)
 
     def _runs(self) -> Sequence[tuple[str, int, AnyArray | None]]:
-        times = [part.space.times for part in self._parts.images]
+        times = [part.space.times for part in self._content.images]
         return list(zip(self.runs, self.lengths, times, strict=True))
 
     # Runs -----------------------------------------------------------------------------------
@@ -270,7 +272,7 @@ class NeuroVecSeq(GridView):
                 )
             which = self.runs.index(which)
         number = parse_selection(which, (len(self.runs),)).region[0].start
-        return NeuroVec(BorrowedHandle(self._handle), self._parts.images[number])
+        return NeuroVec(BorrowedHandle(self._handle), self._content.images[number])
 
     # Reading --------------------------------------------------------------------------------
 
@@ -362,7 +364,7 @@ class NeuroVecSeq(GridView):
             }
         )
 
-    # Going elsewhere ------------------------------------------------------------------------
+    # Export --------------------------------------------------------------------------------
 
     @property
     def source_header(self) -> bytes:
@@ -465,7 +467,7 @@ class NeuroVecSeq(GridView):
         metadata : mapping, optional
             What else is known of the run; comes before what the source says.
         **options
-            `LayoutOptions`; by default the run is laid out as the first one.
+            `LayoutOptions`; by default the run has the layout of the first one.
 
         Raises
         ------
@@ -487,7 +489,7 @@ class NeuroVecSeq(GridView):
         the store stays as it was, and readable: an HDF5 file is copied, changed and put in place;
         in a Zarr store the run is written first and listed last.
         """
-        if self._parts.images[0].of_r:
+        if self._content.images[0].of_r:
             raise ReadOnlyError(
                 "runs are not added to files of the R package; create a store with them first",
                 url=self.url,
@@ -520,7 +522,7 @@ class NeuroVecSeq(GridView):
         locator = old.locator
         now = locate(locator.url, kind=locator.kind, storage_options=locator.options)
         self._handle = Handle(now, fresh=True)
-        self._parts = self.layouts[0].read(self._handle)
+        self._content = self.layouts[0].read(self._handle)
         self._handle.rest()
         self.__dict__.pop("images", None)
         self._former.append(old)

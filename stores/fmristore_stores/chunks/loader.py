@@ -34,7 +34,7 @@ from fmristore_stores.protocol import (
     ChunkRefs,
 )
 
-__all__ = ["ChunkLoader", "Loaded", "Piece"]
+__all__ = ["ChunkLoader", "ChunkRead", "Loaded"]
 
 Item = TypeVar("Item")
 
@@ -69,7 +69,7 @@ Kept: TypeAlias = list[tuple[ChunkKey, AnyArray]]
 """Chunks to be cached when their read has ended well."""
 
 
-class Piece(NamedTuple):
+class ChunkRead(NamedTuple):
     """One chunk's part in a read."""
 
     key: ChunkKey
@@ -139,7 +139,7 @@ class ChunkLoader:
 
     @property
     def chunks(self) -> tuple[int, ...]:
-        """Shape of what is loaded at once: a chunk, or a piece of a large one without codecs."""
+        """Shape of what is loaded at once: a chunk, or a part of a large one without codecs."""
         return self._chunks
 
     @property
@@ -160,7 +160,7 @@ class ChunkLoader:
         ]
 
     def _piece_ref(self, key: ChunkKey, ratio: Sequence[int], ref: ChunkRef) -> ChunkRef:
-        """Place of a piece of a large chunk that is not encoded."""
+        """Place of a part of a large chunk that is not encoded."""
         source, offset, length = ref.range
         if length != self.spec.chunk_nbytes:
             raise self.error(key, f"has {length} bytes instead of {self.spec.chunk_nbytes}")
@@ -254,29 +254,29 @@ class ChunkLoader:
             if self._missing == "error" and self.refs([key])[0] is None:
                 raise self.error(key, _MISSING)
 
-    def run(self, pieces: list[Piece], returned: int) -> None:
-        """Place every piece: cached chunks first, the others as they are fetched and decoded."""
+    def run(self, reads: list[ChunkRead], returned: int) -> None:
+        """Place all reads: cached chunks first, the others as they are fetched and decoded."""
         wanted = []
-        for piece in pieces:
-            chunk = None if self._plain else self._cache.get(self._owner, piece.key)
+        for read in reads:
+            chunk = None if self._plain else self._cache.get(self._owner, read.key)
             if chunk is None:
-                wanted.append(piece)
+                wanted.append(read)
             else:
-                piece.place(Loaded(chunk))
+                read.place(Loaded(chunk))
         if not wanted:
             return
         worth = self._worth_keeping(len(wanted), returned)
         kept: Kept | None = [] if worth else None
         with cast("ChunkRefs", self.array).reading():
-            found: list[tuple[Piece, ChunkRef]] = []
-            for piece, ref in zip(wanted, self.refs([p.key for p in wanted]), strict=True):
+            found: list[tuple[ChunkRead, ChunkRef]] = []
+            for read, ref in zip(wanted, self.refs([p.key for p in wanted]), strict=True):
                 if ref is not None:
-                    self._check_size(piece.key, ref)
-                    found.append((piece, ref))
+                    self._check_size(read.key, ref)
+                    found.append((read, ref))
                 elif self._missing == "fill":
-                    piece.place(None)
+                    read.place(None)
                 else:
-                    raise self.error(piece.key, _MISSING)
+                    raise self.error(read.key, _MISSING)
             if self._plain:
                 self._run_plain(found)
             else:
@@ -299,13 +299,13 @@ class ChunkLoader:
                 key, f"has {ref.range.length} bytes for {self.spec.chunk_nbytes} decoded: damaged"
             )
 
-    def _run_local(self, found: list[tuple[Piece, ChunkRef]], kept: Kept | None) -> None:
+    def _run_local(self, found: list[tuple[ChunkRead, ChunkRef]], kept: Kept | None) -> None:
         array = cast("ChunkRefs", self.array)
 
-        def work(group: list[tuple[Piece, ChunkRef]]) -> None:
+        def work(group: list[tuple[ChunkRead, ChunkRef]]) -> None:
             fetched = array.fetch([ref.range for _, ref in group])
-            for (piece, ref), data in zip(group, fetched, strict=True):
-                self._place(piece, ref, data, kept)
+            for (read, ref), data in zip(group, fetched, strict=True):
+                self._place(read, ref, data, kept)
 
         self._in_groups(work, found, len(found) * self._chunk_nbytes)
 
@@ -316,13 +316,13 @@ class ChunkLoader:
         groups = [items[start : start + count] for start in range(0, len(items), count)]
         for_each(work, groups, workers=workers)
 
-    def _run_remote(self, found: list[tuple[Piece, ChunkRef]], kept: Kept | None) -> None:
+    def _run_remote(self, found: list[tuple[ChunkRead, ChunkRef]], kept: Kept | None) -> None:
         array = cast("ChunkRefs", self.array)
         ranges = [ref.range for _, ref in found]
 
         def work(item: tuple[int, Buffer]) -> None:
-            piece, ref = found[item[0]]
-            self._place(piece, ref, item[1], kept)
+            read, ref = found[item[0]]
+            self._place(read, ref, item[1], kept)
 
         for batch in batches(ranges, merge_ranges(ranges, array.policy), _BATCH_BYTES):
             spans = [span_of(ranges, group) for group in batch]
@@ -374,46 +374,46 @@ class ChunkLoader:
         (data,) = array.fetch([part.range], [room])
         return self._read_part(part, data, room)
 
-    def _run_plain(self, found: list[tuple[Piece, ChunkRef]]) -> None:
-        parts = [(piece, self._part(piece.key, piece.block, ref)) for piece, ref in found]
+    def _run_plain(self, found: list[tuple[ChunkRead, ChunkRef]]) -> None:
+        parts = [(read, self._part(read.key, read.block, ref)) for read, ref in found]
         size = sum(part.range.length for _, part in parts)
         self._in_groups(self._place_plain, parts, size)
 
-    def _place_plain(self, group: list[tuple[Piece, _Part]]) -> None:
+    def _place_plain(self, group: list[tuple[ChunkRead, _Part]]) -> None:
         """Read parts of chunks to where they belong, or to memory that is used again."""
         array = cast("ChunkRefs", self.array)
-        at_once: list[tuple[Piece, _Part, AnyArray | None]] = []
-        alone: list[tuple[Piece, _Part]] = []
-        for piece, part in group:
-            length, room = part.range.length, piece.room
+        at_once: list[tuple[ChunkRead, _Part, AnyArray | None]] = []
+        alone: list[tuple[ChunkRead, _Part]] = []
+        for read, part in group:
+            length, room = part.range.length, read.room
             if room is not None and (part.origin is not None or room.nbytes != length):
                 room = None
             if room is not None or length < _SHORT:
-                at_once.append((piece, part, room))
+                at_once.append((read, part, room))
             else:
-                alone.append((piece, part))
+                alone.append((read, part))
         fetched = array.fetch(
             [part.range for _, part, _ in at_once], [room for *_, room in at_once]
         )
-        for (piece, part, room), data in zip(at_once, fetched, strict=True):
+        for (read, part, room), data in zip(at_once, fetched, strict=True):
             loaded = self._read_part(part, data)
             if room is None or not np.may_share_memory(loaded.values, room):
-                piece.place(loaded)
-        for piece, part in alone:
+                read.place(loaded)
+        for read, part in alone:
             scratch = _scratch(part.range.length)[: part.range.length]
             (data,) = array.fetch([part.range], [scratch])
-            piece.place(self._read_part(part, data))
+            read.place(self._read_part(part, data))
 
     # Encoded chunks -------------------------------------------------------------------------------
 
-    def _place(self, piece: Piece, ref: ChunkRef, data: Buffer, kept: Kept | None) -> None:
-        room = piece.room if kept is None else None
+    def _place(self, read: ChunkRead, ref: ChunkRef, data: Buffer, kept: Kept | None) -> None:
+        room = read.room if kept is None else None
         try:
-            loaded = self._decode(piece.key, piece.block, ref, data, kept, room=room)
+            loaded = self._decode(read.key, read.block, ref, data, kept, room=room)
         except CorruptDataError as error:
-            raise self.error(piece.key, f"cannot be read: {error.message}") from error
+            raise self.error(read.key, f"cannot be read: {error.message}") from error
         if room is None or not np.may_share_memory(loaded.values, room):
-            piece.place(loaded)
+            read.place(loaded)
 
     def _decode(
         self,
@@ -433,7 +433,7 @@ class ChunkLoader:
                 return part
         shape: Sequence[int] = self._memory_chunks
         nbytes = self._chunk_nbytes
-        if self._chunks != self._whole and ref.range.length < nbytes:  # the last piece of a chunk
+        if self._chunks != self._whole and ref.range.length < nbytes:  # the last part of a chunk
             nbytes, shape = ref.range.length, shorter_piece(shape, self.spec.memory.layout.chunks)
         out = None if kept is not None else _scratch(nbytes) if room is None else room
         decoded = codecs.decode(spec.codecs, data, nbytes, skip=ref.skip, out=out)

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from fmristore_stores.chunks.cache import ChunkCache
-from fmristore_stores.chunks.loader import ChunkLoader, Loaded, Piece
+from fmristore_stores.chunks.loader import ChunkLoader, ChunkRead, Loaded
 from fmristore_stores.errors import MemoryLimitError, SelectionError
 from fmristore_stores.grid import (
     Overlap,
@@ -77,7 +77,7 @@ class ChunkReader:
 
     @property
     def chunks(self) -> tuple[int, ...]:
-        """Shape of what is read at once: a chunk, or a piece of a large one without codecs."""
+        """Shape of what is read at once: a chunk, or a part of a large one without codecs."""
         return self._chunks
 
     # Whole regions --------------------------------------------------------------------------
@@ -126,8 +126,8 @@ class ChunkReader:
             self._loader.require_first(
                 tuple(s.start // c for s, c in zip(region, self._chunks, strict=True))
             )
-        pieces = [self._region_piece(overlap, result) for overlap in touched]
-        self._loader.run(pieces, result.nbytes)
+        reads = [self._region_read(overlap, result) for overlap in touched]
+        self._loader.run(reads, result.nbytes)
         return result
 
     def _read_one(self, overlap: Overlap) -> AnyArray:
@@ -150,14 +150,14 @@ class ChunkReader:
         returned = math.prod(region_shape(region)) * self.spec.dtype.itemsize
         return self._loader.cost(wanted, returned)
 
-    def _region_piece(self, overlap: Overlap, result: AnyArray) -> Piece:
+    def _region_read(self, overlap: Overlap, result: AnyArray) -> ChunkRead:
         def place(loaded: Loaded | None) -> None:
             if loaded is None:
                 result[overlap.target] = self.spec.fill
                 return
             result[overlap.target] = loaded.values[_within(overlap.source, loaded)]
 
-        return Piece(overlap.key, overlap.source, place, self._room(overlap, result))
+        return ChunkRead(overlap.key, overlap.source, place, self._room(overlap, result))
 
     def _room(self, overlap: Overlap, result: AnyArray) -> AnyArray | None:
         """Bytes of the result that are those of a whole chunk, None if they are scattered."""
@@ -208,12 +208,12 @@ class ChunkReader:
         rest = list(self._overlaps(region, tuple(self._chunks[a] for a in others)))
         order = axes + others
         back = np.argsort(order).tolist()
-        pieces = [
-            self._points_piece(group, overlap, result, order, back)
+        reads = [
+            self._points_read(group, overlap, result, order, back)
             for group in self._groups(axes, points)
             for overlap in rest
         ]
-        self._loader.run(pieces, result.nbytes)
+        self._loader.run(reads, result.nbytes)
         return result
 
     def cost_points(
@@ -258,15 +258,15 @@ class ChunkReader:
             block = tuple(slice(a, b + 1, 1) for a, b in zip(least, most, strict=True))
             yield _Group(tuple(key), block, order[start:end], inside[start:end])
 
-    def _points_piece(
+    def _points_read(
         self,
         group: _Group,
         overlap: Overlap,
         result: AnyArray,
         order: tuple[int, ...],
         back: Sequence[int],
-    ) -> Piece:
-        """Piece of one chunk that points need.
+    ) -> ChunkRead:
+        """Read of one chunk that points need.
 
         `order` has their axes first, then the others; `back` undoes it.
         """
@@ -287,7 +287,7 @@ class ChunkReader:
             result[_index(rows, *overlap.target)] = values[_index(*at, *first[count:])]
 
         block = _reordered((*group.block, *overlap.source), back)
-        return Piece(_reordered((*group.chunk, *overlap.key), back), block, place)
+        return ChunkRead(_reordered((*group.chunk, *overlap.key), back), block, place)
 
     def _read_points_plainly(
         self, axes: tuple[int, ...], points: AnyArray, region: Region, result: AnyArray

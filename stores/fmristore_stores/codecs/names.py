@@ -156,7 +156,7 @@ def zarr_codecs(codecs: Pipeline) -> list[dict[str, Any]]:
             msg = f"codec {step} has no Zarr codec"
             raise CodecError(msg)
         entry: dict[str, Any] = {"name": _ZARR_NAMES[step.name]}
-        if step.options or step.name not in ZARR_CORE:  # zarr-python insists on it for numcodecs
+        if step.options or step.name not in ZARR_CORE:  # zarr-python requires it for numcodecs
             entry["configuration"] = dict(step.options)
         written.append(entry)
     return written

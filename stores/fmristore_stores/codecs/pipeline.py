@@ -110,8 +110,8 @@ def preset(name: str, dtype: np.dtype[Any], *, series: bool = False) -> Pipeline
     dtype : dtype
         Of the data.
     series : bool
-        Whether neighbouring numbers are successive samples of one voxel, in chunks of a multiple
-        of eight numbers. 16-bit samples are then best shuffled by bits, all else by bytes.
+        Whether neighbouring values are successive samples of one voxel, in chunks of a multiple
+        of eight values. 16-bit samples are then best shuffled by bits, all else by bytes.
 
     Raises
     ------

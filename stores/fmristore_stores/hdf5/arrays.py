@@ -645,7 +645,7 @@ def _has_pattern(plan: Any) -> bool:
 
 
 def _check_inside(session: Session, node: Any, path: str, above: frozenset[int]) -> None:
-    """Refuse a dataset whose numbers lie in another file, directly or through a virtual dataset.
+    """Refuse a dataset whose data lie in another file, directly or through a virtual dataset.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Making objects on object storage without ever touching somebody else's.
 
 An object is made on the condition that there is none of its name, where the service can check
-that. A client repeats a request whose answer got lost, and is then told that the object exists: so
+that. A client repeats a request whose answer got lost, and then learns that the object exists: so
 before anything is called a conflict, what is there is compared with what was to be written.
 """
 

@@ -95,18 +95,17 @@ class Listed:
 
     Parameters
     ----------
-    entries : list of (str, object)
-        The part of each key after the array's path, and the value.
     templates : mapping
         Values of names in double braces.
     """
 
     def __init__(self, templates: Mapping[str, str]) -> None:
         self.entries: list[tuple[str, Any]] = []
+        """The part of each key after the array's path, and the value."""
         self._templates = templates
 
     def table(self, form: Form) -> tuple[ChunkTable, bytes]:
-        """Understand the entries; also the bytes of chunks that are part of the file.
+        """Parse the entries; also the bytes of chunks that are part of the file.
 
         Raises
         ------

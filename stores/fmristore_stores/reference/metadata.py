@@ -114,7 +114,7 @@ def array_document(spec: ArraySpec, *, stored: np.dtype[Any] | None = None) -> d
         "shape": list(spec.shape),
         "chunks": list(spec.layout.chunks),
         "dtype": "|O" if text else (stored or spec.dtype).str,
-        # A default, xarray would take for the mark of missing numbers.
+        # A default, xarray would take for the mark of missing values.
         "fill_value": None if spec.fill_value is None else _fill_document(spec),
         "order": "C",
         "filters": filters or None,

@@ -107,7 +107,7 @@ def make_spec(
     codec: str = "none",
     fill_value: Any = None,
 ) -> ArraySpec:
-    """A spec with named axes and, unless told otherwise, small chunks with partial ones."""
+    """A spec with named axes and, by default, small chunks with partial ones."""
     parsed = np.dtype(dtype)
     grid = tuple(max(1, min(n, 2)) for n in shape) if chunks is None else chunks
     return ArraySpec(

@@ -449,7 +449,7 @@ class AttributeTests(StoreSuite):
         assert node.read_attributes() == {"x": [1, {"y": 2}]}
 
     def test_apart_from_values(self, store: Store) -> None:
-        """Writing numbers keeps attributes, and writing attributes keeps numbers and spec."""
+        """Writing data keeps attributes, and writing attributes keeps data and spec."""
         spec = make_spec(codec="dual", fill_value=2.0)
         array = store.root.create_array("a", spec, {"x": 1})
         values = random_values((5, 4), spec.dtype)

@@ -451,7 +451,7 @@ class _SlowArray(_Array):
 
 
 class LatencyStore(_Wrapper):
-    """A store that waits before each call that moves numbers, as a distant one would.
+    """A store that waits before each call that moves data, as a distant one would.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """The objects of a Zarr store below zarr-python: their names, sizes, and writing them whole.
 
-Zarr-python reads metadata and, as the reference, numbers. Locating chunks and writing encoded
+Zarr-python reads metadata and, as the reference, data. Locating chunks and writing encoded
 ones needs no event loop and goes through `LocalFiles` or `RemoteFiles`.
 
 Local and remote objects share names, errors and checks, which makes the module long.

@@ -1,7 +1,7 @@
 """Stores in Zarr format: local directories, and prefixes on whatever fsspec can reach.
 
 Format 3 is read and written, with sharding; format 2 is read. Zarr-python is the authority for
-metadata, and the reference for reading and writing numbers. Plain metadata on a local disk are
+metadata, and the reference for reading and writing data. Plain metadata on a local disk are
 understood without it, see `zarr_documents`. Where an array's codecs allow it, its encoded chunks
 can also be located and written without zarr-python and its event loop.
 """

@@ -249,7 +249,7 @@ def test_through_temporary_files(
     assert export(tmp_path / f"a.{kind}", source, "b", max_memory=limit) == uncompressed(source)
     with fs.open(tmp_path / f"a.{kind}") as image:
         assert image.compute_digest(max_memory=limit // 8) == image.digest
-        reader = image._numbers.reader
+        reader = image._data.reader
         axes = [reader.spec.dims.index(d) for d in "tzyx"]
         if access == "time":
             assert rechunk.uses_scratch(reader, axes, (1, 20, 22, 24), limit)

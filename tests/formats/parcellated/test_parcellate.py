@@ -22,7 +22,7 @@ from fmristore.formats.parcellated.reduce import (
     reduce_whole,
     result_dtype,
 )
-from fmristore.formats.voxel_source import Piece
+from fmristore.formats.voxel_source import SeriesBlock
 from fmristore.planning.layout import Access
 from fmristore_stores.chunks.cache import CHUNK_CACHE
 from fmristore_stores.errors import (
@@ -430,7 +430,7 @@ def test_pieces_in_any_order(statistic: str, seed: int) -> None:
         columns = np.flatnonzero(groups == group)
         for start in range(0, 11, 4):
             times = slice(start, min(start + 4, 11))
-            pieces.append(Piece(times, columns, values[times][:, columns]))
+            pieces.append(SeriesBlock(times, columns, values[times][:, columns]))
     rng.shuffle(pieces)
     reduction = make_reduction(statistic, None, values.dtype, 57)
     found = accumulate(pieces, reduction, parcel_of, (11, 6), values.dtype)

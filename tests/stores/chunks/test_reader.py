@@ -407,7 +407,7 @@ def test_chunks_without_codecs_that_fill_the_result_are_neither_copied_nor_kept(
     cache = ChunkCache(1 << 20)
     reader = ChunkReader(made.root.array("0"), cache=cache)
     monkeypatch.setattr(loading.ChunkLoader, "_keep", lambda *_: pytest.fail("kept"))
-    monkeypatch.setattr(loading.Piece, "place", None)  # nothing is copied from elsewhere
+    monkeypatch.setattr(loading.ChunkRead, "place", None)  # nothing is copied from elsewhere
     result = reader.read()
     np.testing.assert_array_equal(result, VALUES)
     assert cache.nbytes == 0
