@@ -1,7 +1,7 @@
 """Extraction cells: the series of a region and of parcels, beside nilearn's maskers.
 
 Each in a process of its own: time, and peak memory. Every engine reads the run from its own kind of
-file, fmristore from a store laid out for time.
+file, fmristore from a store for time.
 """
 
 from __future__ import annotations

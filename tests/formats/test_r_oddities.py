@@ -42,7 +42,7 @@ def test_rows_that_name_other_ids_are_refused(shared_data: Path, tmp_path: Path)
     shutil.copy(path, tmp_path / "a.h5")
     with h5py.File(tmp_path / "a.h5", "r+") as file:
         file["clusters/cluster_meta/cluster_id"][0] = 8
-    with fs.open(tmp_path / "a.h5") as stored, pytest.raises(MetadataError, match="told apart"):
+    with fs.open(tmp_path / "a.h5") as stored, pytest.raises(MetadataError, match="distinguished"):
         stored["s1"].names  # noqa: B018
 
 

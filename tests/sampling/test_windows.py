@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(folder: Path) -> list[Path]:
-    """Two runs of other values, laid out for volumes, one in each store."""
+    """Two runs of other values, stored for volumes, one in each store."""
     paths = [folder / "a.h5", folder / "b.ome.zarr"]
     for number, path in enumerate(paths):
         fs.NeuroVec.create(RUN + number, path, space=SPACE, access="volume").close()
