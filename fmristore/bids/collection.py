@@ -13,7 +13,6 @@ import numpy as np
 from fmristore.bids.group import write_group
 from fmristore.bids.index import Entry, build_index, read_index
 from fmristore.bids.member import Member
-from fmristore.bids.names import long_name, parse_name
 from fmristore.formats.base import StoredObject
 from fmristore.interop.pandas import columns_frame
 from fmristore.many.mapping import do_tasks
@@ -21,6 +20,7 @@ from fmristore.many.report import RunsReport
 from fmristore.many.task import Task
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
+from fmristore.sources.bids_names import long_name, parse_name
 from fmristore_stores.errors import (
     InvalidInputError,
     MemoryLimitError,

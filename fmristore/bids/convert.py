@@ -23,12 +23,12 @@ from fmristore.bids.dataset import (
     tables_of,
 )
 from fmristore.bids.index import JOURNAL, build_index
-from fmristore.bids.names import parse_name
 from fmristore.many.mapping import do_tasks
 from fmristore.many.report import RunsReport
 from fmristore.many.task import Task
 from fmristore.planning.layout import Access
 from fmristore.planning.progress import Progress
+from fmristore.sources.bids_names import parse_name
 from fmristore.sources.images import NiftiSource
 from fmristore_stores._version import __version__
 from fmristore_stores.errors import (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fmristore.bids.names import BidsName, parse_name
+from fmristore.sources.bids import MOST_BYTES, applicable, parse_sidecar
+from fmristore.sources.bids_names import BidsName, parse_name
 from fmristore_stores.errors import MetadataError, NotFoundError
 from fmristore_stores.io.sources import storage_error
 
@@ -29,8 +29,6 @@ _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})", re.ASCII)
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?", re.ASCII)
 _CODE = re.compile(r"[-+]?0[0-9]+", re.ASCII)
 _MISSING = frozenset({"n/a", "N/A", "nan", "NaN", ""})
-_MOST_BYTES = 16 << 20
-"""Bytes that a sidecar or table may have; metadata of a store have their limit there too."""
 _CONFOUNDS = ("timeseries", "regressors")
 
 
@@ -146,12 +144,8 @@ def sidecars_of(dataset: Dataset, folder: str, run: BidsName) -> list[str]:
     """
     found: list[str] = []
     for place in dataset.above(folder):
-        here = [
-            (len(name.entities), str(dataset.root / place / file))
-            for file, name in dataset.names.get(place, ())
-            if name.extension == ".json" and name.suffix == run.suffix and name.applies_to(run)
-        ]
-        found += [path for _, path in sorted(here)]
+        here = applicable(dataset.names.get(place, ()), run)
+        found += [str(dataset.root / place / name) for name in here]
     return found
 
 
@@ -198,13 +192,7 @@ def read_sidecars(paths: Sequence[str]) -> dict[str, Any]:
     """
     merged: dict[str, Any] = {}
     for path in paths:
-        try:
-            found = json.loads(_read_text(path))
-        except (ValueError, RecursionError) as error:
-            raise MetadataError(f"a sidecar that is no JSON: {error}", url=path) from error
-        if not isinstance(found, dict):
-            raise MetadataError("a sidecar that holds no JSON object", url=path)
-        merged |= found
+        merged |= parse_sidecar(_read_bytes(path), path)
     return merged
 
 
@@ -241,13 +229,19 @@ def _column(texts: Sequence[str]) -> list[Any]:
 
 
 def _read_text(path: str) -> str:
+    data = _read_bytes(path)
+    if len(data) > MOST_BYTES:
+        raise MetadataError(f"has more than {MOST_BYTES} bytes", url=path)
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
-            data = file.read(_MOST_BYTES + 1)
-        if len(data) > _MOST_BYTES:
-            raise MetadataError(f"has more than {_MOST_BYTES} bytes", url=path)
         return data.decode("utf-8-sig")
-    except OSError as error:
-        raise storage_error(error, path) from error
     except UnicodeDecodeError as error:
         raise MetadataError(f"is no text in UTF-8: {error}", url=path) from error
+
+
+def _read_bytes(path: str) -> bytes:
+    """Bytes of a file, or as many as show that they are too many."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            return file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise storage_error(error, path) from error

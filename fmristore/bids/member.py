@@ -8,7 +8,7 @@ from typing import Any
 
 from fmristore.api import open as open_store
 from fmristore.bids.index import Entry
-from fmristore.bids.names import BidsName, long_name
+from fmristore.sources.bids_names import BidsName, long_name
 from fmristore_stores.errors import ChangedError, NotFoundError
 
 __all__ = ["Member"]

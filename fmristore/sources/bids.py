@@ -5,14 +5,19 @@ https://bids-specification.readthedocs.io/en/stable/common-principles.html#the-i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fmristore_stores.errors import FmristoreError
+from fmristore.sources.bids_names import BidsName, parse_name
+from fmristore_stores.errors import FmristoreError, MetadataError
 from fmristore_stores.io.location import filesystem, is_local
 
-__all__ = ["sidecar_urls"]
+__all__ = ["MOST_BYTES", "applicable", "parse_sidecar", "sidecar_urls"]
+
+MOST_BYTES = 16 << 20
+"""Bytes that a sidecar or table may have; metadata of a store have their limit there too."""
 
 _ROOT = "dataset_description.json"
 _LEVELS = 5
@@ -38,15 +43,16 @@ def sidecar_urls(beside: str, storage_options: Mapping[str, Any] | None = None) 
         That file alone, where the image has no name as BIDS gives it, or lies in no dataset.
     """
     folder, _, name = beside.rpartition("/")
-    entities, suffix = _parse(name)
-    if not suffix or not any(entity.startswith("sub-") for entity in entities):
+    image = parse_name(name)
+    if image is None or "sub" not in image.entities:
         return (beside,)
     if beside.lower().startswith(_UNLISTED) or "?" in beside:
         return (beside,)
     levels: list[list[str]] = []
     for _ in range(_LEVELS):
         names = _names(folder, storage_options)
-        levels.append([f"{folder}/{one}" for one in _applicable(names, entities, suffix)])
+        parsed = ((one, parse_name(one, above=True)) for one in names if one.endswith(".json"))
+        levels.append([f"{folder}/{one}" for one in applicable(parsed, image)])
         if _ROOT in names:
             above = [url for level in levels[::-1] for url in level if url != beside]
             return (*above, beside)
@@ -56,20 +62,56 @@ def sidecar_urls(beside: str, storage_options: Mapping[str, Any] | None = None) 
     return (beside,)
 
 
-def _parse(name: str) -> tuple[frozenset[str], str]:
-    """Entities and suffix of a name, such as ``{"task-rest"}`` and ``"bold"``."""
-    *entities, suffix = name.partition(".")[0].split("_")
-    return frozenset(entities), "" if "-" in suffix else suffix
+def applicable(names: Iterable[tuple[str, BidsName | None]], image: BidsName) -> list[str]:
+    """Sidecars in one folder that hold for an image, the least special first.
 
+    Parameters
+    ----------
+    names : iterable of (str, BidsName)
+        Names in the folder, as they are and parsed; None for those that BIDS does not know.
+    image : BidsName
+        Name of the image, or of its own sidecar.
 
-def _applicable(names: Iterable[str], entities: frozenset[str], suffix: str) -> list[str]:
-    """JSON files of which all entities are those of the image, the least special first."""
-    found = []
-    for name in names:
-        own, kind = _parse(name)
-        if name.endswith(".json") and name.count(".") == 1 and kind == suffix and own <= entities:
-            found.append((len(own), name))
+    Returns
+    -------
+    list of str
+        Names of JSON files with its suffix and no entity that it has not.
+    """
+    found = [
+        (len(parsed.entities), name)
+        for name, parsed in names
+        if parsed is not None
+        and parsed.extension == ".json"
+        and parsed.suffix == image.suffix
+        and parsed.applies_to(image)
+    ]
     return [name for _, name in sorted(found)]
+
+
+def parse_sidecar(data: bytes, url: str) -> dict[str, Any]:
+    """Content of a JSON sidecar.
+
+    Parameters
+    ----------
+    data : bytes
+        The file, or one byte more of it than `MOST_BYTES`.
+    url : str
+        Path or URL, for messages.
+
+    Raises
+    ------
+    MetadataError
+        If it is larger, or no JSON object.
+    """
+    if len(data) > MOST_BYTES:
+        raise MetadataError(f"has more than {MOST_BYTES} bytes", url=url)
+    try:
+        found = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise MetadataError(f"is no JSON: {error}", url=url) from error
+    if not isinstance(found, dict):
+        raise MetadataError(f"holds no JSON object but a {type(found).__name__}", url=url)
+    return found
 
 
 def _names(folder: str, storage_options: Mapping[str, Any] | None) -> frozenset[str]:

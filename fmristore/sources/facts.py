@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Mapping
@@ -11,11 +10,12 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from fmristore.model.space import IMPLAUSIBLE_TR_S, HeaderWarning, name_of_space
-from fmristore.sources.bids import sidecar_urls
+from fmristore.sources.bids import MOST_BYTES, parse_sidecar, sidecar_urls
 from fmristore_stores.errors import (
     AccessDeniedError,
     FmristoreError,
     InvalidInputError,
+    MetadataError,
     NotFoundError,
 )
 from fmristore_stores.spec import check_attributes
@@ -23,9 +23,6 @@ from fmristore_stores.spec import check_attributes
 __all__ = ["metadata_of", "sidecar_url", "with_facts", "with_sidecar"]
 
 Source = TypeVar("Source")
-
-_MOST_BYTES = 16 << 20
-"""Bytes that a sidecar may have."""
 
 _SAME_TR = 1e-4
 """By which share the TR of a header, stored as float32, may differ from that of a sidecar."""
@@ -160,24 +157,14 @@ def _read(url: str, storage_options: Mapping[str, Any] | None) -> dict[str, Any]
 
     try:
         with open_decoded(url, storage_options) as (file, _):
-            data = file.read(_MOST_BYTES + 1)
+            return parse_sidecar(file.read(MOST_BYTES + 1), url)
     except (NotFoundError, AccessDeniedError):  # S3 denies access to what is not there
         return None
+    except MetadataError as error:
+        _warn(url, f"{error.message}; it is left out")
     except FmristoreError as error:
         _warn(url, f"cannot be read and is left out: {error.message}")
-        return None
-    if len(data) > _MOST_BYTES:
-        _warn(url, f"has more than {_MOST_BYTES} bytes and is left out")
-        return None
-    try:
-        found = json.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        _warn(url, f"is no JSON and is left out: {error}")
-        return None
-    if not isinstance(found, dict):
-        _warn(url, f"holds no JSON object but a {type(found).__name__}, and is left out")
-        return None
-    return found
+    return None
 
 
 def _kept(found: Mapping[str, Any], url: str) -> dict[str, Any]:

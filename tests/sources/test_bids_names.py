@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fmristore.bids.names import parse_name
+from fmristore.sources.bids_names import parse_name
 
 
 def test_entities_suffix_and_extension() -> None:
