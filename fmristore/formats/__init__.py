@@ -17,17 +17,12 @@ if TYPE_CHECKING:
     from fmristore.formats.fill import Fill
     from fmristore.formats.grid import GridView
     from fmristore.formats.matrix import ArrayMatrix, Matrix, MemoryMatrix
-    from fmristore.formats.nodes import (
-        format_attributes,
-        read_grid,
-        space_attributes,
-        write_affine,
-        write_encoded,
-        write_plain,
-    )
+    from fmristore.formats.new_arrays import write_encoded, write_plain
+    from fmristore.formats.nodes import format_attributes, read_grid, space_attributes, write_affine
     from fmristore.formats.options import MatrixOptions, Target, store_as
     from fmristore.formats.registry import Layout, NativeLayout, StoreView, register
-    from fmristore.formats.voxelwise import VoxelView, mask_shape
+    from fmristore.formats.voxel_nodes import mask_shape
+    from fmristore.formats.voxelwise import VoxelView
     from fmristore.model.voxels import VoxelSet
     from fmristore.planning.options import takes
     from fmristore.planning.progress import Progress
@@ -77,15 +72,15 @@ _HOME = {
     "VoxelSet": "fmristore.model.voxels",
     "VoxelView": "fmristore.formats.voxelwise",
     "format_attributes": "fmristore.formats.nodes",
-    "mask_shape": "fmristore.formats.voxelwise",
+    "mask_shape": "fmristore.formats.voxel_nodes",
     "read_grid": "fmristore.formats.nodes",
     "register": "fmristore.formats.registry",
     "space_attributes": "fmristore.formats.nodes",
     "store_as": "fmristore.formats.options",
     "takes": "fmristore.planning.options",
     "write_affine": "fmristore.formats.nodes",
-    "write_encoded": "fmristore.formats.nodes",
-    "write_plain": "fmristore.formats.nodes",
+    "write_encoded": "fmristore.formats.new_arrays",
+    "write_plain": "fmristore.formats.new_arrays",
 }
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from fmristore.formats.new_arrays import write_bytes
 from fmristore.formats.nodes import (
     format_attributes,
     scaling_attributes,
     space_attributes,
     write_affine,
-    write_bytes,
     write_metadata,
     write_times,
 )

@@ -13,7 +13,8 @@ import pytest
 import fmristore as fs
 from fmristore.formats import registry
 from fmristore.formats.base import StoredArray, StoredObject
-from fmristore.formats.nodes import format_attributes, write_plain
+from fmristore.formats.new_arrays import write_plain
+from fmristore.formats.nodes import format_attributes
 from fmristore.formats.registry import register
 from fmristore_stores.opening import Handle
 from fmristore_stores.publishing.publish import create_store

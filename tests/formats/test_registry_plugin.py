@@ -15,7 +15,8 @@ import fmristore as fs
 from fmristore.formats import registry
 from fmristore.formats.base import StoredArray, StoredObject
 from fmristore.formats.catalogue import FormatInfo, FormatList
-from fmristore.formats.nodes import format_attributes, write_plain
+from fmristore.formats.new_arrays import write_plain
+from fmristore.formats.nodes import format_attributes
 from fmristore.formats.registry import register
 from fmristore_stores.errors import (
     DependencyError,

@@ -22,6 +22,7 @@ from fmristore.formats.image.replicas import (
     find_replicas,
     read_replicas,
 )
+from fmristore.formats.new_arrays import write_bytes
 from fmristore.formats.nodes import (
     format_attributes,
     read_grid,
@@ -31,7 +32,6 @@ from fmristore.formats.nodes import (
     with_holds,
     write_affine,
     write_axes,
-    write_bytes,
     write_metadata,
     write_times,
 )

@@ -31,7 +31,8 @@ from fmristore.formats.matrix import Matrix, array_bytes
 from fmristore.formats.nodes import has_child
 from fmristore.formats.options import Target, store_as
 from fmristore.formats.registry import Layout, register
-from fmristore.formats.voxel_source import VoxelReader, chosen_voxels, voxel_reader
+from fmristore.formats.series_blocks import VoxelReader
+from fmristore.formats.voxel_source import chosen_voxels, voxel_reader
 from fmristore.formats.voxelwise import VoxelView
 from fmristore.model.space import NeuroSpace, name_of_space
 from fmristore.model.voxels import VoxelSet

@@ -19,7 +19,7 @@ from fmristore.formats.nodes import (
     read_metadata,
 )
 from fmristore.formats.registry import NativeLayout
-from fmristore.formats.voxelwise import mask_shape
+from fmristore.formats.voxel_nodes import mask_shape
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.progress import Progress
 from fmristore_stores.errors import MetadataError

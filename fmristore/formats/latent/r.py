@@ -15,7 +15,8 @@ from fmristore.formats.latent.layout import (
     matrix_shape,
 )
 from fmristore.formats.matrix import ArrayMatrix, Matrix, SparseMatrix
-from fmristore.formats.nodes import write_array, write_plain
+from fmristore.formats.new_arrays import write_array, write_plain
+from fmristore.formats.r_arrays import RArray
 from fmristore.formats.r_common import (
     RLayout,
     node_name,
@@ -23,9 +24,9 @@ from fmristore.formats.r_common import (
     transform_fields,
     write_fields,
 )
-from fmristore.formats.r_missing import RArray, with_missing
+from fmristore.formats.r_missing import with_missing
 from fmristore.formats.registry import StoreView
-from fmristore.formats.voxelwise import mask_shape
+from fmristore.formats.voxel_nodes import mask_shape
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.layout import choose_codecs, split_chunks
 from fmristore.planning.progress import Progress

@@ -10,20 +10,18 @@ import numpy as np
 
 from fmristore.formats.latent.factors import LatentFactors, is_csr
 from fmristore.formats.names import encode_name
+from fmristore.formats.new_arrays import NewArray, write_array, write_bytes
 from fmristore.formats.nodes import (
-    NewArray,
     format_attributes,
     holds,
     space_attributes,
     with_holds,
-    write_array,
-    write_bytes,
     write_grid,
     write_label,
     write_metadata,
     write_times,
 )
-from fmristore.formats.voxelwise import ORDER
+from fmristore.formats.voxel_nodes import ORDER
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.chunking import even, shard_shape
 from fmristore.planning.layout import adapt_spec, choose_codecs, plan_layout, plan_matrix

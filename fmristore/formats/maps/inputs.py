@@ -2,78 +2,25 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from fmristore.formats.base import StoredObject
-from fmristore.formats.voxel_source import SeriesBlock, voxel_reader
-from fmristore.model.space import NeuroSpace, name_of_space
+from fmristore.formats.maps.layout import MapInputs
+from fmristore.formats.series_blocks import SeriesBlock
+from fmristore.formats.voxel_source import voxel_reader
+from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.streams import streaming
 from fmristore.sources.door import has_grid, source_of
 from fmristore.sources.images import ImageSource, in_axis_order
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
-from fmristore_stores.spec import check_attributes
 
-__all__ = ["MapInputs", "check_labels", "finite_mask", "map_source", "map_stack", "values_of"]
-
-
-class MapInputs(ABC):
-    """Maps on one grid, with their labels; no data are read before they are asked for.
-
-    Parameters
-    ----------
-    labels : tuple of str
-        One for each map.
-    space : NeuroSpace
-        Their grid.
-    dtype : dtype
-        That their data are to have.
-    headers : sequence of bytes, optional
-        NIfTI header of each map; empty where it has none.
-    """
-
-    whole: ClassVar[bool]
-    """Whether the maps can only be read all together."""
-
-    def __init__(
-        self,
-        labels: tuple[str, ...],
-        space: NeuroSpace,
-        dtype: np.dtype[Any],
-        headers: Sequence[bytes],
-    ) -> None:
-        self.labels = labels
-        self.space = space
-        self.dtype = dtype
-        self.headers = tuple(headers)
-        self.metadata: Mapping[str, Any] = {}
-
-    def know(self, space_name: str | int | None, metadata: Mapping[str, Any]) -> None:
-        """Let the maps be in a space of that name, and keep what else is known of them.
-
-        Raises
-        ------
-        InvalidInputError
-            If JSON does not hold the metadata.
-        """
-        from fmristore.nifti import header_in_space
-
-        self.metadata = check_attributes(metadata)
-        name = name_of_space(space_name)
-        if name is not None:
-            self.space = replace(self.space, space_name=name)
-            self.headers = tuple(raw and header_in_space(raw, name) for raw in self.headers)
-
-    @abstractmethod
-    def blocks(self, voxels: VoxelSet, rows: slice, max_memory: int) -> Iterator[SeriesBlock]:
-        """Values of the maps `rows` (all of them if `whole`), in the voxels."""
+__all__ = ["check_labels", "finite_mask", "map_source", "map_stack", "values_of"]
 
 
 class _Volumes(MapInputs):

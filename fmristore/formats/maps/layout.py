@@ -5,35 +5,33 @@ What is written, read and changed agree line by line, so all are in this one lon
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
 from fmristore.formats.base import StoredArray
 from fmristore.formats.fill import Fill, check_fill, fill_attribute, read_fill
-from fmristore.formats.maps.inputs import MapInputs
 from fmristore.formats.matrix import ArrayMatrix, Matrix
+from fmristore.formats.new_arrays import NewArray, write_bytes, write_plain, write_texts
 from fmristore.formats.nodes import (
-    NewArray,
     format_attributes,
     read_bytes,
     require_headers,
     space_attributes,
     with_holds,
-    write_bytes,
     write_grid,
     write_metadata,
     write_names,
-    write_plain,
-    write_texts,
 )
 from fmristore.formats.registry import NativeLayout
-from fmristore.formats.voxel_source import write_blocks
-from fmristore.formats.voxelwise import VoxelNodes, voxel_nodes, write_voxels
+from fmristore.formats.series_blocks import SeriesBlock, write_blocks
+from fmristore.formats.voxel_nodes import VoxelNodes, voxel_nodes, write_voxels
 from fmristore.model.digest import digest_array, is_digest
+from fmristore.model.space import NeuroSpace, name_of_space
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.blocks import block_shape, cut_into_blocks
 from fmristore.planning.chunking import even, shard_shape
@@ -60,10 +58,11 @@ from fmristore_stores.protocol import (
 from fmristore_stores.publishing.claims import Turn
 from fmristore_stores.publishing.prefix import check_expected
 from fmristore_stores.publishing.publish import create_store
-from fmristore_stores.spec import ArraySpec, ChunkLayout, CodecSpec, is_string
+from fmristore_stores.spec import ArraySpec, ChunkLayout, CodecSpec, check_attributes, is_string
 
 __all__ = [
     "LabeledContent",
+    "MapInputs",
     "MapsLayout",
     "band_rows",
     "map_spec",
@@ -85,6 +84,58 @@ _LARGEST_CHUNK = 16 * 1024 * 1024
 _MOST_LABELS = 1 << 24
 
 _HEADERS = ("nifti", "nifti_end", "nifti_of_map")
+
+
+class MapInputs(ABC):
+    """Maps on one grid, with their labels; no data are read before they are asked for.
+
+    Parameters
+    ----------
+    labels : tuple of str
+        One for each map.
+    space : NeuroSpace
+        Their grid.
+    dtype : dtype
+        That their data are to have.
+    headers : sequence of bytes, optional
+        NIfTI header of each map; empty where it has none.
+    """
+
+    whole: ClassVar[bool]
+    """Whether the maps can only be read all together."""
+
+    def __init__(
+        self,
+        labels: tuple[str, ...],
+        space: NeuroSpace,
+        dtype: np.dtype[Any],
+        headers: Sequence[bytes],
+    ) -> None:
+        self.labels = labels
+        self.space = space
+        self.dtype = dtype
+        self.headers = tuple(headers)
+        self.metadata: Mapping[str, Any] = {}
+
+    def know(self, space_name: str | int | None, metadata: Mapping[str, Any]) -> None:
+        """Let the maps be in a space of that name, and keep what else is known of them.
+
+        Raises
+        ------
+        InvalidInputError
+            If JSON does not hold the metadata.
+        """
+        from fmristore.nifti import header_in_space
+
+        self.metadata = check_attributes(metadata)
+        name = name_of_space(space_name)
+        if name is not None:
+            self.space = replace(self.space, space_name=name)
+            self.headers = tuple(raw and header_in_space(raw, name) for raw in self.headers)
+
+    @abstractmethod
+    def blocks(self, voxels: VoxelSet, rows: slice, max_memory: int) -> Iterator[SeriesBlock]:
+        """Values of the maps `rows` (all of them if `whole`), in the voxels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,8 @@ from fmristore.formats.fill import Fill
 from fmristore.formats.maps.inputs import MapInputs
 from fmristore.formats.maps.layout import LabeledContent, read_texts
 from fmristore.formats.matrix import Matrix
-from fmristore.formats.nodes import write_array, write_plain, write_texts
+from fmristore.formats.new_arrays import write_array, write_plain, write_texts
+from fmristore.formats.r_arrays import RArray
 from fmristore.formats.r_common import (
     RLayout,
     r_dtype,
@@ -27,9 +28,8 @@ from fmristore.formats.r_common import (
     transform_fields,
     write_fields,
 )
-from fmristore.formats.r_missing import RArray
 from fmristore.formats.registry import StoreView
-from fmristore.formats.voxelwise import VoxelNodes, mask_shape
+from fmristore.formats.voxel_nodes import VoxelNodes, mask_shape
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.indexing import AxisPart
 from fmristore.planning.layout import choose_codecs

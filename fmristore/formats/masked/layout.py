@@ -7,20 +7,19 @@ from typing import Any
 
 from fmristore.formats.base import StoredArray
 from fmristore.formats.fill import Fill, check_fill, fill_attribute, read_fill
+from fmristore.formats.new_arrays import NewArray, write_bytes
 from fmristore.formats.nodes import (
-    NewArray,
     format_attributes,
     read_scaling,
     scaling_attributes,
     space_attributes,
     with_holds,
-    write_bytes,
     write_grid,
     write_metadata,
 )
 from fmristore.formats.registry import NativeLayout
-from fmristore.formats.voxel_source import VoxelReader, write_blocks
-from fmristore.formats.voxelwise import VoxelNodes, voxel_nodes, write_voxels
+from fmristore.formats.series_blocks import VoxelReader, write_blocks
+from fmristore.formats.voxel_nodes import VoxelNodes, voxel_nodes, write_voxels
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.layout import adapt_spec, choose_codecs, plan_matrix

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmristore.formats.base import StoredArray, StoredObject, describe_parcels, describe_space
-from fmristore.formats.parcellated.layout import ScanContent
-from fmristore.formats.parcellated.reduce import ScanKind
+from fmristore.formats.parcellated.layout import ScanContent, ScanKind
 from fmristore.formats.registry import Layout
 from fmristore.model.space import NeuroSpace
 from fmristore.sources.labels import LabelTable

@@ -19,7 +19,8 @@ from fmristore.formats.parcellated.reduce import (
     result_dtype,
     summarise,
 )
-from fmristore.formats.voxel_source import VoxelReader, voxel_reader
+from fmristore.formats.series_blocks import VoxelReader
+from fmristore.formats.voxel_source import voxel_reader
 from fmristore.interop.pandas import plain_tables
 from fmristore.model.space import NeuroSpace, name_of_space
 from fmristore.model.voxels import unmask

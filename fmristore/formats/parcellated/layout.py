@@ -9,15 +9,22 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from fmristore.formats.base import StoredArray
 from fmristore.formats.matrix import ArrayMatrix, MemoryMatrix, ScaledMatrix
 from fmristore.formats.names import encode_name
-from fmristore.formats.nodes import (
+from fmristore.formats.new_arrays import (
     NewArray,
+    write_array,
+    write_bytes,
+    write_encoded,
+    write_plain,
+    write_texts,
+)
+from fmristore.formats.nodes import (
     format_attributes,
     has_child,
     holds,
@@ -26,21 +33,13 @@ from fmristore.formats.nodes import (
     scaling_attributes,
     space_attributes,
     write_affine,
-    write_array,
     write_axes,
-    write_bytes,
-    write_encoded,
     write_label,
     write_metadata,
     write_names,
-    write_plain,
-    write_texts,
     write_times,
 )
 from fmristore.formats.options import MatrixOptions
-from fmristore.formats.parcellated.reduce import (
-    ScanKind,
-)
 from fmristore.formats.registry import NativeLayout
 from fmristore.model.scaling import Scaling, make_scaling
 from fmristore.model.space import NeuroSpace
@@ -67,6 +66,7 @@ __all__ = [
     "OwnTree",
     "ParcellatedLayout",
     "ScanContent",
+    "ScanKind",
     "ScanTree",
     "matrix_blocks",
     "no_such_scan",
@@ -77,6 +77,10 @@ __all__ = [
     "write_scan",
     "write_tree",
 ]
+
+ScanKind = Literal["full", "summary"]
+
+"""Whether a scan holds the series of every voxel, or one for each parcel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -17,16 +17,17 @@ from numpy.typing import NDArray
 
 from fmristore.formats.base import StoredArray
 from fmristore.formats.matrix import ArrayMatrix, Matrix, ScaledMatrix
-from fmristore.formats.nodes import NewArray, write_array, write_plain, write_texts
+from fmristore.formats.new_arrays import NewArray, write_array, write_plain, write_texts
 from fmristore.formats.options import MatrixOptions
 from fmristore.formats.parcellated.layout import (
     NewScan,
     ScanContent,
+    ScanKind,
     no_such_scan,
     only_scan,
     read_columns,
 )
-from fmristore.formats.parcellated.reduce import ScanKind
+from fmristore.formats.r_arrays import RArray, read_present
 from fmristore.formats.r_common import (
     R_EXACT,
     RLayout,
@@ -39,7 +40,7 @@ from fmristore.formats.r_common import (
     transform_fields,
     write_fields,
 )
-from fmristore.formats.r_missing import RArray, read_present, with_missing
+from fmristore.formats.r_missing import with_missing
 from fmristore.formats.registry import StoreView
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.indexing import AxisPart, axis_length, bounds

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmristore.formats.matrix import ScaledMatrix
-from fmristore.formats.voxel_source import SeriesBlock, VoxelReader, block_bytes, column_blocks
+from fmristore.formats.series_blocks import SeriesBlock, VoxelReader, block_bytes, column_blocks
 from fmristore.planning.memory import too_little
 from fmristore.planning.progress import Progress
 from fmristore.planning.streams import streaming
@@ -21,7 +21,6 @@ from fmristore_stores.protocol import AnyArray
 
 __all__ = [
     "Reduction",
-    "ScanKind",
     "Statistic",
     "accumulate",
     "make_reduction",
@@ -32,10 +31,6 @@ __all__ = [
     "result_dtype",
     "summarise",
 ]
-
-ScanKind = Literal["full", "summary"]
-
-"""Whether a scan holds the series of every voxel, or one for each parcel."""
 
 Statistic = Literal["mean", "median", "sum", "min", "max", "std"]
 

@@ -22,7 +22,7 @@ from fmristore.formats.parcellated.reduce import (
     reduce_whole,
     result_dtype,
 )
-from fmristore.formats.voxel_source import SeriesBlock
+from fmristore.formats.series_blocks import SeriesBlock
 from fmristore.planning.layout import Access
 from fmristore_stores.chunks.cache import CHUNK_CACHE
 from fmristore_stores.errors import (

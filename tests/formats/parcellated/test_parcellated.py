@@ -839,7 +839,7 @@ def damaged(scan: ParcellatedScan, change: Callable[[Any], None]) -> None:
 
 
 def _replace(root: Any, path: str, values: Any) -> None:
-    from fmristore.formats.nodes import write_plain
+    from fmristore.formats.new_arrays import write_plain
 
     parent, _, name = path.rpartition("/")
     group = root.group(parent) if parent else root
