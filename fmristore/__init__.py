@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fmristore.api import convert, open, parcellate  # noqa: A004
     from fmristore.backends.nibabel import register
     from fmristore.bids import Collection, convert_bids
+    from fmristore.formats.any_format import AnyFormat
     from fmristore.formats.catalogue import formats
     from fmristore.formats.image.image import NeuroVec, NeuroVol
     from fmristore.formats.latent.latent import LatentNeuroVec
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from fmristore.viewer import view
 
 __all__ = [
+    "AnyFormat",
     "Collection",
     "LabeledVolumeSet",
     "LatentNeuroVec",
@@ -75,6 +77,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "AnyFormat": "fmristore.formats.any_format",
     "Collection": "fmristore.bids",
     "LabeledVolumeSet": "fmristore.formats.maps.maps",
     "LatentNeuroVec": "fmristore.formats.latent.latent",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, U
 import numpy as np
 from numpy.typing import DTypeLike
 
+from fmristore.formats.any_format import AnyFormat
 from fmristore.formats.base import StoredObject
 from fmristore.formats.image.image import DenseImage
 from fmristore.formats.opening import open_handle
@@ -121,7 +122,7 @@ def open(
 @overload
 def open(
     url: str | os.PathLike[str], *, format: str | None = None, **options: Unpack[_OpenOptions]
-) -> Any: ...
+) -> AnyFormat: ...
 def open(
     url: str | os.PathLike[str], *, format: str | None = None, **options: Unpack[_OpenOptions]
 ) -> Any:
@@ -151,7 +152,7 @@ def open(
     NeuroVol, NeuroVec or another registered format class
         Reads when it is indexed; close it, or use it in a ``with`` statement. Type checkers and
         editors know the class by `format`, or by ``NeuroVec.open(url)``; without, only the file
-        says which one it is.
+        says which one it is, and they take it for an `AnyFormat`.
 
     Raises
     ------
@@ -216,7 +217,7 @@ def convert(
     space_name: str | int | None = None,
     metadata: Mapping[str, Any] | None = None,
     **options: Unpack[LayoutOptions],
-) -> Any: ...
+) -> AnyFormat: ...
 @takes(LayoutOptions)
 def convert(
     source: Any,

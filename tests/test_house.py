@@ -1,4 +1,4 @@
-"""How the modules lie: no circle of imports anywhere, counting those in functions and for types."""
+"""How the modules lie and what they say: imports, words, lengths, what is public."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import importlib
 import re
 import textwrap
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,13 @@ import fmristore_stores
 ROOTS = {package.__name__: Path(package.__path__[0]) for package in (fmristore, fmristore_stores)}
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """Syntax tree of a file, parsed once for all tests."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def modules() -> dict[str, Path]:
     """Files of all modules by their dotted names."""
     found = {}
@@ -30,7 +38,7 @@ def modules() -> dict[str, Path]:
 def imported(path: Path, known: dict[str, Path]) -> set[str]:
     """Modules of the packages that a file imports, wherever in it."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -73,6 +81,24 @@ def test_no_circle_of_imports() -> None:
     assert circles(arrows) == []
 
 
+def depth(arrows: dict[str, set[str]]) -> int:
+    """Modules on the longest way along arrows, which go in no circle."""
+    found: dict[str, int] = {}
+
+    def below(name: str) -> int:
+        if name not in found:
+            found[name] = 1 + max(map(below, arrows[name] & arrows.keys()), default=0)
+        return found[name]
+
+    return max(map(below, arrows), default=0)
+
+
+def test_formats_are_seven_modules_deep_at_most() -> None:
+    known = {name: path for name, path in modules().items() if "fmristore.formats." in name}
+    assert depth({name: imported(path, known) - {name} for name, path in known.items()}) <= 7
+    assert depth({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == 3
+
+
 def test_a_circle_would_be_found() -> None:
     arrows = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"a"}}
     assert circles(arrows) == [["b", "c"]]
@@ -82,7 +108,7 @@ def foreign_privates(path: Path) -> list[str]:
     """Ways around ruff's SLF001: private names in texts, of other modules, and waived findings."""
     text = path.read_text()
     found = [f"{path.name}: SLF001 is waived"] if "noqa: SLF001" in text else []
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parsed(path)):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [part for alias in node.names for part in alias.name.split(".")]
@@ -119,8 +145,8 @@ def test_something_private_would_be_found(tmp_path: Path) -> None:
         "other.__dict__['a']",
         "fs._s3  # noqa: SLF001",
     )
-    path = tmp_path / "a.py"
-    for line in lines:
+    for number, line in enumerate(lines):
+        path = tmp_path / f"{number}.py"
         path.write_text(line)
         assert len(foreign_privates(path)) == 1, line
 
@@ -196,7 +222,7 @@ def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 def test_functions_are_short_and_long_modules_say_why() -> None:
     for path in modules().values():
         text = path.read_text(encoding="utf-8")
-        tree = ast.parse(text)
+        tree = parsed(path)
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert lines_of(node) <= 50, f"{path}:{node.lineno} {node.name}"
@@ -233,7 +259,7 @@ def worded(path: Path) -> list[str]:
     text = path.read_text(encoding="utf-8")
     found = [
         f"{path.name}:{doc.lineno}: starts with {str(doc.value).split()[0]}"
-        for doc in docstrings(ast.parse(text))
+        for doc in docstrings(parsed(path))
         if str(doc.value).split()[0].rstrip(",:") in NO_NOUN
     ]
     for number, line in enumerate(text.splitlines(), 1):
@@ -246,17 +272,11 @@ def test_docstrings_start_with_a_noun_or_an_imperative_in_the_words_of_the_field
 
 
 def test_other_words_would_be_found(tmp_path: Path) -> None:
-    path = tmp_path / "a.py"
-    for line in (
-        '"""What it is."""',
-        'x = 1\n"""Where it lies."""',
-        "# laid out anew",
-        "Piece = 1",
-    ):
+    lines = ('"""What it is."""', 'x = 1\n"""Where it lies."""', "# laid out anew", "Piece = 1")
+    for number, line in enumerate((*lines, '"""Place of the data."""\n')):
+        path = tmp_path / f"{number}.py"
         path.write_text(line)
-        assert worded(path), line
-    path.write_text('"""Place of the data."""\n')
-    assert worded(path) == []
+        assert bool(worded(path)) == (line in lines), line
 
 
 def documented_parameters(doc: str) -> list[str]:
@@ -292,7 +312,7 @@ def arguments(node: ast.AST) -> set[str]:
 def wrong_parameters(path: Path) -> list[str]:
     """Documented parameters that a function or class does not have."""
     found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             continue
         have = arguments(node)

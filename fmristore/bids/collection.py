@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +30,11 @@ from fmristore_stores.errors import (
 from fmristore_stores.io.location import is_local, normalise
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.shown import shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fmristore.formats.image.image import NeuroVec
 
 __all__ = ["Collection", "GroupArray"]
 
@@ -150,7 +155,7 @@ class Collection:
         return {name: sorted(values) for name, values in found.items()}
 
     @property
-    def table(self) -> Any:
+    def table(self) -> pd.DataFrame:
         """One row for each member: its entities, what it holds, and its path.
 
         Returns
@@ -317,7 +322,7 @@ class Collection:
         storage_options: Mapping[str, Any] | None = None,
         max_memory: int | str = 1 << 30,
         progress: Progress | None = None,
-    ) -> Any:
+    ) -> NeuroVec:
         """Write one volume of each member into one store, so that a voxel of all is one read.
 
         The fourth axis of the store is the member, as where statistical packages merge maps; along

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from fmristore.nifti.derived import fit_header
 from fmristore.planning.text import parse_size
 from fmristore.sources.images import Block, ImageSource
 from fmristore_stores.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from fmristore.formats.image.image import NeuroVec
 
 __all__ = ["GroupSource", "write_group"]
 
@@ -124,10 +127,11 @@ def write_group(
     statistic: Any = "mean",
     max_memory: int | str = 1 << 30,
     **options: Any,
-) -> Any:
+) -> NeuroVec:
     """Write a volume of each member; see `Collection.across`."""
     limit = parse_size(max_memory)
     source = GroupSource(members, statistic, limit // 4)
     given = {name: value for name, value in options.items() if value is not None}
     create: Any = format_class("neurovec").create
-    return create(source, url, access="time", max_memory=limit, **given)
+    made: NeuroVec = create(source, url, access="time", max_memory=limit, **given)
+    return made

@@ -8,6 +8,7 @@ from typing import Any
 
 from fmristore.api import open as open_store
 from fmristore.bids.index import Entry
+from fmristore.formats.any_format import AnyFormat
 from fmristore.sources.bids_names import BidsName, long_name
 from fmristore_stores.errors import ChangedError, NotFoundError
 
@@ -59,7 +60,7 @@ class Member:
             return None if self.name is None else str(getattr(self.name, name))
         return self.entities.get(long_name(name))
 
-    def open(self) -> Any:
+    def open(self) -> AnyFormat:
         """Open the store.
 
         Returns

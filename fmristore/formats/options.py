@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from fmristore.formats.registry import select_layout
 from fmristore.planning.options import StoreOptions
@@ -16,6 +16,8 @@ from fmristore_stores.opening import Handle, locate
 from fmristore_stores.publishing.publish import create_store
 
 __all__ = ["MatrixOptions", "Target", "store_as"]
+
+Stored = TypeVar("Stored")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +109,7 @@ class Target:
         return MatrixOptions(codec=self.codec, max_memory=self.max_memory, fill=fill)
 
 
-def store_as(cls: Any, target: Target, content: Any, options: Any) -> Any:
+def store_as(cls: type[Stored], target: Target, content: Any, options: Any) -> Stored:
     """Store content in a layout of its format, and open it.
 
     Parameters
@@ -134,7 +136,8 @@ def store_as(cls: Any, target: Target, content: Any, options: Any) -> Any:
         layout.write(store, content, options, progress=target.progress)
     handle = Handle(locate(target.url, storage_options=target.storage_options), fresh=True)
     try:
-        made = cls(handle, layout.read(handle))
+        make: Any = cls
+        made: Stored = make(handle, layout.read(handle))
         handle.rest()
     except BaseException:
         handle.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, assert_type
 
+import nibabel
+
 import fmristore as fs
 from fmristore import NeuroSpace, NeuroVec, ParcellatedScanSummary
 
@@ -28,6 +30,18 @@ def read(path: str) -> float:
     rest = fs.parcellate(bold, "atlas.nii.gz", "rest.h5", names=list(names))
     assert_type(rest, ParcellatedScanSummary)
     report = fs.verify(path, deep=True)
-    anything = fs.open(path)
-    assert_type(anything, Any)
     return 0.0 if report else float(series[0])
+
+
+def read_any(path: str) -> list[str]:
+    """Open what only the file knows, and ask for it."""
+    with fs.open(path) as stored:
+        assert_type(stored, fs.AnyFormat)
+        assert_type(stored.shape, tuple[int, ...])
+        assert_type(stored.to_nibabel(), nibabel.Nifti1Image)
+        assert_type(stored.describe(), dict[str, Any])
+        if isinstance(stored, fs.ParcellatedMultiScan):
+            return list(stored.scan_names)
+        if isinstance(stored, fs.LabeledVolumeSet):
+            return list(stored.labels)
+        return [str(stored[0, 0, 0]), str(stored.only_some_have_this)]

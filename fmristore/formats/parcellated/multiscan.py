@@ -350,7 +350,9 @@ class ParcellatedMultiScan(StoredObject):
 
     # What it says of itself ----------------------------------------------------------------
 
-    def plot(self, kind: str | None = None, *, scan: str | None = None, **options: Any) -> Any:
+    def plot(
+        self, kind: str | None = None, *, scan: str | None = None, **options: Any
+    ) -> dict[str, Any]:
         """Draw one of the scans with matplotlib.
 
         Parameters
