@@ -89,6 +89,8 @@ def _mend_links(app: Any, page: str, source: list[str]) -> None:
 
     if page in _SHOWN:
         source[0] = (HERE.parent / _SHOWN[page]).read_text(encoding="utf-8")
+    # GitHub draws these pictures, Sphinx does not; the text says the same.
+    source[0] = re.sub(r"```mermaid\n.*?```\n", "", source[0], flags=re.DOTALL)
     source[0] = re.sub(
         r"<!-- output[^>]* -->\n+```text\n", "```{code-block} text\n:class: output\n\n", source[0]
     )

@@ -16,11 +16,18 @@ if TYPE_CHECKING:
     from fmristore.formats.catalogue import FormatList
     from fmristore.formats.fill import Fill
     from fmristore.formats.grid import GridView
+    from fmristore.formats.image.layout import ImageContent
     from fmristore.formats.matrix import ArrayMatrix, Matrix, MemoryMatrix
     from fmristore.formats.new_arrays import write_encoded, write_plain
     from fmristore.formats.nodes import format_attributes, read_grid, space_attributes, write_affine
     from fmristore.formats.options import MatrixOptions, Target, store_as
-    from fmristore.formats.registry import Layout, NativeLayout, StoreView, register
+    from fmristore.formats.registry import (
+        Layout,
+        NativeLayout,
+        StoreView,
+        register,
+        register_layout,
+    )
     from fmristore.formats.voxel_nodes import mask_shape
     from fmristore.formats.voxelwise import VoxelView
     from fmristore.model.voxels import VoxelSet
@@ -31,6 +38,7 @@ __all__ = [
     "ArrayMatrix",
     "Fill",
     "GridView",
+    "ImageContent",
     "Layout",
     "Matrix",
     "MatrixOptions",
@@ -47,6 +55,7 @@ __all__ = [
     "mask_shape",
     "read_grid",
     "register",
+    "register_layout",
     "space_attributes",
     "store_as",
     "takes",
@@ -59,6 +68,7 @@ _HOME = {
     "ArrayMatrix": "fmristore.formats.matrix",
     "Fill": "fmristore.formats.fill",
     "GridView": "fmristore.formats.grid",
+    "ImageContent": "fmristore.formats.image.layout",
     "Layout": "fmristore.formats.registry",
     "Matrix": "fmristore.formats.matrix",
     "MatrixOptions": "fmristore.formats.options",
@@ -75,6 +85,7 @@ _HOME = {
     "mask_shape": "fmristore.formats.voxel_nodes",
     "read_grid": "fmristore.formats.nodes",
     "register": "fmristore.formats.registry",
+    "register_layout": "fmristore.formats.registry",
     "space_attributes": "fmristore.formats.nodes",
     "store_as": "fmristore.formats.options",
     "takes": "fmristore.planning.options",

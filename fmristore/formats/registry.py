@@ -263,7 +263,7 @@ class Layout(ABC):
 
     @abstractmethod
     def read(self, handle: Handle) -> Any:
-        """Parts of the format in such a store, as its class takes them.
+        """Find the contents of the format in such a store, as its class takes them.
 
         Raises
         ------

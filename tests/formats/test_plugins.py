@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -110,6 +111,31 @@ class TestFitGrid(FormatTests):
 
     def expected(self) -> Any:
         return full()
+
+
+def test_formats_and_layouts_are_added_as_contributing_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(__file__).parents[2] / "CONTRIBUTING.md"
+    if not page.is_file():
+        pytest.skip("there is no checkout")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_added", {})
+    namespace: dict[str, Any] = {"__name__": "toys"}
+    sections = page.read_text(encoding="utf-8").split("\n## ")
+    for section in (s for s in sections if s.startswith(("Add a format\n", "Add a layout\n"))):
+        for code in re.findall(r"```python\n(.*?)```", section, re.DOTALL):
+            exec(compile(code, str(page), "exec"), namespace)
+    with fs.open("toy.h5") as toy:
+        np.testing.assert_array_equal(toy.values, range(5))
+        assert repr(toy).endswith(", V)")
+    assert fs.verify("toy.h5", deep=True).ok
+    with h5py.File("bold.h5", "w") as file:
+        file["bold"] = RUN.T
+        file.attrs["seconds"] = 2.0
+    with fs.open("bold.h5") as bold:
+        assert (type(bold), bold.tr) == (fs.NeuroVec, 2.0)
+        np.testing.assert_array_equal(bold[...], RUN)
 
 
 def test_the_command_line_describes_it(fits: FitGrid) -> None:

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from fmristore.formats.base import StoredArray
 from fmristore.formats.fill import Fill
-from fmristore.formats.maps.inputs import MapInputs
-from fmristore.formats.maps.layout import LabeledContent, read_texts
+from fmristore.formats.maps.layout import LabeledContent, MapInputs, read_texts
 from fmristore.formats.matrix import Matrix
 from fmristore.formats.new_arrays import write_array, write_plain, write_texts
 from fmristore.formats.r_arrays import RArray
