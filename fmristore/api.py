@@ -121,8 +121,12 @@ def open(
 ) -> ParcellatedScanSummary: ...
 @overload
 def open(
-    url: str | os.PathLike[str], *, format: str | None = None, **options: Unpack[_OpenOptions]
+    url: str | os.PathLike[str], *, format: None = None, **options: Unpack[_OpenOptions]
 ) -> AnyFormat: ...
+@overload
+def open(
+    url: str | os.PathLike[str], *, format: str, **options: Unpack[_OpenOptions]
+) -> StoredObject: ...
 def open(
     url: str | os.PathLike[str], *, format: str | None = None, **options: Unpack[_OpenOptions]
 ) -> Any:

@@ -138,8 +138,11 @@ def test_what_is_printed_is_short(tmp_path: Path) -> None:
     )
     multi.add_scan("b", run, statistic="mean")
     multi.close()
-    with fs.open(tmp_path / "m.h5") as multi:
-        printed = [multi, multi.table, multi.concat(), multi.parcellation, multi["a"].plan[...]]
+    with fs.ParcellatedMultiScan.open(tmp_path / "m.h5") as multi:
+        full = multi["a"]
+        assert isinstance(full, fs.ParcellatedScan)
+        printed: list[Any] = [multi, multi.table, multi.concat(), multi.parcellation]
+        printed.append(full.plan[...])
         printed += [fs.verify(tmp_path / "m.h5"), fs.virtualize(tmp_path / "m.h5")]
         printed.append(fs.transcode(tmp_path / "m.h5", tmp_path / "m.zarr"))
         printed.append(printed[-1].plan)

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
     import nibabel
     import numpy as np
-    import xarray
     from numpy.typing import DTypeLike
 
     from fmristore.formats.base import RawView
@@ -90,8 +89,8 @@ class AnyFormat(StoredObject):
         def to_nibabel(self) -> nibabel.Nifti1Image:
             """Lazy nibabel image."""
 
-        def to_xarray(self) -> xarray.Dataset:
-            """Lazy dataset of xarray."""
+        def to_xarray(self) -> Any:
+            """Lazy dataset of xarray; a tree of them for several scans."""
 
         def plot(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
             """Draw it with matplotlib."""

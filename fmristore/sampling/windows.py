@@ -202,7 +202,7 @@ class Windows(Sequence[Any]):
         """Lengths of a window in its run, before a mask or parcels are taken; time first."""
         return tuple(self._size[axis] for axis in self._order)
 
-    def __getitem__(self, number: Any) -> AnyArray:
+    def __getitem__(self, number: Any) -> Any:
         """Read one window.
 
         Parameters

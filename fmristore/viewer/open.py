@@ -171,6 +171,7 @@ def view(  # noqa: PLR0913
     >>> page.close()                                                          # doctest: +SKIP
     >>> fs.view("bold.h5", "bold.html")                                       # doctest: +SKIP
     """
+    whole: StoredObject
     if isinstance(source, str | os.PathLike):
         whole = open_store(source, storage_options=storage_options, trusted=trusted)
     elif isinstance(source, StoredObject):
