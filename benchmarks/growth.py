@@ -139,7 +139,7 @@ def _check(grown: _Grown, target: Path, _: int, __: Any) -> None:
 # In processes of their own -------------------------------------------------------------------
 
 
-def convert(source: str, target: str) -> Callable[[], None]:
+def convert(source: str, target: str) -> Callable[[], object]:
     """Convert NIfTI to Zarr."""
     import fmristore as fs
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fmristore.formats.base import StoredObject
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import nibabel
     import numpy as np
@@ -71,6 +71,9 @@ class AnyFormat(StoredObject):
 
         def __getitem__(self, index: Any) -> Any:
             """Read a part: see `fmristore.NeuroVec.read`."""
+
+        def __iter__(self) -> Iterator[Any]:
+            """Go through the names of scans; images refuse, and have `iter_volumes`."""
 
         def __len__(self) -> int:
             """Length of the first axis, or number of scans."""

@@ -88,7 +88,7 @@ def fits(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FitGrid]:
 def test_what_every_image_has(fits: FitGrid) -> None:
     wanted = full()
     with fs.open(fits.url) as again:
-        assert type(again) is FitGrid
+        assert isinstance(again, FitGrid)
         for index in (..., (1, 2), (slice(None), 1, ..., 0), MASK, ([1, 2], [0, 3], [2, 1])):
             np.testing.assert_array_equal(again[index], wanted[index])
         np.testing.assert_array_equal(np.asarray(again), wanted)
@@ -134,7 +134,8 @@ def test_formats_and_layouts_are_added_as_contributing_says(
         file["bold"] = RUN.T
         file.attrs["seconds"] = 2.0
     with fs.open("bold.h5") as bold:
-        assert (type(bold), bold.tr) == (fs.NeuroVec, 2.0)
+        assert isinstance(bold, fs.NeuroVec)
+        assert bold.tr == 2.0
         np.testing.assert_array_equal(bold[...], RUN)
 
 
@@ -151,7 +152,7 @@ def test_its_second_layout(fits: FitGrid, tmp_path: Path) -> None:
         assert set(file) == {"grid", "where", "amplitude", "delay"}
         assert "fmristore_format" not in file.attrs
     with fs.open(path) as again:
-        assert type(again) is FitGrid
+        assert isinstance(again, FitGrid)
         np.testing.assert_array_equal(np.asarray(again), full())
     with pytest.raises(UnknownFormatError, match="layout 'flat'"):
         fs.open(path, format="neurovec")
@@ -167,7 +168,7 @@ def test_a_new_layout_of_a_format_of_ours(tmp_path: Path) -> None:
     with h5py.File(path) as file:
         np.testing.assert_array_equal(file["bold"][...], RUN.T)
     with fs.open(path) as bold:
-        assert type(bold) is fs.NeuroVec
+        assert isinstance(bold, fs.NeuroVec)
         assert bold.tr == 2.0
         np.testing.assert_array_equal(bold[...], RUN)
         np.testing.assert_array_equal(bold.series(mask=MASK), RUN[MASK].T)

@@ -81,7 +81,8 @@ def test_missing_voxels_are_nan(tmp_path: Path) -> None:
     for make, index in ((volume, 1), (run, slice(None)), (sequence, slice(None))):
         with fs.open(make(tmp_path / f"{make.__name__}.h5")) as image:
             wanted = EXPECTED[..., index]
-            assert (image.dtype, image.stored_dtype) == (np.float64, np.int32)
+            assert image.dtype == np.float64
+            assert image.stored_dtype == np.int32
             np.testing.assert_array_equal(np.asarray(image), wanted)
             np.testing.assert_array_equal(image[2, 1, 0], wanted[2, 1, 0])
             np.testing.assert_array_equal(image[[2, 0], 1, 0], wanted[[2, 0], 1, 0])
@@ -194,7 +195,8 @@ def test_smaller_integers_have_no_missing_values(tmp_path: Path) -> None:
     values = np.full((1, *SHAPE[::-1]), -(2**15), "i2")
     write(tmp_path / "a.h5", {"data/elements": values, **space(*SHAPE, 1)}, rtype="DenseNeuroVec")
     with fs.open(tmp_path / "a.h5") as image:
-        assert (image.dtype, image[0, 0, 0, 0]) == (np.int16, -(2**15))
+        assert image.dtype == np.int16
+        assert image[0, 0, 0, 0] == -(2**15)
 
 
 @pytest.mark.parametrize("make", [maps, parcels])

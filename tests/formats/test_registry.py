@@ -111,7 +111,7 @@ class TestStored:
             url = tmp_path / f"{len(shape)}.{kind}"
             store(url, make_values(shape)).close()
             with fs.open(url) as image:
-                assert type(image) is cls
+                assert isinstance(image, cls)
             with fs.open(url, format=image.format_name) as image:
                 assert type(image) is cls
             with fs.open(url, kind="hdf5" if kind == "h5" else "zarr") as image:

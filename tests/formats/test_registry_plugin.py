@@ -78,7 +78,7 @@ def write(url: Path, version: tuple[int, int] = (2, 3)) -> None:
 def test_a_format_from_outside_opens(tmp_path: Path, name: str) -> None:
     write(tmp_path / name)
     with fs.open(tmp_path / name) as toy:
-        assert type(toy) is Toy
+        assert isinstance(toy, Toy)
         np.testing.assert_array_equal(toy.numbers, range(5))
         assert repr(toy).endswith(", V)")
     with fs.open(tmp_path / name, format="toy") as toy:

@@ -192,7 +192,7 @@ class TestHeader:
         loaded = nibabel.load(source)
         fs.convert(source, tmp_path / "a.h5")
         with fs.open(tmp_path / "a.h5") as image:
-            lazy = image.to_nibabel()
+            lazy: Any = image.to_nibabel()
             assert type(lazy) is nibabel.Nifti1Image
             assert lazy.header.get_xyzt_units() == loaded.header.get_xyzt_units()
             assert lazy.header.get_zooms() == loaded.header.get_zooms()
@@ -215,7 +215,7 @@ class TestHeader:
         fs.convert(tmp_path / "a.nii", tmp_path / "a.h5")
         with fs.open(tmp_path / "a.h5") as stored:
             assert stored.tr == time
-            lazy = stored.to_nibabel()
+            lazy: Any = stored.to_nibabel()
             np.testing.assert_allclose(
                 lazy.affine, np.diag([2 * factor, 3 * factor, 4 * factor, 1])
             )

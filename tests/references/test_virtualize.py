@@ -319,7 +319,7 @@ def test_images(tmp_path: Path, codec: str, access: str) -> None:
     report = virtualize(tmp_path / "a.h5")
     assert report.target == str(tmp_path / "a.h5.refs.json")
     with fs.open(report.target) as image:
-        assert type(image) is fs.NeuroVec
+        assert isinstance(image, fs.NeuroVec)
         np.testing.assert_array_equal(np.asarray(image), DATA * np.float32(0.5) + 1)
         np.testing.assert_array_equal(image[3, 4, 5], DATA[3, 4, 5] * np.float32(0.5) + 1)
         assert image.compute_digest() == image.digest

@@ -280,6 +280,7 @@ def test_every_region_comes_from_the_cheaper_copy(
         }
         counting.reset()
         plan = image.plan[region]
+        assert plan.copy is not None
         np.testing.assert_array_equal(image[region], VALUES[region])
         counts = {path: counting.counts[path].chunks_fetched for path in PATHS}
         other = next(path for path in PATHS if path != plan.copy)

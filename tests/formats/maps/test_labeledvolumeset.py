@@ -427,7 +427,7 @@ def test_what_is_not_known_survives_a_change(tmp_path: Path, kind: str) -> None:
         extra = root.create_group("extra", {"by": "others"})
         spec = root.array("voxels").spec
         extra.create_array("again", spec, {"unit": "1"}).write(None, maps_voxels())
-    maps = fs.open(maps.url)
+    maps = fs.LabeledVolumeSet.open(maps.url)
     maps.add("new", A)
     with open_store(maps.url) as store:
         assert store.root.read_attributes()["study"] == "me"

@@ -468,7 +468,7 @@ def test_pickle_close_and_formats(
     for made in (scan, summary, multi):
         again = pickle.loads(pickle.dumps(made))
         assert repr(again) == repr(made)
-        assert type(fs.open(made.url)) is type(made)
+        assert isinstance(fs.open(made.url), type(made))
         assert fs.open(made.url, format=made.format_name).url == made.url
         assert again.parcellation.same_as(made.parcellation)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(scan))[...], INSIDE)
@@ -687,7 +687,7 @@ def test_concatenating(multi: ParcellatedMultiScan) -> None:
 
 def state(url: str) -> Any:
     """All that a reader sees of a store."""
-    with fs.open(url) as found:
+    with ParcellatedMultiScan.open(url) as found:
         return {name: np.nan_to_num(found[name].to_numpy()).tolist() for name in found}
 
 
