@@ -83,7 +83,7 @@ class AnyFormat(StoredObject):
         ) -> Any:
             """Read a part: see `fmristore.NeuroVec.read`."""
 
-        def series(self, *args: Any, **kwargs: Any) -> AnyArray:
+        def series(self, *args: Any, **kwargs: Any) -> Any:
             """Series of voxels, or of parcels: see `fmristore.NeuroVec.series`."""
 
         def to_numpy(self, *, dtype: DTypeLike | None = None) -> AnyArray:

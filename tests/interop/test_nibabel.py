@@ -151,7 +151,7 @@ class TestHeader:
         loaded = nibabel.load(source)
         fs.convert(source, tmp_path / f"run.{kind}")
         with fs.open(tmp_path / f"run.{kind}") as image:
-            lazy = image.to_nibabel()
+            lazy: Any = image.to_nibabel()
             assert type(lazy) is type(loaded)
             assert_array_equal(lazy.affine, loaded.affine)
             assert lazy.shape == loaded.shape
