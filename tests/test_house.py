@@ -329,3 +329,12 @@ def wrong_parameters(path: Path) -> list[str]:
 
 def test_parameters_are_documented_by_their_names() -> None:
     assert [one for path in modules().values() for one in wrong_parameters(path)] == []
+
+
+def test_architecture_lists_every_folder() -> None:
+    page = Path(__file__).parents[1] / "ARCHITECTURE.md"
+    if not page.is_file():
+        pytest.skip("there is no checkout")
+    text = page.read_text(encoding="utf-8")
+    folders = {path.parent.name for path in modules().values()} - ROOTS.keys()
+    assert [name for name in folders if not re.search(rf"^ +{name}/ ", text, re.MULTILINE)] == []

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import pickle
 import pkgutil
+import typing
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -280,3 +281,17 @@ class TestObjects:
         other.close()
         with pytest.raises(ClosedError):
             other[0]
+
+
+def test_open_is_typed_for_every_format() -> None:
+    """What checkers and editors know: the class by ``format=``, and `AnyFormat` without."""
+    returned = {
+        str(overload.__annotations__.get("format")): str(overload.__annotations__["return"])
+        for overload in typing.get_overloads(fmristore.open)
+    }
+    assert returned.pop("None") == "AnyFormat"
+    assert returned.pop("str") == "StoredObject"
+    own = {info for info in fmristore.formats() if info.cls.__module__.startswith("fmristore.")}
+    assert {name[9:-2]: cls for name, cls in returned.items()} == {
+        info.name: info.cls.__name__ for info in own
+    }

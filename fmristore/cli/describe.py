@@ -7,7 +7,7 @@ from typing import Any
 
 from fmristore.api import open_handle
 from fmristore.formats.base import StoredObject
-from fmristore.formats.r_common import r_writer
+from fmristore.formats.r.common import r_writer
 from fmristore.formats.registry import FORMAT, VERSION, WRITER
 from fmristore.transcoding.tree import Tree, walk
 from fmristore_stores.errors import UnknownFormatError, UnsupportedVersionError

@@ -15,8 +15,8 @@ from fmristore.formats.base import StoredArray, describe_space, plain_number
 from fmristore.formats.fill import Fill, check_fill
 from fmristore.formats.grid import GridView
 from fmristore.formats.matrix import ArrayMatrix, Matrix, chunk_count
-from fmristore.formats.r_arrays import read_present
-from fmristore.formats.r_missing import check_cast
+from fmristore.formats.r.arrays import read_present
+from fmristore.formats.r.missing import check_cast
 from fmristore.formats.voxel_nodes import VoxelNodes
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from fmristore.formats.r_common import R_DATA
+from fmristore.formats.r.common import R_DATA
 from fmristore.planning.layout import AXES, Access, canonical_axes
 from fmristore.planning.pictures import report_html
 from fmristore.transcoding.arrays import ArrayStep, TargetKind, plan_array

@@ -30,8 +30,8 @@ from fmristore.formats.image.replicas import Copies
 from fmristore.formats.matrix import chunk_count
 from fmristore.formats.nodes import read_bytes
 from fmristore.formats.options import Target, store_as
-from fmristore.formats.r_arrays import RArray
-from fmristore.formats.r_missing import check_cast
+from fmristore.formats.r.arrays import RArray
+from fmristore.formats.r.missing import check_cast
 from fmristore.formats.registry import Layout, register
 from fmristore.model.digest import digest_image
 from fmristore.model.scaling import Scaling, make_scaling

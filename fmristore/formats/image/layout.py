@@ -36,7 +36,7 @@ from fmristore.formats.nodes import (
     write_times,
 )
 from fmristore.formats.options import Target
-from fmristore.formats.r_common import link_for_r
+from fmristore.formats.r.common import link_for_r
 from fmristore.formats.registry import NativeLayout
 from fmristore.model.digest import ImageDigest
 from fmristore.model.scaling import Scaling

@@ -8,8 +8,8 @@ from typing import Any
 
 from fmristore.formats.base import StoredArray
 from fmristore.formats.image.layout import ImageContent, ImageOptions, image_spec, write_data
-from fmristore.formats.r_common import RLayout, r_class, r_dtype, r_values, write_r_space
-from fmristore.formats.r_missing import with_missing
+from fmristore.formats.r.common import RLayout, r_class, r_dtype, r_values, write_r_space
+from fmristore.formats.r.missing import with_missing
 from fmristore.formats.registry import StoreView
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.progress import Progress

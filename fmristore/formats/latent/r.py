@@ -16,15 +16,15 @@ from fmristore.formats.latent.layout import (
 )
 from fmristore.formats.matrix import ArrayMatrix, Matrix, SparseMatrix
 from fmristore.formats.new_arrays import write_array, write_plain
-from fmristore.formats.r_arrays import RArray
-from fmristore.formats.r_common import (
+from fmristore.formats.r.arrays import RArray
+from fmristore.formats.r.common import (
     RLayout,
     node_name,
     read_header_space,
     transform_fields,
     write_fields,
 )
-from fmristore.formats.r_missing import with_missing
+from fmristore.formats.r.missing import with_missing
 from fmristore.formats.registry import StoreView
 from fmristore.formats.voxel_nodes import mask_shape
 from fmristore.model.space import NeuroSpace

@@ -18,8 +18,8 @@ from fmristore.formats.fill import Fill
 from fmristore.formats.maps.layout import LabeledContent, MapInputs, read_texts
 from fmristore.formats.matrix import Matrix
 from fmristore.formats.new_arrays import write_array, write_plain, write_texts
-from fmristore.formats.r_arrays import RArray
-from fmristore.formats.r_common import (
+from fmristore.formats.r.arrays import RArray
+from fmristore.formats.r.common import (
     RLayout,
     r_dtype,
     r_values,

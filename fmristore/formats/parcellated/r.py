@@ -27,8 +27,8 @@ from fmristore.formats.parcellated.layout import (
     only_scan,
     read_columns,
 )
-from fmristore.formats.r_arrays import RArray, read_present
-from fmristore.formats.r_common import (
+from fmristore.formats.r.arrays import RArray, read_present
+from fmristore.formats.r.common import (
     R_EXACT,
     RLayout,
     attribute_text,
@@ -40,7 +40,7 @@ from fmristore.formats.r_common import (
     transform_fields,
     write_fields,
 )
-from fmristore.formats.r_missing import with_missing
+from fmristore.formats.r.missing import with_missing
 from fmristore.formats.registry import StoreView
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.indexing import AxisPart, axis_length, bounds

@@ -12,7 +12,7 @@ from fmristore.formats.base import StoredArray
 from fmristore.formats.image.layout import ImageContent, ImageOptions, image_spec
 from fmristore.formats.image.r import RSource, read_r_affine, read_r_run, write_r_run
 from fmristore.formats.new_arrays import write_plain
-from fmristore.formats.r_common import RLayout, node_name, write_r_space
+from fmristore.formats.r.common import RLayout, node_name, write_r_space
 from fmristore.formats.registry import StoreView
 from fmristore.formats.sequence.layout import Runs, SequenceContent, shifted
 from fmristore.planning.progress import Progress

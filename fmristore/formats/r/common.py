@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fmristore.formats.base import StoredArray
 from fmristore.formats.names import decode_name, encode_name
 from fmristore.formats.new_arrays import write_plain
-from fmristore.formats.r_missing import with_missing
+from fmristore.formats.r.missing import with_missing
 from fmristore.formats.registry import Layout, StoreView
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace

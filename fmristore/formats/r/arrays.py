@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from fmristore.formats.base import StoredArray
-from fmristore.formats.r_missing import MISSING, as_float, missing_mask
+from fmristore.formats.r.missing import MISSING, as_float, missing_mask
 from fmristore_stores.chunks.cache import ChunkCache
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import CorruptDataError, LossyError, MetadataError
