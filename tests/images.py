@@ -15,6 +15,7 @@ from typing import Any
 
 import nibabel as untyped_nibabel
 import numpy as np
+import pytest
 
 import fmristore as fs
 from fmristore.planning.layout import Access
@@ -121,7 +122,7 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 
 def run_python(
-    code: str, *arguments: object, timeout: float = 120, **environment: str
+    code: str, *arguments: object, timeout: float = 600, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh interpreter that finds the project, and return what it printed."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "stores"), os.environ.get("PYTHONPATH", "")])
@@ -133,6 +134,17 @@ def run_python(
         timeout=timeout,
         check=False,
     )
+
+
+PEAK = """
+def peak():
+    # Not ru_maxrss, which a child inherits from the process that started it.
+    with open("/proc/self/status") as file:
+        return 1024 * next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+"""
+"""A function for programs that tests start: most bytes of memory that they had so far (Linux)."""
+
+from_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 
 
 def files_below(path: Path) -> Iterator[Path]:

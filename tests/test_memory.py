@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.images import STORES, run_python
+from tests.images import PEAK, STORES, from_proc, run_python
 
 pytestmark = pytest.mark.once
 
@@ -19,7 +18,9 @@ MARGIN = 48 << 20
 SHAPE = (96, 96, 52, 108)
 """As int16 twice the limit, and above limit and margin."""
 
-CODE = """
+CODE = (
+    PEAK
+    + """
 import json, sys
 from pathlib import Path
 import numpy as np
@@ -28,12 +29,6 @@ from fmristore.nifti import make_header
 
 folder, kind, access, limit, *shape = sys.argv[1:]
 folder, limit = Path(folder), int(limit)
-
-
-def peak():
-    # Not ru_maxrss: a child inherits that of the process which started it.
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def write(path, shape):
@@ -63,9 +58,10 @@ write(folder / "large.nii", tuple(map(int, shape)))
 before = peak()
 print(json.dumps([after - before for after in work("large")]))
 """
+)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+@from_proc
 @pytest.mark.parametrize("access", ["time", "volume"])
 @pytest.mark.parametrize("kind", STORES)
 def test_peak(tmp_path: Path, kind: str, access: str) -> None:
@@ -102,7 +98,7 @@ print(json.dumps(grow("large")))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+@from_proc
 @pytest.mark.parametrize("kind", STORES)
 def test_the_peak_does_not_grow_with_the_run(tmp_path: Path, kind: str) -> None:
     """Peaks of a run that is 66 MiB larger differ by no more than the margin."""

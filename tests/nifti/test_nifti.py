@@ -39,6 +39,7 @@ from fmristore_stores.errors import (
     NotFoundError,
     UnknownFormatError,
 )
+from tests.images import PEAK, from_proc
 from tests.nifti_images import (
     DTYPES,
     NUMBERS,
@@ -458,14 +459,15 @@ def test_remote(s3: Any, tmp_path: Path) -> None:
         read_header(s3.url("none.nii.gz"), storage_options=s3.options)
 
 
+@from_proc
 def test_memory_is_bounded(shared_data: Path, tmp_path: Path) -> None:
     """Peak of streaming the run: two blocks of 4 MiB, and at most 12 MiB for all the rest."""
     script = tmp_path / "stream.py"
     script.write_text(
-        "import resource, sys\n"
+        f"{PEAK}\n"
+        "import sys\n"
         "import numpy as np\n"
         "from fmristore.nifti import read_header, stream_volumes\n"
-        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
         "header = read_header(sys.argv[1])\n"
         "before = peak()\n"
         "for block in stream_volumes(header, max_bytes=4 << 20):\n"

@@ -33,8 +33,8 @@ from tests.servers.places import Place
 from tests.servers.proxy import Proxy, Rule, run_proxy
 from tests.servers.stores import azure_connection
 
-QUICK = {"config_kwargs": {"retries": {"total_max_attempts": 2}, "read_timeout": 2}}
-AT_ONCE = {"config_kwargs": {"retries": {"total_max_attempts": 1}, "read_timeout": 2}}
+QUICK = {"config_kwargs": {"retries": {"total_max_attempts": 2}, "read_timeout": 60}}
+AT_ONCE = {"config_kwargs": {"retries": {"total_max_attempts": 1}, "read_timeout": 60}}
 """Options of s3fs that give up soon."""
 
 DATA = np.random.default_rng(0).integers(-(2**15), 2**15, (24, 22, 20, 64)).astype("i2")

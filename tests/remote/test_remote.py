@@ -111,7 +111,7 @@ def proxied(s3_endpoint: str, stored: S3Server) -> Iterator[tuple[Proxy, S3Serve
     with run_proxy(int(s3_endpoint.rpartition(":")[2])) as proxy:
         options = stored.options | {
             "endpoint_url": proxy.url,
-            "config_kwargs": {"retries": {"total_max_attempts": 2}, "read_timeout": 5},
+            "config_kwargs": {"retries": {"total_max_attempts": 2}, "read_timeout": 60},
         }
         yield proxy, S3Server(stored.bucket, options)
 

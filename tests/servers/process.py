@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -41,11 +42,15 @@ def program(name: str, *folders: str, install: str) -> str:
 
 
 def free_port() -> int:
-    """A port of the loopback device that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of the loopback device that nobody listens on.
+
+    None of those that systems give to clients, one of which might get it before the server does.
+    """
+    for port in random.SystemRandom().sample(range(15_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
 def start(

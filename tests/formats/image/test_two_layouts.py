@@ -7,7 +7,6 @@ import json
 import math
 import pickle
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,17 @@ from fmristore_stores.opening import open_store
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.testing.wrappers import CountingStore
-from tests.images import AFFINE, SCALED, STORES, make_values, run_python, store, write_nifti
+from tests.images import (
+    AFFINE,
+    PEAK,
+    SCALED,
+    STORES,
+    from_proc,
+    make_values,
+    run_python,
+    store,
+    write_nifti,
+)
 
 SHAPE = (24, 20, 18, 60)
 VALUES = make_values(SHAPE)
@@ -740,7 +749,9 @@ LIMIT = 48 << 20
 MARGIN = 48 << 20
 """For chunks being decoded and encoded on each worker, and for what malloc keeps in between."""
 
-CODE = """
+CODE = (
+    PEAK
+    + """
 import sys
 from pathlib import Path
 import numpy as np
@@ -748,11 +759,6 @@ import fmristore as fs
 from fmristore.nifti import make_header
 
 kind, limit, what, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
-
-
-def peak():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def make(place, shape):
@@ -788,9 +794,10 @@ else:
     work(folder / "large")
     print(peak() - before)
 """
+)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+@from_proc
 def test_memory(tmp_path: Path, kind: str) -> None:
     taken = {}
     for what in ("make", "convert", "transcode", "verify", "export"):

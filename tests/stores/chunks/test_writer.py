@@ -33,6 +33,7 @@ from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout
 from fmristore_stores.testing.memory import MemoryStore
 from fmristore_stores.testing.wrappers import CountingStore
 from fmristore_stores.zarr.store import ZarrStore
+from tests.images import PEAK, from_proc
 
 SHAPE = (7, 9, 10)
 CHUNKS = (3, 4, 5)
@@ -262,18 +263,16 @@ def test_a_failing_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not list((tmp_path / "a.zarr").rglob("*.partial"))
 
 
+@from_proc
 def test_memory_stays_near_the_values(tmp_path: Path) -> None:
     """In a process of its own: 64 MiB in shards of 4 MiB, and an array of very many chunks."""
     code = """
-    import resource, sys
+    import sys
     import numpy as np
     from fmristore_stores.codecs import pipeline as codecs
     from fmristore_stores.publishing.publish import create_store
     from fmristore_stores.spec import ArraySpec, ChunkLayout
     from fmristore_stores.chunks.writer import write
-
-    def peak():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def store(name, shape, chunks, shards):
         layout = ChunkLayout(chunks=chunks, shards=shards)
@@ -291,11 +290,11 @@ def test_memory_stays_near_the_values(tmp_path: Path) -> None:
     print((peak() - before) >> 20)
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)],
+        [sys.executable, "-c", PEAK + textwrap.dedent(code), str(tmp_path)],
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
         env={"PYTHONPATH": ":".join(sys.path), "PATH": "", "FMRISTORE_WORKERS": "2"},
     )
     assert done.returncode == 0, done.stderr
