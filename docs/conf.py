@@ -24,7 +24,7 @@ copyright = "2026, the fmristore developers"  # noqa: A001 - Sphinx calls it so
 version = release = fmristore.__version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
@@ -37,6 +37,14 @@ nitpicky = False
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+
+# Pages that are notebooks are run where nothing lies, and what they print to stderr is a warning.
+nb_execution_mode = "auto"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
+nb_output_stderr = "remove-warn"
+nb_merge_streams = True
 
 autosummary_generate = True
 autodoc_typehints = "none"
@@ -91,6 +99,13 @@ def _mend_links(app: Any, page: str, source: list[str]) -> None:
         source[0] = (HERE.parent / _SHOWN[page]).read_text(encoding="utf-8")
     # GitHub draws these pictures, Sphinx does not; the text says the same.
     source[0] = re.sub(r"```mermaid\n.*?```\n", "", source[0], flags=re.DOTALL)
+    if source[0].startswith("---\njupytext:"):
+        link = (
+            "\n\n{nb-download}`Download as a notebook <" + posixpath.basename(page) + ".ipynb>`\n"
+        )
+        source[0] = re.sub(
+            r"^# .*$", lambda title: title[0] + link, source[0], count=1, flags=re.MULTILINE
+        )
     source[0] = re.sub(
         r"<!-- output[^>]* -->\n+```text\n", "```{code-block} text\n:class: output\n\n", source[0]
     )

@@ -8,6 +8,9 @@ stands before a block where something else is meant:
   what varies;
 - ``<!-- output, values vary -->``: the same, but numbers and digests may be others.
 
+Cells of pages that are notebooks are run in the same way, without Jupyter; what they show is made
+when the site is built. A cell with the tag ``parameters`` says which files the page is about.
+
 ``python -m tests.project.blocks PAGE --pictures FOLDER`` runs one page and keeps the pictures that
 it drew.
 """
@@ -15,6 +18,7 @@ it drew.
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import doctest
 import io
@@ -40,16 +44,17 @@ import fmristore as fs
 from fmristore.cli import app
 from fmristore.demo import make_dataset
 
-__all__ = ["FROM_NOTHING", "Block", "blocks_of", "make_folder", "run_page", "use_bucket"]
+__all__ = ["Block", "blocks_of", "make_folder", "makes_its_data", "run_page", "use_bucket"]
 
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>output|output, values vary|not run: [^\n]+?) -->\n+)?"
-    r"^```(?P<kind>\w*)[^\n]*\n(?P<text>.*?)^```$",
+    r"^```(?P<cell>\{code-cell\} )?(?P<kind>\w*)[^\n]*\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
+_OPTIONS = re.compile(r"\A(?:---\n.*?^---\n|(?::[^\n]*\n)+)", re.MULTILINE | re.DOTALL)
+"""Options of a cell, before its code."""
+
 _RUN = ("python", "sh")
-FROM_NOTHING = ("tutorial.md",)
-"""Pages that make their own data; the others find what `make_folder` makes."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ class Block:
     output: str | None = None
     not_run: str | None = None
     values_vary: bool = False
+    cell: bool = False
+    parameters: bool = False
 
 
 def blocks_of(page: Path) -> list[Block]:
@@ -76,8 +83,23 @@ def blocks_of(page: Path) -> list[Block]:
             found[-1] = replace(found[-1], output=match["text"], values_vary="vary" in mark)
         elif kind in _RUN:
             reason = mark.removeprefix("not run: ") if mark else None
-            found.append(Block(kind, match["text"], line, not_run=reason))
+            found.append(_block(match, line, reason))
     return found
+
+
+def _block(match: re.Match[str], line: int, reason: str | None) -> Block:
+    """Make a block of code, without the options of a notebook's cell."""
+    text, cell = match["text"], bool(match["cell"])
+    options = _OPTIONS.match(text) if cell else None
+    if options:
+        text, line = text[options.end() :], line + options[0].count("\n")
+    parameters = options is not None and "[parameters]" in options[0]
+    return Block(match["kind"], text, line, not_run=reason, cell=cell, parameters=parameters)
+
+
+def makes_its_data(page: Path) -> bool:
+    """Whether a page begins with nothing: the tutorial and notebooks; others need `make_folder`."""
+    return page.name == "tutorial.md" or any(block.cell for block in blocks_of(page))
 
 
 def make_folder(folder: Path) -> None:
@@ -108,8 +130,17 @@ def make_folder(folder: Path) -> None:
         fs.parcellate(bold, atlas, folder / "parcels.h5", names=names).close()
 
 
-def run_page(page: Path, folder: Path) -> None:
+def run_page(page: Path, folder: Path, parameters: str | None = None) -> None:
     """Run the blocks of a page in a folder, and compare what they print.
+
+    Parameters
+    ----------
+    page : Path
+        Markdown with blocks of code.
+    folder : Path
+        Where they run.
+    parameters : str, optional
+        Code that takes the place of the cell with the tag ``parameters``.
 
     Raises
     ------
@@ -119,7 +150,9 @@ def run_page(page: Path, folder: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "__page__"}
     with contextlib.chdir(folder), _plain_surroundings():
         for block in blocks_of(page):
-            if block.not_run is None:
+            if block.parameters and parameters is not None:
+                exec(parameters, namespace)
+            elif block.not_run is None:
                 _run_block(block, namespace, f"{page.name}:{block.line}")
         for value in list(namespace.values()):
             if isinstance(value, fs.NeuroVol | fs.NeuroVec):
@@ -144,9 +177,12 @@ def _run_block(block: Block, namespace: dict[str, Any], place: str) -> None:
     printed = io.StringIO()
     try:
         if block.kind == "python":
-            code = compile("\n" * (block.line - 1) + block.text, place, "exec")
+            tree = ast.parse("\n" * (block.line - 1) + block.text, place)
+            shown = tree.body.pop() if block.cell and isinstance(tree.body[-1], ast.Expr) else None
             with contextlib.redirect_stdout(printed):
-                exec(code, namespace)
+                exec(compile(tree, place, "exec"), namespace)
+                if isinstance(shown, ast.Expr):
+                    _show(eval(compile(ast.Expression(shown.value), place, "eval"), namespace))
         else:
             printed.write(_run_shell(block.text))
     except Exception as error:
@@ -159,6 +195,12 @@ def _run_block(block: Block, namespace: dict[str, Any], place: str) -> None:
         texts = [re.sub(r"\b[0-9a-f]{64}\b|\d+(\.\d+)*", "#", text) for text in texts]
     same = doctest.OutputChecker().check_output(texts[0], texts[1], flags)
     assert same, f"{place} printed\n{printed.getvalue()}\ninstead of\n{block.output}"
+
+
+def _show(value: Any) -> None:
+    """Print what the last line of a cell gives, and make its HTML, as a notebook does."""
+    getattr(value, "_repr_html_", str)()
+    sys.stdout.write(f"{value}\n")
 
 
 def _run_shell(text: str) -> str:
@@ -221,7 +263,7 @@ def main() -> None:
     host, port = server.get_host_and_port()
     with tempfile.TemporaryDirectory() as work, pytest.MonkeyPatch.context() as monkeypatch:
         use_bucket("lab", f"http://{host}:{port}", monkeypatch)
-        if page.name not in FROM_NOTHING:
+        if not makes_its_data(page):
             make_folder(Path(work))
         run_page(page, Path(work))
         for path in sorted(Path(work).glob("*.png")) if pictures else ():

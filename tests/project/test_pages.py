@@ -12,7 +12,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from fmristore.cli import app
-from tests.project.blocks import FROM_NOTHING, blocks_of, make_folder, run_page, use_bucket
+from tests.project.blocks import blocks_of, make_folder, makes_its_data, run_page, use_bucket
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -38,11 +38,51 @@ def test_page(
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if page.name not in FROM_NOTHING:
+    if not makes_its_data(page):
         shutil.copytree(given, tmp_path, dirs_exist_ok=True)
     if any("s3://" in block.text and block.not_run is None for block in blocks_of(page)):
         use_bucket("lab", request.getfixturevalue("s3_endpoint"), monkeypatch)
     run_page(page, tmp_path)
+
+
+HAXBY = "bold/haxby2001_25mm"
+REAL = {
+    "xarray-dask": f"""
+run, mask = real / "{HAXBY}/sub-1_run-01_bold.nii.gz", real / "{HAXBY}/mask-brain.nii.gz"
+atlas = real / "{HAXBY}/mask-hoc.nii.gz"
+""",
+    "connectivity": """
+run, atlas = real / "bold/pyhrf_subj0/bold.nii.gz", real / "bold/pyhrf_subj0/parcellation.nii.gz"
+names = None
+""",
+    "several-runs": f"""
+runs = {{f"run-{{n}}": real / f"{HAXBY}/sub-1_run-0{{n}}_bold.nii.gz" for n in (1, 2, 3)}}
+atlas = real / "{HAXBY}/mask-hoc.nii.gz"
+""",
+    "maps": """
+import fmristore as fs
+import numpy as np
+maps = {f"sub-{n:02}": real / f"maps/wager2008/con_{n:02}.nii.gz" for n in range(1, 6)}
+with fs.convert(maps["sub-01"], "one.h5") as one:
+    mask, affine = np.isfinite(one[...]), None
+""",
+    "latent": """
+run, mask = real / "bold/pyhrf_subj0/bold.nii.gz", real / "bold/pyhrf_subj0/parcellation.nii.gz"
+""",
+    "training": f"""
+runs = sorted((real / "{HAXBY}").glob("sub-1_run-0[1-3]_bold.nii.gz"))
+""",
+}
+"""What takes the place of the first cell of notebooks, to run them on real images."""
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", REAL)
+def test_notebook_on_real_images(name: str, tmp_path: Path, shared_data: Path) -> None:
+    given = f"from pathlib import Path\nreal = Path({str(shared_data / 'data' / 'real')!r})\n"
+    page = ROOT / "docs" / "how-to" / f"{name}.md"
+    assert any(block.parameters for block in blocks_of(page))
+    run_page(page, tmp_path, given + REAL[name])
 
 
 def test_blocks_that_are_not_run_say_why() -> None:
