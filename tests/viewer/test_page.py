@@ -224,3 +224,43 @@ def test_errors_are_shown(browser: Browser, tmp_path: Path) -> None:
         browser.run("fmristore.page.change({ voxel: [1, 1, 1] })")
         browser.run(SETTLED)
         assert "closed" in browser.run("document.getElementById('problem').textContent")
+
+
+def test_large_slices_of_a_remote_store_are_asked_for(
+    browser: Browser, tmp_path: Path, s3: Any
+) -> None:
+    url = s3.url("bold.zarr")
+    with WRITERS["neurovec"](tmp_path / "a.h5") as bold:
+        bold.save(url, storage_options=s3.options).close()
+    browser.show_as(1200, 900)
+    with fs.view(url, open_browser=False, storage_options=s3.options) as viewer:
+        show(browser, viewer.url)
+        hidden = "document.getElementById('large').hidden"
+        read = (
+            "performance.getEntriesByType('resource').filter(({ name }) => "
+            "name.includes('/plane?')).length"
+        )
+        assert browser.run("fmristore.page.asksAbove") == 32 * 2**20
+        assert browser.run(hidden)
+        assert browser.run("fmristore.page.shown.planes.length") == 3
+
+        browser.run(
+            "(() => { const { page } = fmristore; page.asksAbove = 1; page.allowed.clear(); })()"
+        )
+        before = browser.run(read)
+        browser.run("fmristore.page.openLayer(0)")
+        browser.run(SETTLED)
+        assert not browser.run(hidden)
+        text = browser.run("document.getElementById('large-text').textContent")
+        assert text.startswith("In this layout the first three slices take ")
+        assert text.endswith("B from the server.")
+        assert browser.run(read) == before
+
+        place = "document.getElementById('read-large').getBoundingClientRect()"
+        left, top = browser.run(f"(({{ x, y }}) => [x + 5, y + 5])({place})")
+        browser.click(left, top)
+        browser.run(SETTLED)
+        assert browser.run(hidden)
+        assert browser.run(read) == before + 3
+        assert browser.run("fmristore.page.shown.planes.length") == 3
+    assert browser.problems == []

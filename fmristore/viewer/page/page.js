@@ -10,6 +10,7 @@ fmristore.Page = class {
     this.planes = new Map();
     this.running = null;
     this.allowed = new Set();
+    this.asksAbove = 32 * 2 ** 20; // bytes of the first slices of a remote store
     this.$ = (id) => document.getElementById(id);
   }
 
@@ -100,7 +101,7 @@ fmristore.Page = class {
     if (this.allowed.has(layer)) return true;
     const costs = await this.source.costs(layer, voxel, step);
     const bytes = costs.filter(({ name }) => name.startsWith("this slice")).reduce((sum, { fetched }) => sum + (fetched ?? 0), 0);
-    if (bytes <= 32 * 2 ** 20) {
+    if (bytes <= this.asksAbove) {
       this.allowed.add(layer);
       return true;
     }
