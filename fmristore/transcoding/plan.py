@@ -13,8 +13,8 @@ from fmristore.planning.layout import AXES, Access, canonical_axes
 from fmristore.planning.pictures import report_html
 from fmristore.transcoding.arrays import ArrayStep, TargetKind, plan_array
 from fmristore.transcoding.attributes import TypedNodes, read_typed_nodes
-from fmristore.transcoding.copies import arrange, named_replicas
 from fmristore.transcoding.fill_values import for_target
+from fmristore.transcoding.replicas import arrange, named_replicas
 from fmristore.transcoding.tree import LINKS, Tree, walk
 from fmristore_stores.errors import InvalidInputError, LossyError
 from fmristore_stores.grid import grid_shape

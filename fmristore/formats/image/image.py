@@ -26,7 +26,7 @@ from fmristore.formats.base import (
 from fmristore.formats.grid import GridView
 from fmristore.formats.image.layout import COLORS, ImageContent, ImageLayout, image_options
 from fmristore.formats.image.r import RImageLayout
-from fmristore.formats.image.replicas import Copies
+from fmristore.formats.image.replicas import Replicas
 from fmristore.formats.matrix import chunk_count
 from fmristore.formats.nodes import read_bytes
 from fmristore.formats.options import Target, store_as
@@ -156,7 +156,7 @@ class DenseImage(GridView):
             handle, self._content.data, dims=self._content.dims
         )
         copies = [StoredArray(handle, path, is_copy=True) for path in self._content.copies]
-        self._copies = Copies([self._data, *copies])
+        self._replicas = Replicas([self._data, *copies])
         self._spec = self._data.reader.spec
         self._attributes = self._data.attributes
 
@@ -188,7 +188,7 @@ class DenseImage(GridView):
 
         For going through it once: it keeps no decoded chunks.
         """
-        return self._copies.for_volumes.streaming_reader()
+        return self._replicas.for_volumes.streaming_reader()
 
     @property
     def stored_dtype(self) -> np.dtype[Any]:
@@ -232,7 +232,7 @@ class DenseImage(GridView):
     @property
     def primary_arrays(self) -> tuple[StoredArray, ...]:
         """Docstring inherited."""
-        return self._copies.arrays
+        return self._replicas.arrays
 
     def describe(self) -> dict[str, Any]:
         """Docstring inherited."""
@@ -277,7 +277,7 @@ class DenseImage(GridView):
         inside = self._inside(points)
         timed = "t" in self.axes
         wanted_times = bounds(times)
-        array = self._copies.for_voxels(inside, wanted_times) if timed else self._data
+        array = self._replicas.for_voxels(inside, wanted_times) if timed else self._data
         reader = array.stored.reader if raw else array.reader
         spec = reader.spec
         others = [d for d in spec.dims if d not in "xyz"]
@@ -325,7 +325,7 @@ class DenseImage(GridView):
         return axis_chunks(self.axes, self.shape, [size[d] for d in self.axes], region)
 
     def _replica_for(self, parts: Mapping[str, AxisPart]) -> StoredArray:
-        return self._copies.for_region({d: bounds(part) for d, part in parts.items()})
+        return self._replicas.for_region({d: bounds(part) for d, part in parts.items()})
 
     def read_into(self, region: Sequence[slice], out: AnyArray, *, raw: bool = False) -> None:
         """Read a region into memory that is there; best if its elements lie as in the chunks.
@@ -374,7 +374,7 @@ class DenseImage(GridView):
         if cached and not self._content.copies:
             return self
         wanted = {d: slice(0, n, 1) for d, n in zip(self.axes, lengths, strict=True)}
-        chosen = self._copies.for_region(wanted)
+        chosen = self._replicas.for_region(wanted)
         array = chosen if cached else chosen.uncached()
         return type(self)(
             self._handle, replace(self._content, data=chosen.path, copies=(), array=array)
@@ -535,7 +535,7 @@ class DenseImage(GridView):
                 node="nifti",
             )
         export_nifti(
-            self._copies.for_volumes.streaming_reader(),
+            self._replicas.for_volumes.streaming_reader(),
             header=header.raw,
             trailer=self.trailer_bytes,
             url=url,

@@ -24,7 +24,7 @@ from fmristore_stores.spec import ArraySpec, Attributes, check_name
 __all__ = [
     "COPIES",
     "COPY_GROUP",
-    "Copies",
+    "Replicas",
     "access_attributes",
     "find_replicas",
     "read_replicas",
@@ -134,7 +134,7 @@ def read_replicas(handle: Handle, data: StoredArray, attributes: Attributes) -> 
     return paths
 
 
-class Copies:
+class Replicas:
     """Arrays that hold the same data, each stored for other reads; mostly a single one.
 
     Parameters

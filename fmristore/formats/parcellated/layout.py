@@ -6,10 +6,11 @@ Scans, summaries and containers of both share their nodes, so all of it is in th
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -296,34 +297,56 @@ class ScanContent:
     arrays: tuple[StoredArray, ...] = ()
 
 
-class ScanTree(Protocol):
-    """Arrangement of parcellated scans in a store; made from a handle alone."""
+class ScanTree(ABC):
+    """Arrangement of parcellated scans in a store; made from a handle alone.
 
-    writable: bool
+    Parameters
+    ----------
+    handle : Handle
+        The store.
+    """
+
+    writable: ClassVar[bool]
     """Whether scans can be added to stores of this kind."""
 
-    def __init__(self, handle: Handle) -> None: ...
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Handle]]:
+        return type(self), (self._handle,)
+
+    def _wrong(self, message: str, node: str = "") -> MetadataError:
+        return MetadataError(message, url=self._handle.locator.url, node=node or None)
+
+    @cached_property
+    def _attributes(self) -> Mapping[str, Any]:
+        return self._handle.store.root.read_attributes()
 
     @property
+    @abstractmethod
     def space(self) -> NeuroSpace:
         """The grid, without time."""
 
     @property
+    @abstractmethod
     def scan_names(self) -> tuple[str, ...]:
         """Names of the scans, in order."""
 
     @property
+    @abstractmethod
     def table(self) -> LabelTable:
         """The parcels, without their voxels."""
 
+    @abstractmethod
     def parcellation(self) -> Parcellation:
         """The parcels and their voxels."""
 
+    @abstractmethod
     def scan(self, name: str) -> ScanContent:
         """Find a scan; no other one is touched."""
 
 
-class OwnTree:
+class OwnTree(ScanTree):
     """Parcellated scans as fmristore stores them.
 
     Parameters
@@ -333,19 +356,6 @@ class OwnTree:
     """
 
     writable = True
-
-    def __init__(self, handle: Handle) -> None:
-        self._handle = handle
-
-    def __reduce__(self) -> tuple[type[OwnTree], tuple[Handle]]:
-        return OwnTree, (self._handle,)
-
-    def _wrong(self, message: str, node: str = "") -> MetadataError:
-        return MetadataError(message, url=self._handle.locator.url, node=node or None)
-
-    @cached_property
-    def _attributes(self) -> Mapping[str, Any]:
-        return self._handle.store.root.read_attributes()
 
     @cached_property
     def scan_names(self) -> tuple[str, ...]:

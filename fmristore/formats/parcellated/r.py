@@ -23,6 +23,7 @@ from fmristore.formats.parcellated.layout import (
     NewScan,
     ScanContent,
     ScanKind,
+    ScanTree,
     no_such_scan,
     only_scan,
     read_columns,
@@ -400,7 +401,7 @@ class RClusters(Matrix):
         return sum_costs(costs)
 
 
-class RTree:
+class RTree(ScanTree):
     """Parcellated scans as the R package arranges them.
 
     Parameters
@@ -410,19 +411,6 @@ class RTree:
     """
 
     writable = False
-
-    def __init__(self, handle: Handle) -> None:
-        self._handle = handle
-
-    def __reduce__(self) -> tuple[type[RTree], tuple[Handle]]:
-        return RTree, (self._handle,)
-
-    def _wrong(self, message: str, node: str = "") -> MetadataError:
-        return MetadataError(message, url=self._handle.locator.url, node=node or None)
-
-    @cached_property
-    def _attributes(self) -> Mapping[str, Any]:
-        return self._handle.store.root.read_attributes()
 
     @property
     def single(self) -> bool:

@@ -1,4 +1,4 @@
-"""Copies of an image's data in a transcode: which are kept, made or left out."""
+"""Replicas of an image's data in a transcode: which are kept, made or left out."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _stored(tree: Tree, attributes: Mapping[str, Attributes]) -> dict[str, Patte
 
 
 def named_replicas(attributes: Attributes, data: str) -> tuple[str, ...]:
-    """Copies that an array names, as `find_replicas`; none if the attribute is damaged."""
+    """Replicas that an array names, as `find_replicas`; none if the attribute is damaged."""
     try:
         return find_replicas(attributes, data)
     except InvalidInputError:
