@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -22,6 +23,14 @@ from benchmarks.report import Report, read_json, short_table, write_json
 from benchmarks.timing import Budget, Contender, Measured, Timing, ratio
 
 pytestmark = pytest.mark.once
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_to_collect() -> None:
+    """Benchmarks look for cycles before each repetition; what other tests left takes long."""
+    gc.collect()
+    gc.freeze()
+
 
 TINY = ["--shape", "12,10,8,20", "--repetitions", "1"]
 

@@ -134,9 +134,17 @@ def test_there_is_nothing(place: Place, kind: str) -> None:
 # Formats -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", MORE)
+@pytest.mark.parametrize(
+    ("server", "name", "kind"),
+    [
+        (server, name, KINDS[(s + n) % 2])
+        for s, server in enumerate(SERVERS)
+        for n, name in enumerate(MORE)
+    ],
+    indirect=["server"],
+)
 def test_every_format_there_and_back(server: Place, name: str, kind: str, tmp_path: Path) -> None:
+    """Each format on each server, in one kind of store; in both kinds on some."""
     make, check_format = FORMATS[name]
     local = str(tmp_path / f"local.{OTHER[kind]}")
     make(local).close()

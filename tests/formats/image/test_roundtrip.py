@@ -33,7 +33,7 @@ from tests.nifti_images import REFUSED, Recipe, content, real_images, recipes
 ALL = list(itertools.product(STORES, LAYOUTS))
 BIG = 15_000_000
 """Bytes of uncompressed images that go through one store and layout each."""
-MIDDLE = 1_000_000
+MIDDLE = 250_000
 """Bytes of those that go through one layout in both stores."""
 ALIKE = re.compile(r"(sub-1_run-|con_)(?!01)")
 """Files that differ from others in nothing but their data."""

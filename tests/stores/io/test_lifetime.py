@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import sys
 from collections.abc import Callable
@@ -51,7 +52,8 @@ def interrupt(action: Callable[[], object], instruction: int) -> tuple[bool, boo
                 raise KeyboardInterrupt
         return trace
 
-    before = sys.gettrace()
+    before, collecting = sys.gettrace(), gc.isenabled()
+    gc.disable()  # what it calls would be interrupted too
     sys.settrace(trace)
     try:
         action()
@@ -59,6 +61,8 @@ def interrupt(action: Callable[[], object], instruction: int) -> tuple[bool, boo
         return True, True
     finally:
         sys.settrace(before)
+        if collecting:
+            gc.enable()
     return left < 0, False
 
 
