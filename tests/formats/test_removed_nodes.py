@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 import fmristore as fs
-from fmristore_stores.errors import FmristoreError
+from fmristore.formats.parcellated import layout as parcellated
+from fmristore_stores.errors import FmristoreError, StorageError
 from fmristore_stores.opening import open_store
 from fmristore_stores.protocol import Group
 from tests.every_format import (
@@ -172,3 +173,28 @@ def test_a_removed_node_is_damage(name: str, kind: str, source: Path, tmp_path: 
                 silent.append(f"{node}: verify says that all is well")
         shutil.rmtree(copy) if copy.is_dir() else copy.unlink()
     assert silent == []
+
+
+def test_nothing_is_missing_of_a_scan_that_was_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that is killed leaves a group in a Zarr store which no list names yet."""
+    path, left = tmp_path / "a.zarr", tmp_path / "b.zarr"
+    fs.ParcellatedMultiScan.create({"rest": RUN}, path, parcellation=LABELS, space=SPACE).close()
+
+    def killed(*_: object) -> None:
+        shutil.copytree(path, left)
+        raise StorageError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parcellated, "write_times", killed)
+        with fs.open(path) as store, pytest.raises(StorageError, match="killed"):
+            store.add_scan("task", RUN)
+    assert (left / "scans" / "task" / "zarr.json").exists()
+    report = fs.verify(left, deep=True)
+    assert report, str(report)
+    with fs.open(left) as store:
+        store.add_scan("task", RUN)
+        assert store.scan_names == ("rest", "task")
+    with open_store(left) as stored:
+        assert "t" in stored.root.group("scans/task").read_attributes()["holds"]

@@ -33,6 +33,7 @@ from fmristore.formats.nodes import (
     read_metadata,
     scaling_attributes,
     space_attributes,
+    with_holds,
     write_affine,
     write_axes,
     write_label,
@@ -205,9 +206,8 @@ def write_scan(
     attributes["time_unit"] = space.time_unit
     if content.statistic is not None:
         attributes["statistic"] = content.statistic
-    present = {"metadata": content.metadata, "nifti": content.header, "t": space.times is not None}
-    attributes |= holds(node for node, there in present.items() if there)
-    group = scans.create_group(encode_name(content.name), attributes | {"coordinates": "scan"})
+    attributes["coordinates"] = "scan"
+    group = scans.create_group(encode_name(content.name), attributes)
     write_label(group, "scan", content.name)
     write_times(group, space, content.data.scaling)
     if content.kind == "summary":
@@ -223,11 +223,13 @@ def write_scan(
     if isinstance(matrix, MemoryMatrix):
         values = matrix.read(*(slice(0, n, 1) for n in matrix.shape))
         write_array(group, "0", spec, values, data_attributes)
-        return
-    array = NewArray(group, "0", spec, data_attributes)
-    for rows, part in matrix_blocks(spec, options.max_memory, share=UNIT_SHARE):
-        array.write((rows, part), matrix.read(rows, part))
-    array.finish()
+    else:
+        array = NewArray(group, "0", spec, data_attributes)
+        for rows, part in matrix_blocks(spec, options.max_memory, share=UNIT_SHARE):
+            array.write((rows, part), matrix.read(rows, part))
+        array.finish()
+    # Last: of a scan that is left unfinished in a Zarr store nothing is missing.
+    group.write_attributes(with_holds(group, attributes))
 
 
 def scan_spec(shape: tuple[int, int], dtype: np.dtype[Any], axis: str, codec: str) -> ArraySpec:
