@@ -187,7 +187,7 @@ def run(options: Options) -> Iterator[Result]:
 
 def _made(folder: Path, kind: Kind) -> list[Sample]:
     folder.mkdir()
-    ended = in_child(partial(kind.make, folder))
+    ended = in_child(partial(kind.make, folder), Limits(seconds=600))
     if ended.how != "returned":
         raise AssertionError(f"samples cannot be made: {ended}")
     samples: list[Sample] = ended.value
