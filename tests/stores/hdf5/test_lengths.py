@@ -186,3 +186,20 @@ def test_long_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(LIMITS, "text", len(_TEXT))
         with pytest.raises(MemoryLimitError, match="are allowed"):
             store.root.array("x").read()
+
+
+def test_attributes_outside_the_header_have_checksums(tmp_path: Path) -> None:
+    """So a claim in them is damage to the library, before it takes memory."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        for number in range(20):
+            file.attrs[f"a{number}"] = _TEXT
+    assert b"FRHP" in path.read_bytes()
+    with HDF5Store(str(path), mode="r") as store:
+        assert len(store.root.read_attributes()) == 20
+    _damage(path, len(_TEXT))
+    with (
+        HDF5Store(str(path), mode="r") as store,
+        pytest.raises(CorruptDataError, match="checksum"),
+    ):
+        store.root.read_attributes()
