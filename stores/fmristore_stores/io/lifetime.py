@@ -221,8 +221,10 @@ class Lifetime:
 
     def release_if_idle(self) -> None:
         """Release everything, unless a read is under way."""
-        if not any(reading() is not None for reading in list(self.readings.values())):
-            self.release()
+        for reading in list(self.readings.values()):  # no generator: dropping one runs code
+            if reading() is not None:
+                return
+        self.release()
 
 
 class Reading:

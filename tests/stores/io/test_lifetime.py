@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import itertools
 import sys
 from collections.abc import Callable
@@ -54,6 +55,8 @@ def interrupt(action: Callable[[], object], instruction: int) -> tuple[bool, boo
 
     before, collecting = sys.gettrace(), gc.isenabled()
     gc.disable()  # what it calls would be interrupted too
+    if (here := inspect.currentframe()) is not None:
+        here.f_trace_opcodes = True  # Python 3.12 counts instructions only if it knows beforehand
     sys.settrace(trace)
     try:
         action()

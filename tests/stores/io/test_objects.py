@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -109,7 +110,12 @@ def test_names_of_stores_mean_themselves(place: tuple[str, Mapping[str, Any]]) -
 def test_a_store_that_is_the_content_of_an_archive(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "run.zarr"
     fill(str(folder), NAMES, {})
-    shutil.make_archive(str(tmp_path / "run"), kind, folder)
+    if kind == "tar":  # fsspec before 2026.9 does not read names that begin with "./"
+        with tarfile.open(tmp_path / "run.tar", "w") as archive:
+            for path in sorted(folder.iterdir()):
+                archive.add(path, path.name)
+    else:
+        shutil.make_archive(str(tmp_path / "run"), kind, folder)
     check(f"{kind}://::{tmp_path}/run.{kind}", NAMES, {})
 
 
