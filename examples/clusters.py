@@ -1,4 +1,4 @@
-"""Many runs on a cluster of dask, here two processes of this machine; a restart goes on.
+"""Many runs on a cluster of dask, here two processes of this machine; and one store by all of them.
 
 pip install "fmristore[dask]"
 """
@@ -9,6 +9,7 @@ import pickle
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from distributed import Client, LocalCluster
 
 import fmristore as fs
@@ -31,6 +32,13 @@ def main() -> None:
             print(str(report).replace(name, "..."))
             again = fs.map_runs(fs.convert, pairs, executor=client, journal=f"{name}/journal.jsonl")
             print(str(again).splitlines()[0])
+
+            # One store by all of them: each worker writes whole shards, and it appears at once.
+            place, affine = f"{name}/one.ome.zarr", np.eye(4)
+            with fs.reserve(place, shape=(16, 18, 12, 40), dtype="f4", space=affine) as new:
+                new.fill(f"{name}/run-0.h5", executor=client)
+                with new.publish(executor=client) as one, fs.open(f"{name}/run-0.h5") as run:
+                    print("one store by many: equal", np.array_equal(one[...], run[...]))
         print("bytes that came back from each:", [len(pickle.dumps(one)) for one in report])
 
 

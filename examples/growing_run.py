@@ -13,8 +13,8 @@ import numpy as np
 import fmristore as fs
 from fmristore.demo import make_run
 
-BLOCK = 8
-"""Volumes that come at a time."""
+BLOCK = 4
+"""Volumes that come at a time; one TR after the other would be 1."""
 
 
 def main(source: str | None = None) -> None:
@@ -35,8 +35,8 @@ def main(source: str | None = None) -> None:
             with fs.open(scan) as run:  # another process may do this
                 print(f"{count} volumes, the last one has the mean {run[..., -1].mean():.1f}")
 
-        with fs.NeuroVec.create(scan, folder / "bold.h5", access="time") as run:
-            print("equal:", np.array_equal(run[...], values))
+        with fs.NeuroVec.open(scan) as growing, growing.finish(access="time") as run:
+            print(f"finished for {run.access}; equal:", np.array_equal(run[...], values))
 
 
 if __name__ == "__main__":

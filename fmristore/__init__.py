@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fmristore.bids import Collection, convert_bids
     from fmristore.formats.any_format import AnyFormat
     from fmristore.formats.catalogue import formats
+    from fmristore.formats.image.growing import append
     from fmristore.formats.image.image import NeuroVec, NeuroVol
     from fmristore.formats.latent.latent import LatentNeuroVec
     from fmristore.formats.maps.maps import LabeledVolumeSet
@@ -29,9 +30,8 @@ if TYPE_CHECKING:
     from fmristore.formats.parcellated.multiscan import ParcellatedMultiScan
     from fmristore.formats.parcellated.scan import ParcellatedScan
     from fmristore.formats.parcellated.summary import ParcellatedScanSummary
-    from fmristore.formats.sequence.growing import append
     from fmristore.formats.sequence.sequence import NeuroVecSeq
-    from fmristore.many import RunsReport, map_runs
+    from fmristore.many import Reserved, RunsReport, map_runs, reserve
     from fmristore.model.space import NeuroSpace
     from fmristore.planning.layout import plan_layout
     from fmristore.planning.options import LayoutOptions, StoreOptions, WriteOptions
@@ -56,6 +56,7 @@ __all__ = [
     "ParcellatedScan",
     "ParcellatedScanSummary",
     "Parcellation",
+    "Reserved",
     "RunsReport",
     "StoreOptions",
     "WriteOptions",
@@ -70,6 +71,7 @@ __all__ = [
     "parcellate",
     "plan_layout",
     "register",
+    "reserve",
     "transcode",
     "verify",
     "view",
@@ -91,10 +93,11 @@ _HOME = {
     "ParcellatedScan": "fmristore.formats.parcellated.scan",
     "ParcellatedScanSummary": "fmristore.formats.parcellated.summary",
     "Parcellation": "fmristore.sources.parcellation",
+    "Reserved": "fmristore.many",
     "RunsReport": "fmristore.many",
     "StoreOptions": "fmristore.planning.options",
     "WriteOptions": "fmristore.planning.options",
-    "append": "fmristore.formats.sequence.growing",
+    "append": "fmristore.formats.image.growing",
     "convert": "fmristore.api",
     "convert_bids": "fmristore.bids",
     "map_runs": "fmristore.many",
@@ -102,6 +105,7 @@ _HOME = {
     "parcellate": "fmristore.api",
     "plan_layout": "fmristore.planning.layout",
     "register": "fmristore.backends.nibabel",
+    "reserve": "fmristore.many",
     "transcode": "fmristore.transcoding",
     "verify": "fmristore.verification",
     "view": "fmristore.viewer",

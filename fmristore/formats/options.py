@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -13,7 +13,9 @@ from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
 from fmristore_stores.io.location import Kind, kind_of_name, normalise
 from fmristore_stores.opening import Handle, locate
+from fmristore_stores.protocol import Store
 from fmristore_stores.publishing.publish import create_store
+from fmristore_stores.publishing.turns import Turn
 
 __all__ = ["MatrixOptions", "Target", "store_as"]
 
@@ -109,7 +111,16 @@ class Target:
         return MatrixOptions(codec=self.codec, max_memory=self.max_memory, fill=fill)
 
 
-def store_as(cls: type[Stored], target: Target, content: Any, options: Any) -> Stored:
+def store_as(
+    cls: type[Stored],
+    target: Target,
+    content: Any,
+    options: Any,
+    *,
+    check: Callable[[Store], None] | None = None,
+    turn: Turn | None = None,
+    expected: str | None = None,
+) -> Stored:
     """Store content in a layout of its format, and open it.
 
     Parameters
@@ -120,6 +131,8 @@ def store_as(cls: type[Stored], target: Target, content: Any, options: Any) -> S
         New store; it appears when complete.
     content, options : object
         As the layouts of the class take them.
+    check, turn, expected : object, optional
+        As of `fmristore_stores.publishing.publish.create_store`.
 
     Returns
     -------
@@ -131,6 +144,9 @@ def store_as(cls: type[Stored], target: Target, content: Any, options: Any) -> S
         target.url,
         overwrite=target.overwrite,
         storage_options=target.storage_options,
+        check=check,
+        turn=turn,
+        expected=expected,
         variable_text=layout.variable_text,
     ) as store:
         layout.write(store, content, options, progress=target.progress)

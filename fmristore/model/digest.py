@@ -40,6 +40,7 @@ __all__ = [
     "digest_image",
     "digest_values",
     "is_digest",
+    "join_planes",
     "slabs",
 ]
 
@@ -84,10 +85,18 @@ class ImageDigest:
             np.copyto(room, plane)
             self._planes[z].update(room.reshape(-1).view(np.uint8).data)
 
+    def planes(self) -> list[bytes]:
+        """Digests of the planes, of everything taken so far."""
+        return [plane.digest() for plane in self._planes]
+
     def hexdigest(self) -> str:
         """Digest of everything taken so far."""
-        whole = hashlib.sha256(b"".join(plane.digest() for plane in self._planes))
-        return PREFIX + whole.hexdigest()
+        return join_planes(self.planes())
+
+
+def join_planes(planes: Sequence[bytes]) -> str:
+    """Digest of an image by those of its planes (`ImageDigest.planes`), in order of z."""
+    return PREFIX + hashlib.sha256(b"".join(planes)).hexdigest()
 
 
 def slabs(spec: ArraySpec, max_bytes: int) -> Iterator[Region]:

@@ -35,6 +35,7 @@ def edit_store(
     *,
     storage_options: Mapping[str, Any] | None = None,
     check: Callable[[Store], None] | None = None,
+    tidy: bool = True,
 ) -> Iterator[Store]:
     """Open an existing store for a change.
 
@@ -47,6 +48,9 @@ def edit_store(
     check : callable, optional
         Called with the changed store, opened for reading. What it raises leaves an HDF5 file as it
         was; a Zarr store has been changed by then.
+    tidy : bool
+        Look through a local Zarr store for what killed writers left, which takes longer the more
+        files it has.
 
     Yields
     ------
@@ -83,8 +87,11 @@ def edit_store(
         complete_replacement(target, storage_options, turn)
         locator = locate(target, storage_options=storage_options)
         _check_kind(locator)
-        change = _change_zarr if locator.kind == "zarr" else _change_hdf5
-        with change(locator, check, turn) as store:
+        if locator.kind == "zarr":
+            change = _change_zarr(locator, check, turn, tidy=tidy)
+        else:
+            change = _change_hdf5(locator, check, turn)
+        with change as store:
             yield store
 
 
@@ -135,7 +142,7 @@ def _fetch(locator: Locator, path: str) -> None:
 
 @contextlib.contextmanager
 def _change_zarr(
-    locator: Locator, check: Callable[[Store], None] | None, turn: Turn
+    locator: Locator, check: Callable[[Store], None] | None, turn: Turn, *, tidy: bool
 ) -> Iterator[Store]:
     from fmristore_stores.zarr.store import ZarrStore
 
@@ -144,7 +151,8 @@ def _change_zarr(
         fs, path = filesystem(locator.url, locator.options)
     else:
         remove_leftovers(path)
-        remove_inside(path)
+        if tidy:
+            remove_inside(path)
     with ZarrStore(path, mode="r+", url=locator.url, fs=fs) as changed:
         try:
             yield changed

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -30,6 +31,7 @@ __all__ = [
     "ChunkRefs",
     "FetchPolicy",
     "Group",
+    "Growing",
     "RawWrite",
     "Store",
     "TypedAttribute",
@@ -62,6 +64,8 @@ class Capability(enum.Flag):
     """`Group.link` works."""
     TYPED_ATTRIBUTES = enum.auto()
     """Attributes have types that JSON lacks: groups and arrays have `TypedAttributes`."""
+    GROWTH = enum.auto()
+    """The first axis can be lengthened while others read: see `Growing`."""
 
 
 class Child(NamedTuple):
@@ -225,6 +229,27 @@ class RawWrite(Array, Protocol):
             Encoded chunks of the unit, last axis fastest: one where there are no shards. A shard
             at the array's edge has entries for all of its chunks; those outside the array, and
             those that shall read as the fill value, are ``None``.
+        """
+
+
+class Growing(RawWrite, Protocol):
+    """An array whose first axis can be lengthened while others read it."""
+
+    def longer(self, length: int) -> AbstractContextManager[RawWrite]:
+        """Context in which the array has more along its first axis, and may be written there.
+
+        Readers see the longer array when the block has ended, and nothing of it if that raises or
+        the process is killed: what was written is in the files before the shape is.
+
+        Parameters
+        ----------
+        length : int
+            Of the first axis; not less than it has, and whole units of what it has are full.
+
+        Raises
+        ------
+        InvalidInputError
+            If the last unit along the first axis is not full, or the array would be shorter.
         """
 
 

@@ -365,6 +365,32 @@ def _changing_runs(kind: str) -> Iterator[Operation]:
     yield Operation(f"add_run {kind}", target, prepare, add, before, {**before, "more": RUN + 1})
 
 
+def _growing() -> Iterator[Operation]:
+    before, after = {"": RUN[..., :8]}, {"": RUN[..., :9]}
+
+    def begin(folder: Path) -> None:
+        fs.append(RUN[..., :8], folder / "x.zarr", space=GRID, tr=1.5)
+
+    def append(folder: Path) -> None:
+        fs.append(RUN[..., 8], folder / "x.zarr")
+
+    def finish(folder: Path, name: str | None = None, **options: Any) -> None:
+        with fs.NeuroVec.open(folder / "x.zarr") as run:
+            run.finish(None if name is None else folder / name, **options).close()
+
+    def change(folder: Path) -> None:  # so that what is there after differs from before
+        begin(folder)
+        _make(_vec, "x.h5", RUN, folder)
+
+    yield Operation("append: begin", "x.zarr", _nothing, begin, None, before, bounded=False)
+    yield Operation("append", "x.zarr", begin, append, before, after, bounded=False)
+    yield Operation("finish", "x.zarr", begin, finish, before, before)
+    yield Operation(
+        "finish h5", "x.h5", change, partial(finish, name="x.h5", overwrite=True),
+        {"": RUN}, before, again=True,
+    )  # fmt: skip
+
+
 def _changing_maps(kind: str) -> Iterator[Operation]:
     target = f"x.{kind}"
     before = _stacked(RUN)
@@ -456,6 +482,7 @@ def _all() -> Iterator[Operation]:
         yield from _changing_runs(kind)
         yield from _changing_maps(kind)
         yield from _summarising(kind)
+    yield from _growing()
     yield from _exporting()
     yield from _others()
 

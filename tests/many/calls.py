@@ -29,3 +29,16 @@ def die(number: int) -> str:
 def mean_of(stored: Any, offset: float = 0.0) -> float:
     """Mean of a stored object."""
     return float(np.asarray(stored).mean()) + offset
+
+
+def ramp(region: tuple[slice, ...]) -> Any:
+    """Values of a region of a made-up run: they say where they lie."""
+    x, y, z, t = np.ogrid[region]
+    return (1000 * t + 100 * z + 10 * y + x).astype(np.int16)
+
+
+def ramp_but_one(region: tuple[slice, ...]) -> Any:
+    """As `ramp`, and an error for one region."""
+    if region[3].start == 5:
+        raise InvalidInputError("this one is refused")
+    return ramp(region)

@@ -14,6 +14,7 @@ import pytest
 
 import fmristore as fs
 from fmristore.many import Outcome
+from fmristore.planning import layout
 from fmristore_stores.errors import (
     DependencyError,
     InvalidInputError,
@@ -289,7 +290,7 @@ class TestRestart:
             assert [one.state for one in report] == [state] * 2
 
 
-def test_a_dask_cluster_of_two_processes(tmp_path: Path) -> None:
+def test_a_dask_cluster_of_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distributed = pytest.importorskip("distributed")
     import dask
 
@@ -312,10 +313,21 @@ def test_a_dask_cluster_of_two_processes(tmp_path: Path) -> None:
         pids = set(client.run(os.getpid).values())
         again = fs.map_runs(fs.convert, runs, executor=client, journal=journal)
         means = fs.Collection(tmp_path).map(calls.mean_of, executor=client, offset=1.0)
+        monkeypatch.setattr(layout, "shard_shape", lambda _, chunks, __: (5, *chunks[1:]))
+        shape = (6, 5, 4, 18)
+        with fs.reserve(
+            tmp_path / "one.zarr", shape=shape, dtype="i2", space=np.eye(4), access="volume"
+        ) as new:
+            filled = new.fill(calls.ramp, executor=client)
+            with new.publish(executor=client) as run:
+                whole = calls.ramp(tuple(slice(0, n, 1) for n in shape))
+                np.testing.assert_array_equal(run[...], whole)
+                assert run.digest == run.compute_digest()
     assert len(pids | {os.getpid()}) == 3
     assert [one.state for one in report] == ["done", "done", "failed", "done"]
     assert [one.state for one in again] == ["unchanged", "unchanged", "failed", "unchanged"]
-    assert max(len(pickle.dumps(one)) for one in (*report, *means)) < 4000
+    assert len(filled) == 4
+    assert max(len(pickle.dumps(one)) for one in (*report, *means, *filled)) < 4000
     for number in (0, 1, 3):
         values = make_values((3, 4, 2, 5), seed=number)
         assert means.results[f"run-{number}.h5"] == values.mean() + 1

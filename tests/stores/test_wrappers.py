@@ -84,7 +84,7 @@ def test_missing_capabilities_are_refused() -> None:
 def test_read_only_leaves_the_store_inside_writable(chunked: Store) -> None:
     store = ReadOnlyStore(chunked)
     array = store.root.array("a")
-    writing = Capability.WRITE | Capability.RAW_WRITE
+    writing = Capability.WRITE | Capability.RAW_WRITE | Capability.GROWTH
     assert store.capabilities == chunked.capabilities & ~writing
     assert array.capabilities == chunked.root.array("a").capabilities & ~writing
     with pytest.raises(ReadOnlyError):

@@ -49,13 +49,14 @@ from fmristore.sources.images import Block, ImageSource
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import (
     FmristoreError,
+    FormatError,
     InvalidInputError,
     LossyError,
     MetadataError,
     SelectionError,
 )
 from fmristore_stores.io.ranges import ReadCost
-from fmristore_stores.opening import Handle
+from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import ArraySpec
 
@@ -150,12 +151,14 @@ class DenseImage(GridView):
 
     def __init__(self, handle: Handle, content: ImageContent | None = None) -> None:
         super().__init__(handle)
-        self._content: ImageContent = self.layouts[0].read(handle) if content is None else content
-        kind = RArray if self._content.of_r else StoredArray
-        self._data = self._content.array or kind(
-            handle, self._content.data, dims=self._content.dims
-        )
-        copies = [StoredArray(handle, path, is_copy=True) for path in self._content.copies]
+        self._take(self.layouts[0].read(handle) if content is None else content)
+
+    def _take(self, content: ImageContent) -> None:
+        """Become the image whose content is given, in the store of the handle."""
+        self._content, handle = content, self._handle
+        kind = RArray if content.of_r else StoredArray
+        self._data = content.array or kind(handle, content.data, dims=content.dims)
+        copies = [StoredArray(handle, path, is_copy=True) for path in content.copies]
         self._replicas = Replicas([self._data, *copies])
         self._spec = self._data.reader.spec
         self._attributes = self._data.attributes
@@ -428,7 +431,7 @@ class DenseImage(GridView):
                     url=self.url,
                     node=self._content.header,
                 )
-            return found
+            return self._grown_header(found) if self._content.growing else found
         from fmristore.nifti import make_header
 
         scaling = self._content.scaling
@@ -440,6 +443,17 @@ class DenseImage(GridView):
             slope=float(scaling.slope),
             inter=float(scaling.inter),
         )
+
+    def _grown_header(self, first: bytes) -> bytes:
+        """Header of all volumes by that of the first ones."""
+        from fmristore.nifti import fit_header
+
+        try:
+            return fit_header(first, self.space, self._spec.dtype)
+        except FormatError as error:
+            raise MetadataError(
+                f"the stored NIfTI header is damaged: {error.message}", url=self.url, node="nifti"
+            ) from error
 
     @cached_property
     def trailer_bytes(self) -> bytes:
@@ -676,3 +690,76 @@ class NeuroVec(DenseImage):
 
     axes = ("x", "y", "z", "t")
     layouts = (ImageLayout("neurovec", axes), RImageLayout(4))
+
+    # While it is acquired -------------------------------------------------------------------
+
+    @property
+    def growing(self) -> bool:
+        """Whether volumes may be appended: it was begun by `fmristore.append`, not finished."""
+        return self._content.growing
+
+    def append(
+        self,
+        volumes: Any,
+        *,
+        space: NeuroSpace | AnyArray | None = None,
+        tr: float | None = None,
+    ) -> int:
+        """Append volumes to a run that is being acquired; this object then has them.
+
+        Parameters
+        ----------
+        volumes, space, tr
+            As of `fmristore.append`.
+
+        Returns
+        -------
+        int
+            Volumes that the run has now; they can be read whatever happens to this process.
+
+        Raises
+        ------
+        InvalidInputError
+            If the volumes do not fit, or the run is none that grows.
+        StorageError
+            If writing fails. The run has the volumes then that it had before.
+        """
+        from fmristore.formats.image.growing import append
+
+        old = self._handle.locator
+        count = append(volumes, old.url, space=space, tr=tr, storage_options=old.options)
+        self._handle = Handle(locate(old.url, kind=old.kind, storage_options=old.options))
+        self._take(self.layouts[0].read(self._handle))
+        for name in ("header_bytes", "trailer_bytes"):
+            self.__dict__.pop(name, None)
+        return count
+
+    @takes(LayoutOptions)
+    def finish(
+        self, url: str | os.PathLike[str] | None = None, **options: Unpack[LayoutOptions]
+    ) -> NeuroVec:
+        """Close a run that was acquired into its final layout.
+
+        Parameters
+        ----------
+        url : str or path, optional
+            New store, ``.h5`` or ``.zarr``. By default the run takes the place of the growing one.
+        **options
+            `LayoutOptions`.
+
+        Returns
+        -------
+        NeuroVec
+            The finished run, opened. Until it is complete and its values were read back, the
+            growing run stays; at another `url` it stays then as well.
+
+        Raises
+        ------
+        InvalidInputError
+            If the run is none that grows.
+        StorageError
+            If writing fails, or what was written is not equal to the growing run.
+        """
+        from fmristore.formats.image.growing import finish
+
+        return finish(self._handle.locator, url, options)

@@ -68,18 +68,25 @@ from fmristore_stores.spec import ArraySpec, is_string
 
 __all__ = [
     "COLORS",
+    "GROWING",
     "ImageContent",
     "ImageLayout",
     "ImageOptions",
+    "Window",
     "Written",
+    "finish_image",
     "image_options",
     "image_spec",
     "image_specs",
     "read_content",
     "write_data",
+    "write_frame",
     "write_image",
     "write_run",
 ]
+
+GROWING = "growing"
+"""Attribute of the root of a run that is being acquired; absent when it is finished."""
 
 _BLOCK_BYTES = 32 * 1024 * 1024
 
@@ -160,10 +167,55 @@ def write_image(
     MemoryLimitError
         If not even one write unit fits the limit.
     """
-    group, space = store.root, source.space
-    write_affine(group, space)
+    write_affine(store.root, source.space)
     name = image_name(store.url)
-    attributes = write_run(group, source, options, store.capabilities, name=name, progress=progress)
+    attributes = write_run(
+        store.root, source, options, store.capabilities, name=name, progress=progress
+    )
+    _finish_root(store, source, attributes)
+
+
+def write_frame(group: Group, source: ImageSource) -> None:
+    """Write the grid of an image into an empty group; its array comes next."""
+    write_affine(group, source.space)
+    _write_axes(group, source, source.scaling)
+
+
+def finish_image(
+    store: Store,
+    source: ImageSource,
+    options: ImageOptions,
+    *,
+    digest: str,
+    limits: tuple[float, float] | None,
+) -> None:
+    """Write what is left of an image whose grid and array were written otherwise.
+
+    Parameters
+    ----------
+    store : Store
+        Writable; its root has what `write_frame` writes, and the array ``0``.
+    source : ImageSource
+        Its header and metadata are written, and what its grid and scaling say.
+    options : ImageOptions
+        How the array was laid out.
+    digest : str
+        Of the values that are there.
+    limits : (float, float), optional
+        Smallest and largest finite stored value.
+    """
+    array = store.root.array("0")
+    dims = array.spec.dims
+    access = access_attributes(access_patterns(options.access, dims))[0]
+    scaling = scaling_attributes(source.scaling)
+    array.write_attributes(scaling | access | {"digest": digest})
+    name = image_name(store.url)
+    _finish_root(store, source, _describe(store.root, source, dims, "0", limits, name=name))
+
+
+def _finish_root(store: Store, source: ImageSource, attributes: dict[str, Any]) -> None:
+    """Write the attributes of an image that is the root group of a store."""
+    group, space = store.root, source.space
     attributes |= format_attributes("neurovol" if space.time_points is None else "neurovec")
     attributes |= space_attributes(space)
     attributes = with_holds(group, attributes)
@@ -220,17 +272,28 @@ def write_run(
     )
     for one, access in zip((array, *copies), access_attributes(patterns), strict=True):
         one.write_attributes(attributes | access | {"digest": written.digest})
+    shown = f"{COPY_GROUP}/0" if copies else "0"
+    return _describe(group, source, canonical.dims, shown, written.limits, name=name)
+
+
+def _describe(
+    group: Group,
+    source: ImageSource,
+    dims: Sequence[str],
+    shown: str,
+    limits: tuple[float, float] | None,
+    *,
+    name: str,
+) -> dict[str, Any]:
+    """Write header and metadata of an image; the attributes that its group shall have."""
     write_bytes(group, "nifti", "nifti_byte", source.header)
     if source.trailer:
         write_bytes(group, "nifti_trailer", "nifti_trailer_byte", source.trailer)
     write_metadata(group, metadata_of(source))
-    shown = f"{COPY_GROUP}/0" if copies else "0"
-    of_group: dict[str, Any] = {
-        "ome": describe_ome(source, canonical.dims, shown, written.limits, name=name)
-    }
-    if written.limits is not None:
-        of_group["value_range"] = list(written.limits)
-    return of_group
+    found: dict[str, Any] = {"ome": describe_ome(source, dims, shown, limits, name=name)}
+    if limits is not None:
+        found["value_range"] = list(limits)
+    return found
 
 
 def _write_axes(group: Group, source: ImageSource, scaling: Scaling | None = None) -> None:
@@ -280,7 +343,7 @@ def write_data(
         If not even one write unit fits the limit.
     """
     digest = ImageDigest(source.space.spatial_shape[2])
-    window = _Window()
+    window = Window()
     done = 0
     targets = [(array, dims), *((copy, copy.spec.dims) for copy in copies)]
     if not (isinstance(source, ArraySource) and source.in_memory):
@@ -344,13 +407,20 @@ def image_specs(source: ImageSource, options: ImageOptions) -> tuple[ArraySpec, 
     return tuple(specs)
 
 
-class _Window:
-    """Smallest and largest finite value seen: viewers show images between them."""
+class Window:
+    """Smallest and largest finite value seen: viewers show images between them.
+
+    Attributes
+    ----------
+    limits : (float, float) or None
+        None as long as there was no finite value.
+    """
 
     def __init__(self) -> None:
         self.limits: tuple[float, float] | None = None
 
     def update(self, values: AnyArray) -> None:
+        """Take some values; complex ones have no order."""
         if values.dtype.kind == "c" or not values.size:
             return
         low, high = float(np.min(values)), float(np.max(values))
@@ -512,6 +582,8 @@ class ImageContent:
         The array, where it was opened already.
     of_r : bool
         Whether its integers may be missing, as R's may.
+    growing : bool
+        Whether it is a run that volumes are appended to; its header is that of the first ones.
     """
 
     data: str
@@ -523,6 +595,7 @@ class ImageContent:
     copies: tuple[str, ...] = ()
     array: StoredArray | None = field(default=None, compare=False, repr=False)
     of_r: bool = False
+    growing: bool = False
 
 
 class ImageLayout(NativeLayout):
@@ -578,6 +651,7 @@ def read_content(handle: Handle, data: StoredArray, axes: Sequence[str]) -> Imag
         trailer="nifti_trailer",
         copies=read_replicas(handle, data, attributes),
         array=data,
+        growing=handle.store.root.read_attributes().get(GROWING) is True,
     )
 
 

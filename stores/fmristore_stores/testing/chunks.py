@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +27,7 @@ from fmristore_stores.protocol import (
     Capability,
     ChunkRefs,
     FetchPolicy,
+    Growing,
     RawWrite,
     Store,
 )
@@ -196,6 +198,36 @@ class ChunkTests(StoreSuite):
         for key in first:
             expected[chunk_region(key, spec.shape, spec.layout.chunks)] = 3.0
         assert_same_values(array.read(), expected)
+
+    def test_the_first_axis_grows(self, tmp_path: Path) -> None:
+        """What is added is seen when it is whole; whoever has opened the array goes on reading."""
+        values = random_values((6, 4), make_spec((1,)).dtype)
+        with self.open_store(tmp_path, "w") as store:
+            spec = make_spec((2, 4), chunks=(2, 2), codec="dual")
+            array = store.root.create_array("0", spec)
+            array.write(None, values[:2])
+            if Capability.GROWTH not in array.capabilities:
+                with pytest.raises((LayoutNotSupportedError, AttributeError)):
+                    cast(Any, array).longer(4)
+                return
+        with self.open_store(tmp_path, "r") as before, self.open_store(tmp_path, "r+") as store:
+            old = before.root.array("0")
+            growing = cast(Growing, store.root.array("0"))
+            with contextlib.suppress(ArithmeticError), growing.longer(6) as longer:
+                longer.write_encoded((1, 0), [encoded(longer.spec, values, (1, 0))])
+                raise ArithmeticError
+            for end in (4, 6):
+                with growing.longer(end) as longer:
+                    assert longer.spec.shape == (end, 4)
+                    for key in [(end // 2 - 1, 0), (end // 2 - 1, 1)]:
+                        longer.write_encoded(key, [encoded(longer.spec, values, key)])
+                growing = cast(Growing, store.root.array("0"))
+                assert_same_values(growing.read(), values[:end])
+            with pytest.raises(InvalidInputError), growing.longer(4):
+                pass
+            assert_same_values(old.read(), values[:2])
+        with self.open_store(tmp_path, "r") as store:
+            assert_same_values(store.root.array("0").read(), values)
 
     def test_encoded_chunks_have_to_fit(self, store: Store) -> None:
         """Units outside the grid, and a wrong number of chunks, are errors."""

@@ -137,7 +137,7 @@ class ModeTests(StoreSuite):
 
     def test_capabilities(self, tmp_path: Path) -> None:
         """No array can do more than its store; reading loses nothing but writing."""
-        writing = Capability.WRITE | Capability.RAW_WRITE
+        writing = Capability.WRITE | Capability.RAW_WRITE | Capability.GROWTH
         with self.open_store(tmp_path, "w") as store:
             _fill(store)
             can = store.capabilities

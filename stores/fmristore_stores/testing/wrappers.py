@@ -6,10 +6,11 @@ wrapper closes the store inside.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, Self, cast
@@ -131,6 +132,13 @@ class _Array(_Typed):
         self._need(Capability.RAW_WRITE)
         self._inner.write_encoded(unit, chunks)
 
+    @contextlib.contextmanager
+    def longer(self, length: int) -> Iterator[RawWrite]:
+        self._owner.before_change(self.path)
+        self._need(Capability.GROWTH)
+        with self._inner.longer(length) as array:
+            yield type(self)(self._owner, array)
+
     def _need(self, capability: Capability) -> None:
         if capability not in self._inner.capabilities:
             msg = f"this array does not have {capability.name}"
@@ -251,7 +259,7 @@ class ReadOnlyStore(_Wrapper):
         The store inside, open in any mode.
     """
 
-    withheld = Capability.WRITE | Capability.RAW_WRITE
+    withheld = Capability.WRITE | Capability.RAW_WRITE | Capability.GROWTH
 
     def before_change(self, path: str) -> None:
         """Refuse to change the node at `path`.

@@ -103,6 +103,9 @@ class Files(Protocol):
     def refresh(self) -> None:
         """Forget listings that something else than this object may have outdated."""
 
+    def flush(self) -> None:
+        """Make what was written survive a power cut, where that takes anything."""
+
     def release_root(self) -> None:
         """Write the root's metadata if they were held back."""
 
@@ -611,6 +614,9 @@ class RemoteFiles:
         if not gone:
             raise StorageError("some objects could not be removed", url=self._url(key))
         self.refresh()
+
+    def flush(self) -> None:
+        """Nothing is to be done: an object is stored when the request for it ends."""
 
     def release_root(self) -> None:
         """Write the root's metadata if they were held back."""

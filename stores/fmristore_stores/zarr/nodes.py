@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ _TEXT = 16
 """Bytes of numpy's entry for a text, besides the text."""
 _MANY = 2**62
 """Number of objects of a folder that shall not be listed to find one of them."""
-_ENCODED = Capability.CHUNK_REFS | Capability.RAW_WRITE
+_ENCODED = Capability.CHUNK_REFS | Capability.RAW_WRITE | Capability.GROWTH
 
 
 class _Handle:
@@ -425,6 +426,41 @@ class ZarrArray(_Handle):
         self._chunks().write(unit, chunks)
         if any(chunk is not None for chunk in chunks):
             tree.ledger.encoded(self._path)
+
+    @contextlib.contextmanager
+    def longer(self, length: int) -> Iterator[ZarrArray]:
+        """Context in which the array has more along its first axis, and may be written there.
+
+        Readers see the longer array when the block has ended, and nothing of it if that raises or
+        the process is killed: what was written is in the files before the shape is.
+
+        Parameters
+        ----------
+        length : int
+            Of the first axis.
+
+        Yields
+        ------
+        ZarrArray
+            The longer array; this one stays as it is.
+
+        Raises
+        ------
+        ClosedError, ReadOnlyError
+            If the store is closed or open for reading only.
+        InvalidInputError
+            If the last unit along the first axis is not full, or the array would be shorter.
+        LayoutNotSupportedError
+            If the array does not have `Capability.GROWTH`.
+        ChangedError
+            If another writer changed it meanwhile.
+        StorageError
+            If the disk or the service failed.
+        """
+        tree = self._tree.live(write=True)
+        self._chunks()
+        with tree.longer(self._path, length) as node:
+            yield ZarrArray(tree, self._path, node)
 
     def stored_units(self) -> int | None:
         """Number of write units that are there; None where they are not counted.

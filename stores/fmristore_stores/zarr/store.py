@@ -68,6 +68,9 @@ class ZarrStore:
         renamed.
     metadata : bytes, optional
         Content of ``zarr.json`` at the root of a remote store, if it was read a moment ago.
+    unpublished : bool
+        With mode ``"r+"``: another process makes the store, and its root may not be there yet. Only
+        arrays can be opened, by their paths.
 
     Raises
     ------
@@ -108,7 +111,7 @@ class ZarrStore:
     [0, 7, 8, 0]
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         path: str,
         *,
@@ -118,6 +121,7 @@ class ZarrStore:
         fs: Any = None,
         new: NewObjects | None = None,
         metadata: bytes | None = None,
+        unpublished: bool = False,
     ) -> None:
         if mode not in ("r", "r+", "w"):
             raise InvalidInputError(f"mode {mode!r} is none of 'r', 'r+', 'w'")
@@ -161,15 +165,21 @@ class ZarrStore:
         if folder is not None:
             status = local.status("zarr.json")
             self._token = "" if status is None else local_token(status)
+        self._place = path
         if mode == "w":
             self._tree.create()
-        else:
+        elif not unpublished:
             self._tree.open()
 
     @property
     def url(self) -> str:
         """Path or URL."""
         return self._tree.url
+
+    @property
+    def place(self) -> str:
+        """Folder, or path in its filesystem, that it is written to; a new one is renamed then."""
+        return self._place
 
     @property
     def capabilities(self) -> Capability:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Self, TypeAlias, cast
 
@@ -23,6 +24,7 @@ from fmristore_stores.errors import (
     ClosedError,
     CodecError,
     FormatError,
+    InvalidInputError,
     LayoutNotSupportedError,
     MetadataError,
     NotFoundError,
@@ -57,6 +59,7 @@ Node: TypeAlias = "GroupNode | ArrayNode"
 _ZarrNode: TypeAlias = "zarr.Group | zarr.Array[Any]"
 
 _READ = Capability.CHUNK_REFS | Capability.SHARDS | Capability.CHUNK_ORDER
+_WRITING = Capability.WRITE | Capability.RAW_WRITE | Capability.GROWTH
 _METADATA_KEYS = ("zarr.json", ".zarray", ".zgroup")
 _WRITER = "fmristore_writer"
 _UNKNOWN = 2**62
@@ -128,6 +131,7 @@ class Tree:
         self._use_consolidated = use_consolidated
         self._nodes: dict[str, Node] = {}
         self._root: zarr.Group | None = None
+        self._rooted = False  # whether there is a root yet
         self._plain = False  # whether the root was understood without zarr-python
         # Whether the stored root may hold metadata of all nodes that are about to be wrong.
         self._consolidated = False
@@ -135,7 +139,7 @@ class Tree:
     @property
     def capabilities(self) -> Capability:
         """Facts about arrays of this store."""
-        return _READ | Capability.WRITE | Capability.RAW_WRITE if self._writable else _READ
+        return _READ | _WRITING if self._writable else _READ
 
     @property
     def finished(self) -> bool:
@@ -180,6 +184,7 @@ class Tree:
 
     def open(self) -> None:
         """Open the root of an existing store."""
+        self._rooted = True
         node = self._understood("")
         if isinstance(node, GroupNode):
             self._nodes[""], self._plain = node, True
@@ -213,6 +218,7 @@ class Tree:
         """Make the root of a new store."""
         if self._has_metadata(""):
             raise AlreadyExistsError("there is a Zarr store already", url=self.url)
+        self._rooted = True
         self._root = self._create_group("", {})
 
     def consolidate(self) -> None:
@@ -272,6 +278,15 @@ class Tree:
             except zarr.errors.ContainsArrayError as error:
                 msg = "this is a Zarr array; a store has a group at its root"
                 raise UnknownFormatError(msg, url=self.url) from error
+
+    def _open_array(self, path: str) -> zarr.Array[Any]:
+        """An array of a store that has no root yet."""
+        every_chunk = {"array.write_empty_chunks": True}
+        with zarr_errors(self.url, path), quiet(), bounded(), zarr.config.set(every_chunk):
+            found: zarr.Array[Any] = zarr.open_array(
+                self._store, path=path, mode="r+", zarr_format=3
+            )
+            return found
 
     def _create_group(self, path: str, attributes: Attributes) -> zarr.Group:
         with zarr_errors(self.url, path), quiet():
@@ -410,6 +425,8 @@ class Tree:
     def _load(self, path: str) -> _ZarrNode:
         if not all(is_name(name) for name in path.split("/") if path):
             raise self._missing(path)
+        if not self._rooted:
+            return self._open_array(path)
         if self._root is None:
             self._root = self._open_group("", consolidated=False)
         root = self._root
@@ -534,6 +551,34 @@ class Tree:
         self.ledger.array(path, spec)
         self.ledger.node(path, checked)
         return path
+
+    @contextlib.contextmanager
+    def longer(self, path: str, length: int) -> Iterator[ArrayNode]:
+        """An array with more along its first axis: the shape is stored when the block ends."""
+        node = self.array(path)
+        found = self._parsed_array(path, length)
+        yield found
+        self.files.flush()  # what was written before the shape that makes it seen
+        self._drop_consolidated()
+        (document,) = self._documents([path])
+        words = json.loads(document or b"{}")
+        if words.get("shape") != list(node.spec.shape):
+            raise self._changed(path)
+        words["shape"] = list(found.spec.shape)
+        self.files.put(f"{path}/zarr.json", [json.dumps(words, indent=2).encode()])
+        self._nodes[path] = found
+
+    def _parsed_array(self, path: str, length: int) -> ArrayNode:
+        """An array as it is when its first axis has another length; nothing changes."""
+        node = self.array(path)
+        old, unit = node.spec.shape[0], node.spec.layout.units[0]
+        if length < old or old % unit:
+            text = f"{length} along an axis of {old}, stored by {unit}: only whole units are added"
+            raise InvalidInputError(text, url=self.url, node=path)
+        document = self.zarr_array(path).metadata.to_dict()
+        _, placement = describe(document, node.spec.dtype, node.spec.fill)
+        spec = replace(node.spec, shape=(length, *node.spec.shape[1:]))
+        return ArrayNode(node.attributes, spec, self._locator(path, spec, placement))
 
     def _new_path(self, parent: str, name: str) -> str:
         check_name(name)

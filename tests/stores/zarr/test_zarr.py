@@ -23,7 +23,7 @@ from fmristore_stores.errors import (
     UnknownFormatError,
 )
 from fmristore_stores.grid import grid_shape
-from fmristore_stores.protocol import Capability, ChunkRefs, RawWrite, Store
+from fmristore_stores.protocol import Capability, ChunkRefs, Growing, RawWrite, Store
 from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout, CodecSpec
 from fmristore_stores.zarr.store import ZarrStore
 from tests.stores.zarr.zarr_arrays import (
@@ -60,6 +60,8 @@ def test_it_is_a_store_with_raw_arrays(store: ZarrStore) -> None:
     array = store.root.create_array("a", make())
     as_refs: ChunkRefs = array
     as_raw: RawWrite = array
+    as_growing: Growing = array
+    assert as_growing.spec == make()
     assert as_refs.spec == as_raw.spec == make()
     assert as_store.capabilities == (
         Capability.WRITE
@@ -67,6 +69,7 @@ def test_it_is_a_store_with_raw_arrays(store: ZarrStore) -> None:
         | Capability.RAW_WRITE
         | Capability.SHARDS
         | Capability.CHUNK_ORDER
+        | Capability.GROWTH
     )
 
 
