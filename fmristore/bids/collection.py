@@ -333,9 +333,10 @@ class Collection:
         ----------
         url : str or path
             New store: ``.h5`` or ``.zarr``.
-        statistic : {"mean", "std", "min", "max"} or callable
+        statistic : {"mean", "std", "min", "max"}, callable or None
             What a run becomes a volume by; a callable gets the stored object, and returns
-            (X, Y, Z). A member of three axes is taken as it is, unless this is a callable.
+            (X, Y, Z). A member of three axes is taken as it is, unless this is a callable. None
+            keeps time: all volumes of each run, one run after the other, whatever their lengths.
         codec : str, optional
             As of `fmristore.convert`.
         overwrite : bool
@@ -351,7 +352,9 @@ class Collection:
         Returns
         -------
         NeuroVec
-            (X, Y, Z, N), opened; ``metadata["members"]`` has the paths and entities in order.
+            (X, Y, Z, N), opened; ``metadata["members"]`` has the paths and entities in order, and
+            of each member its ``first`` volume along the fourth axis, its ``volumes``, ``tr`` and
+            ``start`` in seconds (of its own time, NIfTI's toffset), None for those without time.
 
         Raises
         ------

@@ -13,6 +13,7 @@ from fmristore.formats.base import StoredObject
 from fmristore.formats.registry import format_class
 from fmristore.model.space import NeuroSpace
 from fmristore.nifti.derived import fit_header
+from fmristore.planning.streams import streaming
 from fmristore.planning.text import parse_size
 from fmristore.sources.images import Block, ImageSource
 from fmristore_stores.errors import InvalidInputError
@@ -33,7 +34,7 @@ class GroupSource(ImageSource):
     members : sequence of Member
         Images on one grid.
     statistic : str or callable
-        What a run becomes a volume by.
+        What a run becomes a volume by; None keeps all of its volumes.
     max_memory : int
         Bytes that reducing a run may take.
 
@@ -46,28 +47,41 @@ class GroupSource(ImageSource):
     def __init__(self, members: Sequence[Member], statistic: Any, max_memory: int) -> None:
         if not members:
             raise InvalidInputError("the collection is empty")
-        if not callable(statistic) and statistic not in _STATISTICS:
+        if not callable(statistic) and statistic not in (None, *_STATISTICS):
             names = ", ".join(_STATISTICS)
-            raise InvalidInputError(f"unknown statistic {statistic!r:.40}; there are {names}")
+            raise InvalidInputError(
+                f"unknown statistic {statistic!r:.40}; there are {names}, and None for all volumes"
+            )
         self._members = tuple(members)
         self._statistic = statistic
         self._max_memory = max_memory
         with members[0].open() as first:
             self._grid = _grid_of(first, members[0])
-        self.space = self._grid.with_time(len(members), tr=None)
+        lengths = [self._length(member) for member in members]
+        self.space = self._grid.with_time(sum(lengths), tr=None)
         self.dtype = self._common_dtype()
         self.header = fit_header(b"", self.space, self.dtype)
         columns: dict[str, list[Any]] = {"path": [one.path for one in members]}
-        for name in members[0].entities:
+        for name in dict.fromkeys(name for one in members for name in one.entities):
             columns[name] = [one.entities.get(name) for one in members]
-        named = getattr(statistic, "__name__", str(statistic))
+        columns["first"] = [sum(lengths[:number]) for number in range(len(lengths))]
+        columns["volumes"] = lengths
+        columns["tr"] = [one.entry.tr for one in members]
+        columns["start"] = self._starts = [None] * len(members)
+        named = "volumes" if statistic is None else getattr(statistic, "__name__", str(statistic))
         self.metadata = {"members": columns, "statistic": named}
+
+    def _length(self, member: Member) -> int:
+        """Volumes that a member gives."""
+        shape = member.shape or ()
+        return shape[3] if self._statistic is None and len(shape) == 4 else 1
 
     def _common_dtype(self) -> np.dtype[Any]:
         """Type that holds the volumes: that of maps and masks, and floats of what is computed."""
         kinds = [np.dtype(one.entry.dtype) for one in self._members]
         common = np.result_type(*kinds)
-        computed = callable(self._statistic) or any(len(m.shape or ()) == 4 for m in self._members)
+        runs = any(len(m.shape or ()) == 4 for m in self._members)
+        computed = callable(self._statistic) or (runs and self._statistic is not None)
         if computed and common.kind != "c":
             common = np.result_type(common, np.float32) if common.kind == "f" else np.dtype("f4")
         if common.kind == "b":
@@ -77,9 +91,8 @@ class GroupSource(ImageSource):
         return common.newbyteorder("<")
 
     def blocks(self, max_bytes: int) -> Iterator[Block]:
-        """Volumes, or planes of them; one member is open at a time."""
-        x, y, z = self.space.spatial_shape
-        thick = max(1, min(z, max_bytes // max(1, x * y * self.dtype.itemsize)))
+        """Volumes, or planes of them, a member after the other, of which one is open at a time."""
+        first = 0
         for number, member in enumerate(self._members):
             with member.open() as stored:
                 grid = _grid_of(stored, member)
@@ -87,11 +100,33 @@ class GroupSource(ImageSource):
                     raise InvalidInputError(
                         f"lies on another grid than {self._members[0].path}", url=member.url
                     )
-                volume = self._volume(stored, member)
-                for z0 in range(0, z, thick):
-                    part = np.asarray(volume[:, :, z0 : z0 + thick])
-                    values = part.astype(self.dtype, copy=False).transpose(2, 1, 0)
-                    yield Block(number, z0, values[None])
+                if grid.time_points is not None:
+                    self._starts[number] = grid.time_offset
+                all_volumes = self._statistic is None and grid.time_points is not None
+                parts = self._run(stored, max_bytes) if all_volumes else None
+                for t0, z0, values in parts or self._planes(stored, member, max_bytes):
+                    yield Block(first + t0, z0, values)
+            first += self._length(member)
+
+    def _run(self, stored: Any, max_bytes: int) -> Iterator[Block]:
+        """All volumes of a member, scaled."""
+        source: ImageSource = stored.as_source(max_memory=self._max_memory)
+        with streaming(source.blocks(max_bytes)) as blocks:
+            for t0, z0, part in blocks:
+                values = part
+                if source.scaling is not None:
+                    times = slice(t0, t0 + len(part))
+                    values = source.scaling.apply(part, times=times, axis=0)
+                yield Block(t0, z0, values.astype(self.dtype, copy=False))
+
+    def _planes(self, stored: Any, member: Member, max_bytes: int) -> Iterator[Block]:
+        """The one volume of a member."""
+        x, y, z = self.space.spatial_shape
+        thick = max(1, min(z, max_bytes // max(1, x * y * self.dtype.itemsize)))
+        volume = self._volume(stored, member)
+        for z0 in range(0, z, thick):
+            part = np.asarray(volume[:, :, z0 : z0 + thick])
+            yield Block(0, z0, part.astype(self.dtype, copy=False).transpose(2, 1, 0)[None])
 
     def _volume(self, stored: Any, member: Member) -> Any:
         """Volume of a member, in memory, or stored and read plane by plane."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from fmristore_stores.errors import (
     StorageError,
 )
 from fmristore_stores.io.location import filesystem, is_local
-from fmristore_stores.io.sources import storage_error
+from fmristore_stores.io.sources import local_token, storage_error
 from fmristore_stores.publishing.publish import publish_file
 from fmristore_stores.reference.targets import read_whole
 
@@ -55,6 +56,8 @@ class Entry:
         Type of the values that are read.
     tr : float or None
         Repetition time in seconds.
+    token : str or None
+        Version of the store that was looked into, where the index was made in this place.
     error : str or None
         Why it cannot be opened.
     """
@@ -65,6 +68,7 @@ class Entry:
     shape: tuple[int, ...] | None = None
     dtype: str | None = None
     tr: float | None = None
+    token: str | None = None
     error: str | None = None
 
 
@@ -88,10 +92,17 @@ def read_index(url: str, storage_options: Mapping[str, Any] | None = None) -> li
         document = json.loads(data)
         if document["version"] != _VERSION:
             return None  # of another fmristore: made again
-        return [_entry(one, place) for one in document["stores"]]
+        moved = document.get("place") != _digest_place(url)  # the copies are other files
+        entries = [_entry(one, place) for one in document["stores"]]
+        return [replace(one, token=None) for one in entries] if moved else entries
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         text = f"the index of the collection is damaged: {error!r:.200}"
         raise MetadataError(text, url=place) from error
+
+
+def _digest_place(url: str) -> str:
+    """Text that says which folder an index is that of, and not where that is."""
+    return hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
 
 
 def _entry(found: Mapping[str, Any], url: str) -> Entry:
@@ -101,7 +112,7 @@ def _entry(found: Mapping[str, Any], url: str) -> Entry:
     if "://" in path or "::" in path or "\\" in path or not all(parts) or {".", ".."} & {*parts}:
         text = f"the index lists {path!r:.80}, which does not lie in the folder"
         raise MetadataError(text, url=url)
-    texts = {name: found.get(name) for name in ("format", "dtype", "error")}
+    texts = {name: found.get(name) for name in ("format", "dtype", "token", "error")}
     return Entry(
         path=path,
         stamp=str(found["stamp"]),
@@ -153,7 +164,7 @@ def build_index(
 def _write(url: str, entries: Sequence[Entry], storage_options: Mapping[str, Any] | None) -> None:
     place = f"{url.rstrip('/')}/{INDEX}"
     stores = [{k: v for k, v in asdict(entry).items() if v is not None} for entry in entries]
-    text = json.dumps({"version": _VERSION, "stores": stores})
+    text = json.dumps({"version": _VERSION, "place": _digest_place(url), "stores": stores})
     try:
         with publish_file(place, overwrite=True, storage_options=storage_options) as path:
             Path(path).write_text(text, encoding="utf-8")
@@ -173,6 +184,7 @@ def _describe(url: str, path: str, stamp: str, storage_options: Mapping[str, Any
                 shape=None if shape is None else tuple(shape),
                 dtype=None if dtype is None else str(dtype),
                 tr=getattr(stored, "tr", None),
+                token=stored.token or None,
             )
     except NotFoundError:
         raise
@@ -212,7 +224,7 @@ def _find_local(root: str, below: str) -> Iterator[tuple[str, str]]:
                     marker = entry.path if entry.is_file() else f"{entry.path}/zarr.json"
                     if os.path.exists(marker):  # noqa: PTH110
                         status = os.stat(marker)  # noqa: PTH116
-                        yield path, f"{status.st_size}-{status.st_mtime_ns}"
+                        yield path, local_token(status)
                 elif entry.is_dir(follow_symlinks=False):
                     yield from _find_local(root, path)
     except OSError as error:

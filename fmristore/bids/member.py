@@ -91,4 +91,10 @@ class Member:
                 f"{stored.format_name} of shape {shape}: refresh the collection",
                 url=self.url,
             )
+        if self.entry.token and stored.token and stored.token != self.entry.token:
+            stored.close()
+            raise ChangedError(
+                "was replaced or written to since the index was made: refresh the collection",
+                url=self.url,
+            )
         return stored

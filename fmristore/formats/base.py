@@ -501,6 +501,15 @@ class StoredObject(ABC):
         return self._handle.locator.url
 
     @property
+    def token(self) -> str:
+        """Version of the store that was opened: another text where it was replaced since.
+
+        Locally inode, size and time of its file or root's metadata, elsewhere what the service
+        says of that object (ETag, size, time); empty where nothing tells.
+        """
+        return self._handle.locator.token
+
+    @property
     def root_attributes(self) -> dict[str, Any]:
         """Attributes of the store's root group."""
         return self._handle.store.root.read_attributes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,19 @@ class TestIndex:
             with pytest.raises(ChangedError, match="refresh"):
                 first[path].open()
 
+    def test_a_store_of_equal_shape_that_took_its_place_is_seen(self, tmp_path: Path) -> None:
+        self.make(tmp_path)
+        first = fs.Collection(tmp_path)
+        store(tmp_path / "sub-1_bold.h5", make_values((2, 3, 2, 4)), overwrite=True).close()
+        for collection in (first, fs.Collection(tmp_path, check=False)):
+            with pytest.raises(ChangedError, match="since the index was made: refresh"):
+                collection["sub-1_bold.h5"].open()
+            collection["sub-2_bold.h5"].open().close()
+        first.refresh()["sub-1_bold.h5"].open().close()
+        shutil.copytree(tmp_path, tmp_path / "copy")
+        copied = fs.Collection(tmp_path / "copy", check=False)  # other files, and an older index
+        copied["sub-1_bold.h5"].open().close()
+
     def test_files_of_others_are_named_and_left_out(self, tmp_path: Path) -> None:
         self.make(tmp_path)
         (tmp_path / "sub-1_xfm.h5").write_bytes(b"no store")
@@ -183,6 +197,10 @@ class TestIndex:
         assert collection.table.equals(fs.Collection(stores).table)
         with collection[RAW].open() as bold, fs.open(stores / RAW) as local:
             assert_array_equal(np.asarray(bold), np.asarray(local))
+            options: Any = {"overwrite": True, "storage_options": s3.options}
+            local.save(collection[RAW].url, codec="none", **options).close()
+        with pytest.raises(ChangedError, match="since the index was made"):
+            collection[RAW].open()
         remote.rm(f"{s3.bucket}/new/{RAW}", recursive=True)
         assert len(fs.Collection(s3.url("new"), storage_options=s3.options)) == 6
         assert len(collection.refresh()) == 5
@@ -286,6 +304,24 @@ class TestAcross:
         with runs.across(tmp_path / "first.h5", statistic=_first) as group:
             assert group.metadata["statistic"] == "_first"
             assert_array_equal(np.asarray(group)[..., 1], np.asarray(runs[1].open())[..., 0])
+
+    def test_time_is_kept(self, stores: Path, tmp_path: Path) -> None:
+        """Volumes of runs of other lengths, one run after the other, and whose each is."""
+        for number, (times, offset) in enumerate([(4, 0.0), (6, 2.5)]):
+            space = fs.NeuroSpace(
+                spatial_shape=GRID, affine=AFFINE, time_points=times, tr=1.5, time_offset=offset
+            )
+            values = make_values((*GRID, times), "i2", seed=number)
+            url = tmp_path / "in" / f"sub-{number}_bold.h5"
+            fs.NeuroVec.create(values, url, space=space, slope=0.5 + number, inter=1.0).close()
+        runs = fs.Collection(tmp_path / "in")
+        expected = np.concatenate([np.asarray(one.open()) for one in runs], axis=3)
+        with runs.across(tmp_path / "all.h5", statistic=None) as group:
+            assert_allclose(np.asarray(group), expected, rtol=1e-6)
+            members = group.metadata["members"]
+            assert (members["first"], members["volumes"]) == ([0, 4], [4, 6])
+            assert (members["tr"], members["start"]) == ([1.5, 1.5], [0.0, 2.5])
+            assert group.plan[1, 2, 1].chunks == 1
 
     def test_masks_keep_their_type(self, stores: Path, tmp_path: Path) -> None:
         masks = fs.Collection(stores).sel(suffix="mask")

@@ -207,8 +207,11 @@ class ChunkTests(StoreSuite):
             array = store.root.create_array("0", spec)
             array.write(None, values[:2])
             if Capability.GROWTH not in array.capabilities:
-                with pytest.raises((LayoutNotSupportedError, AttributeError)):
-                    cast(Any, array).longer(4)
+                with (
+                    pytest.raises((LayoutNotSupportedError, AttributeError)),
+                    cast(Any, array).longer(4),
+                ):
+                    pass
                 return
         with self.open_store(tmp_path, "r") as before, self.open_store(tmp_path, "r+") as store:
             old = before.root.array("0")

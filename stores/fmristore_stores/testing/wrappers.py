@@ -34,6 +34,7 @@ from fmristore_stores.protocol import (
     ChunkRefs,
     FetchPolicy,
     Group,
+    Growing,
     RawWrite,
     Store,
     TypedAttribute,
@@ -47,7 +48,7 @@ __all__ = ["CountingStore", "Counts", "LatencyStore", "ReadOnlyStore", "StoreCou
 # Forwarding ----------------------------------------------------------------------------------
 
 
-class _FullArray(ChunkRefs, RawWrite, Protocol):
+class _FullArray(ChunkRefs, Growing, Protocol):
     """An array with everything; which of it may be used is said by its capabilities."""
 
 

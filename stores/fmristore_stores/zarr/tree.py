@@ -358,7 +358,7 @@ class Tree:
         node = self.array(path)
         if node.zarr is None:
             found = self._parsed(path, self._load(path))
-            if not isinstance(found, ArrayNode) or found.spec != node.spec:
+            if not isinstance(found, ArrayNode) or not _is_or_grew(found.spec, node.spec):
                 raise self._changed(path)
             node.zarr = found.zarr
         return cast("zarr.Array[Any]", node.zarr)
@@ -604,3 +604,11 @@ class Tree:
             return self._has_metadata(path)
         except MetadataError:
             return True  # a link that leads out of the store: the link itself can go
+
+
+def _is_or_grew(now: ArraySpec, opened: ArraySpec) -> bool:
+    """Whether an array is the one that was opened, which may have grown along its first axis."""
+    if now == opened:
+        return True
+    grown = now.shape[:1] > opened.shape[:1] and now.shape[1:] == opened.shape[1:]
+    return grown and replace(now, shape=opened.shape) == opened
