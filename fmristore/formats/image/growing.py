@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from fmristore.formats.image.image import NeuroVec
 from fmristore.formats.image.layout import (
     GROWING,
     ImageOptions,
@@ -34,6 +33,7 @@ from fmristore.formats.nodes import (
     write_metadata,
 )
 from fmristore.formats.options import Target, store_as
+from fmristore.formats.registry import format_class
 from fmristore.model.digest import digest_image
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.layout import adapt_spec
@@ -202,8 +202,7 @@ def _append(
     tr: float | None,
     storage_options: Mapping[str, Any] | None,
 ) -> int:
-    run = _open_growing(url, storage_options)
-    with run:
+    with _open_growing(url, storage_options) as run:
         spatial = run.space.without_time()
         _check_grid(spatial, _three(values.shape), grid, url)
         if tr is not None and tr != run.tr:
@@ -243,12 +242,10 @@ def _check_grid(run: NeuroSpace, shape: tuple[int, int, int], grid: Any, url: st
         raise InvalidInputError(f"volumes lie {far:.3g} mm from those of the run", url=url)
 
 
-def _open_growing(url: str, storage_options: Mapping[str, Any] | None) -> NeuroVec:
-    """Open what is appended to."""
-    from fmristore.api import open as open_store
-
-    found = open_store(url, storage_options=storage_options)
-    if isinstance(found, NeuroVec) and found.growing:
+def _open_growing(url: str, storage_options: Mapping[str, Any] | None) -> Any:
+    """Open the `NeuroVec` that is appended to."""
+    found: Any = format_class("neurovec").open(url, storage_options=storage_options)
+    if found.growing:
         return found
     found.close()
     raise InvalidInputError(
@@ -287,9 +284,7 @@ def _check_added(store: Store, begin: int, end: int) -> None:
 # Finishing ------------------------------------------------------------------------------------
 
 
-def finish(
-    locator: Locator, url: str | os.PathLike[str] | None, options: LayoutOptions
-) -> NeuroVec:
+def finish(locator: Locator, url: str | os.PathLike[str] | None, options: LayoutOptions) -> Any:
     """Store a growing run in its final layout; see `NeuroVec.finish`."""
     here = locator.url
     place = here if url is None else normalise(url)
@@ -311,8 +306,8 @@ def finish(
         _open_growing(here, locator.options) as last,
     ):
         token = locate(here, kind=locator.kind, storage_options=locator.options).token
-        made: NeuroVec = store_as(
-            NeuroVec,
+        return store_as(
+            format_class("neurovec"),
             target,
             source_of(last),
             image_options(target, options),
@@ -320,4 +315,3 @@ def finish(
             turn=turn if replaced else None,
             expected=token if replaced else None,
         )
-    return made

@@ -762,4 +762,5 @@ class NeuroVec(DenseImage):
         """
         from fmristore.formats.image.growing import finish
 
-        return finish(self._handle.locator, url, options)
+        made: NeuroVec = finish(self._handle.locator, url, options)
+        return made

@@ -42,6 +42,8 @@ _BATCH_BYTES = 64 * 1024 * 1024
 """Encoded bytes of one round of concurrent requests."""
 _GROUPS = 8
 """Groups of chunks for each thread that works on a read; a thread is done when none is left."""
+_PLAIN_GROUPS = 2
+"""The same for what is only copied, which takes each thread as long."""
 _LARGEST_GROUP = 15
 """Further chunks that a thread fetches at once and then decodes one after the other."""
 _INLINE_BYTES = 512 * 1024
@@ -134,6 +136,7 @@ class ChunkLoader:
             self._memory_chunks = piece_shape(self.spec.memory)
         self._chunks = tuple(self._memory_chunks[i] for i in self._inverse)
         self._chunk_nbytes = math.prod(self._chunks) * self.spec.dtype.itemsize
+        self._most_encoded = 2 * self.spec.chunk_nbytes + _CODEC_OVERHEAD
         self._by_parts = not self._remote and decodes_parts(self.spec.codecs)
         self._plain = self._direct and not self._remote and not self.spec.codecs
 
@@ -294,7 +297,7 @@ class ChunkLoader:
         """Refuse to fetch what cannot be the encoding of a chunk, before memory is taken for it."""
         if self._chunk_nbytes > LIMITS.chunk:
             check_chunk(self._chunk_nbytes, self._url, self.array.path)
-        if ref.range.length > 2 * self.spec.chunk_nbytes + _CODEC_OVERHEAD:
+        if ref.range.length > self._most_encoded:
             raise self.error(
                 key, f"has {ref.range.length} bytes for {self.spec.chunk_nbytes} decoded: damaged"
             )
@@ -309,10 +312,17 @@ class ChunkLoader:
 
         self._in_groups(work, found, len(found) * self._chunk_nbytes)
 
-    def _in_groups(self, work: Callable[[list[Item]], None], items: list[Item], size: int) -> None:
+    def _in_groups(
+        self,
+        work: Callable[[list[Item]], None],
+        items: list[Item],
+        size: int,
+        share: int = _GROUPS,
+    ) -> None:
         """Let threads work on several items at a time, of `size` bytes in all."""
         workers = 1 if size <= _INLINE_BYTES else worker_count()
-        count = 1 + min(_LARGEST_GROUP, len(items) // (_GROUPS * workers))
+        many = _LARGEST_GROUP if workers == 1 else len(items) // (share * workers)
+        count = 1 + min(_LARGEST_GROUP, many)
         groups = [items[start : start + count] for start in range(0, len(items), count)]
         for_each(work, groups, workers=workers)
 
@@ -375,9 +385,15 @@ class ChunkLoader:
         return self._read_part(part, data, room)
 
     def _run_plain(self, found: list[tuple[ChunkRead, ChunkRef]]) -> None:
-        parts = [(read, self._part(read.key, read.block, ref)) for read, ref in found]
+        whole = self._chunk_nbytes
+        parts = [
+            (read, _Part(ref.range, self._memory_chunks, None))
+            if read.room is not None and ref.range.length == whole
+            else (read, self._part(read.key, read.block, ref))
+            for read, ref in found
+        ]
         size = sum(part.range.length for _, part in parts)
-        self._in_groups(self._place_plain, parts, size)
+        self._in_groups(self._place_plain, parts, size, _PLAIN_GROUPS)
 
     def _place_plain(self, group: list[tuple[ChunkRead, _Part]]) -> None:
         """Read parts of chunks to where they belong, or to memory that is used again."""
