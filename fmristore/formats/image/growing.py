@@ -23,13 +23,13 @@ from fmristore.formats.image.layout import (
 )
 from fmristore.formats.image.ome import describe_ome, image_name
 from fmristore.formats.image.replicas import access_attributes
+from fmristore.formats.new_arrays import write_bytes
 from fmristore.formats.nodes import (
     format_attributes,
     space_attributes,
     with_holds,
     write_affine,
     write_axes,
-    write_bytes,
     write_metadata,
 )
 from fmristore.formats.options import Target, store_as
