@@ -154,7 +154,7 @@ def _begin(target: Target, source: ArraySource, options: ImageOptions) -> Reserv
 
 @dataclass(frozen=True, slots=True)
 class _Making:
-    """What the process that reserved a store holds."""
+    """The store in the making, as the process that reserved it holds it."""
 
     store: Any
     source: ArraySource
@@ -164,7 +164,7 @@ class _Making:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a store is in the making: all that a worker needs."""
+    """Place of a store in the making: all that a worker needs."""
 
     url: str
     path: str
@@ -193,7 +193,7 @@ class Reserved:
 
     @property
     def url(self) -> str:
-        """Where the store will be."""
+        """Place of the store once it is published."""
         return self._place.url
 
     @property
@@ -443,7 +443,7 @@ def _text(region: Sequence[slice]) -> str:
     return f"[{', '.join(f'{part.start}:{part.stop}' for part in region)}]"
 
 
-# What workers do ------------------------------------------------------------------------------
+# Work of the workers ------------------------------------------------------------------------------
 
 
 def _fill(

@@ -198,7 +198,7 @@ def finish_image(
     source : ImageSource
         Its header and metadata are written, and what its grid and scaling say.
     options : ImageOptions
-        How the array was laid out.
+        Layout of the array.
     digest : str
         Of the values that are there.
     limits : (float, float), optional

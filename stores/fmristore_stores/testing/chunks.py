@@ -200,7 +200,7 @@ class ChunkTests(StoreSuite):
         assert_same_values(array.read(), expected)
 
     def test_the_first_axis_grows(self, tmp_path: Path) -> None:
-        """What is added is seen when it is whole; whoever has opened the array goes on reading."""
+        """A longer array is seen when it is whole; whoever has opened it before goes on reading."""
         values = random_values((6, 4), make_spec((1,)).dtype)
         with self.open_store(tmp_path, "w") as store:
             spec = make_spec((2, 4), chunks=(2, 2), codec="dual")
