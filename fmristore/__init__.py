@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fmristore.model.space import NeuroSpace
     from fmristore.planning.layout import plan_layout
     from fmristore.planning.options import LayoutOptions, StoreOptions, WriteOptions
+    from fmristore.references.versions import open_icechunk
     from fmristore.references.virtual import virtualize
     from fmristore.sources.parcellation import Parcellation
     from fmristore.transcoding import transcode
@@ -68,6 +69,7 @@ __all__ = [
     "formats",
     "map_runs",
     "open",
+    "open_icechunk",
     "parcellate",
     "plan_layout",
     "register",
@@ -102,6 +104,7 @@ _HOME = {
     "convert_bids": "fmristore.bids",
     "map_runs": "fmristore.many",
     "open": "fmristore.api",
+    "open_icechunk": "fmristore.references.versions",
     "parcellate": "fmristore.api",
     "plan_layout": "fmristore.planning.layout",
     "register": "fmristore.backends.nibabel",

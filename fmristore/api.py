@@ -62,6 +62,7 @@ class _OpenOptions(TypedDict, total=False):
     kind: Kind | None
     storage_options: Mapping[str, Any] | None
     targets: Sequence[str]
+    group: str
     trusted: bool
 
 
@@ -146,6 +147,8 @@ def open(
     targets : sequence of str, optional
         URLs or paths that a reference file may refer to, besides what lies beside it: below its
         folder, in its bucket or on its server.
+    group : str, optional
+        Which one of the files of a reference file of several (see `fmristore.virtualize`).
     trusted : bool, optional
         True by default. If not, an HDF5 file is first parsed in a process of its own, with a limit
         of time and memory: where the HDF5 library crashes on it, hangs, or takes all memory, that
@@ -181,6 +184,7 @@ def open(
         kind=options.get("kind"),
         storage_options=options.get("storage_options"),
         targets=options.get("targets", ()),
+        group=options.get("group", ""),
     )
     if not trusted:
         check_untrusted(locator)

@@ -26,7 +26,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.io.location import filesystem
 from fmristore_stores.io.sources import storage_error
-from fmristore_stores.reference.targets import read_whole
+from fmristore_stores.io.whole import read_whole
 
 nib: Any = nibabel
 OPTIONS = {"key": "right"}

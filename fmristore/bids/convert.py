@@ -39,8 +39,8 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.io.location import exists, filesystem, is_local, normalise
 from fmristore_stores.io.sources import storage_error
+from fmristore_stores.io.whole import read_whole
 from fmristore_stores.publishing.publish import publish_file
-from fmristore_stores.reference.targets import read_whole
 
 __all__ = ["SUFFIXES", "Rest", "convert_bids", "convert_file", "copy_files"]
 

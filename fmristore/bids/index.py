@@ -22,8 +22,8 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.io.location import filesystem, is_local
 from fmristore_stores.io.sources import local_token, storage_error
+from fmristore_stores.io.whole import read_whole
 from fmristore_stores.publishing.publish import publish_file
-from fmristore_stores.reference.targets import read_whole
 
 __all__ = ["INDEX", "JOURNAL", "Entry", "build_index", "read_index"]
 

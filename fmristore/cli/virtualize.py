@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -14,42 +15,59 @@ from fmristore.planning.text import size_text
 __all__ = ["virtualize"]
 
 
+class _To(StrEnum):
+    """What is made."""
+
+    KERCHUNK = "kerchunk"
+    ICECHUNK = "icechunk"
+
+
 def virtualize(  # noqa: PLR0913
-    url: Annotated[
-        str,
-        typer.Argument(metavar="URL", help="HDF5 file of any software, or an uncompressed .nii."),
+    urls: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="URL... [OUT]",
+            help="HDF5 files of any software, or uncompressed .nii, and the reference file or "
+            "repository: beside a single file by default. Each of several becomes a group.",
+        ),
     ],
-    out: Annotated[
-        str | None,
-        typer.Argument(metavar="OUT", help="Reference file; beside the file by default."),
-    ] = None,
     *,
+    to: Annotated[
+        _To, typer.Option(help="A reference file, or a version of an Icechunk repository.")
+    ] = _To.KERCHUNK,
     relative: Annotated[
         bool,
-        typer.Option("--relative", help="Refer by relative place: both can be moved together."),
+        typer.Option("--relative", help="Refer by relative place: all can be moved together."),
     ] = False,
     allow: Annotated[
         list[str] | None,
         typer.Option(metavar="LOSS", help="Accept this loss, such as array. Can be repeated."),
     ] = None,
+    message: Annotated[str, typer.Option(help="Of the version of a repository.")] = "",
+    tag: Annotated[str | None, typer.Option(help="Name to open the version by.")] = None,
     overwrite: Overwrite = False,
     trusted: Trusted = None,
     storage_option: StorageOptions = None,
     json: Json = False,
 ) -> None:
-    """Make a reference file, by which Zarr clients read an HDF5 or NIfTI file where it is."""
+    """Make a reference file, by which Zarr clients read HDF5 or NIfTI files where they are."""
     options = parse_options(storage_option or ())
     from fmristore.cli.trust import check_trust
     from fmristore.references.virtual import virtualize as run
 
-    with naming(url):
-        check_trust(url, options, trusted=trusted)
+    sources, out = (urls[:-1], urls[-1]) if len(urls) > 1 else (urls, None)
+    with naming(sources[0]):
+        for source in sources:
+            check_trust(source, options, trusted=trusted)
         report = run(
-            url,
+            sources[0] if len(sources) == 1 else sources,
             out,
+            to=to.value,
             relative=relative,
             allow=allow or (),
             overwrite=overwrite,
+            message=message,
+            tag=tag,
             storage_options=options,
         )
     if json:
@@ -57,8 +75,9 @@ def virtualize(  # noqa: PLR0913
         return
     for loss in report.losses:
         echo(f"LOST {loss.kind} /{loss.path}: {loss.reason}")
+    size = size_text(report.nbytes) if report.nbytes else f"version {report.version}"
+    source = report.source if len(sources) == 1 else f"{len(sources)} files"
     echo(
-        f"{report.source} -> {report.target}: {report.chunks} chunks of "
-        f"{len(report.referred)} arrays, {len(report.inlined)} small arrays, "
-        f"{size_text(report.nbytes)}"
+        f"{source} -> {report.target}: {report.chunks} chunks of "
+        f"{len(report.referred)} arrays, {len(report.inlined)} small arrays, {size}"
     )

@@ -18,6 +18,7 @@ from fmristore.formats.registry import (
 from fmristore_stores.errors import UnknownFormatError
 from fmristore_stores.io.location import exists
 from fmristore_stores.opening import Handle, locate
+from fmristore_stores.protocol import Group
 
 __all__ = ["open_handle", "open_url"]
 
@@ -73,10 +74,18 @@ def _detect(view: StoreView) -> tuple[Any, Layout]:
         )
     if locator.kind == "zarr" and exists(f"{locator.url.rstrip('/')}/.zgroup", locator.options):
         what = "a Zarr store of format 2, which is readable"
+    if locator.kind == "reference" and (groups := _groups(view.root)):
+        what = f"a reference file of {groups}, one of which group= names: as a whole it is readable"
     raise UnknownFormatError(
         f"{what} but holds no format of fmristore, neither this one nor that of the R package",
         url=view.handle.locator.url,
     )
+
+
+def _groups(root: Group) -> str:
+    """Names of the first groups of a store; empty if there is none."""
+    found = [name for name, child in root.children().items() if child.kind == "group"]
+    return ", ".join(map(repr, found[:5])) + (f" and {len(found) - 5} more" if found[5:] else "")
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@ from typing import Any, Self
 from fmristore_stores.errors import MemoryLimitError, MetadataError, NotFoundError
 from fmristore_stores.io.location import is_local, normalise
 from fmristore_stores.io.sources import storage_error
+from fmristore_stores.io.whole import read_whole
 from fmristore_stores.publishing.publish import publish_file
-from fmristore_stores.reference.targets import read_whole
 
 __all__ = ["Journal"]
 

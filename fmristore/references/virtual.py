@@ -1,84 +1,58 @@
-"""Virtual Zarr stores: a small file by which Zarr clients read an HDF5 or NIfTI file in place."""
+"""Virtual Zarr stores: by them Zarr clients read HDF5 and NIfTI files in place, one or many."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import math
 import os
-import tempfile
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, TypeAlias, overload
 
-import numpy as np
-
-from fmristore.nifti import is_nifti_name
 from fmristore.planning.pictures import facts_html
 from fmristore.planning.text import size_text
-from fmristore.references.nifti import nifti_array, write_head
-from fmristore.transcoding.plan import LOSSES, Loss, portable_attributes
-from fmristore.transcoding.tree import LINKS, Tree, walk
-from fmristore_stores.codecs import pipeline as codecs
-from fmristore_stores.errors import (
-    ChangedError,
-    CodecError,
-    InvalidInputError,
-    LossyError,
-    MetadataError,
-    UnknownFormatError,
-)
-from fmristore_stores.grid import chunk_region, grid_shape
-from fmristore_stores.hdf5.store import HDF5Array
+from fmristore.references.draft import Drafted, draft_of
+from fmristore.transcoding.plan import LOSSES, Loss
+from fmristore_stores.errors import ChangedError, InvalidInputError, LossyError
 from fmristore_stores.io.location import is_local, name_of, normalise
-from fmristore_stores.opening import Handle, locate
-from fmristore_stores.protocol import AnyArray, ByteRange
 from fmristore_stores.publishing.publish import publish_file
-from fmristore_stores.reference.document import TargetFacts
-from fmristore_stores.reference.metadata import DIMENSIONS, array_document, text_chunk
+from fmristore_stores.reference.document import Chunks, Target, compose
 from fmristore_stores.reference.targets import facts_of
-from fmristore_stores.reference.writing import compose
 from fmristore_stores.shown import shown
-from fmristore_stores.spec import ArraySpec, Attributes, ChunkLayout, is_string
+from fmristore_stores.spec import check_name
 
 __all__ = ["SUFFIX", "VirtualReport", "virtualize"]
 
 SUFFIX = ".refs.json"
 """Put behind the name of the HDF5 file."""
 
-_INLINE_STORED = 32 * 1024
-"""Arrays that take up to this many bytes in the file become part of the reference file."""
-_INLINE_HEAD = 64 * 1024 * 1024
-"""The same for what a NIfTI file says besides its data: an extension may be as long."""
-_INLINE_DECODED = 1024 * 1024
-"""Likewise those whose chunks cannot be referred to, by the bytes of their data."""
-_PIECE = 4 * 1024 * 1024
-"""An array that lies in one run is referred to in parts of at most about this many bytes."""
-_SMALLEST_PIECE = 64 * 1024
-
-Table = tuple[tuple[int, ...], AnyArray]
-"""Shape of a grid of chunks; number, offset and length of each, int64, (chunks, 3)."""
+Place: TypeAlias = str | os.PathLike[str]
+Sources: TypeAlias = Place | Iterable[Place] | Mapping[str, Place]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VirtualReport:
-    """Report on what `virtualize` made.
+    """What `virtualize` made.
 
     Parameters
     ----------
-    source, target : str
-        URLs of the HDF5 file and of the reference file.
+    source : str
+        URL of the file that is referred to; those of many, separated by ``", "``.
+    target : str
+        URL of the reference file or repository.
     referred : tuple of str
-        Paths of arrays whose chunks are read from the HDF5 file.
+        Paths of arrays whose chunks are read from the file.
     inlined : tuple of str
-        Paths of arrays that are part of the reference file.
+        Paths of arrays that are part of what was made.
     chunks : int
         References to chunks.
     nbytes : int
-        Size of the reference file.
+        Size of the reference file; 0 for a repository.
     losses : tuple of Loss
         What is left out, all of it allowed by the caller.
+    groups : tuple of str
+        Names of the groups where many sources were given.
+    version : str
+        Snapshot of the repository that this is.
     """
 
     source: str
@@ -88,10 +62,13 @@ class VirtualReport:
     chunks: int
     nbytes: int
     losses: tuple[Loss, ...]
+    groups: tuple[str, ...] = ()
+    version: str = ""
 
     def __repr__(self) -> str:
         size = f"{self.chunks} chunks of {len(self.referred)} arrays"
-        return f"<{type(self).__name__}: {shown(f'{self.source} -> {self.target}')}: {size}>"
+        source = f"{len(self.groups)} files" if self.groups else self.source
+        return f"<{type(self).__name__}: {shown(f'{source} -> {self.target}')}: {size}>"
 
     def _repr_html_(self) -> str:
         facts = {
@@ -117,117 +94,261 @@ class VirtualReport:
                 {"kind": loss.kind, "path": loss.path, "reason": loss.reason}
                 for loss in self.losses
             ],
+            "groups": list(self.groups),
+            "version": self.version,
         }
 
 
+@overload
 def virtualize(
-    source: str | os.PathLike[str],
-    url: str | os.PathLike[str] | None = None,
+    source: Sources, url: None = None, *, to: Literal["virtualizarr"], **options: Any
+) -> Any: ...
+@overload
+def virtualize(
+    source: Sources,
+    url: Place | None = None,
     *,
+    to: Literal["kerchunk", "icechunk"] = "kerchunk",
     relative: bool = False,
     allow: Collection[str] = (),
     overwrite: bool = False,
+    message: str = "",
+    tag: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
-) -> VirtualReport:
-    """Make a reference file, by which Zarr clients read an HDF5 or NIfTI file where it is.
+) -> VirtualReport: ...
+def virtualize(  # noqa: PLR0913
+    source: Sources,
+    url: Place | None = None,
+    *,
+    to: Literal["kerchunk", "icechunk", "virtualizarr"] = "kerchunk",
+    relative: bool = False,
+    allow: Collection[str] = (),
+    overwrite: bool = False,
+    message: str = "",
+    tag: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Any:
+    """Make a virtual Zarr store, by which Zarr clients read HDF5 and NIfTI files where they are.
 
     Parameters
     ----------
-    source : str or path
+    source : str or path, or several, or a mapping from names to them
         HDF5 file of any software, or uncompressed NIfTI file (``.nii``), local or on any
         filesystem that fsspec knows. A NIfTI file then opens as the image that `convert` would
-        make of it, with its affine, scaling and header.
+        make of it, with its affine, scaling and header. Of several each one becomes a group, with
+        the name that the mapping gives it, or that of its file without its suffixes
+        (``sub-01_task-rest_bold``).
     url : str or path, optional
-        The new file; beside the source as ``<name>.refs.json`` by default.
+        The new file or repository; beside a single source as ``<name>.refs.json`` by default.
+    to : {"kerchunk", "icechunk", "virtualizarr"}
+        A reference file (JSON), a version of an Icechunk repository, or nothing stored but a
+        ``ManifestStore`` of VirtualiZarr. The latter two need Python 3.12 and
+        ``fmristore[icechunk]``.
     relative : bool
-        Refer to the source by its place relative to `url`, so that both can be moved together.
-        fmristore finds it; other readers need ``template_overrides={"u": URL}`` of fsspec.
+        Refer to the sources by their place relative to `url`, so that all can be moved together.
+        fmristore finds them; other readers need ``template_overrides={"u": URL}`` of fsspec.
     allow : collection of str
         Losses that are accepted, by name; see `fmristore.transcoding.plan.LOSSES`.
     overwrite : bool
-        Replace what is at `url`.
+        Replace what is at `url`. An Icechunk repository gets a new version in any case, with what
+        the last one has besides; there this allows to replace groups of the same names.
+    message, tag : str, optional
+        Of the version of an Icechunk repository: what it is, and a name to open it by.
     storage_options : mapping, optional
-        Passed to fsspec, for both URLs.
+        Passed to fsspec, for all URLs. Nothing of them is stored.
 
     Returns
     -------
     VirtualReport
+        Or a ``virtualizarr.manifests.ManifestStore``.
 
     Raises
     ------
     UnknownFormatError
         If there is neither an HDF5 file nor an uncompressed NIfTI file at `source`.
+    InvalidInputError
+        If names of groups are not different, or something cannot be combined.
     LayoutNotSupportedError
         If it is a NIfTI file in colour.
     LossyError
         If something cannot be referred to and is not allowed to be left out.
     AlreadyExistsError
-        If there is something at `url` and `overwrite` is false.
+        If there is something at `url` and `overwrite` is false, or a version of that tag.
     ReadOnlyError
         If nothing can be written at `url`: name another place.
     ChangedError
-        If the file changes meanwhile.
+        If a file changes meanwhile.
+    DependencyError
+        If icechunk or virtualizarr is needed and not installed.
 
     Notes
     -----
     Reads metadata, chunk tables and small arrays, not the data of large ones. `fmristore.open`
-    opens the new file with one request, and refuses it when the HDF5 file was changed or replaced.
+    opens a reference file with one request, and refuses it when the file was changed or replaced;
+    ``group=`` names one of several. Icechunk compares versions of files, too.
 
     Examples
     --------
     >>> import fmristore as fs
     >>> fs.virtualize("s3://lab/run.h5")                                      # doctest: +SKIP
     >>> bold = fs.open("s3://lab/run.h5.refs.json")                           # doctest: +SKIP
+    >>> fs.virtualize(["sub-01_bold.h5", "sub-02_bold.h5"], "all.refs.json")  # doctest: +SKIP
+    >>> bold = fs.open("all.refs.json", group="sub-01_bold")                  # doctest: +SKIP
     >>> import xarray as xr
     >>> xr.open_dataset("s3://lab/run.h5.refs.json", engine="kerchunk")       # doctest: +SKIP
     """
-    _check_names(allow)
-    given, options = normalise(source), dict(storage_options or {})
-    if is_nifti_name(name_of(given)):
-        before = facts_of(given, options)
-        draft = _nifti_draft(given, options)
-    else:
-        locator = locate(source, storage_options=storage_options)
-        if locator.kind != "hdf5":
-            msg = "neither an HDF5 nor a NIfTI file: only these are virtualized"
-            raise UnknownFormatError(msg, url=locator.url)
-        given, options = locator.url, dict(locator.options)
-        with contextlib.closing(Handle(locator, fresh=True)) as handle:
-            before = facts_of(given, options)
-            draft = _Draft(walk(handle.store.root))
-            draft.fill()
-    refused = [loss for loss in draft.losses if loss.kind not in allow]
-    if refused:
-        raise LossyError(_refusal(refused), url=given)
-    target = normalise(url) if url is not None else f"{given.partition('?')[0]}{SUFFIX}"
-    place = _relative(given, target) if relative else _absolute(given)
+    _check(to, allow, url, relative=relative, versioned=bool(message or tag))
+    options = dict(storage_options or {})
+    content = _Content(options)
+    for name, item in _named(source).items():
+        content.add(name, item)
+    content.refuse_losses(allow)
+    if to == "virtualizarr":
+        from fmristore.references.versions import manifest_store
+
+        return manifest_store(content.drafts, options)
+    target = _target(url, content)
+    if to == "icechunk":
+        from fmristore.references.versions import Version, write_version
+
+        version = Version(message=message, tag=tag, overwrite=overwrite)
+        made = write_version(target, content.drafts, options, version, content.check_unchanged)
+        return content.report(target, version=made)
+    targets = [
+        Target(_relative(place, target) if relative else _absolute(place), facts)
+        for _, place, facts in content.drafts.values()
+    ]
     with publish_file(target, overwrite=overwrite, storage_options=storage_options) as path:
-        parts = compose(draft.small, draft.tables, target=place, facts=before)
         with Path(path).open("wb") as file:
-            file.writelines(parts)
+            file.writelines(compose(content.small, content.tables, targets))
             size = file.tell()
-        _check_unchanged(given, options, before)
-    return VirtualReport(
-        source=given,
-        target=target,
-        referred=tuple(draft.tables),
-        inlined=tuple(path for path in draft.tree.arrays if path in draft.inlined),
-        chunks=sum(len(rows) for _, rows in draft.tables.values()),
-        nbytes=size,
-        losses=tuple(draft.losses),
-    )
+        content.check_unchanged()
+    return content.report(target, nbytes=size)
 
 
-def _check_names(allow: Collection[str]) -> None:
+def _check(to: str, allow: Collection[str], url: Any, *, relative: bool, versioned: bool) -> None:
     unknown = set(allow) - set(LOSSES)
     if unknown:
         msg = f"unknown losses {sorted(unknown)}; there are {', '.join(sorted(LOSSES))}"
         raise InvalidInputError(msg)
+    if to not in ("kerchunk", "icechunk", "virtualizarr"):
+        msg = f"to={to!r:.40}: expected 'kerchunk', 'icechunk' or 'virtualizarr'"
+        raise InvalidInputError(msg)
+    if to != "icechunk" and versioned:
+        raise InvalidInputError("message= and tag= are of versions: to='icechunk'")
+    if to != "kerchunk" and relative:
+        raise InvalidInputError("relative= is of reference files: to='kerchunk'")
+    if to == "virtualizarr" and url is not None:
+        raise InvalidInputError("to='virtualizarr' stores nothing: leave url away")
 
 
-def _check_unchanged(url: str, options: Mapping[str, Any], before: TargetFacts) -> None:
-    if facts_of(url, options) != before:
-        raise ChangedError("the file was changed meanwhile; try again", url=url)
+def _named(source: Sources) -> dict[str, str]:
+    """Sources by the names of their groups; that of a single one is empty."""
+    if isinstance(source, str | os.PathLike):
+        return {"": os.fspath(source)}
+    if isinstance(source, Mapping):
+        found = {str(name): os.fspath(item) for name, item in source.items()}
+    else:
+        found = {}
+        for item in map(os.fspath, source):
+            name = _stem(item)
+            if name in found:
+                msg = (
+                    f"{item} and {found[name]} would both be {name!r}: give a mapping from names "
+                    "to sources"
+                )
+                raise InvalidInputError(msg)
+            found[name] = item
+    if not found:
+        raise InvalidInputError("there is no source")
+    for name in found:
+        parts = name.split("/")
+        for part in parts:
+            check_name(part)
+        if any("/".join(parts[:i]) in found for i in range(1, len(parts))):
+            raise InvalidInputError(f"the group {name!r} would lie in that of another source")
+    return found
+
+
+def _stem(source: str) -> str:
+    name = name_of(normalise(source)).rpartition("/")[2]
+    return name.rpartition(".")[0] or name
+
+
+class _Content:
+    """What is said of all sources.
+
+    Parameters
+    ----------
+    options : mapping
+        fsspec's storage options.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = options
+        self.drafts: dict[str, Drafted] = {}
+        self.small: dict[str, Any] = {}
+        self.tables: dict[str, Chunks] = {}
+        self.losses: list[Loss] = []
+        self._inlined: list[str] = []
+
+    def add(self, name: str, source: str) -> None:
+        """Describe one more source, as the group of that name."""
+        draft, url, facts = draft_of(source, self._options)
+        number = len(self.drafts)
+        self.drafts[name] = draft, url, facts
+        parents = name.split("/")[:-1] if name else []
+        for parent in ("", *("/".join(parents[: i + 1]) for i in range(len(parents)))):
+            self.small.setdefault(_below(parent, ".zgroup"), {"zarr_format": 2})
+        self.small |= {_below(name, key): value for key, value in draft.small.items()}
+        self.tables |= {
+            _below(name, path): found._replace(target=number)
+            for path, found in draft.tables.items()
+        }
+        self.losses += [
+            Loss(loss.kind, _below(name, loss.path), loss.reason) for loss in draft.losses
+        ]
+        self._inlined += [_below(name, path) for path in draft.tree.arrays if path in draft.inlined]
+
+    def refuse_losses(self, allow: Collection[str]) -> None:
+        """Raise `LossyError` if something is lost that may not be."""
+        refused = [loss for loss in self.losses if loss.kind not in allow]
+        if refused:
+            urls = [url for _, url, _ in self.drafts.values()]
+            raise LossyError(_refusal(refused), url=urls[0] if len(urls) == 1 else None)
+
+    def check_unchanged(self) -> None:
+        """Raise `ChangedError` if a source was changed since it was described."""
+        for _, url, before in self.drafts.values():
+            if facts_of(url, self._options) != before:
+                raise ChangedError("the file was changed meanwhile; try again", url=url)
+
+    def report(self, target: str, *, nbytes: int = 0, version: str = "") -> VirtualReport:
+        """What was made."""
+        return VirtualReport(
+            source=", ".join(url for _, url, _ in self.drafts.values()),
+            target=target,
+            referred=tuple(self.tables),
+            inlined=tuple(self._inlined),
+            chunks=sum(len(found.rows) for found in self.tables.values()),
+            nbytes=nbytes,
+            losses=tuple(self.losses),
+            groups=tuple(name for name in self.drafts if name),
+            version=version,
+        )
+
+
+def _target(url: Place | None, content: _Content) -> str:
+    if url is not None:
+        return normalise(url)
+    ((name, (_, source, _)), *more) = content.drafts.items()
+    if name or more:
+        raise InvalidInputError("several sources have no place of their own: url= is needed")
+    return f"{source.partition('?')[0]}{SUFFIX}"
+
+
+def _below(name: str, path: str) -> str:
+    return "/".join(part for part in (name, path) if part)
 
 
 def _refusal(refused: list[Loss]) -> str:
@@ -250,204 +371,3 @@ def _relative(url: str, target: str) -> str:
         msg = f"{url} does not lie below the folder of {target}: relative=True is not possible"
         raise InvalidInputError(msg)
     return url[len(folder) + 1 :]
-
-
-def _nifti_draft(url: str, options: Mapping[str, Any]) -> _Draft:
-    """Draft of the reference to a NIfTI file."""
-    spec, stored, rows = nifti_array(url, options)
-    with tempfile.TemporaryDirectory(prefix="fmristore-") as folder:
-        path, attributes = write_head(url, options, Path(folder))
-        with contextlib.closing(Handle(locate(path), fresh=True)) as handle:
-            draft = _Draft(walk(handle.store.root), inline=_INLINE_HEAD)
-            draft.fill()
-    if draft.losses or draft.tables:
-        raise MetadataError("its header is too large to become part of a reference file", url=url)
-    spec, rows = _in_pieces(spec, rows)
-    draft.small["0/.zarray"] = array_document(spec, stored=stored)
-    draft.small["0/.zattrs"] = attributes | {DIMENSIONS: list(spec.dims)}
-    draft.tables["0"] = grid_shape(spec.shape, spec.layout.chunks), rows[:, :3]
-    return draft
-
-
-class _Draft:
-    """The content of a reference file in the making.
-
-    Parameters
-    ----------
-    tree : Tree
-        Of the HDF5 file.
-    inline : int
-        Arrays that take up to this many bytes in the file become part of the reference file.
-    """
-
-    def __init__(self, tree: Tree, *, inline: int = _INLINE_STORED) -> None:
-        self.tree = tree
-        self._inline = inline
-        self.losses = [Loss(item.kind, item.path, item.reason) for item in tree.unreadable]
-        self.small: dict[str, Any] = {}
-        self.tables: dict[str, Table] = {}
-        self.inlined: set[str] = set()
-        self._phony: dict[str, dict[tuple[int, int], str]] = {}
-
-    def fill(self) -> None:
-        """Describe all groups and arrays."""
-        recorded: dict[str, list[dict[str, str]]] = {}
-        for path, target in self.tree.links.items():
-            folder, _, name = path.rpartition("/")
-            recorded.setdefault(folder, []).append({"name": name, "source": ".", "path": target})
-        for path, attributes in self.tree.groups.items():
-            found = portable_attributes(attributes, path, self.losses)
-            links = {LINKS: recorded[path]} if path in recorded else {}
-            self.small[_key(path, ".zgroup")] = {"zarr_format": 2}
-            self.small[_key(path, ".zattrs")] = found | links
-        for path, array in self.tree.arrays.items():
-            self._add(path, cast("HDF5Array", array))
-
-    def _add(self, path: str, array: HDF5Array) -> None:
-        try:
-            chunks = dict(self._chunks(path, array))
-        except CodecError as error:
-            self.losses.append(Loss("array", path, error.message))
-            for key in [k for k in self.small if k.startswith(f"{path}/")]:
-                del self.small[key]
-            return
-        for number, data in chunks.items():
-            self.small[_key(path, number)] = data
-        self.small[_key(path, ".zattrs")] = self._attributes(path, array)
-        if path not in self.tables:
-            self.inlined.add(path)
-
-    def _attributes(self, path: str, array: HDF5Array) -> Attributes:
-        try:
-            attributes = dict(array.read_attributes())
-        except MetadataError as error:
-            self.losses.append(Loss("attributes", path, error.message))
-            attributes = {}
-        found = portable_attributes(attributes, path, self.losses)
-        return found | {DIMENSIONS: self._names(path, array.spec)}
-
-    def _names(self, path: str, spec: ArraySpec) -> list[str]:
-        """Names of all axes: xarray wants one for each, and one length for each in a group."""
-        made = self._phony.setdefault(path.rpartition("/")[0], {})
-        seen: dict[int, int] = {}
-        names = []
-        for dim, length in zip(spec.dims, spec.shape, strict=True):
-            if not dim:
-                seen[length] = seen.get(length, -1) + 1
-                dim = made.setdefault((length, seen[length]), f"phony_dim_{len(made)}")  # noqa: PLW2901
-            names.append(dim)
-        return names
-
-    # Data ----------------------------------------------------------------------------------------
-
-    def _chunks(self, path: str, array: HDF5Array) -> Iterator[tuple[str, bytes]]:
-        """Note the metadata and the table of an array; yields chunks that become part of the file.
-
-        Raises
-        ------
-        CodecError
-            If it is too large for that and cannot be referred to.
-        """
-        spec = array.spec
-        if not is_string(spec.dtype) and not spec.nbytes and codecs.supported(spec.codecs):
-            self.small[_key(path, ".zarray")] = array_document(spec)
-            return
-        located = array.located() if codecs.supported(spec.codecs) else None
-        if located is None:
-            yield from self._whole(path, array)
-            return
-        stored, index = located
-        rows = index.rows
-        if not spec.codecs:
-            spec, rows = _in_pieces(spec, rows)
-        self.small[_key(path, ".zarray")] = array_document(spec, stored=stored)
-        grid = grid_shape(spec.shape, spec.layout.chunks)
-        odd = rows[:, 3] != 0
-        if int(odd.sum()) * spec.chunk_nbytes > _INLINE_DECODED:
-            raise CodecError(f"{int(odd.sum())} of its chunks lack filters that the others have")
-        if int(rows[:, 2].sum()) <= self._inline:
-            odd[:] = True
-        for number, offset, length, mask in rows[odd].tolist():
-            (data,) = array.fetch_stored([ByteRange("", offset, length)])
-            if mask:
-                plain = codecs.decode(spec.codecs, data, spec.chunk_nbytes, skip=mask)
-                data = codecs.encode(spec.codecs, np.frombuffer(plain, np.uint8))
-            yield _name(number, grid), bytes(data)
-        if not odd.all():
-            self.tables[path] = grid, rows[~odd, :3]
-
-    def _whole(self, path: str, array: HDF5Array) -> Iterator[tuple[str, bytes]]:
-        """All data as one chunk, not encoded."""
-        spec = array.spec
-        if max(spec.nbytes, math.prod(spec.shape)) > _INLINE_DECODED:
-            codec = " + ".join(step.name for step in spec.codecs)
-            msg = f"it is large, and its chunks cannot be referred to ({codec or spec.dtype})"
-            raise CodecError(msg)
-        text = is_string(spec.dtype)
-        grid = grid_shape(spec.shape, spec.layout.chunks)
-        if not text or math.prod(grid) * math.prod(spec.layout.chunks) > _INLINE_DECODED:
-            whole = tuple(max(n, 1) for n in spec.shape)
-            spec = replace(spec, layout=ChunkLayout(chunks=whole))
-            grid = grid_shape(spec.shape, whole)
-        spec = replace(spec, codecs=())
-        self.small[_key(path, ".zarray")] = array_document(spec)
-        values = array.read()
-        size = 0
-        for key in itertools.product(*map(range, grid)):
-            chunk = np.full(spec.layout.chunks, spec.fill, spec.dtype)
-            region = chunk_region(key, spec.shape, spec.layout.chunks)
-            chunk[tuple(slice(0, part.stop - part.start) for part in region)] = values[region]
-            data = text_chunk(chunk) if text else chunk.tobytes()
-            size += len(data)
-            if size > 2 * _INLINE_DECODED:
-                raise CodecError("its texts are too long to become part of the reference file")
-            yield ".".join(map(str, key)) or "0", data
-
-
-def _key(path: str, name: str) -> str:
-    return f"{path}/{name}" if path else name
-
-
-def _name(number: int, grid: tuple[int, ...]) -> str:
-    if not grid:
-        return "0"
-    return ".".join(str(int(i)) for i in np.unravel_index(number, grid))
-
-
-def _in_pieces(spec: ArraySpec, rows: AnyArray) -> tuple[ArraySpec, AnyArray]:
-    """Cut chunks that are not encoded into smaller ones, so that a client need not fetch all.
-
-    Pieces are runs of consecutive bytes, and all of one length, as Zarr wants it.
-    """
-    chunks = spec.layout.chunks
-    if spec.chunk_nbytes <= 2 * _PIECE or any(
-        c > max(n, 1) for c, n in zip(chunks, spec.shape, strict=True)
-    ):
-        return spec, rows
-    piece = [*chunks]
-    size = spec.chunk_nbytes
-    for axis, length in enumerate(chunks):
-        if size <= _PIECE:
-            break
-        rest = size // length
-        most = min(length, max(1, _PIECE // rest))
-        piece[axis] = next(n for n in range(most, 0, -1) if length % n == 0)
-        size = piece[axis] * rest
-    if size < _SMALLEST_PIECE:
-        return spec, rows
-    cut = tuple(c // p for c, p in zip(chunks, piece, strict=True))
-    inner = np.stack(np.unravel_index(np.arange(math.prod(cut)), cut), axis=1)
-    outer_grid = grid_shape(spec.shape, chunks)
-    grid = tuple(g * c for g, c in zip(outer_grid, cut, strict=True))
-    if grid != grid_shape(spec.shape, tuple(piece)):
-        return spec, rows
-    made = []
-    for number, offset, _, mask in rows.tolist():
-        outer = np.array(np.unravel_index(number, outer_grid)) * cut
-        numbers = np.ravel_multi_index(tuple((inner + outer).T), grid)
-        offsets = offset + np.arange(len(inner)) * size
-        table = np.stack([numbers, offsets, np.full(len(inner), size)], axis=1)
-        made.append(np.column_stack([table, np.full(len(inner), mask)]))
-    found = np.concatenate(made)
-    layout = replace(spec.layout, chunks=tuple(piece))
-    return replace(spec, layout=layout), found[np.argsort(found[:, 0], kind="stable")]

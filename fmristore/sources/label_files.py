@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmristore_stores.errors import InvalidInputError, MemoryLimitError
-from fmristore_stores.reference.targets import read_whole
+from fmristore_stores.io.whole import read_whole
 
 __all__ = ["read_label_file"]
 

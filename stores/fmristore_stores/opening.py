@@ -49,8 +49,8 @@ from fmristore_stores.io.location import (
 from fmristore_stores.io.objects import below
 from fmristore_stores.io.sources import FsspecSource
 from fmristore_stores.io.stats import Stats, stats_of
+from fmristore_stores.io.whole import read_whole
 from fmristore_stores.protocol import Store
-from fmristore_stores.reference.targets import read_whole
 
 if TYPE_CHECKING:
     pass
@@ -90,6 +90,8 @@ class Locator:
         fsspec's storage options.
     targets : tuple of str
         What a reference file may refer to, besides what lies beside it.
+    group : str
+        Path of the group of a reference file that is meant.
     """
 
     url: str
@@ -97,6 +99,7 @@ class Locator:
     token: str = ""
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     targets: tuple[str, ...] = ()
+    group: str = ""
 
 
 def locate(
@@ -105,6 +108,7 @@ def locate(
     kind: Kind | None = None,
     storage_options: Mapping[str, Any] | None = None,
     targets: Sequence[str] = (),
+    group: str = "",
 ) -> Locator:
     """Find an existing store and what kind it is.
 
@@ -119,6 +123,8 @@ def locate(
         Passed to fsspec.
     targets : sequence of str, optional
         URLs or paths that a reference file may refer to, besides what lies beside it.
+    group : str
+        Path of a group of a reference file of several, which is then taken for the store.
 
     Raises
     ------
@@ -126,9 +132,11 @@ def locate(
         If there is nothing at `url`.
     UnknownFormatError
         If it is neither HDF5 nor Zarr.
+    InvalidInputError
+        If a group of something else than a reference file is meant.
     """
     stats = stats_of(normalise(url))  # counts of what is read here go on in the store's
-    locator, known = _locate(url, kind, storage_options, targets)
+    locator, known = _locate(url, kind, storage_options, targets, group)
     if known is not None:
         _ahead.put(locator, known, stats)
     return locator
@@ -168,6 +176,7 @@ def _locate(
     kind: Kind | None,
     storage_options: Mapping[str, Any] | None,
     targets: Sequence[str],
+    group: str = "",
 ) -> tuple[Locator, Known | None]:
     """Find a store, and give along what was read of it on the way, by offset."""
     options = dict(storage_options or {})
@@ -180,11 +189,17 @@ def _locate(
         kind is None and name_of(normal).lower().endswith(_REFERENCE_SUFFIX)
     ):
         data = read_whole(normal, options, limit=_LARGEST_JSON)
-        token, allowed = _digest(data), tuple(map(str, targets))
         locator = Locator(
-            url=normal, kind="reference", token=token, options=options, targets=allowed
+            url=normal,
+            kind="reference",
+            token=_digest(data),
+            options=options,
+            targets=tuple(map(str, targets)),
+            group=group.strip("/"),
         )
         return locator, {0: data}
+    if group:
+        raise InvalidInputError("group= is of reference files, which this is not", url=normal)
     if not is_local(normal):
         named = (kind or kind_of_name(normal)) == "zarr"
         found = (_look_at_zarr if named else _look)(normal, options, kind)
@@ -375,7 +390,13 @@ def _open_references(locator: Locator, mode: Literal["r", "r+"], known: Known | 
     data = known[0] if known else read_whole(locator.url, locator.options, limit=_LARGEST_JSON)
     if locator.token != _digest(data):
         raise _changed(locator, gone=False)
-    return ReferenceStore(data, url=locator.url, options=locator.options, targets=locator.targets)
+    return ReferenceStore(
+        data,
+        url=locator.url,
+        options=locator.options,
+        targets=locator.targets,
+        group=locator.group,
+    )
 
 
 def _digest(data: bytes) -> str:
@@ -699,6 +720,7 @@ def _again(locator: Locator) -> Locator:
         kind=locator.kind,
         storage_options=locator.options,
         targets=locator.targets,
+        group=locator.group,
     )
 
 

@@ -25,8 +25,6 @@ import pytest
 import xarray as xr
 import zarr
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
-from hypothesis import given
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import fmristore as fs
@@ -50,7 +48,6 @@ from fmristore_stores.errors import (
 from fmristore_stores.hdf5.store import HDF5Store
 from fmristore_stores.opening import open_store
 from fmristore_stores.protocol import AnyArray, Capability, Store
-from fmristore_stores.reference.index import pack_rows, unpack_rows
 from fmristore_stores.spec import STRING, is_string
 from fmristore_stores.testing import Mode, StoreTests
 from tests.conftest import S3Server
@@ -578,6 +575,7 @@ def test_references_of_other_software(tmp_path: Path) -> None:
     fortran = {"shape": [2, 2], "chunks": [2, 2], "order": "F"}
     keys = {"a/0.0": ["data.bin", 0, 4]}
     assert opened(tmp_path, document(array=fortran, refs=keys)).tolist() == [[97, 99], [98, 100]]
+    assert bytes(opened(tmp_path, document(refs={"a/00": ["data.bin", 0, 1]}))) == b"abcd"
     absent = document(array={"fill_value": 9})
     del absent["refs"]["a/1"]
     assert opened(tmp_path, absent).tolist() == [97, 98, 9, 9]
@@ -726,7 +724,6 @@ def test_targets_that_are_allowed(tmp_path: Path) -> None:
         (document(refs={"a/0": [None, 0, 2]}), CorruptDataError),
         (document(refs={"a/0": 7}), CorruptDataError),
         (document(refs={"a/0": "base64:!"}), CorruptDataError),
-        (document(refs={"a/00": ["{{u}}", 0, 2]}), CorruptDataError),
         (document(refs={"a/.zattrs": "[]"}), MetadataError),
         (document(refs={"a/.zattrs": "[" * 100_000}), MetadataError),
         (document(refs={"a/.zattrs": f'{{"x": {"[" * 101 + "]" * 101}}}'}), MetadataError),
@@ -772,75 +769,38 @@ def test_names_that_no_store_has(tmp_path: Path) -> None:
         assert list(store.root.children()) == ["a"]
 
 
-# The packed index --------------------------------------------------------------------------------
+# Facts about what is referred to ----------------------------------------------------------------
 
 
-@given(
-    rows=st.lists(
-        st.tuples(st.integers(0, 2**40), st.integers(0, 2**61), st.integers(0, 2**40)), max_size=50
-    )
-)
-def test_packing(rows: list[tuple[int, int, int]]) -> None:
-    table = np.array(rows, np.int64).reshape(-1, 3)
-    text = pack_rows(table)
-    np.testing.assert_array_equal(unpack_rows(text, len(rows), len(rows)), table)
-    for count in (len(rows) + 1, -1, None, True, 2**60):
-        with pytest.raises(CorruptDataError):
-            unpack_rows(text, count, 100)
-
-
-@pytest.mark.parametrize("text", [None, "", "!", "aGFsbG8=", 7])
-def test_packed_nonsense(text: Any) -> None:
-    with pytest.raises(CorruptDataError):
-        unpack_rows(text, 3, 3)
-
-
-def test_the_first_line_is_enough_unless_something_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """References are not parsed where the packed index has them, and are where they changed."""
-    values = np.arange(100 * 400, dtype="i4").reshape(100, 400)
+def test_references_may_be_edited_and_facts_are_checked(tmp_path: Path) -> None:
+    values = np.arange(100 * 100, dtype="i4").reshape(100, 100)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("a", data=values, chunks=(1, 10))
-    report = virtualize(tmp_path / "a.h5")
-    assert report.chunks == 4000
-    parsed: list[int] = []
-    load = json.loads
-
-    def counting(text: Any, **options: Any) -> Any:
-        parsed.append(len(text))
-        return load(text, **options)
-
-    monkeypatch.setattr(json, "loads", counting)
-    target = Path(report.target)
-    with open_store(target) as store:
-        np.testing.assert_array_equal(ChunkReader(store.root.array("a")).read(), values)
-    assert sum(parsed) < target.stat().st_size / 4
-    text = target.read_text()
-    lines = text.splitlines(keepends=True)
-    first = next(line for line in lines if line.startswith(',"a/0.0"'))
-    second = next(line for line in lines if line.startswith(',"a/0.1"'))
-    place = second.partition(":")[2]
-    target.write_text(text.replace(first, f"{first.partition(':')[0]}:{place}"))
-    parsed.clear()
-    with open_store(target) as store:
-        found = ChunkReader(store.root.array("a")).read()
-    assert sum(parsed) > target.stat().st_size / 2
-    np.testing.assert_array_equal(found[0, :10], values[0, 10:20])
-    np.testing.assert_array_equal(found[:, 10:], values[:, 10:])
-
-
-def test_an_index_of_an_array_that_is_not_there(tmp_path: Path) -> None:
-    make(tmp_path / "a.h5")
     target = Path(virtualize(tmp_path / "a.h5").target)
-    text = target.read_text()
-    target.write_text(text.replace('"index": {"0"', '"index": {"nowhere"'))
-    with pytest.raises(MetadataError):
-        open_store(target)
-    for change in ('"target": {"size": "x", "b', '"target": {"length'):
-        target.write_text(text.replace('"target": {"size', change))
-        with pytest.raises(MetadataError):
+    found = json.loads(target.read_bytes())
+    assert set(found) == {"version", "fmristore", "templates", "refs"}
+    found["refs"]["a/0.0"] = found["refs"]["a/0.1"]
+    target.write_text(json.dumps(found))
+    with open_store(target) as store:
+        array = store.root.array("a")
+        read = ChunkReader(array).read()
+        assert array.stored().tolist() == list(range(1000))  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(read[0, :10], values[0, 10:20])
+    np.testing.assert_array_equal(read[:, 10:], values[:, 10:])
+    facts = found["fmristore"]["targets"]
+    for wrong in ({"u": facts["u"] | {"size": "x"}}, {"u": {"length": 3}}, {"v": facts["u"]}, 7):
+        found["fmristore"]["targets"] = wrong
+        target.write_text(json.dumps(found))
+        with pytest.raises(MetadataError, match="facts"):
             open_store(target)
+    found["fmristore"] = {"version": 1, "target": facts["u"] | {"size": 1}}
+    target.write_text(json.dumps(found))
+    with pytest.raises(ChangedError), open_store(target) as store:
+        store.root.array("a").read()
+    found["fmristore"] = {"version": 99}
+    target.write_text(json.dumps(found))
+    with pytest.raises(UnsupportedVersionError, match="newer"):
+        open_store(target)
 
 
 def test_reports_are_plain(tmp_path: Path) -> None:

@@ -1,15 +1,8 @@
 """Reference files: JSON that lists where in other files the chunks of Zarr arrays lie.
 
 The layout is version 1 of kerchunk's: ``refs`` maps the keys of a Zarr store of format 2 to their
-content or to ``[url, offset, length]``. What fmristore writes is such a file, in two parts:
-
-* the first line holds all metadata, small arrays, and the member ``fmristore`` with the packed
-  index of the chunks (`reference_index`), the facts by which the HDF5 file is recognised
-  (`TargetFacts`), and the digest of the rest;
-* each further line is one reference to a chunk.
-
-Whoever knows kerchunk's layout reads all of it. Here only the first line is parsed, unless the
-digest says that somebody changed the rest.
+content or to ``[url, offset, length]``. What fmristore writes is such a file; its one addition is
+the member ``fmristore``, with the facts by which the files that it refers to are recognised.
 
 References
 ----------
@@ -20,12 +13,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,51 +26,40 @@ from fmristore_stores.errors import (
     FormatError,
     InvalidInputError,
     MetadataError,
+    NotFoundError,
     UnknownFormatError,
     UnsupportedVersionError,
 )
-from fmristore_stores.grid import grid_shape
 from fmristore_stores.protocol import AnyArray
-from fmristore_stores.reference.index import INLINE, WHOLE, ChunkTable, unpack_rows
-from fmristore_stores.reference.metadata import Form
 from fmristore_stores.spec import Attributes, check_name, copy_attributes
 
-__all__ = [
-    "BASE64",
-    "OWN",
-    "OWN_VERSION",
-    "TEMPLATE",
-    "Document",
-    "Listed",
-    "Packed",
-    "TargetFacts",
-    "digest_of",
-    "parse",
-]
+__all__ = ["WHOLE", "Chunks", "Document", "Target", "TargetFacts", "compose", "parse"]
 
-OWN = "fmristore"
+_OWN = "fmristore"
 """Member of a reference file that only fmristore reads."""
-OWN_VERSION = 1
-TEMPLATE = "u"
-"""Name that stands for the URL of the one file that is referred to."""
+_OWN_VERSION = 2
+_TEMPLATE = "u"
+"""Name that stands for the URL of the first file that is referred to."""
+WHOLE = -1
+"""Length of a chunk that is a whole file."""
 _USE = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
-BASE64 = "base64:"
+_BASE64 = "base64:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetFacts:
-    """By which the file that is referred to is recognised.
+    """By which a file that is referred to is recognised.
 
     Parameters
     ----------
     size : int
         Bytes.
     etag : str
-        Version of an object, empty where the server tells none.
+        Version of an object, empty where the server names none.
     mtime_ns : int
         Time of modification of a local file in nanoseconds, 0 elsewhere.
     place : str
-        Digest of its normalised URL: tells a file that was moved.
+        Digest of its normalised URL, by which a file that was moved is noticed.
     head : str
         Digest of its first bytes, by which one that was moved is recognised.
     """
@@ -88,105 +69,6 @@ class TargetFacts:
     mtime_ns: int = 0
     place: str = ""
     head: str = ""
-
-
-class Listed:
-    """Chunks of one array as a reference file lists them.
-
-    Parameters
-    ----------
-    templates : mapping
-        Values of names in double braces.
-    """
-
-    def __init__(self, templates: Mapping[str, str]) -> None:
-        self.entries: list[tuple[str, Any]] = []
-        """The part of each key after the array's path, and the value."""
-        self._templates = templates
-
-    def table(self, form: Form) -> tuple[ChunkTable, bytes]:
-        """Parse the entries; also the bytes of chunks that are part of the file.
-
-        Raises
-        ------
-        CorruptDataError, MetadataError
-            If an entry makes no sense.
-        """
-        grid = grid_shape(form.spec.shape, form.spec.layout.chunks)
-        sources: dict[str, int] = {INLINE: 0}
-        written: dict[str, int] = {}
-        rows: list[tuple[int, int, int, int]] = []
-        for key, value in self.entries:
-            number = None if isinstance(value, str) else _number(key, grid, form.separator)
-            if number is None:
-                continue
-            text, offset, length = _reference(value)
-            source = written.get(text)
-            if source is None:
-                url = _expand(text, self._templates) if "{{" in text else text
-                source = written[text] = sources.setdefault(url, len(sources))
-            rows.append((number, source, offset, length))
-        inline, data = self.inline_rows(form)
-        table = np.concatenate([np.array(rows, np.int64).reshape(-1, 4), inline])
-        return ChunkTable(grid, table, tuple(sources)), data
-
-    def inline_rows(self, form: Form) -> tuple[AnyArray, bytes]:
-        """Rows of the chunks that are part of the file, and their bytes one after the other.
-
-        Raises
-        ------
-        CorruptDataError
-            If an entry makes no sense.
-        """
-        grid = grid_shape(form.spec.shape, form.spec.layout.chunks)
-        rows: list[tuple[int, int, int, int]] = []
-        parts: list[bytes] = []
-        position = 0
-        for key, value in self.entries:
-            number = _number(key, grid, form.separator) if isinstance(value, str) else None
-            if number is not None:
-                parts.append(_content(value))
-                rows.append((number, 0, position, len(parts[-1])))
-                position += len(parts[-1])
-        return np.array(rows, np.int64).reshape(-1, 4), b"".join(parts)
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """Chunks of one array in the packed index of a file of fmristore.
-
-    Parameters
-    ----------
-    text, count : object
-        What the file has for it.
-    most : int
-        Number of chunks that it can have at most.
-    url : str
-        Of the file that they lie in.
-    listed : Listed
-        Chunks that are part of the reference file.
-    """
-
-    text: Any
-    count: Any
-    most: int
-    url: str
-    listed: Listed
-
-    def table(self, form: Form) -> tuple[ChunkTable, bytes]:
-        """Unpack the index.
-
-        Raises
-        ------
-        CorruptDataError
-            If it is damaged.
-        """
-        packed = unpack_rows(self.text, self.count, self.most)
-        rows = np.ones((len(packed), 4), np.int64)
-        rows[:, 0], rows[:, 2], rows[:, 3] = packed.T
-        grid = grid_shape(form.spec.shape, form.spec.layout.chunks)
-        inline, data = self.listed.inline_rows(form)
-        return ChunkTable(grid, np.concatenate([rows, inline]), (INLINE, self.url)), data
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,31 +83,51 @@ class Document:
         Content of ``.zarray`` by path, not checked.
     attributes : dict of str to Attributes
         Of arrays, by path.
-    chunks : dict of str to Listed or Packed
-        By path of the array.
-    facts : TargetFacts, optional
-        Of the one file that is referred to.
-    target : str
-        Its URL; empty where `facts` is None.
+    refs : dict of str to object
+        All keys of the Zarr store.
+    templates : dict of str to str
+        URLs by the names that stand for them in double braces.
+    facts : dict of str to TargetFacts
+        By URL, as it is written there.
     """
 
     groups: dict[str, Attributes] = field(default_factory=dict)
     arrays: dict[str, Any] = field(default_factory=dict)
     attributes: dict[str, Attributes] = field(default_factory=dict)
-    chunks: dict[str, Listed | Packed] = field(default_factory=dict)
-    facts: TargetFacts | None = None
-    target: str = ""
+    refs: dict[str, Any] = field(default_factory=dict)
+    templates: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, TargetFacts] = field(default_factory=dict)
+
+    def chunk(self, key: str) -> bytes | tuple[str, int, int] | None:
+        """Content of a chunk, or URL, offset and length of it; None if it is not listed.
+
+        Raises
+        ------
+        CorruptDataError, MetadataError
+            If the entry makes no sense.
+        """
+        value = self.refs.get(key)
+        if value is None and key not in self.refs:
+            return None
+        if isinstance(value, str):
+            return _content(value)
+        if isinstance(value, list) and value and isinstance(value[0], str):
+            url = _expand(value[0], self.templates) if "{{" in value[0] else value[0]
+            if len(value) == 1:
+                return url, 0, WHOLE
+            if len(value) == 3 and _is_place(value[1]) and _is_place(value[2]):
+                return url, value[1], value[2]
+        raise CorruptDataError(f"{str(value)[:80]} is no reference to a file")
 
 
-def digest_of(data: bytes) -> str:
-    """Digest of the lines after the first one."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+def _is_place(number: Any) -> bool:
+    return type(number) is int and 0 <= number < 2**62
 
 
 # Reading -------------------------------------------------------------------------------------
 
 
-def parse(data: bytes, *, url: str) -> Document:
+def parse(data: bytes, *, url: str, group: str = "") -> Document:
     """Understand a reference file, of fmristore or of other software.
 
     Parameters
@@ -234,6 +136,8 @@ def parse(data: bytes, *, url: str) -> Document:
         All of it.
     url : str
         For messages.
+    group : str
+        Path of the group that becomes the root.
 
     Raises
     ------
@@ -243,13 +147,12 @@ def parse(data: bytes, *, url: str) -> Document:
         If it is of a version that is not known.
     MetadataError
         If it is damaged, or needs a program to be run to be read.
+    NotFoundError
+        If there is no such group.
     """
     try:
-        own = _own_head(data)
-        if own is not None:
-            return own
-        return _document(_load(data))
-    except FormatError as error:
+        return _document(_load(data), group)
+    except (FormatError, NotFoundError) as error:
         error.url = error.url or url
         raise
 
@@ -264,34 +167,7 @@ def _load(text: bytes) -> dict[str, Any]:
     return found
 
 
-def _own_head(data: bytes) -> Document | None:
-    """Content of the first line, if it is one of fmristore and the rest is as it was written."""
-    head, _, rest = data.partition(b"\n")
-    if b'"fmristore"' not in head[:64] or not rest.endswith(b"}}\n"):
-        return None
-    try:
-        found = _load(head + b"}}")
-    except UnknownFormatError:
-        return None
-    own = found.get(OWN)
-    if not isinstance(own, dict) or own.get("rest") != digest_of(rest):
-        return None
-    document = _document(found)
-    index = own.get("index")
-    if document.facts is None or not isinstance(index, dict):
-        return None
-    for path, entry in index.items():
-        listed = document.chunks.get(path)
-        if not isinstance(listed, Listed) or not isinstance(entry, dict):
-            raise MetadataError(f"the packed index is of an array {path[:80]!r} that is not there")
-        most = rest.count(b"\n")
-        document.chunks[path] = Packed(
-            entry.get("rows"), entry.get("count"), most, document.target, listed
-        )
-    return document
-
-
-def _document(found: dict[str, Any]) -> Document:
+def _document(found: dict[str, Any], group: str) -> Document:
     version = found.get("version", 0)
     refs = found.get("refs") if version else found
     if version not in (0, 1):
@@ -306,12 +182,11 @@ def _document(found: dict[str, Any]) -> Document:
         for value in templates.values()
     ):
         raise MetadataError("templates that are programs are not supported")
-    facts = _facts(found.get(OWN)) if version else None
-    target = templates.get(TEMPLATE, "") if facts is not None else ""
-    if not target:
-        facts = None
-    document = Document(facts=facts, target=target)
-    _fill(document, refs, templates)
+    facts = _all_facts(found.get(_OWN), templates) if version else {}
+    if group:
+        refs = _below(refs, group)
+    document = Document(refs=refs, templates=templates, facts=facts)
+    _fill(document)
     return document
 
 
@@ -321,72 +196,56 @@ def _is_zarr(refs: Mapping[str, Any]) -> bool:
     return ".zgroup" in refs or ".zarray" in refs or ".zmetadata" in refs
 
 
-def _facts(own: Any) -> TargetFacts | None:
+def _below(refs: Mapping[str, Any], group: str) -> dict[str, Any]:
+    prefix = f"{group}/"
+    found = {key[len(prefix) :]: value for key, value in refs.items() if key.startswith(prefix)}
+    if ".zgroup" not in found:
+        raise NotFoundError("there is no such group in the reference file", node=group)
+    return found
+
+
+def _all_facts(own: Any, templates: Mapping[str, str]) -> dict[str, TargetFacts]:
     if not isinstance(own, dict):
-        return None
-    if own.get("version") != OWN_VERSION:
+        return {}
+    if own.get("version") not in (1, _OWN_VERSION):
         raise UnsupportedVersionError("this reference file is of a newer fmristore")
     try:
-        facts = TargetFacts(**own["target"])
-    except (KeyError, TypeError) as error:
-        raise MetadataError(f"the facts about the target are not understood: {error}") from error
-    texts = (facts.etag, facts.place, facts.head)
-    numbers = (facts.size, facts.mtime_ns)
+        named = {_TEMPLATE: own["target"]} if own["version"] == 1 else own["targets"]
+        return {templates[name]: _facts(facts) for name, facts in named.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        msg = f"the facts about what it refers to are not understood: {error!r}"
+        raise MetadataError(msg) from error
+
+
+def _facts(found: Mapping[str, Any]) -> TargetFacts:
+    facts = TargetFacts(**found)
+    texts, numbers = (facts.etag, facts.place, facts.head), (facts.size, facts.mtime_ns)
     if not all(isinstance(v, str) for v in texts) or not all(type(v) is int for v in numbers):
-        raise MetadataError("the facts about the target are not understood")
+        raise MetadataError("the facts about what it refers to are not understood")
     return facts
 
 
-def _fill(document: Document, refs: Mapping[str, Any], templates: Mapping[str, str]) -> None:
-    """Sort the keys into groups, arrays and chunks."""
-    rest: list[tuple[str, Any]] = []
+def _fill(document: Document) -> None:
+    """Sort the metadata into groups, arrays and attributes."""
     attributes: dict[str, Any] = {}
-    for key, value in refs.items():
+    for key in [key for key in document.refs if ".z" in key]:
         folder, _, name = key.rpartition("/")
         if name == ".zarray" and _is_path(folder):
-            document.arrays[folder] = _json(value, key)
-            document.chunks[folder] = Listed(templates)
+            document.arrays[folder] = _json(document.refs[key], key)
         elif name == ".zgroup" and _is_path(folder):
             document.groups[folder] = {}
         elif name == ".zattrs":
-            attributes[folder] = value
-        elif not name.startswith(".z"):
-            rest.append((key, value))
+            attributes[folder] = document.refs[key]
     for path in [*document.arrays, *document.groups]:
         while path:
             path = path.rpartition("/")[0]  # noqa: PLW2901 - upwards to the root
             document.groups.setdefault(path, {})
     document.groups.setdefault("", {})
     for path, value in attributes.items():
-        found = _attributes(value, path)
         if path in document.arrays:
-            document.attributes[path] = found
+            document.attributes[path] = _attributes(value, path)
         elif path in document.groups:
-            document.groups[path] = found
-    _sort_chunks(document, rest)
-
-
-def _sort_chunks(document: Document, rest: Iterable[tuple[str, Any]]) -> None:
-    owners: dict[str, tuple[Listed, int] | None] = {}
-    for key, value in rest:
-        folder = key.rpartition("/")[0]
-        if folder not in owners:
-            owners[folder] = _owner(document, folder)
-        owner = owners[folder]
-        if owner is not None:
-            owner[0].entries.append((key[owner[1] :], value))
-
-
-def _owner(document: Document, folder: str) -> tuple[Listed, int] | None:
-    """The array that a key below `folder` belongs to, and where in it the chunk's name begins."""
-    path = folder
-    while True:
-        listed = document.chunks.get(path)
-        if isinstance(listed, Listed):
-            return listed, len(path) + 1 if path else 0
-        if not path:
-            return None
-        path = path.rpartition("/")[0]
+            document.groups[path] = _attributes(value, path)
 
 
 def _is_path(path: str) -> bool:
@@ -420,24 +279,13 @@ def _json(value: Any, key: str) -> Any:
 
 
 def _content(value: str) -> bytes:
-    if not value.startswith(BASE64):
+    if not value.startswith(_BASE64):
         # Bytes beyond ASCII stand there as the UTF-8 text that they happen to be.
         return value.encode("utf-8", "surrogatepass")
     try:
-        return base64.b64decode(value[len(BASE64) :], validate=True)
+        return base64.b64decode(value[len(_BASE64) :], validate=True)
     except (binascii.Error, ValueError) as error:
         raise CorruptDataError(f"what is stored inline is not base64: {error}") from error
-
-
-def _reference(value: Any) -> tuple[str, int, int]:
-    if isinstance(value, list) and value and isinstance(value[0], str):
-        if len(value) == 1:
-            return value[0], 0, WHOLE
-        if len(value) == 3:
-            url, offset, length = value
-            if type(offset) is type(length) is int and 0 <= offset < 2**62 and 0 <= length < 2**62:
-                return url, offset, length
-    raise CorruptDataError(f"{str(value)[:80]} is no reference to a file")
 
 
 def _expand(url: str, templates: Mapping[str, str]) -> str:
@@ -452,19 +300,73 @@ def _expand(url: str, templates: Mapping[str, str]) -> str:
     return expanded
 
 
-def _number(key: str, grid: tuple[int, ...], separator: str) -> int | None:
-    """Number of a chunk in its grid by its key; None for a key that names no chunk of it."""
-    if not grid:
-        return 0 if key == "0" else None
-    parts = key.split(separator)
-    if len(parts) != len(grid):
-        return None
-    number = 0
-    for part, length in zip(parts, grid, strict=True):
-        if not (part.isascii() and part.isdigit() and len(part) < 20):
-            return None
-        position = int(part)
-        if position >= length:
-            return None
-        number = number * length + position
-    return number
+# Writing -------------------------------------------------------------------------------------
+
+
+class Target(NamedTuple):
+    """A file that is referred to."""
+
+    url: str
+    """Its URL, or its path relative to the reference file."""
+    facts: TargetFacts
+    """By which it is recognised."""
+
+
+class Chunks(NamedTuple):
+    """Chunks of one array that lie in a file that is referred to."""
+
+    grid: tuple[int, ...]
+    """Shape of the grid of chunks."""
+    rows: AnyArray
+    """Number, offset and length of each: int64, (chunks, 3)."""
+    target: int = 0
+    """Number of the file."""
+
+
+def compose(
+    small: Mapping[str, Any], chunks: Mapping[str, Chunks], targets: list[Target]
+) -> Iterator[bytes]:
+    """Text of a reference file, a part for each array.
+
+    Parameters
+    ----------
+    small : mapping of str to object
+        Keys of the Zarr store: metadata as JSON values, and chunks as bytes.
+    chunks : mapping of str to Chunks
+        By path of the array.
+    targets : list of Target
+        Files that are referred to.
+
+    Raises
+    ------
+    InvalidInputError
+        If a URL has two opening braces, which readers take for a program.
+    """
+    names = [f"{_TEMPLATE}{i or ''}" for i in range(len(targets))]
+    for target in targets:
+        if "{{" in target.url:
+            raise InvalidInputError("a URL with {{ cannot be referred to", url=target.url)
+    facts = {name: asdict(target.facts) for name, target in zip(names, targets, strict=True)}
+    head = {
+        "version": 1,
+        _OWN: {"version": _OWN_VERSION, "targets": facts},
+        "templates": {name: target.url for name, target in zip(names, targets, strict=True)},
+        "refs": {key: _text(value) for key, value in small.items()},
+    }
+    yield json.dumps(head, ensure_ascii=False, allow_nan=False).encode()[:-2] + b"\n"
+    for path, (grid, rows, number) in chunks.items():
+        keys = np.array(np.unravel_index(rows[:, 0], grid or (1,))).T.tolist()
+        begin = json.dumps(path, ensure_ascii=False)[1:-1]
+        lines = [
+            f',"{begin}/{".".join(map(str, key)) if grid else 0}":'
+            f'["{{{{{names[number]}}}}}",{offset},{length}]\n'
+            for key, (_, offset, length) in zip(keys, rows.tolist(), strict=True)
+        ]
+        yield "".join(lines).encode()
+    yield b"}}\n"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return _BASE64 + base64.b64encode(value).decode()
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -1,16 +1,13 @@
 """Reference files as stores: arrays whose chunks lie in other files, read in place.
 
-Made by `fmristore.virtualize` or by kerchunk; see `reference_document` for what they hold. They are
-read without zarr-python and without fsspec's reference filesystem, because they are not trusted:
+Made by `fmristore.virtualize` or by kerchunk; see `document` for what they hold. They are read
+without zarr-python and without fsspec's reference filesystem, because they are not trusted:
 nothing in them is run, and only files beside them are opened.
-
-Store, groups and arrays are whole here, which makes the module long.
 """
 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -26,8 +23,16 @@ from fmristore_stores.errors import (
     LayoutNotSupportedError,
     NotFoundError,
     ReadOnlyError,
+    SelectionError,
 )
-from fmristore_stores.grid import ChunkKey, Region, overlaps, parse_region, region_shape
+from fmristore_stores.grid import (
+    ChunkKey,
+    Region,
+    grid_shape,
+    overlaps,
+    parse_region,
+    region_shape,
+)
 from fmristore_stores.io.lifetime import Lifetime, Reading
 from fmristore_stores.io.ranges import batches, merge_ranges, span_of
 from fmristore_stores.protocol import (
@@ -39,8 +44,7 @@ from fmristore_stores.protocol import (
     ChunkRef,
     FetchPolicy,
 )
-from fmristore_stores.reference.document import Document, parse
-from fmristore_stores.reference.index import INLINE, WHOLE, ChunkTable
+from fmristore_stores.reference.document import WHOLE, Document, parse
 from fmristore_stores.reference.metadata import DIMENSIONS, as_text, parse_array, unpack_text
 from fmristore_stores.reference.targets import Targets
 from fmristore_stores.spec import ArraySpec, Attributes, copy_attributes, is_string
@@ -48,6 +52,8 @@ from fmristore_stores.spec import ArraySpec, Attributes, copy_attributes, is_str
 __all__ = ["ReferenceArray", "ReferenceGroup", "ReferenceStore"]
 
 _BATCH_BYTES = 64 * 1024 * 1024
+_INLINE = "\0"
+"""Before the key of a chunk that is part of the reference file: no URL begins with it."""
 
 
 class _Session:
@@ -59,8 +65,6 @@ class _Session:
         self.targets = targets
         self.released = False
         self.lifetime = Lifetime(url, self)
-        self.tables: dict[str, tuple[ChunkTable, bytes]] = {}
-        self.lock = threading.Lock()
 
     def check_open(self) -> None:
         if self.released:
@@ -73,11 +77,6 @@ class _Session:
         if not self.released:
             self.released = True
             self.targets.close()
-
-    def refuse(self, path: str) -> FmristoreError:
-        self.check_open()
-        msg = "a reference file is only read; change the file that it refers to"
-        return ReadOnlyError(msg, url=self.url, node=path)
 
 
 class ReferenceStore:
@@ -93,6 +92,8 @@ class ReferenceStore:
         fsspec's storage options.
     targets : sequence of str
         URLs or paths of files or folders that it may refer to, besides those beside it.
+    group : str
+        Path of the group that is opened as the root.
 
     Raises
     ------
@@ -100,10 +101,8 @@ class ReferenceStore:
         If it is no reference file.
     MetadataError
         If it is damaged, or needs a program to be run to be read.
-
-    Notes
-    -----
-    Nothing is requested here. The first read of an array unpacks its table of chunks.
+    NotFoundError
+        If there is no such group.
     """
 
     def __init__(
@@ -113,21 +112,20 @@ class ReferenceStore:
         url: str,
         options: Mapping[str, Any] | None = None,
         targets: Sequence[str] = (),
+        group: str = "",
     ) -> None:
-        document = parse(data, url=url)
-        reached = Targets(
-            url, options or {}, allowed=targets, facts=document.facts, target=document.target
-        )
+        document = parse(data, url=url, group=group)
+        reached = Targets(url, options or {}, document.facts, allowed=targets)
         self._session = _Session(url, document, reached)
 
     @property
     def url(self) -> str:
-        """Path or URL."""
+        """Where it is."""
         return self._session.url
 
     @property
     def token(self) -> str:
-        """Nothing tells one version from another."""
+        """Empty: nothing is known by which versions differ."""
         return ""
 
     @property
@@ -137,13 +135,7 @@ class ReferenceStore:
 
     @property
     def root(self) -> ReferenceGroup:
-        """The group at the top of the tree.
-
-        Raises
-        ------
-        ClosedError
-            If the store is closed.
-        """
+        """The group at the top of the tree; `ClosedError` if the store is closed."""
         self._session.check_open()
         return ReferenceGroup(self._session, "")
 
@@ -168,7 +160,7 @@ class ReferenceStore:
 
 
 class _Node:
-    """Common base of groups and arrays."""
+    """What groups and arrays have in common: a place, and that they are only read."""
 
     def __init__(self, session: _Session, path: str) -> None:
         self._session = session
@@ -179,109 +171,58 @@ class _Node:
         """Absolute path in the store, without a leading slash; empty for the root."""
         return self._path
 
-    def write_attributes(self, attributes: Mapping[str, Any]) -> None:  # noqa: ARG002
-        """Refuse.
+    def _at(self, path: str) -> str:
+        self._session.check_open()
+        return f"{self._path}/{path}" if self._path else path
 
-        Raises
-        ------
-        ClosedError, ReadOnlyError
-            One of them always.
-        """
-        raise self._session.refuse(self._path)
+    def _error(self, cls: type[FmristoreError], message: str) -> FmristoreError:
+        return cls(message, url=self._session.url, node=self._path)
+
+    def refuse(self, *args: Any, **options: Any) -> Any:  # noqa: ARG002
+        """Refuse to change anything: `ReadOnlyError`, or `ClosedError` once it is closed."""
+        self._session.check_open()
+        msg = "a reference file is only read; change the file that it refers to"
+        raise self._error(ReadOnlyError, msg)
+
+    write_attributes = refuse
 
 
 class ReferenceGroup(_Node):
-    """A group of a `ReferenceStore`."""
+    """A group of a `ReferenceStore`: see `fmristore_stores.protocol` for what each call does."""
+
+    create_group = create_array = remove = link = _Node.refuse
 
     def read_attributes(self) -> Attributes:
-        """All attributes, as plain JSON values that the caller may change.
-
-        Raises
-        ------
-        ClosedError
-            If the store is closed.
-        """
+        """All attributes, as plain JSON values that the caller may change."""
         self._session.check_open()
         return copy_attributes(self._session.document.groups[self._path])
 
     def children(self, *, tolerant: bool = False) -> dict[str, Child]:  # noqa: ARG002
-        """Names and kinds of the direct children, sorted by name.
-
-        Raises
-        ------
-        ClosedError
-            If the store is closed.
-        """
+        """Names and kinds of the direct children, sorted by name."""
         self._session.check_open()
-        found = {}
         document = self._session.document
-        for kind, paths in (("group", document.groups), ("array", document.arrays)):
-            for path in paths:
-                folder, _, name = path.rpartition("/")
-                if path and folder == self._path:
-                    found[name] = Child("array" if kind == "array" else "group")
-        return dict(sorted(found.items()))
+        found = dict.fromkeys(document.groups, Child("group"))
+        found |= dict.fromkeys(document.arrays, Child("array"))
+        places = ((*path.rpartition("/")[::2], child) for path, child in found.items() if path)
+        return dict(sorted((name, child) for at, name, child in places if at == self._path))
 
     def group(self, path: str) -> ReferenceGroup:
-        """Open a group below this one; `path` may have several segments.
-
-        Raises
-        ------
-        ClosedError
-            If the store is closed.
-        NotFoundError
-            If there is no group at `path`.
-        """
+        """Open a group below this one; `path` may have several segments."""
         at = self._at(path)
         if not path or at not in self._session.document.groups:
             raise NotFoundError("there is no such group", url=self._session.url, node=at)
         return ReferenceGroup(self._session, at)
 
     def array(self, path: str) -> ReferenceArray:
-        """Open an array below this one; `path` may have several segments.
-
-        Raises
-        ------
-        ClosedError
-            If the store is closed.
-        NotFoundError
-            If there is no array at `path`.
-        MetadataError
-            If its metadata are damaged, or of a kind that cannot be used.
-        """
+        """Open an array below this one; `path` may have several segments."""
         at = self._at(path)
         if at not in self._session.document.arrays:
             raise NotFoundError("there is no such array", url=self._session.url, node=at)
         return ReferenceArray(self._session, at)
 
-    def create_group(self, name: str, attributes: Mapping[str, Any] | None = None) -> Any:  # noqa: ARG002
-        """Refuse with `ReadOnlyError`, or `ClosedError`."""
-        raise self._session.refuse(self._path)
-
-    def create_array(
-        self,
-        name: str,  # noqa: ARG002
-        spec: ArraySpec,  # noqa: ARG002
-        attributes: Mapping[str, Any] | None = None,  # noqa: ARG002
-    ) -> Any:
-        """Refuse with `ReadOnlyError`, or `ClosedError`."""
-        raise self._session.refuse(self._path)
-
-    def remove(self, name: str) -> None:  # noqa: ARG002
-        """Refuse with `ReadOnlyError`, or `ClosedError`."""
-        raise self._session.refuse(self._path)
-
-    def link(self, name: str, target: str) -> None:  # noqa: ARG002
-        """Refuse with `ReadOnlyError`, or `ClosedError`."""
-        raise self._session.refuse(self._path)
-
-    def _at(self, path: str) -> str:
-        self._session.check_open()
-        return f"{self._path}/{path}" if self._path else path
-
 
 class ReferenceArray(_Node):
-    """An array of a `ReferenceStore`.
+    """An array of a `ReferenceStore`: see `fmristore_stores.protocol` for what each call does.
 
     Parameters
     ----------
@@ -296,15 +237,20 @@ class ReferenceArray(_Node):
         If it is of a kind that cannot be used.
     """
 
+    write = _Node.refuse
+
     def __init__(self, session: _Session, path: str) -> None:
         super().__init__(session, path)
         document = session.document
         self._attributes = document.attributes.get(path, {})
+        self._prefix = f"{path}/" if path else ""
         try:
             self._form = parse_array(document.arrays[path], self._attributes)
         except FmristoreError as error:
             error.url, error.node = session.url, path
             raise
+        spec = self._form.spec
+        self._grid = grid_shape(spec.shape, spec.layout.chunks)
 
     @property
     def spec(self) -> ArraySpec:
@@ -318,72 +264,36 @@ class ReferenceArray(_Node):
         return order | Capability.CHUNK_REFS if self._form.direct else order
 
     def read_attributes(self) -> Attributes:
-        """All attributes, as plain JSON values that the caller may change.
-
-        Raises
-        ------
-        ClosedError
-            If the store is closed.
-        """
+        """All attributes, as plain JSON values that the caller may change."""
         self._session.check_open()
         found = copy_attributes(self._attributes)
         found.pop(DIMENSIONS, None)
         return found
 
     def read(self, region: Region | None = None, out: AnyArray | None = None) -> AnyArray:
-        """Read a region, ``None`` for everything, one chunk after the other.
-
-        Parameters
-        ----------
-        region : Region, optional
-            One slice per axis.
-        out : ndarray, optional
-            Receives the values; of the region's shape and the array's dtype.
-
-        Returns
-        -------
-        ndarray
-            `out` if given, else a new array.
-
-        Raises
-        ------
-        ClosedError
-            If the store is closed.
-        SelectionError
-            If the region does not fit the array.
-        InvalidInputError
-            If `out` has another shape or dtype.
-        CodecError
-            If a codec is not known.
-        CorruptDataError
-            If a chunk is damaged.
-        ChangedError
-            If the file that is referred to is another one now.
-        """
+        """Read a region, ``None`` for everything: see `Array.read`."""
         self._session.check_open()
         spec = self.spec
         parsed = parse_region(region, spec.shape)
         shape = region_shape(parsed)
         if out is not None and (out.shape != shape or out.dtype != spec.dtype):
             msg = f"out is {out.dtype}{out.shape} where {spec.dtype}{shape} is read"
-            raise InvalidInputError(msg, url=self._session.url, node=self._path)
+            raise self._error(InvalidInputError, msg)
         text = self._form.stored.kind == "O"
         if not codecs.supported(spec.codecs) or (text and spec.codecs):
             msg = f"codecs {' + '.join(map(str, spec.codecs))} are not all known here"
-            raise CodecError(msg, url=self._session.url, node=self._path)
+            raise self._error(CodecError, msg)
         result = np.empty(shape, spec.dtype) if out is None else out
         with self.reading():
             self._read_into(result, parsed)
         return result
 
     def _read_into(self, result: AnyArray, region: Region) -> None:
-        spec = self.spec
-        touched = list(overlaps(region, spec.layout.chunks)) if result.size else []
-        refs = self._refs([overlap.key for overlap in touched])
         stored = []
-        for overlap, ref in zip(touched, refs, strict=True):
+        for overlap in overlaps(region, self.spec.layout.chunks) if result.size else ():
+            ref = self._ref(overlap.key)
             if ref is None:
-                result[overlap.target] = spec.fill
+                result[overlap.target] = self.spec.fill
             else:
                 stored.append((overlap, ref.range))
         ranges = [item[1] for item in stored]
@@ -395,115 +305,102 @@ class ReferenceArray(_Node):
                     chunk = self._decode(memoryview(data)[start : start + ranges[i].length])
                     result[stored[i][0].target] = chunk[stored[i][0].source]
 
-    def write(self, region: Region | None, values: Any) -> None:  # noqa: ARG002
-        """Refuse with `ReadOnlyError`, or `ClosedError`."""
-        raise self._session.refuse(self._path)
-
     # Encoded chunks ----------------------------------------------------------------------------
 
     @property
     def policy(self) -> FetchPolicy:
-        """Best way of asking for its byte ranges; unpacks the table of chunks."""
-        self._table()
-        return self._session.targets.policy
+        """How its byte ranges are best asked for: those of its first chunk, for all."""
+        session = self._session
+        refs, prefix = session.document.refs, self._prefix
+        listed = (key for key, ref in refs.items() if type(ref) is list and key.startswith(prefix))
+        found = self._entry(key) if (key := next(listed, None)) is not None else None
+        return session.targets.policy(found.source if found is not None else session.url)
 
     def reading(self) -> Reading:
-        """Context of one read: what it refers to is what the references were made for.
-
-        Raises
-        ------
-        ClosedError
-            On entering, if the store is closed.
-        ChangedError
-            On leaving, if the file that is referred to is another one now.
-        """
+        """Context of one read: what it refers to is what the references were made for."""
         return self._session.lifetime.reading()
 
     def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
-        """Locate encoded chunks; ``None`` for one that is not listed.
-
-        Raises
-        ------
-        ClosedError
-            If the store is closed.
-        LayoutNotSupportedError
-            If the array does not have ``CHUNK_REFS``, or refers to a file that must not be read.
-        SelectionError
-            If a key lies outside the grid of chunks.
-        CorruptDataError
-            If the table of chunks is damaged.
-        """
-        self._session.check_open()
+        """Locate encoded chunks; ``None`` for one that is not listed."""
         self._need_direct()
-        return self._refs(keys)
+        return [self._ref(key) for key in keys]
 
     def stored(self) -> AnyArray | None:
-        """Numbers of the chunks that are listed; raises as `refs`."""
-        self._session.check_open()
+        """Numbers of the chunks that are listed, sorted; raises as `refs`."""
         self._need_direct()
-        return self._table()[0].numbers
+        keys = (key for key in self._session.document.refs if key.startswith(self._prefix))
+        found = sorted(n for key in keys if (n := self._number(key)) is not None)
+        return np.array(found, np.int64)
 
     def fetch(
         self, ranges: Sequence[ByteRange], into: Sequence[AnyArray | None] = ()
     ) -> list[Buffer]:
-        """Bytes of each range, in order.
-
-        Raises
-        ------
-        ClosedError
-            If the store is closed.
-        LayoutNotSupportedError
-            If the array does not have ``CHUNK_REFS``.
-        CorruptDataError
-            If a range lies beyond the end of its file.
-        StorageError
-            If the disk or the service failed.
-        """
-        self._session.check_open()
+        """Bytes of each range, in order."""
         del into
         self._need_direct()
         return self._fetch(ranges)
 
     def _need_direct(self) -> None:
+        self._session.check_open()
         if not self._form.direct:
             msg = "this array does not have CHUNK_REFS: see its capabilities"
-            raise LayoutNotSupportedError(msg, url=self._session.url, node=self._path)
+            raise self._error(LayoutNotSupportedError, msg)
 
-    def _table(self) -> tuple[ChunkTable, bytes]:
+    def _key(self, chunk: Sequence[int]) -> str:
+        return self._prefix + (self._form.separator.join(map(str, chunk)) or "0")
+
+    def _number(self, key: str) -> int | None:
+        """Number of a chunk by its key; None for a key that names no chunk of this array."""
+        parts = key[len(self._prefix) :].split(self._form.separator) if self._grid else []
+        if not all(part.isascii() and part.isdigit() and len(part) < 20 for part in parts):
+            return None
+        chunk = tuple(map(int, parts))
+        if key != self._key(chunk) or not self._is_inside(chunk):
+            return None
+        return int(np.ravel_multi_index(chunk, self._grid)) if chunk else 0
+
+    def _is_inside(self, chunk: ChunkKey) -> bool:
+        grid = self._grid
+        return len(chunk) == len(grid) and all(map(range.__contains__, map(range, grid), chunk))
+
+    def _ref(self, chunk: ChunkKey) -> ChunkRef | None:
+        if not self._is_inside(chunk):
+            raise self._error(SelectionError, f"chunk {chunk} is not in a grid of {self._grid}")
+        found = self._entry(self._key(chunk))
+        return found if found is None else ChunkRef(found)
+
+    def _entry(self, key: str) -> ByteRange | None:
+        """Where the content of a key lies."""
         session = self._session
-        with session.lock:
-            if self._path not in session.tables:
-                try:
-                    table, inline = session.document.chunks[self._path].table(self._form)
-                    session.tables[self._path] = table.renamed(self._resolve), inline
-                except FmristoreError as error:
-                    error.url, error.node = session.url, self._path
-                    raise
-            return session.tables[self._path]
-
-    def _resolve(self, source: str) -> str:
-        return source if source == INLINE else self._session.targets.resolve(source)
-
-    def _refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
-        found = self._table()[0].refs(keys)
-        return [
-            ref if ref is None or ref.range.length != WHOLE else self._whole(ref) for ref in found
-        ]
-
-    def _whole(self, ref: ChunkRef) -> ChunkRef:
-        source = ref.range.source
-        return ChunkRef(ByteRange(source, 0, self._session.targets.size(source)))
+        try:
+            found = session.document.chunk(key)
+        except FmristoreError as error:
+            error.url, error.node = session.url, self._path
+            raise
+        if found is None:
+            return None
+        if isinstance(found, bytes):
+            return ByteRange(_INLINE + key, 0, len(found))
+        url, offset, length = found
+        source = session.targets.resolve(url)
+        return ByteRange(
+            source, offset, session.targets.size(source) if length == WHOLE else length
+        )
 
     def _fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
-        elsewhere = [item for item in ranges if item.source != INLINE]
+        elsewhere = [item for item in ranges if not item.source.startswith(_INLINE)]
         fetched = iter(self._session.targets.fetch(elsewhere) if elsewhere else ())
-        return [next(fetched) if item.source != INLINE else self._inline(item) for item in ranges]
+        return [
+            self._inline(item) if item.source.startswith(_INLINE) else next(fetched)
+            for item in ranges
+        ]
 
     def _inline(self, item: ByteRange) -> Buffer:
-        data = memoryview(self._table()[1])[item.offset : item.offset + item.length]
+        found = self._session.document.chunk(item.source[len(_INLINE) :])
+        data = found[item.offset : item.offset + item.length] if isinstance(found, bytes) else b""
         if len(data) != item.length:
             msg = f"asked for {item.length} bytes at offset {item.offset} and got {len(data)}"
-            raise CorruptDataError(msg, url=self._session.url, node=self._path)
+            raise self._error(CorruptDataError, msg)
         return data
 
     def _decode(self, data: Buffer) -> AnyArray:

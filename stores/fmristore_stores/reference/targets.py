@@ -7,21 +7,15 @@ import os
 import posixpath
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from fmristore_stores.errors import (
-    ChangedError,
-    FmristoreError,
-    LayoutNotSupportedError,
-    MemoryLimitError,
-)
+from fmristore_stores.errors import ChangedError, FmristoreError, LayoutNotSupportedError
 from fmristore_stores.io.clients import same_host_only
 from fmristore_stores.io.lifetime import Version
-from fmristore_stores.io.local_files import open_ordinary
 from fmristore_stores.io.location import content_token, filesystem, is_local, normalise
-from fmristore_stores.io.objects import protocols
 from fmristore_stores.io.sources import (
     VERSIONS,
     ByteSource,
@@ -33,18 +27,16 @@ from fmristore_stores.io.stats import stats_of
 from fmristore_stores.protocol import Buffer, ByteRange, FetchPolicy
 from fmristore_stores.reference.document import TargetFacts
 
-__all__ = ["Targets", "facts_of", "read_whole"]
+__all__ = ["Targets", "facts_of"]
 
 _HEAD_BYTES = 64 * 1024
-_FIRST_BYTES = 8 * 1024 * 1024
-"""Bytes asked for before the size of an object on S3 is known."""
 _PINNED = frozenset({"s3", "s3a"})
 """Servers that refuse to serve another version than the one asked for: nothing else to check."""
 _WEB = frozenset({"http", "https"})
 
 
 def facts_of(url: str, options: Mapping[str, Any] | None = None) -> TargetFacts:
-    """Facts that tell a file from others and from later versions of itself; two requests.
+    """By what a file is known from others and from later versions of itself; two requests.
 
     Parameters
     ----------
@@ -60,68 +52,19 @@ def facts_of(url: str, options: Mapping[str, Any] | None = None) -> TargetFacts:
     """
     if is_local(url):
         source: ByteSource = LocalSource()
-        path, etag, mtime = url, "", _mtime(url)
+        path, etag, mtime = url, "", _stat(url).st_mtime_ns
     else:
         fs, path = filesystem(url, options)
         source = FsspecSource(fs, stats=stats_of(url))
         etag, mtime = _etag(fs, path, url), 0
     size = source.size(path)
-    return TargetFacts(
-        size=size, etag=etag, mtime_ns=mtime, place=_place(url), head=_head(source, path, size)
-    )
+    head = _head(source, path, size)
+    return TargetFacts(size=size, etag=etag, mtime_ns=mtime, place=_place(url), head=head)
 
 
-def read_whole(url: str, options: Mapping[str, Any] | None = None, *, limit: int) -> bytes:
-    """All bytes of a file, unless it is too long: one request on S3, two elsewhere.
-
-    Raises
-    ------
-    NotFoundError, StorageError
-        If it cannot be read.
-    MemoryLimitError
-        If it has more bytes than `limit`.
-    """
+def _stat(path: str) -> os.stat_result:
     try:
-        if is_local(url):
-            with open(open_ordinary(url), "rb") as file:  # noqa: PTH123
-                data = file.read(limit + 1)
-        else:
-            fs, path = filesystem(url, options)
-            data = _whole(fs, path, limit)
-            stats_of(url).add(requests=1, bytes_fetched=len(data))
-    except Exception as error:
-        raise storage_error(error, url) from error
-    if len(data) > limit:
-        raise MemoryLimitError(f"the file has more than {limit} bytes", url=url)
-    return data
-
-
-def _whole(fs: Any, path: str, limit: int) -> bytes:
-    """All bytes of an object, or no more than tells that it has more than `limit`."""
-    if "s3" in protocols(fs):  # the beginning tells the size
-        begin = FsspecSource(fs).look(path, min(limit + 1, _FIRST_BYTES))
-        if begin.size > limit:
-            raise _too_long(path, limit, begin.size)
-        done = len(begin.data)
-        rest = fs.cat_file(path, start=done, end=begin.size) if done < begin.size else b""
-        return begin.data + bytes(rest)
-    fs.invalidate_cache(path)
-    size = fs.info(path)["size"]
-    if size is None:  # a server that does not say it: as a stream
-        with fs.open(path, "rb") as file:
-            return bytes(file.read(limit + 1))
-    if size > limit:
-        raise _too_long(path, limit, size)
-    return bytes(fs.cat_file(path, start=0, end=size)) if size else b""
-
-
-def _too_long(path: str, limit: int, size: int) -> MemoryLimitError:
-    return MemoryLimitError(f"the file has {size} bytes, more than {limit}", url=path)
-
-
-def _mtime(path: str) -> int:
-    try:
-        return os.stat(path).st_mtime_ns  # noqa: PTH116 - on the path of every read
+        return os.stat(path)  # noqa: PTH116 - on the path of every read
     except OSError as error:
         raise storage_error(error, path) from error
 
@@ -159,39 +102,36 @@ class Targets:
     options : mapping
         fsspec's storage options; also for targets, where they are of the same protocol or the
         reference file is local.
+    facts : mapping of str to TargetFacts
+        By which files are recognised, by their URLs as the reference file gives them.
     allowed : sequence of str
         URLs or paths of further files or folders that may be read.
-    facts : TargetFacts, optional
-        By which the file at `target` is recognised.
-    target : str
-        URL of that file, as the reference file gives it.
     """
 
     def __init__(
         self,
         url: str,
         options: Mapping[str, Any],
+        facts: Mapping[str, TargetFacts],
         *,
         allowed: Sequence[str] = (),
-        facts: TargetFacts | None = None,
-        target: str = "",
     ) -> None:
         self._url = url
         self._options = options
         self._allowed = tuple(normalise(item) for item in allowed)
-        self._facts = facts
-        self._known = self._absolute(target) if facts is not None else ""
+        self._facts = {self._absolute(text): known for text, known in facts.items()}
+        self._versions = {
+            known: Version(known, partial(self._is_same, known)) for known in self._facts
+        }
+        self._seen: dict[str, str] = {}  # versions that were compared with the facts
+        self._resolved: dict[str, str] = {}
         self._sources: dict[str, ByteSource] = {}
         self._opened: dict[str, tuple[ByteSource, str]] = {}
-        self._version = Version(url, self._is_same)
-        self._seen: str | None = None  # version that was compared with the facts
         self._lock = threading.Lock()
-        self.local = is_local(self._known or url)
 
-    @property
-    def policy(self) -> FetchPolicy:
-        """Best way of asking for byte ranges."""
-        return LocalSource.policy if self.local else FsspecSource.policy
+    def policy(self, url: str) -> FetchPolicy:
+        """How byte ranges of a resolved target are best asked for."""
+        return LocalSource.policy if is_local(url) else FsspecSource.policy
 
     def resolve(self, text: str) -> str:
         """Absolute URL of a target.
@@ -201,6 +141,9 @@ class Targets:
         LayoutNotSupportedError
             If the reference file must not point there.
         """
+        known = self._resolved.get(text)
+        if known is not None:
+            return known
         found = self._absolute(text)
         if not self._may_read(found):
             msg = (
@@ -208,8 +151,7 @@ class Targets:
                 "if you trust the reference file, name that in targets="
             )
             raise LayoutNotSupportedError(msg, url=self._url)
-        self.local = self.local and is_local(found)
-        return found
+        return self._resolved.setdefault(text, found)
 
     def size(self, url: str) -> int:
         """Bytes of a resolved target."""
@@ -234,8 +176,8 @@ class Targets:
         for source, numbers, wanted in groups.values():
             for number, data in zip(numbers, source.fetch(wanted), strict=True):
                 found[number] = data
-        if any(item.source == self._known for item in ranges):
-            self._version.arrived()
+        for url in self._facts.keys() & {item.source for item in ranges}:
+            self._versions[url].arrived()
         return found
 
     def close(self) -> None:
@@ -278,92 +220,85 @@ class Targets:
             return self._opened[url]
 
     def _new_source(self, url: str) -> tuple[ByteSource, str]:
-        """The one that is recognised has a source of its own, the others share one."""
-        pinned = self._facts is not None and url == self._known
-        name = url if pinned else "::".join((*urlsplit(url)[:2], str(self._is_allowed(url))))
+        """Each one that is recognised has a source of its own, the others share one."""
+        facts = self._facts.get(url)
+        name = url if facts else "::".join((*urlsplit(url)[:2], str(self._is_allowed(url))))
         path, source = url, self._sources.get(name)
         if not is_local(url):
             fs, path = filesystem(url, self._options_for(url))
             if source is None:
-                etag = self._facts.etag if pinned and self._facts and self._is_in_place() else ""
+                etag = facts.etag if facts and facts.place == _place(url) else ""
                 source = FsspecSource(fs, etag=etag, stats=stats_of(self._url))
         elif source is None:
-            source = LocalSource(url if pinned else None, stats=stats_of(self._url))
+            source = LocalSource(url if facts else None, stats=stats_of(self._url))
         self._sources[name] = source
         return source, path
 
     def _options_for(self, url: str) -> Mapping[str, Any]:
         same = urlsplit(url).scheme == urlsplit(self._url).scheme
         options = self._options if same or is_local(self._url) else {}
-        if not url.startswith(("http://", "https://")) or self._is_allowed(url):
+        if urlsplit(url).scheme not in _WEB or self._is_allowed(url):
             return options
         session = {**options.get("client_kwargs", {}), "trace_configs": [same_host_only()]}
         return {**options, "client_kwargs": session}
 
     # Whether they are the same -----------------------------------------------------------------
 
-    def _is_in_place(self) -> bool:
-        return self._facts is not None and self._facts.place == _place(self._known)
-
     def check(self) -> None:
-        """See whether what was fetched is of the file that the references were made for.
+        """See whether what was fetched is of the files that the references were made for.
 
         Raises
         ------
         ChangedError
             If it is not.
         """
-        if self._facts is None:
-            return
-        try:
-            self._version.check()
-        except ChangedError:
-            raise self._changed() from None
+        for url, version in self._versions.items():
+            try:
+                version.check()
+            except ChangedError:
+                raise self._changed(url) from None
 
-    def _is_same(self) -> bool:
-        facts = self._facts
-        if facts is None:
-            return True
-        if is_local(self._known) and self._is_in_place():
-            return (_mtime(self._known), os.stat(self._known).st_size) == (  # noqa: PTH116
-                facts.mtime_ns,
-                facts.size,
-            )
-        if self._seen is None:
-            pinned = self._is_in_place() and self._is_pinned(facts.etag)
-            seen = "" if pinned else self._token()
-            if not self._same_remotely(facts):
-                return False
-            self._seen = seen
-            return True
-        return not self._seen or self._seen == self._token()
+    def _is_same(self, url: str) -> bool:
+        facts = self._facts[url]
+        in_place = facts.place == _place(url)
+        if in_place and is_local(url):
+            status = _stat(url)
+            return (status.st_mtime_ns, status.st_size) == (facts.mtime_ns, facts.size)
+        if url in self._seen:
+            return not self._seen[url] or self._seen[url] == self._token(url)
+        seen = "" if in_place and _refuses_others(url, facts.etag) else self._token(url)
+        if not self._is_as_recorded(url, facts, in_place=in_place):
+            return False
+        self._seen[url] = seen
+        return True
 
-    def _token(self) -> str:
+    def _token(self, url: str) -> str:
         """Version of the file now, which costs one request where it is remote."""
-        return content_token(self._known, "hdf5", self._options_for(self._known))
+        return content_token(url, "hdf5", self._options_for(url))
 
-    def _is_pinned(self, etag: str) -> bool:
-        """Whether the server refuses to serve any other version."""
-        scheme = urlsplit(self._known).scheme
-        return bool(etag) and (scheme in _PINNED or (scheme in _WEB and etag.startswith('"')))
-
-    def _same_remotely(self, facts: TargetFacts) -> bool:
+    def _is_as_recorded(self, url: str, facts: TargetFacts, *, in_place: bool) -> bool:
         """Ask the server unless it checks by itself; a file that was moved, by its content."""
-        source, path = self._open(self._known)
-        if self._is_in_place() and facts.etag:
-            if urlsplit(self._known).scheme in _PINNED:
+        source, path = self._open(url)
+        if in_place and facts.etag:
+            if urlsplit(url).scheme in _PINNED:
                 return True
-            fs, path = filesystem(self._known, self._options_for(self._known))
-            return _etag(fs, path, self._known) == facts.etag and source.size(path) == facts.size
+            fs, path = filesystem(url, self._options_for(url))
+            return _etag(fs, path, url) == facts.etag and source.size(path) == facts.size
         same_size = source.size(path) == facts.size
         return same_size and _head(source, path, facts.size) == facts.head
 
-    def _changed(self) -> FmristoreError:
+    def _changed(self, url: str) -> FmristoreError:
         msg = (
-            f"{self._known} is not the file that these references were made for: it changed or was "
+            f"{url} is not the file that these references were made for: it changed or was "
             "replaced; make them again (fmristore virtualize)"
         )
         return ChangedError(msg, url=self._url)
+
+
+def _refuses_others(url: str, etag: str) -> bool:
+    """Whether the server refuses to serve any version but the one that each request names."""
+    scheme = urlsplit(url).scheme
+    return bool(etag) and (scheme in _PINNED or (scheme in _WEB and etag.startswith('"')))
 
 
 def _is_hidden(path: str, folder: str) -> bool:
