@@ -16,7 +16,7 @@ __all__ = ["virtualize"]
 
 
 class _To(StrEnum):
-    """What is made."""
+    """Kind of virtual store."""
 
     KERCHUNK = "kerchunk"
     ICECHUNK = "icechunk"

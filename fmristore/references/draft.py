@@ -1,4 +1,4 @@
-"""What a virtual store says of one source: metadata, small arrays, and where chunks lie."""
+"""Draft of what a virtual store says of one source: metadata, small arrays, places of chunks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _INLINE_HEAD = 64 * 1024 * 1024
 _INLINE_DECODED = 1024 * 1024
 """Likewise those whose chunks cannot be referred to, by the bytes of their data."""
 _PIECE = 4 * 1024 * 1024
-"""An array that lies in one piece is referred to in parts of at most about this many bytes."""
+"""An array that lies in one run is referred to in parts of at most about this many bytes."""
 _SMALLEST_PIECE = 64 * 1024
 
 
@@ -78,7 +78,7 @@ def draft_of(source: str, options: Mapping[str, Any]) -> Drafted:
 
 
 def _nifti_draft(url: str, options: Mapping[str, Any]) -> Draft:
-    """What is said of a NIfTI file."""
+    """Draft of the reference to a NIfTI file."""
     spec, stored, rows = nifti_array(url, options)
     with tempfile.TemporaryDirectory(prefix="fmristore-") as folder:
         path, attributes = write_head(url, options, Path(folder))
@@ -163,7 +163,7 @@ class Draft:
             names.append(dim)
         return names
 
-    # Numbers -------------------------------------------------------------------------------------
+    # Data ----------------------------------------------------------------------------------------
 
     def _chunks(self, path: str, array: HDF5Array) -> Iterator[tuple[str, bytes]]:
         """Note the metadata and the table of an array; yields chunks that become part of the file.
@@ -202,7 +202,7 @@ class Draft:
             self.tables[path] = Chunks(grid, rows[~odd, :3])
 
     def _whole(self, path: str, array: HDF5Array) -> Iterator[tuple[str, bytes]]:
-        """All numbers as one chunk, or texts, not encoded."""
+        """All data as one chunk, not encoded."""
         spec = array.spec
         if max(spec.nbytes, math.prod(spec.shape)) > _INLINE_DECODED:
             codec = " + ".join(step.name for step in spec.codecs)
@@ -233,11 +233,11 @@ class Drafted(NamedTuple):
     """A source that was described."""
 
     draft: Draft
-    """What it holds."""
+    """Content."""
     url: str
-    """Where it is, normalised."""
+    """Normalised path or URL."""
     facts: TargetFacts
-    """By which it is recognised; taken before it was read."""
+    """Facts by which it is recognised; taken before it was read."""
 
 
 def _key(path: str, name: str) -> str:

@@ -88,7 +88,7 @@ def write_version(
     url : str
         Of the repository, normalised.
     drafts : mapping
-        What the groups refer to, by their names.
+        Descriptions of the sources, by the names of their groups.
     options : mapping
         fsspec's storage options.
     version : Version
@@ -111,7 +111,7 @@ def manifest_store(drafts: Mapping[str, Drafted], options: Mapping[str, Any]) ->
 
 
 def _tree(draft: Draft, url: str, facts: TargetFacts) -> VirtualTree:
-    """What is said of a source, without the words of any format."""
+    """Content of a source, without the words of any format."""
     place = f"file://{url}" if is_local(url) else url
     data = b"".join(compose(draft.small, draft.tables, [Target(place, facts)]))
     with ReferenceStore(data, url=url, targets=[url]) as store:

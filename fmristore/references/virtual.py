@@ -31,7 +31,7 @@ Sources: TypeAlias = Place | Iterable[Place] | Mapping[str, Place]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VirtualReport:
-    """What `virtualize` made.
+    """Report on what `virtualize` made.
 
     Parameters
     ----------
@@ -276,7 +276,7 @@ def _stem(source: str) -> str:
 
 
 class _Content:
-    """What is said of all sources.
+    """Content of a virtual store: drafts of all sources.
 
     Parameters
     ----------
@@ -324,7 +324,7 @@ class _Content:
                 raise ChangedError("the file was changed meanwhile; try again", url=url)
 
     def report(self, target: str, *, nbytes: int = 0, version: str = "") -> VirtualReport:
-        """What was made."""
+        """Report on what was made."""
         return VirtualReport(
             source=", ".join(url for _, url, _ in self.drafts.values()),
             target=target,

@@ -48,7 +48,7 @@ _BASE64 = "base64:"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetFacts:
-    """By which a file that is referred to is recognised.
+    """Facts by which a file that is referred to is recognised.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def _is_place(number: Any) -> bool:
 
 
 def parse(data: bytes, *, url: str, group: str = "") -> Document:
-    """Understand a reference file, of fmristore or of other software.
+    """Parse a reference file, of fmristore or of other software.
 
     Parameters
     ----------
@@ -309,7 +309,7 @@ class Target(NamedTuple):
     url: str
     """Its URL, or its path relative to the reference file."""
     facts: TargetFacts
-    """By which it is recognised."""
+    """Facts by which it is recognised."""
 
 
 class Chunks(NamedTuple):

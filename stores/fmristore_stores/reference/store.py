@@ -120,7 +120,7 @@ class ReferenceStore:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Path or URL."""
         return self._session.url
 
     @property
@@ -160,7 +160,7 @@ class ReferenceStore:
 
 
 class _Node:
-    """What groups and arrays have in common: a place, and that they are only read."""
+    """Common base of groups and arrays: a place, and that they are only read."""
 
     def __init__(self, session: _Session, path: str) -> None:
         self._session = session
@@ -309,7 +309,7 @@ class ReferenceArray(_Node):
 
     @property
     def policy(self) -> FetchPolicy:
-        """How its byte ranges are best asked for: those of its first chunk, for all."""
+        """Best way of asking for its byte ranges: that of its first chunk, for all."""
         session = self._session
         refs, prefix = session.document.refs, self._prefix
         listed = (key for key, ref in refs.items() if type(ref) is list and key.startswith(prefix))
@@ -370,7 +370,7 @@ class ReferenceArray(_Node):
         return found if found is None else ChunkRef(found)
 
     def _entry(self, key: str) -> ByteRange | None:
-        """Where the content of a key lies."""
+        """Place of the content of a key."""
         session = self._session
         try:
             found = session.document.chunk(key)

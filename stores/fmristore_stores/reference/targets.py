@@ -36,7 +36,7 @@ _WEB = frozenset({"http", "https"})
 
 
 def facts_of(url: str, options: Mapping[str, Any] | None = None) -> TargetFacts:
-    """By what a file is known from others and from later versions of itself; two requests.
+    """Facts that tell a file from others and from later versions of itself; two requests.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ class Targets:
         self._lock = threading.Lock()
 
     def policy(self, url: str) -> FetchPolicy:
-        """How byte ranges of a resolved target are best asked for."""
+        """Best way of asking for byte ranges of a resolved target."""
         return LocalSource.policy if is_local(url) else FsspecSource.policy
 
     def resolve(self, text: str) -> str:

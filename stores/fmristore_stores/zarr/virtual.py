@@ -106,7 +106,7 @@ class VirtualTree:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """How a version of a repository is called, and what it may replace."""
+    """Name of a version of a repository, and what it may replace."""
 
     message: str = ""
     tag: str | None = None
@@ -266,7 +266,7 @@ def _storage(ic: Any, url: str, options: Mapping[str, Any]) -> Any:
 
 
 def _container(ic: Any, prefix: str, options: Mapping[str, Any]) -> Any:
-    """Where chunks lie, without credentials: this is stored in the repository."""
+    """Place of chunks, without credentials: this is stored in the repository."""
     parts = urlsplit(prefix)
     if parts.scheme == "file":
         return ic.local_filesystem_store(prefix.removeprefix("file://"))
@@ -378,7 +378,7 @@ def _write_array(
 
 
 def _known(tree: VirtualTree) -> dict[str, Any]:
-    """By what Icechunk knows a file from later versions of itself."""
+    """Facts by which Icechunk knows a file from later versions of itself."""
     if tree.etag:
         return {"etag_checksum": tree.etag}
     if tree.mtime_ns:  # it knows no fractions of seconds
