@@ -101,7 +101,12 @@ class VirtualReport:
 
 @overload
 def virtualize(
-    source: Sources, url: None = None, *, to: Literal["virtualizarr"], **options: Any
+    source: Sources,
+    url: None = None,
+    *,
+    to: Literal["virtualizarr"],
+    allow: Collection[str] = (),
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Any: ...
 @overload
 def virtualize(
@@ -250,7 +255,8 @@ def _named(source: Sources) -> dict[str, str]:
         found = {str(name): os.fspath(item) for name, item in source.items()}
     else:
         found = {}
-        for item in map(os.fspath, source):
+        for given in source:
+            item = os.fspath(given)
             name = _stem(item)
             if name in found:
                 msg = (
@@ -296,7 +302,7 @@ class _Content:
         """Describe one more source, as the group of that name."""
         draft, url, facts = draft_of(source, self._options)
         number = len(self.drafts)
-        self.drafts[name] = draft, url, facts
+        self.drafts[name] = Drafted(draft, url, facts)
         parents = name.split("/")[:-1] if name else []
         for parent in ("", *("/".join(parents[: i + 1]) for i in range(len(parents)))):
             self.small.setdefault(_below(parent, ".zgroup"), {"zarr_format": 2})
