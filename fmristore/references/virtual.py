@@ -223,6 +223,7 @@ def virtualize(  # noqa: PLR0913
         Target(_relative(place, target) if relative else _absolute(place), facts)
         for _, place, facts in content.drafts.values()
     ]
+    content.consolidate()
     with publish_file(target, overwrite=overwrite, storage_options=storage_options) as path:
         with Path(path).open("wb") as file:
             file.writelines(compose(content.small, content.tables, targets))
@@ -315,6 +316,16 @@ class _Content:
             Loss(loss.kind, _below(name, loss.path), loss.reason) for loss in draft.losses
         ]
         self._inlined += [_below(name, path) for path in draft.tree.arrays if path in draft.inlined]
+
+    def consolidate(self) -> None:
+        """Repeat the metadata of many sources in one key.
+
+        zarr-python 3.1 does not list what a group of a reference filesystem holds.
+        """
+        if "" not in self.drafts:
+            names = (".zgroup", ".zattrs", ".zarray")
+            found = {k: v for k, v in self.small.items() if k.rpartition("/")[2] in names}
+            self.small[".zmetadata"] = {"zarr_consolidated_format": 1, "metadata": found}
 
     def refuse_losses(self, allow: Collection[str]) -> None:
         """Raise `LossyError` if something is lost that may not be."""

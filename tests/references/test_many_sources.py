@@ -67,12 +67,10 @@ def test_runs_are_groups_with_the_names_of_their_files(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(again.raw[3, 4, 5], RUNS[i, 3, 4, 5])
                 again.close()
         np.testing.assert_array_equal(group[f"{name}/0"][...].transpose(3, 2, 1, 0), RUNS[i])
-        found = xr.open_dataset(
-            str(target), engine="kerchunk", open_dataset_options={"group": name}
-        )
+        found = xr.open_zarr(group.store, group=name, consolidated=True, zarr_format=2)
         np.testing.assert_array_equal(found["0"].transpose("x", "y", "z", "t"), RUNS[i])
     store: Any = zarr.storage.FsspecStore(references)
-    with xr.open_datatree(store, engine="zarr", consolidated=False, zarr_format=2) as tree:
+    with xr.open_datatree(store, engine="zarr") as tree:
         assert sorted(tree.children) == names
         np.testing.assert_array_equal(tree[names[1]]["0"].transpose("x", "y", "z", "t"), RUNS[1])
 
