@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from fmristore.nifti.derived import common_header, fit_header, grid_header, header_in_space
+from fmristore.nifti.derived import (
+    common_header,
+    fit_header,
+    form_codes,
+    grid_header,
+    header_in_space,
+)
 from fmristore.nifti.files import NIFTI_SUFFIXES, NiftiFiles, is_nifti_name
 from fmristore.nifti.header import (
     NiftiHeader,
@@ -25,6 +31,7 @@ __all__ = [
     "WriteOptions",
     "common_header",
     "fit_header",
+    "form_codes",
     "grid_header",
     "header_in_space",
     "header_of_image",

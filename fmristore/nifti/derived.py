@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fmristore.model.space import NeuroSpace, transform_code
 from fmristore.nifti.header import NiftiHeader, make_header, parse_header
 
-__all__ = ["common_header", "fit_header", "grid_header", "header_in_space"]
+__all__ = ["common_header", "fit_header", "form_codes", "grid_header", "header_in_space"]
 
 _FACTS: tuple[tuple[str, ...], ...] = (
     ("descrip",),
@@ -96,6 +96,26 @@ def _copy_forms(source: Any, header: Any, given: NiftiHeader, space: NeuroSpace)
     sform, qform = int(source["sform_code"]), int(source["qform_code"])
     if sform or qform:
         header["sform_code"], header["qform_code"] = sform or qform, qform
+
+
+def form_codes(raw: bytes) -> tuple[int, int] | None:
+    """Codes of sform and qform of header bytes; of a grid that only one gives, with its code.
+
+    Parameters
+    ----------
+    raw : bytes
+        As in `NiftiHeader`; empty if there is none.
+
+    Returns
+    -------
+    tuple of int, or None
+        None if it says neither.
+    """
+    if not raw:
+        return None
+    header = parse_header(raw).to_nibabel()
+    sform, qform = int(header["sform_code"]), int(header["qform_code"])
+    return (sform or qform, qform) if sform or qform else None
 
 
 def common_header(headers: Sequence[bytes]) -> bytes:

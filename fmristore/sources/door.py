@@ -27,6 +27,7 @@ from fmristore.sources.images import (
     is_nibabel,
     nibabel_source,
 )
+from fmristore.sources.labelled import unmasked
 from fmristore_stores.errors import InvalidInputError, UnknownFormatError
 from fmristore_stores.io.location import detect_kind, name_of, normalise
 from fmristore_stores.protocol import AnyArray
@@ -329,8 +330,9 @@ def _array_source(
 
 
 def _array(given: Any, what: str) -> AnyArray:
+    plain = unmasked(given)
     try:
-        return np.asarray(given)
+        return np.asarray(plain)
     except ValueError as error:
         raise InvalidInputError(f"the {what} not an array of values: {error}") from error
 
@@ -347,6 +349,8 @@ class Volume(NamedTuple):
     """Its grid; an array has none."""
     url: str | None
     """Path or URL."""
+    form_codes: tuple[int, int] | None = None
+    """NIfTI's codes of its sform and qform, if it has a header that says any."""
 
 
 def load_volume(
@@ -376,6 +380,8 @@ def load_volume(
         If it is not an array of values, or not of that shape.
     """
     with open_if_path(given, storage_options) as found:
+        from fmristore.nifti import form_codes
+
         url = normalise(given) if is_path(given) else getattr(found, "url", None)
         space = getattr(found, "space", None)
         if what == "mask" and isinstance(space, NeuroSpace) and hasattr(found, "mask"):
@@ -386,12 +392,14 @@ def load_volume(
             _check_shape(source.space, shape, what, url)
             if source.colors:
                 raise InvalidInputError(f"a {what} must be numbers, not colours", url=url)
-            return Volume(source.read(), source.space, url or source.url)
+            codes = form_codes(source.header)
+            return Volume(source.read(), source.space, url or source.url, codes)
         ordered = in_axis_order(found)
         if not isinstance(ordered, np.ndarray):  # an array is here already
             _check_shape(ordered, shape, what, url)
         values = _array(ordered, f"{what} is")
-        return Volume(values, space if isinstance(space, NeuroSpace) else None, url)
+        codes = form_codes(getattr(found, "source_header", b""))
+        return Volume(values, space if isinstance(space, NeuroSpace) else None, url, codes)
 
 
 def _check_shape(given: Any, shape: tuple[int, ...] | None, what: str, url: str | None) -> None:

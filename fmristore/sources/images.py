@@ -16,6 +16,7 @@ from fmristore.model.scaling import Scaling, make_scaling
 from fmristore.model.space import NeuroSpace, fold_shape
 from fmristore.planning.streams import streaming
 from fmristore.sources.facts import with_sidecar
+from fmristore.sources.labelled import unmasked
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.io.location import normalise
 from fmristore_stores.protocol import AnyArray
@@ -30,7 +31,7 @@ __all__ = [
     "nibabel_source",
 ]
 
-_AXES = {"x": 0, "y": 1, "z": 2}
+_AXES = {"x": 0, "y": 1, "z": 2, "i": 0, "j": 1, "k": 2}
 _AXES |= dict.fromkeys(("t", "time", "volume", "label", "map", "contrast"), 3)
 
 
@@ -282,7 +283,7 @@ def in_axis_order(data: Any) -> Any:
     InvalidInputError
         If only some of the names say which axis is meant.
     """
-    dims = getattr(data, "dims", None)
+    dims = getattr(unmasked(data), "dims", None)
     if not isinstance(dims, tuple) or not hasattr(data, "transpose"):
         return data
     places = [_AXES.get(str(name).lower(), -1) for name in dims]

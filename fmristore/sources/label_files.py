@@ -7,8 +7,10 @@ without a header, and names alone. They are reported apart by what they hold.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,21 +26,26 @@ __all__ = ["read_label_file"]
 
 _LARGEST_FILE = 16 << 20
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?"
+_WHOLE = r"\d+(?:\.0*)?"
 _COLOUR = ("red", "green", "blue", "alpha")
 _HEADERS = frozenset({"name", "names", "label", "labels", "region", "roi_name", "roi name"})
+
+_DECLARED = frozenset({"iso-8859-1", "iso8859-1", "latin-1", "latin1", "windows-1252", "cp1252"})
+_CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 
 Columns = dict[str, list[str]]
 
 _FREESURFER = re.compile(rf"(\d+)\s+(\S+)\s+({_NUMBER}(?:\s+{_NUMBER}){{2,4}})")
 _FSLEYES = re.compile(rf"(\d+)\s+({_NUMBER}\s+{_NUMBER}\s+{_NUMBER})\s+(\S.*)")
 _ITKSNAP = re.compile(rf'(\d+)\s+(\d+\s+\d+\s+\d+\s+{_NUMBER})\s+[01]\s+[01]\s+"(.*)"')
+_MRTRIX = re.compile(rf"(\d+)\s+(\S+)\s+(\S+)\s+({_NUMBER}(?:\s+{_NUMBER}){{3}})")
 _WORKBENCH = re.compile(r"(\d+)\s+(\d+\s+\d+\s+\d+\s+\d+)")
 
 
 def read_label_file(
     url: str, present: NDArray[np.int32], storage_options: Mapping[str, Any] | None = None
-) -> Columns | list[str]:
-    """Columns of a table of labels, or its names if it has nothing else.
+) -> tuple[Columns | list[str], str]:
+    """Columns of a table of labels, or its names if it has nothing else; and what is doubtful.
 
     Parameters
     ----------
@@ -56,9 +63,16 @@ def read_label_file(
     InvalidInputError
         If it is no table of labels, or larger than 16 MiB.
     """
-    text = _text(url, storage_options)
+    text, doubt = _text(url, storage_options)
+    return _parsed(text, present, url), doubt
+
+
+def _parsed(text: str, present: NDArray[np.int32], url: str) -> Columns | list[str]:
+    """Columns of a table, or names alone."""
     if text.lstrip().startswith("<"):
         return _xml(text, url)
+    if text.lstrip().startswith("{"):
+        return _json(text, url)
     lines = [line.strip(" \r\n\f\v") for line in text.splitlines() if line.strip()]
     found = _workbench(lines)
     if found is not None:
@@ -70,30 +84,47 @@ def read_label_file(
     if found is not None:
         return found
     separator = next((s for s in "\t,;" if s in lines[0]), "")
-    if not separator:
+    if not separator or (separator != "\t" and all(re.match(r"\d+\s+[^\s,;]", x) for x in lines)):
         return _spaced(lines, present, url)
     rows = _rows(lines, separator, url)
     if not rows:
         raise InvalidInputError("the table of labels is empty", url=url)
-    if not any(cell.strip().isdecimal() for cell in rows[0]):
+    if not any(re.fullmatch(_WHOLE, cell.strip()) for cell in rows[0]):
         header, *rows = rows
         return _under(header, rows, url)
     return _bare(rows, present, url)
 
 
-def _text(url: str, storage_options: Mapping[str, Any] | None) -> str:
+def _text(url: str, storage_options: Mapping[str, Any] | None) -> tuple[str, str]:
+    """Text of a file, and what is doubtful about it."""
     try:
         raw = read_whole(url, storage_options, limit=_LARGEST_FILE)
     except MemoryLimitError as error:
         msg = f"larger than {_LARGEST_FILE} bytes: no table of labels"
         raise InvalidInputError(msg, url=url) from error
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidInputError("the table of labels is not text in UTF-8", url=url) from error
+    text, doubt = _decoded(raw, url)
     if "\x00" in text:
         raise InvalidInputError("the table of labels is not text: it holds NUL", url=url)
-    return text
+    return text, doubt
+
+
+def _decoded(raw: bytes, url: str) -> tuple[str, str]:
+    """Text in UTF-8, in what XML declares, or else in the one byte a letter of Windows."""
+    with contextlib.suppress(UnicodeDecodeError):
+        return raw.decode("utf-8-sig"), ""
+    declared = re.match(rb"""\s*<\?xml[^>]*encoding=["']([\w.\-]{1,20})["']""", raw)
+    if declared and declared[1].decode().lower() in _DECLARED:
+        return raw.decode("cp1252", "replace"), ""
+    controls = _CONTROLS.search(raw)
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or controls:
+        msg = "the table of labels is not text in UTF-8: save it as UTF-8"
+        raise InvalidInputError(msg, url=url)
+    text = raw.decode("cp1252", "replace")
+    line = next(line for line in text.splitlines() if not line.isascii())
+    return text, (
+        "the table of labels is not in UTF-8 and was read as Windows-1252 (Latin-1), by which a "
+        f"line of it is {line.strip()[:80]!r}; if that is wrong, save it as UTF-8"
+    )
 
 
 # Tables of colours ----------------------------------------------------------------------------
@@ -114,13 +145,27 @@ def _workbench(lines: Sequence[str]) -> Columns | None:
 
 def _colours(lines: Sequence[str]) -> Columns | None:
     """Rows of FreeSurfer (id, name, colour), ITK-SNAP or FSLeyes (id, colour, name)."""
-    for pattern, name, colour in ((_FREESURFER, 2, 3), (_ITKSNAP, 3, 2), (_FSLEYES, 3, 2)):
+    for pattern, name, colour in (
+        (_FREESURFER, 2, 3),
+        (_MRTRIX, 3, 4),
+        (_ITKSNAP, 3, 2),
+        (_FSLEYES, 3, 2),
+    ):
         found = [pattern.fullmatch(line) for line in lines]
-        rows = [(m[1], m[name], m[colour]) for m in found if m is not None]
+        rows = _without_alpha([(m[1], m[name], m[colour]) for m in found if m is not None])
         texts = [text for _, text, _ in rows if not re.fullmatch(rf"[\d\s.]*|{_NUMBER}", text)]
         if len(rows) == len(lines) and texts:
             return _coloured(rows)
     return None
+
+
+def _without_alpha(rows: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """Rows whose names are all preceded by a number, which is the fourth of the colour."""
+    found = [re.fullmatch(rf"({_NUMBER})\s+(\S.*)", name) for _, name, _ in rows]
+    matches = [match for match in found if match is not None]
+    if len(matches) != len(rows):
+        return rows
+    return [(i, m[2], f"{rgb} {m[1]}") for (i, _, rgb), m in zip(rows, matches, strict=True)]
 
 
 def _coloured(rows: Sequence[tuple[str, str, str]]) -> Columns:
@@ -174,8 +219,24 @@ def _spaced(lines: Sequence[str], present: NDArray[np.int32], url: str) -> Colum
         return _under(header, rows, url)
     if pairs:
         raise _unknown(url)
+    return _behind_names(lines, present, url)
+
+
+def _behind_names(
+    lines: Sequence[str], present: NDArray[np.int32], url: str
+) -> Columns | list[str]:
+    """Names alone; or ids behind them, where they can be nothing else."""
     if lines[0].lower() in _HEADERS:
         lines = lines[1:]
+    behind = [re.fullmatch(r"(\S.*?)\s+(\d+)", line) for line in lines]
+    pairs = [(match[1], int(match[2])) for match in behind if match is not None]
+    ids = [number for _, number in pairs]
+    if len(pairs) != len(lines) or len(set(ids)) != len(ids):
+        return list(lines)
+    if set(present.tolist()) <= set(ids) and ids != list(range(1, len(ids) + 1)):
+        if len({name for name, _ in pairs}) != len(pairs):  # "Area 2", "Area 1"
+            raise _unknown(url)
+        return {"index": [str(i) for i in ids], "name": [name for name, _ in pairs]}
     return list(lines)
 
 
@@ -186,15 +247,16 @@ def _bare(rows: Sequence[Sequence[str]], present: NDArray[np.int32], url: str) -
     ids = [
         i
         for i, values in enumerate(columns)
-        if all(map(str.isdecimal, values)) and len(set(map(int, values))) == len(values)
+        if all(re.fullmatch(_WHOLE, v) for v in values) and len(set(map(_int, values))) == len(rows)
     ]
+    ids = [i for k, i in enumerate(ids) if all(columns[i] != columns[j] for j in ids[:k])]
     numbers = [i for i in range(width) if all(re.fullmatch(_NUMBER, v) for v in columns[i] if v)]
     texts = [i for i in range(width) if i not in numbers]
     if 0 in ids and texts == [1] and width >= len(_COLOUR) + 1:  # the others are colours
         ids = [0]
     elif len(ids) > 1:
-        known = set(map(str, present.tolist()))
-        ids = [i for i in ids if known <= set(columns[i])]
+        known = set(present.tolist())
+        ids = [i for i in ids if known <= set(map(_int, columns[i]))]
     different = [i for i in texts if len(set(columns[i])) == len(rows)]
     if len(texts) == 1:
         different = texts
@@ -209,6 +271,10 @@ def _bare(rows: Sequence[Sequence[str]], present: NDArray[np.int32], url: str) -
     return {named.get(i, f"column {i + 1}"): values for i, values in enumerate(columns)}
 
 
+def _int(text: str) -> int:
+    return int(text.partition(".")[0])
+
+
 def _unknown(url: str) -> InvalidInputError:
     return InvalidInputError(
         "which columns of the table are ids and names cannot be seen, and a table without a header "
@@ -217,7 +283,22 @@ def _unknown(url: str) -> InvalidInputError:
     )
 
 
-# XML ------------------------------------------------------------------------------------------
+# JSON and XML ---------------------------------------------------------------------------------
+
+
+def _json(text: str, url: str) -> Columns:
+    """An object from id to name."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"the table of labels is damaged JSON: {error}", url=url) from error
+    if not all(key.isdecimal() and isinstance(name, str) for key, name in found.items()):
+        raise InvalidInputError(
+            'the table of labels is JSON, but no object from ids to names ({"1": "name", ...}): '
+            "read it with json.load and give a mapping from id to name",
+            url=url,
+        )
+    return {"index": list(found), "name": list(found.values())}
 
 
 def _xml(text: str, url: str) -> Columns:

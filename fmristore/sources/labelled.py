@@ -9,7 +9,23 @@ import numpy as np
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["matching_columns", "positional", "voxel_columns"]
+__all__ = ["matching_columns", "positional", "unmasked", "voxel_columns"]
+
+
+def unmasked(values: Any) -> Any:
+    """Values as they are, unless some are masked: numpy would go on with what lies below the mask.
+
+    Raises
+    ------
+    InvalidInputError
+        If some are masked.
+    """
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise InvalidInputError(
+            f"{np.ma.count_masked(values)} values of the masked array are masked: fill them first, "
+            "for example with data.filled(0) or data.filled(np.nan)"
+        )
+    return values
 
 
 def _last_labels(values: Any) -> list[Any] | None:
@@ -35,7 +51,7 @@ def positional(values: Any, what: str) -> Any:
     InvalidInputError
         If whole numbers label the values that are no positions, as those of a part of a frame.
     """
-    labels = _last_labels(values)
+    labels = _last_labels(unmasked(values))
     if labels is None:
         return values
     found: AnyArray = np.asarray(values)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from fmristore.planning.pictures import facts_html
 from fmristore.sources.label_files import read_label_file
+from fmristore.sources.labelled import unmasked
 from fmristore_stores.errors import DependencyError, InvalidInputError
 from fmristore_stores.io.location import normalise
 from fmristore_stores.protocol import AnyArray
@@ -70,6 +71,14 @@ _ID_COLUMNS = (
     "no",
     "idx",
     "intensity",
+    "region_number",
+    "label_number",
+    "roi_number",
+    "structure_id",
+    "parcel_index",
+    "roi_index",
+    "key",
+    "number",
     "label",
 )
 _NAME_COLUMNS = (
@@ -82,6 +91,9 @@ _NAME_COLUMNS = (
     "labels",
     "names",
     "structure",
+    "structure_name",
+    "parcel_name",
+    "area_name",
 )
 _BACKGROUNDS = frozenset(
     {"", "background", "unknown", "clearlabel", "none", "nan", "na", "outside", "void", "unlabeled"}
@@ -206,7 +218,7 @@ class LabelTable:
             If the labels are neither the ids nor the names of the parcels.
         """
         order = _parcel_order(given, self)
-        found: AnyArray = np.asarray(given) if values is None else values
+        found: AnyArray = np.asarray(unmasked(given)) if values is None else values
         return found if order is None else found[..., order]
 
 
@@ -277,8 +289,8 @@ def read_table(
     Parameters
     ----------
     names : path, URL, mapping, Series, sequence of str, DataFrame, or None
-        A file: see `fmristore.sources.label_files`. A mapping, or a pandas Series, from id to
-        name; a mapping from column name to values, or a data frame. Names alone: one for each id
+        A file: see `fmristore.sources.label_files`. A mapping, a pandas Series, or pairs, from id
+        to name; a mapping from column name to values, a data frame, or a structured array. Names alone: one for each id
         that occurs, in ascending order, or the names of id 1, 2, ... up to the largest that
         occurs. A first name "Background" is that of id 0.
     present : ndarray of int32
@@ -295,7 +307,8 @@ def read_table(
     Warns
     -----
     ParcellationWarning
-        If the table has no names, or id 0, the background, has the name of a region.
+        If the table has no names, id 0, the background, has the name of a region, or a file is
+        not in UTF-8.
 
     Raises
     ------
@@ -312,24 +325,16 @@ def read_table(
     url = None
     if isinstance(names, str | os.PathLike):
         url = normalise(names)
-        found = read_label_file(url, present, storage_options)
+        found, doubt = read_label_file(url, present, storage_options)
+        if doubt:
+            warn(f"{shown(url)}: {shown(doubt)}")
         table = (
             _from_columns(found, present, url)
             if isinstance(found, dict)
             else _from_names(found, present, url)
         )
-    elif isinstance(names, Mapping):
-        table = _from_mapping(names, present)
-    elif hasattr(names, "columns") and hasattr(names, "to_dict"):
-        table = _from_frame(names, present)
-    elif hasattr(names, "index") and hasattr(names, "to_dict"):
-        table = _from_series(names)
-    elif isinstance(names, Iterable):
-        table = _from_names(list(names), present)
     else:
-        raise InvalidInputError(
-            f"names must be a file, a mapping or a list of text, not {type(names).__name__}"
-        )
+        table = _from_object(names, present)
     if len(present) and len(table) and not np.isin(present, table.ids).any():
         raise InvalidInputError(
             f"none of the ids in the table ({_some(table.ids)}) occurs in the label image "
@@ -337,6 +342,29 @@ def read_table(
             url=url,
         )
     return table
+
+
+def _from_object(names: Any, present: NDArray[np.int32]) -> LabelTable:
+    """Understand names that are no file."""
+    if isinstance(names, Mapping):
+        return _from_mapping(names, present)
+    if hasattr(names, "coords") and hasattr(names, "to_series"):  # of xarray
+        names = names.to_series()
+    if hasattr(names, "columns") and hasattr(names, "to_dict"):
+        return _from_frame(names, present)
+    if hasattr(names, "index") and hasattr(names, "to_dict"):
+        return _from_series(names, present)
+    if isinstance(names, np.ndarray) and names.dtype.names:
+        return _from_columns({name: names[name].tolist() for name in names.dtype.names}, present)
+    if not isinstance(names, Iterable) or isinstance(names, set | frozenset):
+        raise InvalidInputError(
+            f"names must be a file, a mapping or a list of text, not a {type(names).__name__}"
+        )
+    given = list(names)
+    if given and all(isinstance(pair, tuple) and len(pair) == 2 for pair in given):
+        ids, texts = zip(*given, strict=True)
+        return _from_columns({"index": ids, "name": texts}, present)
+    return _from_names(given, present)
 
 
 def _some(ids: AnyArray) -> str:
@@ -446,7 +474,7 @@ def as_names(values: Sequence[Any], url: str | None = None) -> list[str]:
         text = value
         if isinstance(value, bytes):
             text = value.decode("utf-8", "replace")
-        elif value is None or (isinstance(value, float) and math.isnan(value)):
+        elif _absent(value):
             text = ""
         if not isinstance(text, str):
             raise InvalidInputError(
@@ -456,6 +484,13 @@ def as_names(values: Sequence[Any], url: str | None = None) -> list[str]:
             )
         names.append(_storable(text.strip()))
     return names
+
+
+def _absent(value: Any) -> bool:
+    """Whether a value is missing: None, NaN, or pandas' NA."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
 def is_background(name: str) -> bool:
@@ -477,10 +512,19 @@ def _from_mapping(given: Mapping[Any, Any], present: NDArray[np.int32]) -> Label
     return _make(parse_ids(given), list(given.values()), {})
 
 
-def _from_series(series: Any) -> LabelTable:
-    """A pandas Series: names by the ids that are its index."""
+def _from_series(series: Any, present: NDArray[np.int32]) -> LabelTable:
+    """A pandas Series: names by the ids that are its index.
+
+    A column of a data frame has the numbers of its rows as index, which are ids only by chance.
+    """
     ids = parse_ids(series.index)
     names = as_names(list(series))
+    if type(series.index).__name__ == "RangeIndex" and len(ids) and not np.isin(present, ids).all():
+        raise InvalidInputError(
+            f"the Series numbers its rows from {ids[0]} to {ids[-1]}, and "
+            f"the labels of the image ({_some(present)}) are others: its index must be the ids "
+            '(frame.set_index("id")["name"])'
+        )
     zeros = np.flatnonzero(ids == BACKGROUND)
     if len(zeros) and not is_background(names[int(zeros[0])]):
         raise InvalidInputError(
@@ -496,11 +540,15 @@ def _from_frame(frame: Any, present: NDArray[np.int32]) -> LabelTable:
     columns = {str(k): list(frame[k]) for k in frame.columns}
     if len(columns) != len(frame.columns):
         raise InvalidInputError("two columns of the table have the same name")
+    if not hasattr(frame, "index"):  # of polars
+        return _from_columns(columns, present)
     name, index = frame.index.name, list(frame.index)
     if isinstance(name, str) and name not in columns:
         columns = {name: index, **columns}
+    elif _textual(index) and not any(_is_name_column(k) and _textual(columns[k]) for k in columns):
+        columns = {"name": index, **columns}
     elif index != list(range(len(index))) and all(_like(i, _INTEGER) for i in index):
-        held = [k for k in columns if _named(k) in _ID_COLUMNS and _integers(columns[k])]
+        held = [k for k in columns if _named(k) in _CALLED_IDS and _integers(columns[k])]
         if not held:
             columns = {"index": index, **columns}
     return _from_columns(columns, present)
@@ -531,7 +579,15 @@ def _from_names(given: list[Any], present: NDArray[np.int32], url: str | None = 
 
 def _named(name: str) -> str:
     """Name of a column as it is looked up."""
-    return re.sub(r"[\s.:\-_]+", "_", name.strip().lower()).strip("_")
+    return re.sub(r"[\s.:\-_]+", "", name.strip().lower())
+
+
+_CALLED_IDS = tuple(_named(name) for name in _ID_COLUMNS)
+_CALLED_NAMES = tuple(_named(name) for name in _NAME_COLUMNS)
+
+
+def _is_name_column(name: str) -> bool:
+    return _named(name) in _CALLED_NAMES
 
 
 def _integers(values: Sequence[Any]) -> bool:
@@ -580,10 +636,10 @@ def _id_column(
 ) -> str:
     """Column that holds the ids: by its name if it holds whole numbers, else by what it holds."""
     by_name = {_named(name): name for name in reversed(list(columns))}
-    called = [by_name[c] for c in _ID_COLUMNS if c in by_name]
+    called = [by_name[c] for c in _CALLED_IDS if c in by_name]
     held = [name for name in called if _integers(columns[name])]
     if not held:
-        certain = [name for name in called if _named(name) not in _NAME_COLUMNS]
+        certain = [name for name in called if not _is_name_column(name)]
         if certain:
             parse_ids(columns[certain[0]], url=url)  # says which one is no id
         held = [name for name in columns if _covers(columns[name], present)]
@@ -601,8 +657,9 @@ def _id_column(
         if fitting and list(parse_ids(columns[fitting[0]])) != list(parse_ids(columns[first])):
             if len(fitting) == 1 and not _covers(columns[first], present):
                 return fitting[0]
-            names = next((v for k, v in columns.items() if _named(k) in _NAME_COLUMNS), [""])
+            names = next((v for k, v in columns.items() if _is_name_column(k)), [""])
             zero = parse_ids(columns[first])[0] == 0 and is_background(str(names[0]))
+            zero = zero and parse_ids(columns[fitting[0]])[0] != 0
             if not zero:
                 raise InvalidInputError(
                     f"the columns {first} and {fitting[0]} could both be the ids: leave out "
@@ -629,10 +686,10 @@ def _covers(values: Sequence[Any], present: NDArray[np.int32]) -> bool:
 def _name_column(columns: Mapping[str, Sequence[Any]], url: str | None) -> str | None:
     """Column that holds the names: by its name if it holds text, else the only one of texts."""
     by_name = {_named(name): name for name in reversed(list(columns))}
-    called = [by_name[c] for c in _NAME_COLUMNS if c in by_name]
-    for name in called:
-        if _textual(columns[name]):
-            return name
+    called = [by_name[c] for c in _CALLED_NAMES if c in by_name]
+    held = [name for name in called if _textual(columns[name])]
+    if held:  # "region" may be the same on the left and the right, and "region name" not
+        return next((name for name in held if _all_different(columns[name])), held[0])
     if any(len(columns[name]) for name in called):
         filled = [v for v in columns[called[0]] if str(v).strip().lower() not in _MISSING]
         if filled:
@@ -643,8 +700,12 @@ def _name_column(columns: Mapping[str, Sequence[Any]], url: str | None) -> str |
             )
         return called[0]
     texts = [
-        name
-        for name, values in columns.items()
-        if _textual(values) and len(set(map(str, values))) == len(values)
+        name for name, values in columns.items() if _textual(values) and _all_different(values)
     ]
+    if len(texts) > 1:
+        texts = [name for name in texts if _named(name).endswith("name")]
     return texts[0] if len(texts) == 1 else None
+
+
+def _all_different(values: Sequence[Any]) -> bool:
+    return len(set(map(str, values))) == len(values)

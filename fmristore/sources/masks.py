@@ -40,7 +40,7 @@ def mask_array(
     InvalidInputError
         If shape or grid differ, the mask is not a single volume, or no voxel is in it.
     """
-    values, grid, name = load_volume(mask, "mask", storage_options, shape=space.spatial_shape)
+    values, grid, name, _ = load_volume(mask, "mask", storage_options, shape=space.spatial_shape)
     if values.dtype.kind not in "biuf":
         raise InvalidInputError(f"a mask must be real numbers, not {values.dtype}", url=name)
     shape = values.shape[:3] if set(values.shape[3:]) <= {1} else values.shape

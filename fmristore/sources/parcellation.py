@@ -52,6 +52,8 @@ class Parcellation:
     voxels : ndarray of int, (V, 3), optional
         The labelled voxels in order of their parcels; with x varying fastest inside each parcel
         by default.
+    form_codes : tuple of int, optional
+        NIfTI's codes of the label image's sform and qform, which say what space it is in.
 
     Raises
     ------
@@ -67,8 +69,10 @@ class Parcellation:
         *,
         mask: AnyArray | None = None,
         voxels: AnyArray | None = None,
+        form_codes: tuple[int, int] | None = None,
     ) -> None:
         self.space = space.without_time()
+        self.form_codes = form_codes
         self.labels: NDArray[np.int32] = np.asarray(labels, np.int32)
         self.table = table
         self.mask: NDArray[np.bool_] = self.labels != 0 if mask is None else np.asarray(mask, bool)
@@ -140,7 +144,7 @@ class Parcellation:
             if isinstance(own, Parcellation):
                 return own.revised(names, mask, space, storage_options)
             wanted = space.spatial_shape if isinstance(space, NeuroSpace) else None
-            values, grid, url = load_volume(found, "label image", shape=wanted)
+            values, grid, url, codes = load_volume(found, "label image", shape=wanted)
         numbers = _whole_numbers(values, url)
         grid = _common_grid(numbers, grid, space, url)
         inside = None
@@ -158,7 +162,7 @@ class Parcellation:
         if not numbers.any():
             where = "" if inside is None else " in the mask"
             raise InvalidInputError(f"no voxel{where} has a label", url=url)
-        made = cls(grid, numbers, table, mask=inside)
+        made = cls(grid, numbers, table, mask=inside, form_codes=codes)
         made._tell_empty()
         return made
 
@@ -193,7 +197,7 @@ class Parcellation:
         table = self.table
         if names is not None:
             table = _full_table(names, self.labels, storage_options)
-        made = Parcellation(self.space, labels, table, mask=inside)
+        made = Parcellation(self.space, labels, table, mask=inside, form_codes=self.form_codes)
         made._tell_empty()
         return made
 
@@ -315,6 +319,7 @@ class Parcellation:
         Returns
         -------
         nibabel.Nifti1Image
+            With the codes of the label image's sform and qform.
         """
         import nibabel
 
@@ -325,7 +330,9 @@ class Parcellation:
             grid = grid.astype(np.uint8)
         elif grid.dtype in (np.int64, np.uint64, np.float16):
             grid = grid.astype(np.float64)
-        header = space.to_header(grid.dtype)
+        header: Any = space.to_header(grid.dtype)
+        if self.form_codes is not None:
+            header["sform_code"], header["qform_code"] = self.form_codes
         made: nibabel.Nifti1Image = library.Nifti1Image(grid, space.affine, header)
         return made
 
@@ -452,6 +459,13 @@ def _full_table(
     present = np.unique(labels)
     present = present[present != 0]
     table = read_table(names, present, storage_options)
+    nameless = np.setdiff1d(present, table.ids)
+    if len(table) and len(nameless) and not isinstance(names, Mapping | LabelTable):
+        some = ", ".join(map(str, nameless[:3])) + (", ..." if len(nameless) > 3 else "")
+        warn(
+            f"{len(nameless)} of {len(present)} labels of the image are not in the table ({some}) "
+            f"and are called 'Parcel {nameless[0]}', ...: is it the table of another atlas?"
+        )
     return table.with_ids(np.union1d(table.ids, present).astype(np.int32))
 
 

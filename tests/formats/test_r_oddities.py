@@ -46,6 +46,30 @@ def test_rows_that_name_other_ids_are_refused(shared_data: Path, tmp_path: Path)
         stored["s1"].names  # noqa: B018
 
 
+def test_a_table_in_one_compound_dataset_is_left_out(shared_data: Path, tmp_path: Path) -> None:
+    path, expected = golden(shared_data, "par_meta_name_unsorted")
+    shutil.copyfile(path, tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        del file["clusters/cluster_meta"]
+        file["clusters/cluster_meta"] = np.array(
+            [(9, 1.0)] * 3, [("cluster_id", "i4"), ("x", "f8")]
+        )
+    with fs.open(tmp_path / "a.h5") as stored:
+        with pytest.warns(fs.ParcellationWarning, match="one compound dataset"):
+            scan = stored["s1"]
+            assert scan.names == ("Cluster1", "Cluster2", "Cluster3")
+        np.testing.assert_allclose(np.asarray(scan), expected["read_dataset.run1_matrix"])
+
+
+def test_negative_ids_are_refused_with_what_to_do(shared_data: Path, tmp_path: Path) -> None:
+    path, _ = golden(shared_data, "par_meta_name_unsorted")
+    shutil.copyfile(path, tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["clusters/cluster_ids"][...] = [-2, 5, 9]
+    with fs.open(tmp_path / "a.h5") as stored, pytest.raises(MetadataError, match="renumber"):
+        stored["s1"].names  # noqa: B018
+
+
 def test_ids_of_a_single_scan_in_any_order(shared_data: Path) -> None:
     path, expected = golden(shared_data, "par_x_unsorted_single")
     with fs.open(path) as stored:

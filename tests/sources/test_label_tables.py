@@ -52,6 +52,18 @@ TABLES = {
     "unknown header": "Code;Gyrus;Volume\n2;Area_2;5.5\n1;Area_1;4.5\n",
     "saved by pandas": ",value,name\n0,1,Area_1\n1,2,Area_2\n",
     "header and blanks": "index name\n1 Area_1\n2 Area_2\n",
+    "AAL3": "1 Area_1 1\n2 Area_2 2\n",
+    "CAT12": "ROIid;ROIabbr;ROIname;ROIbasename\n1;l;Area_1;A\n2;r;Area_2;A\n",
+    "HCP-MMP1": "regionName,LR,region,regionID,Cortex_ID\nArea_1,L,V,1,1\nArea_2,R,V,2,1\n",
+    "MRtrix": "# index short full\n1 a Area_1 25 100 40 255\n2 b Area_2 125 100 160 255\n",
+    "id, colour of four, name": "1 120 18 131 255 Area_1\n2 120 18 132 255 Area_2\n",
+    "JSON": '{"2": "Area_2", "1": "Area_1"}',
+    "ids of floating point": "1.0,Area_1\n2.0,Area_2\n",
+    "ids behind the names": "Area_2 2\nArea_1 1\n",
+    "xcp_d": "index\tlabel\tnetwork_label\n1\tArea_1\tVis\n2\tArea_2\tVis\n",
+    "structures": "StructureID;Structure Name;Acronym\n1;Area_1;LA\n2;Area_2;LB\n",
+    "DiFuMo": "Component,Difumo_names,Yeo_networks7\n1,Area_1,V\n2,Area_2,V\n",
+    "MIST": "roi;label;name;size_gm\n1;A;Area_1;7\n2;B;Area_2;8\n",
 }
 
 
@@ -73,11 +85,34 @@ def test_names_keep_their_blanks(tmp_path: Path) -> None:
         assert read_table(path, PRESENT).names == ("Left Area 4", "Left Area 6")
 
 
-def test_a_table_by_url() -> None:
+@pytest.mark.parametrize("title", TABLES)
+def test_tables_by_url(title: str) -> None:
     import fsspec
 
-    fsspec.filesystem("memory").pipe("/label-tables/a.tsv", b"index\tname\n1\tA\n2\tB\n")
-    assert read_table("memory://label-tables/a.tsv", PRESENT).names == ("A", "B")
+    fsspec.filesystem("memory").pipe("/label-tables/table", TABLES[title].encode())
+    assert read_table("memory://label-tables/table", PRESENT).names == AREAS
+
+
+def test_commas_in_names_separate_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "table"
+    path.write_text("1 Gyrus, left\n2 Gyrus, right\n")
+    assert read_table(path, PRESENT).names == ("Gyrus, left", "Gyrus, right")
+
+
+def test_tables_in_other_encodings(tmp_path: Path) -> None:
+    path = tmp_path / "table"
+    path.write_bytes("index,name\n1,Région\n2,B\n".encode("latin-1"))
+    with pytest.warns(ParcellationWarning, match="read as Windows-1252.*1,Région"):
+        assert read_table(path, PRESENT).names == ("Région", "B")
+    label = "<label><index>1</index><name>Région</name></label>"
+    text = f"<?xml version='1.0' encoding='ISO-8859-1'?><atlas>{label}</atlas>"
+    for encoding in ("latin-1", "utf-8"):
+        path.write_bytes(text.encode(encoding))
+        assert read_table(path, PRESENT).names == ("Région",)
+    for wrong in ("index,name\n1,é".encode("utf-16"), b"1,\xe9\x07\n"):
+        path.write_bytes(wrong)
+        with pytest.raises(InvalidInputError, match="save it as UTF-8"):
+            read_table(path, PRESENT)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +128,9 @@ def test_a_table_by_url() -> None:
         ('<!DOCTYPE a [<!ENTITY b "c">]><a><label index="1">&b;</label></a>', "entities"),
         ("<a><label index='1'>A</label>", "damaged XML"),
         ("<a><b/></a>", "XML without labels"),
+        ('{"labels": {"A": 1, "B": 2}}', "json.load"),
+        ('{"1": "A",', "damaged JSON"),
+        ("Area 2\nArea 1\n", "cannot be seen"),
     ],
 )
 def test_tables_that_could_name_the_wrong_parcel(tmp_path: Path, text: str, message: str) -> None:
@@ -131,6 +169,49 @@ def test_series_and_frames_go_by_their_ids() -> None:
         assert read_table(names, PRESENT).names == ("a", "b")
     with pytest.raises(InvalidInputError, match="at 0"):
         read_table(pandas.Series(["a", "b", "c"]), PRESENT)
+
+
+def test_numbers_of_rows_are_no_ids() -> None:
+    pandas = pytest.importorskip("pandas")
+    present = np.array([2, 4, 10], np.int32)
+    lut = pandas.DataFrame({"index": [0, 2, 4, 10], "name": ["Background", "A", "B", "C"]})
+    for names in (lut["name"], lut["name"][1:]):
+        with pytest.raises(InvalidInputError, match="its index must be the ids"):
+            read_table(names, present)
+    for names in (lut, lut[::-1], lut.set_index("name"), lut.set_index("name").rename_axis(None)):
+        assert read_table(names, present).names == ("A", "B", "C")
+    lut["name"] = lut["name"].astype("string")
+    lut.loc[2, "name"] = pandas.NA
+    assert read_table(lut, present).names == ("A", "Parcel 4", "C")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        np.array([(0, "Background"), (2, "b"), (1, "a")], [("index", "i4"), ("name", "U10")]),
+        [(0, "Background"), (2, "b"), (1, "a")],
+        {"1": "a", 2: "b"},
+        {"index": [2.0, 1.0], "name": [b"b", b"a"]},
+    ],
+)
+def test_pairs_of_id_and_name(names: Any) -> None:
+    assert read_table(names, PRESENT).names == ("a", "b")
+
+
+def test_names_by_coordinates_of_a_data_array() -> None:
+    xarray = pytest.importorskip("xarray")
+    names = xarray.DataArray(["b", "a"], dims="parcel", coords={"parcel": [2, 1]})
+    assert read_table(names, PRESENT).names == ("a", "b")
+    with pytest.raises(InvalidInputError, match="not a set"):
+        read_table({"a", "b"}, PRESENT)
+
+
+def test_labels_that_a_table_does_not_have_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "table.tsv"
+    path.write_text("index\tname\n1\tA\n")
+    with pytest.warns(ParcellationWarning, match="2 of 3 labels of the image are not in the table"):
+        found = Parcellation.from_labels(LABELS, names=path, space=np.eye(4))
+    assert found.names == ("A", "Parcel 2", "Parcel 3")
 
 
 def test_tables_that_are_doubtful_are_not_taken_without_a_word() -> None:
@@ -186,9 +267,28 @@ def test_axes_of_a_data_array_are_those_that_it_names(tmp_path: Path) -> None:
         np.testing.assert_array_equal(made[...], run)
     with pytest.raises(InvalidInputError, match="axes are called"):
         fs.NeuroVec.create(given.rename(t="run"), tmp_path / "n.h5", space=np.eye(4))
-    turned = xarray.DataArray(LABELS.T, dims=("z", "y", "x"))
-    found = Parcellation.from_labels(turned, space=np.eye(4))
-    np.testing.assert_array_equal(found.labels, LABELS)
+    for axes in (("z", "y", "x"), ("k", "j", "i")):
+        turned = xarray.DataArray(LABELS.T, dims=axes)
+        found = Parcellation.from_labels(turned, space=np.eye(4))
+        np.testing.assert_array_equal(found.labels, LABELS)
+
+
+def test_masked_values_are_refused_and_not_taken(tmp_path: Path) -> None:
+    hidden = np.ma.array(LABELS, mask=LABELS == 1)
+    run = np.ma.array(np.ones((*SHAPE, 5)), mask=False)
+    run[0, 0, 0, 0] = np.ma.masked
+    path = tmp_path / "m.h5"
+    for call in (
+        lambda: Parcellation.from_labels(hidden, space=np.eye(4)),
+        lambda: parcels().revised(mask=hidden),
+        lambda: parcels().to_volume(np.ma.array([1.0, 2, 3], mask=[1, 0, 0])),
+        lambda: fs.NeuroVec.create(run, path, space=np.eye(4)),
+        lambda: fs.ParcellatedScanSummary.create(run[0, :, 0], path, parcellation=parcels()),
+    ):
+        with pytest.raises(InvalidInputError, match="masked array"):
+            call()
+    again = Parcellation.from_labels(np.ma.array(LABELS), space=np.eye(4))
+    np.testing.assert_array_equal(again.labels, LABELS)
 
 
 def test_weights_are_in_the_order_of_a_mask(tmp_path: Path) -> None:
@@ -232,6 +332,26 @@ def test_values_of_parcels_return_to_the_grid() -> None:
     assert image.shape == (*SHAPE, 2)
     assert image.header.get_zooms()[3] == 2
     np.testing.assert_array_equal(found.to_nibabel().get_fdata(), LABELS)
+
+
+@pytest.mark.parametrize("codes", [(4, 4), (4, 1), (1, 0)])
+def test_form_codes_of_a_label_image_return(tmp_path: Path, codes: tuple[int, int]) -> None:
+    nibabel: Any = pytest.importorskip("nibabel")
+    image = nibabel.Nifti1Image(LABELS.astype("i2"), np.eye(4))
+    image.header["sform_code"], image.header["qform_code"] = codes
+    path = tmp_path / "labels.nii"
+    nibabel.save(image, path)
+    fs.convert(path, tmp_path / "labels.h5")
+    for given in (path, image, tmp_path / "labels.h5"):
+        made = Parcellation.from_labels(given).revised(names=["A", "B", "C"])
+        run = np.ones((*SHAPE, 2))
+        with fs.ParcellatedScan.create(
+            run, tmp_path / "p.zarr", parcellation=made, space=np.eye(4), overwrite=True
+        ) as scan:
+            stored = scan.parcellation
+        for parcellation in (made, stored):
+            header: Any = parcellation.to_nibabel([1.0, 2, 3]).header
+            assert (int(header["sform_code"]), int(header["qform_code"])) == codes
 
 
 def test_labelled_values_return_to_the_parcels_that_they_name() -> None:

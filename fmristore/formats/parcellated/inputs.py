@@ -27,7 +27,7 @@ from fmristore.model.voxels import unmask
 from fmristore.planning.memory import require_unit, within
 from fmristore.planning.progress import Progress
 from fmristore.sources.door import as_source, has_grid, load_volume
-from fmristore.sources.labelled import positional
+from fmristore.sources.labelled import positional, unmasked
 from fmristore.sources.parcellation import Parcellation
 from fmristore_stores.errors import (
     AlreadyExistsError,
@@ -200,8 +200,9 @@ def _named_header(source: VoxelReader, space_name: str | None) -> bytes:
 def given_matrix(source: Any) -> AnyArray | None:
     """The source of a scan, if it is a matrix (T, K) and no image."""
     if isinstance(source, list | tuple) or getattr(source, "ndim", 0) == 2:
+        plain = unmasked(source)
         try:
-            values = np.asarray(source)
+            values = np.asarray(plain)
         except ValueError:
             return None
         return values if values.ndim == 2 else None
@@ -252,7 +253,7 @@ def voxel_weights(
     shape = parcellation.space.spatial_shape if has_grid(weights) else None
     if hasattr(weights, "iloc"):
         weights = positional(weights, "weights")
-    values, grid, url = load_volume(weights, "weight image", storage_options, shape=shape)
+    values, grid, url, _ = load_volume(weights, "weight image", storage_options, shape=shape)
     if values.ndim == 1:
         inside = parcellation.labels != 0
         return parcellation.voxel_set.gather(unmask(values, inside))

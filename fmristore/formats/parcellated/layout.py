@@ -156,6 +156,9 @@ def write_root(
     space = parcellation.space
     write_affine(root, space)
     listed = holds(["columns"] if parcellation.columns else [])
+    codes = parcellation.form_codes
+    if codes is not None:
+        listed |= {"sform_code": codes[0], "qform_code": codes[1]}
     group = root.create_group("parcellation", {"coordinates": "ids names"} | listed)
     write_axes(group, space)
     codec = options.codec
@@ -423,12 +426,28 @@ class OwnTree(ScanTree):
         if labels.size and (labels.min() < 0 or labels.max() >= 2**31):
             raise self._wrong("labels must be from 0 to 2**31 - 1", "parcellation/labels")
         try:
-            made = Parcellation(self.space, labels, self.table, mask=mask != 0, voxels=voxels)
+            made = Parcellation(
+                self.space,
+                labels,
+                self.table,
+                mask=mask != 0,
+                voxels=voxels,
+                form_codes=self._form_codes(),
+            )
         except InvalidInputError as error:
             raise self._wrong(f"the parcellation is damaged: {error.message}") from error
         if indptr.dtype.kind not in "iu" or not np.array_equal(made.indptr, indptr):
             raise self._wrong("indptr does not fit the labels", "parcellation/indptr")
         return made
+
+    def _form_codes(self) -> tuple[int, int] | None:
+        attributes = self._handle.store.root.group("parcellation").read_attributes()
+        codes = [attributes.get(f"{form}_code") for form in ("sform", "qform")]
+        if codes == [None, None]:
+            return None
+        if not all(type(code) is int and 0 <= code < 2**15 for code in codes):
+            raise self._wrong(f"sform_code and qform_code are {codes!r:.80}", "parcellation")
+        return codes[0], codes[1]
 
     def scan(self, name: str) -> ScanContent:
         """Find a scan; no other one is touched.
@@ -560,6 +579,7 @@ def read_columns(
     length: int,
     *,
     by_attribute: bool = False,
+    without: str = "",
     convert: Callable[[AnyArray, Attributes], AnyArray] | None = None,
 ) -> dict[str, AnyArray]:
     """Columns of a table that lie side by side as arrays of one axis.
@@ -575,6 +595,8 @@ def read_columns(
     by_attribute : bool
         Whether the attribute ``columns`` of the group lists them, and each has its name in the
         attribute ``column``.
+    without : str
+        Node of the group that is no column.
     convert : callable, optional
         Makes of the stored values of a column, and the attributes of its array, what they mean.
 
@@ -588,7 +610,8 @@ def read_columns(
         group = root.group(path)
     except NotFoundError:
         return {}
-    nodes = [name for name, child in group.children().items() if child.kind == "array"]
+    children = group.children().items()
+    nodes = [name for name, child in children if child.kind == "array" and name != without]
     if by_attribute:
         listed = group.read_attributes().get("columns")
         order = {n: i for i, n in enumerate(_texts(listed))}

@@ -47,12 +47,18 @@ from fmristore.model.space import NeuroSpace
 from fmristore.planning.indexing import AxisPart, axis_length, bounds
 from fmristore.planning.layout import choose_codecs, split_chunks
 from fmristore.planning.progress import Progress
-from fmristore.sources.labels import LabelTable
+from fmristore.sources.labels import LabelTable, warn
 from fmristore.sources.parcellation import Parcellation
-from fmristore_stores.errors import InvalidInputError, MetadataError, NotFoundError
+from fmristore_stores.errors import (
+    InvalidInputError,
+    LayoutNotSupportedError,
+    MetadataError,
+    NotFoundError,
+)
 from fmristore_stores.io.ranges import ReadCost, sum_costs
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray, Group, Store
+from fmristore_stores.shown import shown
 from fmristore_stores.spec import STRING, ArraySpec, is_string
 
 __all__ = [
@@ -286,6 +292,11 @@ _MOST_VALUES = 1 << 20
 
 """Values that one item of a scan's metadata may have."""
 
+_POSITIVE = (
+    "ids of clusters must be different whole numbers from 1 up (0 is no cluster): renumber them in "
+    "R, for example match(ids, sort(unique(ids))), and write the file again"
+)
+
 _NAME_COLUMNS = ("name", "names", "label")
 
 
@@ -449,7 +460,7 @@ class RTree(ScanTree):
             raise self._wrong("does not have one integer for each voxel of the mask", "cluster_map")
         wide = found.astype(np.int64)
         if len(wide) and (np.min(wide) < 0 or np.max(wide) >= 2**31):
-            raise self._wrong("ids of clusters must be positive", "cluster_map")
+            raise self._wrong(_POSITIVE, "cluster_map")
         labels = np.zeros(mask.shape, np.int32)
         labels[mask] = wide
         return labels.transpose(2, 1, 0), mask.transpose(2, 1, 0)
@@ -462,7 +473,7 @@ class RTree(ScanTree):
             raise self._wrong("must be numbers", "clusters/cluster_ids")
         # One comparison at a time: NaN, and what is beyond 64 bits, fail the first or the last.
         if not (ids[:1] >= 0).all() or not (ids < 2**31).all() or (ids[1:] <= ids[:-1]).any():
-            raise self._wrong("must be positive and ascending", "clusters/cluster_ids")
+            raise self._wrong(_POSITIVE, "clusters/cluster_ids")
         wide = ids.astype(np.int64)
         kept = wide != 0
         if (wide != ids).any() or not kept.any():
@@ -504,16 +515,29 @@ class RTree(ScanTree):
         They are in a group of their own, or beside the ids in single scans. Those of the group
         are in the order that the user gave, and their column ``cluster_id`` says which.
         """
-        columns = read_columns(self._handle, "clusters", len(ids), convert=with_missing)
+        columns = read_columns(
+            self._handle, "clusters", len(ids), convert=with_missing, without="cluster_meta"
+        )
         columns.pop("cluster_ids", None)
         columns = {name: values[self._order] for name, values in columns.items()}
-        of_user = read_columns(
-            self._handle, "clusters/cluster_meta", len(ids), convert=with_missing
-        )
+        of_user = self._user_columns(len(ids))
         order = self._row_order(of_user.pop("cluster_id", None), ids)
         columns |= {name: values[order] for name, values in of_user.items()}
         columns.pop("cluster_id", None)
         return {from_r_name(name): values for name, values in columns.items()}
+
+    def _user_columns(self, count: int) -> dict[str, AnyArray]:
+        """Columns of the user's table; none of one compound dataset, as a data frame may be."""
+        path = "clusters/cluster_meta"
+        try:
+            return read_columns(self._handle, path, count, convert=with_missing)
+        except LayoutNotSupportedError:
+            warn(
+                f"{shown(self._handle.locator.url)}: the table of clusters ({path}) is one compound "
+                "dataset and is not read: clusters are called Cluster1, Cluster2, ..., unless a "
+                "column beside it names them; give their names by parcellation.revised(names=...)"
+            )
+            return {}
 
     def _row_order(self, given: AnyArray | None, ids: AnyArray) -> NDArray[np.int64]:
         """Rows of the user's table in order of the ids."""
