@@ -578,6 +578,10 @@ def _qform(header: Any, header_warnings: list[str]) -> FloatArray:
     return affine
 
 
+_AFNI_MILLISECONDS, _AFNI_HERTZ = 77001, 77003
+"""Units of the time axis in AFNI's headers, the third of ``TAXIS_NUMS``; 77002 is seconds."""
+
+
 def _foreign_tr(header: Any) -> tuple[float | None, str]:
     """Seconds between volumes of FreeSurfer's and AFNI's headers, and the unit."""
     from nibabel.brikhead import AFNIHeader
@@ -588,8 +592,12 @@ def _foreign_tr(header: Any) -> tuple[float | None, str]:
     if to_seconds is None:
         return None, "unknown"
     zooms = header.get_zooms()
-    if isinstance(header, AFNIHeader) and not getattr(header, "info", {}).get("TAXIS_FLOATS"):
-        return None, "unknown"
+    if isinstance(header, AFNIHeader):
+        info = getattr(header, "info", {})
+        units = list(info.get("TAXIS_NUMS") or [])[2:3]
+        if not info.get("TAXIS_FLOATS") or units == [_AFNI_HERTZ]:
+            return None, "unknown"
+        to_seconds = 1e-3 if units == [_AFNI_MILLISECONDS] else 1.0
     stored = float(str(zooms[3])) if len(zooms) > 3 else 0.0
     if not math.isfinite(stored) or stored <= 0:
         return None, "s"

@@ -31,7 +31,8 @@ _COLOUR = ("red", "green", "blue", "alpha")
 _HEADERS = frozenset({"name", "names", "label", "labels", "region", "roi_name", "roi name"})
 
 _DECLARED = frozenset({"iso-8859-1", "iso8859-1", "latin-1", "latin1", "windows-1252", "cp1252"})
-_CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1f]")
+_NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f\x81\x8d\x8f\x90\x9d]")
+"""Bytes that no text in Windows-1252 has."""
 
 Columns = dict[str, list[str]]
 
@@ -115,11 +116,11 @@ def _decoded(raw: bytes, url: str) -> tuple[str, str]:
     declared = re.match(rb"""\s*<\?xml[^>]*encoding=["']([\w.\-]{1,20})["']""", raw)
     if declared and declared[1].decode().lower() in _DECLARED:
         return raw.decode("cp1252", "replace"), ""
-    controls = _CONTROLS.search(raw)
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or controls:
+    binary = raw.startswith((b"\xff\xfe", b"\xfe\xff")) or _NO_TEXT.search(raw)
+    if binary:
         msg = "the table of labels is not text in UTF-8: save it as UTF-8"
         raise InvalidInputError(msg, url=url)
-    text = raw.decode("cp1252", "replace")
+    text = raw.decode("cp1252")
     line = next(line for line in text.splitlines() if not line.isascii())
     return text, (
         "the table of labels is not in UTF-8 and was read as Windows-1252 (Latin-1), by which a "

@@ -290,9 +290,9 @@ def read_table(
     ----------
     names : path, URL, mapping, Series, sequence of str, DataFrame, or None
         A file: see `fmristore.sources.label_files`. A mapping, a pandas Series, or pairs, from id
-        to name; a mapping from column name to values, a data frame, or a structured array. Names alone: one for each id
-        that occurs, in ascending order, or the names of id 1, 2, ... up to the largest that
-        occurs. A first name "Background" is that of id 0.
+        to name; a mapping from column name to values, a data frame, or a structured array. Names
+        alone: one for each id that occurs, in ascending order, or the names of id 1, 2, ... up to
+        the largest that occurs. A first name "Background" is that of id 0.
     present : ndarray of int32
         Ids that occur in the image, ascending.
     storage_options : mapping, optional

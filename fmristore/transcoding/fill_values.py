@@ -16,10 +16,32 @@ import numpy as np
 
 from fmristore_stores.spec import Attributes
 
-__all__ = ["for_target"]
+__all__ = ["for_target", "scalars_of_netcdf"]
 
+_NETCDF = "_NCProperties"
+"""Attribute of the root by which files that netCDF-4 wrote are known."""
 _FILL = "_FillValue"
 _SCALARS = ("scale_factor", "add_offset", "missing_value")
+
+
+def scalars_of_netcdf(attributes: Attributes, root: Attributes) -> Attributes:
+    """Attributes of a node in which a single number is no list, if netCDF wrote the file.
+
+    netCDF has no attributes without an axis, and its readers give a single value as such.
+
+    Parameters
+    ----------
+    attributes : dict
+        Of the node.
+    root : dict
+        Of the root, which says who wrote the file.
+    """
+    if _NETCDF not in root:
+        return attributes
+    return {
+        name: value[0] if isinstance(value, list) and len(value) == 1 else value
+        for name, value in attributes.items()
+    }
 
 
 def for_target(

@@ -13,7 +13,7 @@ from fmristore.planning.layout import AXES, Access, canonical_axes
 from fmristore.planning.pictures import report_html
 from fmristore.transcoding.arrays import ArrayStep, TargetKind, plan_array
 from fmristore.transcoding.attributes import TypedNodes, read_typed_nodes
-from fmristore.transcoding.fill_values import for_target
+from fmristore.transcoding.fill_values import for_target, scalars_of_netcdf
 from fmristore.transcoding.replicas import arrange, named_replicas
 from fmristore.transcoding.tree import LINKS, Tree, walk
 from fmristore_stores.errors import InvalidInputError, LossyError
@@ -180,10 +180,20 @@ def _of_arrays(
 ) -> dict[str, dict[str, Any]]:
     """Attributes of each array as the new kind of store has them."""
     before = "hdf5" if Capability.HARD_LINKS in store.capabilities else "zarr"
+    if before == "hdf5" and kind.kind == "zarr":
+        root = dict(tree.groups[""])
+        tree.groups.update({p: scalars_of_netcdf(a, root) for p, a in tree.groups.items()})
+    else:
+        root = {}
     return {
         path: _portable(
             for_target(
-                typed.values[path] if path in typed.values else _array_attributes(array, losses),
+                scalars_of_netcdf(
+                    typed.values[path]
+                    if path in typed.values
+                    else _array_attributes(array, losses),
+                    root,
+                ),
                 array.spec.dtype,
                 before,
                 kind.kind,

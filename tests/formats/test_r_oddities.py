@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fmristore as fs
+from fmristore.sources.labels import ParcellationWarning
 from fmristore_stores.errors import InvalidInputError, MetadataError
 from tests.images import load_npz
 
@@ -55,9 +56,9 @@ def test_a_table_in_one_compound_dataset_is_left_out(shared_data: Path, tmp_path
             [(9, 1.0)] * 3, [("cluster_id", "i4"), ("x", "f8")]
         )
     with fs.open(tmp_path / "a.h5") as stored:
-        with pytest.warns(fs.ParcellationWarning, match="one compound dataset"):
+        with pytest.warns(ParcellationWarning, match="one compound dataset"):
             scan = stored["s1"]
-            assert scan.names == ("Cluster1", "Cluster2", "Cluster3")
+        assert scan.names == ("Cluster1", "Cluster2", "Cluster3")
         np.testing.assert_allclose(np.asarray(scan), expected["read_dataset.run1_matrix"])
 
 

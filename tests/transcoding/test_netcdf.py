@@ -25,7 +25,8 @@ ENCODINGS = {
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_fill_values_of_netcdf(tmp_path: Path, name: str) -> None:
     values = np.array([[1, np.nan], [3, 4]], "f4")
-    data = xr.Dataset({"v": (("y", "x"), values, {"long_name": "a", "weights": [1.0, 2.0]})})
+    facts = {"long_name": "a", "weights": [1.0, 2.0], "level": 3}
+    data = xr.Dataset({"v": (("y", "x"), values, facts)}, attrs={"run": 7})
     data.to_netcdf(tmp_path / "a.nc", engine="h5netcdf", encoding={"v": ENCODINGS[name]})
     fs.transcode(tmp_path / "a.nc", tmp_path / "a.zarr")
     fs.transcode(tmp_path / "a.zarr", tmp_path / "b.h5")
@@ -34,6 +35,7 @@ def test_fill_values_of_netcdf(tmp_path: Path, name: str) -> None:
             np.testing.assert_array_equal(found.v.values, values)
             assert found.v.attrs["long_name"] == "a"
             np.testing.assert_array_equal(found.v.attrs["weights"], [1.0, 2.0])
+            assert (np.shape(found.v.attrs["level"]), found.attrs["run"]) == ((), 7)
 
 
 def test_a_text_that_is_no_fill_value_stays(tmp_path: Path) -> None:

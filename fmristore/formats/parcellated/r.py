@@ -51,7 +51,6 @@ from fmristore.sources.labels import LabelTable, warn
 from fmristore.sources.parcellation import Parcellation
 from fmristore_stores.errors import (
     InvalidInputError,
-    LayoutNotSupportedError,
     MetadataError,
     NotFoundError,
 )
@@ -529,15 +528,15 @@ class RTree(ScanTree):
     def _user_columns(self, count: int) -> dict[str, AnyArray]:
         """Columns of the user's table; none of one compound dataset, as a data frame may be."""
         path = "clusters/cluster_meta"
-        try:
+        child = self._handle.store.root.group("clusters").children().get("cluster_meta")
+        if child is None or child.kind == "group":
             return read_columns(self._handle, path, count, convert=with_missing)
-        except LayoutNotSupportedError:
-            warn(
-                f"{shown(self._handle.locator.url)}: the table of clusters ({path}) is one compound "
-                "dataset and is not read: clusters are called Cluster1, Cluster2, ..., unless a "
-                "column beside it names them; give their names by parcellation.revised(names=...)"
-            )
-            return {}
+        warn(
+            f"{shown(self._handle.locator.url)}: the table of clusters ({path}) is one compound "
+            "dataset and is not read: clusters are called Cluster1, Cluster2, ..., unless a column "
+            "beside it names them; parcellation.revised(names=...) names them"
+        )
+        return {}
 
     def _row_order(self, given: AnyArray | None, ids: AnyArray) -> NDArray[np.int64]:
         """Rows of the user's table in order of the ids."""

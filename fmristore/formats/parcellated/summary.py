@@ -86,16 +86,18 @@ class ParcellatedScanSummary(ParcellatedBase):
 
         Parameters
         ----------
-        index : int, slice, Ellipsis, None or tuple of them; or str; or list of str and int
+        index : int, slice, Ellipsis, None or tuple of them; or str; or list of str
             numpy's indexing, axes (t, parcel), the last entry also a name or a list of names; the
-            name of a parcel alone; or names and ids of several.
+            name of a parcel alone; or names of several. A list of integers or booleans alone is
+            of times, as in numpy; `series` takes ids of parcels.
 
         Raises
         ------
         SelectionError
             If the index does not fit, or there is no such parcel.
         """
-        if isinstance(index, str | list):
+        names = isinstance(index, list) and any(isinstance(one, str) for one in index)
+        if names or isinstance(index, str):
             return self.series(index)
         selection = parse_selection(self._numbered(index), self.shape)
         times, columns = selection.region

@@ -390,6 +390,11 @@ def _check_free(target: str, *, overwrite: bool, directory: bool) -> None:
     """Check that `target` may be created, or replaced by something of the same kind."""
     path = Path(target)
     if not os.path.lexists(target):
+        try:
+            os.lstat(target)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise storage_error(error, target) from error
         return
     if not overwrite:
         raise taken(target)
