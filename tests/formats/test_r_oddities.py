@@ -62,6 +62,19 @@ def test_a_table_in_one_compound_dataset_is_left_out(shared_data: Path, tmp_path
         np.testing.assert_allclose(np.asarray(scan), expected["read_dataset.run1_matrix"])
 
 
+def test_metadata_without_a_value_hinder_nothing(shared_data: Path, tmp_path: Path) -> None:
+    path, expected = golden(shared_data, "par_meta_name_unsorted")
+    shutil.copyfile(path, tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        group = file["scans/s1"].require_group("metadata")
+        group["nothing"], group["run"] = h5py.Empty("f8"), 3
+    with fs.open(tmp_path / "a.h5") as stored:
+        with pytest.warns(ParcellationWarning, match="nothing is left out of the metadata"):
+            scan = stored["s1"]
+        assert scan.metadata["run"] == 3
+        np.testing.assert_allclose(np.asarray(scan), expected["read_dataset.run1_matrix"])
+
+
 def test_negative_ids_are_refused_with_what_to_do(shared_data: Path, tmp_path: Path) -> None:
     path, _ = golden(shared_data, "par_meta_name_unsorted")
     shutil.copyfile(path, tmp_path / "a.h5")

@@ -156,3 +156,25 @@ def test_a_tr_that_no_header_holds_is_refused(tmp_path: Path, tr: float) -> None
     with pytest.raises(InvalidInputError, match="TR"):
         fs.convert(image_of((6, 5, 4, 3)), tmp_path / "a.h5", tr=tr)
     assert not (tmp_path / "a.h5").exists()
+
+
+@pytest.mark.parametrize(("unit", "tr"), [(77001, 2.5), (77002, 2500.0), (77003, None)])
+def test_times_of_afni_are_in_the_unit_that_they_say(unit: int, tr: float | None) -> None:
+    from nibabel.brikhead import AFNIHeader
+
+    facts: dict[str, Any] = {
+        "DATASET_RANK": [3, 2],
+        "DATASET_DIMENSIONS": [2, 2, 2],
+        "BRICK_TYPES": [1, 1],
+        "BRICK_FLOAT_FACS": [0, 0],
+        "BYTEORDER_STRING": "LSB_FIRST",
+        "DELTA": [1.0, 1.0, 1.0],
+        "ORIENT_SPECIFIC": [0, 3, 4],
+        "IJK_TO_DICOM_REAL": [1.0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0],
+        "TAXIS_NUMS": [2, 0, unit],
+        "TAXIS_FLOATS": [0.0, 2500.0, 0, 0, 0],
+        "SCENE_DATA": [0, 2, 0],
+        "TYPESTRING": "3DIM_HEAD_FUNC",
+    }
+    space = NeuroSpace.from_nibabel(AFNIHeader(facts))
+    assert space.tr == tr

@@ -51,6 +51,7 @@ from fmristore.sources.labels import LabelTable, warn
 from fmristore.sources.parcellation import Parcellation
 from fmristore_stores.errors import (
     InvalidInputError,
+    LayoutNotSupportedError,
     MetadataError,
     NotFoundError,
 )
@@ -622,10 +623,18 @@ class RTree(ScanTree):
     def _metadata(self, path: str) -> dict[str, Any]:
         found = {}
         for name, child in self._handle.store.root.group(path).children().items():
-            if child.kind == "array":
+            if child.kind != "array":
+                continue
+            try:
                 array = StoredArray(self._handle, f"{path}/{name}")
                 values = with_missing(array.read_small(_MOST_VALUES), array.attributes)
-                found[from_r_name(name)] = _json_value(values.tolist())
+            except LayoutNotSupportedError as error:  # such as NULL, a null dataspace
+                url = shown(self._handle.locator.url)
+                warn(
+                    f"{url}: {shown(f'{path}/{name}')} is left out of the metadata: {error.message}"
+                )
+                continue
+            found[from_r_name(name)] = _json_value(values.tolist())
         return found
 
 
