@@ -22,8 +22,8 @@ def unmasked(values: Any) -> Any:
     """
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise InvalidInputError(
-            f"{np.ma.count_masked(values)} values of the masked array are masked: fill them first, "
-            "for example with data.filled(0) or data.filled(np.nan)"
+            f"{np.ma.getmaskarray(values).sum()} values of the masked array are masked: fill them "
+            "first, for example with data.filled(0) or data.filled(np.nan)"
         )
     return values
 

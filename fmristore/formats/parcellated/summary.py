@@ -86,18 +86,18 @@ class ParcellatedScanSummary(ParcellatedBase):
 
         Parameters
         ----------
-        index : int, slice, Ellipsis, None or tuple of them; or str; or list of str
+        index : int, slice, Ellipsis, None or tuple of them; or str; or list of str and int
             numpy's indexing, axes (t, parcel), the last entry also a name or a list of names; the
-            name of a parcel alone; or names of several. A list of integers or booleans alone is
-            of times, as in numpy; `series` takes ids of parcels.
+            name of a parcel alone; or names and ids of several. A list of booleans alone is of
+            times, as in numpy.
 
         Raises
         ------
         SelectionError
             If the index does not fit, or there is no such parcel.
         """
-        names = isinstance(index, list) and any(isinstance(one, str) for one in index)
-        if names or isinstance(index, str):
+        of_times = isinstance(index, list) and {*map(type, index)} == {bool}
+        if isinstance(index, str | list) and not of_times:
             return self.series(index)
         selection = parse_selection(self._numbered(index), self.shape)
         times, columns = selection.region

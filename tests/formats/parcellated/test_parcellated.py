@@ -406,6 +406,8 @@ def test_summary(summary: ParcellatedScanSummary) -> None:
         summary.series(["..", 2], times=slice(2, 5)), summary.to_numpy()[2:5][:, [3, 0]]
     )
     np.testing.assert_array_equal(summary[["..", 2]], summary.to_numpy()[:, [3, 0]])
+    kept = [t % 2 == 0 for t in range(TIMES)]
+    np.testing.assert_array_equal(summary[kept], np.asarray(summary)[kept])
     assert summary[[9]].shape == (TIMES, 1)
     for wrong in ("nope", 5):
         with pytest.raises(SelectionError):
