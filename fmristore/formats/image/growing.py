@@ -40,7 +40,7 @@ from fmristore.planning.layout import adapt_spec
 from fmristore.planning.options import LayoutOptions
 from fmristore.sources.door import has_grid, in_order, is_path, load_volume, source_of
 from fmristore.sources.facts import metadata_of
-from fmristore.sources.images import ImageSource
+from fmristore.sources.images import ImageSource, in_axis_order
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.chunks.writer import write
 from fmristore_stores.edit import edit_store
@@ -154,10 +154,10 @@ def _block(
 ) -> tuple[AnyArray, Any]:
     """Values (X, Y, Z, n), and their grid if they have one."""
     if is_path(volumes) or has_grid(volumes):
-        values, grid, _ = load_volume(volumes, "volumes", storage_options)
+        values, grid, *_ = load_volume(volumes, "volumes", storage_options)
         found = grid if space is None else space
     else:
-        values, found = np.asarray(volumes), space
+        values, found = np.asarray(in_axis_order(volumes)), space
     if values.ndim == 3:
         values = values[..., None]
     if values.ndim != 4 or not values.size or values.dtype.kind not in "biufc":
