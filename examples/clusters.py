@@ -37,8 +37,8 @@ def main() -> None:
             place, affine = f"{name}/one.ome.zarr", np.eye(4)
             with fs.reserve(place, shape=(16, 18, 12, 40), dtype="f4", space=affine) as new:
                 new.fill(f"{name}/run-0.h5", executor=client)
-                with new.publish(executor=client) as one, fs.open(f"{name}/run-0.h5") as run:
-                    print("one store by many: equal", np.array_equal(one[...], run[...]))
+                with new.publish(executor=client) as one, fs.open(f"{name}/run-0.h5") as first:
+                    print("one store by many: equal", np.array_equal(one[...], first[...]))
         print("bytes that came back from each:", [len(pickle.dumps(one)) for one in report])
 
 

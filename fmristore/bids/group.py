@@ -67,7 +67,8 @@ class GroupSource(ImageSource):
         columns["first"] = [sum(lengths[:number]) for number in range(len(lengths))]
         columns["volumes"] = lengths
         columns["tr"] = [one.entry.tr for one in members]
-        columns["start"] = self._starts = [None] * len(members)
+        self._starts: list[float | None] = [None] * len(members)
+        columns["start"] = self._starts
         named = "volumes" if statistic is None else getattr(statistic, "__name__", str(statistic))
         self.metadata = {"members": columns, "statistic": named}
 
