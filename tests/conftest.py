@@ -41,8 +41,12 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 @pytest.fixture(scope="session", autouse=True)
 def _no_waiting_for_disks() -> Iterator[None]:
     """Flushing checks its descriptor and returns; tests of flushing put their own in its place."""
+
+    def check(descriptor: int) -> None:
+        os.fstat(descriptor)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: os.fstat(descriptor) and None)
+        patch.setattr(os, "fsync", check)
         yield
 
 

@@ -147,7 +147,7 @@ def test_impossible_counts(count: Any) -> None:
 def test_numbers_that_are_not_finite(bad: float) -> None:
     values = run()
     values[23, 5] = bad
-    with pytest.raises(InvalidInputError, match="1 numbers in volumes 21 to 27"):
+    with pytest.raises(InvalidInputError, match="1 values in volumes 21 to 27"):
         principal_components(in_parts(values), values.shape, 2, dtype=FLOAT)
 
 
