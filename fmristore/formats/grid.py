@@ -543,11 +543,12 @@ class GridView(StoredObject):
         return self._reduced("max", axis, max_memory)
 
     def _reduced(self, statistic: str, axis: Axis, max_memory: int, **options: Any) -> Any:
+        image = self._read_once()
         return reduce_blocks(
             statistic,
             self.shape,
             axis,
-            lambda region: self.read_region(region, dtype=None, raw=False),
+            lambda region: image.read_region(region, dtype=None, raw=False),
             itemsize=self.dtype.itemsize,
             chunks=self._block_chunks(),
             max_memory=max_memory,
@@ -557,6 +558,10 @@ class GridView(StoredObject):
     def _block_chunks(self) -> tuple[int, ...]:
         """Lengths along the user's axes that blocks are best multiples of."""
         return (1,) * len(self.axes)
+
+    def _read_once(self) -> GridView:
+        """The image as it is best read once in such blocks: decoded chunks need not be kept."""
+        return self
 
     # Export -----------------------------------------------------------------------------------
 

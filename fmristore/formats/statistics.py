@@ -19,7 +19,7 @@ __all__ = ["Axis", "reduce_blocks"]
 Axis = int | tuple[int, ...] | None
 """Axes to reduce; None for all of them."""
 
-_WORKING_COPIES = 4
+_WORKING_COPIES = {"mean": 1, "var": 4, "min": 4, "max": 4}
 """Arrays of float64 that are made of a block while it is reduced."""
 
 
@@ -73,16 +73,17 @@ def reduce_blocks(  # noqa: PLR0913
         If the image is in colour, or complex where such values have no order.
     """
     reduced = _axes(axis, len(shape))
-    width = itemsize + _WORKING_COPIES * 8
+    width = itemsize + _WORKING_COPIES[statistic] * 8
     size = block_shape(shape, tuple(chunks), width, max(width, max_memory))
     kept = tuple(n for a, n in enumerate(shape) if a not in reduced)
-    made: _Extreme | _Moments | None = None
+    made: _Extreme | _Mean | _Moments | None = None
     for block in cut_into_blocks(shape, size):
         values = read(block)
         if made is None:
             _check(values.dtype, statistic)
-            extreme = statistic in ("min", "max")
-            made = _Extreme(statistic, kept, values.dtype) if extreme else _Moments(kept)
+            made = _Mean(kept) if statistic == "mean" else _Moments(kept)
+            if statistic in ("min", "max"):
+                made = _Extreme(statistic, kept, values.dtype)
         target = tuple(part for a, part in enumerate(block) if a not in reduced)
         made.add(target, values, reduced)
     if made is None:
@@ -133,6 +134,27 @@ class _Extreme:
         return self._found
 
 
+class _Mean:
+    """Sum and count of what was seen; the values are not copied."""
+
+    def __init__(self, kept: tuple[int, ...]) -> None:
+        self._sum: AnyArray = np.zeros(kept)
+        self._seen = 0
+
+    def add(self, target: Region, values: AnyArray, axes: frozenset[int]) -> None:
+        """Take in a block."""
+        if values.dtype.kind == "c" and self._sum.dtype.kind != "c":
+            self._sum = self._sum.astype(np.complex128)
+        self._sum[target] += values.sum(axis=tuple(axes), dtype=self._sum.dtype)
+        self._seen += values.size
+
+    def result(self, statistic: str, ddof: int) -> AnyArray:
+        """Mean."""
+        del statistic, ddof
+        self._sum /= self._seen // max(1, self._sum.size)
+        return self._sum
+
+
 class _Moments:
     """Count, mean and sum of squared deviations of what was seen."""
 
@@ -159,9 +181,8 @@ class _Moments:
         self._count[target] = total
 
     def result(self, statistic: str, ddof: int) -> AnyArray:
-        """Mean, or variance."""
-        if statistic == "mean":
-            return self._mean
+        """Variance."""
+        del statistic
         with np.errstate(divide="ignore", invalid="ignore"):
             found: AnyArray = self._squares / np.maximum(self._count - ddof, 0)
         return found

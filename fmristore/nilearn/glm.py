@@ -13,7 +13,7 @@ from nilearn.glm import first_level
 from sklearn.utils.validation import check_is_fitted
 
 from fmristore.nilearn.maskers import NiftiMasker, clean_series
-from fmristore.nilearn.parameters import streaming_class
+from fmristore.nilearn.parameters import MODEL_MEMORY, streaming_class
 from fmristore.nilearn.regression import Problem, fit, noise_order
 from fmristore.nilearn.runs import Run, find_each_run
 from fmristore.nilearn.series import VoxelSeries, voxel_series
@@ -216,6 +216,7 @@ def _stand_in_masker() -> Any:
     (``"ar2"``, ...) is estimated as nilearn estimates it. Contrasts and reports are nilearn's own
     methods. ``memory``, ``n_jobs`` and ``verbose`` have no effect on fitting.
     """,
+    MODEL_MEMORY,
 )
 class FirstLevelModel(_StreamedModel, first_level.FirstLevelModel):
     """nilearn's `FirstLevelModel`, fitted to blocks of voxels: the same maps, a bounded memory."""

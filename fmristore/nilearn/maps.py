@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from nilearn import masking
 from sklearn.utils.validation import check_is_fitted
 
 from fmristore.nilearn.maskers import clean_series
@@ -64,6 +65,15 @@ def _cleaned(
     limit = parse_size(max_memory)
     with voxel_series(masker, runs[0], limit) as series:
         yield _Cleaned(series, masker, limit // 2, cleaning)
+
+
+def _on_grid(masker: Any, maps: AnyArray) -> Any:
+    """Maps as a masker's ``inverse_transform`` gives them, which copies them once more."""
+    if masker.dtype is not None:
+        return masker.inverse_transform(maps)
+    image: Any = masking.unmask(maps, masker.mask_img_)
+    image.set_data_dtype(maps.dtype)
+    return image
 
 
 def correlation_maps(
@@ -126,7 +136,7 @@ def correlation_maps(
             size = np.linalg.norm(apart, axis=0)
             flat = size <= 1e-12 * np.abs(values).max(axis=0)
             maps[:, voxels] = np.where(flat, 0, wanted.T @ apart / np.where(flat, 1, size))
-    return masker.inverse_transform(maps[0] if given.ndim == 1 else maps)
+    return _on_grid(masker, maps[0] if given.ndim == 1 else maps)
 
 
 def reduced_run(
@@ -190,4 +200,4 @@ def reduced_run(
         maps = np.empty((n_components, cleaned.voxels))
         for voxels, values in cleaned.blocks():
             maps[:, voxels] = weights.T @ values
-    return masker.inverse_transform(maps)
+    return _on_grid(masker, maps)

@@ -28,6 +28,9 @@ __all__ = [
     "extracted",
 ]
 
+_COPIES = 12
+"""float64 that cleaning takes for each value of some columns."""
+
 NO_CLEANING: dict[str, Any] = {
     "detrend": False,
     "standardize": None,
@@ -56,13 +59,28 @@ class _Streamed:
     def fit(self, imgs: Any = None, y: Any = None, **parameters: Any) -> Any:
         """As nilearn's, for runs of any kind; a mask is computed from the streamed mean."""
         if imgs is not None:
-            runs, imgs = find_runs(imgs, self.storage_options)
+            runs, lazy = find_runs(imgs, self.storage_options)
+            limit = parse_size(self.max_memory)
             if getattr(self, "mask_strategy", None) is not None and self.mask_img is None:
-                limit = parse_size(self.max_memory)
                 means = [run.mean(limit) for run in runs]
                 imgs = means[0] if len(means) == 1 else means
+            else:
+                imgs = self._pictures(runs, lazy, limit)
         nilearns: Any = super()
         return nilearns.fit(imgs, y, **parameters)
+
+    def _pictures(self, runs: list[Run], lazy: Any, limit: int) -> Any:
+        """Volumes for the report, which nilearn would take of the runs: of one the middle one."""
+        several = isinstance(lazy, list)
+        if not several and len(lazy.shape) == 3:
+            return lazy
+        length = runs[0].space.time_points
+        if length is None:
+            return lazy
+        if not getattr(self, "reports", False):
+            return lazy
+        picture = runs[0].volume(0 if several else length // 2, limit)
+        return [picture] * len(lazy) if several else picture
 
     def transform(self, imgs: Any, confounds: Any = None, sample_mask: Any = None) -> Any:
         """As nilearn's, for runs of any kind, several of them one after the other."""
@@ -119,7 +137,7 @@ class _Streamed:
 
     def _clean(self, values: AnyArray, limit: int, **parameters: Any) -> AnyArray:
         """Clean some columns at a time, in place where neither length nor type changes."""
-        width = max(1, limit // (8 * 8 * len(values)))
+        width = max(1, limit // (_COPIES * 8 * len(values)))
         result: Any = None
         for start in range(0, values.shape[1], width):
             columns = slice(start, min(start + width, values.shape[1]))

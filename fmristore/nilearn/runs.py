@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fmristore.formats.base import StoredObject
+from fmristore.formats.image.image import DenseImage
 from fmristore.interop.nibabel import ImageProxy
 from fmristore.model.space import NeuroSpace
+from fmristore.planning.streams import streaming
 from fmristore.sources.door import as_source, open_if_path
 from fmristore.sources.images import ImageSource
 from fmristore_stores.errors import InvalidInputError
@@ -23,6 +25,10 @@ from fmristore_stores.io.location import is_local, normalise
 from fmristore_stores.protocol import AnyArray
 
 __all__ = ["Run", "RunProxy", "find_each_run", "find_runs"]
+
+_SHARE = 4
+"""Part of the memory, as a divisor, that reading takes; nilearn has half of it, and threads and
+interpreter the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +67,45 @@ class Run:
         CorruptDataError
             If a chunk is damaged or missing.
         """
-        with self.open(max_memory // 2) as source:
+        with self.open(max_memory // _SHARE) as source:
             yield from _blocks(source, max_memory, extremes)
+
+    def volume(self, number: int, max_memory: int) -> Any:
+        """One volume as a run of one volume: a NIfTI image in memory.
+
+        Parameters
+        ----------
+        number : int
+            Of the volume.
+        max_memory : int
+            Bytes that reading may take. Of a store no decoded chunk is kept.
+        """
+        for part in getattr(self.source, "images", ()):  # runs of a sequence
+            if number < part.shape[3]:
+                return Run(part).volume(number, max_memory)
+            number -= part.shape[3]
+        image = self._seekable()
+        if image is not None:
+            values = np.asarray(image.dataobj[..., number : number + 1])
+            library: Any = nibabel
+            return library.Nifti1Image(values, image.affine, dtype=values.dtype)
+        with streaming(self.blocks(max_memory)) as blocks:
+            for first, image in blocks:
+                if number < first + image.shape[3]:
+                    return image.slicer[..., number - first : number - first + 1]
+        raise InvalidInputError(f"there is no volume {number}")
+
+    def _seekable(self) -> Any:
+        """A lazy image of which one volume costs what it holds; None where there is none."""
+        stored = self.source
+        if isinstance(stored, DenseImage):
+            return stored.for_blocks((*stored.shape[:3], 1), cached=False).to_nibabel()
+        library: Any = nibabel
+        if isinstance(stored, str) and is_local(stored) and stored.lower().endswith(".nii"):
+            return library.load(stored)
+        if not hasattr(stored, "dataobj"):
+            return None
+        return None if str(stored.get_filename()).lower().endswith(".gz") else stored
 
     def to_nibabel(self) -> Any:
         """Image that is read when nilearn loads it, with the values that nibabel would load."""
@@ -108,13 +151,17 @@ def _blocks(
         raise InvalidInputError("colours have no series")
     scaling = source.scaling
     dtype = source.dtype.newbyteorder("=") if scaling is None else np.dtype(np.float64)
-    voxels = int(np.prod(space.spatial_shape))
-    # A block in nilearn's hands: its values, and copies that computing makes of them.
-    count = max(1, max_memory // 2 // (2 * voxels * dtype.itemsize))
+    volume_nbytes = int(np.prod(space.spatial_shape)) * dtype.itemsize
     more = 0 if extremes is None else 1
+    # A block in nilearn's hands: its values, and copies that computing makes of them.
+    count = max(1, max_memory // 2 // (2 * volume_nbytes) - more)
+    count = min(count, space.time_points or 1)
     block = np.empty((*space.spatial_shape, count + more), dtype, order="F")
     first = filled = 0
-    for t0, z0, values in source.blocks(max_memory // 2):
+    # A store takes its share as a whole; of a file one block is read, one used, and one kept.
+    share = max_memory // (_SHARE if source.stored is not None else 3 * _SHARE)
+    share = max(share, volume_nbytes // space.spatial_shape[2])  # a plane at least
+    for t0, z0, values in source.blocks(share):
         planes = slice(z0, z0 + values.shape[1])
         for start in range(t0, t0 + len(values)):  # volumes, or planes of one
             if start == first + count:

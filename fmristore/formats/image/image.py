@@ -389,6 +389,10 @@ class DenseImage(GridView):
         size = dict(zip(reader.spec.dims, reader.chunks, strict=True))
         return tuple(size[d] for d in self.axes)
 
+    def _read_once(self) -> Self:
+        """Docstring inherited."""
+        return self.for_blocks(self._block_chunks(), cached=False)
+
     def stored_scaling(self, voxels: AnyArray) -> Scaling | None:
         """Docstring inherited."""
         del voxels
