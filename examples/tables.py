@@ -30,6 +30,10 @@ def main() -> None:
             print(rest.to_dataframe().describe().round(1))
             print(rest.metadata_frame("events"))
             rest.to_table(folder / "sub-01_task-rest_timeseries.tsv")
+        run = folder / "run.h5"
+        fs.NeuroVec.create(values, run, space=space, metadata={"events": events}).close()
+        with fs.open(run) as bold:  # tables are read when they are asked for
+            print(bold.metadata_frame("events"))
         print(*sorted(path.name for path in folder.iterdir()))
 
 

@@ -49,6 +49,7 @@ from fmristore_stores.protocol import AnyArray
 if TYPE_CHECKING:
     import dask.array as dask_array
     import nibabel
+    import pandas as pd
     import xarray
 
     from fmristore.nifti import NiftiHeader
@@ -621,6 +622,27 @@ class GridView(StoredObject):
     def metadata(self) -> Mapping[str, Any]:
         """Other facts about the data, such as those of the BIDS sidecar beside the source."""
         return read_metadata(self._handle, self._metadata_folder)
+
+    def metadata_frame(self, name: str) -> pd.DataFrame:
+        """A table among the metadata, such as events or confounds, as a pandas data frame.
+
+        Parameters
+        ----------
+        name : str
+            Under which a data frame, or a mapping from columns to values, was stored.
+
+        Raises
+        ------
+        SelectionError
+            If there is nothing of that name.
+        InvalidInputError
+            If it is no table.
+        DependencyError
+            If pandas is not installed.
+        """
+        from fmristore.interop.pandas import metadata_frame
+
+        return metadata_frame(self.metadata, name, url=self.url)
 
     @property
     def nifti_header(self) -> NiftiHeader:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fmristore_stores.errors import DependencyError, InvalidInputError
+from fmristore_stores.errors import DependencyError, InvalidInputError, SelectionError
 from fmristore_stores.io.location import normalise
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.publishing.publish import publish_file
@@ -19,7 +19,7 @@ from fmristore_stores.publishing.publish import publish_file
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TABLE_SUFFIXES", "columns_frame", "plain_tables", "series_frame", "write_table"]
+__all__ = ["TABLE_SUFFIXES", "columns_frame", "metadata_frame", "series_frame", "write_table"]
 
 TABLE_SUFFIXES = (".tsv", ".csv", ".parquet")
 
@@ -102,31 +102,34 @@ def columns_frame(
     return pd.DataFrame({name: list(values) for name, values in columns.items()}, index=rows)
 
 
-def plain_tables(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata whose data frames are mappings from a column's name to its values.
+def metadata_frame(metadata: Mapping[str, Any], name: str, *, url: str) -> pd.DataFrame:
+    """A table among metadata as a pandas data frame.
 
-    Missing values are None, as JSON has them.
+    Parameters
+    ----------
+    metadata : mapping
+        A table is a mapping from columns to values.
+    name : str
+        Of the table.
+    url : str
+        Where they lie, for messages.
+
+    Raises
+    ------
+    SelectionError
+        If there is nothing of that name.
+    InvalidInputError
+        If it is no table.
+    DependencyError
+        If pandas is not installed.
     """
-    return {
-        name: _plain_frame(value) if _is_frame(value) else value for name, value in metadata.items()
-    }
-
-
-def _is_frame(value: Any) -> bool:
-    return all(hasattr(value, name) for name in ("columns", "index", "to_dict"))
-
-
-def _plain_frame(frame: Any) -> dict[str, list[Any]]:
-    if not frame.columns.is_unique:
-        raise InvalidInputError("a data frame among the metadata has two columns of one name")
-    missing = frame.isna()
-    return {
-        str(name): [
-            None if absent else value
-            for value, absent in zip(frame[name].tolist(), missing[name].tolist(), strict=True)
-        ]
-        for name in frame.columns
-    }
+    if name not in metadata:
+        known = ", ".join(map(repr, metadata)) or "none"
+        raise SelectionError(f"no metadata {name!r}; there are {known}", url=url)
+    columns = metadata[name]
+    if not isinstance(columns, Mapping):
+        raise InvalidInputError(f"the metadata {name!r} are no table", url=url)
+    return columns_frame(columns)
 
 
 def write_table(

@@ -20,7 +20,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.spec import check_attributes
 
-__all__ = ["metadata_of", "sidecar_url", "with_facts", "with_sidecar"]
+__all__ = ["metadata_of", "plain_tables", "sidecar_url", "with_facts", "with_sidecar"]
 
 Source = TypeVar("Source")
 
@@ -53,7 +53,8 @@ def with_facts(
         Name of the space, such as ``"MNI152NLin2009cAsym"``, or NIfTI's code of it; the codes of
         sform and qform follow.
     metadata : mapping, optional
-        What else is known; comes before what the source knows of the same name.
+        What else is known, data frames among it; comes before what the source knows of the same
+        name.
 
     Raises
     ------
@@ -62,13 +63,40 @@ def with_facts(
     """
     changed: Any = copy(source)
     if metadata:
-        changed.metadata = {**metadata_of(source), **check_attributes(metadata)}
+        changed.metadata = {**metadata_of(source), **check_attributes(plain_tables(metadata))}
     if tr is not None:
         _set_tr(changed, tr)
     name = name_of_space(space_name)
     if name is not None and name != changed.space.space_name:
         _set_space_name(changed, name)
     return changed if vars(changed) != vars(source) else source
+
+
+def plain_tables(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata whose data frames are mappings from a column's name to its values.
+
+    Missing values are None, as JSON has them.
+    """
+    return {
+        name: _plain_frame(value) if _is_frame(value) else value for name, value in metadata.items()
+    }
+
+
+def _is_frame(value: Any) -> bool:
+    return all(hasattr(value, name) for name in ("columns", "index", "to_dict"))
+
+
+def _plain_frame(frame: Any) -> dict[str, list[Any]]:
+    if not frame.columns.is_unique:
+        raise InvalidInputError("a data frame among the metadata has two columns of one name")
+    missing = frame.isna()
+    return {
+        str(name): [
+            None if absent else value
+            for value, absent in zip(frame[name].tolist(), missing[name].tolist(), strict=True)
+        ]
+        for name in frame.columns
+    }
 
 
 def _set_tr(source: Any, tr: float) -> None:

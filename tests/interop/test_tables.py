@@ -12,6 +12,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import fmristore as fs
+from fmristore.formats import grid, nodes
+from fmristore.formats.parcellated import layout
 from fmristore_stores.errors import AlreadyExistsError, InvalidInputError, SelectionError
 from tests.cli.test_cli import done, failed
 from tests.every_format import LABELS, NAMES, RUN, SPACE, write
@@ -61,6 +63,51 @@ class TestFrames:
                 stored.metadata_frame("eents")
             with pytest.raises(InvalidInputError, match="'subject' are no table"):
                 stored.metadata_frame("subject")
+
+    @pytest.mark.parametrize("kind", STORES)
+    def test_tables_of_a_run(self, tmp_path: Path, kind: str) -> None:
+        url = tmp_path / f"a.{kind}"
+        fs.NeuroVec.create(RUN, url, space=SPACE, metadata={"events": EVENTS}).close()
+        with fs.open(url) as run:
+            found = run.metadata_frame("events")
+            pd.testing.assert_frame_equal(found, EVENTS, check_dtype=False)
+            with pytest.raises(SelectionError, match=r"no metadata 'confounds'.*'events'"):
+                run.metadata_frame("confounds")
+
+    def test_tables_of_runs_of_a_sequence(self, tmp_path: Path) -> None:
+        runs = {"rest": tmp_path / "rest.h5", "task": tmp_path / "task.h5"}
+        for url in runs.values():
+            fs.NeuroVec.create(RUN, url, space=SPACE).close()
+        known = {"task": {"events": EVENTS}}
+        fs.NeuroVecSeq.create(runs, tmp_path / "runs.h5", metadata=known).close()
+        with fs.open(tmp_path / "runs.h5") as stored:
+            found = stored.run("task").metadata_frame("events")
+            pd.testing.assert_frame_equal(found, EVENTS, check_dtype=False)
+
+    @pytest.mark.parametrize("kind", STORES)
+    def test_opening_does_not_read_tables(
+        self, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        metadata = {"events": EVENTS}
+        urls = [tmp_path / f"run.{kind}", tmp_path / f"parcels.{kind}"]
+        fs.NeuroVec.create(RUN, urls[0], space=SPACE, metadata=metadata).close()
+        fs.parcellate(RUN, LABELS, urls[1], space=SPACE, metadata=metadata).close()
+        read: list[str] = []
+
+        def note(handle: Any, folder: str = "") -> Any:
+            read.append(folder)
+            return nodes.read_metadata(handle, folder)
+
+        for module in (grid, layout):
+            monkeypatch.setattr(module, "read_metadata", note)
+        for url in urls:
+            with fs.open(url) as stored:
+                assert stored.shape
+                assert stored[0].size
+                assert not read
+                assert list(stored.metadata) == ["events"]
+                assert len(read) == 1
+            read.clear()
 
     def test_rows_and_parcels_by_name(self, summary: Path) -> None:
         with fs.open(summary) as stored:

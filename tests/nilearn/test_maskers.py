@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from sklearn.preprocessing import StandardScaler
 
 import fmristore as fs
 from fmristore import nilearn as ours
+from fmristore.nilearn.runs import find_runs
+from fmristore_stores.chunks.cache import CHUNK_CACHE
 from fmristore_stores.errors import InvalidInputError, NotFoundError
 from tests.every_format import write
 from tests.images import Scales as Scaling
@@ -210,6 +213,44 @@ def test_resampled_runs_are_clipped_to_the_extremes_of_the_run(folder: Path, kin
     wanted = of_other_grid(theirs, kind, folder).fit_transform(run)
     found = of_other_grid(ours, kind, folder, max_memory=SMALL).fit_transform(run)
     assert_allclose(found, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_passes_through_once_is_not_kept(folder: Path, kind: str) -> None:
+    CHUNK_CACHE.clear()
+    make(ours, kind, folder, max_memory=SMALL).fit_transform(folder / "run.h5")
+    with fs.open(folder / "run.zarr") as run:
+        run.mean(axis=3, max_memory=SMALL)
+    assert CHUNK_CACHE.nbytes == 0
+
+
+class TestPictures:
+    """The volume that a fitted masker shows in its report."""
+
+    @pytest.mark.parametrize("name", ["run.h5", "run.nii.gz", "run.nii", "both.h5"])
+    def test_it_is_the_volume_of_that_number(self, folder: Path, name: str) -> None:
+        if name == "run.nii":
+            (folder / name).write_bytes(gzip.decompress((folder / "run.nii.gz").read_bytes()))
+        if name == "both.h5" and not (folder / name).exists():
+            fs.convert([folder / "run.nii.gz"] * 2, folder / name).close()
+        values = nibabel.load(folder / "run.nii.gz").get_fdata()
+        run = find_runs(folder / name, None)[0][0]
+        for number in (0, 21, TIMES - 1):
+            found = run.volume(number + (TIMES if name == "both.h5" else 0), SMALL)
+            assert found.shape == (*GRID, 1)
+            assert_allclose(found.get_fdata()[..., 0], values[..., number], rtol=1e-6)
+            assert (found.affine == AFFINE).all()
+
+    def test_of_an_image_in_memory(self, folder: Path) -> None:
+        values = np.random.default_rng(2).normal(size=(*GRID, 5)).astype(np.float32)
+        found = find_runs(nibabel.Nifti1Image(values, AFFINE), None)[0][0].volume(3, SMALL)
+        assert (found.get_fdata()[..., 0] == values[..., 3]).all()
+
+    def test_a_report_of_several_runs(self, folder: Path) -> None:
+        runs = [folder / "run.h5", folder / "run.zarr"]
+        masker = make(ours, "mask", folder, max_memory=SMALL).fit(runs)
+        assert masker.transform(runs).shape[0] == 2 * TIMES
+        assert "data:image" in str(masker.generate_report())
 
 
 class TestSources:

@@ -13,6 +13,7 @@ from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.nifti import grid_header, header_in_space
 from fmristore.sources.door import is_path, open_if_path, source_of
+from fmristore.sources.facts import plain_tables
 from fmristore.sources.labelled import matching_columns, positional, voxel_columns
 from fmristore.sources.masks import mask_voxels
 from fmristore_stores.errors import InvalidInputError
@@ -306,7 +307,7 @@ def _scans(
             _numbers(courses, what),
             _tr(seconds),
             _seconds(start),
-            check_attributes(metadata.get(name, {})),
+            check_attributes(plain_tables(metadata.get(name, {}))),
         )
     return scans
 

@@ -38,6 +38,7 @@ from fmristore.planning.chunking import even, shard_shape
 from fmristore.planning.layout import adapt_spec, choose_codecs
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
+from fmristore.sources.facts import plain_tables
 from fmristore_stores.chunks.encoded import fetch_encoded
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.chunks.writer import encode_chunk, unit_chunks, write
@@ -127,7 +128,7 @@ class MapInputs(ABC):
         """
         from fmristore.nifti import header_in_space
 
-        self.metadata = check_attributes(metadata)
+        self.metadata = check_attributes(plain_tables(metadata))
         name = name_of_space(space_name)
         if name is not None:
             self.space = replace(self.space, space_name=name)

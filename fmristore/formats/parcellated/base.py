@@ -19,7 +19,6 @@ from fmristore.formats.registry import Layout
 from fmristore.model.space import NeuroSpace
 from fmristore.sources.labels import LabelTable
 from fmristore.sources.parcellation import Parcellation, find_parcel, parcels_picture
-from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
 
@@ -60,7 +59,7 @@ class ParcellatedBase(StoredObject):
     @property
     def metadata(self) -> Mapping[str, Any]:
         """Other facts about the scan."""
-        return MappingProxyType(dict(self._content.metadata))
+        return MappingProxyType(dict(self._content.read_metadata()))
 
     def metadata_frame(self, name: str) -> pd.DataFrame:
         """A table among the metadata, such as events or confounds, as a pandas data frame.
@@ -79,15 +78,9 @@ class ParcellatedBase(StoredObject):
         DependencyError
             If pandas is not installed.
         """
-        from fmristore.interop.pandas import columns_frame
+        from fmristore.interop.pandas import metadata_frame
 
-        if name not in self.metadata:
-            known = ", ".join(map(repr, self.metadata)) or "none"
-            raise SelectionError(f"no metadata {name!r}; there are {known}", url=self.url)
-        columns = self.metadata[name]
-        if not isinstance(columns, Mapping):
-            raise InvalidInputError(f"the metadata {name!r} are no table", url=self.url)
-        return columns_frame(columns)
+        return metadata_frame(self.metadata, name, url=self.url)
 
     def to_table(
         self,

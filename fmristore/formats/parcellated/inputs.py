@@ -21,12 +21,12 @@ from fmristore.formats.parcellated.reduce import (
 )
 from fmristore.formats.series_blocks import VoxelReader
 from fmristore.formats.voxel_source import voxel_reader
-from fmristore.interop.pandas import plain_tables
 from fmristore.model.space import NeuroSpace, name_of_space
 from fmristore.model.voxels import unmask
 from fmristore.planning.memory import require_unit, within
 from fmristore.planning.progress import Progress
 from fmristore.sources.door import as_source, has_grid, load_volume
+from fmristore.sources.facts import plain_tables
 from fmristore.sources.labelled import positional, unmasked
 from fmristore.sources.parcellation import Parcellation
 from fmristore_stores.errors import (

@@ -5,10 +5,11 @@ Scans, summaries and containers of both share their nodes, so all of it is in th
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
@@ -286,8 +287,8 @@ class ScanContent:
         Grid, number of times and TR.
     statistic : str, optional
         What a summary was made by.
-    metadata : mapping
-        What else is known of the scan.
+    read_metadata : callable
+        Reads what else is known of the scan, such as tables of confounds; not needed for opening.
     arrays : tuple of StoredArray
         Where the series lie.
     """
@@ -298,7 +299,7 @@ class ScanContent:
     data: ScaledMatrix
     space: NeuroSpace
     statistic: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    read_metadata: Callable[[], Mapping[str, Any]] = dict
     arrays: tuple[StoredArray, ...] = ()
 
 
@@ -472,7 +473,6 @@ class OwnTree(ScanTree):
         if kind not in ("full", "summary"):
             raise self._wrong(f"kind is {kind!r:.80}, expected 'full' or 'summary'", path)
         data = self._data(path, kind)
-        metadata = read_metadata(self._handle, path)
         statistic = attributes.get("statistic")
         return ScanContent(
             tree=self,
@@ -481,7 +481,7 @@ class OwnTree(ScanTree):
             data=data,
             space=self._timed(attributes, data.shape[1], path),
             statistic=None if statistic is None else str(statistic),
-            metadata=metadata,
+            read_metadata=functools.partial(read_metadata, self._handle, path),
             arrays=(StoredArray(self._handle, f"{path}/0"),),
         )
 

@@ -585,7 +585,7 @@ class RTree(ScanTree):
             kind="full" if full else "summary",
             data=data,
             space=self.space.with_time(data.shape[1], tr=_tr(metadata)),
-            metadata=metadata,
+            read_metadata=lambda: metadata,
             arrays=arrays,
         )
 
