@@ -11,6 +11,8 @@ import pytest
 from nibabel.imageclasses import all_image_classes
 from nibabel.tests import test_image_api as image_api
 from nilearn import image as nilearn_image
+from nilearn import maskers, masking, plotting, regions
+from nilearn.decomposition import CanICA, DictLearning
 from nilearn.glm.first_level import FirstLevelModel
 from nilearn.maskers import NiftiLabelsMasker, NiftiMasker
 from numpy.testing import assert_allclose, assert_array_equal
@@ -230,6 +232,91 @@ class TestNilearn:
         model = FirstLevelModel(mask_img=mask, minimize_memory=True, signal_scaling=False)
         found = model.fit(str(url), design_matrices=frame).compute_contrast("on")
         assert np.isfinite(found.get_fdata()[MASK]).all()
+
+
+FURTHER: dict[str, Any] = {
+    "resample_to_img": lambda at: nilearn_image.resample_to_img(
+        at("stat"), at("mask"), interpolation="nearest"
+    ),
+    "threshold_img": lambda at: nilearn_image.threshold_img(at("stat"), 0.5),
+    "high_variance_confounds": lambda at: nilearn_image.high_variance_confounds(at("run")),
+    "compute_epi_mask": lambda at: masking.compute_epi_mask(at("run")),
+    "apply_mask": lambda at: masking.apply_mask(at("run"), at("mask")),
+    "unmask": lambda at: masking.unmask(np.ones(INNER.sum()), at("mask")),
+    "NiftiMapsMasker": lambda at: maskers.NiftiMapsMasker(
+        at("maps"), standardize=None
+    ).fit_transform(at("run")),
+    "NiftiSpheresMasker": lambda at: maskers.NiftiSpheresMasker(
+        [(9.0, 9.0, 9.0)], radius=7, standardize=None
+    ).fit_transform(at("run")),
+    "img_to_signals_labels": lambda at: regions.img_to_signals_labels(at("run"), at("labels"))[0],
+    "connected_label_regions": lambda at: regions.connected_label_regions(at("labels")),
+    "RegionExtractor": lambda at: (
+        regions.RegionExtractor(at("maps"), min_region_size=1, standardize=None)
+        .fit()
+        .transform(at("run"))
+    ),
+    "CanICA": lambda at: (
+        CanICA(n_components=2, mask=at("mask"), random_state=0, n_init=1, threshold=None)
+        .fit([at("run")])
+        .components_
+    ),
+    "DictLearning": lambda at: (
+        DictLearning(n_components=2, mask=at("mask"), random_state=0, alpha=0.1)
+        .fit([at("run")])
+        .components_
+    ),
+    "plot_epi": lambda at: plotting.plot_epi(nilearn_image.index_img(at("run"), 0)).close(),
+    "plot_stat_map": lambda at: plotting.plot_stat_map(at("stat"), bg_img=at("mask")).close(),
+    "plot_carpet": lambda at: plotting.plot_carpet(at("run"), at("mask"), t_r=2).clear(),
+    "find_parcellation_cut_coords": lambda at: plotting.find_parcellation_cut_coords(at("labels")),
+}
+"""Functions of nilearn that are given images by a function from names to paths."""
+INNER = np.zeros((9, 8, 7), bool)
+INNER[1:8, 1:7, 1:6] = True
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, its mask, labels, maps and a map, as NIfTI and stored."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    labels = np.where(INNER, 1, 0).astype(np.int16)
+    labels[4:] *= 2
+    wave = 40 * np.sin(np.arange(20) / 3) * (labels == 2)[..., None]
+    values = {
+        "run": (60 + 500 * INNER[..., None] + wave + 20 * rng.normal(size=(*INNER.shape, 20))),
+        "mask": INNER,
+        "labels": labels,
+        "maps": np.stack([(labels == i) * rng.random(INNER.shape) for i in (1, 2)], axis=3),
+        "stat": INNER * rng.normal(size=INNER.shape),
+    }
+    types = {"run": "i2", "mask": "u1", "labels": "i2", "maps": "f4", "stat": "f4"}
+    for name, array in values.items():
+        image = nibabel.Nifti1Image(array.astype(types[name]), np.diag([3.0, 3, 3, 1]))
+        image.header.set_xyzt_units("mm", "sec")
+        nibabel.save(image, folder / f"{name}.nii.gz")
+        kind = "zarr" if name in ("mask", "maps") else "h5"
+        fs.convert(folder / f"{name}.nii.gz", folder / f"{name}.store.{kind}").close()
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", FURTHER)
+def test_further_functions_of_nilearn(images: Path, name: str) -> None:
+    pytest.importorskip("matplotlib").use("agg")
+    use = FURTHER[name]
+    wanted = use(lambda one: str(images / f"{one}.nii.gz"))
+    stored = {path.name.split(".")[0]: path for path in images.glob("*.store.*")}
+    lazy = {one: fs.open(path).to_nibabel() for one, path in stored.items()}
+    for found in (use(lambda one: str(stored[one])), use(lazy.__getitem__)):
+        if wanted is None:
+            continue
+        if hasattr(wanted, "get_fdata"):
+            assert_array_equal(found.affine, wanted.affine)
+            assert_array_equal(found.get_fdata(), wanted.get_fdata())
+        elif isinstance(wanted, np.ndarray | list):
+            assert_allclose(found, wanted, rtol=1e-6, atol=1e-9)
 
 
 class TestObjects:
