@@ -5,6 +5,7 @@ R's file of several scans and that of one share their nodes, so both are in this
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -585,7 +586,7 @@ class RTree(ScanTree):
             kind="full" if full else "summary",
             data=data,
             space=self.space.with_time(data.shape[1], tr=_tr(metadata)),
-            read_metadata=lambda: metadata,
+            read_metadata=functools.partial(dict, metadata),
             arrays=arrays,
         )
 
