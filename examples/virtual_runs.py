@@ -44,7 +44,7 @@ def read_as_one(runs: list[Path], references: Path) -> None:
     files: Any = fsspec.filesystem("reference", fo=str(references), asynchronous=True)
     store: Any = zarr.storage.FsspecStore(files, read_only=True)
     with xr.open_datatree(store, engine="zarr") as tree:
-        data = tree["sub-03_task-rest_bold"]
+        data: Any = tree["sub-03_task-rest_bold"].to_dataset()
         print(
             f"xarray: {len(tree.children)} runs, {dict(data['0'].sizes)}, {data['t'].values[:3]} s"
         )
