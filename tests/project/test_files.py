@@ -68,6 +68,13 @@ def test_every_loss_is_explained() -> None:
     assert re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE) == sorted(LOSSES)
 
 
+def test_every_environment_variable_is_listed() -> None:
+    page = (ROOT / "docs" / "reference" / "environment.md").read_text()
+    sources = [p.read_text() for f in ("fmristore", "stores") for p in (ROOT / f).rglob("*.py")]
+    used = set(re.findall(r"\b(?:FMRISTORE|HDF5_USE)_[A-Z_]+\b", "\n".join(sources)))
+    assert used == set(re.findall(r"^\| `((?:FMRISTORE|HDF5_USE)\w+)`", page, re.MULTILINE))
+
+
 @pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
 def test_modules_that_are_named_are_there(page: str) -> None:
     text = (ROOT / page).read_text()
