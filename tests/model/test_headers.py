@@ -160,8 +160,9 @@ def test_a_tr_that_no_header_holds_is_refused(tmp_path: Path, tr: float) -> None
 
 @pytest.mark.parametrize(("unit", "tr"), [(77001, 2.5), (77002, 2500.0), (77003, None)])
 def test_times_of_afni_are_in_the_unit_that_they_say(unit: int, tr: float | None) -> None:
-    from nibabel.brikhead import AFNIHeader
+    from nibabel import brikhead
 
+    library: Any = brikhead
     facts: dict[str, Any] = {
         "DATASET_RANK": [3, 2],
         "DATASET_DIMENSIONS": [2, 2, 2],
@@ -176,5 +177,5 @@ def test_times_of_afni_are_in_the_unit_that_they_say(unit: int, tr: float | None
         "SCENE_DATA": [0, 2, 0],
         "TYPESTRING": "3DIM_HEAD_FUNC",
     }
-    space = NeuroSpace.from_nibabel(AFNIHeader(facts))
+    space = NeuroSpace.from_nibabel(library.AFNIHeader(facts))
     assert space.tr == tr

@@ -281,7 +281,7 @@ def test_masked_values_are_refused_and_not_taken(tmp_path: Path) -> None:
     for call in (
         lambda: Parcellation.from_labels(hidden, space=np.eye(4)),
         lambda: parcels().revised(mask=hidden),
-        lambda: parcels().to_volume(np.ma.array([1.0, 2, 3], mask=[1, 0, 0])),
+        lambda: parcels().to_volume(np.ma.array([1.0, 2, 3], mask=[True, False, False])),
         lambda: fs.NeuroVec.create(run, path, space=np.eye(4)),
         lambda: fs.ParcellatedScanSummary.create(run[0, :, 0], path, parcellation=parcels()),
     ):

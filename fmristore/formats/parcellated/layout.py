@@ -443,12 +443,13 @@ class OwnTree(ScanTree):
 
     def _form_codes(self) -> tuple[int, int] | None:
         attributes = self._handle.store.root.group("parcellation").read_attributes()
-        codes = [attributes.get(f"{form}_code") for form in ("sform", "qform")]
-        if codes == [None, None]:
+        sform, qform = attributes.get("sform_code"), attributes.get("qform_code")
+        if sform is None and qform is None:
             return None
-        if not all(type(code) is int and 0 <= code < 2**15 for code in codes):
-            raise self._wrong(f"sform_code and qform_code are {codes!r:.80}", "parcellation")
-        return codes[0], codes[1]
+        for code in (sform, qform):
+            if type(code) is not int or not 0 <= code < 2**15:
+                raise self._wrong(f"a code of sform or qform is {code!r:.80}", "parcellation")
+        return int(str(sform)), int(str(qform))
 
     def scan(self, name: str) -> ScanContent:
         """Find a scan; no other one is touched.
