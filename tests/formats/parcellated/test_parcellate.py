@@ -15,7 +15,7 @@ import pytest
 
 import fmristore as fs
 from fmristore import NeuroSpace
-from fmristore.formats import voxel_source
+from fmristore.formats import series_blocks
 from fmristore.formats.parcellated.reduce import (
     accumulate,
     make_reduction,
@@ -366,7 +366,7 @@ def test_a_stored_run_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return original(*args, **options)
 
     monkeypatch.setattr(codecs, "decode", count)
-    monkeypatch.setattr(voxel_source, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(series_blocks, "_BLOCK_BYTES", 1)
     fs.parcellate(bold, labels, tmp_path / "o.h5", statistic="std").close()
     assert len(reads) <= touched + 10
 

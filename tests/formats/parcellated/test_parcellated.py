@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import fmristore as fs
 from fmristore import NeuroSpace, ParcellatedMultiScan, ParcellatedScan, ParcellatedScanSummary
-from fmristore.formats import nodes
+from fmristore.formats import new_arrays
 from fmristore.formats.parcellated import edit as parcellated_change
 from fmristore.formats.voxel_source import voxel_reader
 from fmristore.sources.door import as_source
@@ -715,7 +715,7 @@ def test_what_fails_leaves_everything_as_it_was(
     elif moment == "list":
         monkeypatch.setattr(parcellated_change, "_list", fail)
     else:
-        monkeypatch.setattr(nodes, "write", fail)
+        monkeypatch.setattr(new_arrays, "write", fail)
     if moment == "check" and multi.url.endswith("zarr"):
         return  # the new scan is complete and visible by then
     with pytest.raises((FmristoreError, KeyboardInterrupt)):
