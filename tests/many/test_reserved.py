@@ -141,8 +141,9 @@ def test_what_is_refused(tmp_path: Path) -> None:
 def test_a_region_that_does_not_read_back_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fmristore.many import reserved
+    from fmristore.many import reserved as named
 
+    reserved: Any = named
     real = reserved.write
 
     def wrong(array: Any, region: Any, values: Any) -> None:

@@ -19,8 +19,9 @@ from fmristore.sampling import Batches, Windows
 from fmristore_stores.chunks.cache import CHUNK_CACHE
 from fmristore_stores.errors import InvalidInputError, MemoryLimitError, SelectionError
 from fmristore_stores.protocol import AnyArray
+from tests.conftest import S3Server
 from tests.every_format import LABELS, MASK, RUN, SHAPE, SPACE, WRITERS
-from tests.images import write_nifti
+from tests.images import make_values, write_nifti
 
 RUNS = ["maskedneurovec", "neurovec", "latentneurovec", "parcellatedscan"]
 """Formats that are one run on a grid."""
@@ -321,3 +322,28 @@ def test_copies_and_pickles(runs: list[Path]) -> None:
     twins[1].close()
     assert set(RUNS) <= set(WRITERS)
     assert expected.shape == (*SHAPE[:3], 10)
+
+
+def test_windows_of_a_store_on_object_storage(s3: S3Server) -> None:
+    """Batches are equal, go on where they were left, and fetch no chunk twice for a buffer."""
+    url = s3.url("run.zarr")
+    values = make_values((5, 4, 3, 24), "i2", seed=3)
+    fs.NeuroVec.create(
+        values, url, space=np.eye(4), access="volume", storage_options=s3.options
+    ).close()
+    options: Any = {"length": 6, "stride": 3, "storage_options": s3.options}
+    with Windows(url, **options) as windows:
+        batches = Batches(windows, batch_size=2, seed=4)
+        with windows.sources[0].stored.stats.watch() as read:
+            found = [(batch.values, batch.numbers) for batch in batches]
+        assert read.chunks == 24
+        for batch, numbers in found:
+            for one, number in zip(batch, numbers.tolist(), strict=True):
+                np.testing.assert_array_equal(one, values[windows.where(number).region])
+    first = Batches(Windows(url, **options), batch_size=2, seed=4)
+    next(iter(first))
+    second = Batches(Windows(url, **options), batch_size=2, seed=4)
+    second.load_state_dict(first.state_dict())
+    np.testing.assert_array_equal(next(iter(second)).numbers, found[1][1])
+    first.windows.close()
+    second.windows.close()

@@ -34,7 +34,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of seven volumes that grows."""
     url = tmp_path_factory.mktemp("growing") / "run.zarr"
     assert fs.append(RUN[..., 0], url, space=AFFINE, tr=0.8) == 1
-    assert fs.append(url, RUN[..., 1:7]) == 7  # the URL may come first
+    swapped: Any = fs.append
+    assert swapped(url, RUN[..., 1:7]) == 7  # the URL may come first
     return url
 
 
@@ -52,11 +53,11 @@ def test_readers_see_the_volumes_that_there_are(growing: Path) -> None:
         assert (run.growing, run.tr, run.access, run.digest) == (True, 0.8, "volume", None)
         np.testing.assert_array_equal(run[...], RUN[..., :8])
         np.testing.assert_array_equal(run.series((1, 2, 3)), RUN[1, 2, 3, :8])
-        assert run.header.get_data_shape() == RUN[..., :8].shape
+        assert run.nifti_header.space.shape == RUN[..., :8].shape
         run.to_nifti(growing.with_name("run.nii"))
         assert run.append(RUN[..., 8:10]) == 10
         np.testing.assert_array_equal(run[...], RUN[..., :10])
-        assert run.header.get_data_shape() == RUN[..., :10].shape
+        assert run.nifti_header.space.shape == RUN[..., :10].shape
     assert fs.verify(growing, deep=True).ok
 
 
@@ -188,8 +189,9 @@ def test_appending_processes_take_turns(growing: Path) -> None:
 def test_a_run_that_was_finished_meanwhile_takes_no_more(
     growing: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fmristore.formats.image import growing as module
+    from fmristore.formats.image import growing as named
 
+    module: Any = named
     edit = module.edit_store
 
     def late(url: str, **options: Any) -> Any:
