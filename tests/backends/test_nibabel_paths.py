@@ -234,6 +234,9 @@ class TestNilearn:
         assert np.isfinite(found.get_fdata()[MASK]).all()
 
 
+INNER = np.zeros((9, 8, 7), bool)
+INNER[1:8, 1:7, 1:6] = True
+
 FURTHER: dict[str, Any] = {
     "resample_to_img": lambda at: nilearn_image.resample_to_img(
         at("stat"), at("mask"), interpolation="nearest"
@@ -272,8 +275,6 @@ FURTHER: dict[str, Any] = {
     "find_parcellation_cut_coords": lambda at: plotting.find_parcellation_cut_coords(at("labels")),
 }
 """Functions of nilearn that are given images by a function from names to paths."""
-INNER = np.zeros((9, 8, 7), bool)
-INNER[1:8, 1:7, 1:6] = True
 
 
 @pytest.fixture(scope="module")
