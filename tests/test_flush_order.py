@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -77,7 +77,7 @@ def _content(status: os.stat_result) -> tuple[int, ...]:
 
 
 @pytest.fixture
-def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], Disk]]:
+def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Disk]:
     """Watch a path: flushes and names that are given pass through the `Disk` that is returned."""
 
     def watch(target: Path) -> Disk:
