@@ -208,6 +208,9 @@ class Tree:
                 if not self.files.exists(""):
                     raise NotFoundError("there is no such store", url=self.url) from None
             msg = "this is not a Zarr group: there is no zarr.json"
+            with contextlib.suppress(AccessDeniedError):
+                if self.files.exists(".zarray"):
+                    msg = "this is a Zarr array of format 2; a store has a group at its root"
             raise UnknownFormatError(msg, url=self.url) from None
         if self._writable:
             msg = "Zarr format 2 is read, not written; transcode the store to format 3"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.errors import (
     NotFoundError,
     ReadOnlyError,
+    UnknownFormatError,
 )
 from fmristore_stores.protocol import Capability
 from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout
@@ -191,6 +192,14 @@ def test_format_2_is_read(folder: Path, dtype: str, order: Any) -> None:
             store.root.array("g")
     with pytest.raises(ReadOnlyError, match="format 2"):
         ZarrStore(str(folder), mode="r+")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_an_array_at_the_root_is_named(tmp_path: Path, version: Literal[2, 3]) -> None:
+    zarr.create_array(tmp_path / "a.zarr", shape=(2,), dtype="i2", zarr_format=version)
+    wanted = "a Zarr array of format 2; a store" if version == 2 else "a Zarr array; a store"
+    with pytest.raises(UnknownFormatError, match=wanted):
+        ZarrStore(str(tmp_path / "a.zarr"))
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
