@@ -24,7 +24,6 @@ _PACKAGES = (
         "zarrs",
         "tensorstore",
         "numcodecs",
-        "blosc2",
     ),
     *("isal", "nibabel", "indexed_gzip", "dask", "fsspec"),
 )
