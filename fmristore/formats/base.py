@@ -17,7 +17,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, Protocol, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, Unpack, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -45,8 +45,12 @@ from fmristore_stores.protocol import AnyArray, Array
 from fmristore_stores.shown import shown
 from fmristore_stores.spec import ArraySpec, Attributes
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 __all__ = [
     "BorrowedHandle",
+    "MetadataHolder",
     "RawReadable",
     "RawView",
     "StoredArray",
@@ -731,3 +735,33 @@ class StoredObject(ABC):
                 names = spec.dims or tuple(map(str, range(len(spec.shape))))
                 return chunk_svg(axis_chunks(names, spec.shape, spec.layout.chunks))
         return ""
+
+
+class MetadataHolder(StoredObject):
+    """A stored object with metadata: facts that are no part of its data."""
+
+    @property
+    @abstractmethod
+    def metadata(self) -> Mapping[str, Any]:
+        """Other facts about the data; tables are mappings from columns to values."""
+
+    def metadata_frame(self, name: str) -> pd.DataFrame:
+        """A table among the metadata, such as events or confounds, as a pandas data frame.
+
+        Parameters
+        ----------
+        name : str
+            Under which a data frame, or a mapping from columns to values, was stored.
+
+        Raises
+        ------
+        SelectionError
+            If there is nothing of that name.
+        InvalidInputError
+            If it is no table.
+        DependencyError
+            If pandas is not installed.
+        """
+        from fmristore.interop.pandas import metadata_frame
+
+        return metadata_frame(self.metadata, name, url=self.url)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack, cast
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fmristore.formats.base import RawView, StoredArray, StoredObject
+from fmristore.formats.base import MetadataHolder, RawView, StoredArray
 from fmristore.formats.nodes import read_bytes, read_metadata, require_headers
 from fmristore.formats.registry import format_class
 from fmristore.formats.selection import parse_series, spread_over
@@ -49,7 +49,6 @@ from fmristore_stores.protocol import AnyArray
 if TYPE_CHECKING:
     import dask.array as dask_array
     import nibabel
-    import pandas as pd
     import xarray
 
     from fmristore.nifti import NiftiHeader
@@ -65,7 +64,7 @@ _VOLUME_BYTES = 1 << 26
 """Volumes that are read at a time when a run is iterated over."""
 
 
-class GridView(StoredObject):
+class GridView(MetadataHolder):
     """An image that is indexed ``[x, y, z]`` or ``[x, y, z, t]`` on a grid in space.
 
     Formats implement `read_region`, `read_points`, `cost` and, where they can be faster,
@@ -622,27 +621,6 @@ class GridView(StoredObject):
     def metadata(self) -> Mapping[str, Any]:
         """Other facts about the data, such as those of the BIDS sidecar beside the source."""
         return read_metadata(self._handle, self._metadata_folder)
-
-    def metadata_frame(self, name: str) -> pd.DataFrame:
-        """A table among the metadata, such as events or confounds, as a pandas data frame.
-
-        Parameters
-        ----------
-        name : str
-            Under which a data frame, or a mapping from columns to values, was stored.
-
-        Raises
-        ------
-        SelectionError
-            If there is nothing of that name.
-        InvalidInputError
-            If it is no table.
-        DependencyError
-            If pandas is not installed.
-        """
-        from fmristore.interop.pandas import metadata_frame
-
-        return metadata_frame(self.metadata, name, url=self.url)
 
     @property
     def nifti_header(self) -> NiftiHeader:

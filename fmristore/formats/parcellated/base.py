@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fmristore.formats.base import StoredArray, StoredObject, describe_parcels, describe_space
+from fmristore.formats.base import (
+    MetadataHolder,
+    StoredArray,
+    describe_parcels,
+    describe_space,
+)
 from fmristore.formats.parcellated.layout import ScanContent, ScanKind
 from fmristore.formats.registry import Layout
 from fmristore.model.space import NeuroSpace
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["ParcellatedBase"]
 
 
-class ParcellatedBase(StoredObject):
+class ParcellatedBase(MetadataHolder):
     """A stored scan, cut into parcels.
 
     Parameters
@@ -60,27 +65,6 @@ class ParcellatedBase(StoredObject):
     def metadata(self) -> Mapping[str, Any]:
         """Other facts about the scan."""
         return MappingProxyType(dict(self._content.read_metadata()))
-
-    def metadata_frame(self, name: str) -> pd.DataFrame:
-        """A table among the metadata, such as events or confounds, as a pandas data frame.
-
-        Parameters
-        ----------
-        name : str
-            Under which a data frame, or a mapping from columns to values, was stored.
-
-        Raises
-        ------
-        SelectionError
-            If there is nothing of that name.
-        InvalidInputError
-            If it is no table.
-        DependencyError
-            If pandas is not installed.
-        """
-        from fmristore.interop.pandas import metadata_frame
-
-        return metadata_frame(self.metadata, name, url=self.url)
 
     def to_table(
         self,
