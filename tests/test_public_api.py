@@ -181,7 +181,7 @@ class TestErrors:
             tree = ast.parse(path.read_text())
             allowed = {
                 id(node)
-                for function in tree.body
+                for function in ast.walk(tree)
                 if isinstance(function, ast.FunctionDef) and function.name == "__getattr__"
                 for node in ast.walk(function)
             }

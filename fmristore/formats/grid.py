@@ -60,6 +60,10 @@ _WRITE_BYTES = 1 << 23
 _THUMBNAIL_VOXELS = 1 << 26
 _THUMBNAIL_BYTES = 1 << 26
 """Values that are decoded for the picture of an image in a notebook."""
+_OF_NIBABEL = frozenset(
+    {"dataobj", "get_fdata", "get_data_dtype", "header", "slicer", "to_filename", "as_reoriented"}
+)
+"""Attributes by which nibabel, and code written for its images, takes an object."""
 _VOLUME_BYTES = 1 << 26
 """Volumes that are read at a time when a run is iterated over."""
 
@@ -458,6 +462,18 @@ class GridView(MetadataHolder):
             "iterating would read the image plane by plane: use iter_volumes(), index it, take "
             "np.asarray(image), or give nilearn image.to_nibabel()"
         )
+
+    if not TYPE_CHECKING:  # a type checker would find every attribute in it
+
+        def __getattr__(self, name: str) -> Any:
+            if name in _OF_NIBABEL:
+                raise AttributeError(
+                    f"a {type(self).__name__} is no image of nibabel: "
+                    f"take image.to_nibabel().{name}",
+                    name=name,
+                    obj=self,
+                )
+            return object.__getattribute__(self, name)  # the error, or that of a property
 
     def iter_volumes(
         self, *, dtype: DTypeLike | None = None, max_memory: int | str = _VOLUME_BYTES

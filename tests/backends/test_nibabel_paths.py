@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from nibabel.imageclasses import all_image_classes
 from nibabel.tests import test_image_api as image_api
+from nilearn import glm, maskers, masking, plotting, regions, reporting, surface
 from nilearn import image as nilearn_image
-from nilearn import maskers, masking, plotting, regions
 from nilearn.decomposition import CanICA, DictLearning
 from nilearn.glm.first_level import FirstLevelModel
+from nilearn.glm.second_level import SecondLevelModel
 from nilearn.maskers import NiftiLabelsMasker, NiftiMasker
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -237,6 +238,12 @@ class TestNilearn:
 INNER = np.zeros((9, 8, 7), bool)
 INNER[1:8, 1:7, 1:6] = True
 
+
+def _design(length: int) -> Any:
+    pandas = pytest.importorskip("pandas")
+    return pandas.DataFrame({"on": np.arange(length) % 2, "constant": 1.0})
+
+
 FURTHER: dict[str, Any] = {
     "resample_to_img": lambda at: nilearn_image.resample_to_img(
         at("stat"), at("mask"), interpolation="nearest"
@@ -273,6 +280,54 @@ FURTHER: dict[str, Any] = {
     "plot_stat_map": lambda at: plotting.plot_stat_map(at("stat"), bg_img=at("mask")).close(),
     "plot_carpet": lambda at: plotting.plot_carpet(at("run"), at("mask"), t_r=2).clear(),
     "find_parcellation_cut_coords": lambda at: plotting.find_parcellation_cut_coords(at("labels")),
+    "binarize_img": lambda at: nilearn_image.binarize_img(at("stat"), 0.5),
+    "intersect_masks": lambda at: masking.intersect_masks([at("mask"), at("mask")]),
+    "FirstLevelModel": lambda at: (
+        FirstLevelModel(mask_img=at("mask"), t_r=2)
+        .fit(at("run"), design_matrices=_design(20))
+        .compute_contrast("on")
+    ),
+    "SecondLevelModel": lambda at: (
+        SecondLevelModel(mask_img=at("mask"))
+        .fit([at("stat")] * 4, design_matrix=_design(4))
+        .compute_contrast("on", output_type="effect_size")
+    ),
+    "crop_img": lambda at: nilearn_image.crop_img(at("stat")),
+    "largest_connected_component_img": lambda at: nilearn_image.largest_connected_component_img(
+        at("stat")
+    ),
+    "new_img_like": lambda at: nilearn_image.new_img_like(at("stat"), np.ones(INNER.shape)),
+    "swap_img_hemispheres": lambda at: nilearn_image.swap_img_hemispheres(at("stat")),
+    "reorder_img": lambda at: nilearn_image.reorder_img(at("stat")),
+    "get_data": lambda at: nilearn_image.get_data(at("stat")),
+    "concat_imgs": lambda at: nilearn_image.concat_imgs([at("run"), at("run")]),
+    "iter_img": lambda at: np.stack(
+        [volume.get_fdata() for volume in nilearn_image.iter_img(at("run"))]
+    ),
+    "compute_multi_epi_mask": lambda at: masking.compute_multi_epi_mask([at("run")]),
+    "MultiNiftiMasker": lambda at: maskers.MultiNiftiMasker(
+        at("mask"), standardize=None
+    ).fit_transform([at("run")]),
+    "connected_regions": lambda at: regions.connected_regions(at("stat"), min_region_size=1)[0],
+    "Parcellations": lambda at: (
+        regions.Parcellations(
+            "kmeans", n_parcels=2, mask=at("mask"), standardize=None, random_state=0
+        )
+        .fit(at("run"))
+        .labels_img_
+    ),
+    "threshold_stats_img": lambda at: glm.threshold_stats_img(
+        at("stat"), threshold=0.5, height_control=None
+    )[0],
+    "get_clusters_table": lambda at: reporting.get_clusters_table(at("stat"), 0.5)[
+        ["X", "Y", "Z"]
+    ].to_numpy(float),
+    "vol_to_surf": lambda at: surface.vol_to_surf(
+        at("stat"),
+        surface.InMemoryMesh(
+            np.array([[9.0, 9, 9], [12, 9, 9], [9, 12, 9]]), np.array([[0, 1, 2]])
+        ),
+    ),
 }
 """Functions of nilearn that are given images by a function from names to paths."""
 
@@ -320,20 +375,55 @@ def test_further_functions_of_nilearn(images: Path, name: str) -> None:
             assert_allclose(found, wanted, rtol=1e-6, atol=1e-9)
 
 
-class TestObjects:
-    """What is opened is no image of nibabel: nilearn's refusal must say what to give it."""
+REFUSED = [
+    "FirstLevelModel",
+    "SecondLevelModel",
+    "binarize_img",
+    "get_clusters_table",
+    "intersect_masks",
+    "new_img_like",
+    "threshold_img",
+]
+"""Functions of nilearn that look at the class of an image before anything else."""
 
-    def test_every_way_in_names_the_cure(self, run: tuple[Path, Path]) -> None:
+
+@pytest.mark.filterwarnings("ignore")
+class TestObjects:
+    """An opened store is no image of nibabel: the refusal must say what to give."""
+
+    @pytest.mark.parametrize("name", sorted(set(FURTHER) - set(REFUSED)))
+    def test_every_way_in_names_the_cure(self, images: Path, name: str) -> None:
+        pytest.importorskip("matplotlib").use("agg")
+        stored: dict[str, Any] = {
+            path.name.split(".")[0]: fs.open(path) for path in images.glob("*.store.*")
+        }
+        if name in ("CanICA", "DictLearning", "Parcellations"):  # look at the class of a mask
+            stored["mask"] = images / "mask.nii.gz"
+        with pytest.raises(InvalidInputError, match=r"nilearn.*to_nibabel\(\)"):
+            FURTHER[name](stored.__getitem__)
+
+    @pytest.mark.parametrize("name", REFUSED)
+    def test_nilearn_refuses_the_class(self, images: Path, name: str) -> None:
+        stored = {path.name.split(".")[0]: fs.open(path) for path in images.glob("*.store.*")}
+        with pytest.raises((TypeError, InvalidInputError), match=r"NeuroVol|NeuroVec|to_nibabel"):
+            FURTHER[name](stored.__getitem__)
+
+    def test_what_nibabel_asks_for_names_the_cure(
+        self, run: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        uses: list[Any] = [
+            lambda image: nibabel.save(image, tmp_path / "a.nii"),
+            nibabel.four_to_three,
+            lambda image: image.as_reoriented([[0, -1], [1, 1], [2, 1]]),
+            lambda image: image.get_fdata(),
+        ]
         with fs.open(run[1]) as bold:
-            uses: list[Any] = [
-                nilearn_image.load_img,
-                nilearn_image.mean_img,
-                NiftiMasker(standardize=None).fit,
-                lambda image: nilearn_image.smooth_img(image, 4),
-            ]
+            assert not hasattr(bold, "get_fdata")
             for use in uses:
-                with pytest.raises(InvalidInputError, match=r"to_nibabel\(\)"):
+                with pytest.raises(AttributeError, match=r"image\.to_nibabel\(\)\.[a-z_]+"):
                     use(bold)
+            with pytest.raises(AttributeError, match="'NeuroVec' object has no attribute 'masks'"):
+                use = bold.masks
 
     def test_the_image_of_an_object_outlives_it(self, run: tuple[Path, Path]) -> None:
         with fs.open(run[1]) as bold:
