@@ -25,6 +25,7 @@ from fmristore_stores.errors import (
     StorageError,
 )
 from fmristore_stores.io.location import filesystem
+from fmristore_stores.io.option_names import options_for
 from fmristore_stores.io.sources import storage_error
 from fmristore_stores.io.whole import read_whole
 
@@ -219,6 +220,36 @@ def test_options_that_nobody_knows_are_named() -> None:
     )
     assert isinstance(error, InvalidInputError)
     assert "'endpoint'" in str(error)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["memory://o/a.h5", "memory://o/a.zarr", "a.h5", "file://a.h5", "http://h/a.h5", "gs://b/a.h5"],
+)
+def test_a_slip_in_an_option_is_named_before_anything_is_opened(url: str, tmp_path: Path) -> None:
+    place = url.replace("a.", f"{tmp_path}/a.") if "//a" in url or "/" not in url else url
+    wrong = {"anonn": True}
+    with pytest.raises(InvalidInputError, match=r"'anonn'.*(anon|leave)"):
+        fs.open(place, storage_options=wrong)
+    with pytest.raises(InvalidInputError, match="anonn"):
+        fs.convert(place.replace(".h5", ".nii"), tmp_path / "b.h5", storage_options=wrong)
+    with pytest.raises(InvalidInputError, match="anonn"):
+        read_whole(place, wrong, limit=9)
+    if "//h" not in place and "gs:" not in place:
+        with pytest.raises(InvalidInputError, match="anonn"):
+            fs.NeuroVec.create(RUN, place, space=np.eye(4), storage_options=wrong)
+
+
+def test_options_of_another_url_of_the_same_call(tmp_path: Path) -> None:
+    options = {"anon": True, "s3": {"anon": False}, "skip_instance_cache": True}
+    fs.NeuroVec.create(RUN, tmp_path / "a.h5", space=np.eye(4), storage_options=options).close()
+    url = f"memory://{tmp_path.name}/a.h5"
+    fs.transcode(tmp_path / "a.h5", url, storage_options=options)
+    np.testing.assert_array_equal(fs.open(url, storage_options=options)[...], RUN)
+    with pytest.raises(InvalidInputError, match=r"'anon'.*http:// does not know.*by its protocol"):
+        fs.open("http://127.0.0.1:1/a.h5", storage_options={"anon": True})
+    kept = options_for(["http"], {"s3": {"anon": True}, "headers": {"a": "b"}, "http": {"ssl": 1}})
+    assert kept == {"headers": {"a": "b"}, "http": {"ssl": 1}}
 
 
 def test_what_a_disk_refuses_is_no_matter_of_credentials() -> None:

@@ -18,6 +18,11 @@ from fmristore_stores.errors import (
 from fmristore_stores.io import objects
 from fmristore_stores.io.clients import s3_class, tar_class, web_class, zip_class
 from fmristore_stores.io.local_files import open_ordinary
+from fmristore_stores.io.option_names import (
+    check_local_options,
+    check_option_names,
+    options_for,
+)
 from fmristore_stores.io.sources import VERSIONS, denials, local_token, storage_error, when_written
 
 __all__ = [
@@ -155,12 +160,16 @@ def filesystem(url: str, options: Options | None = None) -> tuple[Any, str]:
     DependencyError
         If the protocol needs a package that is not installed.
     InvalidInputError
-        If nobody knows the protocol.
+        If nobody knows the protocol, or its client not the options.
     AccessDeniedError
         If the protocol does not begin without an account, and none was given.
     """
     import fsspec
 
+    schemes = _schemes(url)
+    if options:
+        options = options_for(schemes, options)
+        check_option_names(schemes[0], options, url)
     try:
         given = _with_defaults(url, options or {})
         fs, path = fsspec.core.url_to_fs(url, **given)
@@ -202,9 +211,11 @@ def _with_defaults(url: str, options: Options) -> Options:
     defaults = _DEFAULTS.get(scheme)
     if defaults is None:
         return options
+    own = options.get(scheme, {})
     if outer:
-        return {**options, scheme: _merged(defaults, options.get(scheme, {}))}
-    return _merged(defaults, options)
+        return {**options, scheme: _merged(defaults, own)}
+    beside = {name: value for name, value in options.items() if name != scheme}
+    return _merged(_merged(defaults, own), beside)
 
 
 def _merged(defaults: Options, given: Options) -> dict[str, Any]:
@@ -244,6 +255,7 @@ def kind_of_name(url: str) -> Kind | None:
 def exists(url: str, options: Options | None = None) -> bool:
     """Whether anything at all lies at a normalised URL."""
     if is_local(url):
+        check_local_options(options, url)
         return os.path.lexists(url)
     remote = _Remote(url, options)
     return remote.facts(remote.path) is not None
@@ -308,6 +320,7 @@ def identify(
         If it is neither HDF5 nor Zarr, and `kind` is not given.
     """
     if is_local(url):
+        check_local_options(options, url)
         kind = kind or detect_kind(url)
         return kind, content_token(url, kind)
     remote = _Remote(url, options)
@@ -327,7 +340,10 @@ def detect_kind(url: str, options: Options | None = None) -> Kind:
     UnknownFormatError
         If it is neither HDF5 nor Zarr.
     """
-    return _known(_detect_local(url) if is_local(url) else _Remote(url, options).kind(), url)
+    if is_local(url):
+        check_local_options(options, url)
+        return _known(_detect_local(url), url)
+    return _known(_Remote(url, options).kind(), url)
 
 
 def is_hdf5(head: bytes) -> bool:

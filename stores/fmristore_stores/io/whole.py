@@ -9,6 +9,7 @@ from fmristore_stores.errors import MemoryLimitError
 from fmristore_stores.io.local_files import open_ordinary
 from fmristore_stores.io.location import filesystem, is_local
 from fmristore_stores.io.objects import protocols
+from fmristore_stores.io.option_names import check_local_options
 from fmristore_stores.io.sources import FsspecSource, storage_error
 from fmristore_stores.io.stats import stats_of
 
@@ -30,6 +31,7 @@ def read_whole(url: str, options: Mapping[str, Any] | None = None, *, limit: int
     """
     try:
         if is_local(url):
+            check_local_options(options, url)
             with open(open_ordinary(url), "rb") as file:  # noqa: PTH123
                 data = file.read(limit + 1)
         else:

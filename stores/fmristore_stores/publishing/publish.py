@@ -44,6 +44,7 @@ from fmristore_stores.io.location import (
     kind_of_name,
     normalise,
 )
+from fmristore_stores.io.option_names import check_local_options
 from fmristore_stores.io.owners import Mark, hidden_name, own_mark
 from fmristore_stores.io.sources import storage_error, sync
 from fmristore_stores.ledger import check_written
@@ -140,6 +141,8 @@ def create_store(  # noqa: PLR0913
     if chosen == "reference":
         msg = "a reference file is only read; make it with fmristore.virtualize"
         raise ReadOnlyError(msg, url=target)
+    if is_local(target):
+        check_local_options(storage_options, target)
     if chosen == "hdf5":
         with (
             publish_file(
