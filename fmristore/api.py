@@ -19,6 +19,7 @@ from fmristore.model.space import NeuroSpace
 from fmristore.planning.options import LayoutOptions, StoreOptions, takes
 from fmristore.planning.text import parse_size
 from fmristore.sources.door import check_url, in_order, open_if_path, source_of
+from fmristore.sources.others import explained
 from fmristore.sources.parcellation import Parcellation
 from fmristore_stores.errors import AlreadyExistsError, InvalidInputError
 from fmristore_stores.io.location import Kind, exists, normalise
@@ -179,13 +180,15 @@ def open(
     ...     series = bold[32, 40, 20]
     """
     trusted = options.get("trusted", True)
-    locator = locate(
-        url,
-        kind=options.get("kind"),
-        storage_options=options.get("storage_options"),
-        targets=options.get("targets", ()),
-        group=options.get("group", ""),
-    )
+    access = options.get("storage_options")
+    with explained(normalise(url), access):
+        locator = locate(
+            url,
+            kind=options.get("kind"),
+            storage_options=access,
+            targets=options.get("targets", ()),
+            group=options.get("group", ""),
+        )
     if not trusted:
         check_untrusted(locator)
     handle = Handle(locator, fresh=trusted)
@@ -201,6 +204,7 @@ def convert(
     source: Stored,
     url: str | os.PathLike[str],
     *,
+    space: NeuroSpace | AnyArray | None = None,
     tr: float | None = None,
     space_name: str | int | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -211,6 +215,7 @@ def convert(
     source: _Runs,
     url: str | os.PathLike[str],
     *,
+    space: NeuroSpace | AnyArray | None = None,
     tr: float | None = None,
     space_name: str | int | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -221,6 +226,7 @@ def convert(
     source: Any,
     url: str | os.PathLike[str],
     *,
+    space: NeuroSpace | AnyArray | None = None,
     tr: float | None = None,
     space_name: str | int | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -231,6 +237,7 @@ def convert(
     source: Any,
     url: str | os.PathLike[str],
     *,
+    space: NeuroSpace | AnyArray | None = None,
     tr: float | None = None,
     space_name: str | int | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -240,12 +247,15 @@ def convert(
 
     Parameters
     ----------
-    source : path, URL, nibabel image, stored object, or a list or mapping of these
+    source : path, URL, nibabel image, stored object, array_like, or a list or mapping of these
         NIfTI, or any other image that nibabel reads; read once, front to back. Or a store of any
         format, one of the R package too, to be rewritten in the same format: see
         `StoredObject.save`. Several runs, as a list or by name, become one `NeuroVecSeq`.
+        An array (X, Y, Z) or (X, Y, Z, T) needs `space`.
     url : str or path
         New store: ``.h5`` for HDF5, ``.zarr`` (best ``.ome.zarr``) for Zarr.
+    space : NeuroSpace or ndarray, (4, 4), optional
+        For arrays: the grid, or the affine alone (voxel to mm, RAS+).
     tr : float, optional
         Repetition time in seconds, for an image whose header does not say the right one.
     space_name : str or int, optional
@@ -278,7 +288,7 @@ def convert(
     """
     source, url = in_order(source, url)
     parse_size(options.get("max_memory", 1 << 30))
-    known = {"tr": tr, "space_name": space_name, "metadata": metadata}
+    known = {"space": space, "tr": tr, "space_name": space_name, "metadata": metadata}
     said = {name: value for name, value in known.items() if value is not None}
     if isinstance(source, list | tuple | Mapping):
         return format_class("neurovecseq").create(source, url, **options, **said)
@@ -289,7 +299,7 @@ def convert(
                     f"{', '.join(said)}: for images; create a store of another format with its own"
                 )
             return found.save_with(url, {**options, **said})
-        image = source_of(found, tr=tr, space_name=space_name, metadata=metadata)
+        image = source_of(found, **said)
         name = "neurovol" if image.space.time_points is None else "neurovec"
         return format_class(name).create(image, url, **options)
 

@@ -27,6 +27,7 @@ from fmristore.planning.options import LayoutOptions, takes
 from fmristore.planning.pictures import axis_chunks, chunk_svg, facts_html
 from fmristore.planning.text import size_text
 from fmristore.sources.labels import LabelTable
+from fmristore.sources.others import explained
 from fmristore_stores.chunks.cache import ChunkCache
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import (
@@ -38,7 +39,7 @@ from fmristore_stores.errors import (
     SelectionError,
 )
 from fmristore_stores.grid import grid_shape
-from fmristore_stores.io.location import Kind, count_files, is_local
+from fmristore_stores.io.location import Kind, count_files, is_local, normalise
 from fmristore_stores.io.stats import Stats, stats_of
 from fmristore_stores.opening import Handle, Opened, locate
 from fmristore_stores.protocol import AnyArray, Array
@@ -490,7 +491,8 @@ class StoredObject(ABC):
             If it was written by a newer fmristore.
         """
         opening: Any = importlib.import_module("fmristore.formats.opening")
-        locator = locate(url, kind=kind, storage_options=storage_options, targets=targets)
+        with explained(normalise(url), storage_options):
+            locator = locate(url, kind=kind, storage_options=storage_options, targets=targets)
         handle = Handle(locator, fresh=True)
         try:
             found: Self = opening.open_handle(handle, expected_format=cls.format_name)

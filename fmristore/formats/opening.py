@@ -77,7 +77,8 @@ def _detect(view: StoreView) -> tuple[Any, Layout]:
     if locator.kind == "reference" and (groups := _groups(view.root)):
         what = f"a reference file of {groups}, one of which group= names: as a whole it is readable"
     raise UnknownFormatError(
-        f"{what} but holds no format of fmristore, neither this one nor that of the R package",
+        f"{what} but holds no format of fmristore, neither this one nor that of the R package: "
+        "give an array of it, as h5py, zarr or xarray reads it, with its affine (space=)",
         url=view.handle.locator.url,
     )
 

@@ -204,7 +204,10 @@ def _identify(head: bytes) -> tuple[int, bool]:
         msg = "an ANALYZE or SPM header without the NIfTI magic; convert the image to NIfTI first"
         raise UnknownFormatError(msg)
     else:
-        msg = "not a NIfTI image: neither the magic of NIfTI-1 nor that of NIfTI-2 was found"
+        msg = (
+            "not a NIfTI image: neither the magic of NIfTI-1 nor that of NIfTI-2 was found; "
+            "convert it to NIfTI, or give the image or the array that its own library reads"
+        )
         raise UnknownFormatError(msg)
     if len(head) < HEADER_SIZE[version]:
         msg = f"the header ends after {len(head)} of {HEADER_SIZE[version]} bytes"

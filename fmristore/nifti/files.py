@@ -138,6 +138,11 @@ def locate(
             return NiftiFiles(*pair, storage_options)
     what = "data" if other == ".img" else "header"
     msg = f"the image is a pair of files and its {what} file is missing: expected {candidates[0]}"
+    if what == "header":
+        msg += (
+            "; values without one are read with numpy.fromfile(name, dtype).reshape(shape, "
+            'order="F") and given as an array with its affine (space=)'
+        )
     raise NotFoundError(msg, url=named)
 
 

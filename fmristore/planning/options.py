@@ -96,6 +96,22 @@ DEFAULTS: Mapping[str, Any] = {
 """Value of each shared option that is not given, in the order in which they are shown."""
 
 
+_ALIASES = {
+    "affine": "space",
+    "img": "source",
+    "labels_img": "parcellation",
+    "mask_img": "mask",
+    "t_r": "tr",
+    "repetition_time": "tr",
+    "compression": "codec",
+    "compressor": "codec",
+    "chunks": "access",
+    "force": "overwrite",
+    "clobber": "overwrite",
+}
+"""Names that other packages have for options of the calls here."""
+
+
 def takes(kind: type[Any], **defaults: Any) -> Callable[[Called], Called]:
     """Let a call with ``**options: Unpack[kind]`` show each option, and refuse any other.
 
@@ -143,7 +159,8 @@ def takes(kind: type[Any], **defaults: Any) -> Callable[[Called], Called]:
 
 
 def _unknown(call: str, name: str, known: list[str]) -> InvalidInputError:
-    near = difflib.get_close_matches(name, known, 1, 0.5)
+    alias = _ALIASES.get(name.lower())
+    near = [alias] if alias in known else difflib.get_close_matches(name, known, 1, 0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known[1:])}"
     return InvalidInputError(f"{call} has no option {name!r}; {hint}")
 

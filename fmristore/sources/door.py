@@ -18,7 +18,13 @@ import numpy as np
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.text import parse_size
 from fmristore.sources.facts import metadata_of, with_facts
-from fmristore.sources.files import is_foreign, open_foreign, refuse_surface
+from fmristore.sources.files import (
+    is_foreign,
+    open_foreign,
+    open_unnamed,
+    refuse_surface,
+    refuse_surface_object,
+)
 from fmristore.sources.images import (
     ArraySource,
     ImageSource,
@@ -28,6 +34,7 @@ from fmristore.sources.images import (
     nibabel_source,
 )
 from fmristore.sources.labelled import unmasked
+from fmristore.sources.others import explained
 from fmristore_stores.errors import InvalidInputError, UnknownFormatError
 from fmristore_stores.io.location import detect_kind, name_of, normalise
 from fmristore_stores.protocol import AnyArray
@@ -125,19 +132,25 @@ def open_if_path(given: Any, storage_options: Mapping[str, Any] | None = None) -
         If what is there cannot be read; the message says what it is, where that can be seen.
     """
     if not is_path(given):
+        refuse_surface_object(given)
         yield given
         return
     url = normalise(given)
     refuse_surface(url)
     with contextlib.ExitStack() as stack:
-        if is_foreign(url):
-            found: Any = stack.enter_context(open_foreign(url, storage_options))
-        elif _is_store(url, storage_options):
-            opening: Any = importlib.import_module(_OPENING)
-            found = stack.enter_context(opening.open_url(url, storage_options))
-        else:
-            found = _nifti(url, storage_options, stack)
+        with explained(url, storage_options):
+            found = _open(url, storage_options, stack)
         yield found
+
+
+def _open(url: str, storage_options: Mapping[str, Any] | None, stack: contextlib.ExitStack) -> Any:
+    """Open what lies at a URL until the stack is closed."""
+    if is_foreign(url):
+        return stack.enter_context(open_foreign(url, storage_options))
+    if _is_store(url, storage_options):
+        opening: Any = importlib.import_module(_OPENING)
+        return stack.enter_context(opening.open_url(url, storage_options))
+    return _nifti(url, storage_options, stack)
 
 
 @contextlib.contextmanager
@@ -175,6 +188,8 @@ def _is_store(url: str, storage_options: Mapping[str, Any] | None) -> bool:
     """Whether a URL is that of a store, not of an image file."""
     if _is_image_file(url):
         return False
+    if name_of(url).lower().endswith(".json"):  # references to chunks of other files
+        return True
     try:
         detect_kind(url, dict(storage_options or {}))
     except UnknownFormatError:
@@ -191,7 +206,10 @@ def _nifti(url: str, storage_options: Mapping[str, Any] | None, stack: contextli
     except UnknownFormatError as error:
         name = split_name(url)
         if name is None or name.suffix.lower() == ".nii":
-            raise
+            found = None if name else stack.enter_context(open_unnamed(url, storage_options))
+            if found is None:
+                raise
+            return found
         try:
             return stack.enter_context(open_foreign(url, storage_options))
         except UnknownFormatError:

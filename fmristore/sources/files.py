@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import struct
 import tempfile
 import zlib
@@ -16,6 +17,7 @@ from fmristore_stores.errors import (
     CorruptDataError,
     DependencyError,
     FmristoreError,
+    InvalidInputError,
     NotFoundError,
     UnknownFormatError,
 )
@@ -23,7 +25,7 @@ from fmristore_stores.io.local_files import check_ordinary
 from fmristore_stores.io.location import exists, filesystem, is_local, name_of
 from fmristore_stores.io.sources import storage_error
 
-__all__ = ["is_foreign", "open_foreign", "refuse_surface"]
+__all__ = ["is_foreign", "open_foreign", "open_unnamed", "refuse_surface", "refuse_surface_object"]
 
 _END = r"(?=$|::|\?)"
 """Ends a path; in a URL the rest of a chain (``zip://a.mgz::b.zip``) or a query may follow."""
@@ -39,6 +41,9 @@ _CIFTI = re.compile(
     rf"|pconnscalar|ptseries|pscalar|plabel|pdconn)\.nii(?:\.gz)?{_END}",
     re.IGNORECASE,
 )
+_MGH_HEAD = struct.Struct(">6i")
+_MGH_TYPES = frozenset({0, 1, 3, 4, 10})
+"""Of values: uint8, int32, float32, int16, uint16."""
 _GIFTI = re.compile(rf"\.gii(?:\.gz)?{_END}", re.IGNORECASE)
 
 
@@ -67,6 +72,26 @@ def refuse_surface(url: str) -> None:
             "for example with wb_command -metric-to-volume-mapping or -label-to-volume-mapping",
             url=url,
         )
+
+
+def refuse_surface_object(given: Any) -> None:
+    """Refuse objects of nibabel that hold no image of voxels.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is a CIFTI or GIFTI image.
+    """
+    kind = type(given).__name__
+    if not type(given).__module__.startswith("nibabel.") or not kind.startswith(
+        ("Cifti2", "Gifti")
+    ):
+        return
+    what = "grayordinates" if kind.startswith("Cifti2") else "a surface"
+    raise InvalidInputError(
+        f"an object of nibabel ({kind}) with values of {what}, and no image of voxels: give its "
+        "volume part as a NIfTI image (wb_command -cifti-separate, -metric-to-volume-mapping)"
+    )
 
 
 @contextlib.contextmanager
@@ -107,21 +132,81 @@ def open_foreign(url: str, storage_options: Mapping[str, Any] | None = None) -> 
             raise CorruptDataError(f"damaged or truncated: {error}", url=url) from error
 
 
-def _load(path: str, url: str) -> Any:
+@contextlib.contextmanager
+def open_unnamed(url: str, storage_options: Mapping[str, Any] | None = None) -> Iterator[Any]:
+    """Open an image of FreeSurfer whose name does not say it, as URLs with a query may have.
+
+    Parameters
+    ----------
+    url : str
+        Normalised. The file is copied, decompressed, for as long as the image is open.
+    storage_options : mapping, optional
+        Passed to fsspec.
+
+    Yields
+    ------
+    nibabel image, or None
+        None if the first bytes are not those of such an image.
+    """
     import nibabel
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-    from nibabel.tripwire import TripWireError
-    from nibabel.wrapstruct import WrapStructError
+
+    from fmristore.nifti.files import open_decoded
 
     library: Any = nibabel
-    try:
+    if is_local(url) and Path(url).is_dir():
+        yield None
+        return
+    with contextlib.ExitStack() as stack:
+        with open_decoded(url, storage_options) as (file, _):
+            head = file.read(_MGH_HEAD.size)
+            if not _is_mgh(head):
+                yield None
+                return
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fmristore-"))
+            copy = stack.enter_context(Path(folder, "image.mgh").open("w+b"))
+            copy.write(head)
+            shutil.copyfileobj(file, copy, 1 << 20)
+        copy.seek(0)
+        with _translated(url):
+            image = library.MGHImage.from_file_map({"image": library.FileHolder(fileobj=copy)})
+        yield image
+
+
+def _is_mgh(head: bytes) -> bool:
+    """Whether a header is that of FreeSurfer: version 1, positive lengths, a type that it has.
+
+    https://surfer.nmr.mgh.harvard.edu/fswiki/FsTutorial/MghFormat
+    """
+    if len(head) < _MGH_HEAD.size:
+        return False
+    version, *lengths, kind = _MGH_HEAD.unpack(head)
+    return version == 1 and min(lengths) > 0 and kind in _MGH_TYPES
+
+
+def _load(path: str, url: str) -> Any:
+    import nibabel
+
+    library: Any = nibabel
+    with _translated(url):
         check_ordinary(path, url)
         # Kept open, a compressed file is read once, front to back.
         image = library.load(path)
         for holder in image.file_map.values():
             if holder.filename and os.path.lexists(holder.filename):
                 check_ordinary(holder.filename, url)
+    return image
+
+
+@contextlib.contextmanager
+def _translated(url: str) -> Iterator[None]:
+    """Turn what nibabel raises on opening an image into errors of our own tree."""
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+    from nibabel.tripwire import TripWireError
+    from nibabel.wrapstruct import WrapStructError
+
+    try:
+        yield
     except FmristoreError:
         raise
     except FileNotFoundError as error:
@@ -133,10 +218,10 @@ def _load(path: str, url: str) -> Any:
     except (ImageFileError, HeaderDataError, WrapStructError) as error:
         raise UnknownFormatError(f"nibabel cannot read it: {error}", url=url) from error
     except (EOFError, zlib.error, struct.error, ValueError, KeyError, TypeError) as error:
-        raise CorruptDataError(f"damaged or truncated: {error}", url=url) from error
+        said = str(error) if error.args != (None,) else type(error).__name__
+        raise CorruptDataError(f"damaged or truncated: {said}", url=url) from error
     except OSError as error:
         raise storage_error(error, url) from error
-    return image
 
 
 @contextlib.contextmanager

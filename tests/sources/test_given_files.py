@@ -15,7 +15,13 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import fmristore as fs
-from fmristore_stores.errors import CorruptDataError, NotFoundError, UnknownFormatError
+from fmristore_stores.errors import (
+    CorruptDataError,
+    FmristoreError,
+    InvalidInputError,
+    NotFoundError,
+    UnknownFormatError,
+)
 from fmristore_stores.io.location import filesystem
 
 nibabel: Any = untyped_nibabel
@@ -87,6 +93,121 @@ def test_what_is_no_image_is_named(tmp_path: Path, name: str, kind: str) -> None
         with pytest.raises(UnknownFormatError, match=f"{kind}.*wb_command"):
             read()
     assert not (tmp_path / "a.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "cure"),
+    [
+        ("a.dcm", b"", "dcm2niix"),
+        ("IM0001", bytes(128) + b"DICM", "dcm2niix"),
+        ("a.nrrd", b"NRRD0004", "SimpleITK"),
+        ("a.nhdr", b"NRRD0004", "SimpleITK"),
+        ("a.mif", b"mrtrix image", "mrconvert a.mif image.nii.gz"),
+        ("a.mif.gz", gzip.compress(b"mrtrix image"), "mrconvert a.mif.gz"),
+        ("a.npy", b"\x93NUMPY", "numpy.load.*space=affine"),
+        ("a.npz", b"PK\3\4", "numpy.load.*space=affine"),
+        ("a.mat", b"MATLAB 5.0", "scipy.io.loadmat"),
+        ("a.img", bytes(400), "a.hdr; .*numpy.fromfile"),
+        ("a.nc", b"CDF\1", "xarray"),
+        ("a.rds", gzip.compress(b"X\n"), "RNifti"),
+        ("lh.pial", b"", "mri_surf2vol"),
+        ("a.tck", b"mrtrix tracks", "tckmap"),
+        ("a.csv", b"1,2", "names="),
+        ("a.zip", b"PK\3\4", "zip://"),
+        ("a.h5", b"<Error>", "not downloaded whole"),
+        ("lfs.nii.gz", b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        ("annex.nii.gz", b"/annex/objects/MD5E-s1--0.nii.gz", "datalad get"),
+        ("login.nii.gz", b"<!DOCTYPE html><html>", "web server"),
+        ("a.bin", bytes(400), "its own library"),
+    ],
+)
+def test_other_kinds_of_files_are_named_with_what_to_do(
+    tmp_path: Path, name: str, content: bytes, cure: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(FmristoreError, match=cure):
+        fs.convert(path, tmp_path / "new.h5")
+    if name != "a.img":  # a name of NIfTI, for which fs.open says convert
+        with pytest.raises(UnknownFormatError, match="no zarr.json" if name == "a.bin" else cure):
+            fs.open(path)
+    assert [one.name for one in tmp_path.iterdir()] == [name]
+
+
+def test_every_argument_names_other_kinds_of_files(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.npy")
+    np.save(path, LABELS)
+    run = np.zeros((*LABELS.shape, 4), "i2")
+    calls: list[Any] = [
+        lambda url: fs.MaskedNeuroVec.create(run, url, mask=path, space=AFFINE),
+        lambda url: fs.parcellate(run, path, url, space=AFFINE),
+        lambda url: fs.parcellate(run, LABELS, url, space=AFFINE, weights=path),
+        lambda url: fs.LabeledVolumeSet.create({"a": path}, url, mask=LABELS, space=AFFINE),
+        lambda url: fs.NeuroVecSeq.create([path], url),
+        lambda _: fs.Parcellation.from_labels(path),
+        lambda _: fs.NeuroVec.open(path),
+    ]
+    for k, call in enumerate(calls):
+        with pytest.raises(UnknownFormatError, match=r"numpy\.load"):
+            call(tmp_path / f"{k}.h5")
+
+
+def test_folders_and_names_that_lead_nowhere_say_what_to_do(tmp_path: Path) -> None:
+    for name, inside, cure in [
+        ("series", "1.dcm", "dcm2niix"),
+        ("study", "dataset_description.json", "convert_bids"),
+        ("images", "a.nii.gz", "name the image"),
+    ]:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / inside).write_bytes(b"")
+        with pytest.raises(UnknownFormatError, match=cure):
+            fs.convert(folder, tmp_path / "a.h5")
+    with pytest.raises(NotFoundError, match="glob"):
+        fs.convert(tmp_path / "sub-*_bold.nii.gz", tmp_path / "a.h5")
+    (tmp_path / "link.nii.gz").symlink_to(".git/annex/objects/x")
+    with pytest.raises(NotFoundError, match="datalad get"):
+        fs.convert(tmp_path / "link.nii.gz", tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("name", ["T1", "T1?file=T1.mgz", "x?file=T1.mgz&token=1", "T1.orig"])
+def test_freesurfer_images_whose_names_do_not_say_it(tmp_path: Path, name: str) -> None:
+    data = write(tmp_path, "a.mgz").read_bytes()
+    remote = filesystem("memory://unnamed")[0]
+    for content in (data, gzip.decompress(data)):
+        if ".mgz" not in name or content is data:
+            remote.pipe_file(f"/unnamed/{name}", content)
+            url = f"memory://unnamed/{name}"
+            assert_array_equal(fs.Parcellation.from_labels(url).labels, LABELS)
+            with fs.convert(url, tmp_path / "a.h5", overwrite=True) as image:
+                assert_array_equal(image[...], LABELS)
+
+
+def test_objects_of_surfaces_are_named(tmp_path: Path) -> None:
+    grey = nibabel.cifti2.BrainModelAxis.from_mask(LABELS > 0, affine=AFFINE, name="thalamus_left")
+    rows = nibabel.cifti2.SeriesAxis(0, 1, 2)
+    for given in (
+        nibabel.Cifti2Image(np.zeros((2, len(grey)), "f4"), (rows, grey)),
+        nibabel.GiftiImage(),
+    ):
+        with pytest.raises(InvalidInputError, match=r"no image of voxels.*wb_command"):
+            fs.convert(given, tmp_path / "a.h5")
+        with pytest.raises(InvalidInputError, match="no image of voxels"):
+            fs.Parcellation.from_labels(given)
+
+
+def test_arrays_and_reference_files_are_converted(tmp_path: Path) -> None:
+    with fs.convert(LABELS, tmp_path / "a.h5", space=AFFINE) as image:
+        assert_array_equal(image.affine, AFFINE)
+    with pytest.raises(InvalidInputError, match="'affine'; did you mean 'space'"):
+        fs.convert(LABELS, tmp_path / "b.h5", affine=AFFINE)  # type: ignore[call-overload]
+    fs.virtualize(tmp_path / "a.h5", tmp_path / "a.json")
+    with fs.convert(tmp_path / "a.json", tmp_path / "b.h5") as image:
+        assert_array_equal(image[...], LABELS)
+    assert_array_equal(fs.Parcellation.from_labels(tmp_path / "a.json").labels, LABELS)
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(FmristoreError, match=r"other\.json"):
+        fs.convert(tmp_path / "other.json", tmp_path / "c.h5")
 
 
 def test_damaged_and_missing_files_of_other_programs(tmp_path: Path) -> None:

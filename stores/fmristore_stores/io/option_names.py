@@ -23,7 +23,7 @@ _OF_ALL = frozenset(
     {"use_listings_cache", "listings_expiry_time", "max_paths", "skip_instance_cache"}
     | {"asynchronous", "loop", "batch_size", "protocol"}
 )
-"""What fsspec itself takes for every protocol."""
+"""Options of fsspec itself, for every protocol."""
 _OF_REQUESTS = frozenset(
     {"params", "data", "json", "cookies", "headers", "skip_auto_headers", "auth", "ssl"}
     | {"allow_redirects", "max_redirects", "compress", "chunked", "expect100", "timeout"}
@@ -31,7 +31,7 @@ _OF_REQUESTS = frozenset(
     | {"proxy_headers", "server_hostname", "trace_request_ctx", "auto_decompress", "verify_ssl"}
     | {"max_line_size", "max_field_size", "ssl_context", "fingerprint"}
 )
-"""What aiohttp takes for a request, which fsspec hands on: the reference of its ClientSession."""
+"""Options of aiohttp for a request, which fsspec hands on: the reference of its ClientSession."""
 _SERVICES = frozenset(
     {"anon", "key", "secret", "token", "endpoint_url", "client_kwargs", "config_kwargs", "profile"}
     | {"s3_additional_kwargs", "use_ssl", "requester_pays", "session", "username", "password"}
