@@ -21,7 +21,7 @@ from fmristore.formats.base import MetadataHolder, RawView, StoredArray
 from fmristore.formats.nodes import read_bytes, read_metadata, require_headers
 from fmristore.formats.registry import format_class
 from fmristore.formats.selection import parse_series, spread_over
-from fmristore.formats.statistics import Axis, reduce_blocks
+from fmristore.formats.statistics import Axis, Statistics, reduce_blocks
 from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
 from fmristore.model.thumbnail import slice_picture
@@ -68,7 +68,7 @@ _VOLUME_BYTES = 1 << 26
 """Volumes that are read at a time when a run is iterated over."""
 
 
-class GridView(MetadataHolder):
+class GridView(Statistics, MetadataHolder):
     """An image that is indexed ``[x, y, z]`` or ``[x, y, z, t]`` on a grid in space.
 
     Formats implement `read_region`, `read_points`, `cost` and, where they can be faster,
@@ -510,53 +510,6 @@ class GridView(MetadataHolder):
             del values  # before the next block takes its memory
 
     # Statistics -------------------------------------------------------------------------------
-
-    def mean(self, axis: Axis = None, *, max_memory: int | str = 1 << 28) -> Any:
-        """Mean along axes, computed block by block; see `std`."""
-        max_memory = parse_size(max_memory)
-        return self._reduced("mean", axis, max_memory)
-
-    def std(self, axis: Axis = None, *, ddof: int = 0, max_memory: int | str = 1 << 28) -> Any:
-        """Standard deviation along axes, computed block by block.
-
-        Parameters
-        ----------
-        axis : int or tuple of int, optional
-            Axes to reduce, such as 3 for time; all of them by default.
-        ddof : int
-            Subtracted from the number of values in the divisor, as in numpy.
-        max_memory : int or str
-            Bytes that the values in work may take, besides the result.
-
-        Returns
-        -------
-        ndarray or numpy scalar, float64
-            As numpy's function of that name; every chunk is read about once.
-
-        Raises
-        ------
-        SelectionError
-            If there is no such axis.
-        CorruptDataError
-            If a chunk is damaged or missing.
-        """
-        max_memory = parse_size(max_memory)
-        return np.sqrt(self.var(axis, ddof=ddof, max_memory=max_memory))
-
-    def var(self, axis: Axis = None, *, ddof: int = 0, max_memory: int | str = 1 << 28) -> Any:
-        """Variance along axes, computed block by block; see `std`."""
-        max_memory = parse_size(max_memory)
-        return self._reduced("var", axis, max_memory, ddof=ddof)
-
-    def min(self, axis: Axis = None, *, max_memory: int | str = 1 << 28) -> Any:
-        """Smallest value along axes, computed block by block; see `std`."""
-        max_memory = parse_size(max_memory)
-        return self._reduced("min", axis, max_memory)
-
-    def max(self, axis: Axis = None, *, max_memory: int | str = 1 << 28) -> Any:
-        """Largest value along axes, computed block by block; see `std`."""
-        max_memory = parse_size(max_memory)
-        return self._reduced("max", axis, max_memory)
 
     def _reduced(self, statistic: str, axis: Axis, max_memory: int, **options: Any) -> Any:
         image = self._read_once()

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fmristore.formats.base import StoredArray
+from fmristore.formats.statistics import Axis, Statistics, reduce_blocks
 from fmristore.model.scaling import Scaling
 from fmristore.planning.indexing import AxisPart, axis_length, bounds, parse_selection
 from fmristore.planning.scratch import Scratch
@@ -42,7 +43,7 @@ _SPAN = 3
 """Rows within a span of up to this many times their number are read as one region."""
 
 
-class Matrix(ABC):
+class Matrix(Statistics, ABC):
     """Rows x columns of values; nothing is read before it is asked for.
 
     Indexed as numpy does with integers, slices and one list; `numpy.asarray` reads all of it.
@@ -92,7 +93,7 @@ class Matrix(ABC):
         del rows, columns
         raise InvalidInputError(f"a {type(self).__name__} is not read from chunks")
 
-    def check(self) -> None:  # noqa: B027 - most have nothing to do
+    def check(self) -> None:
         """Check that its arrays fit each other, as far as that takes no values.
 
         Raises
@@ -122,6 +123,18 @@ class Matrix(ABC):
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def _reduced(self, statistic: str, axis: Axis, max_memory: int, **options: Any) -> Any:
+        return reduce_blocks(
+            statistic,
+            self.shape,
+            axis,
+            lambda region: np.asarray(self.read(*region)),
+            itemsize=self.dtype.itemsize,
+            chunks=self.chunks,
+            max_memory=max_memory,
+            **options,
+        )
 
     def __repr__(self) -> str:
         kind = "sparse" if self.is_sparse else "dense"

@@ -4,23 +4,80 @@ from __future__ import annotations
 
 import math
 import operator
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from fmristore.planning.blocks import block_shape, cut_into_blocks
+from fmristore.planning.text import parse_size
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.grid import Region
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["Axis", "reduce_blocks"]
+__all__ = ["Axis", "Statistics", "reduce_blocks"]
 
 Axis = int | tuple[int, ...] | None
 """Axes to reduce; None for all of them."""
 
 _WORKING_COPIES = {"mean": 1, "var": 4, "min": 4, "max": 4}
 """Arrays of float64 that are made of a block while it is reduced."""
+
+
+class Statistics:
+    """Statistics along axes, as numpy has them as methods of an array."""
+
+    def mean(self, axis: Axis = None, *, max_memory: int | str = 1 << 28) -> Any:
+        """Mean along axes, computed block by block; see `std`."""
+        max_memory = parse_size(max_memory)
+        return self._reduced("mean", axis, max_memory)
+
+    def std(self, axis: Axis = None, *, ddof: int = 0, max_memory: int | str = 1 << 28) -> Any:
+        """Standard deviation along axes, computed block by block.
+
+        Parameters
+        ----------
+        axis : int or tuple of int, optional
+            Axes to reduce, such as 3 for the time of an image; all of them by default.
+        ddof : int
+            Subtracted from the number of values in the divisor, as in numpy.
+        max_memory : int or str
+            Bytes that the values in work may take, besides the result.
+
+        Returns
+        -------
+        ndarray or numpy scalar, float64
+            As numpy's function of that name; every chunk is read about once.
+
+        Raises
+        ------
+        SelectionError
+            If there is no such axis.
+        CorruptDataError
+            If a chunk is damaged or missing.
+        """
+        max_memory = parse_size(max_memory)
+        return np.sqrt(self.var(axis, ddof=ddof, max_memory=max_memory))
+
+    def var(self, axis: Axis = None, *, ddof: int = 0, max_memory: int | str = 1 << 28) -> Any:
+        """Variance along axes, computed block by block; see `std`."""
+        max_memory = parse_size(max_memory)
+        return self._reduced("var", axis, max_memory, ddof=ddof)
+
+    def min(self, axis: Axis = None, *, max_memory: int | str = 1 << 28) -> Any:
+        """Smallest value along axes, computed block by block; see `std`."""
+        max_memory = parse_size(max_memory)
+        return self._reduced("min", axis, max_memory)
+
+    def max(self, axis: Axis = None, *, max_memory: int | str = 1 << 28) -> Any:
+        """Largest value along axes, computed block by block; see `std`."""
+        max_memory = parse_size(max_memory)
+        return self._reduced("max", axis, max_memory)
+
+    @abstractmethod
+    def _reduced(self, statistic: str, axis: Axis, max_memory: int, **options: Any) -> Any:
+        """Reduce along axes: see `reduce_blocks`."""
 
 
 def reduce_blocks(  # noqa: PLR0913

@@ -156,7 +156,8 @@ def _rest(entries: Sequence[Any], shape: tuple[int, ...]) -> Selection | None:
     if any(isinstance(entry, np.ndarray) for entry in entries):
         raise SelectionError(
             "a list of volumes beside a list of voxels: use series(voxels, times=...), which "
-            "takes every volume of the list for every voxel"
+            "takes every volume of the list for every voxel; what numpy.ix_ gives is read one axis "
+            "after the other, image[..., volumes][rows], the rest of it as an array"
         )
     selection = _parse_entries(list(entries) or [Ellipsis], shape[3:])
     return selection if shape[3:] else None
@@ -204,7 +205,8 @@ def _parse_entries(given: list[Any], shape: tuple[int, ...], *, listed: bool = T
     if listed and sum(isinstance(part, np.ndarray) for part in region) > 1:
         raise SelectionError(
             "lists along several axes: only three lists, of the voxels' x, y and z, go together; "
-            "index one axis after the other"
+            "index one axis after the other, and the rest of it as an array: image[[0, 2]][:, "
+            "[1, 3]] gives what image[numpy.ix_([0, 2], [1, 3])] would"
         )
     front = _front(given, finish) if listed else 0
     if any(entry is Ellipsis for entry in given):
@@ -291,10 +293,8 @@ def _parse_slice(entry: slice, length: int, axis: int) -> tuple[slice, slice]:
 
 
 def _parse_integer(entry: Any, length: int, axis: int) -> int:
-    if isinstance(entry, bool | np.bool_):
-        entry = None
     try:
-        number = operator.index(entry)
+        number = operator.index(None if isinstance(entry, bool | np.bool_) else entry)
     except TypeError:
         raise SelectionError(
             f"axis {axis}: expected an integer, a slice, '...', None or a list of them, not "
@@ -308,7 +308,10 @@ def _parse_integer(entry: Any, length: int, axis: int) -> int:
 def _parse_list(entry: AnyArray, length: int, axis: int) -> NDArray[np.int64]:
     """Positions of a list of integers or booleans along one axis."""
     if entry.ndim != 1:
-        raise SelectionError(f"axis {axis}: expected a list, not an array of shape {entry.shape}")
+        raise SelectionError(
+            f"axis {axis}: expected a list, not an array of shape {entry.shape}; index with "
+            "array.ravel(), or read the values first (numpy.asarray(image)[...])"
+        )
     if entry.dtype == bool:
         if len(entry) != length:
             raise SelectionError(

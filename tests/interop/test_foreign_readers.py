@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -204,6 +205,41 @@ def test_ncdump(stored: Callable[[str, str], Path], name: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "affine(affine_row, affine_column)" in done.stdout
     assert "double x(x)" in done.stdout
+
+
+NETCDF4_FIRST = """
+import os, sys
+import netCDF4
+import numpy as np
+import fmristore as fs
+
+run = np.arange(4 * 5 * 3 * 6, dtype="i2").reshape(4, 5, 3, 6)
+for codec in ("fast", "dual", "portable"):
+    with fs.NeuroVec.create(run, f"{sys.argv[1]}/{codec}.h5", space=np.eye(4), codec=codec) as made:
+        assert (made[...] == run).all()
+if os.environ.get("HDF5_PLUGIN_PATH"):
+    import h5py  # what others read with the plugin stays readable
+    with h5py.File(f"{sys.argv[1]}/fast.h5") as file:
+        assert sorted(file["0"][...].ravel()) == sorted(run.ravel())
+    from h5py import h5pl
+    from fmristore_stores.hdf5 import stand_in
+    h5pl.remove(0)
+    assert not stand_in.register_plainly([32001])
+"""
+
+
+def test_blosc_is_written_after_netcdf4_was_imported(tmp_path: Path) -> None:
+    """netCDF4 lets HDF5 find plugins that belong to its own copy of the library."""
+    done = subprocess.run(
+        [sys.executable, "-c", NETCDF4_FIRST, tmp_path],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with fs.open(tmp_path / "fast.h5") as image:
+        np.testing.assert_array_equal(image[...].ravel(), np.arange(360))
 
 
 def test_there_are_no_axes_of_zeros(tmp_path: Path) -> None:

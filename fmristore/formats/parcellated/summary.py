@@ -20,6 +20,7 @@ from fmristore.formats.parcellated.inputs import (
 from fmristore.formats.parcellated.layout import ParcellatedLayout
 from fmristore.formats.parcellated.r import RParcellatedLayout
 from fmristore.formats.registry import Layout, register
+from fmristore.formats.statistics import Axis, Statistics, reduce_blocks
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.indexing import parse_axis, parse_selection
 from fmristore.planning.options import StoreOptions, takes
@@ -37,7 +38,7 @@ __all__ = ["ParcellatedScanSummary"]
 
 
 @register("parcellatedscansummary")
-class ParcellatedScanSummary(ParcellatedBase):
+class ParcellatedScanSummary(Statistics, ParcellatedBase):
     """One series for each parcel, indexed ``[t, parcel]`` or by the name of a parcel.
 
     Examples
@@ -284,6 +285,19 @@ class ParcellatedScanSummary(ParcellatedBase):
 
         made: xarray.Dataset = xarray_module().series_dataset(self)
         return made
+
+    def _reduced(self, statistic: str, axis: Axis, max_memory: int, **options: Any) -> Any:
+        data = self._content.data
+        return reduce_blocks(
+            statistic,
+            self.shape,
+            axis,
+            lambda region: np.asarray(data.read(region[1], region[0])),
+            itemsize=self.dtype.itemsize,
+            chunks=self.chunks,
+            max_memory=max_memory,
+            **options,
+        )
 
     def __array__(
         self,

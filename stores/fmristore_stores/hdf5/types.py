@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from fmristore_stores.errors import (
     MetadataError,
 )
 from fmristore_stores.hdf5.attributes import decode_text
+from fmristore_stores.hdf5.stand_in import register_plainly
 from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout, is_string, parse_dtype
 
 __all__ = [
@@ -291,13 +293,32 @@ def create_dataset(group: Any, name: bytes, spec: ArraySpec) -> Any:
             flag = h5z.FLAG_MANDATORY if number == h5z.FILTER_FLETCHER32 else h5z.FLAG_OPTIONAL
             plan.set_filter(number, flag, values)
     stored = _TEXT if is_string(spec.dtype) else spec.dtype
-    node = h5d.create(group, name, h5t.py_create(stored, logical=True), space, plan)
+    kind = h5t.py_create(stored, logical=True)
+    try:
+        node = h5d.create(group, name, kind, space, plan)
+    except (OSError, RuntimeError, ValueError) as error:
+        plugins = [number for number, _ in filters_of(plan) if number > h5z.FILTER_LZF]
+        if "callback" not in str(error) or not plugins:
+            raise
+        if not register_plainly(plugins):
+            raise _unusable(plugins) from error
+        node = h5d.create(group, name, kind, space, plan)
     if not all(h5z.filter_avail(number) for number, _ in filters_of(plan)):
         # HDF5 sizes the list of filters now and writes it later, with the names of those it knows
         # by then. If a plugin were loaded in between, the names would not fit and the header of
         # the dataset would be damaged.
         node.flush()
     return node
+
+
+def _unusable(numbers: Sequence[int]) -> CodecError:
+    names = ", ".join(f"{number} ({_FILTER_NAMES.get(number, 'unknown')})" for number in numbers)
+    place = os.environ.get("HDF5_PLUGIN_PATH", "")
+    return CodecError(
+        f"the plugin of HDF5 filter {names} does not work with the HDF5 library of h5py "
+        f"(HDF5_PLUGIN_PATH is {place!r}; netCDF4 sets it for its own): import h5py before "
+        'netCDF4, set HDF5_PLUGIN_PATH to "", or write with codec="portable"'
+    )
 
 
 def is_chunked(spec: ArraySpec) -> bool:

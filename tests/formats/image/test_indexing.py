@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import fmristore as fs
-from fmristore.planning.indexing import parse_selection
+from fmristore.planning.indexing import parse_index, parse_selection
 from fmristore_stores.errors import SelectionError
 from fmristore_stores.protocol import AnyArray
 from tests.images import AFFINE, LAYOUTS, RAW, SCALED, SHAPE, STORES, make_values, store
@@ -172,8 +172,12 @@ class TestParsing:
             parse_selection(index, SHAPE)
 
     def test_a_refusal_says_where_and_what_to_do(self) -> None:
-        with pytest.raises(SelectionError, match=r"lists along several axes.*one axis after"):
+        with pytest.raises(SelectionError, match=r"lists along several axes.*one axis after.*ix_"):
             parse_selection(([0, 1], [1, 2]), SHAPE)
+        with pytest.raises(SelectionError, match=r"times=.*numpy\.ix_.*one axis after"):
+            parse_index(np.ix_([0, 1], [1], [0], [0, 1]), SHAPE)
+        with pytest.raises(SelectionError, match=r"shape \(1, 2\).*array\.ravel"):
+            parse_selection(np.array([[0, 1]]), SHAPE)
         with pytest.raises(SelectionError, match="axis 2: index 5 is out of bounds for length 5"):
             parse_selection((0, 0, 5), SHAPE)
         with pytest.raises(SelectionError, match="4 axes, 5 were indexed"):

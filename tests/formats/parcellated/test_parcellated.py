@@ -428,6 +428,18 @@ def test_summary(summary: ParcellatedScanSummary) -> None:
     assert "mean" in repr(summary)
 
 
+@pytest.mark.parametrize("name", ["mean", "std", "var", "min", "max"])
+def test_statistics_of_summaries_are_those_of_numpy(
+    summary: ParcellatedScanSummary, name: str
+) -> None:
+    values = summary.to_numpy().astype("f8")
+    for axis in (None, 0, 1, -1, (0, 1)):
+        found = getattr(summary, name)(axis, max_memory="3KB")
+        np.testing.assert_allclose(found, getattr(np, name)(values, axis=axis), rtol=1e-6)
+    with pytest.raises(SelectionError, match="no axis 3 of 2"):
+        getattr(summary, name)(3)
+
+
 def test_no_pandas(summary: ParcellatedScanSummary, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(fs.errors.DependencyError, match=r"fmristore\[tables\]"):
