@@ -16,6 +16,7 @@ import fmristore as fs
 from tests.campaigns import hostile
 from tests.campaigns.children import Limits, in_children, warm
 from tests.campaigns.operations import AFFINE, RUN, SHAPE, values_in
+from tests.stores.hdf5.checksums import renew
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches children by /proc")
 
@@ -57,6 +58,22 @@ def _text_of_an_array(folder: Path) -> Path:
     return path
 
 
+def _text_outside_the_header(folder: Path) -> Path:
+    """With a checksum that is right, so that the library would take the memory."""
+    path, text = folder / "x.h5", "a text of its own length"
+    with h5py.File(path, "w", libver="latest") as file:
+        for number in range(20):
+            file.attrs[f"a{number}"] = text
+    content = bytearray(path.read_bytes())
+    heap = content.index(b"GCOL").to_bytes(8, "little")
+    block = content.index(b"FHDB")
+    place = content.index(len(text).to_bytes(4, "little") + heap, block)
+    content[place : place + 4] = (1_900_000_000).to_bytes(4, "little")
+    renew(content, block, block + 1024, block + 18)
+    path.write_bytes(content)
+    return path
+
+
 CLAIMS: dict[str, Callable[[Path], Path]] = {
     "hdf5: chunks": hostile._CASES["hdf5 chunk that promises gigabytes"],
     "hdf5: a chunk as it is decoded": hostile._CASES["hdf5 deflate bomb"],
@@ -64,6 +81,7 @@ CLAIMS: dict[str, Callable[[Path], Path]] = {
     "hdf5: data space, in one piece": _contiguous,
     "hdf5: an affine": hostile._CASES["hdf5 huge affine"],
     "hdf5: text of an attribute": _text_of_gigabytes,
+    "hdf5: text of an attribute outside the header": _text_outside_the_header,
     "hdf5: text of an array": _text_of_an_array,
     "zarr: chunks": hostile._CASES["zarr with chunks of gigabytes"],
     "zarr: a chunk as it is decoded": hostile._CASES["zarr chunk bomb"],

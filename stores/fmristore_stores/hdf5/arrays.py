@@ -309,7 +309,7 @@ class HDF5Array:
         buffer = _empty(shape, self._type.buffer) if out is None else out
         if buffer.size:
             self._check_filters(writing=False)
-            if self._type.buffer.kind == "O" and self._session.source is not None:
+            if self._type.buffer.kind == "O" and self._session.looking is not None:
                 self._check_lengths(region)
             memory, file = self._spaces(region, shape)
             self._node.read(memory, file, buffer, self._type.memory)
@@ -318,6 +318,8 @@ class HDF5Array:
     def _check_lengths(self, region: Region) -> None:
         """Check the lengths that texts of variable length claim, where they lie in a region."""
         session = self._session
+        if session.writable:
+            session.h5.flush()
         width = int(session.h5.id.get_create_plist().get_sizes()[0])
         most, size = int(session.h5.id.get_filesize()), element_size(width)
         for data, count in self._stored(region, size):
@@ -328,7 +330,7 @@ class HDF5Array:
 
         None of what lies in the header of the dataset, and of chunks that only HDF5 can decode.
         """
-        session, spec, source = self._session, self._spec, self._session.source
+        session, spec, source = self._session, self._spec, self._session.looking
         layout, chunks = self._plan.get_layout(), self._spec.layout.chunks
         if source is None:
             return

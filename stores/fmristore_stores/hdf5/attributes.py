@@ -31,7 +31,7 @@ import numpy as np
 from h5py import h5a, h5r, h5s, h5t
 
 from fmristore_stores.errors import InvalidInputError, MetadataError
-from fmristore_stores.hdf5.heaps import checked, checked_attribute, has_lengths, uses_heap
+from fmristore_stores.hdf5.heaps import checked_attribute, uses_heap
 from fmristore_stores.limits import MOST_ATTRIBUTES
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import (
@@ -209,9 +209,7 @@ def read_attribute(node: Any, name: bytes | str) -> Any:
         raise MetadataError(msg)
     values = np.zeros(shape, base)
     if uses_heap(kind):
-        count = math.prod(shape)
-        safe = checked_attribute(node, raw, count) if has_lengths(kind) else checked(node)
-        stored = h5a.open(safe, raw)
+        stored = h5a.open(checked_attribute(node, raw, kind, math.prod(shape)), raw)
     if values.size:
         stored.read(values, memory)
     return _plain(values, kind, node)

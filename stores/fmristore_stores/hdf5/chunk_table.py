@@ -68,7 +68,9 @@ class ChunkFinder:
             If the table of chunks is damaged, or points beyond the end of the file.
         """
         self._looked_up += len(keys)
-        if self._index is None and self._looked_up <= self._lookups:
+        few = self._looked_up <= self._lookups
+        changing = self._session.writable and self._chunked  # what is changed is not remembered
+        if changing or (self._index is None and few):
             size, path = self._file_size(), self._session.path
             return [_look_up(self._node, self._spec, path, size, key) for key in keys]
         return self.index.refs(keys)

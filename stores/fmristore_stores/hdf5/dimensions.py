@@ -208,11 +208,12 @@ def _scales(node: Any, axis: int) -> list[Any]:
         return []
     # Not through h5ds, which does not survive every damaged file.
     stored = h5a.open(node, b"DIMENSION_LIST")
-    if stored.shape != (node.rank,) or stored.get_type().get_class() != h5t.VLEN:
+    kind = stored.get_type()
+    if stored.shape != (node.rank,) or kind.get_class() != h5t.VLEN:
         return []
-    if stored.get_type().get_super().get_class() != h5t.REFERENCE:
+    if kind.get_super().get_class() != h5t.REFERENCE:
         return []
-    safe = checked_attribute(node, b"DIMENSION_LIST", node.rank)
+    safe = checked_attribute(node, b"DIMENSION_LIST", kind, node.rank)
     listed = h5py.Dataset(safe).attrs["DIMENSION_LIST"]
     return [h5r.dereference(reference, node) for reference in listed[axis] if reference]
 
@@ -225,7 +226,11 @@ def _users(scale: Any) -> list[tuple[Any, int]]:
     """Arrays and axes that a scale is attached to."""
     if not has_attribute(scale, "REFERENCE_LIST"):
         return []
-    if h5a.open(scale, b"REFERENCE_LIST").get_type().get_class() != h5t.COMPOUND:
+    kind = h5a.open(scale, b"REFERENCE_LIST").get_type()
+    if kind.get_class() != h5t.COMPOUND:
+        return []
+    members = [kind.get_member_type(number).get_class() for number in range(kind.get_nmembers())]
+    if members != [h5t.REFERENCE, h5t.INTEGER]:  # others could lie in a global heap
         return []
     listed = h5py.Dataset(scale).attrs["REFERENCE_LIST"]
     found = [(h5r.dereference(reference, scale), int(axis)) for reference, axis in listed]

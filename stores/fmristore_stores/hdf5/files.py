@@ -154,6 +154,8 @@ class Session:
         filled with encoded chunks alone.
     variable_text : bool
         Whether attributes of text are written with variable length.
+    looking : ByteSource or None
+        Where bytes are looked at before HDF5 reads them; `source` while a file is read.
     """
 
     def __init__(
@@ -187,9 +189,12 @@ class Session:
         self.source = source
         self._status = _status(descriptor) if self._local else None
         self.lifetime = Lifetime(url, self)
+        # A new file holds nothing that would have to be looked at.
+        self.looking = source if not writable or new else LocalSource()
         self._heaps: Heaps | None = None
-        if not writable:
-            self._heaps = Heaps(h5, url, self._second_opener(file), self._reader())
+        if not new:
+            opener = None if writable else self._second_opener(file)
+            self._heaps = Heaps(h5, url, opener, self._reader())
             close_when_forgotten(self, self._heaps.close)
         if file is not None:
             _ON_FILE_OBJECTS.add(self)
@@ -217,7 +222,7 @@ class Session:
 
     def _reader(self) -> Callable[[int, int], bytes] | None:
         """Read bytes of the file from any thread, without holding this session."""
-        source, path = self.source, self.path
+        source, path = self.looking, self.path
         if source is None:
             return None
 

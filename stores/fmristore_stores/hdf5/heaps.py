@@ -23,8 +23,9 @@ from typing import Any
 import h5py
 from h5py import h5g, h5r, h5t
 
-from fmristore_stores.errors import CorruptDataError
-from fmristore_stores.hdf5.lengths import Header, Read, check_lengths, read_header
+from fmristore_stores.errors import CorruptDataError, MetadataError
+from fmristore_stores.hdf5.dense import Read, dense_values
+from fmristore_stores.hdf5.lengths import Header, check_lengths, element_size, read_header
 from fmristore_stores.io.alive import AliveSet
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "checked",
     "checked_attribute",
     "has_lengths",
+    "is_nested",
     "uses_heap",
 ]
 
@@ -55,14 +57,15 @@ class Heaps:
         The first handle.
     url : str
         Name of the file in messages.
-    opener : callable
-        Gives a file object with ``seek``, ``tell``, ``read`` and ``readinto`` for its bytes.
+    opener : callable, optional
+        Gives a file object with ``seek``, ``tell``, ``read`` and ``readinto`` for its bytes. None
+        for a file that is changed: all its collections were walked before, see `check_all_heaps`.
     read : callable, optional
         Reads some bytes of it, from any thread; without it lengths are not checked.
     """
 
     def __init__(
-        self, file: Any, url: str, opener: Callable[[], Any], read: Read | None = None
+        self, file: Any, url: str, opener: Callable[[], Any] | None, read: Read | None = None
     ) -> None:
         self._read = read
         self._last: tuple[int, Header] | None = None
@@ -85,7 +88,9 @@ class Heaps:
         return number in (self._number, self._second_number)
 
     def reopen(self, node: Any) -> Any:
-        """The same object through the second handle."""
+        """The same object through the second handle; the object itself if there can be none."""
+        if self._opener is None:
+            return node
         with self._lock:
             if self._second is None and not self._closed:
                 width = int(self._file.id.get_create_plist().get_sizes()[1])
@@ -98,10 +103,15 @@ class Heaps:
         return h5r.dereference(h5r.create(node, b".", h5r.OBJECT), second.id)
 
     @cached_property
-    def _sizes(self) -> tuple[int, tuple[int, int], int]:
-        """Offset of all addresses, bytes of an address and of a length, bytes of the file."""
+    def _sizes(self) -> tuple[int, tuple[int, int]]:
+        """Offset of all addresses, and bytes of an address and of a length."""
         plan = self._file.id.get_create_plist()
-        return int(plan.get_userblock()), plan.get_sizes(), int(self._file.id.get_filesize())
+        return int(plan.get_userblock()), plan.get_sizes()
+
+    @property
+    def _size(self) -> int:
+        """Bytes of the file."""
+        return int(self._file.id.get_filesize())
 
     def header(self, node: Any) -> Header | None:
         """Raw values in the header of an open object; None where they cannot be read."""
@@ -110,21 +120,40 @@ class Heaps:
             return None
         low, high = h5g.get_objinfo(node, b".").objno
         address, last = low | high << 32, self._last
-        if last is None or last[0] != address:
-            base, widths, size = self._sizes
-            header = read_header(
-                lambda at, length: read(at, min(length, size - at)) if at < size else b"",
-                address,
-                base,
-                widths,
-            )
-            last = self._last = address, header
-        return last[1]
+        if self._opener is None:
+            self._file.flush()
+        elif last is not None and last[0] == address:
+            return last[1]
+        base, widths = self._sizes
+        header = read_header(self._inside, address, base, widths)
+        self._last = address, header
+        return header
 
-    def check(self, raw: bytes, count: int) -> None:
+    def _inside(self, at: int, length: int) -> bytes:
+        """Bytes of the file, fewer at its end."""
+        size = self._size
+        return self._read(at, min(length, size - at)) if self._read and at < size else b""
+
+    def values(self, node: Any, name: bytes, count: int) -> list[bytes]:
+        """Stored elements of an attribute, and all that may be them."""
+        header = self.header(node)
+        if header is None:
+            return []
+        base, widths = self._sizes
+        found = list(header.attributes.get(name, ()))
+        most = count * element_size(widths[0])
+        for address in header.heaps:
+            found += dense_values(self._inside, address, name, most, base, widths)
+        return found
+
+    def check(self, raw: bytes, count: int, unit: int = 1) -> None:
         """Check the lengths that some elements claim, see `check_lengths`."""
-        _, (width, _), size = self._sizes
-        check_lengths(raw, count, width, size)
+        check_lengths(raw, count, self._sizes[1][0], self._size, unit)
+
+    @property
+    def looks(self) -> bool:
+        """Whether bytes of the file can be looked at."""
+        return self._read is not None
 
     @property
     def opened(self) -> bool:
@@ -151,7 +180,7 @@ def _number(node: Any) -> int:
 
 
 def checked(node: Any) -> Any:
-    """The object to read elements in global heaps from; the same one in files that are changed.
+    """The object to read elements in global heaps from; the same one in files that are written.
 
     Parameters
     ----------
@@ -167,31 +196,40 @@ def _heaps_of(node: Any) -> Heaps | None:
     return next((heaps for heaps in list(_open) if heaps.is_of(number)), None)
 
 
-def checked_attribute(node: Any, name: bytes, count: int) -> Any:
+def checked_attribute(node: Any, name: bytes, kind: Any, count: int) -> Any:
     """As `checked`, after a look at the lengths that elements of an attribute claim.
-
-    They are looked at where they lie in the header of the object.
 
     Parameters
     ----------
     node : h5py.h5g.GroupID, h5py.h5d.DatasetID or another object
-        Open in a file; nothing is checked in one that is changed.
+        Open in a file; nothing is checked in one that was just made.
     name : bytes
-        Of the attribute, whose elements are of variable length.
+        Of the attribute.
+    kind : h5py.h5t.TypeID
+        Its type.
     count : int
-        Number of its elements.
+        Number of its elements, those of arrays in it too.
 
     Raises
     ------
     CorruptDataError
         If one claims more than the file has.
+    MetadataError
+        If the attribute is shared by objects, so that it cannot be looked at.
     """
     heaps = _heaps_of(node)
     if heaps is None:
         return node
-    header = heaps.header(node)
-    if header is not None and name in header.attributes:
-        heaps.check(header.attributes[name], count)
+    if count and has_lengths(kind):
+        found = heaps.values(node, name, count)
+        for raw in found:
+            heaps.check(raw, count, _unit(kind))
+        if not found and heaps.looks:
+            msg = (
+                f"the value of the attribute {name.decode(errors='replace')!r} is shared by "
+                "objects, and not read: a copy by h5repack has it in each of them"
+            )
+            raise MetadataError(msg)
     return heaps.reopen(node)
 
 
@@ -215,8 +253,8 @@ def check_properties(node: Any, count: int) -> None:
     if heaps is not None and header is not None:
         for fill in header.fills:
             heaps.check(fill, 1)
-        if header.compact:
-            heaps.check(header.compact, count)
+        for values in header.compact:
+            heaps.check(values, count)
 
 
 def has_lengths(kind: Any) -> bool:
@@ -225,6 +263,18 @@ def has_lengths(kind: Any) -> bool:
         kind = kind.get_super()
     variable = isinstance(kind, h5t.TypeStringID) and kind.is_variable_str()
     return bool(variable or kind.get_class() == h5t.VLEN)
+
+
+def is_nested(kind: Any) -> bool:
+    """Whether what elements of variable length hold may lie in global heaps itself."""
+    return kind.get_class() == h5t.VLEN and uses_heap(kind.get_super())
+
+
+def _unit(kind: Any) -> int:
+    """Bytes of what lengths of elements count."""
+    while kind.get_class() == h5t.ARRAY:
+        kind = kind.get_super()
+    return int(kind.get_super().get_size()) if kind.get_class() == h5t.VLEN else 1
 
 
 def uses_heap(kind: Any) -> bool:

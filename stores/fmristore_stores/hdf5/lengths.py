@@ -3,7 +3,8 @@
 An element of variable length is stored as its length and a place in a global heap. The HDF5 library
 takes memory for the length, up to 4 GiB, and clears it, before it looks whether the heap has so
 much. So the bytes of such elements are looked at here first: those of attributes, fill values and
-compact datasets lie in the header of their object, others where the chunks are.
+compact datasets lie in the header of their object, or in a heap that it names
+(`fmristore_stores.hdf5.dense`), others where the chunks are.
 
 References
 ----------
@@ -12,27 +13,25 @@ Object headers: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.h
 
 from __future__ import annotations
 
-import math
 import struct
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from fmristore_stores.errors import CorruptDataError, MemoryLimitError
+from fmristore_stores.hdf5.dense import Read, attribute_value
 from fmristore_stores.limits import LIMITS
 
 __all__ = ["Header", "check_lengths", "element_size", "read_header"]
 
 _FILL_OLD, _FILL, _LAYOUT, _ATTRIBUTE, _CONTINUATION = 0x04, 0x05, 0x08, 0x0C, 0x10
+_ATTRIBUTE_INFO = 0x15
 _SHARED = 2
 """Flag of a message that lies elsewhere."""
 _MOST_BLOCKS = 4096
 _MOST_BYTES = 64 * 1024 * 1024
 """Of one object header; an honest one has some kilobytes."""
-
-Read = Callable[[int, int], bytes]
-"""Some bytes of a file, from an address on; fewer at its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +40,20 @@ class Header:
 
     Parameters
     ----------
-    attributes : dict of bytes to bytes
-        Values of attributes, and perhaps some bytes more, by name.
+    attributes : dict of bytes to list of bytes
+        Values of attributes, and perhaps some bytes more, by name; a file may have several.
     fills : list of bytes
         The fill value, in each of the forms in which it is there.
-    compact : bytes
+    compact : list of bytes
         Values of a dataset that lie in the header; empty if they lie elsewhere.
+    heaps : list of int
+        Addresses of the heap of attributes that lie outside the header.
     """
 
-    attributes: dict[bytes, bytes]
-    fills: list[bytes]
-    compact: bytes
+    attributes: dict[bytes, list[bytes]] = field(default_factory=dict)
+    fills: list[bytes] = field(default_factory=list)
+    compact: list[bytes] = field(default_factory=list)
+    heaps: list[int] = field(default_factory=list)
 
 
 def element_size(width: int) -> int:
@@ -65,7 +67,9 @@ def element_size(width: int) -> int:
     return 8 + width
 
 
-def check_lengths(raw: bytes | memoryview, count: int, width: int, most: int) -> None:
+def check_lengths(
+    raw: bytes | memoryview, count: int, width: int, most: int, unit: int = 1
+) -> None:
     """Check what elements of variable length claim.
 
     Parameters
@@ -77,7 +81,9 @@ def check_lengths(raw: bytes | memoryview, count: int, width: int, most: int) ->
     width : int
         Bytes of an address in the file.
     most : int
-        Units that none can have more of: the bytes of the file.
+        Bytes that none can have more of: those of the file.
+    unit : int
+        Bytes of what a length counts.
 
     Raises
     ------
@@ -87,7 +93,13 @@ def check_lengths(raw: bytes | memoryview, count: int, width: int, most: int) ->
         If one is longer than ``LIMITS.text``.
     """
     size = element_size(width)
-    if count == 1 and len(raw) >= size and int.from_bytes(raw[:4], "little") <= most <= LIMITS.text:
+    most //= max(1, unit)
+    if (
+        count == 1
+        and unit == 1
+        and len(raw) >= size
+        and int.from_bytes(raw[:4], "little") <= most <= LIMITS.text
+    ):
         return
     if len(raw) < count * size:
         raise CorruptDataError("elements of variable length are missing")
@@ -96,8 +108,9 @@ def check_lengths(raw: bytes | memoryview, count: int, width: int, most: int) ->
     if (lengths > most).any():
         msg = f"an element of variable length claims {lengths.max()} of the file's {most} bytes"
         raise CorruptDataError(msg)
-    if (lengths > LIMITS.text).any():
-        msg = f"a text of {lengths.max()} bytes is longer than the {LIMITS.text} that are allowed"
+    if (lengths > LIMITS.text // max(1, unit)).any():
+        longest = int(lengths.max()) * unit
+        msg = f"a text of {longest} bytes is longer than the {LIMITS.text} that are allowed"
         raise MemoryLimitError(msg)
 
 
@@ -120,23 +133,23 @@ def read_header(read: Read, address: int, base: int, widths: tuple[int, int]) ->
     CorruptDataError
         If it is no object header.
     """
-    attributes: dict[bytes, bytes] = {}
-    fills: list[bytes] = []
-    compact = b""
+    header = Header()
     try:
         for kind, flags, data in _messages(read, address, base, widths):
             if flags & _SHARED:
                 continue
             if kind == _ATTRIBUTE:
-                name, value = _attribute(data)
-                attributes[name] = value
+                name, value = attribute_value(data)
+                header.attributes.setdefault(name, []).append(value)
             elif kind in (_FILL, _FILL_OLD):
-                fills.append(_fill(kind, data))
+                header.fills.extend(filter(None, [_fill(kind, data)]))
             elif kind == _LAYOUT:
-                compact = _compact(data)
+                header.compact.extend(filter(None, [_compact(data)]))
+            elif kind == _ATTRIBUTE_INFO:
+                header.heaps.extend(_heap(data, widths[0]))
     except (struct.error, IndexError) as error:
         raise CorruptDataError("the header of an object is damaged") from error
-    return Header(attributes, [fill for fill in fills if fill], compact)
+    return header
 
 
 def _messages(
@@ -174,14 +187,11 @@ def _messages(
                 yield kind, flags, data
 
 
-def _attribute(data: bytes) -> tuple[bytes, bytes]:
-    version = data[0]
-    sizes = struct.unpack_from("<HHH", data, 2)
-    position = 9 if version == 3 else 8
-    name = data[position : position + sizes[0]].split(b"\0", 1)[0]
-    for size in sizes:
-        position += math.ceil(size / 8) * 8 if version == 1 else size
-    return name, data[position:]
+def _heap(data: bytes, wide: int) -> list[int]:
+    """Address of the heap that a message names, if there is one."""
+    start = 4 if data[1] & 1 else 2
+    raw = data[start : start + wide]
+    return [] if raw == b"\xff" * wide else [int.from_bytes(raw, "little")]
 
 
 def _fill(kind: int, data: bytes) -> bytes:

@@ -21,7 +21,7 @@ from fmristore_stores.hdf5.attributes import (
     stored_form,
     user_attributes,
 )
-from fmristore_stores.hdf5.heaps import checked, checked_attribute, has_lengths, uses_heap
+from fmristore_stores.hdf5.heaps import checked_attribute, is_nested, uses_heap
 from fmristore_stores.protocol import TypedAttribute
 
 __all__ = ["read_typed", "write_typed"]
@@ -119,12 +119,11 @@ def _content(node: Any, raw: bytes, kind: Any, space: Any) -> Any:
         values = np.zeros(shape, f"V{kind.get_size()}")
         memory = kind
     else:
-        if kind.get_class() not in (h5t.STRING, h5t.VLEN):
+        if kind.get_class() not in (h5t.STRING, h5t.VLEN) or is_nested(kind):
             return None
         values = np.zeros(shape, kind.dtype)
         memory = h5t.py_create(values.dtype)
-        safe = checked_attribute(node, raw, count) if has_lengths(kind) else checked(node)
-        stored = h5a.open(safe, raw)
+        stored = h5a.open(checked_attribute(node, raw, kind, count), raw)
     if count:
         stored.read(values, memory)
     return kind, shape, values, memory

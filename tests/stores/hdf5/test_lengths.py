@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from h5py import h5d, h5p, h5s, h5t
 
-from fmristore_stores.errors import CorruptDataError, MemoryLimitError
-from fmristore_stores.hdf5.lengths import read_header
+from fmristore_stores.errors import CorruptDataError, MemoryLimitError, MetadataError
+from fmristore_stores.hdf5 import dimensions, heaps
+from fmristore_stores.hdf5.dense import dense_values
+from fmristore_stores.hdf5.lengths import Header, read_header
 from fmristore_stores.hdf5.store import HDF5Store
 from fmristore_stores.io.location import filesystem
 from fmristore_stores.limits import LIMITS
 from fmristore_stores.opening import open_store
+from tests.stores.hdf5.checksums import renew
 
 _TEXT = "a text of its own length"
 _CLAIM = 1_900_000_000
@@ -81,19 +84,22 @@ def _damage(path: Path, length: int) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.parametrize("mode", ["r", "r+"])
 @pytest.mark.parametrize("userblock", [0, 512])
 @pytest.mark.parametrize("kind", _MAKERS)
-def test_claims_are_compared_with_the_file(tmp_path: Path, kind: str, userblock: int) -> None:
+def test_claims_are_compared_with_the_file(
+    tmp_path: Path, kind: str, userblock: int, mode: Any
+) -> None:
     path = tmp_path / "a.h5"
     with h5py.File(path, "w", userblock_size=userblock) as file:
         _MAKERS[kind](file)
-    with HDF5Store(str(path), mode="r") as store:
+    with HDF5Store(str(path), mode=mode) as store:
         assert "None" not in repr(_read(store))
     content = path.read_bytes()
     assert (content.index(b"GCOL") - userblock) % 8 == 0
     _damage_at_base(path, 1 if kind == "axes" else len(_TEXT), userblock)
     with (
-        HDF5Store(str(path), mode="r") as store,
+        HDF5Store(str(path), mode=mode) as store,
         pytest.raises(CorruptDataError, match=f"claims {_CLAIM} of the file's"),
     ):
         _read(store)
@@ -113,17 +119,19 @@ def test_headers_of_all_versions(
             group.attrs[f"é{number}"] = "x" * (number + 1)
         _compact(file)
     with HDF5Store(str(path), mode="r") as store:
-        heaps = store._session._heaps
-        assert heaps is not None
-        found = heaps.header(store.root.group("g")._node)
-        compact = heaps.header(store.root.array("x")._node)
+        second = store._session._heaps
+        assert second is not None
+        found = second.header(store.root.group("g")._node)
+        compact = second.header(store.root.array("x")._node)
     assert found is not None
     lengths = {
-        name.decode(): int.from_bytes(raw[:4], "little") for name, raw in found.attributes.items()
+        name.decode(): int.from_bytes(raw[:4], "little")
+        for name, (raw,) in found.attributes.items()
     }
     assert lengths == {f"é{number}": number + 1 for number in range(7)}
     assert compact is not None
-    assert [compact.compact[at] for at in (0, 16)] == [len(_TEXT), 1]
+    (values,) = compact.compact
+    assert [values[at] for at in (0, 16)] == [len(_TEXT), 1]
 
 
 def test_headers_that_do_not_end() -> None:
@@ -188,18 +196,136 @@ def test_long_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             store.root.array("x").read()
 
 
-def test_attributes_outside_the_header_have_checksums(tmp_path: Path) -> None:
-    """So a claim in them is damage to the library, before it takes memory."""
+def _make_dense(path: Path, count: int, *, width: int = 1, **options: Any) -> None:
+    """A file whose attributes lie outside the header, each of `width` texts."""
+    with h5py.File(path, "w", libver="latest", **options) as file:
+        for number in range(count):
+            file.attrs[f"a{number}"] = [_TEXT] * width if width > 1 else _TEXT
+
+
+def _damage_dense(path: Path, *, checksums: bool) -> None:
+    """Let a text of 20 attributes claim more than it has; the heap has blocks of 1 KiB."""
+    content = bytearray(path.read_bytes())
+    old = len(_TEXT).to_bytes(4, "little") + content.index(b"GCOL").to_bytes(8, "little")
+    start = content.index(b"FHDB")
+    place = content.index(old, start)
+    content[place : place + 4] = _CLAIM.to_bytes(4, "little")
+    if checksums:
+        renew(content, start, start + 1024, start + 18)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+@pytest.mark.parametrize("checksums", [False, True])
+def test_claims_of_attributes_outside_the_header(
+    tmp_path: Path, mode: Any, *, checksums: bool
+) -> None:
+    """With a wrong checksum the library itself sees the damage, with a right one it does not."""
     path = tmp_path / "a.h5"
-    with h5py.File(path, "w", libver="latest") as file:
-        for number in range(20):
-            file.attrs[f"a{number}"] = _TEXT
+    _make_dense(path, 20)
     assert b"FRHP" in path.read_bytes()
-    with HDF5Store(str(path), mode="r") as store:
+    with HDF5Store(str(path), mode=mode) as store:
         assert len(store.root.read_attributes()) == 20
-    _damage(path, len(_TEXT))
+    _damage_dense(path, checksums=checksums)
+    message = f"claims {_CLAIM} of the file's" if checksums else "checksum"
+    with pytest.raises(CorruptDataError, match=message), HDF5Store(str(path), mode=mode) as store:
+        store.root.read_attributes()
+
+
+@pytest.mark.parametrize("options", [{}, {"userblock_size": 1024, "track_order": True}])
+@pytest.mark.parametrize(("count", "width"), [(20, 1), (300, 1), (30, 300)])
+def test_attributes_outside_the_header_are_found(
+    tmp_path: Path, count: int, width: int, options: dict[str, Any]
+) -> None:
+    """In one block of a heap, in blocks of blocks, and large ones, which a B-tree lists."""
+    path = tmp_path / "a.h5"
+    _make_dense(path, count, width=width, **options)
+    with HDF5Store(str(path), mode="r") as store:
+        second, node = store._session._heaps, store.root._node
+        assert second is not None
+        for number in range(count):
+            found = second.values(node, f"a{number}".encode(), width)
+            assert [len(raw) for raw in found] == [16 * width]
+            assert {*found[0][::16]} == {len(_TEXT)}
+
+
+def test_heaps_of_attributes_that_do_not_end() -> None:
+    """One that claims blocks of terabytes, one whose blocks of blocks are themselves, and none."""
+    sizes = (8, 8)
+    head = b"FRHP" + bytes(1) + b"\x08\x00" + bytes(15) + b"\xff" * 8 + bytes(80)
+    table = (4).to_bytes(2, "little") + (1 << 50).to_bytes(8, "little") * 2 + bytes(4)
+    data = head + table + bytes(10)
+    with pytest.raises(MemoryLimitError, match="the attributes of an object take more"):
+        dense_values(lambda at, length: data[at : at + length], 0, b"a", 16, 0, sizes)
+    table = (4).to_bytes(2, "little") + (512).to_bytes(8, "little") * 2 + bytes(4)
+    where = (160).to_bytes(8, "little")
+    data = (head + table + where + (40).to_bytes(2, "little")).ljust(160 + 13) + where * 256
+    with pytest.raises(MemoryLimitError, match="the attributes of an object take more"):
+        dense_values(lambda at, length: data[at : at + length], 0, b"a", 16, 0, sizes)
+    with pytest.raises(CorruptDataError, match="outside the header"):
+        dense_values(lambda at, length: bytes(length), 0, b"a", 16, 0, sizes)
+
+
+def test_attributes_that_cannot_be_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that objects share are not found where attributes lie."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["x"] = _TEXT
+        file.attrs["n"] = 1
+    monkeypatch.setattr(heaps, "read_header", lambda *_: Header())
+    with HDF5Store(str(path), mode="r") as store:
+        with pytest.raises(MetadataError, match="shared by objects"):
+            store.root.read_attributes()
+        assert store.root.readable_attributes() == {"n": 1}
+
+
+def test_units_that_lengths_count(tmp_path: Path) -> None:
+    """A length that the file has as bytes may be more than it has as elements."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        value = np.empty(1, object)
+        value[0] = np.arange(4096)
+        file.attrs.create("x", value, dtype=h5py.vlen_dtype(np.int64))
+    content = bytearray(path.read_bytes())
+    with HDF5Store(str(path), mode="r") as store:
+        assert store.root.read_typed()["x"].content is not None
+    place = content.index(
+        (4096).to_bytes(4, "little") + content.index(b"GCOL").to_bytes(8, "little")
+    )
+    content[place : place + 4] = (30_000).to_bytes(4, "little")
+    path.write_bytes(content)
     with (
         HDF5Store(str(path), mode="r") as store,
-        pytest.raises(CorruptDataError, match="checksum"),
+        pytest.raises(CorruptDataError, match="claims 30000 of"),
     ):
-        store.root.read_attributes()
+        store.root.read_typed()
+
+
+def test_what_was_changed_is_looked_at_as_it_is_now(tmp_path: Path) -> None:
+    """In a file that is open for a change, whose chunks and headers are still in memory."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        _chunked()(file)
+        file.attrs["y"] = _TEXT
+    with HDF5Store(str(path), mode="r+") as store:
+        array, longer = store.root.array("x"), _TEXT * 3
+        for _ in range(2):
+            array.write(None, ["a", longer, ""])
+            assert array.read().tolist() == ["a", longer, ""]
+            store.root.write_attributes({"y": longer, "z": ["a", longer]})
+            assert store.root.read_attributes() == {"y": longer, "z": ["a", longer]}
+            longer += "!"
+
+
+def test_lists_of_users_that_are_none(tmp_path: Path) -> None:
+    """The library would read such text when something is removed from a file that is changed."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        _scaled(file)
+        del file["scale"].attrs["REFERENCE_LIST"]
+        kind = np.dtype([("text", h5py.string_dtype()), ("number", "i4")])
+        file["scale"].attrs.create("REFERENCE_LIST", np.array([(_TEXT, 0)], kind), dtype=kind)
+    with h5py.File(path, "r") as file:
+        assert dimensions._users(file["scale"].id) == []
