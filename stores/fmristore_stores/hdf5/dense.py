@@ -164,7 +164,7 @@ class _Fields:
         self._position += width
         found = self._data[self._position - width : self._position]
         if len(found) < width:
-            raise IndexError
+            raise CorruptDataError(_DAMAGED)
         return found
 
     def number(self, width: int) -> int:
