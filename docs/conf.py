@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 import posixpath
 import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
+
+from docutils import nodes
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -54,6 +58,8 @@ numpydoc_class_members_toctree = False
 
 html_theme = "pydata_sphinx_theme"
 html_title = "fmristore"
+html_favicon = "_static/favicon.svg"
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
@@ -66,7 +72,7 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_sidebars = {"index": [], "tutorial": [], "examples": []}
+html_sidebars = {"index": [], "install": [], "tutorial": [], "examples": []}
 smartquotes = False
 
 _AT_THE_TOP = {
@@ -93,7 +99,12 @@ def _mend_links(app: Any, page: str, source: list[str]) -> None:
             return f"{found[1]}({_AT_THE_TOP[place]}{anchor})"
         if place.startswith("docs/"):
             return f"{found[1]}(/{place.removeprefix('docs/')}{anchor})"
-        return f"{found[1]}" if (HERE.parent / place).exists() else found[0]
+        if not (HERE.parent / place).exists():
+            return found[0]
+        if found[1].startswith("!"):
+            up = posixpath.relpath(".", posixpath.dirname(f"docs/{page}"))
+            return f"{found[1]}({up}/{place})"
+        return found[1][1:-1]  # a file of the repository, which is no page
 
     if page in _SHOWN:
         source[0] = (HERE.parent / _SHOWN[page]).read_text(encoding="utf-8")
@@ -110,7 +121,7 @@ def _mend_links(app: Any, page: str, source: list[str]) -> None:
         r"<!-- output[^>]* -->\n+```text\n", "```{code-block} text\n:class: output\n\n", source[0]
     )
     source[0] = re.sub(r'^<a id="(\w+)"></a>$', r"(\1)=", source[0], flags=re.MULTILINE)
-    source[0] = re.sub(r"(\[[^\]\n]+\])\((?!https?:|#|/)([^)#\s]+)(#[^)\s]*)?\)", mend, source[0])
+    source[0] = re.sub(r"(!?\[[^\]\n]+\])\((?!https?:|#|/)([^)#\s]+)(#[^)\s]*)?\)", mend, source[0])
 
 
 _SHOWN = {
@@ -142,9 +153,22 @@ def _skip(app: Any, what: str, name: str, thing: Any, skip: Any, options: Any) -
     return True if re.fullmatch(r"set_\w+_request", name) else None
 
 
+def _describe(app: Any, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    """Say in the head of a page what it is about, with its first sentences."""
+    paragraphs = tree.findall(nodes.paragraph) if tree else ()
+    texts = (
+        " ".join(p.astext().split()) for p in paragraphs if isinstance(p.parent, nodes.section)
+    )
+    text = next((text for text in texts if len(text) > 30), "")
+    text = text or f"{context.get('title') or project}: fMRI in HDF5 files and Zarr stores."
+    text = textwrap.shorten(text, 200, placeholder=" ...")
+    context["metatags"] += f'<meta name="description" content="{html.escape(text)}">\n'
+
+
 def setup(app: Any) -> None:
     """Take part in the build."""
     # Before numpydoc, which reads the sections of what is there then.
     app.connect("autodoc-process-docstring", _inherit, priority=100)
     app.connect("autodoc-skip-member", _skip)
     app.connect("source-read", _mend_links)
+    app.connect("html-page-context", _describe)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import shutil
 import time
 import warnings
 from collections.abc import Callable
@@ -13,15 +14,16 @@ from typing import TypeVar
 
 import numpy as np
 
-from fmristore.api import convert
+from fmristore.api import convert, parcellate
 from fmristore.api import open as open_store
+from fmristore.formats.sequence.sequence import NeuroVecSeq
 from fmristore.model.space import HeaderWarning, NeuroSpace
 from fmristore.nifti import NiftiWriter, make_header, read_header
 from fmristore.transcoding import transcode
-from fmristore_stores.errors import CorruptDataError, InvalidInputError
+from fmristore_stores.errors import AlreadyExistsError, CorruptDataError, InvalidInputError
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["make_dataset", "make_run", "run_demo"]
+__all__ = ["make_dataset", "make_files", "make_run", "run_demo"]
 
 Result = TypeVar("Result")
 
@@ -95,12 +97,9 @@ def make_dataset(folder: Path, *, shape: tuple[int, int, int, int] = (40, 48, 24
             values = level + series[volume][labels] + noise
             writer.write(np.rint(values).astype("<i2")[None])
         writer.finish()
-    volume_space = NeuroSpace(spatial_shape=(x, y, z), affine=affine)
     for name, data in (("desc-brain_mask", labels > 0), ("dseg", labels)):
         path = derived / f"sub-01_task-blocks_{name}.nii.gz"
-        with NiftiWriter(str(path), make_header(volume_space, np.uint8), overwrite=True) as writer:
-            writer.write(data.astype("u1")[None])
-            writer.finish()
+        _write_volume(path, data.astype("u1"), affine)
     rows = "".join(f"{number}\t{name}\n" for number, name in enumerate(names, 1))
     (derived / "sub-01_task-blocks_dseg.tsv").write_text("index\tname\n" + rows)
     starts = range(20, 2 * t, 40)
@@ -115,6 +114,60 @@ def make_dataset(folder: Path, *, shape: tuple[int, int, int, int] = (40, 48, 24
         json.dumps({"Name": "A made-up run", "BIDSVersion": "1.10.0"}) + "\n"
     )
     return run
+
+
+def make_files(folder: Path) -> None:
+    """Write the files that the pages of the documentation take as given, all of `make_dataset`.
+
+    ``bids/`` with the data set; its parts as ``bold.nii.gz``, ``run-1.nii.gz``, ``run-2.nii.gz``,
+    ``mask.nii.gz``, ``atlas.nii.gz``, ``atlas.tsv``, ``events.tsv``; two maps,
+    ``zmap-faces.nii.gz`` and ``zmap-houses.nii.gz``; and the stores ``bold.h5``, ``bold.ome.zarr``,
+    ``run.h5``, ``run.ome.zarr``, ``runs.h5`` and ``parcels.h5``.
+
+    Parameters
+    ----------
+    folder : Path
+        A new or an empty one.
+
+    Raises
+    ------
+    AlreadyExistsError
+        If the folder holds anything.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        message = "this folder is not empty; give the name of a new one"
+        raise AlreadyExistsError(message, url=str(folder))
+    run = make_dataset(folder / "bids")
+    derived = f"{folder}/bids/derivatives/atlas/sub-01/func/sub-01_task-blocks_"
+    for source, name in (
+        (run, "bold.nii.gz"),
+        (run, "run-1.nii.gz"),
+        (run, "run-2.nii.gz"),
+        (run.with_name("sub-01_task-blocks_events.tsv"), "events.tsv"),
+        (f"{derived}desc-brain_mask.nii.gz", "mask.nii.gz"),
+        (f"{derived}dseg.nii.gz", "atlas.nii.gz"),
+        (f"{derived}dseg.tsv", "atlas.tsv"),
+    ):
+        shutil.copy(source, folder / name)
+    with convert(run, folder / "bold.h5") as bold:
+        for name, volume in (("faces", 3), ("houses", 4)):
+            values = bold[..., volume].astype(np.float32)
+            _write_volume(folder / f"zmap-{name}.nii.gz", values.T, bold.affine)
+        transcode(folder / "bold.h5", folder / "bold.ome.zarr")
+        shutil.copy(folder / "bold.h5", folder / "run.h5")
+        shutil.copytree(folder / "bold.ome.zarr", folder / "run.ome.zarr")
+        NeuroVecSeq.create([bold, bold], folder / "runs.h5").close()
+        atlas, names = folder / "atlas.nii.gz", folder / "atlas.tsv"
+        parcellate(bold, atlas, folder / "parcels.h5", names=names).close()
+
+
+def _write_volume(path: Path, values: AnyArray, affine: AnyArray) -> None:
+    """Write one volume (Z, Y, X) as NIfTI."""
+    z, y, x = values.shape
+    space = NeuroSpace(spatial_shape=(x, y, z), affine=affine)
+    with NiftiWriter(str(path), make_header(space, values.dtype), overwrite=True) as writer:
+        writer.write(values[None])
+        writer.finish()
 
 
 def _parcels(x: int, y: int, z: int) -> tuple[AnyArray, list[str]]:

@@ -234,7 +234,7 @@ def facts_html(title: str, facts: Mapping[str, object], *pictures: str) -> str:
     return (
         f"<div><b>{html.escape(shown(title))}</b>"
         "<div style='display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start'>"
-        f"<table>{rows}</table>{drawn}</div></div>"
+        f"<table style='margin:0'>{rows}</table>{drawn}</div></div>"
     )
 
 

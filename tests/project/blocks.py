@@ -35,16 +35,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as untyped_nibabel
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import fmristore as fs
 from fmristore.cli import app
-from fmristore.demo import make_dataset
+from fmristore.demo import make_files
 
-__all__ = ["Block", "blocks_of", "make_folder", "makes_its_data", "run_page", "use_bucket"]
+__all__ = ["Block", "blocks_of", "makes_its_data", "run_page", "use_bucket"]
 
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>output|output, values vary|not run: [^\n]+?) -->\n+)?"
@@ -98,36 +96,8 @@ def _block(match: re.Match[str], line: int, reason: str | None) -> Block:
 
 
 def makes_its_data(page: Path) -> bool:
-    """Whether a page begins with nothing: the tutorial and notebooks; others need `make_folder`."""
+    """Whether a page begins with nothing: the tutorial and notebooks; others need `make_files`."""
     return page.name == "tutorial.md" or any(block.cell for block in blocks_of(page))
-
-
-def make_folder(folder: Path) -> None:
-    """Fill a folder with what pages take as given: a made-up run, its mask, atlas and stores."""
-    run = make_dataset(folder / "bids", shape=(40, 48, 24, 100))
-    derived = folder / "bids/derivatives/atlas/sub-01/func/sub-01_task-blocks_"
-    for source, name in (
-        (run, "bold.nii.gz"),
-        (run, "run-1.nii.gz"),
-        (run, "run-2.nii.gz"),
-        (run.with_name("sub-01_task-blocks_events.tsv"), "events.tsv"),
-        (Path(f"{derived}desc-brain_mask.nii.gz"), "mask.nii.gz"),
-        (Path(f"{derived}dseg.nii.gz"), "atlas.nii.gz"),
-        (Path(f"{derived}dseg.tsv"), "atlas.tsv"),
-    ):
-        shutil.copy(source, folder / name)
-    nib: Any = untyped_nibabel
-    image = nib.load(run)
-    for name, volume in (("zmap-faces.nii.gz", 3), ("zmap-houses.nii.gz", 4)):
-        values = np.asarray(image.dataobj[..., volume], dtype="float32")
-        nib.Nifti1Image(values, image.affine).to_filename(folder / name)
-    with fs.convert(run, folder / "bold.h5") as bold:
-        fs.transcode(folder / "bold.h5", folder / "bold.ome.zarr")
-        shutil.copy(folder / "bold.h5", folder / "run.h5")
-        shutil.copytree(folder / "bold.ome.zarr", folder / "run.ome.zarr")
-        fs.NeuroVecSeq.create([bold, bold], folder / "runs.h5").close()
-        atlas, names = str(folder / "atlas.nii.gz"), str(folder / "atlas.tsv")
-        fs.parcellate(bold, atlas, folder / "parcels.h5", names=names).close()
 
 
 def run_page(page: Path, folder: Path, parameters: str | None = None) -> None:
@@ -264,7 +234,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work, pytest.MonkeyPatch.context() as monkeypatch:
         use_bucket("lab", f"http://{host}:{port}", monkeypatch)
         if not makes_its_data(page):
-            make_folder(Path(work))
+            make_files(Path(work))
         run_page(page, Path(work))
         for path in sorted(Path(work).glob("*.png")) if pictures else ():
             shutil.copy(path, pictures)

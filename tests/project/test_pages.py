@@ -11,8 +11,10 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+import fmristore as fs
 from fmristore.cli import app
-from tests.project.blocks import blocks_of, make_folder, makes_its_data, run_page, use_bucket
+from fmristore.demo import make_files
+from tests.project.blocks import blocks_of, makes_its_data, run_page, use_bucket
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -26,7 +28,7 @@ PAGES = [p for p in PAGES if "generated" not in p.parts and blocks_of(p)]
 @pytest.fixture(scope="session")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("given")
-    make_folder(folder)
+    make_files(folder)
     return folder
 
 
@@ -43,6 +45,13 @@ def test_page(
     if any("s3://" in block.text and block.not_run is None for block in blocks_of(page)):
         use_bucket("lab", request.getfixturevalue("s3_endpoint"), monkeypatch)
     run_page(page, tmp_path)
+
+
+def test_files_for_pages_are_made_in_a_new_folder_only(given: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in given.rglob("*")}
+    with pytest.raises(fs.errors.AlreadyExistsError, match="not empty"):
+        make_files(given)
+    assert before == {path: path.stat().st_mtime_ns for path in given.rglob("*")}
 
 
 HAXBY = "bold/haxby2001_25mm"
