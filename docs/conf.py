@@ -162,7 +162,8 @@ def _describe(app: Any, page: str, template: str, context: dict[str, Any], tree:
     text = next((text for text in texts if len(text) > 30), "")
     text = text or f"{context.get('title') or project}: fMRI in HDF5 files and Zarr stores."
     text = textwrap.shorten(text, 200, placeholder=" ...")
-    context["metatags"] += f'<meta name="description" content="{html.escape(text)}">\n'
+    tag = f'<meta name="description" content="{html.escape(text)}">\n'
+    context["metatags"] = context.get("metatags", "") + tag
 
 
 def setup(app: Any) -> None:
