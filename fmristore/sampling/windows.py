@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 import operator
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,8 +121,8 @@ class Windows(Sequence[Any]):
         except BaseException:
             self.close()
             raise
-        numbers = [math.prod(counts) for counts in self._counts]
-        self._bounds = np.concatenate(([0], np.cumsum(numbers))).astype(np.int64)
+        self._bounds = [0, *itertools.accumulate(math.prod(counts) for counts in self._counts)]
+        self._axes = _order(self._runs[0].axes)
         self.dtype = self._runs[0].dtype
         self.shape: tuple[int, ...] = self._shape()
 
@@ -147,7 +149,7 @@ class Windows(Sequence[Any]):
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __len__(self) -> int:
-        return int(self._bounds[-1])
+        return self._bounds[-1]
 
     def __iter__(self) -> Iterator[AnyArray]:
         return (self[number] for number in range(len(self)))
@@ -170,19 +172,21 @@ class Windows(Sequence[Any]):
         position = wanted + len(self) if wanted < 0 else wanted
         if not 0 <= position < len(self):
             raise SelectionError(f"window {wanted} of {len(self)}")
-        run = int(np.searchsorted(self._bounds, position, side="right")) - 1
-        inside = np.unravel_index(position - int(self._bounds[run]), self._counts[run])
-        return Window(run, self.region(inside))
+        run = bisect.bisect_right(self._bounds, position) - 1
+        position -= self._bounds[run]
+        inside = []
+        for count in reversed(self._counts[run]):
+            position, place = divmod(position, count)
+            inside.append(place)
+        return Window(run, self.region(inside[::-1]))
 
     def region(self, place: Sequence[Any]) -> tuple[slice, ...]:
         """Region of the window at a place of the lattice of windows, its axis of time first."""
-        at = dict(zip(self._order, place, strict=True))
-        starts = [int(at[axis]) * self._steps[axis] for axis in range(len(self._size))]
-        return tuple(slice(s, s + n, 1) for s, n in zip(starts, self._size, strict=True))
-
-    @property
-    def _order(self) -> tuple[int, ...]:
-        return _order(self._runs[0].axes)
+        region = [slice(0)] * len(self._size)
+        for axis, at in zip(self._axes, place, strict=True):
+            start = int(at) * self._steps[axis]
+            region[axis] = slice(start, start + self._size[axis], 1)
+        return tuple(region)
 
     def lattice(self, run: int) -> tuple[int, ...]:
         """Number of windows of a run along its axes, time first."""
@@ -190,17 +194,17 @@ class Windows(Sequence[Any]):
 
     def first(self, run: int) -> int:
         """Number of the first window of a run."""
-        return int(self._bounds[run])
+        return self._bounds[run]
 
     @property
     def strides(self) -> tuple[int, ...]:
         """Steps between windows along the axes, time first."""
-        return tuple(self._steps[axis] for axis in self._order)
+        return tuple(self._steps[axis] for axis in self._axes)
 
     @property
     def size(self) -> tuple[int, ...]:
         """Lengths of a window in its run, before a mask or parcels are taken; time first."""
-        return tuple(self._size[axis] for axis in self._order)
+        return tuple(self._size[axis] for axis in self._axes)
 
     def __getitem__(self, number: Any) -> Any:
         """Read one window.

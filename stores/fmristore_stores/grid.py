@@ -6,7 +6,7 @@ Everything here is a pure function of shapes; nothing reads or writes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from fmristore_stores.errors import SelectionError
@@ -22,6 +22,7 @@ __all__ = [
     "overlaps",
     "parse_region",
     "region_shape",
+    "whole_run",
 ]
 
 Region = tuple[slice, ...]
@@ -133,6 +134,40 @@ def only_overlap(region: Region, chunks: tuple[int, ...]) -> Overlap | None:
     return Overlap(tuple(key), tuple(source), tuple(target))
 
 
+def whole_run(
+    region: Region, chunks: tuple[int, ...], axes: Sequence[int]
+) -> list[ChunkKey] | None:
+    """Chunks that a region is made of, if their elements follow each other in memory.
+
+    Parameters
+    ----------
+    region : Region
+        Already checked by `parse_region`.
+    chunks : tuple of int
+        Shape of a chunk.
+    axes : sequence of int
+        Axes in the order of the elements in memory, the one that varies fastest last.
+
+    Returns
+    -------
+    list of tuple of int
+        One after the other along the first of `axes`; None if the region cuts chunks, or has
+        several along another axis.
+    """
+    if not axes:
+        return None
+    for part, chunk in zip(region, chunks, strict=True):
+        if part.step != 1 or part.start % chunk or part.stop % chunk:
+            return None
+    spans = [
+        range(part.start // chunk, part.stop // chunk)
+        for part, chunk in zip(region, chunks, strict=True)
+    ]
+    if any(len(spans[axis]) != 1 for axis in axes[1:]):
+        return None
+    return list(itertools.product(*spans))
+
+
 def overlaps(region: Region, chunks: tuple[int, ...]) -> Iterator[Overlap]:
     """Walk the chunks that `region` touches, last axis fastest.
 
@@ -149,9 +184,7 @@ def overlaps(region: Region, chunks: tuple[int, ...]) -> Iterator[Overlap]:
         A chunk that holds none of the selected elements (a step may jump over it) is left out.
     """
     axes = [_axis_overlaps(item, chunk) for item, chunk in zip(region, chunks, strict=True)]
-    for combination in itertools.product(*axes):
-        yield Overlap(
-            tuple(part[0] for part in combination),
-            tuple(part[1] for part in combination),
-            tuple(part[2] for part in combination),
-        )
+    if not all(axes):
+        return
+    columns = ([[part[i] for part in axis] for axis in axes] for i in range(3))
+    yield from map(Overlap, *(itertools.product(*column) for column in columns))

@@ -19,6 +19,7 @@ from fmristore_stores.grid import (
     overlaps,
     parse_region,
     region_shape,
+    whole_run,
 )
 from fmristore_stores.testing.strategies import regions
 
@@ -76,6 +77,18 @@ def test_region_shape_is_numpys(
     shape, _ = grid
     region = parse_region(data.draw(regions(shape)), shape)
     assert region_shape(region) == np.empty(shape)[index(region)].shape
+
+
+def test_whole_chunks_that_follow_each_other_in_memory() -> None:
+    chunks, axes = (4, 6, 2), (1, 2, 0)
+    region = (slice(4, 8, 1), slice(6, 24, 1), slice(2, 4, 1))
+    assert whole_run(region, chunks, axes) == [(1, n, 1) for n in (1, 2, 3)]
+    assert whole_run(region, chunks, (2, 1, 0)) is None  # several along an axis that is not first
+    for axis, cut in ((0, slice(4, 7, 1)), (1, slice(7, 24, 1)), (1, slice(6, 24, 2))):
+        other = (*region[:axis], cut, *region[axis + 1 :])
+        assert whole_run(other, chunks, axes) is None
+    assert whole_run((), (), ()) is None
+    assert whole_run((slice(6, 6, 1),), (3,), (0,)) == []
 
 
 def test_a_step_jumps_over_chunks() -> None:

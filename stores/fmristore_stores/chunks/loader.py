@@ -2,6 +2,7 @@
 
 Those that were decoded before come from a cache. The rest is fetched (each chunk with its own read
 on a local disk, as few merged ranges on object storage) and decoded outside the libraries' locks.
+`ChunkLoader` is whole here, which makes the module long.
 """
 
 from __future__ import annotations
@@ -149,6 +150,11 @@ class ChunkLoader:
     def direct(self) -> bool:
         """Whether the array hands out references at all."""
         return self._direct
+
+    @property
+    def plain(self) -> bool:
+        """Whether chunks are not encoded and lie in local files."""
+        return self._plain
 
     def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
         """Places of chunks; None for one that was never written."""
@@ -353,9 +359,7 @@ class ChunkLoader:
         nbytes = ref.range.length
         if nbytes != self._chunk_nbytes:
             if self._chunks == self._whole or nbytes > self._chunk_nbytes:
-                raise self.error(
-                    key, f"has {nbytes} bytes where {self._chunk_nbytes} were expected: damaged"
-                )
+                raise self._wrong_length(key, nbytes)
             return _Part(ref.range, shorter_piece(shape, self.spec.memory.layout.chunks), None)
         run = contiguous_run([block[a] for a in self._axes], shape)
         if run is None:
@@ -395,6 +399,41 @@ class ChunkLoader:
         size = sum(part.range.length for _, part in parts)
         self._in_groups(self._place_plain, parts, size, _PLAIN_GROUPS)
 
+    def run_whole(self, keys: Sequence[ChunkKey], memory: AnyArray) -> None:
+        """Read whole chunks that are not encoded into memory, one after the other.
+
+        Parameters
+        ----------
+        keys : sequence of tuple of int
+        memory : ndarray of uint8
+            As long as all of the chunks.
+        """
+        array = cast("ChunkRefs", self.array)
+        size = self._chunk_nbytes
+        if size > LIMITS.chunk:
+            check_chunk(size, self._url, self.array.path)
+        items: list[tuple[ByteRange, AnyArray]] = []
+        with array.reading():
+            for number, (key, ref) in enumerate(zip(keys, self.refs(keys), strict=True)):
+                room = memory[number * size : (number + 1) * size]
+                if ref is not None and ref.range.length == size:
+                    items.append((ref.range, room))
+                elif ref is not None:
+                    raise self._wrong_length(key, ref.range.length)
+                elif self._missing == "error":
+                    raise self.error(key, _MISSING)
+                else:
+                    room.view(self.spec.dtype)[...] = self.spec.fill
+            self._in_groups(self._fill_whole, items, len(items) * size, _PLAIN_GROUPS)
+
+    def _fill_whole(self, group: list[tuple[ByteRange, AnyArray]]) -> None:
+        array = cast("ChunkRefs", self.array)
+        fetched = array.fetch([item for item, _ in group], [room for _, room in group])
+        for data, (_, room) in zip(fetched, group, strict=True):
+            if not _is_in(data, room):
+                room[:] = np.frombuffer(data, np.uint8)
+        self._stats.add(chunks=len(group), bytes_decoded=len(group) * self._chunk_nbytes)
+
     def _place_plain(self, group: list[tuple[ChunkRead, _Part]]) -> None:
         """Read parts of chunks to where they belong, or to memory that is used again."""
         array = cast("ChunkRefs", self.array)
@@ -411,10 +450,14 @@ class ChunkLoader:
         fetched = array.fetch(
             [part.range for _, part, _ in at_once], [room for *_, room in at_once]
         )
+        arrived = 0
         for (read, part, room), data in zip(at_once, fetched, strict=True):
-            loaded = self._read_part(part, data)
-            if room is None or not np.may_share_memory(loaded.values, room):
-                read.place(loaded)
+            if room is not None and _is_in(data, room):
+                arrived += 1
+            else:
+                read.place(self._read_part(part, data))
+        if arrived:
+            self._stats.add(chunks=arrived, bytes_decoded=arrived * self._chunk_nbytes)
         for read, part in alone:
             scratch = _scratch(part.range.length)[: part.range.length]
             (data,) = array.fetch([part.range], [scratch])
@@ -480,9 +523,19 @@ class ChunkLoader:
         values = np.frombuffer(part, self.spec.dtype, count, begin - offset).reshape(shape)
         return Loaded(values.transpose(self._inverse), tuple(origin[i] for i in self._inverse))
 
+    def _wrong_length(self, key: ChunkKey, nbytes: int) -> FmristoreError:
+        return self.error(
+            key, f"has {nbytes} bytes where {self._chunk_nbytes} were expected: damaged"
+        )
+
     def error(self, key: ChunkKey, text: str) -> FmristoreError:
         """Make the error that says what is wrong with a chunk."""
         return CorruptDataError(f"chunk {key} {text}", url=self._url, node=self.array.path)
+
+
+def _is_in(data: Buffer, room: AnyArray) -> bool:
+    """Whether bytes were fetched into memory that was given for them."""
+    return isinstance(data, memoryview) and data.obj is room
 
 
 _threads = threading.local()

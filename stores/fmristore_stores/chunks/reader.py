@@ -24,6 +24,7 @@ from fmristore_stores.grid import (
     overlaps,
     parse_region,
     region_shape,
+    whole_run,
 )
 from fmristore_stores.io.ranges import ReadCost
 from fmristore_stores.limits import check_result
@@ -121,8 +122,15 @@ class ChunkReader:
         if not self._direct:
             return self.array.read(region, out)
         result = self._empty(shape, self._axes) if out is None else out
+        few = overlap_count(region, self._chunks) <= _MANY_CHUNKS
+        if few and self._loader.plain:
+            memory = result.transpose(self._axes)
+            keys = whole_run(region, self._chunks, self._axes)
+            if keys and memory.flags.c_contiguous:
+                self._loader.run_whole(keys, memory.reshape(-1).view(np.uint8))
+                return result
         touched = self._overlaps(region, self._chunks)
-        if overlap_count(region, self._chunks) > _MANY_CHUNKS:
+        if not few:
             self._loader.require_first(
                 tuple(s.start // c for s, c in zip(region, self._chunks, strict=True))
             )

@@ -414,6 +414,47 @@ def test_chunks_without_codecs_that_fill_the_result_are_neither_copied_nor_kept(
     made.close()
 
 
+@pytest.mark.parametrize("layout", [{}, {"shards": (4, 9, 10)}, {"order": (0, 2, 1)}])
+def test_whole_chunks_without_codecs_that_follow_each_other(
+    tmp_path: Path, layout: dict[str, Any]
+) -> None:
+    spec = replace(make_spec("none"), layout=ChunkLayout(chunks=(1, 9, 10), **layout))
+    written = slice(2, 6)
+    with create_store(tmp_path / "a.zarr") as new:
+        new.root.create_array("0", spec).write((written, slice(0, 9), slice(0, 10)), VALUES[2:6])
+    wanted = np.full(SHAPE, -7, DTYPE)
+    wanted[written] = VALUES[written]
+    with open_store(tmp_path / "a.zarr") as store:
+        filling = ChunkReader(store.root.array("0"))
+        strict = ChunkReader(store.root.array("0"), missing="error")
+        for start, stop in ((0, 7), (1, 4), (2, 6), (5, 7)):
+            region = (slice(start, stop), slice(0, 9), slice(0, 10))
+            np.testing.assert_array_equal(filling.read(region), wanted[start:stop])
+            out = np.zeros((stop - start, 10, 9), DTYPE).transpose(0, 2, 1)
+            filling.read(region, out=out)
+            np.testing.assert_array_equal(out, wanted[start:stop])
+            if (start, stop) != (2, 6):
+                with pytest.raises(CorruptDataError, match="missing"):
+                    strict.read(region)
+        np.testing.assert_array_equal(
+            strict.read((written, slice(0, 9), slice(0, 10))), VALUES[written]
+        )
+
+
+@pytest.mark.parametrize("change", [lambda data: data.pop(), lambda data: data.extend(b"more")])
+def test_a_damaged_chunk_among_whole_ones_is_named(
+    tmp_path: Path, change: Callable[[bytearray], object]
+) -> None:
+    spec = replace(make_spec("none"), layout=ChunkLayout(chunks=(1, 9, 10)))
+    local_zarr(tmp_path, spec).close()
+    damage(tmp_path / "a.zarr/0/c/3/0/0", change)
+    with (
+        open_store(tmp_path / "a.zarr") as store,
+        pytest.raises(CorruptDataError, match=r"\(3, 0, 0\)"),
+    ):
+        ChunkReader(store.root.array("0")).read()
+
+
 def test_the_limit_of_the_cache_is_kept_by_several_readers(
     stores: dict[str, Store], decoded: list[int]
 ) -> None:
