@@ -10,6 +10,7 @@ import pytest
 import fmristore
 from fmristore import errors
 from fmristore.transcoding.plan import LOSSES
+from tests.campaigns.__main__ import CAMPAIGNS
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ROOT / ".ci" / "step"
@@ -48,6 +49,16 @@ def test_workflow_takes_steps_of_ci() -> None:
     named = {command.removeprefix(".ci/step ") for command in commands}
     named = (named - {"${{ matrix.step }}"}) | set(matrix[1].split(", "))
     assert named == steps()
+
+
+def test_page_on_tests_has_the_trials_of_campaigns() -> None:
+    page = (ROOT / "docs" / "explanation" / "testing.md").read_text()
+    row = r"^\| [^|]+ \| ([\d,]+|all)[^|]* \| ([\d,]+|all) \| .*campaigns ([\w-]+)` \|$"
+    listed = {name: (full, quick) for full, quick, name in re.findall(row, page, re.MULTILINE)}
+    assert listed == {
+        name: tuple("all" if n == 10**6 else f"{n:,}" for n in counts)
+        for name, counts in CAMPAIGNS.items()
+    }
 
 
 def test_run_takes_all_steps_but_the_oldest_versions() -> None:
