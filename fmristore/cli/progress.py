@@ -38,7 +38,13 @@ class Step(NamedTuple):
     left: float | None
 
 
-def find_step(done: int, total: int, seconds: float, labels: Sequence[str]) -> Step:
+def find_step(
+    done: int,
+    total: int,
+    seconds: float,
+    labels: Sequence[str],
+    began: dict[str, tuple[int, float]] | None = None,
+) -> Step:
     """Step that work has come to.
 
     Parameters
@@ -49,20 +55,25 @@ def find_step(done: int, total: int, seconds: float, labels: Sequence[str]) -> S
         Time that it took so far.
     labels : sequence of str
         What is done with the bytes, in steps of equal size: once each.
+    began : dict, optional
+        Bytes and seconds when each step was first seen, which is noted there: what is read back is
+        faster than what was written, so only the step that goes on says how long the rest takes.
 
     Returns
     -------
     Step
-        Its estimate is None until enough is done for one.
+        Its estimate is None until enough of the step is done for one.
     """
     if total <= 0 or done >= total:
         return Step("finishing", 1.0, "", None)
     each = total / len(labels)
     number = min(int(done / each), len(labels) - 1)
     inside = done - number * each
+    first = (done, seconds) if number and began is not None else (0, 0.0)
+    before, start = first if began is None else began.setdefault(labels[number], first)
     left = None
-    if seconds >= _LEAST_SECONDS and done / total >= _LEAST_FRACTION:
-        left = seconds * (total - done) / done
+    if seconds - start >= _LEAST_SECONDS and (done - before) / total >= _LEAST_FRACTION:
+        left = (seconds - start) * (total - done) / (done - before)
     size = f"{size_text(round(inside))} of {size_text(round(each))}"
     return Step(labels[number], inside / each, size, left)
 
@@ -102,12 +113,13 @@ def progress_bar(
         TextColumn("{task.fields[left]}"),
     )
     started = time.monotonic()
+    began: dict[str, tuple[int, float]] = {}
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         # Without a total the bar pulses: nothing is known yet of how long it takes.
         task = bar.add_task(labels[0] + name, total=None, size="", left="")
 
         def show(done: int, total: int) -> None:
-            step = find_step(done, total, time.monotonic() - started, labels)
+            step = find_step(done, total, time.monotonic() - started, labels, began)
             bar.update(
                 task,
                 description=step.label + name,
@@ -140,18 +152,19 @@ def count_bar(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[count]}"),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=None)
+        # Until the first one is done nothing is known, and the bar pulses without a count.
+        task = bar.add_task(label, total=None, count="")
 
         def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+            bar.update(task, completed=done, total=total, count=f"{done} of {total}")
 
         yield show

@@ -137,16 +137,15 @@ def _draw_slice(
     axes.set_axis_off()
     axes.add_patch(_background(axes))
     (left, right), (bottom, top) = _ENDS[across], _ENDS[up]
-    for text, x, y in (
-        (left, 0.03, 0.5),
-        (right, 0.97, 0.5),
-        (top, 0.5, 0.96),
-        (bottom, 0.5, 0.04),
+    ground = {"facecolor": "k", "edgecolor": "none", "alpha": 0.7, "pad": 1}
+    for text, x, y, across_at, up_at in (
+        (left, 0.02, 0.5, "left", "center"),
+        (right, 0.98, 0.5, "right", "center"),
+        (top, 0.5, 0.98, "center", "top"),
+        (bottom, 0.5, 0.02, "center", "bottom"),
     ):
-        align = {0.03: "left", 0.97: "right"}.get(x, "center")
-        axes.text(
-            x, y, text, color="w", ha=align, va="center", transform=axes.transAxes, fontsize=9
-        )
+        at = {"ha": across_at, "va": up_at, "transform": axes.transAxes}
+        axes.text(x, y, text, color="w", fontsize=8, bbox=ground, **at)
     return drawn
 
 
@@ -266,6 +265,8 @@ def plot_image(
         if names is not None and len(names) <= _MOST_NAMES:
             axes["series"].set_xticks(range(len(names)), [shown(n, 30) for n in names], rotation=30)
             axes["series"].set_xlabel("")
+            axes["series"].margins(x=0.05)
+            axes["series"].lines[0].set(linestyle="none", marker="o")  # maps have no order
         if wanted == "both":
             at = volume if space.times is None else space.times[volume]
             axes["series"].axvline(at, color="0.5", lw=0.8)
@@ -278,6 +279,8 @@ def _draw_series(
     times: NDArray[Any] | None,
     runs: Sequence[tuple[str, int, Any]] | None = None,
 ) -> None:
+    if 10 < len(lines) <= 20:  # more than the colours of a cycle of matplotlib
+        axes.set_prop_cycle(color=[f"C{n % 10}" for n in range(20)], ls=["-"] * 10 + ["--"] * 10)
     for name, values in lines.items():
         axes.plot(
             np.arange(len(values)) if times is None else times, values, lw=1, label=shown(name)

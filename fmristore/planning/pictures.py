@@ -226,7 +226,7 @@ def facts_html(title: str, facts: Mapping[str, object], *pictures: str) -> str:
         HTML, as `chunk_svg` and `image_html` make it.
     """
     rows = "".join(
-        f"<tr><th style='text-align:left'>{html.escape(shown(name))}</th>"
+        f"<tr><th style='text-align:left;padding-right:1em'>{html.escape(shown(name))}</th>"
         f"<td style='text-align:left'>{html.escape(shown(fact_text(name, text)))}</td></tr>"
         for name, text in facts.items()
     )

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 import fmristore as fs
 from fmristore.cli import app
-from fmristore.cli.progress import find_step, progress_bar
+from fmristore.cli.progress import count_bar, find_step, progress_bar
 
 MIB = 1 << 20
 
@@ -132,7 +132,15 @@ def test_steps_count_their_own_bytes() -> None:
     assert find_step(0, 0, 0, labels).label == "finishing"
 
 
-def test_bar_says_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_is_judged_by_itself() -> None:
+    labels, began = ["writing", "checking"], dict[str, tuple[int, float]]()
+    assert find_step(90 * MIB, 200 * MIB, 90, labels, began).left == pytest.approx(110)
+    assert find_step(100 * MIB, 200 * MIB, 100, labels, began).left is None
+    assert find_step(150 * MIB, 200 * MIB, 105, labels, began).left == pytest.approx(5)
+
+
+def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """Standard error as a terminal, and what is written to it."""
     written = io.StringIO()
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     console = rich.console.Console
@@ -141,6 +149,21 @@ def test_bar_says_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
         "Console",
         lambda **_: console(file=written, force_terminal=True, width=120),
     )
+    return written
+
+
+def test_bar_of_runs_has_no_unknown_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = terminal(monkeypatch)
+    with count_bar("converting", quiet=False) as progress:
+        assert progress is not None
+        progress(2, 3)
+    text = written.getvalue()
+    assert "2 of 3" in text
+    assert "?" not in text.replace("\x1b[?25l", "").replace("\x1b[?25h", "")
+
+
+def test_bar_says_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = terminal(monkeypatch)
     with progress_bar("writing", "checking", quiet=False, of="s3://lab/[red]a.zarr") as progress:
         assert progress is not None
         progress(30 * MIB, 200 * MIB)
