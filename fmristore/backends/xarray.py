@@ -67,9 +67,10 @@ class FmristoreBackend(BackendEntrypoint):
                 f"{', '.join(found.part_names[:6])}",
                 url=found.url,
             )
-        return made.drop_vars(
-            [drop_variables] if isinstance(drop_variables, str) else drop_variables or ()
-        )
+        dropped = [drop_variables] if isinstance(drop_variables, str) else drop_variables or ()
+        left = made.drop_vars(dropped)
+        left.set_close(made.close)  # a dataset that was made of another one closes nothing
+        return left
 
     def open_groups_as_dict(
         self,

@@ -186,6 +186,10 @@ def _variable(stored: Any, dims: tuple[str, ...], support: indexing.IndexingSupp
 
 def _dataset(stored: Any, data: xr.Variable, coords: Mapping[str, Any]) -> xr.Dataset:
     made = xr.Dataset({"data": data}, coords=coords)
+    preferred = data.encoding["preferred_chunks"]
+    for name, found in made.coords.items():  # chunks={} must give one size along each axis
+        if name not in made.indexes:
+            found.encoding["preferred_chunks"] = {d: preferred[d] for d in found.dims}
     made.attrs["class"] = type(stored).__name__
     made.set_close(stored.close)
     return made
