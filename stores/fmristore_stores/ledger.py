@@ -118,8 +118,8 @@ def check_written(store: Store, ledger: Ledger) -> None:
         try:
             root = store.root
             if path in arrays:
-                _check_array(store, path, arrays[path])
                 node: Any = root.array(path)
+                _check_array(node, arrays[path])
             else:
                 node = root.group(path) if path else root
             typed = Capability.TYPED_ATTRIBUTES in store.capabilities
@@ -131,8 +131,7 @@ def check_written(store: Store, ledger: Ledger) -> None:
             raise StorageError(msg, url=store.url, node=path) from error
 
 
-def _check_array(store: Store, path: str, written: _Array) -> None:
-    array: Any = store.root.array(path)
+def _check_array(array: Any, written: _Array) -> None:
     if array.spec.shape != written.shape:
         raise StorageError(f"its shape is {array.spec.shape} instead of {written.shape}")
     if written.digest is not None:

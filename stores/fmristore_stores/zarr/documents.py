@@ -1,23 +1,40 @@
-"""Metadata documents of Zarr format 3 that are understood without zarr-python.
+"""Metadata documents of Zarr format 3 that are read and written without zarr-python.
 
 Those of groups, and of arrays of values as fmristore and zarr-python write them. Whatever else a
-document says, or if anything is wrong with it, zarr-python is asked, and its errors are shown.
+document says, or if anything is wrong with it, zarr-python is asked, and its errors are shown;
+arrays of any other kind are made by it as well.
+
+References
+----------
+https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Container, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from fmristore_stores.codecs.names import zarr_codecs
 from fmristore_stores.errors import FmristoreError
-from fmristore_stores.spec import Attributes, copy_attributes
+from fmristore_stores.spec import ArraySpec, Attributes, copy_attributes, is_string
 from fmristore_stores.zarr.metadata import Described, describe
 from fmristore_stores.zarr.refused import is_ignorable
 
-__all__ = ["ParsedNode", "parse_node"]
+__all__ = [
+    "Document",
+    "ParsedNode",
+    "array_document",
+    "consolidated_document",
+    "encode",
+    "group_document",
+    "parse_node",
+]
+
+Document: TypeAlias = dict[str, Any]
+"""Metadata of a node, as plain JSON values."""
 
 _GROUP_KEYS = frozenset({"zarr_format", "node_type", "attributes", "consolidated_metadata"})
 _NEEDED_KEYS = frozenset(
@@ -182,3 +199,93 @@ def _is_plain_step(step: Mapping[str, Any]) -> bool:
         and options.keys() == known.keys()
         and all(type(options[n]) is kind and options[n] in ok for n, (kind, ok) in known.items())
     )
+
+
+def encode(document: Document) -> bytes:
+    """Content of ``zarr.json``, laid out as zarr-python does it."""
+    return json.dumps(document, indent=2).encode()
+
+
+def group_document(attributes: Attributes) -> Document:
+    """Metadata of a group."""
+    return {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
+
+
+def array_document(spec: ArraySpec, attributes: Attributes) -> Document | None:
+    """Metadata of an array, as zarr-python would write them.
+
+    Parameters
+    ----------
+    spec : ArraySpec
+        One that can be stored in Zarr; see `fmristore_stores.zarr.metadata.creation`.
+    attributes : dict
+        Of the array.
+
+    Returns
+    -------
+    dict or None
+        None if zarr-python has to be asked: other data types than plain ones and text, fill values
+        other than 0, codecs that are not all in the Zarr specification.
+
+    Raises
+    ------
+    CodecError
+        If a codec cannot be written in Zarr metadata.
+    """
+    layout, steps = spec.layout, zarr_codecs(spec.codecs)
+    if is_string(spec.dtype):
+        name, first, fill = "string", {"name": "vlen-utf8", "configuration": {}}, spec.fill
+        plain = not steps and not layout.shards and fill == ""
+    else:
+        name, fill = spec.dtype.name, spec.fill.item()
+        first = _LITTLE if spec.dtype.itemsize > 1 else {"name": "bytes"}
+        known = name in _DTYPES and all(step["name"] in _STEPS for step in steps)
+        plain = known and fill == 0 and all(_is_plain_step(step) for step in steps)
+    if not plain:
+        return None
+    codecs: list[Any] = [first, *steps]
+    if layout.order:
+        codecs.insert(0, {"name": "transpose", "configuration": {"order": list(layout.order)}})
+    if layout.shards:
+        sharding = {
+            "chunk_shape": list(layout.chunks),
+            "codecs": codecs,
+            "index_codecs": _INDEX_CODECS,
+            "index_location": "end",
+        }
+        codecs = [{"name": "sharding_indexed", "configuration": sharding}]
+    document = {
+        "shape": list(spec.shape),
+        "data_type": name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(layout.units)}},
+        "chunk_key_encoding": _KEYS[0],
+        "fill_value": fill,
+        "codecs": codecs,
+        "attributes": attributes,
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
+    if any(spec.dims):
+        document["dimension_names"] = [dim or None for dim in spec.dims]
+    return document
+
+
+def consolidated_document(documents: Mapping[str, Document]) -> Document:
+    """Metadata of the root with those of all nodes.
+
+    Parameters
+    ----------
+    documents : mapping
+        Metadata of all nodes by path, ``""`` for the root.
+    """
+
+    def copies(below: Mapping[str, Document]) -> Document:
+        return {"kind": "inline", "must_understand": False, "metadata": below}
+
+    nodes = sorted((path for path in documents if path), key=lambda path: (path.count("/"), path))
+    below = {path: documents[path] for path in nodes}
+    for path in nodes:
+        if below[path]["node_type"] == "group":
+            below[path] = below[path] | {"consolidated_metadata": copies({})}
+    return documents[""] | {"consolidated_metadata": copies(below)}

@@ -478,7 +478,8 @@ class RemoteFiles:
         self._new = new
         self._stats = Stats() if stats is None else stats
         self._metadata = metadata
-        self._held: NewStore | None = None
+        self.held: bytes | None = None
+        self.holding = new is not None
 
     def zarr_store(self, *, read_only: bool) -> ZarrByteStore:
         """The same objects as zarr-python sees them, on its own event loop."""
@@ -492,9 +493,9 @@ class RemoteFiles:
             fs = AsyncFileSystemWrapper(fs, asynchronous=True)
         self._fs_of_zarr = fs
         if self._new is not None:
-            self._held = NewStore(fs, path=self._root, read_only=read_only)
-            self._held.objects = self
-            return self._held
+            held = NewStore(fs, path=self._root, read_only=read_only)
+            held.objects = self
+            return held
         kind = WebStore if self._web else CountedStore
         root, mark, query = self._root.partition("?") if self._web else (self._root, "", "")
         store = kind(fs, path=root.rstrip("/"), read_only=read_only)
@@ -577,7 +578,13 @@ class RemoteFiles:
             raise
 
     def put(self, key: str, parts: Sequence[Buffer]) -> None:
-        """Write one object with one call; object storage shows it when it is complete."""
+        """Write one object with one call; object storage shows it when it is complete.
+
+        The root's metadata of a new store are kept in memory as long as `holding`.
+        """
+        if key == ROOT and self.holding:
+            self.held = b"".join(parts)
+            return
         path = self.path(key)
         try:
             objects.check_writable_name(path)
@@ -620,11 +627,11 @@ class RemoteFiles:
 
     def release_root(self) -> None:
         """Write the root's metadata if they were held back."""
-        if self._new is not None and self._held is not None and self._held.holding:
-            data = self._held.held.to_bytes()
-            check_metadata(len(data), ROOT, self._url(""))
-            self._held.holding = False
-            self._new.finish(self.path(ROOT), data)
+        if self._new is not None and self.held is not None and self.holding:
+            check_metadata(len(self.held), ROOT, self._url(""))
+            self.holding = False
+            self._new.finish(self.path(ROOT), self.held)
+            self.held = None
             self.refresh()
 
     def _url(self, key: str) -> str:

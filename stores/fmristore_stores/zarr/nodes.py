@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from fmristore_stores.chunks.cache import ChunkCache
+from fmristore_stores.chunks.reader import ChunkReader
+from fmristore_stores.chunks.writer import encode_chunk
 from fmristore_stores.errors import (
     CorruptDataError,
     InvalidInputError,
@@ -39,6 +42,8 @@ _TEXT = 16
 """Bytes of numpy's entry for a text, besides the text."""
 _MANY = 2**62
 """Number of objects of a folder that shall not be listed to find one of them."""
+_NOTHING = ChunkCache(0)
+"""The store's own reads fetch what is stored now."""
 _ENCODED = Capability.CHUNK_REFS | Capability.RAW_WRITE | Capability.GROWTH
 
 
@@ -230,7 +235,7 @@ class ZarrArray(_Handle):
         return of_store if self._locator is not None else of_store & ~_ENCODED
 
     def read(self, region: Region | None = None, out: AnyArray | None = None) -> AnyArray:
-        """Read a region through zarr-python, ``None`` for everything.
+        """Read a region, ``None`` for everything: through zarr-python, but for a single chunk.
 
         Parameters
         ----------
@@ -268,6 +273,8 @@ class ZarrArray(_Handle):
         itemsize = _TEXT if is_string(dtype) else dtype.itemsize
         check_result(math.prod(shape) * itemsize, tree.url, self._path)
         check_chunk(math.prod(self._spec.layout.chunks) * itemsize, tree.url, self._path)
+        if self._locator is not None and self._is_one_chunk:
+            return ChunkReader(self, cache=_NOTHING, url=self._tree.url).read(parsed, out)
         with self.reading(), zarr_errors(self._tree.url, self._path, CorruptDataError):
             array = tree.zarr_array(self._path)
             if array.metadata.zarr_format == 2:
@@ -282,7 +289,7 @@ class ZarrArray(_Handle):
         return out
 
     def write(self, region: Region | None, values: Any) -> None:
-        """Overwrite a region through zarr-python, ``None`` for everything.
+        """Overwrite a region, ``None`` for everything: through zarr-python, but for a single chunk.
 
         Chunks that the region covers in part are read, changed and written again.
 
@@ -320,9 +327,19 @@ class ZarrArray(_Handle):
             raise InvalidInputError(msg, url=self._tree.url, node=self._path) from error
         if 0 in shape:
             return
-        with zarr_errors(self._tree.url, self._path, CorruptDataError):
-            tree.zarr_array(self._path)[parsed] = whole
+        if self._locator is not None and self._is_one_chunk and shape == self._spec.shape:
+            self._locator.write((0,) * len(shape), [encode_chunk(self._spec, whole)])
+        else:
+            with zarr_errors(self._tree.url, self._path, CorruptDataError):
+                tree.zarr_array(self._path)[parsed] = whole
         tree.ledger.values(self._path, whole, whole=shape == self._spec.shape)
+
+    @property
+    def _is_one_chunk(self) -> bool:
+        """Whether all of it is one object, which is written as such."""
+        layout, shape = self._spec.layout, self._spec.shape
+        whole = all(c >= n for c, n in zip(layout.chunks, shape, strict=True))
+        return bool(shape) and whole and not layout.shards
 
     # Encoded chunks ----------------------------------------------------------------------------
 

@@ -44,6 +44,15 @@ class Objects(Protocol):
         """Delete a prefix with everything below it."""
 
 
+class NewObjects(Objects, Protocol):
+    """The objects of a store that is being made."""
+
+    held: bytes | None
+    """The root's metadata."""
+    holding: bool
+    """Whether they are held back."""
+
+
 class LiteralStore(FsspecStore):
     """A zarr-python store that takes no name for a pattern, and no error for an absence."""
 
@@ -128,26 +137,20 @@ class WebStore(CountedStore):
 
 
 class NewStore(LiteralStore):
-    """A zarr-python store that is being made.
+    """A zarr-python store that is being made, whose root's metadata may be held in memory."""
 
-    It keeps the root's metadata in memory as long as `holding`.
-    """
+    objects: NewObjects
 
-    held: Any = None
-    holding = True
-
-    async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
         """Content of an object, None if there is none."""
-        if key == ROOT and self.holding:
-            return self.held
-        return await super().get(key, *args, **kwargs)
+        if key == ROOT and self.objects.holding:
+            held = self.objects.held
+            return None if held is None else prototype.buffer.from_bytes(held)
+        return await super().get(key, prototype, byte_range)
 
     async def set(self, key: str, value: Any, byte_range: Any = None) -> None:  # noqa: ARG002
         """Write an object."""
-        if key == ROOT and self.holding:
-            self.held = value
-        else:
-            await asyncio.to_thread(self.objects.put, key, [value.to_bytes()])
+        await asyncio.to_thread(self.objects.put, key, [value.to_bytes()])
 
     async def set_if_not_exists(self, key: str, value: Any) -> None:
         """Write an object unless there is one."""
@@ -156,6 +159,6 @@ class NewStore(LiteralStore):
 
     async def exists(self, key: str) -> bool:
         """Whether there is an object."""
-        if key == ROOT and self.holding:
-            return self.held is not None
+        if key == ROOT and self.objects.holding:
+            return self.objects.held is not None
         return await super().exists(key)

@@ -46,7 +46,14 @@ from fmristore_stores.spec import (
 )
 from fmristore_stores.zarr.bounded import bounded
 from fmristore_stores.zarr.consolidated import contradictions, copied_names, is_name
-from fmristore_stores.zarr.documents import parse_node
+from fmristore_stores.zarr.documents import (
+    Document,
+    array_document,
+    consolidated_document,
+    encode,
+    group_document,
+    parse_node,
+)
 from fmristore_stores.zarr.errors import quiet, zarr_errors
 from fmristore_stores.zarr.files import Files
 from fmristore_stores.zarr.metadata import Placement, creation, describe
@@ -73,6 +80,8 @@ class GroupNode:
     attributes: Attributes
     zarr: zarr.Group | None = None
     """As zarr-python has it; None as long as it was not needed for anything."""
+    document: Document | None = None
+    """Its metadata, if it was made here."""
 
 
 @dataclass(slots=True)
@@ -85,6 +94,8 @@ class ArrayNode:
     """Finds the encoded chunks; None where only zarr-python can read them."""
     zarr: zarr.Array[Any] | None = None
     """As zarr-python has it; None as long as it was not needed for anything."""
+    document: Document | None = None
+    """Its metadata, if it was made here."""
 
 
 class Tree:
@@ -133,6 +144,7 @@ class Tree:
         self._root: zarr.Group | None = None
         self._rooted = False  # whether there is a root yet
         self._plain = False  # whether the root was understood without zarr-python
+        self._made = False  # whether all of it is made here
         # Whether the stored root may hold metadata of all nodes that are about to be wrong.
         self._consolidated = False
 
@@ -221,16 +233,27 @@ class Tree:
         """Make the root of a new store."""
         if self._has_metadata(""):
             raise AlreadyExistsError("there is a Zarr store already", url=self.url)
-        self._rooted = True
-        self._root = self._create_group("", {})
+        self._rooted = self._made = True
+        self._nodes[""] = GroupNode({}, document=group_document({}))
+        self._put("")
 
     def consolidate(self) -> None:
         """Write the metadata of all nodes into the root's."""
         self.files.refresh()
         self._consolidated = True
-        with zarr_errors(self.url, ""), quiet():
-            zarr.consolidate_metadata(self._store, zarr_format=3)
+        documents = {path: node.document for path, node in self._nodes.items() if node.document}
+        if self._made and len(documents) == len(self._nodes):
+            self.files.put("zarr.json", [encode(consolidated_document(documents))])
+        else:
+            with zarr_errors(self.url, ""), quiet():
+                zarr.consolidate_metadata(self._store, zarr_format=3)
         self.files.release_root()
+
+    def _put(self, path: str) -> None:
+        """Write the metadata of a node that was made here."""
+        document = self._nodes[path].document
+        assert document is not None
+        self.files.put(f"{path}/zarr.json" if path else "zarr.json", [encode(document)])
 
     def contradictions(self, nodes: Iterable[str]) -> list[tuple[str, str]]:
         """Nodes of which the root's copy of their metadata is not what they have themselves."""
@@ -291,20 +314,15 @@ class Tree:
             )
             return found
 
-    def _create_group(self, path: str, attributes: Attributes) -> zarr.Group:
-        with zarr_errors(self.url, path), quiet():
-            return zarr.create_group(
-                self._store,
-                path=path or None,
-                zarr_format=3,
-                attributes=copy.deepcopy(attributes),
-            )
-
     def _drop_consolidated(self) -> None:
-        if self._consolidated and self._root is not None:
+        if not self._consolidated:
+            return
+        if self._node("").document is not None:
+            self._put("")
+        elif self._root is not None:
             with zarr_errors(self.url, ""), quiet():
                 self._root.attrs.put(self._root.attrs.asdict())
-            self._consolidated = False
+        self._consolidated = False
 
     # Nodes -------------------------------------------------------------------------------------
 
@@ -470,6 +488,9 @@ class Tree:
 
     def children(self, path: str, *, tolerant: bool = False) -> dict[str, Child]:
         """Direct children of a group, sorted by name."""
+        if self._folder is not None or self._made:
+            self.group(path)
+            return self._children_one_by_one(path, tolerant=tolerant)
         try:
             return self._children(path)
         except (FormatError, CodecError):
@@ -479,7 +500,7 @@ class Tree:
         """Direct children of a group of which zarr-python opens some and refuses others."""
         found: dict[str, Child] = {}
         if self.files.can_list:
-            names = self.files.names(path)
+            names = [name for name in self.files.names(path) if name not in _METADATA_KEYS]
         else:
             (top,) = self._documents([""])
             names = copied_names(top, path)
@@ -524,8 +545,12 @@ class Tree:
         checked = check_attributes(attributes)
         node = self._node(path)
         self._drop_consolidated()
-        with zarr_errors(self.url, path), quiet():
-            cast("_ZarrNode", node.zarr).attrs.put(copy.deepcopy(checked))
+        if node.document is not None:
+            node.document = node.document | {"attributes": checked}
+            self._put(path)
+        else:
+            with zarr_errors(self.url, path), quiet():
+                cast("_ZarrNode", node.zarr).attrs.put(copy.deepcopy(checked))
         node.attributes = checked
         self.ledger.node(path, checked)
 
@@ -536,7 +561,7 @@ class Tree:
         path = self._new_path(parent, name)
         checked = check_attributes(attributes)
         self._drop_consolidated()
-        self._nodes[path] = self._parsed(path, self._create_group(path, checked))
+        self._place(path, GroupNode(checked, document=group_document(checked)))
         self.ledger.node(path, checked)
         return path
 
@@ -547,13 +572,34 @@ class Tree:
         path = self._new_path(parent, name)
         checked = check_attributes(attributes)
         arguments = creation(spec)
+        document = array_document(spec, checked)
         self._drop_consolidated()
-        with zarr_errors(self.url, path, LayoutNotSupportedError), quiet(), bounded():
-            node = zarr.create_array(self._store, name=path, attributes=checked, **arguments)
-        self._nodes[path] = self._parsed(path, node)
+        if document is not None:
+            described = describe(document, spec.dtype, spec.fill)
+            locator = self._locator(path, *described)
+            self._place(path, ArrayNode(checked, described.spec, locator, document=document))
+        else:
+            with zarr_errors(self.url, path, LayoutNotSupportedError), quiet(), bounded():
+                node = zarr.create_array(self._store, name=path, attributes=checked, **arguments)
+                found = self._parsed(path, node)
+                found.document = node.metadata.to_dict()
+            self._nodes[path] = found
         self.ledger.array(path, spec)
         self.ledger.node(path, checked)
         return path
+
+    def _place(self, path: str, node: Node) -> None:
+        """Store a node that was not there."""
+        key = f"{path}/zarr.json"
+        (there,) = self.files.sizes([key], path, _UNKNOWN)
+        if there is not None:
+            raise AlreadyExistsError("there is a node of that name", url=self.url, node=path)
+        self._nodes[path] = node
+        try:
+            self._put(path)
+        except BaseException:
+            del self._nodes[path]
+            raise
 
     @contextlib.contextmanager
     def longer(self, path: str, length: int) -> Iterator[ArrayNode]:

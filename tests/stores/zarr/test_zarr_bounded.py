@@ -116,7 +116,9 @@ def test_a_chunk_of_numbers_that_is_longer_than_it_can_be_is_refused(
         "blosc": zarr.codecs.BloscCodec(),
     }
     codec = kinds[name] if zarr_format == 3 else numcodecs.get_codec({"id": name})
-    chunk = make(tmp_path / "a.zarr", zarr_format, np.arange(6, dtype=">i4"), compressors=codec)
+    chunk = make(
+        tmp_path / "a.zarr", zarr_format, np.arange(6, dtype=">i4"), chunks=(3,), compressors=codec
+    )
     with open_store(tmp_path / "a.zarr") as store:
         assert store.root.array("names").read().tolist() == list(range(6))
     chunk.write_bytes(compressed(name, ZEROS))

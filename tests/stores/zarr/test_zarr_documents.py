@@ -13,10 +13,18 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fmristore_stores.errors import ChangedError, MetadataError, NotFoundError
-from fmristore_stores.spec import MAX_ATTRIBUTE_DEPTH, ArraySpec, ChunkLayout, CodecSpec
-from fmristore_stores.zarr.documents import ParsedNode, parse_node
-from fmristore_stores.zarr.metadata import Described, describe
+from fmristore_stores.errors import (
+    AlreadyExistsError,
+    ChangedError,
+    FmristoreError,
+    MetadataError,
+    NotFoundError,
+)
+from fmristore_stores.protocol import Capability
+from fmristore_stores.spec import MAX_ATTRIBUTE_DEPTH, STRING, ArraySpec, ChunkLayout, CodecSpec
+from fmristore_stores.testing.strategies import attributes, specs
+from fmristore_stores.zarr.documents import ParsedNode, array_document, parse_node
+from fmristore_stores.zarr.metadata import Described, creation, describe
 from fmristore_stores.zarr.store import ZarrStore
 from tests.stores.zarr.zarr_arrays import DTYPES, LAYOUTS, SHAPE, make, random_values
 
@@ -109,6 +117,95 @@ def test_groups(tmp_path: Path) -> None:
         store.consolidate()
     assert ours(document(tmp_path / "a.zarr")) == ({"a": {"b": [1]}}, None)
     assert ours(document(tmp_path / "a.zarr", "g")) == ({}, None)
+
+
+@given(spec=specs(Capability.SHARDS | Capability.CHUNK_ORDER), words=attributes())
+def test_arrays_are_described_as_zarr_python_does(spec: ArraySpec, words: dict[str, Any]) -> None:
+    try:
+        arguments = creation(spec)
+    except FmristoreError:
+        return
+    found = array_document(spec, words)
+    if found is None:
+        return
+    there: dict[str, Any] = {}
+    zarr.create_array(there, name="a", attributes=words, **arguments)
+    assert json.loads(json.dumps(found)) == json.loads(there["a/zarr.json"].to_bytes())
+
+
+@pytest.mark.parametrize("codecs", PIPELINES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["bool", "u1", "<i2", "<u8", "<f2", "<f8", STRING])
+def test_plain_arrays_need_no_zarr_python(dtype: Any, layout: str, codecs: str) -> None:
+    text = dtype is STRING
+    spec = ArraySpec(
+        shape=SHAPE,
+        dtype=np.dtype(dtype),
+        dims=("z", "", "x"),
+        layout=ChunkLayout(chunks=LAYOUTS[layout].chunks) if text else LAYOUTS[layout],
+        codecs=() if text else PIPELINES[codecs],
+    )
+    found = array_document(spec, {"units": "V"})
+    assert found is not None
+    there: dict[str, Any] = {}
+    zarr.create_array(there, name="a", attributes={"units": "V"}, **creation(spec))
+    assert json.loads(json.dumps(found)) == json.loads(there["a/zarr.json"].to_bytes())
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ArraySpec(shape=(4,), dtype=np.dtype("c8"), layout=ChunkLayout(chunks=(2,))),
+        ArraySpec(
+            shape=(4,), dtype=np.dtype("f4"), layout=ChunkLayout(chunks=(2,)), fill_value=np.nan
+        ),
+        ArraySpec(
+            shape=(4,),
+            dtype=np.dtype("f4"),
+            layout=ChunkLayout(chunks=(2,)),
+            codecs=(CodecSpec.of("deflate", level=4),),
+        ),
+    ],
+    ids=["complex", "not-0", "zlib"],
+)
+def test_other_arrays_are_made_by_zarr_python(tmp_path: Path, spec: ArraySpec) -> None:
+    assert array_document(spec, {}) is None
+    with ZarrStore(str(tmp_path / "a.zarr"), mode="w") as store:
+        store.root.create_array("a", spec).write(None, np.arange(4))
+        store.consolidate()
+    with ZarrStore(str(tmp_path / "a.zarr")) as store:
+        np.testing.assert_array_equal(store.root.array("a").read(), np.arange(4))
+    assert list(document(tmp_path / "a.zarr")["consolidated_metadata"]["metadata"]) == ["a"]
+
+
+def test_consolidated_as_zarr_python_does(tmp_path: Path) -> None:
+    folder = tmp_path / "a.zarr"
+    spec = ArraySpec(shape=(4,), dtype=np.dtype("f4"), layout=ChunkLayout(chunks=(2,)))
+    with ZarrStore(str(folder), mode="w") as store:
+        store.root.write_attributes({"a": [1]})
+        below = store.root.create_group("z", {"b": "é"}).create_group("y")
+        below.create_array("x", spec)
+        store.root.create_array("removed", spec)
+        store.root.remove("removed")
+        store.root.create_array("m", spec).write_attributes({"units": "mm"})
+        store.consolidate()
+    found = document(folder)
+    assert set(found["consolidated_metadata"]["metadata"]) == {"m", "z", "z/y", "z/y/x"}
+    with pytest.warns(UserWarning, match="Consolidated"):
+        zarr.consolidate_metadata(folder, zarr_format=3)
+    assert document(folder) == found
+
+
+def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
+    spec = ArraySpec(shape=(4,), dtype=np.dtype("f4"), layout=ChunkLayout(chunks=(2,)))
+    with ZarrStore(str(tmp_path / "a.zarr"), mode="w") as store:
+        group = zarr.open_group(tmp_path / "a.zarr")
+        group.create_group("other", attributes={"kept": True})
+        with pytest.raises(AlreadyExistsError):
+            store.root.create_array("other", spec)
+        with pytest.raises(AlreadyExistsError):
+            store.root.create_group("other")
+        assert store.root.group("other").read_attributes() == {"kept": True}
 
 
 ROOT = {"zarr_format": 3, "node_type": "group"}
