@@ -202,7 +202,7 @@ def _is_plain_step(step: Mapping[str, Any]) -> bool:
 
 
 def encode(document: Document) -> bytes:
-    """Content of ``zarr.json``, laid out as zarr-python does it."""
+    """Content of ``zarr.json``, indented as by zarr-python."""
     return json.dumps(document, indent=2).encode()
 
 

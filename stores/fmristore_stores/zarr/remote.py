@@ -16,7 +16,7 @@ from fmristore_stores.io.stats import Stats
 from fmristore_stores.limits import LIMITS, check_metadata, is_metadata
 from fmristore_stores.protocol import Buffer
 
-__all__ = ["ROOT", "CountedStore", "LiteralStore", "NewStore", "Objects", "WebStore"]
+__all__ = ["ROOT", "CountedStore", "LiteralStore", "NewObjects", "NewStore", "Objects", "WebStore"]
 
 ROOT = "zarr.json"
 """Key of the root's metadata."""
@@ -45,7 +45,7 @@ class Objects(Protocol):
 
 
 class NewObjects(Objects, Protocol):
-    """The objects of a store that is being made."""
+    """Objects of a store that is being made."""
 
     held: bytes | None
     """The root's metadata."""
