@@ -69,6 +69,8 @@ def draft_of(source: str, options: Mapping[str, Any]) -> Drafted:
     locator = locate(source, storage_options=options)
     if locator.kind != "hdf5":
         msg = "neither an HDF5 nor a NIfTI file: only these are virtualized"
+        if locator.kind == "zarr":
+            msg = "a Zarr store, which Zarr clients open as it is; HDF5 and NIfTI are virtualized"
         raise UnknownFormatError(msg, url=locator.url)
     with contextlib.closing(Handle(locator, fresh=True)) as handle:
         facts = facts_of(locator.url, options)

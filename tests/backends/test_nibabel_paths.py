@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from nibabel.imageclasses import all_image_classes
@@ -21,7 +22,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import fmristore as fs
 from fmristore.backends.nibabel import StoredImage
 from fmristore_stores.errors import ClosedError, InvalidInputError, UnknownFormatError
-from tests.every_format import LABELS, MASK, RUN, WRITERS, write
+from tests.conftest import S3Server
+from tests.every_format import LABELS, MASK, RUN, SPACE, WRITERS, write
 from tests.images import (
     RAW,
     SCALED,
@@ -437,3 +439,39 @@ class TestObjects:
         assert_array_equal(image.get_fdata(), RUN[..., :8])
         with pytest.raises(ClosedError):
             closed.to_nibabel()
+
+
+@pytest.mark.filterwarnings("ignore:::nilearn")
+class TestURLs:
+    """nibabel asks ``os.stat`` and nilearn ``glob`` for a path before any image class is asked."""
+
+    def test_urls_are_no_paths(self, s3: S3Server) -> None:
+        url = s3.url("run.ome.zarr")
+        fs.NeuroVec.create(RUN, url, space=SPACE, storage_options=s3.options).close()
+        with pytest.raises(FileNotFoundError, match="No such file"):
+            nibabel.load(url)
+        with pytest.raises(ValueError, match="File not found"):
+            nilearn_image.load_img(url)
+
+    @pytest.mark.parametrize("kind", STORES)
+    def test_the_image_of_an_object_is_taken(self, s3: S3Server, kind: str) -> None:
+        url = s3.url(f"image.{kind}")
+        fs.NeuroVec.create(RUN, url, space=SPACE, storage_options=s3.options).close()
+        with fs.open(url, storage_options=s3.options) as bold:
+            image = bold.to_nibabel()
+        assert nilearn_image.load_img(image) is image
+        assert_array_equal(nilearn_image.mean_img(image).get_fdata(), RUN.mean(3, dtype="f8"))
+        mask = nibabel.Nifti1Image(MASK.astype(np.uint8), image.affine)
+        found = NiftiMasker(mask, standardize=None).fit_transform(image)
+        assert_allclose(found, RUN[MASK].T)
+
+    def test_a_local_reference_file_is_a_path(
+        self, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        url = s3.url("referred.h5")
+        fs.NeuroVec.create(RUN, url, space=SPACE, storage_options=s3.options).close()
+        path = tmp_path / "run.refs.json"
+        fs.virtualize(url, path, storage_options=s3.options)
+        monkeypatch.setitem(fsspec.config.conf, "s3", dict(s3.options))  # how the bucket is reached
+        for found in (nibabel.load(path), nilearn_image.load_img(str(path))):
+            assert_array_equal(found.get_fdata(), RUN)
