@@ -66,6 +66,8 @@ class Files(Protocol):
 
     can_list: bool
     """Whether the objects below a key can be found out."""
+    fresh: bool
+    """Whether `put` itself refuses what is there already and was not put here."""
 
     def zarr_store(self, *, read_only: bool) -> ZarrByteStore:
         """The same objects as zarr-python sees them."""
@@ -129,6 +131,7 @@ class LocalFiles:
     """
 
     can_list = True
+    fresh = False
 
     def __init__(self, root: str, folder: Folder | None = None, *, durable: bool = False) -> None:
         self._given = root
@@ -478,6 +481,7 @@ class RemoteFiles:
         self._new = new
         self._stats = Stats() if stats is None else stats
         self._metadata = metadata
+        self.fresh = new is not None
         self.held: bytes | None = None
         self.holding = new is not None
 

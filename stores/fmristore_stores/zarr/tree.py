@@ -591,8 +591,7 @@ class Tree:
     def _place(self, path: str, node: Node) -> None:
         """Store a node that was not there."""
         key = f"{path}/zarr.json"
-        (there,) = self.files.sizes([key], path, _UNKNOWN)
-        if there is not None:
+        if not self.files.fresh and self.files.sizes([key], path, _UNKNOWN) != [None]:
             raise AlreadyExistsError("there is a node of that name", url=self.url, node=path)
         self._nodes[path] = node
         try:
