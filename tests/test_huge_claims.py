@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import h5py
+import nibabel as untyped_nibabel
 import numpy as np
 import pytest
 
 import fmristore as fs
 from tests.campaigns import hostile
 from tests.campaigns.children import Limits, in_children, warm
-from tests.campaigns.operations import AFFINE, RUN, SHAPE, values_in
+from tests.campaigns.operations import AFFINE, FORMATS, RUN, SHAPE, values_in
 from tests.stores.hdf5.checksums import renew
 
+nibabel: Any = untyped_nibabel
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches children by /proc")
 
 _LIMITS = Limits(seconds=280, growth=64 << 20)
@@ -74,6 +79,66 @@ def _text_outside_the_header(folder: Path) -> Path:
     return path
 
 
+def _lists(nbytes: int) -> str:
+    """JSON of empty lists, each of which takes twenty times as much memory as letters."""
+    return "[" + "[]," * (nbytes // 3) + "[]]"
+
+
+def _attribute_of_lists(folder: Path) -> Path:
+    path = folder / "x.zarr"
+    FORMATS["neurovec"].make(path, RUN).close()
+    document = json.loads((path / "zarr.json").read_text())
+    document["attributes"]["lists"] = "here"
+    text = json.dumps(document).replace('"here"', _lists(6 << 20))
+    (path / "zarr.json").write_text(text)
+    return path
+
+
+def _text_of_lists(folder: Path) -> Path:
+    path = folder / "x.h5"
+    FORMATS["neurovec"].make(path, RUN).close()
+    with h5py.File(path, "r+") as file:
+        file.attrs["lists"] = _lists(6 << 20)
+        file.attrs["_json"] = ["lists"]
+    return path
+
+
+def _references_of_lists(folder: Path) -> Path:
+    path = folder / "x.json"
+    lists = _lists(6 << 20)
+    path.write_text(f'{{"version": 1, "refs": {{".zgroup": {{"zarr_format": 2}}, "x": {lists}}}}}')
+    return path
+
+
+def _sidecar_of_lists(folder: Path) -> Path:
+    path = folder / "sub-01_task-rest_bold.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(RUN, AFFINE), path)
+    (folder / "sub-01_task-rest_bold.json").write_text(f'{{"x": {_lists(6 << 20)}}}')
+    return path
+
+
+def _texts(folder: Path, shape: tuple[int, ...], length: int, **options: Any) -> Path:
+    """Names of maps as texts of a fixed length, of which nothing is stored."""
+    path = folder / "x.h5"
+    FORMATS["labeledvolumeset"].make(path, RUN).close()
+    with h5py.File(path, "r+") as file:
+        del file["label"]
+        file.create_dataset("label", shape, f"S{length}", **options)
+    return path
+
+
+def _text_of_a_fill_value(folder: Path) -> Path:
+    """Two hundred texts that are not there, and so all the long one that is the fill value."""
+    path = folder / "x.zarr"
+    FORMATS["labeledvolumeset"].make(path, RUN).close()
+    document = json.loads((path / "label" / "zarr.json").read_text())
+    document["fill_value"] = "x" * 1_500_000
+    document["shape"] = document["chunk_grid"]["configuration"]["chunk_shape"] = [400]
+    (path / "label" / "zarr.json").write_text(json.dumps(document))
+    shutil.rmtree(path / "label" / "c")
+    return path
+
+
 CLAIMS: dict[str, Callable[[Path], Path]] = {
     "hdf5: chunks": hostile._CASES["hdf5 chunk that promises gigabytes"],
     "hdf5: a chunk as it is decoded": hostile._CASES["hdf5 deflate bomb"],
@@ -83,6 +148,14 @@ CLAIMS: dict[str, Callable[[Path], Path]] = {
     "hdf5: text of an attribute": _text_of_gigabytes,
     "hdf5: text of an attribute outside the header": _text_outside_the_header,
     "hdf5: text of an array": _text_of_an_array,
+    "hdf5: a text of fixed length": partial(_texts, shape=(4,), length=1_900_000_000),
+    "hdf5: a chunk of such texts": partial(
+        _texts, shape=(1000,), length=1_000_000, chunks=(1000,), compression="gzip"
+    ),
+    "hdf5: JSON in an attribute": _text_of_lists,
+    "zarr: JSON of an attribute": _attribute_of_lists,
+    "zarr: fill value of texts": _text_of_a_fill_value,
+    "references: JSON": _references_of_lists,
     "zarr: chunks": hostile._CASES["zarr with chunks of gigabytes"],
     "zarr: a chunk as it is decoded": hostile._CASES["zarr chunk bomb"],
     "zarr: a frame of blosc": hostile._CASES["blosc that lies about its size"],
@@ -95,6 +168,7 @@ CLAIMS: dict[str, Callable[[Path], Path]] = {
     "nifti: dimensions": hostile._CASES["nifti huge dimensions"],
     "nifti: extensions": hostile._CASES["nifti extension bomb"],
     "gzip: what follows the image": hostile._CASES["gzip bomb behind a small header"],
+    "sidecar: JSON": _sidecar_of_lists,
 }
 
 
@@ -111,7 +185,13 @@ def _tried(make: Callable[[Path], Path], folder: Path) -> list[str]:
 
 
 def _read(path: Path) -> None:
-    if path.suffix not in {".nii", ".gz"}:
+    if path.name.startswith("sub-"):
+        with warnings.catch_warnings(record=True) as noted:
+            warnings.simplefilter("always")
+            fs.convert(path, path.with_name("y.h5")).close()
+        if any("values where" in str(one.message) for one in noted):
+            raise fs.errors.MemoryLimitError("reported")
+    elif path.suffix not in {".nii", ".gz"}:
         with fs.open(path) as found:
             repr(found)
             values_in(found)
@@ -125,7 +205,8 @@ def _verify(path: Path) -> None:
 
 
 def _convert(path: Path) -> None:
-    fs.convert(path, path.with_name("z.zarr"))
+    if not path.name.startswith("sub-"):  # it was read by converting it
+        fs.convert(path, path.with_name("z.zarr"))
 
 
 def test_no_memory_is_taken_for_what_a_file_claims(tmp_path: Path) -> None:

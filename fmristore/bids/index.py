@@ -23,6 +23,7 @@ from fmristore_stores.errors import (
 from fmristore_stores.io.location import filesystem, is_local
 from fmristore_stores.io.sources import local_token, storage_error
 from fmristore_stores.io.whole import read_whole
+from fmristore_stores.limits import check_values
 from fmristore_stores.publishing.publish import publish_file
 
 __all__ = ["INDEX", "JOURNAL", "Entry", "build_index", "read_index"]
@@ -79,6 +80,8 @@ def read_index(url: str, storage_options: Mapping[str, Any] | None = None) -> li
     ------
     MetadataError
         If it is damaged.
+    MemoryLimitError
+        If it has more values than an index of its length has.
     """
     place = f"{url.rstrip('/')}/{INDEX}"
     try:
@@ -89,6 +92,7 @@ def read_index(url: str, storage_options: Mapping[str, Any] | None = None) -> li
         text = f"an index of more than {_MOST_BYTES} bytes"
         raise MetadataError(text, url=place) from error
     try:
+        check_values(data, place)
         document = json.loads(data)
         if document["version"] != _VERSION:
             return None  # of another fmristore: made again

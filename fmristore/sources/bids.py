@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fmristore.sources.bids_names import BidsName, parse_name
-from fmristore_stores.errors import FmristoreError, MetadataError
+from fmristore_stores.errors import FmristoreError, MemoryLimitError, MetadataError
 from fmristore_stores.io.location import filesystem, is_local
+from fmristore_stores.limits import check_values
 
 __all__ = ["MOST_BYTES", "applicable", "parse_sidecar", "sidecar_urls"]
 
@@ -101,12 +102,15 @@ def parse_sidecar(data: bytes, url: str) -> dict[str, Any]:
     Raises
     ------
     MetadataError
-        If it is larger, or no JSON object.
+        If it is larger, no JSON object, or has more values than a document of its length has.
     """
     if len(data) > MOST_BYTES:
         raise MetadataError(f"has more than {MOST_BYTES} bytes", url=url)
     try:
+        check_values(data)
         found = json.loads(data.decode("utf-8-sig"))
+    except MemoryLimitError as error:
+        raise MetadataError(error.message, url=url) from error
     except (ValueError, RecursionError) as error:
         raise MetadataError(f"is no JSON: {error}", url=url) from error
     if not isinstance(found, dict):

@@ -21,10 +21,13 @@ from numpy.typing import NDArray
 
 from fmristore_stores.errors import InvalidInputError, MemoryLimitError
 from fmristore_stores.io.whole import read_whole
+from fmristore_stores.limits import check_values
 
 __all__ = ["read_label_file"]
 
 _LARGEST_FILE = 16 << 20
+_MOST_CELLS = 1 << 22
+"""Cells that the rows of a table have when all are as long as the longest."""
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?"
 _WHOLE = r"\d+(?:\.0*)?"
 _COLOUR = ("red", "green", "blue", "alpha")
@@ -65,6 +68,11 @@ def read_label_file(
         If it is no table of labels, or larger than 16 MiB.
     """
     text, doubt = _text(url, storage_options)
+    if text.lstrip().startswith(("<", "{")):
+        try:
+            check_values(text)
+        except MemoryLimitError as error:
+            raise InvalidInputError(f"no table of labels: {error.message}", url=url) from error
     return _parsed(text, present, url), doubt
 
 
@@ -185,7 +193,10 @@ def _rows(lines: Sequence[str], separator: str, url: str) -> list[list[str]]:
         parsed = list(csv.reader(io.StringIO("\n".join(lines)), delimiter=separator))
     except csv.Error as error:
         raise InvalidInputError(f"the table of labels cannot be read: {error}", url=url) from error
-    return [row for row in parsed if any(cell.strip() for cell in row)]
+    rows = [row for row in parsed if any(cell.strip() for cell in row)]
+    if len(rows) * max(map(len, rows), default=0) > max(_MOST_CELLS, sum(map(len, rows))):
+        raise InvalidInputError("some rows of the table are far longer than others", url=url)
+    return rows
 
 
 def _under(header: Sequence[str], rows: Sequence[Sequence[str]], url: str) -> Columns:

@@ -18,11 +18,15 @@ __all__ = [
     "check_chunk",
     "check_metadata",
     "check_result",
+    "check_text",
+    "check_values",
     "is_metadata",
 ]
 
 MOST_ATTRIBUTES = 4096
 """Attributes that a node of an HDF5 file may get: HDF5 looks through all of them to add one."""
+_FREE = 1 << 20
+"""Values that a JSON document may have however short it is."""
 _ROOTS = frozenset({"zarr.json", ".zmetadata", ".zattrs"})
 _NAMES = ("zarr.json", ".zmetadata", ".zattrs", ".zarray", ".zgroup")
 
@@ -90,6 +94,22 @@ def check_chunk(nbytes: int, url: str | None, node: str) -> None:
         raise MemoryLimitError(msg, url=url, node=node)
 
 
+def check_text(nbytes: int, url: str | None, node: str) -> None:
+    """Refuse a text, or a chunk of texts, that takes too much.
+
+    Raises
+    ------
+    MemoryLimitError
+        If it is larger than ``LIMITS.text``.
+    """
+    if nbytes > LIMITS.text:
+        msg = (
+            f"a chunk of text has {nbytes} bytes where {LIMITS.text} are allowed; raise "
+            "fmristore_stores.limits.LIMITS.text if you trust this file and have the memory"
+        )
+        raise MemoryLimitError(msg, url=url, node=node)
+
+
 def check_result(nbytes: int, url: str | None, node: str) -> None:
     """Refuse to read more at once than there can be memory for.
 
@@ -134,4 +154,33 @@ def check_metadata(nbytes: int, key: str, url: str) -> None:
             f"the metadata {key} have {nbytes} bytes where {limit} are allowed; raise "
             "fmristore_stores.limits.LIMITS if you trust this store and have the memory"
         )
+        raise MemoryLimitError(msg, url=url)
+
+
+def check_values(data: bytes | str, url: str | None = None, *, each: int = 8) -> None:
+    """Refuse a JSON or XML document that would become many times as large when it is parsed.
+
+    An empty list takes two letters, and 64 bytes of memory.
+
+    Parameters
+    ----------
+    data : bytes or str
+        All of it.
+    url : str, optional
+        Where it lies.
+    each : int
+        Letters that a value takes in honest documents, at least, with the mark behind it.
+
+    Raises
+    ------
+    MemoryLimitError
+        If it has more values than a million and one for each of these.
+    """
+    most = _FREE + len(data) // each
+    if len(data) <= most:
+        return
+    marks = (b",", b"[", b"{", b"<") if isinstance(data, bytes) else (",", "[", "{", "<")
+    count = sum(data.count(mark) for mark in marks)  # type: ignore[arg-type]
+    if count > most:
+        msg = f"a document of {len(data)} bytes has {count} values where {most} are allowed"
         raise MemoryLimitError(msg, url=url)

@@ -411,3 +411,18 @@ def test_tables_of_separators_alone(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(InvalidInputError, match="the table of labels is empty"):
         read_table(path, PRESENT)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (",".join(map(str, range(9000))) + "\n" + "1,a\n" * 9000, "far longer than others"),
+        ('{"1": [' + "[]," * (2 << 20) + "[]]}", "values where"),
+        ("<a>" + "<b/>" * (2 << 20) + "</a>", "values where"),
+    ],
+)
+def test_small_tables_that_would_take_much_memory(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(text)
+    with pytest.raises(InvalidInputError, match=message):
+        read_table(str(path), np.array([1], np.int32))

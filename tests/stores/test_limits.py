@@ -16,9 +16,15 @@ import pytest
 
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.codecs import pipeline as codecs
-from fmristore_stores.errors import CorruptDataError, FmristoreError, MemoryLimitError
+from fmristore_stores.errors import (
+    CorruptDataError,
+    FmristoreError,
+    InvalidInputError,
+    MemoryLimitError,
+)
+from fmristore_stores.hdf5.store import HDF5Store
 from fmristore_stores.hdf5.text import rows_at_once
-from fmristore_stores.limits import LIMITS
+from fmristore_stores.limits import LIMITS, check_values
 from fmristore_stores.opening import open_store
 from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.spec import ArraySpec, ChunkLayout, CodecSpec
@@ -141,8 +147,8 @@ def test_many_texts_that_are_one_long_text_of_the_file(
 
 def test_texts_are_read_at_once_where_they_cannot_be_long() -> None:
     assert rows_at_once((400,), 10_000) >= 400
-    assert rows_at_once((400,), LIMITS.text // 20) == 20
-    assert rows_at_once((400, 5), LIMITS.text // 20) == 4
+    assert rows_at_once((400,), LIMITS.text // 80) == 20
+    assert rows_at_once((400, 5), LIMITS.text // 80) == 4
     assert rows_at_once((400, 100), 1 << 50) == 1
     assert rows_at_once((), 0) >= 1
 
@@ -210,3 +216,20 @@ def test_a_store_is_not_published_if_its_metadata_are_too_long_to_be_read(
         write()
     assert not fsspec.filesystem("memory").exists("/limits/b.zarr")
     assert not (tmp_path / url).exists()
+
+
+def test_documents_of_far_more_values_than_letters(tmp_path: Path) -> None:
+    """Four letters a value in a million of them, and one for each eight letters."""
+    check_values("[" + "1," * (1 << 20) + "1]")
+    with pytest.raises(MemoryLimitError, match="a document of 6291459 bytes has 4194305 values"):
+        check_values(b"[" + b"[]," * (2 << 20) + b"1]")
+    check_values(json.dumps([[1, 2, 3]] * 300_000, indent=2))
+
+
+def test_attributes_that_could_not_be_read_are_not_written(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.h5")
+    with HDF5Store(path, mode="w") as store:
+        store.root.write_attributes({"a": 1})
+        with pytest.raises(InvalidInputError, match="attribute 'b': a document of"):
+            store.root.write_attributes({"b": [[0] * (1 << 20), [0] * (1 << 20)]})
+        assert store.root.read_attributes() == {"a": 1}

@@ -37,11 +37,11 @@ from fmristore_stores.hdf5.files import Session
 from fmristore_stores.hdf5.heaps import check_properties, checked, has_lengths, uses_heap
 from fmristore_stores.hdf5.lengths import check_lengths, element_size
 from fmristore_stores.hdf5.links import facts, resolve
-from fmristore_stores.hdf5.text import read_text, rows_at_once
+from fmristore_stores.hdf5.text import fixed_rows_at_once, read_text, rows_at_once
 from fmristore_stores.hdf5.typed import read_typed, write_typed
 from fmristore_stores.hdf5.types import check_filters, parse_type, spec_of, stored_dtype
 from fmristore_stores.io.lifetime import Reading
-from fmristore_stores.limits import check_chunk, check_result
+from fmristore_stores.limits import check_chunk, check_result, check_text
 from fmristore_stores.protocol import (
     AnyArray,
     Buffer,
@@ -292,9 +292,10 @@ class HDF5Array:
             direct = out is not None and out.flags.c_contiguous and not text
             self._check_storage()
             if text:
-                rows = max(1, self._spec.shape[0] if shape else 1)
                 if self._type.buffer.kind == "O":
                     rows = rows_at_once(shape, int(self._session.h5.id.get_filesize()))
+                else:
+                    rows = fixed_rows_at_once(shape, self._type.buffer.itemsize)
                 buffer = read_text(self._read_elements, parsed, shape, rows)
             else:
                 buffer = self._read_elements(parsed, out if direct else None)
@@ -616,8 +617,12 @@ class HDF5Array:
         width = self._type.buffer.itemsize
         if new:
             check_result(math.prod(shape) * width, self._session.url, self._path)
+        check = check_chunk
+        if is_string(self._spec.dtype):
+            check = check_text
+            check(width, self._session.url, self._path)
         if self._plan.get_layout() == h5d.CHUNKED:
-            check_chunk(math.prod(self._spec.layout.chunks) * width, self._session.url, self._path)
+            check(math.prod(self._spec.layout.chunks) * width, self._session.url, self._path)
 
     def _check_filters(self, *, writing: bool) -> None:
         if not self._filters_checked[writing]:

@@ -30,9 +30,9 @@ import h5py
 import numpy as np
 from h5py import h5a, h5r, h5s, h5t
 
-from fmristore_stores.errors import InvalidInputError, MetadataError
+from fmristore_stores.errors import InvalidInputError, MemoryLimitError, MetadataError
 from fmristore_stores.hdf5.heaps import checked_attribute, uses_heap
-from fmristore_stores.limits import MOST_ATTRIBUTES
+from fmristore_stores.limits import MOST_ATTRIBUTES, check_values
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import (
     MAX_NUMERIC_ATTRIBUTE,
@@ -290,15 +290,20 @@ def write_attributes(
     }
     text = functools.partial(_text, variable=variable_text)
     encoded = {name: _encode(value, text) for name, value in checked.items()}
-    texts = [name for name, value in encoded.items() if value is None]
+    texts = {name: json.dumps(checked[name]) for name, value in encoded.items() if value is None}
+    for name, document in texts.items():
+        try:
+            check_values(document)  # as when it is read
+        except MemoryLimitError as error:
+            raise InvalidInputError(f"attribute {name!r}: {error.message}") from error
     hidden = _hidden(node, is_array=is_array)
     for raw in _names(node):
         if decode_text(raw) not in hidden:
             h5a.delete(node, raw)
     for name, value in encoded.items():
-        _create(node, name, text(json.dumps(checked[name])) if value is None else value)
+        _create(node, name, text(texts[name]) if value is None else value)
     if texts:
-        _create(node, _JSON, text(texts))
+        _create(node, _JSON, text(list(texts)))
 
 
 def write_attribute(node: Any, name: str, value: str | list[str]) -> None:
@@ -322,6 +327,7 @@ def _hidden(node: Any, *, is_array: bool) -> frozenset[str]:
 
 def _parse_json(name: str, text: Any) -> Any:
     try:
+        check_values(text)
         return copy_attributes({name: json.loads(text)})[name]
     except (ValueError, TypeError, RecursionError) as error:
         msg = f"attribute {name!r} is listed as JSON text but is not ({error})"

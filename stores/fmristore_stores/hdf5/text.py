@@ -14,10 +14,12 @@ from fmristore_stores.limits import LIMITS
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import STRING
 
-__all__ = ["read_text", "rows_at_once"]
+__all__ = ["fixed_rows_at_once", "read_text", "rows_at_once"]
 
 _FEWEST = 16
 """Texts that are read at once however large the file is."""
+_FIXED = 16 * 1024 * 1024
+"""Bytes of texts of fixed length that are read at once."""
 
 
 def rows_at_once(shape: tuple[int, ...], file_size: int) -> int:
@@ -25,8 +27,13 @@ def rows_at_once(shape: tuple[int, ...], file_size: int) -> int:
 
     Any number of texts of variable length may be one and the same long text of the file.
     """
-    at_once = max(_FEWEST, LIMITS.text // max(1, file_size))
+    at_once = max(_FEWEST, LIMITS.text // 4 // max(1, file_size))
     return max(1, at_once // max(1, math.prod(shape[1:])))
+
+
+def fixed_rows_at_once(shape: tuple[int, ...], width: int) -> int:
+    """Rows of an array of texts of fixed length that are read at once."""
+    return max(1, _FIXED // max(1, width * math.prod(shape[1:])))
 
 
 def read_text(

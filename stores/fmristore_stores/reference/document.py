@@ -25,11 +25,13 @@ from fmristore_stores.errors import (
     CorruptDataError,
     FormatError,
     InvalidInputError,
+    MemoryLimitError,
     MetadataError,
     NotFoundError,
     UnknownFormatError,
     UnsupportedVersionError,
 )
+from fmristore_stores.limits import check_values
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import Attributes, check_name, copy_attributes
 
@@ -44,6 +46,8 @@ WHOLE = -1
 """Length of a chunk that is a whole file."""
 _USE = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
 _BASE64 = "base64:"
+_LEAST = 4
+"""Letters that a value takes in a reference file: most are short integers, and keys of chunks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,17 +151,20 @@ def parse(data: bytes, *, url: str, group: str = "") -> Document:
         If it is of a version that is not known.
     MetadataError
         If it is damaged, or needs a program to be run to be read.
+    MemoryLimitError
+        If it has more values than a document of its length can have.
     NotFoundError
         If there is no such group.
     """
     try:
         return _document(_load(data), group)
-    except (FormatError, NotFoundError) as error:
+    except (FormatError, MemoryLimitError, NotFoundError) as error:
         error.url = error.url or url
         raise
 
 
 def _load(text: bytes) -> dict[str, Any]:
+    check_values(text, each=_LEAST)
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -273,7 +280,9 @@ def _json(value: Any, key: str) -> Any:
     if not isinstance(value, str):
         raise MetadataError(f"{key} is not part of the reference file")
     try:
-        return json.loads(_content(value))
+        document = _content(value)
+        check_values(document)
+        return json.loads(document)
     except (ValueError, RecursionError) as error:
         raise MetadataError(f"{key} is not JSON: {str(error)[:200]}") from error
 

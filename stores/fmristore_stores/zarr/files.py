@@ -42,9 +42,15 @@ from fmristore_stores.io.owners import hidden_name, own_mark
 from fmristore_stores.io.replacing import remove_folders, remove_objects
 from fmristore_stores.io.sources import ByteSource, Folder, storage_error, sync
 from fmristore_stores.io.stats import Stats
-from fmristore_stores.limits import check_metadata, is_metadata
+from fmristore_stores.limits import check_metadata, check_values, is_metadata
 from fmristore_stores.protocol import Buffer
-from fmristore_stores.zarr.remote import ROOT, CountedStore, NewStore, WebStore
+from fmristore_stores.zarr.remote import (
+    ROOT,
+    CountedStore,
+    NewStore,
+    WebStore,
+    check_document,
+)
 
 __all__ = ["Files", "LocalFiles", "RemoteFiles"]
 
@@ -225,7 +231,9 @@ class LocalFiles:
             check_metadata(status.st_size, key, self._given)
             name, within = self._place(key)
             with open(os.open(name, _READING, dir_fd=within), "rb", buffering=0) as file:  # noqa: PTH123
-                return file.read()
+                data = file.read()
+                check_values(data, self._given)
+                return data
         except MemoryLimitError:
             raise
         except (OSError, FmristoreError):
@@ -416,7 +424,7 @@ class _ConfinedStore(LocalStore):
 
     async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
         self._files.check_readable(key)
-        return await super().get(key, *args, **kwargs)
+        return check_document(await super().get(key, *args, **kwargs), key, str(self.root))
 
     async def set(self, key: str, value: ZarrBuffer) -> None:
         self._check_writable()
@@ -428,7 +436,7 @@ class _ConfinedStore(LocalStore):
 
     def get_sync(self, key: str, **kwargs: Any) -> Any:
         self._files.check_readable(key)
-        return super().get_sync(key, **kwargs)
+        return check_document(super().get_sync(key, **kwargs), key, str(self.root))
 
     def set_sync(self, key: str, value: ZarrBuffer) -> None:
         self._check_writable()

@@ -20,7 +20,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.grid import ChunkKey, Region, overlaps, parse_region, region_shape
 from fmristore_stores.io.lifetime import Reading
-from fmristore_stores.limits import check_chunk, check_result
+from fmristore_stores.limits import check_chunk, check_result, check_text
 from fmristore_stores.protocol import (
     AnyArray,
     Buffer,
@@ -270,7 +270,11 @@ class ZarrArray(_Handle):
             raise InvalidInputError(msg, url=self._tree.url, node=self._path)
         if 0 in shape:
             return np.empty(shape, dtype) if out is None else out
-        itemsize = _TEXT if is_string(dtype) else dtype.itemsize
+        itemsize = dtype.itemsize
+        if is_string(dtype):
+            itemsize = _TEXT
+            filled = max(math.prod(shape), math.prod(self._spec.layout.chunks))
+            check_text(filled * len(str(self._spec.fill or "")), tree.url, self._path)
         check_result(math.prod(shape) * itemsize, tree.url, self._path)
         check_chunk(math.prod(self._spec.layout.chunks) * itemsize, tree.url, self._path)
         if self._locator is not None and self._is_one_chunk:

@@ -13,10 +13,19 @@ from zarr.storage import FsspecStore
 
 from fmristore_stores.io.lifetime import Version
 from fmristore_stores.io.stats import Stats
-from fmristore_stores.limits import LIMITS, check_metadata, is_metadata
+from fmristore_stores.limits import LIMITS, check_metadata, check_values, is_metadata
 from fmristore_stores.protocol import Buffer
 
-__all__ = ["ROOT", "CountedStore", "LiteralStore", "NewObjects", "NewStore", "Objects", "WebStore"]
+__all__ = [
+    "ROOT",
+    "CountedStore",
+    "LiteralStore",
+    "NewObjects",
+    "NewStore",
+    "Objects",
+    "WebStore",
+    "check_document",
+]
 
 ROOT = "zarr.json"
 """Key of the root's metadata."""
@@ -97,6 +106,29 @@ class LiteralStore(FsspecStore):
             yield name
 
 
+def check_document(found: Any, key: str, url: str) -> Any:
+    """Refuse a metadata document that is too long, or has too many values.
+
+    Parameters
+    ----------
+    found : zarr.abc.buffer.Buffer or None
+        What lies there; returned.
+    key : str
+        Its name in the store.
+    url : str
+        The store.
+
+    Raises
+    ------
+    MemoryLimitError
+        If it is.
+    """
+    if found is not None and is_metadata(key):
+        check_metadata(len(found), key, url)
+        check_values(found.to_bytes(), url)
+    return found
+
+
 class CountedStore(LiteralStore):
     """A zarr-python store that counts what it reads, and knows the root's metadata for once."""
 
@@ -118,8 +150,8 @@ class CountedStore(LiteralStore):
             limit = max(LIMITS.document, LIMITS.consolidated)
             byte_range = RangeByteRequest(0, limit + 1)
         found = await super().get(key, prototype, byte_range)
-        if metadata and found is not None:
-            check_metadata(len(found), key, self.path)
+        if metadata:
+            check_document(found, key, self.path)
         self.stats.add(requests=1, bytes_fetched=0 if found is None else len(found))
         if self.version is not None:
             self.version.arrived()

@@ -35,7 +35,7 @@ from fmristore_stores.errors import (
 from fmristore_stores.io.lifetime import Lifetime, Version, changed
 from fmristore_stores.io.sources import ByteSource, Folder
 from fmristore_stores.ledger import Ledger
-from fmristore_stores.limits import check_metadata
+from fmristore_stores.limits import check_metadata, check_values
 from fmristore_stores.protocol import ByteRange, Capability, Child
 from fmristore_stores.spec import (
     ArraySpec,
@@ -272,7 +272,10 @@ class Tree:
             if size is not None
         ]
         found = iter(self.source.fetch(there))
-        return [None if size is None else bytes(next(found)) for size in sizes]
+        documents = [None if size is None else bytes(next(found)) for size in sizes]
+        for document in filter(None, documents):
+            check_values(document, self.url)
+        return documents
 
     def close(self) -> None:
         """Release everything; harmless when repeated. Reads that are under way end first."""
