@@ -58,6 +58,8 @@ class _Commands(TyperGroup):
             code = super().main(*args, **options)
         except _UsageError as error:
             place = f"; see {error.ctx.command_path} --help" if error.ctx else ""
+            if getattr(error, "option_name", None) in ("--jobs", "--scheduler", "--executor"):
+                place += "; many runs at once: fmristore many --help"
             text = error.format_message().rstrip(".").replace("Value error, ", "")
             report("error", text + place, as_json=self._as_json, type="UsageError", kind="usage")
             code = _USAGE

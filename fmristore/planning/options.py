@@ -112,6 +112,10 @@ _ALIASES = {
 """Names that other packages have for options of the calls here."""
 
 
+_OF_MANY = frozenset({"jobs", "n_jobs", "executor", "client", "scheduler"})
+"""Options of `fmristore.map_runs`, which users look for in the calls that it makes."""
+
+
 def takes(kind: type[Any], **defaults: Any) -> Callable[[Called], Called]:
     """Let a call with ``**options: Unpack[kind]`` show each option, and refuse any other.
 
@@ -162,6 +166,8 @@ def _unknown(call: str, name: str, known: list[str]) -> InvalidInputError:
     alias = _ALIASES.get(name.lower())
     near = [alias] if alias in known else difflib.get_close_matches(name, known, 1, 0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known[1:])}"
+    if name in _OF_MANY:
+        hint = "many runs are shared among workers by fmristore.map_runs"
     return InvalidInputError(f"{call} has no option {name!r}; {hint}")
 
 

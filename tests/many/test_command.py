@@ -57,6 +57,9 @@ def test_parcellate(tmp_path: Path) -> None:
 def test_wrong_usage(tmp_path: Path) -> None:
     assert run("convert", "a.nii")[0] == 2
     assert run("verify", "a.h5", "--into", str(tmp_path))[0] == 2
+    single = CliRunner().invoke(app, ["verify", "a.h5", "--jobs", "2"])
+    assert single.exit_code == 2
+    assert "fmristore many" in single.output
     code, text = run("convert", "a.nii", "--into", str(tmp_path), "--option", "acess=time")
     assert code == 1
     assert "acess" in text

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import fmristore as fs
+from fmristore.cli import app
 from fmristore.many import Outcome
 from fmristore.planning import layout
 from fmristore_stores.errors import (
@@ -309,9 +311,13 @@ def test_a_dask_cluster_of_two_processes(tmp_path: Path, monkeypatch: pytest.Mon
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
-        report = fs.map_runs(fs.convert, runs, executor=client, journal=journal)
+        seen: list[tuple[int, int]] = []
+        report = fs.map_runs(
+            fs.convert, runs, executor=client, journal=journal, progress=_put(seen)
+        )
         pids = set(client.run(os.getpid).values())
         again = fs.map_runs(fs.convert, runs, executor=client, journal=journal)
+        others = _other_calls(tmp_path, list(report.results), client)
         means = fs.Collection(tmp_path).map(calls.mean_of, executor=client, offset=1.0)
         monkeypatch.setattr(layout, "shard_shape", lambda _, chunks, __: (5, *chunks[1:]))
         shape = (6, 5, 4, 18)
@@ -326,11 +332,38 @@ def test_a_dask_cluster_of_two_processes(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(pids | {os.getpid()}) == 3
     assert [one.state for one in report] == ["done", "done", "failed", "done"]
     assert [one.state for one in again] == ["unchanged", "unchanged", "failed", "unchanged"]
+    assert seen == [(number, 4) for number in range(1, 5)]
+    for name, other in others.items():
+        assert [one.state for one in other] == ["done"] * 3 + ["failed"], name
+    assert all(checked.ok for checked in others["verify"].results.values())
     assert len(filled) == 4
     assert max(len(pickle.dumps(one)) for one in (*report, *means, *filled)) < 4000
     for number in (0, 1, 3):
         values = make_values((3, 4, 2, 5), seed=number)
         assert means.results[f"run-{number}.h5"] == values.mean() + 1
+
+
+def _other_calls(folder: Path, stores: list[str], client: Any) -> dict[str, fs.RunsReport]:
+    """The other three calls over stores, the last of which is none; and the command."""
+    labels = write_nifti(folder / "atlas.nii", make_values((3, 4, 2), "u1") % 3)
+    (folder / "more").mkdir()
+    given = [*stores, str(folder / "run-2.nii.gz")]
+    pairs = [(url, folder / f"more/{Path(url).stem}.ome.zarr") for url in given]
+    found = {
+        "transcode": fs.map_runs(fs.transcode, pairs, executor=client),
+        "verify": fs.map_runs(fs.verify, given, executor=client, deep=True),
+        "parcellate": fs.map_runs(
+            fs.parcellate,
+            [(url, labels, folder / f"more/{Path(url).stem}-parcels.h5") for url in given],
+            executor=client,
+        ),
+    }
+    done = CliRunner().invoke(
+        app, ["many", "verify", *stores, "--scheduler", client.scheduler.address, "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    assert [one["state"] for one in json.loads(done.output)["runs"]] == ["done"] * len(stores)
+    return found
 
 
 def test_a_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
