@@ -18,6 +18,7 @@ from fmristore_stores.errors import FmristoreError
 from fmristore_stores.io.location import filesystem, is_local
 from fmristore_stores.io.owners import MARK, Mark, marked_name, short_name
 from fmristore_stores.io.replacing import names_below, remove_folders, remove_objects
+from fmristore_stores.io.sources import storage_error
 from fmristore_stores.publishing.claims import Claim, claim_path, find_claim
 
 __all__ = [
@@ -228,19 +229,24 @@ def _remove_folder(path: str) -> None:
 
 
 def _beside_remote(fs: Any, path: str) -> list[tuple[str, Mark]]:
-    """Prefixes that writers of a store made beside it, with their marks."""
+    """Prefixes that writers of a store made beside it, with their marks; or `StorageError`."""
     folder, _, name = path.rstrip("/").rpartition("/")
     if not folder:
         return []
-    found = []
-    with contextlib.suppress(FileNotFoundError):
+    try:
         fs.invalidate_cache()
-        for other in fs.ls(folder, detail=False):
-            last = other.rstrip("/").rpartition("/")[2]
-            if last.startswith(f"{name}.") and last.endswith(".partial"):
-                mark = Mark.parse(last[len(name) + 1 : -len(".partial")])
-                if mark is not None:
-                    found.append((other.rstrip("/"), mark))
+        listed: list[str] = fs.ls(folder, detail=False)
+    except FileNotFoundError:
+        return []
+    except Exception as error:
+        raise storage_error(error, path) from error
+    found = []
+    for other in listed:
+        last = other.rstrip("/").rpartition("/")[2]
+        if last.startswith(f"{name}.") and last.endswith(".partial"):
+            mark = Mark.parse(last[len(name) + 1 : -len(".partial")])
+            if mark is not None:
+                found.append((other.rstrip("/"), mark))
     return found
 
 
@@ -251,7 +257,14 @@ def _remove_remote(url: str, options: Mapping[str, Any] | None) -> None:
         claim: Claim | None = find_claim(fs, path, url)
         for place, mark in _beside_remote(fs, path):
             if mark.gone() and (claim is None or claim.place != place):
-                remove_objects(fs, names_below(fs, place))
-                remove_folders(fs, place)
+                _remove_prefix(fs, place)
     except FmristoreError:
         return  # another time
+
+
+def _remove_prefix(fs: Any, place: str) -> None:
+    try:
+        remove_objects(fs, names_below(fs, place))
+        remove_folders(fs, place)
+    except Exception as error:
+        raise storage_error(error, place) from error

@@ -11,11 +11,12 @@ import sys
 import textwrap
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from fmristore_stores.edit import edit_store
 from fmristore_stores.errors import (
@@ -662,3 +663,32 @@ def test_a_store_that_cannot_be_looked_into_is_not_replaced(
         with pytest.raises(AccessDeniedError, match=r"x\.zarr"):
             make(tmp_path / "x.zarr", 2, overwrite=True)
     assert number_in(tmp_path / "x.zarr") == 1
+
+
+class Unlisted(MemoryFileSystem):  # type: ignore[misc]
+    """Memory whose folders cannot be listed, for reasons of its own."""
+
+    protocol = "unlisted"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    broken: ClassVar[list[str]] = []
+
+    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> Any:
+        if path.strip("/").rpartition("/")[2] in self.broken:
+            raise ArithmeticError("the service counts wrongly")
+        return super().ls(path, detail=detail, **kwargs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_cannot_be_listed_is_tidied_up_another_time(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may write below a prefix alone can replace a store, and verify it."""
+    fsspec.register_implementation("unlisted", Unlisted, clobber=True)
+    url = f"unlisted://{uuid.uuid4().hex}/x.{kind}"
+    make(url, 1)
+    monkeypatch.setattr(Unlisted, "broken", [url.split("/")[2]])
+    make(url, 2, overwrite=True)
+    assert number_in(url) == 2
+    with pytest.raises(StorageError, match="the service counts wrongly"):
+        find_leftovers(url)
