@@ -1,1 +1,1 @@
-"""Scripts of users, which type checkers must understand; they are not run."""
+"""Scripts of users, which mypy checks with all files in strict mode; they are not run."""
