@@ -299,7 +299,7 @@ def convert(
                     f"{', '.join(said)}: for images; create a store of another format with its own"
                 )
             return found.save_with(url, {**options, **said})
-        image = source_of(found, **said)
+        image = source_of(found, space=space, tr=tr, space_name=space_name, metadata=metadata)
         name = "neurovol" if image.space.time_points is None else "neurovec"
         return format_class(name).create(image, url, **options)
 

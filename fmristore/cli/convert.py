@@ -65,8 +65,12 @@ def convert(  # noqa: PLR0913
     chosen = {name: option.value for name, option in layout.items() if option is not None}
     if mask is not None:
         _refuse(len(sources) > 1, "takes one run")
-        for name in chosen:
-            _refuse(True, f"does not go with --{name}")  # noqa: FBT003
+        _refuse(
+            "profile" in chosen,
+            "does not go with --profile: R has no class for the voxels of a mask alone; leave it "
+            "out, or give the mask as labels to fmristore parcellate --profile r",
+        )
+        _refuse("access" in chosen, "does not go with --access: voxels of a mask have one layout")
     options = parse_options(storage_option or ())
     common: dict[str, Any] = {
         "codec": None if codec is None else codec.value,

@@ -9,9 +9,10 @@ from fmristore.api import open_handle
 from fmristore.formats.base import StoredObject
 from fmristore.formats.r.common import r_writer
 from fmristore.formats.registry import FORMAT, VERSION, WRITER
+from fmristore.sources.others import explained
 from fmristore.transcoding.tree import Tree, walk
 from fmristore_stores.errors import UnknownFormatError, UnsupportedVersionError
-from fmristore_stores.io.location import count_files
+from fmristore_stores.io.location import count_files, normalise
 from fmristore_stores.opening import Handle, locate
 from fmristore_stores.spec import ArraySpec
 
@@ -28,7 +29,9 @@ def describe_store(url: str, storage_options: Mapping[str, Any]) -> dict[str, An
     FormatError
         If it is no store, or what it holds is damaged.
     """
-    handle = Handle(locate(url, storage_options=storage_options), fresh=True)
+    with explained(normalise(url), storage_options):
+        locator = locate(url, storage_options=storage_options)
+    handle = Handle(locator, fresh=True)
     try:
         tree = walk(handle.store.root, tolerant=True)
         attributes = tree.groups.get("", {})

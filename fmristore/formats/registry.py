@@ -19,7 +19,7 @@ from fmristore_stores.errors import (
     UnknownFormatError,
     UnsupportedVersionError,
 )
-from fmristore_stores.io.location import kind_of_name, normalise
+from fmristore_stores.io.location import HDF5_SUFFIXES, ZARR_SUFFIXES, kind_of_name, normalise
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import Child, Group, Store
 
@@ -388,7 +388,11 @@ def select_layout(cls: Any, profile: str | None, url: str | os.PathLike[str]) ->
         raise InvalidInputError(
             f"unknown profile {profile!r} of {cls.format_name}; there is {known}", url=target
         )
-    if kind_of_name(target) not in chosen.stores:
+    kind = kind_of_name(target)
+    if kind is None:
+        endings = " or ".join((*HDF5_SUFFIXES[:2], *ZARR_SUFFIXES))
+        raise InvalidInputError(f"the name of a new store must end in {endings}", url=target)
+    if kind not in chosen.stores:
         raise InvalidInputError(
             f"profile {profile!r} is for HDF5 files: the name must end in .h5", url=target
         )

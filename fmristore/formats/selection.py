@@ -63,7 +63,7 @@ def parse_points(voxels: Any) -> tuple[AnyArray, bool]:
     SelectionError
         If they are not whole numbers, three for each voxel.
     """
-    voxels = voxel_columns(voxels)
+    voxels = _stacked(voxel_columns(voxels))
     try:
         points = np.asarray(voxels)
     except ValueError as error:
@@ -73,9 +73,32 @@ def parse_points(voxels: Any) -> tuple[AnyArray, bool]:
     if points.dtype.kind not in "iu" or points.ndim not in (1, 2) or points.shape[-1] != 3:
         raise SelectionError(
             f"voxels of shape {points.shape} and type {points.dtype}: expected integers, "
-            "(3,) for one voxel or (n, 3) for many"
+            "(3,) for one voxel or (n, 3) for many; linear indices become voxels by "
+            "numpy.stack(numpy.unravel_index(indices, image.shape[:3]), axis=1), those of R by the "
+            'same with indices - 1 and order="F"'
         )
     return points, points.ndim == 1
+
+
+def _stacked(voxels: Any) -> Any:
+    """Three arrays of indices, as ``numpy.nonzero`` gives them, as rows; others as they are.
+
+    Raises
+    ------
+    SelectionError
+        If they are three arrays of three, which may be rows as well.
+    """
+    if not (isinstance(voxels, tuple) and len(voxels) == 3):
+        return voxels
+    shapes = {one.shape if isinstance(one, np.ndarray) else None for one in voxels}
+    if shapes == {(3,)}:
+        raise SelectionError(
+            "three arrays of three integers may be rows or columns: give an array (n, 3), such as "
+            "numpy.argwhere(mask), or numpy.stack(numpy.nonzero(mask), axis=1)"
+        )
+    if None in shapes or len(shapes) > 1 or len(next(iter(shapes)) or ()) != 1:
+        return voxels
+    return np.stack(voxels, axis=1)
 
 
 def parse_series(

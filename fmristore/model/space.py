@@ -35,7 +35,9 @@ __all__ = [
 FloatArray = npt.NDArray[np.float64]
 
 IMPLAUSIBLE_TR_S = 100.0
-"""A repetition time above this, in an unknown unit, was most likely meant as milliseconds."""
+"""A repetition time above this was most likely meant as milliseconds."""
+_IMPLAUSIBLY_SHORT_TR_S = 0.01
+"""One below this has most likely the wrong unit."""
 
 _SMALLEST_REAL_PART = 1e-7
 """niftilib takes the square of a quaternion's real part for 0 below this."""
@@ -124,7 +126,10 @@ class NeuroSpace:
         try:
             affine = np.array(self.affine, dtype=np.float64)
         except (TypeError, ValueError, OverflowError) as error:
-            raise InvalidInputError(f"the affine is not a matrix of values: {error}") from error
+            raise InvalidInputError(
+                f"the affine is not a matrix of values ({error}): expected a NeuroSpace or an "
+                "array (4, 4), such as image.affine"
+            ) from error
         if problem := _affine_problem(affine):
             raise InvalidInputError(f"affine {problem}")
         affine += 0.0  # turns -0.0 into 0.0, so that equal affines have equal bytes
@@ -429,6 +434,27 @@ def fold_shape(shape: Sequence[int]) -> FoldedShape:
     return FoldedShape((x, y, z), extra[axis], axis + 3)
 
 
+def _doubts_on_tr(tr: float, unit: str) -> list[str]:
+    """Sentences on a repetition time that is most likely another one."""
+    if tr > IMPLAUSIBLE_TR_S and unit in ("unknown", "s"):
+        known = "s" if unit == "s" else "in an unknown unit, taken as seconds"
+        return [
+            f"the time between volumes is {tr:g} {known}; milliseconds are more likely. Correct "
+            "xyzt_units or pixdim[4] of the header, or give the right one as tr="
+        ]
+    if 0 < tr < _IMPLAUSIBLY_SHORT_TR_S and unit == "s":
+        return [
+            f"the time between volumes is {tr:g} s; most likely the header names the wrong unit of "
+            "time. Correct xyzt_units or pixdim[4], or give the right one as tr="
+        ]
+    if tr == 1.0 and unit == "unknown":
+        return [
+            "the TR is 1 in an unknown unit, which nilearn and others write when they do not know "
+            "it; taken as 1 s. Give the right one as tr="
+        ]
+    return []
+
+
 def read_space(source: Any) -> tuple[NeuroSpace, tuple[str, ...]]:
     """Space of a nibabel image or header, and what is doubtful about it.
 
@@ -447,16 +473,8 @@ def read_space(source: Any) -> tuple[NeuroSpace, tuple[str, ...]]:
     header_warnings: list[str] = []
     affine = _best_affine(header, getattr(source, "affine", None), to_mm, header_warnings)
     tr, time_unit = _repetition_time(header, folded, raw_units & 0x38)
-    if tr is not None and time_unit == "unknown" and tr > IMPLAUSIBLE_TR_S:
-        header_warnings.append(
-            f"the time between volumes is {tr:g} in an unknown unit, taken as seconds; "
-            "milliseconds are more likely. Correct xyzt_units or pixdim[4] of the header"
-        )
-    elif tr == 1.0 and time_unit == "unknown" and folded.time_points != 1:
-        header_warnings.append(
-            "the TR is 1 in an unknown unit, which nilearn and others write when they do not know "
-            "it; taken as 1 s. Give the right one as tr="
-        )
+    if tr is not None and folded.time_points != 1:
+        header_warnings += _doubts_on_tr(tr, time_unit)
     space = NeuroSpace(
         spatial_shape=folded.spatial,
         affine=affine,

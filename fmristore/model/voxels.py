@@ -147,6 +147,8 @@ def unmask(values: AnyArray, mask: AnyArray, *, fill: Any = 0) -> AnyArray:
         If there is not one value for each voxel.
     """
     found = np.asarray(values)
+    if found.dtype.kind not in "biufc":
+        raise InvalidInputError(f"values of type {found.dtype}: convert them with .astype(float)")
     count = int(np.count_nonzero(mask))
     if found.ndim not in (1, 2) or found.shape[-1] != count:
         raise InvalidInputError(

@@ -219,7 +219,10 @@ def _data_offset(stored: float, version: int, *, single: bool) -> int:
     """Check where the header says that the data begin."""
     least = HEADER_SIZE[version] + 4 if single else 0
     if not (math.isfinite(stored) and stored == int(stored) and stored >= least):
-        msg = f"vox_offset is {stored:g}: expected a whole number of at least {least}"
+        msg = (
+            f"vox_offset is {stored:g}: expected a whole number of at least {least}; correct the "
+            "header, or save the image again with the program that wrote it"
+        )
         raise MetadataError(msg)
     if stored > MAX_HEADER_BYTES:
         msg = f"vox_offset is {stored:.0f}: headers above {MAX_HEADER_BYTES} bytes are not read"

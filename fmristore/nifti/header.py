@@ -318,7 +318,10 @@ def make_header(
             raise InvalidInputError(f"{colors} colours of type {stored}: expected 3 or 4 of uint8")
         stored = np.dtype([(name, "u1") for name in "RGBA"[:colors]])
     elif stored.str[1:] not in PORTABLE_DTYPES.values():
-        raise InvalidInputError(f"values of type {stored} have no portable form in NIfTI")
+        raise InvalidInputError(
+            f"values of type {stored} have no portable form in NIfTI: convert them first, such as "
+            "with .astype(numpy.float32)"
+        )
     header: Any = space.to_header(stored)
     if header.endianness != "<":
         header = header.as_byteswapped("<")

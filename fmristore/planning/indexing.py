@@ -242,10 +242,19 @@ def parse_axis(part: Any, length: int) -> Selection:
     SelectionError
         If it is anything else, or does not fit.
     """
-    entry = _array_entry(part)
+    entry = _in_row_order(part, _array_entry(part))
     if part is not None and not isinstance(entry, slice | np.ndarray):
         raise SelectionError(f"times must be a slice or a list of volumes, not {part!r:.80}")
     return _parse_entries([Ellipsis if part is None else entry], (length,))
+
+
+def _in_row_order(part: Any, entry: Any) -> Any:
+    """Booleans of a pandas Series in order of the rows that its index numbers, as after sorting."""
+    if not (isinstance(entry, np.ndarray) and entry.dtype == bool and hasattr(part, "iloc")):
+        return entry
+    rows = np.asarray(part.index)
+    numbers = rows.dtype.kind in "iu" and np.array_equal(np.sort(rows), np.arange(len(entry)))
+    return entry[np.argsort(rows)] if numbers else entry
 
 
 def _array_entry(entry: Any) -> Any:
@@ -293,8 +302,9 @@ def _parse_slice(entry: slice, length: int, axis: int) -> tuple[slice, slice]:
 
 
 def _parse_integer(entry: Any, length: int, axis: int) -> int:
+    whole: Any = None if isinstance(entry, bool | np.bool_) else entry
     try:
-        number = operator.index(None if isinstance(entry, bool | np.bool_) else entry)
+        number = operator.index(whole)
     except TypeError:
         raise SelectionError(
             f"axis {axis}: expected an integer, a slice, '...', None or a list of them, not "

@@ -17,6 +17,7 @@ import numpy as np
 
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.text import parse_size
+from fmristore.sources.arrays import as_array, check_coordinates, check_tr, on_shape, sliceable
 from fmristore.sources.facts import metadata_of, with_facts
 from fmristore.sources.files import (
     is_foreign,
@@ -25,6 +26,7 @@ from fmristore.sources.files import (
     refuse_surface,
     refuse_surface_object,
 )
+from fmristore.sources.grids import other_shape
 from fmristore.sources.images import (
     ArraySource,
     ImageSource,
@@ -33,7 +35,6 @@ from fmristore.sources.images import (
     is_nibabel,
     nibabel_source,
 )
-from fmristore.sources.labelled import unmasked
 from fmristore.sources.others import explained
 from fmristore_stores.errors import InvalidInputError, UnknownFormatError
 from fmristore_stores.io.location import detect_kind, name_of, normalise
@@ -50,6 +51,7 @@ __all__ = [
     "open_each_path",
     "open_if_path",
     "source_of",
+    "space_for",
 ]
 
 _OPENING = "fmristore.formats.opening"
@@ -231,6 +233,7 @@ def as_source(  # noqa: PLR0913
     metadata: Mapping[str, Any] | None = None,
     storage_options: Mapping[str, Any] | None = None,
     max_memory: int | str = 1 << 28,
+    like: Any = None,
 ) -> Iterator[ImageSource]:
     """Understand whatever a user gives as the data of an image; what is opened is closed again.
 
@@ -254,6 +257,8 @@ def as_source(  # noqa: PLR0913
         For a URL.
     max_memory : int or str
         Bytes that a stored image may take to transpose its values.
+    like : object, optional
+        Mask or labels, whose grid an array has that comes without `space`.
 
     Yields
     ------
@@ -271,7 +276,7 @@ def as_source(  # noqa: PLR0913
     with open_if_path(given, storage_options) as found:
         yield source_of(
             found,
-            space=space,
+            space=space_for(found, like, storage_options) if space is None else space,
             tr=tr,
             slope=slope,
             inter=inter,
@@ -294,6 +299,8 @@ def source_of(  # noqa: PLR0913
 ) -> ImageSource:
     """Turn what `open_if_path` returns into an image in blocks: see `as_source`."""
     max_memory = parse_size(max_memory)
+    if tr is not None:
+        check_tr(tr)
     image: ImageSource | None = None
     if isinstance(found, ImageSource):
         image = found
@@ -315,6 +322,37 @@ def source_of(  # noqa: PLR0913
     return with_facts(image, tr=tr, space_name=space_name, metadata=metadata)
 
 
+def space_for(
+    given: Any, like: Any, storage_options: Mapping[str, Any] | None = None
+) -> NeuroSpace | None:
+    """Grid of an array that comes without one: that of the mask or labels beside it.
+
+    Parameters
+    ----------
+    given : object
+        Array, or mapping or list of arrays. What has a grid of its own needs none.
+    like : object
+        Mask or labels, by path or as an object.
+    storage_options : mapping, optional
+        For its URL.
+
+    Returns
+    -------
+    NeuroSpace or None
+        Without time; None where `given` has a grid, or `like` none.
+    """
+    several = given.values() if isinstance(given, Mapping) else given
+    one_by_one = several if isinstance(given, list | tuple | Mapping) else (given,)
+    if any(has_grid(one) or isinstance(one, ImageSource) for one in one_by_one):
+        return None
+    if not (has_grid(like) or isinstance(like, ImageSource)):
+        return None
+    with open_if_path(like, storage_options) as found:
+        own = getattr(found, "space", None)
+        space = own if isinstance(own, NeuroSpace) else source_of(found).space
+    return space.without_time()
+
+
 def _array_source(
     given: Any,
     space: NeuroSpace | AnyArray | None,
@@ -322,18 +360,18 @@ def _array_source(
     slope: float | AnyArray | None,
     inter: float | AnyArray | None,
 ) -> ImageSource:
-    data = in_axis_order(given)
-    shape = getattr(data, "shape", None)
-    if shape is None or not hasattr(data, "dtype"):
-        data = _array(data, "data are")
-        shape = data.shape
+    data = sliceable(given)
+    shape = data.shape
     if len(shape) not in (3, 4):
         raise InvalidInputError(
-            f"data of shape {tuple(shape)}: expected (X, Y, Z) or (X, Y, Z, T)",
+            f"data of shape {tuple(shape)}: expected (X, Y, Z) or (X, Y, Z, T){on_shape(shape)}",
             url=getattr(given, "url", None),
         )
     if space is None:
-        raise InvalidInputError("an array needs space=: a NeuroSpace or an affine (4, 4)")
+        raise InvalidInputError(
+            "an array needs space=: a NeuroSpace, or an affine (4, 4) such as image.affine of the "
+            "image that it comes from"
+        )
     timed = len(shape) == 4
     if not isinstance(space, NeuroSpace):
         length = shape[3] if timed else None
@@ -344,15 +382,8 @@ def _array_source(
         space = space.with_time(shape[3], tr=seconds, time_offset=space.time_offset)
     elif tr is not None:
         raise InvalidInputError("tr goes with an affine; a NeuroSpace has its own")
+    check_coordinates(data, space)
     return ArraySource(data, space, slope=slope, inter=inter)
-
-
-def _array(given: Any, what: str) -> AnyArray:
-    plain = unmasked(given)
-    try:
-        return np.asarray(plain)
-    except ValueError as error:
-        raise InvalidInputError(f"the {what} not an array of values: {error}") from error
 
 
 # A volume in memory ---------------------------------------------------------------------------
@@ -415,7 +446,7 @@ def load_volume(
         ordered = in_axis_order(found)
         if not isinstance(ordered, np.ndarray):  # an array is here already
             _check_shape(ordered, shape, what, url)
-        values = _array(ordered, f"{what} is")
+        values = as_array(ordered, f"{what} is")
         codes = form_codes(getattr(found, "source_header", b""))
         return Volume(values, space if isinstance(space, NeuroSpace) else None, url, codes)
 
@@ -426,4 +457,4 @@ def _check_shape(given: Any, shape: tuple[int, ...] | None, what: str, url: str 
     if shape is None or not isinstance(found, tuple):
         return
     if (found[:3] if set(found[3:]) <= {1} else found) != shape:
-        raise InvalidInputError(f"the {what} has shape {found}, the image {shape}", url=url)
+        raise InvalidInputError(other_shape(f"the {what}", found, shape), url=url)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from fmristore.model.space import IMPLAUSIBLE_TR_S, HeaderWarning, name_of_space
@@ -169,13 +170,15 @@ def with_sidecar(
         for one in sidecar_urls(beside, storage_options):
             said = _read(one, storage_options) or {}
             found |= _kept(said, one)
-            origin = one if "RepetitionTime" in said else origin
+            origin = one if said.keys() & {"RepetitionTime", "VolumeTiming"} else origin
     if origin is None or not found:
         return source
     changed: Any = copy(source)
     changed.metadata = found
     if tr is None and changed.space.time_points is not None:
-        _apply_tr(changed, found.get("RepetitionTime"), url, origin)
+        seconds = found.get("RepetitionTime")
+        step = _volume_step(found.get("VolumeTiming"), changed.space.time_points, seconds, origin)
+        _apply_tr(changed, step if seconds is None else seconds, url, origin)
     known: Source = changed
     return known
 
@@ -206,12 +209,41 @@ def _kept(found: Mapping[str, Any], url: str) -> dict[str, Any]:
     return kept
 
 
+def _volume_step(times: Any, count: int | None, tr: Any, beside: str) -> float | None:
+    """Seconds between volumes by BIDS's VolumeTiming, where they are evenly spaced.
+
+    It stands in the place of RepetitionTime where that says too little, as for sparse sampling.
+    """
+    if not isinstance(times, list) or len(times) < 2:
+        return None
+    if not all(isinstance(one, int | float) and math.isfinite(one) for one in times):
+        _warn(beside, "VolumeTiming holds something else than times in seconds, and is not used")
+        return None
+    steps = [later - one for one, later in pairwise(times)]
+    step = steps[0]
+    even = all(math.isclose(one, step, rel_tol=1e-3, abs_tol=1e-3) for one in steps)
+    same = not isinstance(tr, int | float) or math.isclose(step, tr, rel_tol=1e-3)
+    if len(times) != count or not even or step <= 0 or not same:
+        _warn(
+            beside,
+            "the VolumeTiming is not that of evenly spaced volumes, one for each, at the "
+            "repetition time; the times of the stored run are evenly spaced, and the others are in "
+            "metadata['VolumeTiming']",
+        )
+        return None
+    return float(step)
+
+
 def _apply_tr(source: Any, value: Any, url: str, beside: str) -> None:
     if value is None or source.space.time_unit not in ("s", "unknown"):
         return
     right = isinstance(value, int | float) and not isinstance(value, bool)
     if not right or not math.isfinite(value) or value <= 0:
-        _warn(beside, f"RepetitionTime is {value!r:.80}, no time in seconds, and is not used")
+        _warn(
+            beside,
+            f"RepetitionTime is {value!r:.80}, no time in seconds, and is not used; "
+            "correct it, or give tr=",
+        )
         return
     own = source.space.tr
     if value > IMPLAUSIBLE_TR_S and (own is None or own <= IMPLAUSIBLE_TR_S):

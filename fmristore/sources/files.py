@@ -33,6 +33,7 @@ _FOREIGN = re.compile(
     rf"\.(?:mgz|mgh(?:\.gz)?|mnc(?:\.gz)?|(?:head|brik)(?:\.gz|\.bz2)?|par|rec){_END}",
     re.IGNORECASE,
 )
+_NIFTI = re.compile(r"\.(?:nii|hdr|img)(?:\.gz)?$", re.IGNORECASE)
 _PAIRS = {".head": (".brik", ".brik.gz", ".brik.bz2"), ".par": (".rec",)}
 _PAIRS |= {".brik": (".head",), ".rec": (".par",), ".hdr": (".img", ".img.gz", ".mat")}
 _PAIRS |= {".img": (".hdr", ".hdr.gz", ".mat")}
@@ -48,8 +49,14 @@ _GIFTI = re.compile(rf"\.gii(?:\.gz)?{_END}", re.IGNORECASE)
 
 
 def is_foreign(url: str) -> bool:
-    """Whether a name is that of an image of FreeSurfer, AFNI, MINC or Philips."""
-    return _FOREIGN.search(url) is not None
+    """Whether a name is that of an image of FreeSurfer, AFNI, MINC or Philips.
+
+    In a URL with a query the path comes first, and a name in the query after that.
+    """
+    path = name_of(url)
+    if _NIFTI.search(path):
+        return False
+    return _FOREIGN.search(path) is not None or _FOREIGN.search(url) is not None
 
 
 def refuse_surface(url: str) -> None:
@@ -201,7 +208,9 @@ def _load(path: str, url: str) -> Any:
 def _translated(url: str) -> Iterator[None]:
     """Turn what nibabel raises on opening an image into errors of our own tree."""
     from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
+    from nibabel.freesurfer.mghformat import MGHError
+    from nibabel.parrec import PARRECError
+    from nibabel.spatialimages import HeaderDataError, ImageDataError
     from nibabel.tripwire import TripWireError
     from nibabel.wrapstruct import WrapStructError
 
@@ -215,8 +224,10 @@ def _translated(url: str) -> Iterator[None]:
         ) from error
     except (TripWireError, ImportError) as error:
         raise DependencyError(f"nibabel cannot read it: {error}", url=url) from error
-    except (ImageFileError, HeaderDataError, WrapStructError) as error:
+    except (ImageFileError, HeaderDataError, ImageDataError, WrapStructError) as error:
         raise UnknownFormatError(f"nibabel cannot read it: {error}", url=url) from error
+    except (MGHError, PARRECError) as error:
+        raise CorruptDataError(f"damaged, or no such image: {error}", url=url) from error
     except (EOFError, zlib.error, struct.error, ValueError, KeyError, TypeError) as error:
         said = str(error) if error.args != (None,) else type(error).__name__
         raise CorruptDataError(f"damaged or truncated: {said}", url=url) from error

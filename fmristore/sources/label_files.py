@@ -37,12 +37,19 @@ _DECLARED = frozenset({"iso-8859-1", "iso8859-1", "latin-1", "latin1", "windows-
 _NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f\x81\x8d\x8f\x90\x9d]")
 """Bytes that no text in Windows-1252 has."""
 
+_NOT_TEXT = (
+    "the table of labels is not text: save it as CSV or TSV in UTF-8, or give a data frame "
+    "(pandas.read_excel of a workbook), or a mapping from id to name"
+)
+
 Columns = dict[str, list[str]]
 
 _FREESURFER = re.compile(rf"(\d+)\s+(\S+)\s+({_NUMBER}(?:\s+{_NUMBER}){{2,4}})")
 _FSLEYES = re.compile(rf"(\d+)\s+({_NUMBER}\s+{_NUMBER}\s+{_NUMBER})\s+(\S.*)")
 _ITKSNAP = re.compile(rf'(\d+)\s+(\d+\s+\d+\s+\d+\s+{_NUMBER})\s+[01]\s+[01]\s+"(.*)"')
 _MRTRIX = re.compile(rf"(\d+)\s+(\S+)\s+(\S+)\s+({_NUMBER}(?:\s+{_NUMBER}){{3}})")
+_MARKED = re.compile(r"(?P<id>\d+)\s*[:=.)]\s*(?P<name>\D.*)")
+"""Id and name of a list such as ``1: name``."""
 _WORKBENCH = re.compile(r"(\d+)\s+(\d+\s+\d+\s+\d+\s+\d+)")
 
 
@@ -80,7 +87,7 @@ def _parsed(text: str, present: NDArray[np.int32], url: str) -> Columns | list[s
     """Columns of a table, or names alone."""
     if text.lstrip().startswith("<"):
         return _xml(text, url)
-    if text.lstrip().startswith("{"):
+    if re.match(r"""\s*(?:\{|\[\s*["{])""", text):
         return _json(text, url)
     lines = [line.strip(" \r\n\f\v") for line in text.splitlines() if line.strip()]
     found = _workbench(lines)
@@ -92,7 +99,7 @@ def _parsed(text: str, present: NDArray[np.int32], url: str) -> Columns | list[s
     found = _colours(lines)
     if found is not None:
         return found
-    separator = next((s for s in "\t,;" if s in lines[0]), "")
+    separator = next((s for s in "\t,;|" if s in lines[0]), "")
     if not separator or (separator != "\t" and all(re.match(r"\d+\s+[^\s,;]", x) for x in lines)):
         return _spaced(lines, present, url)
     rows = _rows(lines, separator, url)
@@ -112,8 +119,8 @@ def _text(url: str, storage_options: Mapping[str, Any] | None) -> tuple[str, str
         msg = f"larger than {_LARGEST_FILE} bytes: no table of labels"
         raise InvalidInputError(msg, url=url) from error
     text, doubt = _decoded(raw, url)
-    if "\x00" in text:
-        raise InvalidInputError("the table of labels is not text: it holds NUL", url=url)
+    if "\x00" in text or text.startswith("PK\x03\x04"):
+        raise InvalidInputError(_NOT_TEXT, url=url)
     return text, doubt
 
 
@@ -124,9 +131,11 @@ def _decoded(raw: bytes, url: str) -> tuple[str, str]:
     declared = re.match(rb"""\s*<\?xml[^>]*encoding=["']([\w.\-]{1,20})["']""", raw)
     if declared and declared[1].decode().lower() in _DECLARED:
         return raw.decode("cp1252", "replace"), ""
-    binary = raw.startswith((b"\xff\xfe", b"\xfe\xff")) or _NO_TEXT.search(raw)
-    if binary:
-        msg = "the table of labels is not text in UTF-8: save it as UTF-8"
+    utf_16 = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
+    if not utf_16 and _NO_TEXT.search(raw):
+        raise InvalidInputError(_NOT_TEXT, url=url)
+    if utf_16:
+        msg = "the table of labels is text in UTF-16: save it as CSV or TSV in UTF-8"
         raise InvalidInputError(msg, url=url)
     text = raw.decode("cp1252")
     line = next(line for line in text.splitlines() if not line.isascii())
@@ -160,12 +169,19 @@ def _colours(lines: Sequence[str]) -> Columns | None:
         (_ITKSNAP, 3, 2),
         (_FSLEYES, 3, 2),
     ):
-        found = [pattern.fullmatch(line) for line in lines]
-        rows = _without_alpha([(m[1], m[name], m[colour]) for m in found if m is not None])
+        found = [match for line in lines if (match := pattern.fullmatch(line)) is not None]
+        rows = _without_alpha([(m[1], m[name], m[colour]) for m in found])
+        if pattern is _MRTRIX and not _all_different(found):
+            rows = [(m[1], f"{m[2]} {m[3]}", m[4]) for m in found]
         texts = [text for _, text, _ in rows if not re.fullmatch(rf"[\d\s.]*|{_NUMBER}", text)]
         if len(rows) == len(lines) and texts:
             return _coloured(rows)
     return None
+
+
+def _all_different(rows: Sequence[re.Match[str]]) -> bool:
+    """Whether short names and names are, each among themselves; else they are words of one name."""
+    return all(len({row[k] for row in rows}) == len(rows) for k in (2, 3))
 
 
 def _without_alpha(rows: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
@@ -217,6 +233,10 @@ def _under(header: Sequence[str], rows: Sequence[Sequence[str]], url: str) -> Co
 
 def _spaced(lines: Sequence[str], present: NDArray[np.int32], url: str) -> Columns | list[str]:
     """Rows without tabs or commas: id and name, a table with a header, or names alone."""
+    marked = [_MARKED.fullmatch(line) for line in lines]
+    ids = [match["id"] for match in marked if match is not None]
+    if len(ids) == len(lines) == len(set(ids)):
+        return {"index": ids, "name": [match["name"] for match in marked if match is not None]}
     numbered = [re.fullmatch(r"(\d+)\s+(\S.*)", line) for line in lines]
     pairs = [match.groups() for match in numbered if match is not None]
     if len(pairs) == len(lines):
@@ -298,19 +318,27 @@ def _unknown(url: str) -> InvalidInputError:
 # JSON and XML ---------------------------------------------------------------------------------
 
 
-def _json(text: str, url: str) -> Columns:
-    """An object from id to name."""
+def _json(text: str, url: str) -> Columns | list[str]:
+    """An object from id to name, objects with the same keys, or names."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"the table of labels is damaged JSON: {error}", url=url) from error
-    if not all(key.isdecimal() and isinstance(name, str) for key, name in found.items()):
-        raise InvalidInputError(
-            'the table of labels is JSON, but no object from ids to names ({"1": "name", ...}): '
-            "read it with json.load and give a mapping from id to name",
-            url=url,
-        )
-    return {"index": list(found), "name": list(found.values())}
+    if isinstance(found, list):
+        if all(isinstance(name, str) for name in found):
+            return found
+        rows = [row for row in found if isinstance(row, dict) and row.keys() == found[0].keys()]
+        if len(rows) == len(found):
+            return {
+                key: ["" if row[key] is None else str(row[key]) for row in rows] for key in rows[0]
+            }
+    elif all(key.isdecimal() and isinstance(name, str) for key, name in found.items()):
+        return {"index": list(found), "name": list(found.values())}
+    raise InvalidInputError(
+        'the table of labels is JSON, but no object from ids to names ({"1": "name", ...}): '
+        "read it with json.load and give a mapping from id to name",
+        url=url,
+    )
 
 
 def _xml(text: str, url: str) -> Columns:

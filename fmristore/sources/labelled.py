@@ -9,7 +9,7 @@ import numpy as np
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["matching_columns", "positional", "unmasked", "voxel_columns"]
+__all__ = ["matching_columns", "plain_values", "positional", "unmasked", "voxel_columns"]
 
 
 def unmasked(values: Any) -> Any:
@@ -26,6 +26,27 @@ def unmasked(values: Any) -> Any:
             "first, for example with data.filled(0) or data.filled(np.nan)"
         )
     return values
+
+
+def plain_values(values: Any) -> AnyArray:
+    """Values as an array; those of pandas' types with missing ones are float64 with NaN.
+
+    Raises
+    ------
+    InvalidInputError
+        If some are masked.
+    """
+    types = getattr(values, "dtypes", None)
+    if types is not None and hasattr(values, "iloc"):
+        kinds = {
+            getattr(one, "kind", "O") for one in (types if hasattr(types, "iloc") else [types])
+        }
+        if kinds and kinds <= set("biuf"):
+            found: AnyArray = np.asarray(values)
+            if found.dtype == object:
+                found = values.to_numpy(dtype=np.float64, na_value=np.nan)
+            return found
+    return np.asarray(unmasked(values))
 
 
 def _last_labels(values: Any) -> list[Any] | None:

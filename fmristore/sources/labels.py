@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fmristore.planning.pictures import facts_html
 from fmristore.sources.label_files import read_label_file
-from fmristore.sources.labelled import unmasked
+from fmristore.sources.labelled import plain_values
 from fmristore_stores.errors import DependencyError, InvalidInputError
 from fmristore_stores.io.location import normalise
 from fmristore_stores.protocol import AnyArray
@@ -44,12 +44,12 @@ class ParcellationWarning(UserWarning):
     """A parcel has no voxels or no name, voxels were left out, or labels were rounded."""
 
 
-def warn(text: str) -> None:
+def warn(text: str, category: type[Warning] = ParcellationWarning) -> None:
     """Warn, at the line outside of this package that led here."""
     level, frame = 1, inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith("fmristore."):
         level, frame = level + 1, frame.f_back
-    warnings.warn(text, ParcellationWarning, stacklevel=level)
+    warnings.warn(text, category, stacklevel=level)
 
 
 BACKGROUND = 0
@@ -206,9 +206,9 @@ class LabelTable:
 
         Parameters
         ----------
-        given : array_like, (K,) or (T, K)
-            Values; what labels them (index of a Series, columns of a data frame, coordinates of
-            a DataArray) is the ids or the names.
+        given : array_like, (K,) or (T, K), or mapping
+            Values; what labels them (keys, index of a Series, columns of a data frame,
+            coordinates of a DataArray) is the ids or the names.
         values : ndarray, optional
             The same as an array.
 
@@ -217,9 +217,22 @@ class LabelTable:
         InvalidInputError
             If the labels are neither the ids nor the names of the parcels.
         """
+        if isinstance(given, Mapping):
+            given, values = _Labelled(list(given)), np.array(list(given.values())).T
         order = _parcel_order(given, self)
-        found: AnyArray = np.asarray(unmasked(given)) if values is None else values
+        found: AnyArray = plain_values(given) if values is None else values
         return found if order is None else found[..., order]
+
+
+@dataclass(frozen=True, slots=True)
+class _Labelled:
+    """Labels of values."""
+
+    index: list[Any]
+
+    def to_dict(self) -> dict[Any, None]:
+        """Labels as pandas has them."""
+        return dict.fromkeys(self.index)
 
 
 _TIMES = ("t", "time", "volume")
@@ -361,7 +374,9 @@ def _from_object(names: Any, present: NDArray[np.int32]) -> LabelTable:
             f"names must be a file, a mapping or a list of text, not a {type(names).__name__}"
         )
     given = list(names)
-    if given and all(isinstance(pair, tuple) and len(pair) == 2 for pair in given):
+    if given and all(
+        isinstance(pair, tuple | list | np.ndarray) and len(pair) == 2 for pair in given
+    ):
         ids, texts = zip(*given, strict=True)
         return _from_columns({"index": ids, "name": texts}, present)
     return _from_names(given, present)
@@ -389,7 +404,8 @@ def parse_ids(values: Any, *, url: str | None = None) -> NDArray[np.int64]:
             number = math.nan
         if isinstance(value, bool) or not number.is_integer() or not 0 <= number <= _LARGEST_ID:
             raise InvalidInputError(
-                f"{value!r:.80} is no id of a parcel: expected a whole number, 0 to {_LARGEST_ID}",
+                f"{value!r:.80} is no id of a parcel: expected a whole number, 0 to {_LARGEST_ID}; "
+                "leave out rows that are of no label",
                 url=url,
             )
         parsed.append(int(number))
@@ -452,6 +468,11 @@ def _make(
     twice = sorted_ids[1:][np.diff(sorted_ids) == 0]
     if len(twice):
         raise InvalidInputError(f"id {twice[0]} occurs twice in the table", url=url)
+    if names is not None:
+        _warn_of_nameless(
+            [number for row, number in zip(order, sorted_ids, strict=True) if not texts[row]],
+            len(order),
+        )
     final = tuple(
         texts[row] or f"Parcel {number}" for row, number in zip(order, sorted_ids, strict=True)
     )
@@ -459,6 +480,17 @@ def _make(
         _storable(name): values[order] for name, values in columns.items() if name and len(values)
     }
     return LabelTable(sorted_ids, final, kept)
+
+
+def _warn_of_nameless(ids: Sequence[int], count: int) -> None:
+    """Warn of parcels of a table that have no names, where others have."""
+    if ids:
+        some = ", ".join(map(str, ids[:3])) + (", ..." if len(ids) > 3 else "")
+        warn(
+            f"{len(ids)} of {count} parcels of the table have no name (id {some}) and are called "
+            f"'Parcel {ids[0]}', ...; pandas reads a name NA as missing unless "
+            "keep_default_na=False"
+        )
 
 
 def as_names(values: Sequence[Any], url: str | None = None) -> list[str]:

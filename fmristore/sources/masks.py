@@ -9,10 +9,20 @@ import numpy as np
 
 from fmristore.model.space import NeuroSpace
 from fmristore.sources.door import load_volume
+from fmristore.sources.grids import apart, other_shape
+from fmristore.sources.labels import warn
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
+from fmristore_stores.shown import shown
 
-__all__ = ["mask_array", "mask_voxels"]
+__all__ = ["MaskWarning", "mask_array", "mask_voxels"]
+
+_NEARLY_WHOLE = 0.01
+"""By which values of a mask may differ from whole numbers without a warning, as labels may."""
+
+
+class MaskWarning(UserWarning):
+    """A mask holds values of a map, and every voxel that is not 0 is taken."""
 
 
 def mask_array(
@@ -35,6 +45,11 @@ def mask_array(
     -------
     ndarray of bool, (X, Y, Z)
 
+    Warns
+    -----
+    MaskWarning
+        If it holds values that are not whole numbers, and may be a map.
+
     Raises
     ------
     InvalidInputError
@@ -42,22 +57,40 @@ def mask_array(
     """
     values, grid, name, _ = load_volume(mask, "mask", storage_options, shape=space.spatial_shape)
     if values.dtype.kind not in "biuf":
-        raise InvalidInputError(f"a mask must be real numbers, not {values.dtype}", url=name)
+        raise InvalidInputError(
+            f"a mask must be real numbers, not {values.dtype}: convert it with .astype(bool)",
+            url=name,
+        )
     shape = values.shape[:3] if set(values.shape[3:]) <= {1} else values.shape
     if shape != space.spatial_shape:
         raise InvalidInputError(
-            f"the mask has shape {values.shape}, the image {space.spatial_shape}", url=name
+            other_shape("the mask", values.shape, space.spatial_shape), url=name
         )
     if grid is not None and not space.same_grid(grid):
-        raise InvalidInputError(
-            f"mask and image have the same shape but lie {space.grid_distance(grid):.3g} mm apart; "
-            "resample the mask, or pass its array to ignore this",
-            url=name,
-        )
-    inside: AnyArray = np.nan_to_num(values.reshape(shape)) != 0
+        raise InvalidInputError(apart("mask", space, grid), url=name)
+    values = np.nan_to_num(values.reshape(shape))
+    inside: AnyArray = values != 0
     if not inside.any():
-        raise InvalidInputError("no voxel is in the mask", url=name)
+        raise InvalidInputError("no voxel is in the mask: all its values are 0 or NaN", url=name)
+    if values.dtype.kind == "f":
+        _warn_of_fractions(values, inside, name)
     return inside
+
+
+def _warn_of_fractions(values: AnyArray, inside: AnyArray, name: str | None) -> None:
+    """Warn of a mask of several values that may be a map, or was resampled with interpolation."""
+    found = values[inside]
+    whole = np.rint(found)
+    count = int(np.count_nonzero((np.abs(found - whole) > _NEARLY_WHOLE) | (whole == 0)))
+    if count and found.min() != found.max():
+        where = "" if name is None else f"{shown(name)}: "
+        warn(
+            f"{where}the mask holds {count} values that are not whole numbers, from "
+            f"{found.min():.3g} to {found.max():.3g}, as maps of probabilities and masks that were "
+            "resampled with interpolation do; each voxel that is not 0 is in. Give the mask that "
+            "is meant, such as values > 0.5",
+            MaskWarning,
+        )
 
 
 def mask_voxels(

@@ -17,6 +17,7 @@ from fmristore.model.voxels import VoxelSet
 from fmristore.planning.anatomy import display_axes
 from fmristore.planning.pictures import facts_html, label_colors
 from fmristore.sources.door import load_volume, open_if_path
+from fmristore.sources.grids import apart, other_shape
 from fmristore.sources.labels import Column, LabelTable, ParcellationWarning, read_table, warn
 from fmristore.sources.masks import mask_array
 from fmristore_stores.errors import InvalidInputError, SelectionError
@@ -30,6 +31,8 @@ __all__ = ["Parcellation", "ParcellationWarning", "find_parcel", "find_parcels",
 _DRAWING = "fmristore.interop.matplotlib"
 """Draws parcels. It is above this module, and loaded by name when something is drawn."""
 _LARGEST_ID = 2**31 - 1
+_LARGEST_EXACT = 2.0**53
+"""Whole numbers up to this are the same in float64."""
 _TOLERANCE = 0.01
 """By which labels of floating point may differ from whole numbers."""
 
@@ -290,6 +293,10 @@ class Parcellation:
             If there is not one value for each parcel, or they are labelled as other parcels.
         """
         found = self.table.in_order(values)
+        if found.dtype.kind not in "biufc":
+            raise InvalidInputError(
+                f"values of type {found.dtype}: convert them with .astype(float)"
+            )
         if found.ndim not in (1, 2) or found.shape[-1] != len(self):
             raise InvalidInputError(
                 f"values of shape {found.shape}: expected ({len(self)},) or (T, {len(self)}), one "
@@ -329,7 +336,9 @@ class Parcellation:
         if grid.dtype.kind == "b":
             grid = grid.astype(np.uint8)
         elif grid.dtype in (np.int64, np.uint64, np.float16):
-            grid = grid.astype(np.float64)
+            plain = grid.astype(np.float64)
+            exact = grid.dtype == np.float16 or np.abs(plain).max(initial=0) <= _LARGEST_EXACT
+            grid = plain if exact else grid
         header: Any = space.to_header(grid.dtype)
         if self.form_codes is not None:
             header["sform_code"], header["qform_code"] = self.form_codes
@@ -386,14 +395,10 @@ class Parcellation:
         """
         if self.space.spatial_shape != space.spatial_shape:
             raise InvalidInputError(
-                f"the labels have shape {self.space.spatial_shape}, the image {space.spatial_shape}"
+                other_shape("the label image", self.space.spatial_shape, space.spatial_shape)
             )
         if not self.space.same_grid(space):
-            raise InvalidInputError(
-                "labels and image have the same shape but lie "
-                f"{self.space.grid_distance(space):.3g} mm apart; resample the labels, or pass "
-                "their array to ignore this"
-            )
+            raise InvalidInputError(apart("labels", space, self.space))
 
     def same_as(self, other: Parcellation) -> bool:
         """Whether two parcellations have the same ids, names and voxels on the same grid."""
@@ -472,19 +477,29 @@ def _full_table(
 def _whole_numbers(values: AnyArray, url: str | None) -> NDArray[np.int32]:
     """Labels as int32, if they are labels."""
     if values.dtype.kind not in "biuf":
-        raise InvalidInputError(f"labels must be whole numbers, not {values.dtype}", url=url)
+        raise InvalidInputError(
+            f"labels must be whole numbers, not {values.dtype}: convert them with .astype(int)",
+            url=url,
+        )
     while values.ndim > 3 and values.shape[-1] == 1:
         values = values[..., 0]
     if values.ndim != 3:
+        hint = ""
+        if values.ndim == 4:
+            hint = (
+                "; of maps of probabilities take the largest, such as numpy.where(maps.max(-1) > "
+                "0.25, maps.argmax(-1) + 1, 0), or store them as a LabeledVolumeSet"
+            )
         raise InvalidInputError(
-            f"a label image has the shape (X, Y, Z), not {values.shape}", url=url
+            f"a label image has the shape (X, Y, Z), not {values.shape}{hint}", url=url
         )
     if values.dtype.kind == "f":
         values = _rounded(values, url)
     if values.size and (values.min() < 0 or values.max() > _LARGEST_ID):
         raise InvalidInputError(
             f"labels from {values.min()} to {values.max()}: expected 0 (background) to "
-            f"{_LARGEST_ID}",
+            f"{_LARGEST_ID}; set to 0 what is no label, numpy.where(labels > 0, labels, 0), and "
+            "number others from 1, as numpy.unique(labels, return_inverse=True) does",
             url=url,
         )
     return values.astype(np.int32)
@@ -492,7 +507,7 @@ def _whole_numbers(values: AnyArray, url: str | None) -> NDArray[np.int32]:
 
 def _rounded(values: AnyArray, url: str | None) -> AnyArray:
     """Labels of floating point as whole numbers; NaN is background."""
-    values = np.where(np.isnan(values), 0, values)
+    values = np.where(np.isnan(values), 0, values).astype(np.float64, copy=False)
     if np.isinf(values).any():
         raise InvalidInputError("some labels are infinite", url=url)
     whole: AnyArray = np.rint(values)
@@ -525,12 +540,8 @@ def _common_grid(
         return NeuroSpace(spatial_shape=(x, y, z), affine=space)
     if labels.shape != space.spatial_shape:
         raise InvalidInputError(
-            f"the labels have shape {labels.shape}, the image {space.spatial_shape}", url=url
+            other_shape("the label image", labels.shape, space.spatial_shape), url=url
         )
     if grid is not None and not space.same_grid(grid):
-        raise InvalidInputError(
-            f"labels and image have the same shape but lie {space.grid_distance(grid):.3g} mm "
-            "apart; resample the labels, or pass their array to ignore this",
-            url=url,
-        )
+        raise InvalidInputError(apart("labels", space, grid), url=url)
     return space.without_time()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fmristore as fs
-from fmristore_stores.errors import InvalidInputError
+from fmristore_stores.errors import InvalidInputError, SelectionError
 
 xr: Any = pytest.importorskip("xarray")
 pd: Any = pytest.importorskip("pandas")
@@ -160,3 +160,109 @@ def test_axes_of_masks_labels_and_weights_go_by_their_names(tmp_path: Path) -> N
         ) as two,
     ):
         np.testing.assert_array_equal(one.to_numpy(), two.to_numpy())
+
+
+def test_an_array_has_the_grid_of_its_mask_or_labels(tmp_path: Path) -> None:
+    image = LIBRARY.Nifti1Image(MASK.astype("u1"), AFFINE)
+    path = tmp_path / "mask.nii"
+    LIBRARY.save(image, path)
+    parcels = fs.Parcellation.from_labels(image)
+    calls: list[Any] = [
+        lambda url: fs.MaskedNeuroVec.create(VALUES, url, mask=image, tr=2.0),
+        lambda url: fs.MaskedNeuroVec.create(VALUES, url, mask=path, tr=2.0),
+        lambda url: fs.ParcellatedScan.create(VALUES, url, parcellation=parcels, tr=2.0),
+        lambda url: fs.ParcellatedScan.create(VALUES, url, parcellation=str(path), tr=2.0),
+        lambda url: fs.LatentNeuroVec.from_pca(VALUES, url, n_components=2, mask=image, tr=2.0),
+        lambda url: fs.parcellate(VALUES, image, url, tr=2.0),
+        lambda url: fs.LabeledVolumeSet.create(VALUES, url, labels=NAMES, mask=path),
+        lambda url: fs.LabeledVolumeSet.create({"a": VALUES[..., 0]}, url, mask=image),
+    ]
+    for k, call in enumerate(calls):
+        with call(tmp_path / f"{k}.h5") as stored:
+            np.testing.assert_array_equal(stored.affine, AFFINE)
+            if k < 5:
+                assert stored.tr == 2.0
+            if k < 4:
+                np.testing.assert_array_equal(stored[...][MASK], VALUES[MASK])
+    with pytest.raises(InvalidInputError, match=r"array needs space=.*image\.affine"):
+        fs.MaskedNeuroVec.create(VALUES, tmp_path / "x.h5", mask=MASK)
+    with pytest.raises(InvalidInputError, match=r"mask has shape"):
+        fs.MaskedNeuroVec.create(VALUES[:3], tmp_path / "x.h5", mask=MASK, space=AFFINE)
+    with pytest.raises(InvalidInputError, match=r"nilearn\.masking\.unmask"):
+        fs.MaskedNeuroVec.create(VALUES[MASK].T, tmp_path / "x.h5", mask=image)
+
+
+def test_linear_indices_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    with fs.NeuroVec.create(VALUES, tmp_path / "a.h5", space=AFFINE) as stored:
+        places = np.flatnonzero(MASK)[:5]
+        with pytest.raises(SelectionError, match=r"numpy\.unravel_index.*indices - 1"):
+            stored.series(places)
+        found = stored.series(np.stack(np.unravel_index(places, stored.shape[:3]), axis=1))
+        np.testing.assert_array_equal(found, VALUES[MASK][:5].T)
+
+
+@pytest.mark.parametrize("name", ["a (50%)", "100%", "a%20b", "a:b", "rest 1"])
+def test_names_that_r_writes_are_written_for_it(tmp_path: Path, name: str) -> None:
+    labels = LIBRARY.Nifti1Image(MASK.astype("u1"), AFFINE)
+    multi = fs.ParcellatedMultiScan
+    with multi.create({name: VALUES}, tmp_path / "m.h5", parcellation=labels, profile="r"):
+        pass
+    with fs.open(tmp_path / "m.h5", format="parcellatedmultiscan") as scans:
+        assert list(scans) == [name]
+    with fs.NeuroVecSeq.create(
+        {name: VALUES}, tmp_path / "s.h5", space=AFFINE, profile="r"
+    ) as runs:
+        assert list(runs.runs) == [name]
+    with pytest.raises(InvalidInputError, match=r"cannot be the name of a run.*rename it"):
+        fs.NeuroVecSeq.create({"a/b": VALUES}, tmp_path / "x.h5", space=AFFINE, profile="r")
+
+
+def test_indices_as_numpy_gives_them(tmp_path: Path) -> None:
+    with fs.NeuroVec.create(VALUES, tmp_path / "a.h5", space=AFFINE) as stored:
+        found = stored.series(np.nonzero(MASK))
+        np.testing.assert_array_equal(found, VALUES[MASK].T)
+        three = np.zeros(SHAPE, bool)
+        three[0, 1, 2] = three[1, 2, 3] = three[3, 0, 0] = True
+        with pytest.raises(SelectionError, match=r"rows or columns.*numpy\.argwhere"):
+            stored.series(np.nonzero(three))
+        kept = pd.Series([True, False, True], index=[2, 0, 1])  # volumes 2 and 1
+        np.testing.assert_array_equal(
+            stored.series([[0, 0, 0]], times=kept)[:, 0], VALUES[0, 0, 0, 1:]
+        )
+
+
+def test_values_of_parcels_in_types_of_pandas_and_by_name(tmp_path: Path) -> None:
+    labels = np.where(MASK, 1 + np.arange(64).reshape(SHAPE) % 3, 0)
+    parcels = fs.Parcellation.from_labels(labels, space=GRID, names=dict(enumerate(NAMES, 1)))
+    series = np.arange(6.0).reshape(2, 3)
+    frame = pd.DataFrame(series, columns=NAMES).astype("Float64")
+    frame.iloc[0, 0] = pd.NA
+    with fs.ParcellatedScanSummary.create(
+        frame[NAMES[::-1]], tmp_path / "a.h5", parcellation=parcels
+    ) as stored:
+        np.testing.assert_array_equal(stored.to_numpy(), np.where(series == 0, np.nan, series))
+    with pytest.raises(InvalidInputError, match=r"astype\(float\)"):
+        fs.ParcellatedScanSummary.create(frame.astype(str), tmp_path / "b.h5", parcellation=parcels)
+    by_name = {"c": 3.0, "a": 1.0, "b": 2.0}
+    np.testing.assert_array_equal(parcels.to_volume(by_name), np.where(MASK, labels, 0.0))
+    with pytest.raises(InvalidInputError, match="called a, b, x"):
+        parcels.to_volume({"a": 1, "b": 2, "x": 3})
+    with pytest.raises(InvalidInputError, match=r"astype\(float\)"):
+        parcels.to_volume(["1", "2", "3"])
+    large = np.array([2**53 + 1, 1, 2])
+    assert np.asarray(parcels.to_nibabel(large).dataobj).max() == 2**53 + 1
+
+
+def test_what_is_no_weight_and_no_run(tmp_path: Path) -> None:
+    labels = MASK.astype("u1")
+    for wrong, cure in ((VALUES[..., 0] + 1j, "real numbers"), (-VALUES[..., 0], "clip")):
+        with pytest.raises(InvalidInputError, match=cure):
+            fs.parcellate(VALUES, labels, tmp_path / "a.h5", space=AFFINE, weights=wrong)
+    volumes = [LIBRARY.Nifti1Image(VALUES[..., k], AFFINE) for k in range(3)]
+    with pytest.raises(InvalidInputError, match="concat_images"):
+        fs.convert(volumes, tmp_path / "a.h5")
+    swapped = pd.Series(["a", "b", "c"], index=[2, 1, 0])
+    with fs.LabeledVolumeSet.create(
+        VALUES, tmp_path / "a.h5", labels=swapped, space=AFFINE
+    ) as maps:
+        assert maps.labels == ("c", "b", "a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,7 @@ def test_an_undefined_tr_is_warned_of(tmp_path: Path) -> None:
 def test_tr_given_for_files_images_and_stores(tmp_path: Path, unit: str, *, second: bool) -> None:
     image = image_of((6, 5, 4, 3), second=second)
     image.header.set_xyzt_units("mm", unit)
+    image.header["pixdim"][4] = 2000 if unit == "msec" else 2
     nibabel.save(image, tmp_path / "a.nii")
     with fs.convert(tmp_path / "a.nii", tmp_path / "a.h5") as plain:
         for number, source in enumerate((tmp_path / "a.nii", image, plain, plain.url)):
@@ -177,5 +179,7 @@ def test_times_of_afni_are_in_the_unit_that_they_say(unit: int, tr: float | None
         "SCENE_DATA": [0, 2, 0],
         "TYPESTRING": "3DIM_HEAD_FUNC",
     }
-    space = NeuroSpace.from_nibabel(library.AFNIHeader(facts))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error" if unit != 77002 else "ignore", HeaderWarning)
+        space = NeuroSpace.from_nibabel(library.AFNIHeader(facts))
     assert space.tr == tr

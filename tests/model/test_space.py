@@ -216,11 +216,19 @@ def test_time_units(code: int, stored: float, tr: float | None, unit: str) -> No
     assert space.space_unit == "mm"
 
 
-def test_implausible_tr_in_an_unknown_unit_warns() -> None:
-    header = header_of(xyzt_units=2)
-    header["pixdim"][4] = 2000
-    with pytest.warns(HeaderWarning, match="milliseconds"):
-        assert NeuroSpace.from_nibabel(header).tr == 2000
+@pytest.mark.parametrize(
+    ("unit", "stored", "tr", "text"),
+    [
+        (0, 2000, 2000, "in an unknown unit, taken as seconds; milliseconds"),
+        (8, 2000, 2000, "2000 s; milliseconds"),
+        (16, 2, 0.002, "wrong unit"),
+    ],
+)
+def test_implausible_tr_is_warned_of(unit: int, stored: float, tr: float, text: str) -> None:
+    header = header_of(xyzt_units=2 + unit)
+    header["pixdim"][4] = stored
+    with pytest.warns(HeaderWarning, match=text):
+        assert NeuroSpace.from_nibabel(header).tr == tr
 
 
 @pytest.mark.parametrize(

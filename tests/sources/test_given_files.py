@@ -15,6 +15,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import fmristore as fs
+from fmristore.sources.files import is_foreign
 from fmristore_stores.errors import (
     CorruptDataError,
     FmristoreError,
@@ -168,6 +169,15 @@ def test_folders_and_names_that_lead_nowhere_say_what_to_do(tmp_path: Path) -> N
     (tmp_path / "link.nii.gz").symlink_to(".git/annex/objects/x")
     with pytest.raises(NotFoundError, match="datalad get"):
         fs.convert(tmp_path / "link.nii.gz", tmp_path / "a.h5")
+
+
+def test_a_name_in_a_query_comes_after_the_path(tmp_path: Path) -> None:
+    remote = filesystem("memory://queried")[0]
+    assert not is_foreign("https://host/b.nii.gz?file=a.mgz")
+    assert is_foreign("https://host/get?file=a.mgz")
+    remote.pipe_file("/queried/bad.mgz", gzip.compress(b"\0\0\0\1" + bytes(300)))
+    with pytest.raises(CorruptDataError, match="damaged"):
+        fs.convert("memory://queried/bad.mgz", tmp_path / "a.h5")
 
 
 @pytest.mark.parametrize("name", ["T1", "T1?file=T1.mgz", "x?file=T1.mgz&token=1", "T1.orig"])

@@ -63,6 +63,11 @@ TABLES = {
     "xcp_d": "index\tlabel\tnetwork_label\n1\tArea_1\tVis\n2\tArea_2\tVis\n",
     "structures": "StructureID;Structure Name;Acronym\n1;Area_1;LA\n2;Area_2;LB\n",
     "DiFuMo": "Component,Difumo_names,Yeo_networks7\n1,Area_1,V\n2,Area_2,V\n",
+    "ids with colons": "2: Area_2\n1: Area_1\n",
+    "numbered lines": "2. Area_2\n1. Area_1\n",
+    "bars": "index|name\n1|Area_1\n2|Area_2\n",
+    "JSON, objects": '[{"index": 1, "name": "Area_1"}, {"index": 2, "name": "Area_2"}]',
+    "JSON, names": '["Area_1", "Area_2"]',
     "MIST": "roi;label;name;size_gm\n1;A;Area_1;7\n2;B;Area_2;8\n",
 }
 
@@ -93,6 +98,29 @@ def test_tables_by_url(title: str) -> None:
     assert read_table("memory://label-tables/table", PRESENT).names == AREAS
 
 
+def test_words_of_a_name_are_no_short_names(tmp_path: Path) -> None:
+    path = tmp_path / "table.txt"
+    path.write_text("1 Left Area 7 8 9 0\n2 Left Pole 0 8 0 0\n")
+    assert read_table(path, PRESENT).names == ("Left Area", "Left Pole")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [{1: None, 2: "B"}, ["", "B"], {"index": [1, 2], "name": [float("nan"), "B"]}],
+)
+def test_names_that_are_missing_are_not_made_without_a_word(names: Any) -> None:
+    with pytest.warns(ParcellationWarning, match=r"1 of 2 .* no name \(id 1\).*keep_default_na"):
+        assert read_table(names, PRESENT).names == ("Parcel 1", "B")
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04 a workbook", bytes(range(32))])
+def test_what_is_no_text_says_how_to_give_it(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "table.xlsx"
+    path.write_bytes(content)
+    with pytest.raises(InvalidInputError, match=r"not text.*pandas\.read_excel"):
+        read_table(path, PRESENT)
+
+
 def test_commas_in_names_separate_nothing(tmp_path: Path) -> None:
     path = tmp_path / "table"
     path.write_text("1 Gyrus, left\n2 Gyrus, right\n")
@@ -111,7 +139,7 @@ def test_tables_in_other_encodings(tmp_path: Path) -> None:
         assert read_table(path, PRESENT).names == ("Région",)
     for wrong in ("index,name\n1,é".encode("utf-16"), b"1,\xe9\x07\n"):
         path.write_bytes(wrong)
-        with pytest.raises(InvalidInputError, match="save it as UTF-8"):
+        with pytest.raises(InvalidInputError, match="in UTF-8"):
             read_table(path, PRESENT)
 
 
@@ -182,7 +210,8 @@ def test_numbers_of_rows_are_no_ids() -> None:
         assert read_table(names, present).names == ("A", "B", "C")
     lut["name"] = lut["name"].astype("string")
     lut.loc[2, "name"] = pandas.NA
-    assert read_table(lut, present).names == ("A", "Parcel 4", "C")
+    with pytest.warns(ParcellationWarning, match="id 4"):
+        assert read_table(lut, present).names == ("A", "Parcel 4", "C")
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,28 @@ def test_what_is_no_label_image(values: Any, message: str) -> None:
         Parcellation.from_labels(values, space=SPACE)
 
 
+@pytest.mark.parametrize(
+    ("values", "cure"),
+    [
+        (np.full((*SHAPE, 3), 0.3), "probabilities take the largest"),
+        (np.full(SHAPE, -1), r"numpy\.where\(labels > 0"),
+        (np.full(SHAPE, 2**40), r"numpy\.unique"),
+        (np.full(SHAPE, "1"), r"\.astype\(int\)"),
+        (np.full(SHAPE, 1.3), "nearest neighbour"),
+        (np.ones((9, 9, 9), int), "resample_to_img"),
+    ],
+)
+def test_what_is_no_label_image_says_what_to_do(values: Any, cure: str) -> None:
+    with pytest.raises(InvalidInputError, match=cure):
+        Parcellation.from_labels(values, space=SPACE)
+
+
+def test_other_orientations_are_named() -> None:
+    turned = nibabel.Nifti1Image(labels(dtype=np.int16), np.diag([-1.0, 1, 1, 1]) @ SPACE.affine)
+    with pytest.raises(InvalidInputError, match=r"axes run differently.*as_closest_canonical"):
+        Parcellation.from_labels(turned, space=SPACE)
+
+
 def test_grids_must_agree() -> None:
     moved = nibabel.Nifti1Image(labels(dtype=np.int16), np.diag([2.0, 2, 3.5, 1]))
     with pytest.raises(InvalidInputError, match="mm apart"):
@@ -120,10 +142,12 @@ def test_labels_outside_the_mask_are_dropped_and_told() -> None:
 
 
 def test_parcels_of_the_table_without_voxels_are_kept() -> None:
-    with pytest.warns(ParcellationWarning, match="2 of 5 parcels"):
+    with pytest.warns(ParcellationWarning) as told:
         parcels = Parcellation.from_labels(
             labels(), space=SPACE, names={1: "A", 3: "B", 5: "C", 12: ""}
         )
+    assert ["no name" in str(one.message) for one in told] == [True, False]
+    assert "2 of 5 parcels" in str(told[1].message)
     assert parcels.ids.tolist() == [1, 3, 5, 7, 12]
     assert parcels.names == ("A", "B", "C", "Parcel 7", "Parcel 12")
     assert (parcels.sizes == 0).tolist() == [True, False, True, False, False]
@@ -263,7 +287,7 @@ def test_what_is_no_table(names: Any, message: str) -> None:
         ("", "empty"),
         ("# only comments\n", "empty"),
         (b"index\tname\n3\t\xff\x81\n", "UTF-8"),
-        (b"index\tname\n3\t\x00\n", "NUL"),
+        (b"index\tname\n3\t\x00\n", "not text"),
         ("index,name\n3,a,b\n", "3 values for 2 columns"),
         ("name,name,index\na,b,3\n", "same name"),
         ("index,name\nthree,a\n", "no id"),

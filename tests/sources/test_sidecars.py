@@ -158,6 +158,30 @@ def test_a_broken_sidecar_is_reported(tmp_path: Path, sidecar: Any, text: str) -
     stored.close()
 
 
+def test_times_of_volumes_stand_for_a_repetition_time(tmp_path: Path) -> None:
+    run = write_run(tmp_path, tr=2.0, sidecar={"VolumeTiming": [0, 1.5, 3, 4.5, 6, 7.5]})
+    with pytest.warns(HeaderWarning, match=r"TR is 2 s, that of the sidecar 1\.5 s"):
+        stored = fs.convert(run, tmp_path / "a.h5")
+    assert stored.tr == 1.5
+    stored.close()
+
+
+@pytest.mark.parametrize(
+    "sidecar",
+    [
+        {"VolumeTiming": [0, 2, 4, 16, 18, 20]},
+        {"VolumeTiming": [0, 2]},
+        {"VolumeTiming": [0, 3, 6, 9, 12, 15], "RepetitionTime": 2.0},
+    ],
+)
+def test_times_that_are_not_even_are_reported(tmp_path: Path, sidecar: Any) -> None:
+    run = write_run(tmp_path, tr=2.0, sidecar=sidecar)
+    with pytest.warns(HeaderWarning, match="not that of evenly spaced volumes"):
+        stored = fs.convert(run, tmp_path / "a.h5")
+    assert stored.metadata["VolumeTiming"] == sidecar["VolumeTiming"]
+    stored.close()
+
+
 def test_a_sidecar_of_a_url(tmp_path: Path) -> None:
     run = write_run(tmp_path, sidecar=FACTS)
     memory: Any = fsspec.filesystem("memory")

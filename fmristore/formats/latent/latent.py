@@ -608,7 +608,7 @@ class LatentNeuroVec(LatentView):
             Voxels to take; by default those that are stored of a `MaskedNeuroVec`, and all of
             everything else.
         space : NeuroSpace or (4, 4) affine, optional
-            Needed for arrays.
+            For arrays; by default the grid of the mask, where that is no array.
         tr : float, optional
             Repetition time in seconds; comes before that of a file or image.
         space_name : str or int, optional
@@ -654,6 +654,7 @@ class LatentNeuroVec(LatentView):
             space_name=space_name,
             metadata=metadata,
             storage_options=access,
+            like=mask,
         ) as image:
             image.check_run()
             run = voxel_reader(image, chosen_voxels(image, mask, access))

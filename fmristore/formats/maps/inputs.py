@@ -16,7 +16,9 @@ from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.streams import streaming
 from fmristore.sources.door import has_grid, source_of
+from fmristore.sources.grids import advice
 from fmristore.sources.images import ImageSource, in_axis_order
+from fmristore.sources.labelled import positional
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
 
@@ -199,7 +201,7 @@ def check_labels(labels: Any) -> tuple[str, ...]:
     if isinstance(labels, str):
         labels = [labels]
     try:
-        names = list(labels)
+        names = list(positional(labels, "labels"))
     except TypeError as error:
         raise InvalidInputError("labels must be a sequence of texts") from error
     if not names:
@@ -305,7 +307,7 @@ def _check_grid(source: ImageSource, space: NeuroSpace, name: str) -> None:
     if not source.space.same_grid(space):
         raise InvalidInputError(
             f"{name} lies {source.space.grid_distance(space):.3g} mm off the grid of the others; "
-            "resample it, or pass its array to ignore this"
+            f"{advice('map', space, source.space)}"
         )
 
 

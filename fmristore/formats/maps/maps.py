@@ -43,7 +43,7 @@ from fmristore.model.voxels import VoxelSet
 from fmristore.planning.indexing import parse_selection
 from fmristore.planning.options import StoreOptions, WriteOptions, takes
 from fmristore.planning.text import parse_size
-from fmristore.sources.door import in_order, open_each_path, open_if_path
+from fmristore.sources.door import in_order, open_each_path, open_if_path, space_for
 from fmristore.sources.facts import metadata_of
 from fmristore.sources.images import ArraySource, ImageSource
 from fmristore.sources.labelled import positional
@@ -473,6 +473,8 @@ class LabeledVolumeSet(MaskedObject):
         source, url = in_order(source, url)
         target = Target.of(url, options)
         with open_each_path(source, target.storage_options) as given:
+            if space is None and not (isinstance(mask, str) and mask == "finite"):
+                space = space_for(given, mask, target.storage_options)
             stack = map_stack(given, labels=labels, space=space, dtype=dtype)
             stack.know(space_name, metadata_of(given) if metadata is None else metadata)
             own = given.mask if isinstance(given, MaskedObject) else None

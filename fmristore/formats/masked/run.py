@@ -130,7 +130,7 @@ class MaskedNeuroVec(MaskedObject):
         mask : stored object, nibabel image, path, or array_like of shape (X, Y, Z)
             Voxels that are not zero (NaN counts as zero); an image lies on the grid of `source`.
         space : NeuroSpace or (4, 4) affine, optional
-            Needed for arrays.
+            For arrays; by default the grid of the mask, where that is no array.
         tr : float, optional
             Repetition time in seconds; comes before that of a file or image.
         slope, inter : float or ndarray (T,), optional
@@ -172,6 +172,7 @@ class MaskedNeuroVec(MaskedObject):
             space_name=space_name,
             metadata=metadata,
             storage_options=target.storage_options,
+            like=mask,
         ) as run:
             run.check_run()
             voxels = chosen_voxels(run, mask, target.storage_options)

@@ -27,7 +27,7 @@ from fmristore.planning.memory import require_unit, within
 from fmristore.planning.progress import Progress
 from fmristore.sources.door import as_source, has_grid, load_volume
 from fmristore.sources.facts import plain_tables
-from fmristore.sources.labelled import positional, unmasked
+from fmristore.sources.labelled import plain_values, positional
 from fmristore.sources.parcellation import Parcellation
 from fmristore_stores.errors import (
     AlreadyExistsError,
@@ -107,7 +107,9 @@ def make_parcellation(
         For its URL.
     """
     if request is not None and given_matrix(request.source) is None:
-        with as_source(request.source, storage_options=storage_options, **request.array) as run:
+        with as_source(
+            request.source, storage_options=storage_options, like=labels, **request.array
+        ) as run:
             run.check_run()
             space = run.space
     elif space is not None and not isinstance(space, NeuroSpace) and has_grid(labels):
@@ -148,7 +150,9 @@ def open_content(
     if matrix is not None:
         yield _from_matrix(request, matrix, parcellation, metadata)
         return
-    with as_source(request.source, storage_options=storage_options, **request.array) as source:
+    with as_source(
+        request.source, storage_options=storage_options, like=parcellation, **request.array
+    ) as source:
         source.check_run()
         parcellation.check_grid(source.space)
         reader = voxel_reader(source, parcellation.voxel_set)
@@ -200,9 +204,10 @@ def _named_header(source: VoxelReader, space_name: str | None) -> bytes:
 def given_matrix(source: Any) -> AnyArray | None:
     """The source of a scan, if it is a matrix (T, K) and no image."""
     if isinstance(source, list | tuple) or getattr(source, "ndim", 0) == 2:
-        plain = unmasked(source)
         try:
-            values = np.asarray(plain)
+            values = plain_values(source)
+        except InvalidInputError:
+            raise
         except ValueError:
             return None
         return values if values.ndim == 2 else None
@@ -219,7 +224,9 @@ def _from_matrix(
             f"{len(parcellation)} parcels"
         )
     if values.dtype.kind not in "biufc":
-        raise InvalidInputError(f"series must be numbers, not {values.dtype}")
+        raise InvalidInputError(
+            f"series must be numbers, not {values.dtype}: convert them with .astype(float)"
+        )
     if request.weights is not None:
         raise InvalidInputError("weights are for series of voxels")
     space = getattr(request.source, "space", None)

@@ -121,10 +121,13 @@ def make_reduction(
         return Reduction(statistic=statistic)
     if statistic not in ("mean", "sum"):
         raise InvalidInputError("weights are for mean and sum")
+    if np.asarray(weights).dtype.kind not in "biuf":
+        raise InvalidInputError(f"weights must be real numbers, not {np.asarray(weights).dtype}")
     checked = np.asarray(weights, np.float64)
     if checked.shape != (count,) or not np.isfinite(checked).all() or (checked < 0).any():
         raise InvalidInputError(
-            f"weights of shape {checked.shape}: expected {count} finite numbers, none negative"
+            f"weights of shape {checked.shape}: expected {count} finite numbers, none negative, "
+            "as numpy.nan_to_num(weights).clip(0) has them"
         )
     return Reduction(statistic=statistic, weights=checked)
 

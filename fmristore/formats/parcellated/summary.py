@@ -38,7 +38,7 @@ __all__ = ["ParcellatedScanSummary"]
 
 
 @register("parcellatedscansummary")
-class ParcellatedScanSummary(Statistics, ParcellatedBase):
+class ParcellatedScanSummary(ParcellatedBase, Statistics):
     """One series for each parcel, indexed ``[t, parcel]`` or by the name of a parcel.
 
     Examples

@@ -191,9 +191,13 @@ def node_name(name: str, what: str) -> str:
     InvalidInputError
         If it cannot be that of a node as it is.
     """
-    if encode_name(name) != name:
-        raise InvalidInputError(f"{name!r:.80} cannot be the name of {what} in R's layout")
-    return name
+    try:
+        return check_name(name)
+    except InvalidInputError as error:
+        raise InvalidInputError(
+            f"{name!r:.80} cannot be the name of {what} in R's layout, where it is that of a node: "
+            "rename it, without slashes, backslashes and control characters"
+        ) from error
 
 
 def to_r_name(name: str, what: str) -> str:

@@ -195,7 +195,10 @@ def check_runs(runs: Iterable[tuple[str, ImageSource]]) -> dict[str, ImageSource
             raise InvalidInputError(f"two runs are called {name!r}")
         if source.space.time_points is None or source.colors:
             what = "in colour" if source.colors else f"of shape {source.space.shape}"
-            raise InvalidInputError(f"run {name!r} is {what}: expected numbers (X, Y, Z, T)")
+            raise InvalidInputError(
+                f"run {name!r} is {what}: expected values (X, Y, Z, T); single volumes "
+                "become a run by nibabel.concat_images"
+            )
         checked[name] = source
     if not checked:
         raise InvalidInputError("a sequence needs at least one run")
@@ -221,7 +224,7 @@ def require_grid(name: str, space: NeuroSpace, first: str, grid: NeuroSpace) -> 
     if not grid.same_grid(space):
         raise InvalidInputError(
             f"run {name!r} lies {grid.grid_distance(space):.3g} mm from run {first!r}: "
-            "all runs must be on one grid"
+            "all runs must be on one grid; resample it (nilearn.image.resample_to_img)"
         )
 
 

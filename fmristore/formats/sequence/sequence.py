@@ -553,7 +553,8 @@ class NeuroVecSeq(GridView):
 def _listed(runs: Any) -> Mapping[str, Any] | list[Any]:
     if isinstance(runs, str | os.PathLike) or not isinstance(runs, Mapping | Sequence):
         raise InvalidInputError(
-            f"runs must be a mapping of names to runs or a list of runs, not {type(runs).__name__}"
+            "runs must be a mapping of names to runs or a list of runs, not "
+            f"{type(runs).__name__}: list(runs) makes one"
         )
     return runs if isinstance(runs, Mapping) else list(runs)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote
 
 from fmristore_stores.errors import (
     AccessDeniedError,
@@ -56,6 +58,7 @@ _ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
 _IMAGE = re.compile(
     r"\.(?:nii|img|hdr|mgz|mgh|mnc|head|brik|gii|par|rec)(?:\.(?:gz|bz2|zst))?$", re.IGNORECASE
 )
+_ENCODED = re.compile(r"(?:[\w.~/!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*", re.ASCII)
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+(?:::|://)")
 _NO_CREDENTIALS = re.compile(r"(?i)credential|connection_string|account_name")
 """In the errors of clients that do not begin without an account."""
@@ -130,20 +133,44 @@ def normalise(url: str | os.PathLike[str]) -> str:
     if found := _SCHEME.match(text):
         text = found[0].lower() + text[found.end() :]
         if found[0].lower() not in ("file://", "local://"):
+            _check_fragment(text)
             return text.rstrip("/") if not text.endswith("://") else text
         text = _without_scheme(text, windows=os.name == "nt")
+        if "\x00" in text:
+            raise InvalidInputError(f"{url!r} is not a path or URL")
     path = Path(text)
     try:
         return str(path.expanduser().absolute())
     except RuntimeError as error:
-        raise InvalidInputError(f"{url!r}: {error}") from error
+        if path.exists():  # a name that begins with a tilde, and no home
+            return str(path.absolute())
+        raise InvalidInputError(
+            f"{url!r}: {error} Write ./{text} for a name that begins with ~"
+        ) from error
+
+
+def _check_fragment(url: str) -> None:
+    """Refuse a fragment, which clients do not send: the server would give another file."""
+    if url.startswith(_WEB_SCHEMES) and "#" in url:
+        raise InvalidInputError(
+            "a # in the URL of a web server begins a fragment, which it is not sent: write %23 "
+            "where it is part of a name, and leave out what is none",
+            url=url,
+        )
 
 
 def _without_scheme(url: str, *, windows: bool) -> str:
-    """Path of a URL of a file; on Windows there is a slash before the letter of a drive."""
+    """Path of a URL of a file; on Windows there is a slash before the letter of a drive.
+
+    Names are literal, but for those that are percent-encoded throughout, as ``Path.as_uri`` does,
+    where there is no file of such a name.
+    """
     path = url.partition("://")[2]
     if path.startswith("localhost/"):
         path = path.removeprefix("localhost")
+    if "%" in path and _ENCODED.fullmatch(path) and not os.path.lexists(path):
+        with contextlib.suppress(UnicodeDecodeError):
+            path = unquote(path, errors="strict")
     return path[1:] if windows and re.match(r"/[A-Za-z]:", path) else path
 
 

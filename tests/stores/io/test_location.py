@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import uuid
 from datetime import UTC, datetime
@@ -68,6 +69,35 @@ def test_relative_paths_and_homes(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert normalise("x.h5") == str(tmp_path / "x.h5")
     assert normalise("~/x y.h5") == str(tmp_path / "x y.h5")
     assert normalise("c:x.h5") == str(tmp_path / "c:x.h5")
+
+
+def test_a_file_url_may_be_percent_encoded(tmp_path: Path) -> None:
+    for name in ("a b.h5", "\u00e4#1.h5", "100%.h5"):
+        path = tmp_path / name
+        for _ in ("new", "there"):
+            assert normalise(path.as_uri()) == str(path)
+            assert normalise(f"file://{path}") == str(path)
+            path.touch()
+    literal = tmp_path / "x%20y.h5"
+    literal.touch()
+    assert normalise(f"file://{literal}") == str(literal)
+    for wrong in ("file:///a%00b", "file:///%ff.h5"):
+        with contextlib.suppress(InvalidInputError):
+            assert normalise(wrong) == wrong.removeprefix("file://")
+
+
+def test_a_name_may_begin_with_a_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidInputError, match=r"\./~x-nobody\.h5"):
+        normalise("~x-nobody.h5")
+    Path("~x-nobody.h5").touch()
+    assert normalise("~x-nobody.h5") == str(tmp_path / "~x-nobody.h5")
+
+
+def test_a_fragment_of_a_web_url_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="%23"):
+        normalise("https://host/a.nii.gz#part")
+    assert normalise("s3://bucket/a#b.h5") == "s3://bucket/a#b.h5"
 
 
 def test_drives_of_windows() -> None:

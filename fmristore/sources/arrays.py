@@ -1,0 +1,123 @@
+"""Arrays of numpy and of other libraries, as the door takes them."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from fmristore.model.space import IMPLAUSIBLE_TR_S, HeaderWarning, NeuroSpace
+from fmristore.sources.images import in_axis_order
+from fmristore.sources.labelled import unmasked
+from fmristore_stores.errors import InvalidInputError
+from fmristore_stores.protocol import AnyArray
+
+__all__ = ["as_array", "check_coordinates", "check_tr", "on_shape", "sliceable"]
+
+_LARGEST_TR_MS = 1e6
+"""Beyond this a repetition time is wrong in milliseconds too."""
+
+
+def sliceable(given: Any) -> Any:
+    """Data with a shape and a dtype of numpy, its axes in order, read only where they have none."""
+    if hasattr(given, "data_vars"):
+        raise InvalidInputError(
+            f"a dataset of xarray with the variables {', '.join(map(str, given.data_vars))}: give "
+            "one of them, such as dataset['data']"
+        )
+    data = in_axis_order(given)
+    shape = getattr(data, "shape", None)
+    try:
+        np.dtype(getattr(data, "dtype", None))
+    except TypeError:  # of another library, such as torch
+        shape = None
+    if shape is None or not hasattr(data, "dtype"):
+        return as_array(data, "data are")
+    if not all(isinstance(length, int | np.integer) for length in shape):
+        raise InvalidInputError(
+            f"an array of the shape {shape}, not all of which is known: call its method "
+            "compute_chunk_sizes() first"
+        )
+    return data
+
+
+def on_shape(shape: tuple[int, ...]) -> str:
+    """Sentence on what to do with data of another number of axes than images have."""
+    if not shape:
+        return "; files are given by a path or URL as text, or as what their library reads of them"
+    if len(shape) == 2:
+        return (
+            "; series (T, V) of the voxels of a mask are put on its grid first, as by "
+            "nilearn.masking.unmask(series, mask)"
+        )
+    if len(shape) == 5 and 1 in shape[3:]:
+        return "; take the long axis, data[:, :, :, 0] or data[..., 0]"
+    return ""
+
+
+def as_array(given: Any, what: str) -> AnyArray:
+    """Values in memory.
+
+    Parameters
+    ----------
+    given : array_like
+        Of any library that numpy understands.
+    what : str
+        Subject and verb for the message, such as ``"data are"``.
+
+    Raises
+    ------
+    InvalidInputError
+        If they are no array, or some are masked.
+    """
+    plain = unmasked(given)
+    try:
+        return np.asarray(plain)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"the {what} not an array of values: {error}") from error
+
+
+def check_coordinates(data: Any, space: NeuroSpace) -> None:
+    """Refuse an array of xarray whose coordinates in mm run the other way than its grid.
+
+    Parameters
+    ----------
+    data : array_like
+        Axes in order; anything without coordinates passes, and so does what counts its voxels.
+    space : NeuroSpace
+        Grid that the user gives for it.
+
+    Raises
+    ------
+    InvalidInputError
+        If an axis is reversed.
+    """
+    coordinates = getattr(data, "coords", None)
+    dims = getattr(data, "dims", None)
+    if coordinates is None or not isinstance(dims, tuple):
+        return
+    for axis, name in enumerate(dims[:3]):
+        values = np.asarray(coordinates[name]) if name in coordinates else np.empty(0)
+        row = int(np.abs(space.affine[:3, axis]).argmax())
+        step = float(space.affine[row, axis])
+        aligned = np.count_nonzero(space.affine[:3, axis]) == 1
+        if len(values) < 2 or values.dtype.kind not in "iuf" or not aligned:
+            continue
+        counted = np.array_equal(values, np.arange(len(values)))
+        if not counted and np.allclose(np.diff(values.astype(np.float64)), -step, rtol=1e-3):
+            raise InvalidInputError(
+                f"the coordinates {name} run from {values[0]:g} to {values[-1]:g}, and the grid "
+                f"the other way by {step:g} mm: sort them (data.sortby({str(name)!r})), or give "
+                "the affine that they have"
+            )
+
+
+def check_tr(tr: Any) -> None:
+    """Warn of a repetition time that was most likely meant as milliseconds."""
+    if isinstance(tr, int | float | np.number) and IMPLAUSIBLE_TR_S < tr < _LARGEST_TR_MS:
+        warnings.warn(
+            f"tr={tr:g} is in seconds, and milliseconds are more likely meant: tr={tr / 1000:g}",
+            HeaderWarning,
+            stacklevel=2,
+        )

@@ -1,0 +1,137 @@
+"""Arrays and masks of other libraries: taken for what they are, or refused with what to do."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+import fmristore as fs
+from fmristore.model.space import HeaderWarning
+from fmristore.sources.masks import MaskWarning, mask_array
+from fmristore_stores.errors import InvalidInputError
+
+LIBRARY: Any = nibabel
+AFFINE = np.diag([2.0, 2, 2, 1])
+RUN = np.random.default_rng(0).integers(0, 99, (4, 5, 3, 6)).astype("i2")
+MASK = RUN[..., 0] > 50
+GRID = fs.NeuroSpace(spatial_shape=(4, 5, 3), affine=AFFINE)
+
+
+class Tensor:
+    """As tensors of torch are: a type of values that numpy does not know."""
+
+    shape = RUN.shape
+    dtype = "torch.int16"
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return RUN if dtype is None else RUN.astype(dtype)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        np.asfortranarray(RUN),
+        RUN.astype(">i2"),
+        RUN[::-1][::-1],
+        RUN.astype("i8") + 2**53 + 1,
+        RUN.astype("u8") + 2**63,
+        RUN.tolist(),
+        np.ma.array(RUN),
+        memoryview(RUN.tobytes()).cast("B").cast("h", RUN.shape),
+        Tensor(),
+    ],
+    ids=["Fortran", "big-endian", "views", "i8", "u8", "list", "masked", "buffer", "tensor"],
+)
+def test_arrays_of_any_kind(tmp_path: Path, given: Any) -> None:
+    with fs.NeuroVec.create(given, tmp_path / "a.h5", space=AFFINE) as stored:
+        np.testing.assert_array_equal(stored[...], np.asarray(given))
+
+
+@pytest.mark.parametrize(
+    ("given", "cure"),
+    [
+        (RUN.astype("f2"), r"astype\(numpy\.float32"),
+        (RUN.astype(object), r"astype\(numpy\.float32"),
+        (RUN.astype("M8[s]"), r"astype\(numpy\.float32"),
+        (RUN[..., None], r"data\[:, :, :, 0\] or data\[\.\.\., 0\]"),
+        (RUN[MASK].T, r"nilearn\.masking\.unmask"),
+        (b"run.nii.gz", "path or URL as text"),
+        (object(), "path or URL as text"),
+    ],
+)
+def test_what_is_no_array_of_an_image(tmp_path: Path, given: Any, cure: str) -> None:
+    with pytest.raises(InvalidInputError, match=cure):
+        fs.NeuroVec.create(given, tmp_path / "a.h5", space=AFFINE)
+    assert not (tmp_path / "a.h5").exists()
+
+
+def test_dask_arrays_of_unknown_length_and_datasets(tmp_path: Path) -> None:
+    dask: Any = pytest.importorskip("dask.array")
+    xarray: Any = pytest.importorskip("xarray")
+    lazy = dask.from_array(RUN)
+    some = lazy[..., dask.from_array(np.arange(6) % 2 == 0)]
+    with pytest.raises(InvalidInputError, match="compute_chunk_sizes"):
+        fs.NeuroVec.create(some, tmp_path / "a.h5", space=AFFINE)
+    dataset = xarray.Dataset({"data": (("x", "y", "z", "time"), RUN)})
+    with pytest.raises(InvalidInputError, match=r"variables data: .*dataset\['data'\]"):
+        fs.NeuroVec.create(dataset, tmp_path / "a.h5", space=AFFINE)
+    placed = dataset["data"].assign_coords(x=[0, 2, 4, 6.0], y=np.arange(5))
+    with pytest.raises(InvalidInputError, match=r"x run from 6 to 0, .*sortby\('x'\)"):
+        fs.NeuroVec.create(placed[::-1], tmp_path / "a.h5", space=AFFINE)
+    turned = placed.transpose("time", "z", "y", "x")
+    with fs.NeuroVec.create(turned, tmp_path / "a.h5", space=AFFINE) as stored:
+        np.testing.assert_array_equal(stored[...], RUN)
+
+
+def test_what_is_no_space_and_what_is_no_tr(tmp_path: Path) -> None:
+    wrong: Any
+    for wrong in ("MNI", LIBRARY.Nifti1Image(RUN, AFFINE)):
+        with pytest.raises(InvalidInputError, match=r"image\.affine"):
+            fs.NeuroVec.create(RUN, tmp_path / "a.h5", space=wrong)
+    with pytest.warns(HeaderWarning, match=r"milliseconds .* tr=2$"):
+        fs.NeuroVec.create(RUN, tmp_path / "a.h5", space=AFFINE, tr=2000).close()
+
+
+@pytest.mark.parametrize("kind", ["bool", "u1", "f4", "nan", "negative", "list"])
+def test_voxels_that_are_not_zero_are_in_a_mask(kind: str) -> None:
+    given: Any = {
+        "nan": np.where(MASK, 1, np.nan),
+        "negative": np.where(MASK, -1, 0),
+        "list": MASK.tolist(),
+    }.get(kind)
+    given = MASK.astype(kind) * (255 if kind == "u1" else 1) if given is None else given
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(mask_array(given, GRID), MASK)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [np.random.default_rng(1).random(MASK.shape), np.where(MASK, 1.0, 1e-20)],
+    ids=["probabilities", "noise of resampling"],
+)
+def test_a_mask_that_may_be_a_map_is_reported(given: Any) -> None:
+    with pytest.warns(MaskWarning, match=r"not whole numbers.*values > 0\.5"):
+        assert mask_array(given, GRID).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "cure"),
+    [
+        (MASK.astype(object), r"astype\(bool\)"),
+        (MASK.ravel(), "reshape"),
+        (np.argwhere(MASK), "give them as voxels"),
+        (np.stack([MASK, MASK], -1), r"values\[\.\.\., 0\]"),
+        (np.ones((9, 9, 9)), "resample_to_img"),
+        (np.zeros(MASK.shape), "all its values are 0"),
+        (LIBRARY.Nifti1Image(MASK.astype("u1"), np.diag([-2.0, 2, 2, 1])), "as_closest_canonical"),
+    ],
+)
+def test_what_is_no_mask_says_what_to_do(given: Any, cure: str) -> None:
+    with pytest.raises(InvalidInputError, match=cure):
+        mask_array(given, GRID)
