@@ -37,6 +37,8 @@ _DECLARED = frozenset({"iso-8859-1", "iso8859-1", "latin-1", "latin1", "windows-
 _NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f\x81\x8d\x8f\x90\x9d]")
 """Bytes that no text in Windows-1252 has."""
 
+_JSON = re.compile(r"""\s*(?:\{|\[\s*["{])""")
+"""Beginning of an object, or of a list of objects or texts."""
 _NOT_TEXT = (
     "the table of labels is not text: save it as CSV or TSV in UTF-8, or give a data frame "
     "(pandas.read_excel of a workbook), or a mapping from id to name"
@@ -75,7 +77,7 @@ def read_label_file(
         If it is no table of labels, or larger than 16 MiB.
     """
     text, doubt = _text(url, storage_options)
-    if text.lstrip().startswith(("<", "{")):
+    if text.lstrip().startswith("<") or _JSON.match(text):
         try:
             check_values(text)
         except MemoryLimitError as error:
@@ -87,7 +89,7 @@ def _parsed(text: str, present: NDArray[np.int32], url: str) -> Columns | list[s
     """Columns of a table, or names alone."""
     if text.lstrip().startswith("<"):
         return _xml(text, url)
-    if re.match(r"""\s*(?:\{|\[\s*["{])""", text):
+    if _JSON.match(text):
         return _json(text, url)
     lines = [line.strip(" \r\n\f\v") for line in text.splitlines() if line.strip()]
     found = _workbench(lines)

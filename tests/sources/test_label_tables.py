@@ -447,6 +447,7 @@ def test_tables_of_separators_alone(tmp_path: Path, text: str) -> None:
     [
         (",".join(map(str, range(9000))) + "\n" + "1,a\n" * 9000, "far longer than others"),
         ('{"1": [' + "[]," * (2 << 20) + "[]]}", "values where"),
+        ('[{"1": [' + "[]," * (2 << 20) + "[]]}]", "values where"),
         ("<a>" + "<b/>" * (2 << 20) + "</a>", "values where"),
     ],
 )
