@@ -10,7 +10,6 @@ import pytest
 import fmristore
 from fmristore import errors
 from fmristore.transcoding.plan import LOSSES
-from tests.campaigns.__main__ import CAMPAIGNS
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ROOT / ".ci" / "step"
@@ -52,6 +51,8 @@ def test_workflow_takes_steps_of_ci() -> None:
 
 
 def test_page_on_tests_has_the_trials_of_campaigns() -> None:
+    from tests.campaigns.__main__ import CAMPAIGNS
+
     page = (ROOT / "docs" / "explanation" / "testing.md").read_text()
     row = r"^\| [^|]+ \| ([\d,]+|all)[^|]* \| ([\d,]+|all) \| .*campaigns ([\w-]+)` \|$"
     listed = {name: (full, quick) for full, quick, name in re.findall(row, page, re.MULTILINE)}
