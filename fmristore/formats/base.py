@@ -572,6 +572,11 @@ class StoredObject(ABC):
         """Names of its runs, scans or maps, if it has such."""
         return ()
 
+    @property
+    def parts_folder(self) -> str:
+        """Group of its runs or scans, where a killed writer may leave one that no list names."""
+        return ""
+
     def part(self, name: str) -> Any:
         """One of its runs, scans or maps, which is closed with it.
 

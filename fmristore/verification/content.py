@@ -12,6 +12,7 @@ import numpy as np
 from fmristore.api import open_handle
 from fmristore.formats.base import StoredObject
 from fmristore.formats.image.image import DenseImage
+from fmristore.formats.names import encode_name
 from fmristore.formats.registry import FORMAT, formats
 from fmristore.model.coordinates import Coordinate, grid_coordinates, time_coordinate
 from fmristore.model.space import NeuroSpace
@@ -49,10 +50,13 @@ class Content:
         Name of its format; None for a store of other software.
     data : frozenset of str
         Paths of the arrays of which every chunk must be there.
+    unfinished : tuple of str
+        Groups that a killed writer left and no list names, each with a slash behind it.
     """
 
     format: str | None
     data: frozenset[str] = frozenset()
+    unfinished: tuple[str, ...] = ()
 
 
 def open_content(locator: Locator, store: Store, tree: Tree, findings: Findings) -> Content:
@@ -87,7 +91,22 @@ def open_content(locator: Locator, store: Store, tree: Tree, findings: Findings)
             findings.problem("not-found", path, "the data are missing")
         elif not item.damaged and item.kind != "name":  # damage is a problem already
             findings.problem("unreadable", path, item.reason)
-    return Content(recorded, frozenset(paths))
+    return Content(recorded, frozenset(paths), _unfinished(stored, tree, findings))
+
+
+def _unfinished(stored: StoredObject, tree: Tree, findings: Findings) -> tuple[str, ...]:
+    """Groups of runs or scans that are not in the list of them, which are noted."""
+    folder = stored.parts_folder
+    known = {f"{folder}/{encode_name(name)}" for name in stored.part_names} if folder else set()
+    found = [
+        path
+        for path in tree.groups
+        if folder and path.rpartition("/")[0] == folder and path not in known
+    ]
+    for path in found:
+        text = "a writer is at it, or ended before it was whole: the next one removes it"
+        findings.note("leftover", path, text)
+    return tuple(f"{path}/" for path in found)
 
 
 def _attempt(work: Callable[[], Result], findings: Findings) -> Result | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from fmristore.formats.nodes import missing_of
@@ -15,7 +15,7 @@ from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
 from fmristore.transcoding.tree import Tree, walk
 from fmristore.verification.arrays import DAMAGE, ArrayCheck
-from fmristore.verification.content import open_content
+from fmristore.verification.content import Content, open_content
 from fmristore.verification.report import Findings, VerifyReport
 from fmristore_stores.errors import FmristoreError
 from fmristore_stores.opening import locate, open_store
@@ -110,9 +110,7 @@ def verify(
         _report_leftovers(store.url, storage_options, findings)
         locator = locate(url, storage_options=storage_options)
         content = open_content(locator, store, tree, findings)
-        _check_arrays(
-            tree, content.data, findings, deep=deep, max_memory=max_memory, progress=progress
-        )
+        _check_arrays(tree, content, findings, deep=deep, max_memory=max_memory, progress=progress)
     return findings.report(
         url=store.url,
         name=content.format,
@@ -123,17 +121,22 @@ def verify(
 
 def _check_arrays(
     tree: Tree,
-    data: Collection[str],
+    content: Content,
     findings: Findings,
     *,
     deep: bool,
     max_memory: int,
     progress: Progress | None,
 ) -> None:
-    """Check the chunks of all arrays; those of `data` must be there, and equal their digest."""
-    done = _Done(sum(array.spec.nbytes for array in tree.arrays.values()), progress)
-    for path, array in tree.arrays.items():
-        required = path in data
+    """Check the chunks of all arrays; those of the data must be there, and equal their digest."""
+    checked = {
+        path: array
+        for path, array in tree.arrays.items()
+        if not path.startswith(content.unfinished)
+    }
+    done = _Done(sum(array.spec.nbytes for array in checked.values()), progress)
+    for path, array in checked.items():
+        required = path in content.data
         check = ArrayCheck(array, findings, required=required, max_memory=max_memory)
         findings.arrays += 1
         whole = check.locate(None if deep else done.add)

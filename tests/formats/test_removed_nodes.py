@@ -198,3 +198,30 @@ def test_nothing_is_missing_of_a_scan_that_was_not_finished(
         assert store.scan_names == ("rest", "task")
     with open_store(left) as stored:
         assert "t" in stored.root.group("scans/task").read_attributes()["holds"]
+
+
+@pytest.mark.parametrize("kind", ["scan", "run"])
+def test_what_no_list_names_is_not_taken_for_damage(tmp_path: Path, kind: str) -> None:
+    """A writer may be killed between the metadata of an array and its only chunk."""
+    path = tmp_path / "a.zarr"
+    if kind == "scan":
+        fs.ParcellatedMultiScan.create(
+            {"rest": RUN}, path, parcellation=LABELS, space=SPACE, statistic="mean"
+        ).close()
+        folder = path / "scans"
+    else:
+        fs.NeuroVecSeq.create({"rest": RUN}, path, space=SPACE).close()
+        folder = path / "runs"
+    document = json.loads((path / "zarr.json").read_text())
+    document.pop("consolidated_metadata", None)  # as every writer does first
+    (path / "zarr.json").write_text(json.dumps(document))
+    shutil.copytree(folder / "rest", folder / "task")
+    for chunks in [found for found in (folder / "task").rglob("c") if found.is_dir()]:
+        shutil.rmtree(chunks)
+    report = fs.verify(path, deep=True)
+    assert report, str(report)
+    assert [note.node for note in report.notes if note.kind == "leftover"] == [
+        f"{folder.name}/task"
+    ]
+    shutil.rmtree(next(found for found in (folder / "rest").rglob("0/c") if found.is_dir()))
+    assert not fs.verify(path, deep=True)

@@ -388,6 +388,11 @@ class ParcellatedMultiScan(StoredObject):
         """Names of the scans."""
         return self.scan_names
 
+    @property
+    def parts_folder(self) -> str:
+        """Docstring inherited."""
+        return "scans" if "scans" in self.root_attributes else ""
+
     def part(self, name: str) -> ParcellatedScan | ParcellatedScanSummary:
         """Docstring inherited."""
         return self[name]

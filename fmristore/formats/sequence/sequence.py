@@ -340,6 +340,11 @@ class NeuroVecSeq(GridView):
 
     part_names = runs
 
+    @property
+    def parts_folder(self) -> str:
+        """Docstring inherited."""
+        return "runs" if "runs" in self.root_attributes else ""
+
     def part(self, name: str) -> NeuroVec:
         """Docstring inherited."""
         return self.run(name)
