@@ -87,7 +87,7 @@ class TestIndexing:
             close(found, wanted)
 
     def test_by_coordinates(self, lazy: Any, loaded: Any) -> None:
-        for select in (
+        selections: list[Any] = [
             lambda d: d.sel(x=[2.1, 7.9], method="nearest"),
             lambda d: d.sel(x=slice(2, 6), y=4.0),
             lambda d: d.head(x=2).thin(y=2).tail(z=1),
@@ -95,7 +95,8 @@ class TestIndexing:
             lambda d: d.roll(x=2).transpose(..., "x"),
             lambda d: d.stack(v=("x", "y")).isel(v=[3, 1]),
             lambda d: d.sortby("x", ascending=False),
-        ):
+        ]
+        for select in selections:
             close(select(lazy), select(loaded))
 
     def test_indexing_reads_nothing(self, url: Path, lazy: Any) -> None:

@@ -535,7 +535,8 @@ class ChunkLoader:
 
 def _is_in(data: Buffer, room: AnyArray) -> bool:
     """Whether bytes were fetched into memory that was given for them."""
-    return isinstance(data, memoryview) and data.obj is room
+    owner: object = data.obj if isinstance(data, memoryview) else None
+    return owner is room
 
 
 _threads = threading.local()
