@@ -179,8 +179,8 @@ def check_values(data: bytes | str, url: str | None = None, *, each: int = 8) ->
     most = _FREE + len(data) // each
     if len(data) <= most:
         return
-    marks = (b",", b"[", b"{", b"<") if isinstance(data, bytes) else (",", "[", "{", "<")
-    count = sum(data.count(mark) for mark in marks)  # type: ignore[arg-type]
+    raw = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
+    count = sum(raw.count(mark) for mark in (b",", b"[", b"{", b"<"))
     if count > most:
         msg = f"a document of {len(data)} bytes has {count} values where {most} are allowed"
         raise MemoryLimitError(msg, url=url)
