@@ -55,10 +55,12 @@ def is_folder(url: str, storage_options: Mapping[str, Any]) -> bool:
         return False
     if "://" not in url:
         return Path(url).is_dir() and not (Path(url) / "zarr.json").exists()
+    from fmristore.nifti.files import translated
     from fmristore_stores.io.location import filesystem
 
     fs, path = filesystem(url, storage_options)
-    return bool(fs.isdir(path)) and not fs.exists(f"{path.rstrip('/')}/zarr.json")
+    with translated(url):
+        return bool(fs.isdir(path)) and not fs.exists(f"{path.rstrip('/')}/zarr.json")
 
 
 def find_stores(
@@ -84,15 +86,19 @@ def find_stores(
     ------
     NotFoundError
         If there is nothing at `place`.
+    AccessDeniedError, StorageError
+        If the folder cannot be listed.
     """
     if not is_folder(place, storage_options):
         yield place
         return
+    from fmristore.nifti.files import translated
     from fmristore_stores.io.location import filesystem
 
     fs, path = filesystem(place, storage_options)
     scheme = place.partition("://")[0] + "://" if "://" in place else ""
-    entries = sorted(fs.ls(path, detail=True), key=lambda entry: str(entry["name"]))
+    with translated(place):
+        entries = sorted(fs.ls(path, detail=True), key=lambda entry: str(entry["name"]))
     for entry in entries:
         name = str(entry["name"]).rstrip("/")
         base = name.rpartition("/")[2]

@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 import rich.console
+from fsspec.implementations.memory import MemoryFileSystem
 from typer.testing import CliRunner, Result
 
 import fmristore as fs
@@ -101,6 +102,25 @@ def test_errors_as_json(study: Path) -> None:
     assert (error["type"], error["kind"]) == ("NotFoundError", "not-found")
     assert error["url"] == str(study / "absent.h5")
     assert "no such file" in error["message"]
+
+
+@pytest.mark.parametrize("command", ["ls", "info"])
+@pytest.mark.parametrize("asked", ["isdir", "ls"])
+def test_a_bucket_without_credentials(
+    command: str, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoCredentialsError(Exception):
+        """As botocore's, which is no OSError."""
+
+    def refuse(*args: Any, **options: Any) -> None:
+        raise NoCredentialsError("Unable to locate credentials")
+
+    monkeypatch.setattr(MemoryFileSystem, "isdir", lambda *args: True)
+    monkeypatch.setattr(MemoryFileSystem, asked, refuse)
+    result = run(command, "memory://no-bucket", "--json")
+    error = json.loads(result.stderr)["error"]
+    assert (result.exit_code, error["kind"]) == (1, "access-denied")
+    assert "Unable to locate credentials" in error["message"]
 
 
 def test_wrong_calls_as_json() -> None:
