@@ -2,27 +2,29 @@
 
 netCDF4 sets ``HDF5_PLUGIN_PATH`` to plugins that are linked with its own copy of the HDF5 library.
 Where it is imported first, the library of h5py loads them, and the function by which such a plugin
-adapts its parameters to a dataset fails: it asks the other copy. Parameters are complete and chunks
-encoded before HDF5 has them, so that function is not needed. The plugin is registered again without
-it, by h5py's ``h5z.register_filter``; what decodes and encodes stays the plugin's own.
+adapts its parameters to a dataset fails: it asks the other copy. Here parameters are complete and
+chunks encoded before HDF5 has them, so that function is not needed. For the moment of creation the
+plugin is registered without it, by h5py's ``h5z.register_filter``; what decodes stays its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 from h5py import h5pl, h5z
 
-__all__ = ["register_plainly"]
+__all__ = ["plain_filters"]
 
 _lock = threading.Lock()
+_known: dict[int, tuple[_FilterClass, _FilterClass]] = {}
 _kept: list[Any] = []
-"""Libraries and classes of filters to which HDF5 refers as long as the process lives."""
+"""Libraries to whose functions HDF5 refers as long as the process lives."""
 _FILTER = 0
 """Kind of a plugin that is a filter: ``H5PL_TYPE_FILTER``."""
 _ENDINGS = (".so", ".dylib", ".dll")
@@ -43,33 +45,46 @@ class _FilterClass(ctypes.Structure):
     ]
 
 
-def register_plainly(numbers: Collection[int]) -> bool:
-    """Register filters of plugins without the functions that look at the dataset.
+@contextlib.contextmanager
+def plain_filters(numbers: Collection[int]) -> Iterator[bool]:
+    """Have filters of plugins without the functions that look at the dataset, for one creation.
+
+    Afterwards they are as they were: datasets that others create need these functions, and would
+    be encoded with parameters that are missing.
 
     Parameters
     ----------
     numbers : collection of int
         Of filters that HDF5 has loaded from where it looks for plugins.
 
-    Returns
-    -------
+    Yields
+    ------
     bool
         Whether the plugins of all were found.
     """
     with _lock:
-        missing = set(numbers)
-        for path in _plugins():
-            if not missing:
-                break
-            found = _class_in(path)
-            if found is None or found.id not in missing:
-                continue
+        found = [_filter(number) for number in numbers]
+        known = [one for one in found if one is not None]
+        try:
+            for _, plain in known:
+                h5z.register_filter(ctypes.addressof(plain))
+            yield len(known) == len(numbers)
+        finally:
+            for own, _ in known:
+                h5z.register_filter(ctypes.addressof(own))
+
+
+def _filter(number: int) -> tuple[_FilterClass, _FilterClass] | None:
+    """Class of a filter as its plugin has it, and without the functions; None if none has it."""
+    if number in _known:
+        return _known[number]
+    for path in _plugins():
+        found = _class_in(path)
+        if found is not None and found.id == number:
             plain = _FilterClass.from_buffer_copy(found)
             plain.can_apply = plain.set_local = None
-            _kept.append(plain)
-            h5z.register_filter(ctypes.addressof(plain))
-            missing.discard(found.id)
-        return not missing
+            return _known.setdefault(number, (found, plain))
+    return None
 
 
 def _plugins() -> list[Path]:

@@ -22,7 +22,7 @@ from fmristore_stores.errors import (
     MetadataError,
 )
 from fmristore_stores.hdf5.attributes import decode_text
-from fmristore_stores.hdf5.stand_in import register_plainly
+from fmristore_stores.hdf5.stand_in import plain_filters
 from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout, is_string, parse_dtype
 
 __all__ = [
@@ -300,9 +300,11 @@ def create_dataset(group: Any, name: bytes, spec: ArraySpec) -> Any:
         plugins = [number for number, _ in filters_of(plan) if number > h5z.FILTER_LZF]
         if "callback" not in str(error) or not plugins:
             raise
-        if not register_plainly(plugins):
-            raise _unusable(plugins) from error
-        node = h5d.create(group, name, kind, space, plan)
+        with plain_filters(plugins) as found:
+            if not found:
+                raise _unusable(plugins) from error
+            node = h5d.create(group, name, kind, space, plan)
+            node.flush()
     if not all(h5z.filter_avail(number) for number, _ in filters_of(plan)):
         # HDF5 sizes the list of filters now and writes it later, with the names of those it knows
         # by then. If a plugin were loaded in between, the names would not fit and the header of
