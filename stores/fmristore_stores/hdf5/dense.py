@@ -13,12 +13,12 @@ Fractal heaps and B-trees: https://support.hdfgroup.org/documentation/hdf5/lates
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from fmristore_stores.errors import CorruptDataError, MemoryLimitError
 
-__all__ = ["Read", "attribute_value", "dense_values"]
+__all__ = ["Read", "attribute_value", "dense_blocks", "dense_values"]
 
 _MOST_BYTES = 64 * 1024 * 1024
 """Of one heap, without values of its large objects."""
@@ -59,10 +59,10 @@ def _padded(size: int) -> int:
     return (size + 7) // 8 * 8
 
 
-def dense_values(
-    read: Read, address: int, name: bytes, most: int, base: int, widths: tuple[int, int]
+def dense_blocks(
+    read: Read, address: int, most: int, base: int, widths: tuple[int, int]
 ) -> list[bytes]:
-    """Values of all that may be the attribute of a name in a fractal heap.
+    """Blocks of a fractal heap in which attributes lie, and the beginnings of large ones.
 
     Parameters
     ----------
@@ -70,14 +70,37 @@ def dense_values(
         Reads bytes of the file.
     address : int
         Of the heap.
-    name : bytes
-        Of the attribute, whose elements are of variable length.
     most : int
         Bytes of a value that are wanted.
     base : int
         What is added to all addresses in the file.
     widths : tuple of int
         Bytes of an address and of a length in the file.
+
+    Raises
+    ------
+    CorruptDataError
+        If it is no such heap.
+    MemoryLimitError
+        If it is larger than attributes can be.
+    """
+    try:
+        return list(_blocks(_File(read, base, *widths), address, _LARGEST_HEAD + most))
+    except (struct.error, IndexError) as error:
+        raise CorruptDataError(_DAMAGED) from error
+
+
+def dense_values(blocks: Iterable[bytes], name: bytes, most: int) -> list[bytes]:
+    """Values of all that may be the attribute of a name in some blocks.
+
+    Parameters
+    ----------
+    blocks : iterable of bytes
+        As `dense_blocks` returns them.
+    name : bytes
+        Of the attribute, whose elements are of variable length.
+    most : int
+        Bytes of a value.
 
     Returns
     -------
@@ -87,17 +110,13 @@ def dense_values(
     Raises
     ------
     CorruptDataError
-        If it is no such heap.
-    MemoryLimitError
-        If it is larger than attributes can be.
+        If it is damaged.
     """
-    found: list[bytes] = []
     try:
-        for block in _blocks(_File(read, base, *widths), address, _LARGEST_HEAD + most):
-            found += [value for value in _named(block, name, most) if len(value) == most]
+        found = [value for block in blocks for value in _named(block, name, most)]
     except (struct.error, IndexError) as error:
         raise CorruptDataError(_DAMAGED) from error
-    return found
+    return [value for value in found if len(value) == most]
 
 
 def _named(block: bytes, name: bytes, most: int) -> Iterator[bytes]:

@@ -24,7 +24,7 @@ import h5py
 from h5py import h5g, h5r, h5t
 
 from fmristore_stores.errors import CorruptDataError, MetadataError
-from fmristore_stores.hdf5.dense import Read, dense_values
+from fmristore_stores.hdf5.dense import Read, dense_blocks, dense_values
 from fmristore_stores.hdf5.lengths import Header, check_lengths, element_size, read_header
 from fmristore_stores.io.alive import AliveSet
 
@@ -46,6 +46,8 @@ _LAST_SUPERBLOCK = 4096 + 8
 _MOST_OBJECTS = 1 << 16
 """Objects of a collection: they are numbered with 16 bits."""
 _WINDOW = 4096
+_MOST_KEPT = 4 * 1024 * 1024
+"""Bytes of attributes of an object that are kept, to look for the next one."""
 
 
 class Heaps:
@@ -69,6 +71,7 @@ class Heaps:
     ) -> None:
         self._read = read
         self._last: tuple[int, Header] | None = None
+        self._heap: tuple[tuple[int, int], list[bytes]] | None = None
         self._file = file
         self._url = url
         self._opener = opener
@@ -139,12 +142,21 @@ class Heaps:
         header = self.header(node)
         if header is None:
             return []
-        base, widths = self._sizes
         found = list(header.attributes.get(name, ()))
-        most = count * element_size(widths[0])
+        most = count * element_size(self._sizes[1][0])
         for address in header.heaps:
-            found += dense_values(self._inside, address, name, most, base, widths)
+            found += dense_values(self._blocks(address, most), name, most)
         return found
+
+    def _blocks(self, address: int, most: int) -> list[bytes]:
+        """Blocks of a heap of attributes, of which the last one is kept while a file is read."""
+        key = address, max(most, _WINDOW)
+        if self._opener is not None and self._heap is not None and self._heap[0] == key:
+            return self._heap[1]
+        blocks = dense_blocks(self._inside, *key, *self._sizes)
+        small = sum(map(len, blocks)) <= _MOST_KEPT
+        self._heap = (key, blocks) if small else None
+        return blocks
 
     def check(self, raw: bytes, count: int, unit: int = 1) -> None:
         """Check the lengths that some elements claim, see `check_lengths`."""

@@ -13,7 +13,7 @@ from h5py import h5d, h5p, h5s, h5t
 
 from fmristore_stores.errors import CorruptDataError, MemoryLimitError, MetadataError
 from fmristore_stores.hdf5 import dimensions, heaps
-from fmristore_stores.hdf5.dense import dense_values
+from fmristore_stores.hdf5.dense import dense_blocks
 from fmristore_stores.hdf5.lengths import Header, read_header
 from fmristore_stores.hdf5.store import HDF5Store
 from fmristore_stores.io.location import filesystem
@@ -256,14 +256,14 @@ def test_heaps_of_attributes_that_do_not_end() -> None:
     table = (4).to_bytes(2, "little") + (1 << 50).to_bytes(8, "little") * 2 + bytes(4)
     data = head + table + bytes(10)
     with pytest.raises(MemoryLimitError, match="the attributes of an object take more"):
-        dense_values(lambda at, length: data[at : at + length], 0, b"a", 16, 0, sizes)
+        dense_blocks(lambda at, length: data[at : at + length], 0, 16, 0, sizes)
     table = (4).to_bytes(2, "little") + (512).to_bytes(8, "little") * 2 + bytes(4)
     where = (160).to_bytes(8, "little")
     data = (head + table + where + (40).to_bytes(2, "little")).ljust(160 + 13) + where * 256
     with pytest.raises(MemoryLimitError, match="the attributes of an object take more"):
-        dense_values(lambda at, length: data[at : at + length], 0, b"a", 16, 0, sizes)
+        dense_blocks(lambda at, length: data[at : at + length], 0, 16, 0, sizes)
     with pytest.raises(CorruptDataError, match="outside the header"):
-        dense_values(lambda at, length: bytes(length), 0, b"a", 16, 0, sizes)
+        dense_blocks(lambda at, length: bytes(length), 0, 16, 0, sizes)
 
 
 def test_attributes_that_cannot_be_looked_at(
