@@ -10,7 +10,7 @@ import typer
 from fmristore.cli.console import echo, emit, naming
 from fmristore.cli.options import Json, Overwrite, StorageOptions, Trusted
 from fmristore.cli.parsing import parse_options
-from fmristore.planning.text import size_text
+from fmristore.planning.text import counted, size_text
 
 __all__ = ["virtualize"]
 
@@ -78,6 +78,7 @@ def virtualize(  # noqa: PLR0913
     size = size_text(report.nbytes) if report.nbytes else f"version {report.version}"
     source = report.source if len(sources) == 1 else f"{len(sources)} files"
     echo(
-        f"{source} -> {report.target}: {report.chunks} chunks of "
-        f"{len(report.referred)} arrays, {len(report.inlined)} small arrays, {size}"
+        f"{source} -> {report.target}: {counted(report.chunks, 'chunk')} of "
+        f"{counted(len(report.referred), 'array')}, "
+        f"{counted(len(report.inlined), 'small array')}, {size}"
     )

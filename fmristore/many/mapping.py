@@ -81,7 +81,7 @@ def map_runs(
     >>> pairs = [("sub-01_bold.nii.gz", "sub-01_bold.h5")]
     >>> report = fs.map_runs(fs.convert, pairs, jobs=4)                       # doctest: +SKIP
     >>> print(report)                                                         # doctest: +SKIP
-    1 runs: 1 done, 0 unchanged, 0 failed
+    1 run: 1 done, 0 unchanged, 0 failed
     """
     _signature(function)
     if storage_options is not None and takes_option(function, "storage_options"):

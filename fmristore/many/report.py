@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fmristore.planning.text import counted
 from fmristore_stores.errors import NotFoundError, RunsError
 from fmristore_stores.shown import shown
 
@@ -116,11 +117,11 @@ class RunsReport:
     def __str__(self) -> str:
         counts = Counter(one.state for one in self.outcomes)
         kinds = ", ".join(f"{counts[state]} {state}" for state in ("done", "unchanged", "failed"))
-        lines = [f"{len(self)} runs: {kinds}"]
+        lines = [f"{counted(len(self), 'run')}: {kinds}"]
         lines += [
             f"failed {shown(one.name, 200)}: {shown(one.error or '', 400)}"
             for one in self.failed[:_FEW]
         ]
-        if len(self.failed) > _FEW:
-            lines.append(f"and {len(self.failed) - _FEW} others")
+        if (others := len(self.failed) - _FEW) > 0:
+            lines.append(f"and {counted(others, 'other')}")
         return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Sizes and counts as people read and write them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from fmristore_stores.errors import InvalidInputError
 
-__all__ = ["parse_size", "size_text"]
+__all__ = ["counted", "parse_size", "size_text"]
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?(?:e\+?[0-9]{1,2})?)\s*(?:([kmgt])(i?))?b?", re.IGNORECASE)
 
@@ -38,6 +38,11 @@ def parse_size(value: int | float | str) -> int:
         except (TypeError, ValueError, OverflowError):
             pass
     raise InvalidInputError(f"{value!r} is not a size; expected something like 512MB, 2GiB or 1e9")
+
+
+def counted(count: int, noun: str) -> str:
+    """Count with its noun, in the plural unless it is one: ``1 run``, ``2 runs``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def size_text(count: int | None) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, overload
 
 from fmristore.planning.pictures import facts_html
-from fmristore.planning.text import size_text
+from fmristore.planning.text import counted, size_text
 from fmristore.references.draft import Drafted, draft_of
 from fmristore.transcoding.plan import LOSSES, Loss
 from fmristore_stores.errors import ChangedError, InvalidInputError, LossyError
@@ -66,7 +66,7 @@ class VirtualReport:
     version: str = ""
 
     def __repr__(self) -> str:
-        size = f"{self.chunks} chunks of {len(self.referred)} arrays"
+        size = f"{counted(self.chunks, 'chunk')} of {counted(len(self.referred), 'array')}"
         source = f"{len(self.groups)} files" if self.groups else self.source
         return f"<{type(self).__name__}: {shown(f'{source} -> {self.target}')}: {size}>"
 

@@ -11,6 +11,7 @@ from typing import Any
 from fmristore.formats.r.common import R_DATA
 from fmristore.planning.layout import AXES, Access, canonical_axes
 from fmristore.planning.pictures import report_html
+from fmristore.planning.text import counted
 from fmristore.transcoding.arrays import ArrayStep, TargetKind, plan_array
 from fmristore.transcoding.attributes import TypedNodes, read_typed_nodes
 from fmristore.transcoding.fill_values import for_target, scalars_of_netcdf
@@ -95,7 +96,8 @@ class TranscodePlan:
         return sum(step.target.nbytes for step in self.arrays)
 
     def __repr__(self) -> str:
-        size = f"{len(self.arrays)} arrays, {self.nbytes} bytes, {len(self.losses)} losses"
+        arrays = counted(len(self.arrays), "array")
+        size = f"{arrays}, {self.nbytes} bytes, losses: {len(self.losses)}"
         return f"<{type(self).__name__}: {shown(f'{self.source} -> {self.target}')}: {size}>"
 
     def _repr_html_(self) -> str:

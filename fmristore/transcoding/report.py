@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmristore.planning.pictures import report_html
+from fmristore.planning.text import counted
 from fmristore.transcoding.plan import TranscodePlan
 from fmristore_stores.shown import shown
 
@@ -58,9 +59,8 @@ class TranscodeReport:
         lost = f", {len(self.dropped)} lost" if self.dropped else ""
         equal = ", digests equal" if self.digests else ""
         where = shown(f"{self.plan.source} -> {self.plan.target}")
-        return (
-            f"{where}: {len(self.plan.arrays)} arrays ({copied}){lost}{equal}, {self.seconds:.2f} s"
-        )
+        arrays = counted(len(self.plan.arrays), "array")
+        return f"{where}: {arrays} ({copied}){lost}{equal}, {self.seconds:.2f} s"
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain JSON values."""

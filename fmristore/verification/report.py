@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fmristore.planning.pictures import report_html
-from fmristore.planning.text import size_text
+from fmristore.planning.text import counted, size_text
 from fmristore_stores.errors import FmristoreError
 from fmristore_stores.shown import shown
 
@@ -83,7 +83,8 @@ class VerifyReport:
         return not self.problems
 
     def __repr__(self) -> str:
-        found = f"{len(self.problems)} problems, {len(self.notes)} notes, {self.arrays} arrays"
+        counts = {"problem": len(self.problems), "note": len(self.notes), "array": self.arrays}
+        found = ", ".join(counted(count, noun) for noun, count in counts.items())
         return f"<{type(self).__name__}: {shown(self.url)}: {found}>"
 
     def _repr_html_(self) -> str:
@@ -93,12 +94,11 @@ class VerifyReport:
         return self.ok
 
     def __str__(self) -> str:
-        count = len(self.problems)
-        verdict = "ok" if self.ok else f"{count} problem{'s' * (count != 1)}"
+        verdict = "ok" if self.ok else counted(len(self.problems), "problem")
         facts = [
             shown(self.format or "of another writer"),
-            f"{self.arrays} array{'s' * (self.arrays != 1)}",
-            f"{self.chunks} chunk{'s' * (self.chunks != 1)} in place",
+            counted(self.arrays, "array"),
+            f"{counted(self.chunks, 'chunk')} in place",
             size_text(self.nbytes),
             "decoded" if self.deep else "not decoded",
         ]

@@ -38,6 +38,7 @@ def test_convert_transcode_and_verify(tmp_path: Path) -> None:
     stores += map(str, (tmp_path / "new").glob("*.zarr"))
     code, text = run("verify", *stores, "--option", "deep=true")
     assert (code, text) == (0, "4 runs: 4 done, 0 unchanged, 0 failed\n")
+    assert run("verify", stores[0]) == (0, "1 run: 1 done, 0 unchanged, 0 failed\n")
     Path(stores[0]).write_bytes(Path(stores[0]).read_bytes()[:-30])
     assert run("verify", *stores, "--trusted")[0] == 1
 

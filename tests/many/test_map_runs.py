@@ -79,6 +79,10 @@ class TestOutcomes:
             report["7"]
         assert json.dumps(report.to_json())
 
+    def test_a_report_of_one_run(self) -> None:
+        report = fs.map_runs(calls.twice, {"0": {"number": 0}})
+        assert str(report) == "1 run: 1 done, 0 unchanged, 0 failed"
+
     @pytest.mark.parametrize("kind", ["threads", "inline"])
     def test_any_executor(self, kind: str) -> None:
         runs = {str(n): {"number": n} for n in range(4)}

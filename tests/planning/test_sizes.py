@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fmristore as fs
-from fmristore.planning.text import parse_size
+from fmristore.planning.text import counted, parse_size
 from fmristore_stores.errors import InvalidInputError, MemoryLimitError
 
 MASK = np.ones((4, 4, 3), bool)
@@ -29,6 +29,10 @@ def test_sizes(value: Any, size: int) -> None:
 def test_no_sizes(value: Any) -> None:
     with pytest.raises(InvalidInputError, match="is not a size; expected"):
         parse_size(value)
+
+
+def test_counts_have_the_noun_in_singular_or_plural() -> None:
+    assert [counted(n, "run") for n in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]
 
 
 def run(path: Path) -> Path:

@@ -41,6 +41,7 @@ from fmristore.planning.indexing import AxisPart, parse_selection
 from fmristore.planning.memory import within
 from fmristore.planning.options import StoreOptions, takes
 from fmristore.planning.streams import streaming
+from fmristore.planning.text import counted
 from fmristore.sources.door import as_source, in_order
 from fmristore_stores.errors import InvalidInputError, MetadataError, SelectionError
 from fmristore_stores.opening import Handle
@@ -275,8 +276,8 @@ class LatentView(VoxelView):
     def _facts(self) -> dict[str, str]:
         kind = "sparse " if self.loadings.is_sparse else ""
         facts = super()._facts() | {
-            "components": f"{self.n_components} {kind}components",
-            "in mask": f"{self.n_voxels} voxels",
+            "components": counted(self.n_components, f"{kind}component"),
+            "in mask": counted(self.n_voxels, "voxel"),
         }
         if len(self._scans) > 1:
             facts["scans"] = f"{len(self._scans)} scans"

@@ -42,7 +42,7 @@ from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.indexing import parse_selection
 from fmristore.planning.options import StoreOptions, WriteOptions, takes
-from fmristore.planning.text import parse_size
+from fmristore.planning.text import counted, parse_size
 from fmristore.sources.door import in_order, open_each_path, open_if_path, space_for
 from fmristore.sources.facts import metadata_of
 from fmristore.sources.images import ArraySource, ImageSource
@@ -680,7 +680,7 @@ class LabeledVolumeSet(MaskedObject):
         stored, whole = self._nodes.count, int(np.prod(self.shape[:3]))
         count = self._content.count
         return {
-            "maps": f"{count} map{'s' if count > 1 else ''}",
+            "maps": counted(count, "map"),
             "shape": " x ".join(map(str, self.shape[:3])),
             "dtype": str(self.dtype),
             "stored": f"{stored} of {whole} voxels",

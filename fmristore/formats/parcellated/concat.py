@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fmristore.model.space import NeuroSpace
+from fmristore.planning.text import counted
 from fmristore.sources.labels import LabelTable
 from fmristore.sources.parcellation import find_parcel, find_parcels
 from fmristore_stores.errors import InvalidInputError
@@ -65,7 +66,8 @@ class ConcatenatedScans:
 
     def __repr__(self) -> str:
         times, columns = self.shape
-        return f"{type(self).__name__}({times} x {columns}, {len(self.scan_names)} scans)"
+        scans = counted(len(self.scan_names), "scan")
+        return f"{type(self).__name__}({times} x {columns}, {scans})"
 
     def __len__(self) -> int:
         return len(self.values)

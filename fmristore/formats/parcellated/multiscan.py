@@ -40,7 +40,7 @@ from fmristore.formats.registry import Layout, register
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.options import StoreOptions, takes
 from fmristore.planning.progress import Progress
-from fmristore.planning.text import parse_size
+from fmristore.planning.text import counted, parse_size
 from fmristore.sources.door import in_order
 from fmristore.sources.labels import LabelTable
 from fmristore.sources.parcellation import Parcellation, parcels_picture
@@ -430,8 +430,8 @@ class ParcellatedMultiScan(StoredObject):
         scans = self.scan_names
         shown = ", ".join(scans[:3]) + (", ..." if len(scans) > 3 else "")
         return {
-            "scans": f"{len(scans)} scans" + (f": {shown}" if scans else ""),
-            "parcels": f"{len(self.table)} parcels",
+            "scans": counted(len(scans), "scan") + (f": {shown}" if scans else ""),
+            "parcels": counted(len(self.table), "parcel"),
             "shape": " x ".join(map(str, self.space.spatial_shape)),
         }
 

@@ -30,7 +30,7 @@ from fmristore.model.voxels import VoxelSet
 from fmristore.planning.indexing import parse_axis
 from fmristore.planning.options import StoreOptions, takes
 from fmristore.planning.progress import Progress
-from fmristore.planning.text import parse_size
+from fmristore.planning.text import counted, parse_size
 from fmristore.sources.door import in_order
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
@@ -233,7 +233,7 @@ class ParcellatedScan(ParcellatedBase, VoxelView):
         return series_frame(values, self.names, times=self.space.times)
 
     def _facts(self) -> dict[str, str]:
-        parcels = f"{self._content.data.shape[0]} voxels in {len(self.table)} parcels"
+        parcels = f"{self._content.data.shape[0]} voxels in {counted(len(self.table), 'parcel')}"
         return {"scan": repr(self.name), **super()._facts(), "parcels": parcels}
 
     # Creating -------------------------------------------------------------------------------

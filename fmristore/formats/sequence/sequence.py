@@ -37,6 +37,7 @@ from fmristore.model.space import NeuroSpace
 from fmristore.planning.indexing import AxisPart, axis_length, parse_selection
 from fmristore.planning.options import LayoutOptions, takes
 from fmristore.planning.streams import streaming
+from fmristore.planning.text import counted
 from fmristore.sources.door import has_grid, in_order, open_each_path, source_of
 from fmristore.sources.images import Block, ImageSource
 from fmristore_stores.errors import InvalidInputError, ReadOnlyError, SelectionError
@@ -550,7 +551,7 @@ class NeuroVecSeq(GridView):
         lengths = [str(length) for length in self.lengths[:_SHOWN]]
         more = ["..."] if len(self.runs) > _SHOWN else []
         return super()._facts() | {
-            "runs": f"{len(self.runs)} runs: {', '.join(names + more)}",
+            "runs": f"{counted(len(self.runs), 'run')}: {', '.join(names + more)}",
             "lengths": f"{' + '.join(lengths + more)} volumes",
         }
 
@@ -577,7 +578,8 @@ def _sources(
     if unknown:
         raise InvalidInputError(f"metadata of {unknown[0]!r}, which is no run")
     if len(trs) != len(named):
-        raise InvalidInputError(f"{len(trs)} repetition times for {len(named)} runs")
+        times = counted(len(trs), "repetition time")
+        raise InvalidInputError(f"{times} for {counted(len(named), 'run')}")
     for (name, data), seconds in zip(named.items(), trs, strict=True):
         grid, given = space, seconds
         if isinstance(space, NeuroSpace) and len(np.shape(data)) == 4:

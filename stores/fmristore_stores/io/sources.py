@@ -433,12 +433,12 @@ class FsspecSource:
             found = self._get(ranges, answered)
         except Exception as error:
             answered.clear()
-            raise _read_error(error, ranges[0].source) from error
+            raise self._read_error(error, ranges[0].source) from error
         finally:
             self._arrived(len(ranges), answered)
         for asked, data in zip(ranges, found, strict=True):
             if len(data) != asked.length:
-                raise _short(*asked, len(data))
+                raise _short(self._url(asked.source), asked.offset, asked.length, len(data))
         size = sum(map(len, found))
         self._stats.add(bytes_fetched=size)
         if logger.isEnabledFor(logging.DEBUG):
@@ -488,14 +488,14 @@ class FsspecSource:
         try:
             facts = self._fs.info(path)
         except Exception as error:
-            raise _read_error(error, path) from error
+            raise self._read_error(error, path) from error
         finally:
             self._arrived(1)
         if self._etag and facts.get("ETag", self._etag) != self._etag:
-            raise _replaced(path)
+            raise _replaced(self._url(path))
         size = facts["size"]
         if size is None:
-            raise StorageError("the server does not tell the size of this object", url=path)
+            raise StorageError(_NO_SIZE, url=self._url(path))
         logger.debug("%s: size %s", masked(path), size)
         return int(size)
 
@@ -512,12 +512,21 @@ class FsspecSource:
         try:
             found = _look_at_s3(self._fs, path, length) or _look(self._fs, path, length)
         except Exception as error:
-            raise _read_error(error, path) from error
+            raise self._read_error(error, path) from error
         if len(found.data) != min(length, found.size):
-            raise _short(path, 0, min(length, found.size), len(found.data))
+            raise _short(self._url(path), 0, min(length, found.size), len(found.data))
         self._stats.add(requests=found.requests, bytes_fetched=len(found.data))
         logger.debug("%s: first %d of %d bytes", masked(path), len(found.data), found.size)
         return found
+
+    def _url(self, path: str) -> str:
+        """URL of a path of the filesystem, which may lack the scheme."""
+        return str(self._fs.unstrip_protocol(path))
+
+    def _read_error(self, error: BaseException, path: str) -> FmristoreError:
+        if status_of(error) == _PRECONDITION_FAILED:
+            return _replaced(self._url(path))
+        return storage_error(error, self._url(path))
 
     def close(self) -> None:
         """Nothing to release: the filesystem belongs to fsspec."""
@@ -588,10 +597,10 @@ def _look(fs: Any, path: str, length: int) -> Beginning:
     fs.invalidate_cache(path)
     facts = fs.info(path)
     if facts["type"] != "file":
-        raise NotFoundError("this is a folder", url=path)
+        raise NotFoundError("this is a folder", url=fs.unstrip_protocol(path))
     size = facts["size"]
     if size is None:
-        raise StorageError("the server does not tell the size of this object", url=path)
+        raise StorageError(_NO_SIZE, url=fs.unstrip_protocol(path))
     data = fs.cat_file(path, start=0, end=min(length, size)) if size else b""
     version = next((str(facts[name]) for name in VERSIONS if facts.get(name)), "")
     return Beginning(bytes(data), int(size), version, 2, when_written(facts))
@@ -606,24 +615,19 @@ def _protocols(fs: Any) -> set[str]:
     return {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
 
 
-def _read_error(error: BaseException, path: str) -> FmristoreError:
-    if status_of(error) == _PRECONDITION_FAILED:
-        return _replaced(path)
-    return storage_error(error, path)
+def _replaced(url: str) -> ChangedError:
+    return ChangedError("the file was replaced since it was opened; open it again", url=url)
 
 
-def _replaced(path: str) -> ChangedError:
-    return ChangedError("the file was replaced since it was opened; open it again", url=path)
-
-
-def _short(path: str, offset: int, length: int, found: int) -> CorruptDataError:
+def _short(url: str, offset: int, length: int, found: int) -> CorruptDataError:
     msg = (
         f"asked for {length} bytes at offset {offset} and got {found}: "
         "the file is truncated, or the server does not serve ranges"
     )
-    return CorruptDataError(msg, url=path)
+    return CorruptDataError(msg, url=url)
 
 
+_NO_SIZE = "the server does not say the size of this object"
 _DENIED = (401, 403)
 _GONE = (404, 410)
 _REFUSED = re.compile(r"(?i)credentials|^Forbidden: ")

@@ -50,7 +50,7 @@ def _whole(fs: Any, path: str, limit: int) -> bytes:
     if "s3" in protocols(fs):  # the beginning tells the size
         begin = FsspecSource(fs).look(path, min(limit + 1, _FIRST_BYTES))
         if begin.size > limit:
-            raise _too_long(path, limit, begin.size)
+            raise _too_long(fs.unstrip_protocol(path), limit, begin.size)
         done = len(begin.data)
         rest = fs.cat_file(path, start=done, end=begin.size) if done < begin.size else b""
         return begin.data + bytes(rest)
@@ -60,9 +60,9 @@ def _whole(fs: Any, path: str, limit: int) -> bytes:
         with fs.open(path, "rb") as file:
             return bytes(file.read(limit + 1))
     if size > limit:
-        raise _too_long(path, limit, size)
+        raise _too_long(fs.unstrip_protocol(path), limit, size)
     return bytes(fs.cat_file(path, start=0, end=size)) if size else b""
 
 
-def _too_long(path: str, limit: int, size: int) -> MemoryLimitError:
-    return MemoryLimitError(f"the file has {size} bytes, more than {limit}", url=path)
+def _too_long(url: str, limit: int, size: int) -> MemoryLimitError:
+    return MemoryLimitError(f"the file has {size} bytes, more than {limit}", url=url)

@@ -383,7 +383,7 @@ _RGB = np.zeros((*GRID, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")])
         ([np.zeros((*GRID, 1)), np.zeros((5, 4, 2, 1))], {}, "one grid"),
         ([np.zeros((*GRID, 1)), nibabel.Nifti1Image(np.zeros((*GRID, 1)), _SHIFTED)], {}, "1 mm"),
         ([np.zeros((*GRID, 1))], {"space": None}, "needs space"),
-        ([np.zeros((*GRID, 1))], {"tr": [1.0, 2.0]}, "2 repetition times for 1 runs"),
+        ([np.zeros((*GRID, 1))], {"tr": [1.0, 2.0]}, "2 repetition times for 1 run"),
         ([np.zeros((*GRID, 1))], {"tr": -1.0}, "positive"),
         ([np.zeros((*GRID, 1))], {"codec": "zip"}, "zip"),
         ([np.zeros((*GRID, 1))], {"access": "often"}, "often"),

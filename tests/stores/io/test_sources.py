@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,43 @@ def test_a_server_that_ignores_ranges_is_noticed(ignores: str) -> None:
     file.seek(250)
     with pytest.raises(CorruptDataError):
         file.read(10)
+
+
+class Refusing(MemoryFileSystem):  # type: ignore[misc]
+    """A service that has the paths of S3, without the scheme, and refuses every request."""
+
+    cachable = False
+    protocol = ("kept", "other")
+
+    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        raise RuntimeError("Unable to locate credentials")
+
+    def cat_file(self, path: str, start: Any = None, end: Any = None, **kwargs: Any) -> bytes:
+        raise RuntimeError("Unable to locate credentials")
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda source: source.look("bucket/a.h5", 8),
+        lambda source: source.size("bucket/a.h5"),
+        lambda source: source.fetch([ByteRange("bucket/a.h5", 0, 8)]),
+    ],
+    ids=["look", "size", "fetch"],
+)
+def test_errors_name_the_whole_url(ask: Callable[[FsspecSource], object]) -> None:
+    with pytest.raises(AccessDeniedError, match="storage_options") as caught:
+        ask(FsspecSource(Refusing()))
+    assert caught.value.url == "kept://bucket/a.h5"
+
+
+def test_an_answer_that_is_too_short_names_the_whole_url() -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/short", b"0123")
+    with pytest.raises(CorruptDataError) as caught:
+        FsspecSource(memory).fetch([ByteRange("/short", 0, 8)])
+    assert caught.value.url == memory.unstrip_protocol("/short")
+    assert caught.value.url.startswith("memory://")
 
 
 def test_a_kept_file_stays_itself_when_its_name_goes_to_another(tmp_path: Path) -> None:
