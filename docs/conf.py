@@ -53,6 +53,7 @@ nb_merge_streams = True
 autosummary_generate = True
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
+toc_object_entries_show_parents = "hide"  # else the names of methods are cut at the right edge
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 

@@ -344,9 +344,9 @@ def plot_components(
     space : NeuroSpace
         The grid, and the times of the courses.
     maps : mapping
-        Sagittal, coronal and axial slice of the loadings, by number of the component.
+        Sagittal, coronal and axial slice of the loadings, by index of the component.
     courses : mapping
-        Time courses, (T,), by number of the component.
+        Time courses, (T,), by index of the component.
     look : Look
         How.
 

@@ -38,7 +38,7 @@ def series_frame(
     values : ndarray, (T, n)
         One column for each series.
     columns : sequence of str
-        Names of the columns, numbers if there are none.
+        Names of the columns; 0, 1, ... if there are none.
     times : ndarray, (T,), optional
         Of the rows, in seconds; the index is then ``time``, else ``volume``.
     runs : sequence of (str, int, ndarray or None), optional

@@ -110,7 +110,7 @@ Column = AnyArray
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelTable:
-    """Parcels by number.
+    """Table of parcels: ids, names and further columns.
 
     Parameters
     ----------

@@ -120,7 +120,7 @@ class LatentFactors:
         Raises
         ------
         InvalidInputError
-            If a number is not finite.
+            If a value is not finite.
         """
         height, width = self.loadings.shape
         dtype = self.loadings_dtype

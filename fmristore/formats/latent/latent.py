@@ -58,7 +58,7 @@ __all__ = [
 class LatentView(VoxelView):
     """One or several scans of a latent representation, indexed ``[x, y, z, t]``.
 
-    A number is ``basis[t] @ loadings[voxel] + offset[voxel]`` in a voxel that has loadings, and 0
+    A value is ``basis[t] @ loadings[voxel] + offset[voxel]`` in a voxel that has loadings, and 0
     elsewhere. Computed are only the rows and columns that are asked for.
     """
 
@@ -530,7 +530,7 @@ class LatentNeuroVec(LatentView):
         AlreadyExistsError
             If there is something at `url` and `overwrite` is false.
         InvalidInputError
-            If shapes do not fit, or a number is not real or not finite: one NaN would spoil a
+            If shapes do not fit, or a value is not real or not finite: one NaN would spoil a
             whole volume or series.
 
         Notes

@@ -77,7 +77,7 @@ def principal_components(
     Raises
     ------
     InvalidInputError
-        If a number is not finite, or `n_components` does not fit.
+        If a value is not finite, or `n_components` does not fit.
     MemoryLimitError
         If products and components do not fit `max_memory`.
 

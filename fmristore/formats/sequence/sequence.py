@@ -248,12 +248,12 @@ class NeuroVecSeq(GridView):
         return tuple(self.run(number) for number in range(len(self.runs)))
 
     def run(self, which: int | str) -> NeuroVec:
-        """One run, by number or name.
+        """One run, by index or name.
 
         Parameters
         ----------
         which : int or str
-            Negative numbers count from the end.
+            Negative indices count from the end.
 
         Returns
         -------
