@@ -390,7 +390,7 @@ def parcellate(  # noqa: PLR0913
     --------
     >>> import fmristore as fs
     >>> rest = fs.parcellate(                                                 # doctest: +SKIP
-    ...     "rest_bold.nii.gz", "Schaefer200.nii.gz", "rest.h5", names="Schaefer200.csv"
+    ...     "rest_bold.nii.gz", "atlas.nii.gz", "rest.h5", names="atlas.csv"
     ... )
     >>> rest.to_dataframe()                                                   # doctest: +SKIP
     """

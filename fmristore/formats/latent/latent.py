@@ -338,7 +338,7 @@ class LatentNeuroVec(LatentView):
     Examples
     --------
     >>> import fmristore as fs
-    >>> lat = fs.LatentNeuroVec.from_pca("bold.nii.gz", "lat.h5", 20, mask="mask.nii.gz")  # doctest: +SKIP
+    >>> lat = fs.LatentNeuroVec.from_pca("bold.h5", "lat.h5", 20, mask="mask.nii.gz")  # doctest: +SKIP
     >>> lat[32, 40, 20]                                                       # doctest: +SKIP
     """  # noqa: E501
 
