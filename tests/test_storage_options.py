@@ -252,6 +252,33 @@ def test_options_of_another_url_of_the_same_call(tmp_path: Path) -> None:
     assert kept == {"headers": {"a": "b"}, "http": {"ssl": 1}}
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"host": "h", "port": 2121}, {"auto_mkdir": True}, {"of_another_client": 1}, {"tls": True}],
+)
+def test_options_beside_a_path_may_be_those_of_any_client(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("fsspec.registry", {})
+    path = tmp_path / "a.h5"
+    fs.NeuroVec.create(RUN, path, space=np.eye(4), storage_options=options).close()
+    url = f"memory://{tmp_path.name}/b.h5"
+    fs.transcode(path, url, storage_options=options)
+    fs.open(url, storage_options=options).close()
+
+
+def test_which_options_are_slips_does_not_depend_on_what_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Late(MemoryFileSystem):  # type: ignore[misc]
+        def __init__(self, annon: bool = False, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+
+    monkeypatch.setattr("fsspec.registry", {"late": Late})
+    with pytest.raises(InvalidInputError, match="did you mean 'anon'"):
+        fs.open(tmp_path / "a.h5", storage_options={"annon": True})
+
+
 def test_what_a_disk_refuses_is_no_matter_of_credentials() -> None:
     error = storage_error(PermissionError(13, "Permission denied", "/a/b.h5"), "/a/b.h5")
     assert isinstance(error, AccessDeniedError)

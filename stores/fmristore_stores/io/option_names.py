@@ -2,6 +2,8 @@
 
 The clients of fsspec for files, memory, archives, the web, Google and Azure take any option and
 drop what they do not know, so that a slip of the pen (``anonn``) would do nothing in silence.
+Beside files and memory, options may be for other URLs of the call, of any protocol: only what is
+nearly the name of a known option is a slip there, whichever clients are loaded by then.
 Clients of other packages may hand any name on, and are left alone; that of S3 refuses by itself.
 """
 
@@ -41,7 +43,19 @@ _SERVICES = frozenset(
     | {"target_options", "target_protocol", "remote_options", "remote_protocol", "cache_storage"}
 )
 """Common ones, whose packages may not be installed."""
-_ELSEWHERE = ("s3", "gs", "abfs", "http", "zip", "tar", "simplecache", "sftp", "github")
+_HOSTS = frozenset(
+    {"host", "port", "user", "url", "timeout", "encoding", "acct", "tls", "tempdir", "auto_mkdir"}
+    | {"base_url", "path", "encrypt", "share_access", "ssh_kwargs", "key_filename", "passphrase"}
+    | {"kerberos", "kerb_ticket", "kerb_kwargs", "proxy_to", "data_proxy", "use_https"}
+    | {"session_cert", "session_verify", "extra_conf", "replication", "instance", "client", "tok"}
+    | {"repo", "org", "ref", "rev", "sha", "branch", "revision", "endpoint", "region"}
+)
+"""Those of FTP, SSH, SMB, WebDAV, HDFS and other servers, and of files."""
+_SURE = _SERVICES | _OF_ALL | _HOSTS
+"""Names that need no look at clients."""
+_NEAR = 0.75
+"""How near a slip is to what was meant: one letter of four."""
+_ELSEWHERE = ("s3", "gs", "abfs", "http", "zip", "tar", "simplecache", "github", "reference")
 _ANY = frozenset({"file", "local", "memory"})
 """Protocols without options of their own, beside which URLs of others may stand in one call."""
 _STRICT = frozenset({"zip", "tar", "gs", "gcs", "az", "abfs", "abfss", "http", "https"})
@@ -81,38 +95,40 @@ def check_option_names(scheme: str, options: Options, url: str) -> None:
     InvalidInputError
         If the client does not know one.
     """
-    if scheme in _ANY:
-        known = _known_anywhere
-    elif scheme in _STRICT:
-        known = functools.partial(_known_to, scheme)
-    else:
+    if scheme not in _ANY and scheme not in _STRICT:
         return
     for name in options:
         if name in _OF_ALL or (isinstance(options[name], Mapping) and _is_protocol(name)):
             continue
-        if name not in known():
-            raise _unknown(name, scheme, known(), url)
+        if scheme in _ANY:
+            wrong = name not in _SURE and _near_miss(str(name)) is not None
+        else:
+            wrong = name not in _known_to(scheme)
+        if wrong:
+            raise _unknown(name, scheme, url)
 
 
 def check_local_options(options: Options | None, url: str) -> None:
-    """Refuse options beside a local path that no storage knows; others are for other URLs.
+    """Refuse slips in options beside a local path; others are for other URLs of the call.
 
     Raises
     ------
     InvalidInputError
         If there is one.
     """
-    if options and not options.keys() <= (_SERVICES | _OF_ALL):
+    if options and not options.keys() <= _SURE:
         check_option_names("file", options, url)
 
 
-def _unknown(name: Any, scheme: str, known: Collection[str], url: str) -> InvalidInputError:
-    where = "no storage knows" if scheme in _ANY else f"{scheme}:// does not know"
-    near = difflib.get_close_matches(str(name), sorted(known), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "leave it out"
+def _unknown(name: Any, scheme: str, url: str) -> InvalidInputError:
+    anywhere = scheme in _ANY
+    where = "no storage knows" if anywhere else f"{scheme}:// does not know"
+    known = _known_anywhere() if anywhere else _known_to(scheme)
+    near = _nearest(str(name), known, _NEAR if anywhere else 0.6)
+    hint = f"did you mean {near!r}?" if near else "leave it out"
     if name == "anon" and scheme in ("gs", "gcs"):
         hint = "Google's client has token='anon'"
-    elif not near and scheme not in _ANY and name in _known_anywhere():
+    elif not near and not anywhere and name in _known_anywhere():
         hint = f'give it by its protocol if it is for other URLs: {{"s3": {{{str(name)!r}: ...}}}}'
     return InvalidInputError(f"storage_options hold {name!r:.80}, which {where}: {hint}", url=url)
 
@@ -136,17 +152,21 @@ def _known_to(scheme: str) -> frozenset[str]:
     return own | _OF_REQUESTS if scheme in ("http", "https") else own
 
 
-def _known_anywhere() -> frozenset[str]:
-    """Names that the client of any storage has as parameters, also of those that others add."""
-    import fsspec
-
-    loaded = (_parameters(client) for client in list(fsspec.registry.values()))
-    return _of_services().union(*loaded)
-
-
 @functools.cache
-def _of_services() -> frozenset[str]:
-    return _SERVICES.union(_OF_REQUESTS, *map(_known_to, _ELSEWHERE))
+def _known_anywhere() -> frozenset[str]:
+    """Names that the clients of common storages have as parameters, loaded or not."""
+    return _SURE.union(_OF_REQUESTS, *map(_known_to, _ELSEWHERE))
+
+
+@functools.lru_cache(maxsize=256)
+def _near_miss(name: str) -> str | None:
+    """Known name that an unknown one is nearly; None if it is known, or like none."""
+    known = _known_anywhere()
+    return None if name in known else _nearest(name, known, _NEAR)
+
+
+def _nearest(name: str, known: Collection[str], cutoff: float) -> str | None:
+    return next(iter(difflib.get_close_matches(name[:80], sorted(known), 1, cutoff)), None)
 
 
 @functools.cache
