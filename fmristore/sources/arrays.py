@@ -7,13 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from fmristore.model.space import IMPLAUSIBLE_TR_S, HeaderWarning, NeuroSpace
+from fmristore.model.coordinates import grid_coordinates
+from fmristore.model.space import IMPLAUSIBLE_TR_S, FloatArray, HeaderWarning, NeuroSpace
 from fmristore.sources.images import in_axis_order
 from fmristore.sources.labelled import unmasked
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["as_array", "check_coordinates", "check_tr", "on_shape", "sliceable"]
+__all__ = [
+    "as_array",
+    "check_coordinates",
+    "check_on_grid",
+    "check_tr",
+    "on_shape",
+    "sliceable",
+]
 
 _LARGEST_TR_MS = 1e6
 """Beyond this a repetition time is wrong in milliseconds too."""
@@ -93,24 +101,61 @@ def check_coordinates(data: Any, space: NeuroSpace) -> None:
     InvalidInputError
         If an axis is reversed.
     """
-    coordinates = getattr(data, "coords", None)
-    dims = getattr(data, "dims", None)
-    if coordinates is None or not isinstance(dims, tuple):
-        return
-    for axis, name in enumerate(dims[:3]):
-        values = np.asarray(coordinates[name]) if name in coordinates else np.empty(0)
+    for axis, (name, values) in _own_coordinates(data).items():
         row = int(np.abs(space.affine[:3, axis]).argmax())
         step = float(space.affine[row, axis])
         aligned = np.count_nonzero(space.affine[:3, axis]) == 1
-        if len(values) < 2 or values.dtype.kind not in "iuf" or not aligned:
+        if len(values) < 2 or not aligned:
             continue
-        counted = np.array_equal(values, np.arange(len(values)))
-        if not counted and np.allclose(np.diff(values.astype(np.float64)), -step, rtol=1e-3):
+        if np.allclose(np.diff(values), -step, rtol=1e-3):
             raise InvalidInputError(
                 f"the coordinates {name} run from {values[0]:g} to {values[-1]:g}, and the grid "
                 f"the other way by {step:g} mm: sort them (data.sortby({str(name)!r})), or give "
                 "the affine that they have"
             )
+
+
+def check_on_grid(data: Any, space: NeuroSpace) -> None:
+    """Refuse an array of xarray whose coordinates are not those of the grid of its mask or labels.
+
+    Parameters
+    ----------
+    data : array_like
+        Anything without coordinates passes, and so does what counts its voxels from 0.
+    space : NeuroSpace
+        Grid that nobody gave for it. Another shape is reported where the array is read.
+
+    Raises
+    ------
+    InvalidInputError
+        If an axis lies elsewhere, has another distance of voxels or runs the other way.
+    """
+    grid = [found.values for found in grid_coordinates(space).values()]
+    for axis, (name, values) in _own_coordinates(in_axis_order(data)).items():
+        there = grid[axis]
+        if len(values) != len(there):
+            continue
+        near = 0.01 * abs(float(there[1] - there[0])) if len(there) > 1 else 0.01
+        if not np.allclose(values, there, rtol=0, atol=near):
+            raise InvalidInputError(
+                f"the coordinates {name} run from {values[0]:g} to {values[-1]:g}, and those of "
+                f"the mask or labels from {there[0]:g} to {there[-1]:g}: give space=, the affine "
+                "that the array has, or resample it to their grid"
+            )
+
+
+def _own_coordinates(data: Any) -> dict[int, tuple[Any, FloatArray]]:
+    """Name and values of the spatial axes of an array of xarray, unless they count its voxels."""
+    coordinates = getattr(data, "coords", None)
+    dims = getattr(data, "dims", None)
+    found: dict[int, tuple[Any, FloatArray]] = {}
+    if coordinates is None or not isinstance(dims, tuple):
+        return found
+    for axis, name in enumerate(dims[:3]):
+        values = np.asarray(coordinates[name]) if name in coordinates else np.empty(0)
+        if values.dtype.kind in "iuf" and not np.array_equal(values, np.arange(len(values))):
+            found[axis] = name, values.astype(np.float64)
+    return found
 
 
 def check_tr(tr: Any) -> None:

@@ -17,7 +17,14 @@ import numpy as np
 
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.text import parse_size
-from fmristore.sources.arrays import as_array, check_coordinates, check_tr, on_shape, sliceable
+from fmristore.sources.arrays import (
+    as_array,
+    check_coordinates,
+    check_on_grid,
+    check_tr,
+    on_shape,
+    sliceable,
+)
 from fmristore.sources.facts import metadata_of, with_facts
 from fmristore.sources.files import (
     is_foreign,
@@ -340,6 +347,11 @@ def space_for(
     -------
     NeuroSpace or None
         Without time; None where `given` has a grid, or `like` none.
+
+    Raises
+    ------
+    InvalidInputError
+        If an array of xarray has coordinates of another grid.
     """
     several = given.values() if isinstance(given, Mapping) else given
     one_by_one = several if isinstance(given, list | tuple | Mapping) else (given,)
@@ -350,6 +362,8 @@ def space_for(
     with open_if_path(like, storage_options) as found:
         own = getattr(found, "space", None)
         space = own if isinstance(own, NeuroSpace) else source_of(found).space
+    for one in one_by_one:
+        check_on_grid(one, space)
     return space.without_time()
 
 

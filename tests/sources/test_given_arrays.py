@@ -88,6 +88,24 @@ def test_dask_arrays_of_unknown_length_and_datasets(tmp_path: Path) -> None:
         np.testing.assert_array_equal(stored[...], RUN)
 
 
+def test_coordinates_must_be_those_of_the_mask_that_gives_the_grid(tmp_path: Path) -> None:
+    xarray: Any = pytest.importorskip("xarray")
+    mask = LIBRARY.Nifti1Image(np.ones(RUN.shape[:3], "u1"), np.diag([2.0, 2, 2, 1]))
+    data = xarray.DataArray(RUN, dims=("x", "y", "z", "time"))
+    index = np.arange(RUN.shape[0])
+    wrong: Any
+    for k, wrong in enumerate((90 + 2 * index, 3.0 * index, 2 * index[::-1])):
+        placed = data.assign_coords(x=wrong).transpose("time", "z", "y", "x")
+        with pytest.raises(InvalidInputError, match=r"coordinates x run from .* give space="):
+            fs.MaskedNeuroVec.create(placed, tmp_path / f"{k}.h5", mask=mask)
+        with pytest.raises(InvalidInputError, match=r"coordinates x run from .* give space="):
+            fs.LabeledVolumeSet.create({"a": placed[0]}, tmp_path / f"{k}.h5", mask=mask)
+    for k, right in enumerate((index, 2 * index + 1e-6, (2 * index).astype("f4"))):
+        placed = data.assign_coords(x=right)
+        with fs.MaskedNeuroVec.create(placed, tmp_path / f"{k}.h5", mask=mask) as stored:
+            np.testing.assert_array_equal(stored.space.affine, mask.affine)
+
+
 def test_what_is_no_space_and_what_is_no_tr(tmp_path: Path) -> None:
     wrong: Any
     for wrong in ("MNI", LIBRARY.Nifti1Image(RUN, AFFINE)):
