@@ -13,6 +13,7 @@ from fmristore.nifti.files import NIFTI_SUFFIXES, NiftiFiles, is_nifti_name
 from fmristore.nifti.header import (
     NiftiHeader,
     header_of_image,
+    header_with_start,
     header_with_tr,
     make_header,
     parse_header,
@@ -35,6 +36,7 @@ __all__ = [
     "grid_header",
     "header_in_space",
     "header_of_image",
+    "header_with_start",
     "header_with_tr",
     "is_nifti_name",
     "make_header",

@@ -36,6 +36,7 @@ __all__ = [
     "MAX_TRAILER_BYTES",
     "NiftiHeader",
     "header_of_image",
+    "header_with_start",
     "header_with_tr",
     "make_header",
     "parse_header",
@@ -433,6 +434,35 @@ def header_with_tr(raw: bytes, tr: float) -> bytes:
     if parsed.volume_axis != 3:  # it was not in seconds before
         fields["toffset"] = 0.0
     return bytes(fields.binaryblock) + raw[size:]
+
+
+def header_with_start(raw: bytes, start: float) -> bytes:
+    """Header bytes that say another time of the first volume, and everything else as before.
+
+    Parameters
+    ----------
+    raw : bytes
+        As in `NiftiHeader`, of a run.
+    start : float
+        In seconds; stored in the unit of time that the header has.
+
+    Returns
+    -------
+    bytes
+        As many as before.
+
+    Raises
+    ------
+    InvalidInputError
+        If the header's numbers cannot hold the time.
+    """
+    parsed = parse_header(raw)
+    fields = read_fields(raw).header
+    stored = start * {16: 1e3, 24: 1e6}.get(int(fields["xyzt_units"]) & 0x38, 1.0)
+    if abs(stored) > float(np.finfo(fields["toffset"].dtype).max):
+        raise InvalidInputError(f"a start at {start:g} s is beyond what the NIfTI header can hold")
+    fields["toffset"] = stored
+    return bytes(fields.binaryblock) + raw[HEADER_SIZE[parsed.version] :]
 
 
 def _says_affine(header: Any, affine: Any) -> bool:

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any, TypeVar
 
 from fmristore.model.space import IMPLAUSIBLE_TR_S, HeaderWarning, name_of_space
@@ -27,6 +26,8 @@ Source = TypeVar("Source")
 
 _SAME_TR = 1e-4
 """By which share the TR of a header, stored as float32, may differ from that of a sidecar."""
+_NEAR_S = 1.001e-3
+"""By how much a time in a sidecar may differ: they are often rounded to milliseconds."""
 
 
 def metadata_of(source: Any) -> Mapping[str, Any]:
@@ -141,7 +142,8 @@ def with_sidecar(
     """Let an image that lies in a file know what the sidecar beside it says, if there is one.
 
     In a BIDS dataset files further up hold for it too: see `sidecar_urls`. The repetition time
-    comes before that of the header, and `tr` before both. All else becomes metadata.
+    comes before that of the header, and `tr` before both. The first of evenly spaced times of
+    volumes is that of the first volume. All else becomes metadata.
 
     Parameters
     ----------
@@ -175,10 +177,8 @@ def with_sidecar(
         return source
     changed: Any = copy(source)
     changed.metadata = found
-    if tr is None and changed.space.time_points is not None:
-        seconds = found.get("RepetitionTime")
-        step = _volume_step(found.get("VolumeTiming"), changed.space.time_points, seconds, origin)
-        _apply_tr(changed, step if seconds is None else seconds, url, origin)
+    if changed.space.time_points is not None and changed.space.time_unit in ("s", "unknown"):
+        _apply_times(changed, found, tr, url, origin)
     known: Source = changed
     return known
 
@@ -209,45 +209,85 @@ def _kept(found: Mapping[str, Any], url: str) -> dict[str, Any]:
     return kept
 
 
-def _volume_step(times: Any, count: int | None, tr: Any, beside: str) -> float | None:
-    """Seconds between volumes by BIDS's VolumeTiming, where they are evenly spaced.
+def _apply_times(
+    source: Any, found: Mapping[str, Any], tr: float | None, url: str, beside: str
+) -> None:
+    """Take the repetition time, and the time of the first volume, from a sidecar.
 
-    It stands in the place of RepetitionTime where that says too little, as for sparse sampling.
+    BIDS's VolumeTiming stands in the place of RepetitionTime where that says too little, as for
+    sparse sampling.
     """
-    if not isinstance(times, list) or len(times) < 2:
-        return None
-    if not all(isinstance(one, int | float) and math.isfinite(one) for one in times):
-        _warn(beside, "VolumeTiming holds something else than times in seconds, and is not used")
-        return None
-    steps = [later - one for one, later in pairwise(times)]
-    step = steps[0]
-    even = all(math.isclose(one, step, rel_tol=1e-3, abs_tol=1e-3) for one in steps)
-    same = not isinstance(tr, int | float) or math.isclose(step, tr, rel_tol=1e-3)
-    if len(times) != count or not even or step <= 0 or not same:
+    seconds = found.get("RepetitionTime") if tr is None else tr
+    times = _volume_times(found.get("VolumeTiming"), beside)
+    even = times is not None and _evenly(times, source.space.time_points, seconds)
+    if times is not None and not even and tr is None:
         _warn(
             beside,
             "the VolumeTiming is not that of evenly spaced volumes, one for each, at the "
             "repetition time; the times of the stored run are evenly spaced, and the others are in "
             "metadata['VolumeTiming']",
         )
+    if tr is not None and even:
+        _set_tr(source, tr)
+    elif tr is None and seconds is not None:
+        _apply_tr(source, seconds, url, beside, f"RepetitionTime is {seconds!r:.80}")
+    elif times is not None and even:
+        step = (times[-1] - times[0]) / (len(times) - 1)
+        own = source.space.tr
+        if own is not None and abs(step - own) * (len(times) - 1) <= _NEAR_S:
+            step = own  # which is less rounded
+        _apply_tr(source, step, url, beside, f"VolumeTiming has a volume every {step:g}")
+    known = source.space.tr
+    if times is not None and known and _evenly(times, source.space.time_points, known):
+        _apply_start(source, times[0], url)
+
+
+def _volume_times(times: Any, beside: str) -> list[float] | None:
+    """Times of the volumes in seconds by a sidecar, of two or more."""
+    if not isinstance(times, list) or len(times) < 2:
         return None
-    return float(step)
+    if not all(isinstance(one, int | float) and math.isfinite(one) for one in times):
+        _warn(beside, "VolumeTiming holds something else than times in seconds, and is not used")
+        return None
+    return [float(one) for one in times]
 
 
-def _apply_tr(source: Any, value: Any, url: str, beside: str) -> None:
-    if value is None or source.space.time_unit not in ("s", "unknown"):
+def _evenly(times: list[float], count: int, tr: Any) -> bool:
+    """Whether there is a time for each volume, on a line but for rounding, at the TR if known."""
+    step = (times[-1] - times[0]) / (len(times) - 1)
+    even = all(abs(time - times[0] - i * step) <= _NEAR_S for i, time in enumerate(times))
+    rounded = _NEAR_S / (len(times) - 1)
+    same = not isinstance(tr, int | float) or math.isclose(step, tr, rel_tol=1e-3, abs_tol=rounded)
+    return len(times) == count and even and step > 0 and same
+
+
+def _apply_start(source: Any, start: float, url: str) -> None:
+    """Let a source say when its first volume was taken."""
+    from fmristore.nifti import header_with_start
+
+    own = source.space.time_offset
+    if math.isclose(own, start, rel_tol=_SAME_TR, abs_tol=_NEAR_S):
         return
+    if own:
+        _warn(
+            url,
+            f"the header has the first volume at {own:g} s, the VolumeTiming of the sidecar at "
+            f"{start:g} s, which is used",
+        )
+    source.space = replace(source.space, time_offset=start)
+    if source.header:
+        source.header = header_with_start(source.header, start)
+
+
+def _apply_tr(source: Any, value: Any, url: str, beside: str, said: str) -> None:
+    """Take the repetition time from a sidecar, which said it so."""
     right = isinstance(value, int | float) and not isinstance(value, bool)
     if not right or not math.isfinite(value) or value <= 0:
-        _warn(
-            beside,
-            f"RepetitionTime is {value!r:.80}, no time in seconds, and is not used; "
-            "correct it, or give tr=",
-        )
+        _warn(beside, f"{said}, no time in seconds, and is not used; correct it, or give tr=")
         return
     own = source.space.tr
     if value > IMPLAUSIBLE_TR_S and (own is None or own <= IMPLAUSIBLE_TR_S):
-        _warn(beside, f"RepetitionTime is {value} s, most likely milliseconds, and is not used")
+        _warn(beside, f"{said} s, most likely milliseconds, and is not used")
         return
     if own is not None and math.isclose(own, value, rel_tol=_SAME_TR):
         return

@@ -182,6 +182,40 @@ def test_times_that_are_not_even_are_reported(tmp_path: Path, sidecar: Any) -> N
     stored.close()
 
 
+@pytest.mark.parametrize("tr", [2.1504, 0.7206, 1 / 3])
+@pytest.mark.parametrize("known", [True, False])
+def test_times_of_volumes_are_often_rounded(tmp_path: Path, tr: float, known: bool) -> None:
+    times = [round(i * tr, 3) for i in range(6)]
+    run = write_run(tmp_path, tr=tr if known else 0, sidecar={"VolumeTiming": times})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stored = fs.convert(run, tmp_path / "a.h5")
+    assert stored.tr == pytest.approx(tr, rel=1e-6 if known else 5e-4)
+    stored.close()
+
+
+@pytest.mark.parametrize("known", [{}, {"RepetitionTime": 2.0}, {"tr": 2.0}])
+def test_the_first_of_the_times_is_that_of_the_first_volume(tmp_path: Path, known: Any) -> None:
+    given = {"tr": known["tr"]} if "tr" in known else {}
+    sidecar = {"VolumeTiming": [5, 7, 9, 11, 13, 15], **({} if given else known)}
+    run = write_run(tmp_path, tr=2.0, sidecar=sidecar)
+    with fs.convert(run, tmp_path / "a.h5", **given) as stored:
+        assert (stored.tr, stored.space.time_offset) == (2.0, 5.0)
+        assert float(stored.to_nibabel().header["toffset"]) == 5.0
+        stored.to_nifti(tmp_path / "back.nii")
+    with fs.convert(tmp_path / "back.nii", tmp_path / "b.h5") as again:
+        assert again.space.time_offset == 5.0
+
+
+def test_times_of_volumes_in_milliseconds_are_not_used(tmp_path: Path) -> None:
+    times = [5000 + 2000 * i for i in range(6)]
+    run = write_run(tmp_path, tr=2.0, sidecar={"VolumeTiming": times})
+    with pytest.warns(HeaderWarning, match="VolumeTiming has a volume every 2000 s, .*millisec"):
+        stored = fs.convert(run, tmp_path / "a.h5")
+    assert (stored.tr, stored.space.time_offset) == (2.0, 0.0)
+    stored.close()
+
+
 def test_a_sidecar_of_a_url(tmp_path: Path) -> None:
     run = write_run(tmp_path, sidecar=FACTS)
     memory: Any = fsspec.filesystem("memory")

@@ -54,7 +54,7 @@ _HOSTS = frozenset(
 _SURE = _SERVICES | _OF_ALL | _HOSTS
 """Names that need no look at clients."""
 _NEAR = 0.75
-"""How near a slip is to what was meant: one letter of four."""
+"""Nearness of a slip to what was meant: one letter of four."""
 _ELSEWHERE = ("s3", "gs", "abfs", "http", "zip", "tar", "simplecache", "github", "reference")
 _ANY = frozenset({"file", "local", "memory"})
 """Protocols without options of their own, beside which URLs of others may stand in one call."""
