@@ -31,7 +31,7 @@ import numpy as np
 from h5py import h5a, h5r, h5s, h5t
 
 from fmristore_stores.errors import InvalidInputError, MemoryLimitError, MetadataError
-from fmristore_stores.hdf5.heaps import checked_attribute, uses_heap
+from fmristore_stores.hdf5.heaps import checked_attribute, reading_attributes, uses_heap
 from fmristore_stores.limits import MOST_ATTRIBUTES, check_values
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import (
@@ -137,6 +137,11 @@ def read_attributes(node: Any, *, is_array: bool, readable: bool = False) -> Att
     MetadataError
         If an attribute has no JSON counterpart.
     """
+    with reading_attributes():
+        return _read_attributes(node, is_array=is_array, readable=readable)
+
+
+def _read_attributes(node: Any, *, is_array: bool, readable: bool) -> Attributes:
     hidden = _hidden(node, is_array=is_array)
     stored = {decode_text(raw): raw for raw in _names(node)}
     texts = _json_names(node, stored)

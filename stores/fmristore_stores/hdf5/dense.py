@@ -12,6 +12,7 @@ Fractal heaps and B-trees: https://support.hdfgroup.org/documentation/hdf5/lates
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -34,6 +35,14 @@ _HUGE = (1, 2)
 
 _LARGEST_HEAD = 9 + 3 * 65536
 """Bytes of an attribute before its value."""
+_LEAST = 1024
+"""Bytes that a place is counted as where an attribute may begin: there are few in whole files."""
+_FEW = 64
+"""Places of a name that are looked at one by one."""
+_MOST_OF_NAME = 65535
+_COMPARED = 256
+"""Bytes of a name in a regular expression, which takes much memory for more."""
+_TOO_LARGE = f"the attributes of an object take more than {_MOST_BYTES} bytes"
 _DAMAGED = "the attributes outside the header of an object are damaged"
 
 Read = Callable[[int, int], bytes]
@@ -42,17 +51,17 @@ Read = Callable[[int, int], bytes]
 
 def attribute_value(data: bytes) -> tuple[bytes, bytes]:
     """Name and value of an attribute message, the value perhaps with some bytes more."""
-    name, starts = _parts(data)
-    return name, data[starts[3] :]
+    starts, length = _parts(data)
+    return data[starts[0] : starts[0] + length].split(b"\0", 1)[0], data[starts[3] :]
 
 
-def _parts(data: bytes) -> tuple[bytes, list[int]]:
-    """Name of an attribute, and where its name, type, shape and value begin."""
-    version, sizes = data[0], struct.unpack_from("<HHH", data, 2)
-    starts = [9 if version == 3 else 8]
+def _parts(data: bytes, at: int = 0) -> tuple[list[int], int]:
+    """Offsets of name, type, shape and value of an attribute, and the length of its name."""
+    version, sizes = data[at], struct.unpack_from("<HHH", data, at + 2)
+    starts = [at + (9 if version == 3 else 8)]
     for size in sizes:
         starts.append(starts[-1] + (_padded(size) if version == 1 else size))
-    return data[starts[0] : starts[0] + sizes[0]].split(b"\0", 1)[0], starts
+    return starts, sizes[0]
 
 
 def _padded(size: int) -> int:
@@ -111,25 +120,45 @@ def dense_values(blocks: Iterable[bytes], name: bytes, most: int) -> list[bytes]
     ------
     CorruptDataError
         If it is damaged.
+    MemoryLimitError
+        If there are more than a heap can have.
     """
+    found: list[bytes] = []
+    taken = 0
     try:
-        found = [value for block in blocks for value in _named(block, name, most)]
+        for block in blocks:
+            for start in _starts(block, name):
+                taken += _LEAST
+                if taken > _MOST_BYTES:
+                    raise MemoryLimitError(_TOO_LARGE)
+                starts, _ = _parts(block, start)
+                kind = block[starts[1]] & 15
+                if not block[start + 1] & _COMMITTED and kind not in _WITH_LENGTHS:
+                    continue
+                value = block[starts[3] : starts[3] + most]
+                taken += len(value)
+                if len(value) == most:
+                    found.append(value)
     except (struct.error, IndexError) as error:
         raise CorruptDataError(_DAMAGED) from error
-    return [value for value in found if len(value) == most]
+    return found
 
 
-def _named(block: bytes, name: bytes, most: int) -> Iterator[bytes]:
-    """Values of what may be an attribute of a name, with lengths, in some bytes."""
+def _starts(block: bytes, name: bytes) -> Iterator[int]:
+    """Offsets where an attribute of a name may begin; perhaps one of them more than once."""
     at = block.find(name)
-    while at >= 0:
+    for _ in range(_FEW):
+        if at < 0:
+            return
         for start in (at - 8, at - 9):  # since version 3 the character set stands before the name
             if start >= 0 and _is_attribute(block, start, at - start, len(name)):
-                _, starts = _parts(block[start : start + _LARGEST_HEAD])
-                kind = block[start + starts[1]] & 15
-                if block[start + 1] & _COMMITTED or kind in _WITH_LENGTHS:
-                    yield block[start + starts[3] : start + starts[3] + most]
+                yield start
         at = block.find(name, at + 1)
+    if at >= 0 and len(name) < _MOST_OF_NAME:
+        for match in _pattern(name).finditer(block, max(0, at - 9)):
+            start = match.start() - 2
+            if block.startswith(name, start + (9 if block[start] == 3 else 8)):
+                yield start
 
 
 def _is_attribute(block: bytes, start: int, room: int, length: int) -> bool:
@@ -141,6 +170,19 @@ def _is_attribute(block: bytes, start: int, room: int, length: int) -> bool:
         and flags < 4
         and named == length + 1
     )
+
+
+def _pattern(name: bytes) -> re.Pattern[bytes]:
+    """Find the third byte of all that `_is_attribute` is true for: others may begin behind it.
+
+    A loop would take minutes where the name is there millions of times. It takes longer to make
+    than most blocks to search.
+    """
+    low, high = (re.escape(bytes([byte])) for byte in struct.pack("<H", len(name) + 1))
+    text = re.escape(name[:_COMPARED])
+    old = rb"(?<=[\x01\x02][\x00-\x03]%b)(?=.{5}%b)" % (low, text)
+    new = rb"(?<=\x03[\x00-\x03]%b)(?=.{6}%b)" % (low, text)
+    return re.compile(rb"%b(?=%b)(?:%b|%b)" % (low, high, old, new), re.DOTALL)
 
 
 @dataclass(slots=True)
@@ -159,8 +201,7 @@ class _File:
         self.taken += length
         self.blocks += 1
         if self.taken > _MOST_BYTES or self.blocks > _MOST_BLOCKS:
-            msg = f"the attributes of an object take more than {_MOST_BYTES} bytes"
-            raise MemoryLimitError(msg)
+            raise MemoryLimitError(_TOO_LARGE)
         data = self.read(self.base + address, length)
         if len(data) < length:
             raise CorruptDataError(_DAMAGED)

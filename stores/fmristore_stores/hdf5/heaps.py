@@ -17,6 +17,8 @@ from __future__ import annotations
 import mmap
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -36,6 +38,7 @@ __all__ = [
     "checked_attribute",
     "has_lengths",
     "is_nested",
+    "reading_attributes",
     "uses_heap",
 ]
 
@@ -48,6 +51,42 @@ _MOST_OBJECTS = 1 << 16
 _WINDOW = 4096
 _MOST_KEPT = 4 * 1024 * 1024
 """Bytes of attributes of an object that are kept, to look for the next one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """Blocks of a heap of attributes, with `most` bytes of the values of large ones."""
+
+    address: int
+    most: int
+    blocks: list[bytes]
+
+    def fits(self, address: int, most: int) -> bool:
+        """Whether they are of a heap, and hold values of so many bytes."""
+        return self.address == address and self.most >= most
+
+
+class _Large(threading.local):
+    """Blocks of a large heap and its file, kept while a thread reads attributes of one object."""
+
+    depth = 0
+    heap: tuple[Heaps | None, _Kept | None] = (None, None)
+
+    def __enter__(self) -> None:
+        self.depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.depth -= 1
+        if not self.depth:
+            self.heap = None, None
+
+
+_large = _Large()
+
+
+def reading_attributes() -> AbstractContextManager[None]:
+    """A context in which attributes of one object are read one after the other."""
+    return _large
 
 
 class Heaps:
@@ -71,7 +110,7 @@ class Heaps:
     ) -> None:
         self._read = read
         self._last: tuple[int, Header] | None = None
-        self._heap: tuple[tuple[int, int], list[bytes]] | None = None
+        self._heap: _Kept | None = None
         self._file = file
         self._url = url
         self._opener = opener
@@ -149,13 +188,24 @@ class Heaps:
         return found
 
     def _blocks(self, address: int, most: int) -> list[bytes]:
-        """Blocks of a heap of attributes, of which the last one is kept while a file is read."""
-        key = address, max(most, _WINDOW)
-        if self._opener is not None and self._heap is not None and self._heap[0] == key:
-            return self._heap[1]
-        blocks = dense_blocks(self._inside, *key, *self._sizes)
-        small = sum(map(len, blocks)) <= _MOST_KEPT
-        self._heap = (key, blocks) if small else None
+        """Blocks of a heap of attributes; the last one is kept while a file is read.
+
+        If it is large, it is kept while attributes of one object are read.
+        """
+        if self._opener is None:
+            return dense_blocks(self._inside, address, most, *self._sizes)
+        kept, (file, large) = self._heap, _large.heap  # each read once: other threads change it
+        if kept is not None and kept.fits(address, most):
+            return kept.blocks
+        if large is not None and file is self and large.fits(address, most):
+            return large.blocks
+        rounded = 1 << (max(most, _WINDOW) - 1).bit_length()  # attributes of other lengths follow
+        most = rounded if rounded <= _MOST_KEPT else most
+        blocks = dense_blocks(self._inside, address, most, *self._sizes)
+        if sum(map(len, blocks)) <= _MOST_KEPT:
+            self._heap = _Kept(address, most, blocks)
+        elif _large.depth:
+            _large.heap = self, _Kept(address, most, blocks)
         return blocks
 
     def check(self, raw: bytes, count: int, unit: int = 1) -> None:

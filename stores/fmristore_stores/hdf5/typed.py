@@ -21,7 +21,7 @@ from fmristore_stores.hdf5.attributes import (
     stored_form,
     user_attributes,
 )
-from fmristore_stores.hdf5.heaps import checked_attribute, is_nested, uses_heap
+from fmristore_stores.hdf5.heaps import checked_attribute, is_nested, reading_attributes, uses_heap
 from fmristore_stores.protocol import TypedAttribute
 
 __all__ = ["read_typed", "write_typed"]
@@ -46,6 +46,11 @@ def read_typed(node: Any, *, is_array: bool) -> dict[str, TypedAttribute]:
     dict of str to TypedAttribute
         By name as users know it; also those that have no JSON value.
     """
+    with reading_attributes():
+        return _read_typed(node, is_array=is_array)
+
+
+def _read_typed(node: Any, *, is_array: bool) -> dict[str, TypedAttribute]:
     found: dict[str, TypedAttribute] = {}
     for name, raw in user_attributes(node, is_array=is_array).items():
         stored = h5a.open(node, raw)

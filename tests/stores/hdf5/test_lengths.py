@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import pytest
 from h5py import h5d, h5p, h5s, h5t
 
 from fmristore_stores.errors import CorruptDataError, MemoryLimitError, MetadataError
-from fmristore_stores.hdf5 import dimensions, heaps
-from fmristore_stores.hdf5.dense import dense_blocks
+from fmristore_stores.hdf5 import dense, dimensions, heaps
+from fmristore_stores.hdf5.dense import dense_blocks, dense_values
 from fmristore_stores.hdf5.lengths import Header, read_header
 from fmristore_stores.hdf5.store import HDF5Store
 from fmristore_stores.io.location import filesystem
@@ -247,6 +248,81 @@ def test_attributes_outside_the_header_are_found(
             found = second.values(node, f"a{number}".encode(), width)
             assert [len(raw) for raw in found] == [16 * width]
             assert {*found[0][::16]} == {len(_TEXT)}
+
+
+@pytest.mark.parametrize("read", ["read_attributes", "readable_attributes", "read_typed"])
+def test_large_heaps_of_attributes_are_fetched_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    """However many of them there are, of which lengths, and large ones of other software too."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        for number in range(4):
+            file.attrs[f"long{number}"] = np.bytes_(b"x" * 100_000)
+        for number in range(12):
+            file.attrs[f"a{number}"] = [_TEXT] * (1 + 20 * (number % 4))
+    fetched = 0
+    inside = heaps.Heaps._inside
+
+    def count(file: heaps.Heaps, at: int, length: int) -> bytes:
+        nonlocal fetched
+        fetched += length
+        return inside(file, at, length)
+
+    monkeypatch.setattr(heaps, "_MOST_KEPT", 32 * 1024)
+    monkeypatch.setattr(heaps.Heaps, "_inside", count)
+    with HDF5Store(str(path), mode="r") as store:
+        assert len(getattr(store.root, read)()) >= 12
+        assert store._session._heaps is not None
+        assert store._session._heaps._heap is None
+    assert heaps._large.heap == (None, None)
+    assert fetched < path.stat().st_size * 1.5
+
+
+def _stored(name: bytes, version: int) -> bytes:
+    """An attribute of one text, as it lies in a heap."""
+    parts = len(name) + 1, 8, 4
+    head = struct.pack("<BBHHH", version, 0, *parts) + bytes(version == 3)
+    padding = [-length % 8 if version == 1 else 0 for length in parts]
+    fields = name + b"\0", b"\x19" + bytes(7), bytes(4)
+    return head + b"".join(f + bytes(n) for f, n in zip(fields, padding, strict=True)) + b"v" * 16
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("name", [b"a", b"\x01\x00\x05\x00", b"." * 256, b"ab" * 200])
+def test_attributes_among_many_occurrences_of_their_name(name: bytes, version: int) -> None:
+    """They are looked for as one by one, wherever they begin: the end of one may be another."""
+    stored = _stored(name, version)
+    for before in (b"", name * 100, b"\x01\x01" + name * 100, stored * 70 + b"\x03\x01\x01"):
+        block = before + stored + name * 100
+        if name[0] > 3:  # others begin like an attribute themselves
+            found = dense_values([block], name, 16)
+            assert found.count(b"v" * 16) >= 1 + 70 * before.startswith(stored)
+        starts = [
+            at - room
+            for at in range(len(block))
+            for room in (8, 9)
+            if block.startswith(name, at) and at >= room
+            if dense._is_attribute(block, at - room, room, len(name))
+        ]
+        assert {*dense._starts(block, name)} == {*starts}
+
+
+def test_few_places_are_looked_at_for_a_name() -> None:
+    """In text that has it a million times, none; more than a heap can have are refused."""
+    looked: list[int] = []
+
+    class Watched(bytes):
+        def find(self, *where: Any) -> int:
+            looked.append(1)
+            return super().find(*where)
+
+    assert dense_values([Watched(b"a" * 1_000_000)], b"a", 16) == []
+    assert len(looked) < 100
+    with pytest.raises(MemoryLimitError, match="the attributes of an object take more"):
+        dense_values([_stored(b"a", 3) * 70_000], b"a", 16)
+    with pytest.raises(MemoryLimitError, match="the attributes of an object take more"):
+        dense_values([b"\1\0\2\0" * 70_000], b"\1", 16)  # where no type has lengths
 
 
 def test_heaps_of_attributes_that_do_not_end() -> None:
