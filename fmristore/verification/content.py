@@ -38,6 +38,8 @@ Result = TypeVar("Result")
 
 _TOLERANCE = 1e-5
 """NIfTI-1 holds spacings and slopes as float32."""
+_NAMED = 8
+"""Arrays of a group that are named in a note."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ class Content:
     data : frozenset of str
         Paths of the arrays of which every chunk must be there.
     unfinished : tuple of str
-        Groups that a killed writer left and no list names, each with a slash behind it.
+        Groups of runs or scans that no list names, which are not checked, each with a slash
+        behind it.
     """
 
     format: str | None
@@ -91,10 +94,12 @@ def open_content(locator: Locator, store: Store, tree: Tree, findings: Findings)
             findings.problem("not-found", path, "the data are missing")
         elif not item.damaged and item.kind != "name":  # damage is a problem already
             findings.problem("unreadable", path, item.reason)
-    return Content(recorded, frozenset(paths), _unfinished(stored, tree, findings))
+    return Content(recorded, frozenset(paths), _unfinished(stored, locator, tree, findings))
 
 
-def _unfinished(stored: StoredObject, tree: Tree, findings: Findings) -> tuple[str, ...]:
+def _unfinished(
+    stored: StoredObject, locator: Locator, tree: Tree, findings: Findings
+) -> tuple[str, ...]:
     """Groups of runs or scans that are not in the list of them, which are noted."""
     folder = stored.parts_folder
     known = {f"{folder}/{encode_name(name)}" for name in stored.part_names} if folder else set()
@@ -103,8 +108,16 @@ def _unfinished(stored: StoredObject, tree: Tree, findings: Findings) -> tuple[s
         for path in tree.groups
         if folder and path.rpartition("/")[0] == folder and path not in known
     ]
+    # HDF5 files are changed as copies, which take their place when they are whole.
+    writer = "a writer may be at it, or have ended before it was whole; "
+    removing = "adding a run" if folder == "runs" else "adding or removing a scan"
     for path in found:
-        text = "a writer is at it, or ended before it was whole: the next one removes it"
+        text = f"the list of {folder} lacks it, so it is not read; "
+        text += f"{writer if locator.kind == 'zarr' else ''}{removing} removes it"
+        arrays = sorted(name for name in tree.arrays if name.startswith(f"{path}/"))
+        if arrays:
+            more = f" and {len(arrays) - _NAMED} more" if len(arrays) > _NAMED else ""
+            text += f"; not checked: {', '.join(arrays[:_NAMED])}{more}"
         findings.note("leftover", path, text)
     return tuple(f"{path}/" for path in found)
 

@@ -225,3 +225,35 @@ def test_what_no_list_names_is_not_taken_for_damage(tmp_path: Path, kind: str) -
     ]
     shutil.rmtree(next(found for found in (folder / "rest").rglob("0/c") if found.is_dir()))
     assert not fs.verify(path, deep=True)
+
+
+@pytest.mark.parametrize("kind", ["scan", "run"])
+def test_what_no_list_names_in_an_hdf5_file_is_removed_when_one_is_added(
+    tmp_path: Path, kind: str
+) -> None:
+    """Other software put it there; a copy has dimension scales that do not know it."""
+    path, folder = tmp_path / "a.h5", f"{kind}s"
+    if kind == "scan":
+        fs.ParcellatedMultiScan.create(
+            {"rest": RUN}, path, parcellation=LABELS, space=SPACE, statistic="mean"
+        ).close()
+    else:
+        fs.NeuroVecSeq.create({"rest": RUN}, path, space=SPACE).close()
+    with h5py.File(path, "r+") as file:
+        file.copy(f"{folder}/rest", f"{folder}/task")
+    report = fs.verify(path, deep=True)
+    assert report, str(report)
+    (note,) = [note for note in report.notes if note.kind == "leftover"]
+    assert note.node == f"{folder}/task"
+    assert "writer" not in note.message
+    assert (
+        f"adding {'or removing a scan' if kind == 'scan' else 'a run'} removes it" in note.message
+    )
+    assert f"not checked: {folder}/task/0" in note.message
+    with fs.open(path) as store:
+        getattr(store, f"add_{kind}")("new", RUN)
+    with h5py.File(path, "r") as file:
+        assert sorted(file[folder]) == ["new", "rest"]
+    report = fs.verify(path, deep=True)
+    assert report, str(report)
+    assert not report.notes

@@ -141,7 +141,7 @@ def drop_hidden(group: Any, name: bytes) -> None:
     """Make room for a new child: a dimension of that name is detached from its users and gone."""
     scale = open_child(group, name)
     for user, axis in _users(scale):
-        h5ds.detach_scale(user, scale, axis)
+        _detach(user, scale, axis)
     group.unlink(name)
 
 
@@ -180,11 +180,16 @@ def release(node: Any) -> list[tuple[Any, int]]:
     if has_attribute(node, "DIMENSION_LIST"):
         for axis in range(node.rank):
             for scale in _scales(node, axis):
-                h5ds.detach_scale(node, scale, axis)
-    users = _users(node)
-    for user, axis in users:
-        h5ds.detach_scale(user, node, axis)
-    return users
+                _detach(node, scale, axis)
+    return [(user, axis) for user, axis in _users(node) if _detach(user, node, axis)]
+
+
+def _detach(user: Any, scale: Any, axis: int) -> bool:
+    """Detach a scale; False if only one of the two names the other, as in copies of a group."""
+    attached = bool(h5ds.is_attached(user, scale, axis))
+    if attached:
+        h5ds.detach_scale(user, scale, axis)
+    return attached
 
 
 def is_scale(node: Any) -> bool:
