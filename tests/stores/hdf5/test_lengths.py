@@ -279,6 +279,25 @@ def test_large_heaps_of_attributes_are_fetched_once(
     assert fetched < path.stat().st_size * 1.5
 
 
+def test_blocks_that_another_thread_lets_go_are_read_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept may be replaced between any two looks at it."""
+    path = tmp_path / "a.h5"
+    _make_dense(path, 20)
+    fits = heaps._Kept.fits
+    with HDF5Store(str(path), mode="r") as store:
+        second = store._session._heaps
+        assert second is not None
+
+        def replace(kept: Any, address: int, most: int) -> bool:
+            second._heap = None
+            return fits(kept, address, most)
+
+        monkeypatch.setattr(heaps._Kept, "fits", replace)
+        assert {*store.root.read_attributes().values()} == {_TEXT}
+
+
 def _stored(name: bytes, version: int) -> bytes:
     """An attribute of one text, as it lies in a heap."""
     parts = len(name) + 1, 8, 4
