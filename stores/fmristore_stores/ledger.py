@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from fmristore_stores.errors import FmristoreError, StorageError
+from fmristore_stores.errors import FmristoreError, NotFoundError, StorageError
 from fmristore_stores.grid import grid_shape
-from fmristore_stores.protocol import AnyArray, Capability, Store, TypedAttribute
+from fmristore_stores.protocol import AnyArray, Capability, Group, Store, TypedAttribute
 from fmristore_stores.spec import ArraySpec
 
 __all__ = ["Ledger", "check_written"]
@@ -121,7 +121,7 @@ def check_written(store: Store, ledger: Ledger) -> None:
                 node: Any = root.array(path)
                 _check_array(node, arrays[path])
             else:
-                node = root.group(path) if path else root
+                node = _node(root, path)
             typed = Capability.TYPED_ATTRIBUTES in store.capabilities
             lost = names - set(node.readable_attributes() if typed else node.read_attributes())
             if lost:
@@ -129,6 +129,16 @@ def check_written(store: Store, ledger: Ledger) -> None:
         except FmristoreError as error:
             msg = f"what was written cannot be read back: {error.message}; write it again"
             raise StorageError(msg, url=store.url, node=path) from error
+
+
+def _node(root: Group, path: str) -> Any:
+    """A group, or an array of which only the attributes were written."""
+    if not path:
+        return root
+    try:
+        return root.group(path)
+    except NotFoundError:
+        return root.array(path)
 
 
 def _check_array(array: Any, written: _Array) -> None:

@@ -7,6 +7,7 @@ need; raise one by assignment, ``LIMITS.chunk = 1 << 33``, where a file that is 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 
 from fmristore_stores.errors import MemoryLimitError
@@ -25,8 +26,7 @@ __all__ = [
 
 MOST_ATTRIBUTES = 4096
 """Attributes that a node of an HDF5 file may get: HDF5 looks through all of them to add one."""
-_FREE = 1 << 20
-"""Values that a JSON document may have however short it is."""
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _ROOTS = frozenset({"zarr.json", ".zmetadata", ".zattrs"})
 _NAMES = ("zarr.json", ".zmetadata", ".zattrs", ".zarray", ".zgroup")
 
@@ -57,6 +57,8 @@ class Limits:
         A metadata document of a Zarr node.
     consolidated : int
         The metadata document of a Zarr root, which may have those of all nodes.
+    values : int
+        Values of a JSON or XML document however short it is; see `check_values`.
     probe_seconds : float
         For parsing an HDF5 file that is not trusted, in a process of its own.
     probe_memory : int
@@ -68,6 +70,7 @@ class Limits:
     result: int
     document: int
     consolidated: int
+    values: int = 1 << 20
     probe_seconds: float = 60.0
     probe_memory: int = 1 << 30
 
@@ -174,13 +177,26 @@ def check_values(data: bytes | str, url: str | None = None, *, each: int = 8) ->
     Raises
     ------
     MemoryLimitError
-        If it has more values than a million and one for each of these.
+        If it has more values than ``LIMITS.values`` and one for each of these.
     """
-    most = _FREE + len(data) // each
+    most = LIMITS.values + len(data) // each
     if len(data) <= most:
         return
     raw = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
-    count = sum(raw.count(mark) for mark in (b",", b"[", b"{", b"<"))
+    if raw.lstrip()[:1] == b"<":
+        count = raw.count(b"<")
+    else:
+        count = _marks(raw)
+        if count > most:  # texts may hold any number of them
+            count = _marks(_STRINGS.sub(b"", raw))
     if count > most:
-        msg = f"a document of {len(data)} bytes has {count} values where {most} are allowed"
+        msg = (
+            f"a document of {len(data)} bytes has {count} values where {most} are allowed; raise "
+            "fmristore_stores.limits.LIMITS.values if you trust it and have the memory"
+        )
         raise MemoryLimitError(msg, url=url)
+
+
+def _marks(document: bytes) -> int:
+    """Marks of JSON before values."""
+    return sum(document.count(mark) for mark in (b",", b"[", b"{"))

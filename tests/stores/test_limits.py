@@ -16,6 +16,7 @@ import pytest
 
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.codecs import pipeline as codecs
+from fmristore_stores.edit import edit_store
 from fmristore_stores.errors import (
     CorruptDataError,
     FmristoreError,
@@ -233,3 +234,48 @@ def test_attributes_that_could_not_be_read_are_not_written(tmp_path: Path) -> No
         with pytest.raises(InvalidInputError, match="attribute 'b': a document of"):
             store.root.write_attributes({"b": [[0] * (1 << 20), [0] * (1 << 20)]})
         assert store.root.read_attributes() == {"a": 1}
+
+
+def test_marks_within_texts_are_no_values() -> None:
+    check_values(json.dumps({"design": "0,1,0,[{\\" * 1_000_000, "more": ['","'] * 100}))
+    with pytest.raises(MemoryLimitError, match=r"LIMITS\.values"):
+        check_values(b'{"a": "x", "b": [' + b"[]," * (2 << 20) + b"1]}")
+
+
+@pytest.mark.parametrize("url", ["a.zarr", "memory://limits/changed.zarr"])
+def test_a_change_that_could_not_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    place = url if "://" in url else str(tmp_path / url)
+    monkeypatch.setattr(LIMITS, "document", 10_000)
+    monkeypatch.setattr(LIMITS, "consolidated", 30_000)
+    with create_store(place) as store:
+        store.root.create_group("g", {"a": 1})
+
+    def change(name: str) -> None:
+        with edit_store(place) as store:
+            node = store.root.group(name) if name else store.root
+            node.write_attributes({"filler": "x" * 40_000})
+
+    for name in ("", "g"):
+        with pytest.raises(MemoryLimitError, match="have 40"):
+            change(name)
+    with open_store(place) as store:
+        assert store.root.read_attributes() == {}
+        assert store.root.group("g").read_attributes() == {"a": 1}
+
+
+@pytest.mark.parametrize("url", ["a.zarr", "memory://limits/together.zarr"])
+def test_metadata_that_are_too_long_together_stay_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    place = url if "://" in url else str(tmp_path / url)
+    monkeypatch.setattr(LIMITS, "consolidated", 10_000)
+    with create_store(place) as store:
+        store.root.create_group("g")
+    for number in range(5):
+        with edit_store(place) as store:
+            store.root.create_group(f"g{number}", {"filler": "x" * 4000})
+    with open_store(place) as store:
+        assert len(store.root.children()) == 6
+        assert store.root.group("g4").read_attributes() == {"filler": "x" * 4000}

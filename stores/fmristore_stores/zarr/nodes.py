@@ -11,7 +11,7 @@ import numpy as np
 
 from fmristore_stores.chunks.cache import ChunkCache
 from fmristore_stores.chunks.reader import ChunkReader
-from fmristore_stores.chunks.writer import encode_chunk
+from fmristore_stores.chunks.writer import encode_chunk, units_of, write
 from fmristore_stores.errors import (
     CorruptDataError,
     InvalidInputError,
@@ -111,8 +111,8 @@ class ZarrGroup(_Handle):
 
         Notes
         -----
-        Costs nothing where the metadata are consolidated, else one listing and one small read for
-        each child.
+        Of a remote store with consolidated metadata it costs nothing, else one listing and one
+        small read for each child.
         """
         return self._tree.live().children(self._path, tolerant=tolerant)
 
@@ -311,7 +311,8 @@ class ZarrArray(_Handle):
         SelectionError
             If the region does not fit the array.
         InvalidInputError
-            If the values cannot be converted or broadcast; nothing changes then.
+            If the values cannot be converted or broadcast, or an array that gets longer is written
+            by less than whole units; nothing changes then.
         CorruptDataError
             If a chunk that has to be changed cannot be decoded.
         StorageError
@@ -331,12 +332,23 @@ class ZarrArray(_Handle):
             raise InvalidInputError(msg, url=self._tree.url, node=self._path) from error
         if 0 in shape:
             return
-        if self._locator is not None and self._is_one_chunk and shape == self._spec.shape:
+        if self._spec.shape > tree.array(self._path).spec.shape:
+            self._write_longer(parsed, whole)
+        elif self._locator is not None and self._is_one_chunk and shape == self._spec.shape:
             self._locator.write((0,) * len(shape), [encode_chunk(self._spec, whole)])
         else:
             with zarr_errors(self._tree.url, self._path, CorruptDataError):
                 tree.zarr_array(self._path)[parsed] = whole
         tree.ledger.values(self._path, whole, whole=shape == self._spec.shape)
+
+    def _write_longer(self, region: Region, values: AnyArray) -> None:
+        """Write whole units of an array that zarr-python does not know to be as long as that."""
+        if units_of(region, self._spec) is None:
+            msg = (
+                f"an array that gets longer is written by whole units of {self._spec.layout.units}"
+            )
+            raise InvalidInputError(msg, url=self._tree.url, node=self._path)
+        write(self, region, values)
 
     @property
     def _is_one_chunk(self) -> bool:

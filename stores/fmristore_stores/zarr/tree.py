@@ -26,6 +26,7 @@ from fmristore_stores.errors import (
     FormatError,
     InvalidInputError,
     LayoutNotSupportedError,
+    MemoryLimitError,
     MetadataError,
     NotFoundError,
     ReadOnlyError,
@@ -234,26 +235,49 @@ class Tree:
         if self._has_metadata(""):
             raise AlreadyExistsError("there is a Zarr store already", url=self.url)
         self._rooted = self._made = True
-        self._nodes[""] = GroupNode({}, document=group_document({}))
-        self._put("")
+        document = group_document({})
+        self._put("", document)
+        self._nodes[""] = GroupNode({}, document=document)
 
     def consolidate(self) -> None:
-        """Write the metadata of all nodes into the root's."""
+        """Write the metadata of all nodes into the root's.
+
+        Those of a store that is changed stay where they are if they are too long together.
+        """
         self.files.refresh()
+        try:
+            self._put("", consolidated_document(self._all_documents()))
+        except MemoryLimitError:
+            if self._made:
+                raise
+            return
         self._consolidated = True
-        documents = {path: node.document for path, node in self._nodes.items() if node.document}
-        if self._made and len(documents) == len(self._nodes):
-            self.files.put("zarr.json", [encode(consolidated_document(documents))])
-        else:
-            with zarr_errors(self.url, ""), quiet():
-                zarr.consolidate_metadata(self._store, zarr_format=3)
         self.files.release_root()
 
-    def _put(self, path: str) -> None:
-        """Write the metadata of a node that was made here."""
-        document = self._nodes[path].document
-        assert document is not None
-        self.files.put(f"{path}/zarr.json" if path else "zarr.json", [encode(document)])
+    def _all_documents(self) -> dict[str, Document]:
+        """Metadata of all nodes, by path."""
+        known = {path: node.document for path, node in self._nodes.items() if node.document}
+        if self._made and len(known) == len(self._nodes):
+            return known
+        paths, groups = [""], [""]
+        while groups:
+            group = groups.pop()
+            for name, child in self.children(group).items():
+                paths.append(f"{group}/{name}" if group else name)
+                if child.kind == "group":
+                    groups.append(paths[-1])
+        documents = zip(paths, map(parsed, self._documents(paths)), strict=True)
+        return {path: found for path, found in documents if found and "node_type" in found}
+
+    def _put(self, path: str, document: Document) -> None:
+        """Write the metadata of a node, if they can be read again."""
+        key, data = f"{path}/zarr.json" if path else "zarr.json", encode(document)
+        self._check_length(key, data)
+        self.files.put(key, [data])
+
+    def _check_length(self, key: str, data: bytes) -> None:
+        check_metadata(len(data), key, self.url)
+        check_values(data, self.url)
 
     def contradictions(self, nodes: Iterable[str]) -> list[tuple[str, str]]:
         """Nodes of which the root's copy of their metadata is not what they have themselves."""
@@ -320,8 +344,9 @@ class Tree:
     def _drop_consolidated(self) -> None:
         if not self._consolidated:
             return
-        if self._node("").document is not None:
-            self._put("")
+        document = self._node("").document
+        if document is not None:
+            self._put("", document)
         elif self._root is not None:
             with zarr_errors(self.url, ""), quiet():
                 self._root.attrs.put(self._root.attrs.asdict())
@@ -547,10 +572,12 @@ class Tree:
         """Replace all attributes of a node."""
         checked = check_attributes(attributes)
         node = self._node(path)
+        self._check_length(f"{path}/zarr.json", encode({"attributes": checked}))
         self._drop_consolidated()
         if node.document is not None:
-            node.document = node.document | {"attributes": checked}
-            self._put(path)
+            document = node.document | {"attributes": checked}
+            self._put(path, document)
+            node.document = document
         else:
             with zarr_errors(self.url, path), quiet():
                 cast("_ZarrNode", node.zarr).attrs.put(copy.deepcopy(checked))
@@ -582,6 +609,7 @@ class Tree:
             locator = self._locator(path, *described)
             self._place(path, ArrayNode(checked, described.spec, locator, document=document))
         else:
+            self._check_length(f"{path}/zarr.json", encode({"attributes": checked}))
             with zarr_errors(self.url, path, LayoutNotSupportedError), quiet(), bounded():
                 node = zarr.create_array(self._store, name=path, attributes=checked, **arguments)
                 found = self._parsed(path, node)
@@ -596,12 +624,9 @@ class Tree:
         key = f"{path}/zarr.json"
         if not self.files.fresh and self.files.sizes([key], path, _UNKNOWN) != [None]:
             raise AlreadyExistsError("there is a node of that name", url=self.url, node=path)
+        assert node.document is not None
+        self._put(path, node.document)
         self._nodes[path] = node
-        try:
-            self._put(path)
-        except BaseException:
-            del self._nodes[path]
-            raise
 
     @contextlib.contextmanager
     def longer(self, path: str, length: int) -> Iterator[ArrayNode]:
@@ -616,7 +641,8 @@ class Tree:
         if words.get("shape") != list(node.spec.shape):
             raise self._changed(path)
         words["shape"] = list(found.spec.shape)
-        self.files.put(f"{path}/zarr.json", [json.dumps(words, indent=2).encode()])
+        self._put(path, words)
+        found.document = words
         self._nodes[path] = found
 
     def _parsed_array(self, path: str, length: int) -> ArrayNode:

@@ -13,17 +13,23 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fmristore_stores.edit import edit_store
 from fmristore_stores.errors import (
     AlreadyExistsError,
     ChangedError,
     FmristoreError,
+    InvalidInputError,
     MetadataError,
     NotFoundError,
+    StorageError,
 )
+from fmristore_stores.opening import open_store
 from fmristore_stores.protocol import Capability
+from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.spec import MAX_ATTRIBUTE_DEPTH, STRING, ArraySpec, ChunkLayout, CodecSpec
 from fmristore_stores.testing.strategies import attributes, specs
 from fmristore_stores.zarr.documents import ParsedNode, array_document, parse_node
+from fmristore_stores.zarr.files import LocalFiles
 from fmristore_stores.zarr.metadata import Described, creation, describe
 from fmristore_stores.zarr.store import ZarrStore
 from tests.stores.zarr.zarr_arrays import DTYPES, LAYOUTS, SHAPE, make, random_values
@@ -206,6 +212,53 @@ def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
         with pytest.raises(AlreadyExistsError):
             store.root.create_group("other")
         assert store.root.group("other").read_attributes() == {"kept": True}
+
+
+def test_attributes_that_could_not_be_stored_are_not_consolidated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ZarrStore(str(tmp_path / "a.zarr"), mode="w") as store:
+        group = store.root.create_group("g", {"a": 1})
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalFiles, "put", fail)
+            with pytest.raises(StorageError, match="full"):
+                group.write_attributes({"a": 2})
+        assert group.read_attributes() == {"a": 1}
+        store.consolidate()
+    copies = document(tmp_path / "a.zarr")["consolidated_metadata"]["metadata"]
+    assert copies["g"]["attributes"] == document(tmp_path / "a.zarr", "g")["attributes"] == {"a": 1}
+
+
+def fail(*_: Any) -> None:
+    msg = "the disk is full"
+    raise StorageError(msg)
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.h5"])
+def test_attributes_of_an_array_alone_are_changed(tmp_path: Path, name: str) -> None:
+    spec = ArraySpec(shape=(4,), dtype=np.dtype("f4"), layout=ChunkLayout(chunks=(2,)))
+    with create_store(tmp_path / name) as store:
+        store.root.create_group("g").create_array("x", spec, {"a": 1}).write(None, np.ones(4))
+    with edit_store(tmp_path / name) as store:
+        store.root.array("g/x").write_attributes({"a": 2})
+    with open_store(tmp_path / name) as store:
+        assert store.root.array("g/x").read_attributes() == {"a": 2}
+        assert store.root.array("g/x").read().tolist() == [1] * 4
+
+
+def test_attributes_of_an_array_that_grew(tmp_path: Path) -> None:
+    spec = ArraySpec(shape=(4,), dtype=np.dtype("f4"), layout=ChunkLayout(chunks=(2,)))
+    with ZarrStore(str(tmp_path / "a.zarr"), mode="w") as store:
+        array = store.root.create_array("x", spec)
+        with array.longer(6) as longer:
+            with pytest.raises(InvalidInputError, match="whole units"):
+                longer.write((slice(4, 5),), [1])
+            longer.write((slice(4, 6),), [1, 2])
+        store.root.array("x").write_attributes({"a": 1})
+        store.consolidate()
+    with ZarrStore(str(tmp_path / "a.zarr")) as store:
+        assert store.root.array("x").read_attributes() == {"a": 1}
+        assert store.root.array("x").read().tolist() == [0, 0, 0, 0, 1, 2]
 
 
 ROOT = {"zarr_format": 3, "node_type": "group"}
