@@ -150,10 +150,11 @@ def _inherit(app: Any, what: str, name: str, thing: Any, options: Any, lines: li
 
 
 def _skip(app: Any, what: str, name: str, thing: Any, skip: Any, options: Any) -> bool | None:
-    """Leave out what scikit-learn, tuples and sequences put into a class without a word of ours."""
+    """Leave out what scikit-learn, dict, tuple and sequences put into a class without a word."""
     text = getattr(thing, "__doc__", None) or ""
     of_tuples = "Alias for field number" in text or "number of occurrences of value" in text
-    foreign = of_tuples or "return first index of value" in text.lower()
+    of_dicts = getattr(thing, "__qualname__", "").startswith("dict.")
+    foreign = of_tuples or of_dicts or "return first index of value" in text.lower()
     return True if foreign or re.fullmatch(r"set_\w+_request", name) else None
 
 
