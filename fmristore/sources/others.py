@@ -225,6 +225,8 @@ def _described(url: str, storage_options: Mapping[str, Any] | None) -> str | Non
     name = name_of(url)
     if is_local(url) and Path(url).is_dir():
         return _folder(Path(url))
+    if is_local(url) and Path(url).exists() and not Path(url).is_file():
+        return None  # a pipe, socket or device, which the error names
     head = _head(url, storage_options)
     for kind in _INSTEAD:
         if re.match(kind.magic, head):
