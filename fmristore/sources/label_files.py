@@ -23,7 +23,50 @@ from fmristore_stores.errors import InvalidInputError, MemoryLimitError
 from fmristore_stores.io.whole import read_whole
 from fmristore_stores.limits import check_values
 
-__all__ = ["read_label_file"]
+__all__ = ["ID_COLUMNS", "NAME_COLUMNS", "column_key", "read_label_file"]
+
+ID_COLUMNS = (
+    "index",
+    "id",
+    "value",
+    "label_id",
+    "parcel_id",
+    "cluster_id",
+    "roi_id",
+    "label_index",
+    "label_value",
+    "region_id",
+    "roi_label",
+    "roi",
+    "no",
+    "idx",
+    "intensity",
+    "region_number",
+    "label_number",
+    "roi_number",
+    "structure_id",
+    "parcel_index",
+    "roi_index",
+    "key",
+    "number",
+    "label",
+)
+"""Names of columns of ids, those that are surest first."""
+NAME_COLUMNS = (
+    "name",
+    "label",
+    "label_name",
+    "region",
+    "region_name",
+    "roi_name",
+    "labels",
+    "names",
+    "structure",
+    "structure_name",
+    "parcel_name",
+    "area_name",
+)
+"""Names of columns of names."""
 
 _LARGEST_FILE = 16 << 20
 _MOST_CELLS = 1 << 22
@@ -102,6 +145,8 @@ def _parsed(text: str, present: NDArray[np.int32], url: str) -> Columns | list[s
     if found is not None:
         return found
     separator = next((s for s in "\t,;|" if s in lines[0]), "")
+    if separator == "|" and not _is_barred(lines, present):
+        return list(lines)
     if not separator or (separator != "\t" and all(re.match(r"\d+\s+[^\s,;]", x) for x in lines)):
         return _spaced(lines, present, url)
     rows = _rows(lines, separator, url)
@@ -217,6 +262,24 @@ def _rows(lines: Sequence[str], separator: str, url: str) -> list[list[str]]:
     return rows
 
 
+def column_key(name: str) -> str:
+    """Name of a column as it is looked up."""
+    return re.sub(r"[\s.:\-_]+", "", name.strip().lower())
+
+
+def _is_barred(lines: Sequence[str], present: NDArray[np.int32]) -> bool:
+    """Whether bars separate columns; they may also stand in names, as ``LH|Vis``."""
+    known = {column_key(name) for name in (*ID_COLUMNS, *NAME_COLUMNS)}
+    if any(column_key(cell) in known for cell in lines[0].split("|")):
+        return True
+    if all(re.fullmatch(_WHOLE, line.partition("|")[0].strip()) for line in lines):
+        return True
+    last = [line.rpartition("|")[2].strip() for line in lines]
+    ids = [_int(cell) for cell in last if re.fullmatch(_WHOLE, cell)]
+    sure = len(set(ids)) == len(lines) and ids != list(range(1, len(ids) + 1))
+    return sure and set(present.tolist()) <= set(ids)
+
+
 def _under(header: Sequence[str], rows: Sequence[Sequence[str]], url: str) -> Columns:
     """Columns below a header."""
     for number, row in enumerate(rows, start=1):
@@ -329,8 +392,8 @@ def _json(text: str, url: str) -> Columns | list[str]:
     if isinstance(found, list):
         if all(isinstance(name, str) for name in found):
             return found
-        rows = [row for row in found if isinstance(row, dict) and row.keys() == found[0].keys()]
-        if len(rows) == len(found):
+        rows = [row for row in found if isinstance(row, dict)]
+        if len(rows) == len(found) and all(row.keys() == rows[0].keys() for row in rows):
             return {
                 key: ["" if row[key] is None else str(row[key]) for row in rows] for key in rows[0]
             }

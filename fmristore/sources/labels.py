@@ -19,7 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmristore.planning.pictures import facts_html
-from fmristore.sources.label_files import read_label_file
+from fmristore.sources.label_files import (
+    ID_COLUMNS,
+    NAME_COLUMNS,
+    column_key,
+    read_label_file,
+)
 from fmristore.sources.labelled import plain_values
 from fmristore_stores.errors import DependencyError, InvalidInputError
 from fmristore_stores.io.location import normalise
@@ -55,46 +60,6 @@ def warn(text: str, category: type[Warning] = ParcellationWarning) -> None:
 BACKGROUND = 0
 """The number that means no parcel."""
 
-_ID_COLUMNS = (
-    "index",
-    "id",
-    "value",
-    "label_id",
-    "parcel_id",
-    "cluster_id",
-    "roi_id",
-    "label_index",
-    "label_value",
-    "region_id",
-    "roi_label",
-    "roi",
-    "no",
-    "idx",
-    "intensity",
-    "region_number",
-    "label_number",
-    "roi_number",
-    "structure_id",
-    "parcel_index",
-    "roi_index",
-    "key",
-    "number",
-    "label",
-)
-_NAME_COLUMNS = (
-    "name",
-    "label",
-    "label_name",
-    "region",
-    "region_name",
-    "roi_name",
-    "labels",
-    "names",
-    "structure",
-    "structure_name",
-    "parcel_name",
-    "area_name",
-)
 _BACKGROUNDS = frozenset(
     {"", "background", "unknown", "clearlabel", "none", "nan", "na", "outside", "void", "unlabeled"}
     | {"unassigned", "nolabel", "empty", "exterior", "medialwall", "undefined", "bg", "zero"}
@@ -215,10 +180,11 @@ class LabelTable:
         Raises
         ------
         InvalidInputError
-            If the labels are neither the ids nor the names of the parcels.
+            If the labels are neither the ids nor the names of the parcels, or a mapping has values
+            of different lengths.
         """
         if isinstance(given, Mapping):
-            given, values = _Labelled(list(given)), np.array(list(given.values())).T
+            given, values = _Labelled(list(given)), _as_columns(given)
         order = _parcel_order(given, self)
         found: AnyArray = plain_values(given) if values is None else values
         return found if order is None else found[..., order]
@@ -233,6 +199,17 @@ class _Labelled:
     def to_dict(self) -> dict[Any, None]:
         """Labels as pandas has them."""
         return dict.fromkeys(self.index)
+
+
+def _as_columns(given: Mapping[Any, Any]) -> AnyArray:
+    """Values of a mapping, (K,) or (T, K)."""
+    try:
+        return np.array([plain_values(one) for one in given.values()]).T
+    except ValueError as error:  # of numpy
+        raise InvalidInputError(
+            "the values of the mapping differ in shape: expected one value for each parcel, or as "
+            "many for each as there are volumes"
+        ) from error
 
 
 _TIMES = ("t", "time", "volume")
@@ -263,6 +240,8 @@ def _column_labels(source: Any) -> list[Any] | None:
     own = getattr(source, "table", None)
     if isinstance(own, LabelTable):
         return list(own.ids.tolist())
+    if isinstance(source, _Labelled):  # keys are given, even where they count from 0
+        return source.index
     if hasattr(source, "columns") and hasattr(source, "to_dict"):
         found = list(source.columns)
     elif hasattr(source, "index") and hasattr(source, "to_dict"):
@@ -580,7 +559,7 @@ def _from_frame(frame: Any, present: NDArray[np.int32]) -> LabelTable:
     elif _textual(index) and not any(_is_name_column(k) and _textual(columns[k]) for k in columns):
         columns = {"name": index, **columns}
     elif index != list(range(len(index))) and all(_like(i, _INTEGER) for i in index):
-        held = [k for k in columns if _named(k) in _CALLED_IDS and _integers(columns[k])]
+        held = [k for k in columns if column_key(k) in _CALLED_IDS and _integers(columns[k])]
         if not held:
             columns = {"index": index, **columns}
     return _from_columns(columns, present)
@@ -609,17 +588,12 @@ def _from_names(given: list[Any], present: NDArray[np.int32], url: str | None = 
     )
 
 
-def _named(name: str) -> str:
-    """Name of a column as it is looked up."""
-    return re.sub(r"[\s.:\-_]+", "", name.strip().lower())
-
-
-_CALLED_IDS = tuple(_named(name) for name in _ID_COLUMNS)
-_CALLED_NAMES = tuple(_named(name) for name in _NAME_COLUMNS)
+_CALLED_IDS = tuple(column_key(name) for name in ID_COLUMNS)
+_CALLED_NAMES = tuple(column_key(name) for name in NAME_COLUMNS)
 
 
 def _is_name_column(name: str) -> bool:
-    return _named(name) in _CALLED_NAMES
+    return column_key(name) in _CALLED_NAMES
 
 
 def _integers(values: Sequence[Any]) -> bool:
@@ -667,7 +641,7 @@ def _id_column(
     columns: Mapping[str, Sequence[Any]], present: NDArray[np.int32], url: str | None
 ) -> str:
     """Column that holds the ids: by its name if it holds whole numbers, else by what it holds."""
-    by_name = {_named(name): name for name in reversed(list(columns))}
+    by_name = {column_key(name): name for name in reversed(list(columns))}
     called = [by_name[c] for c in _CALLED_IDS if c in by_name]
     held = [name for name in called if _integers(columns[name])]
     if not held:
@@ -679,7 +653,7 @@ def _id_column(
             return held[0]
         raise InvalidInputError(
             f"the table has the columns {', '.join(columns) or '(none)'}; expected one of the ids "
-            f"({', '.join(_ID_COLUMNS[:6])}) and one of the names ({', '.join(_NAME_COLUMNS[:4])})",
+            f"({', '.join(ID_COLUMNS[:6])}) and one of the names ({', '.join(NAME_COLUMNS[:4])})",
             url=url,
         )
     first, *others = held
@@ -717,7 +691,7 @@ def _covers(values: Sequence[Any], present: NDArray[np.int32]) -> bool:
 
 def _name_column(columns: Mapping[str, Sequence[Any]], url: str | None) -> str | None:
     """Column that holds the names: by its name if it holds text, else the only one of texts."""
-    by_name = {_named(name): name for name in reversed(list(columns))}
+    by_name = {column_key(name): name for name in reversed(list(columns))}
     called = [by_name[c] for c in _CALLED_NAMES if c in by_name]
     held = [name for name in called if _textual(columns[name])]
     if held:  # "region" may be the same on the left and the right, and "region name" not
@@ -735,7 +709,7 @@ def _name_column(columns: Mapping[str, Sequence[Any]], url: str | None) -> str |
         name for name, values in columns.items() if _textual(values) and _all_different(values)
     ]
     if len(texts) > 1:
-        texts = [name for name in texts if _named(name).endswith("name")]
+        texts = [name for name in texts if column_key(name).endswith("name")]
     return texts[0] if len(texts) == 1 else None
 
 

@@ -450,9 +450,46 @@ def test_tables_of_separators_alone(tmp_path: Path, text: str) -> None:
         ('[{"1": [' + "[]," * (2 << 20) + "[]]}]", "values where"),
         ("<a>" + "<b/>" * (2 << 20) + "</a>", "values where"),
     ],
+    ids=["one long row", "an object of JSON", "a list of JSON", "XML"],
 )
 def test_small_tables_that_would_take_much_memory(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "labels.csv"
     path.write_text(text)
     with pytest.raises(InvalidInputError, match=message):
         read_table(str(path), np.array([1], np.int32))
+
+
+@pytest.mark.parametrize("text", ['["a", {"x": 1}]', '[{"x": 1}, "a"]', '[{"index": 1}, {"x": 1}]'])
+def test_lists_of_json_that_mix_what_they_hold(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "table.json"
+    path.write_text(text)
+    with pytest.raises(InvalidInputError, match="is JSON, but"):
+        read_table(path, PRESENT)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("LH|Area_1\nLH|Area_2\n", ("LH|Area_1", "LH|Area_2")),
+        ("LH|Area_1\nArea_2\n", ("LH|Area_1", "Area_2")),
+        ("2|Area_2\n1|Area_1\n", AREAS),
+        ("roi_name|index\nArea_2|2\nArea_1|1\n", AREAS),
+        ("Area_2|2\nArea_1|1\n", AREAS),
+    ],
+)
+def test_bars_separate_columns_or_stand_in_names(
+    tmp_path: Path, text: str, names: tuple[str, ...]
+) -> None:
+    path = tmp_path / "table.txt"
+    path.write_text(text)
+    assert read_table(path, PRESENT).names == names
+
+
+def test_keys_of_mappings_are_ids_and_values_of_one_length() -> None:
+    found = parcels()
+    with pytest.raises(InvalidInputError, match="called 0, 1, 2"):
+        found.to_volume({0: 10, 1: 1, 2: 2})
+    with pytest.raises(InvalidInputError, match="differ in shape"):
+        found.to_volume({1: [1, 2], 2: [1], 3: [1]})
+    wanted = found.to_volume([1.0, 2, 3])
+    np.testing.assert_array_equal(found.to_volume({3: 3.0, 1: 1.0, 2: 2.0}), wanted)
