@@ -37,6 +37,7 @@ from fmristore.planning.layout import adapt_spec
 from fmristore.planning.options import LayoutOptions, takes
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
+from fmristore.sources.arrays import check_tr
 from fmristore.sources.door import is_path
 from fmristore.sources.images import ArraySource
 from fmristore_stores.chunks.reader import ChunkReader
@@ -131,6 +132,7 @@ def reserve(
         grid = NeuroSpace(spatial_shape=cast("Any", lengths[:3]), affine=grid)
     if len(lengths) == 4 and grid.time_points is None:
         grid = grid.with_time(lengths[3], tr=grid.tr if tr is None else tr)
+    check_tr(grid.tr)
     nothing = np.broadcast_to(np.zeros((), dtype), lengths)
     source = ArraySource(nothing, grid)
     source.metadata = dict(metadata or {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -158,11 +159,28 @@ def _own_coordinates(data: Any) -> dict[int, tuple[Any, FloatArray]]:
     return found
 
 
-def check_tr(tr: Any) -> None:
-    """Warn of a repetition time that was most likely meant as milliseconds."""
-    if isinstance(tr, int | float | np.number) and IMPLAUSIBLE_TR_S < tr < _LARGEST_TR_MS:
+def check_tr(tr: Any) -> Any:
+    """Warn of a repetition time that was most likely meant as milliseconds.
+
+    Parameters
+    ----------
+    tr : float, optional
+        In whatever type a number of seconds comes.
+
+    Returns
+    -------
+    float, or `tr`
+        None, and what is no number and refused where it is used, as it is.
+    """
+    try:
+        seconds = math.nan if tr is None else float(tr)
+    except (TypeError, ValueError, OverflowError):
+        return tr
+    if IMPLAUSIBLE_TR_S < seconds < _LARGEST_TR_MS:
         warnings.warn(
-            f"tr={tr:g} is in seconds, and milliseconds are more likely meant: tr={tr / 1000:g}",
+            f"tr={seconds:g} is in seconds, and milliseconds are more likely meant: "
+            f"tr={seconds / 1000:g}",
             HeaderWarning,
             stacklevel=2,
         )
+    return None if tr is None else seconds

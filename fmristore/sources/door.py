@@ -306,8 +306,9 @@ def source_of(  # noqa: PLR0913
 ) -> ImageSource:
     """Turn what `open_if_path` returns into an image in blocks: see `as_source`."""
     max_memory = parse_size(max_memory)
-    if tr is not None:
-        check_tr(tr)
+    tr = check_tr(tr)
+    if tr is None and isinstance(space, NeuroSpace):
+        check_tr(space.tr)
     image: ImageSource | None = None
     if isinstance(found, ImageSource):
         image = found

@@ -109,7 +109,7 @@ def _set_tr(source: Any, tr: float) -> None:
         return
     source.space = space
     if source.header:
-        source.header = header_with_tr(source.header, tr)
+        source.header = header_with_tr(source.header, space.tr or tr)
 
 
 def _set_space_name(source: Any, name: str) -> None:

@@ -111,8 +111,37 @@ def test_what_is_no_space_and_what_is_no_tr(tmp_path: Path) -> None:
     for wrong in ("MNI", LIBRARY.Nifti1Image(RUN, AFFINE)):
         with pytest.raises(InvalidInputError, match=r"image\.affine"):
             fs.NeuroVec.create(RUN, tmp_path / "a.h5", space=wrong)
-    with pytest.warns(HeaderWarning, match=r"milliseconds .* tr=2$"):
-        fs.NeuroVec.create(RUN, tmp_path / "a.h5", space=AFFINE, tr=2000).close()
+
+
+TR_MS: tuple[Any, ...] = (2000, np.array(2000.0), "2000", np.float32(2000))
+
+
+@pytest.mark.parametrize("tr", TR_MS, ids=["int", "array", "text", "float32"])
+def test_a_tr_in_milliseconds_is_warned_of_wherever_it_is_given(tmp_path: Path, tr: Any) -> None:
+    labels = np.zeros(RUN.shape[:3], "i2")
+    labels[0] = 1
+    matrix, rows, every = np.ones((6, 1)), np.ones((60, 1)), np.ones(RUN.shape[:3], bool)
+    grid = GRID.with_time(6, tr=tr)
+    image = LIBRARY.Nifti1Image(RUN, AFFINE)
+    image.header.set_xyzt_units("mm", "sec")
+    LIBRARY.save(image, tmp_path / "run.nii")
+    parcels = {"parcellation": LIBRARY.Nifti1Image(labels, AFFINE)}
+    summary, scan = fs.ParcellatedScanSummary, fs.ParcellatedScan
+    calls: list[Any] = [
+        lambda url: fs.NeuroVec.create(RUN, url, space=AFFINE, tr=tr),
+        lambda url: fs.NeuroVec.create(RUN, url, space=grid),
+        lambda url: fs.convert(tmp_path / "run.nii", url, tr=tr),
+        lambda url: fs.MaskedNeuroVec.create(RUN, url, mask=MASK, space=grid),
+        lambda url: summary.create(matrix, url, tr=tr, **parcels),
+        lambda url: summary.create(matrix, url, space=grid, **parcels),
+        lambda url: scan.create(RUN, url, space=grid, **parcels),
+        lambda url: fs.LatentNeuroVec.create(matrix, rows, url, mask=every, space=grid),
+    ]
+    for k, call in enumerate(calls):
+        with pytest.warns(HeaderWarning, match=r"milliseconds .* tr=2$"):
+            stored = call(tmp_path / f"{k}.h5")
+        assert stored.tr == 2000
+        stored.close()
 
 
 @pytest.mark.parametrize("kind", ["bool", "u1", "f4", "nan", "negative", "list"])

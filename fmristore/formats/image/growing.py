@@ -40,7 +40,7 @@ from fmristore.planning.layout import adapt_spec
 from fmristore.planning.options import LayoutOptions
 from fmristore.sources.door import has_grid, in_order, is_path, load_volume, source_of
 from fmristore.sources.facts import metadata_of
-from fmristore.sources.images import ImageSource, in_axis_order
+from fmristore.sources.images import ArraySource, ImageSource, in_axis_order
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.chunks.writer import write
 from fmristore_stores.edit import edit_store
@@ -175,8 +175,8 @@ def _begin(store: Store, source: ImageSource, options: ImageOptions) -> None:
     group, space = store.root, source.space
     write_affine(group, space)
     write_axes(group, space)
-    one = source_of(
-        np.empty((*space.spatial_shape, 1), source.dtype), space=space.with_time(1, tr=space.tr)
+    one = ArraySource(
+        np.empty((*space.spatial_shape, 1), source.dtype), space.with_time(1, tr=space.tr)
     )
     planned = image_spec(one, options)  # units of one volume, however many come at first
     spec = replace(planned, shape=(space.time_points or 1, *planned.shape[1:]))

@@ -12,6 +12,7 @@ import numpy as np
 from fmristore.model.space import NeuroSpace
 from fmristore.model.voxels import VoxelSet
 from fmristore.nifti import grid_header, header_in_space
+from fmristore.sources.arrays import check_tr
 from fmristore.sources.door import is_path, open_if_path, source_of
 from fmristore.sources.facts import plain_tables
 from fmristore.sources.labelled import matching_columns, positional, voxel_columns
@@ -315,7 +316,7 @@ def _scans(
 def _tr(seconds: Any) -> float | None:
     if seconds is None:
         return None
-    value = _seconds(seconds, "TR")
+    value = _seconds(check_tr(seconds), "TR")
     if value <= 0:
         raise InvalidInputError(f"TR {value} s: expected a positive number")
     return value

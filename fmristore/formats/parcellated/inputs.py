@@ -25,6 +25,7 @@ from fmristore.model.space import NeuroSpace, name_of_space
 from fmristore.model.voxels import unmask
 from fmristore.planning.memory import require_unit, within
 from fmristore.planning.progress import Progress
+from fmristore.sources.arrays import check_tr
 from fmristore.sources.door import as_source, has_grid, load_volume
 from fmristore.sources.facts import plain_tables
 from fmristore.sources.labelled import plain_values, positional
@@ -230,9 +231,12 @@ def _from_matrix(
     if request.weights is not None:
         raise InvalidInputError("weights are for series of voxels")
     space = getattr(request.source, "space", None)
+    if not isinstance(space, NeuroSpace):
+        space = request.array.get("space")
     tr = request.array.get("tr")
     if tr is None and isinstance(space, NeuroSpace):
         tr = space.tr
+    check_tr(tr)
     dtype = values.dtype if request.dtype is None else np.dtype(request.dtype)
     statistic = request.statistic or getattr(request.source, "statistic", None)
     return NewScan(

@@ -82,8 +82,8 @@ def test_a_file_url_may_be_percent_encoded(tmp_path: Path) -> None:
     literal.touch()
     assert normalise(f"file://{literal}") == str(literal)
     for wrong in ("file:///a%00b", "file:///%ff.h5"):
-        with contextlib.suppress(InvalidInputError):
-            assert normalise(wrong) == wrong.removeprefix("file://")
+        with contextlib.suppress(InvalidInputError):  # Windows puts the drive in front
+            assert normalise(wrong).replace("\\", "/").endswith(wrong.removeprefix("file://"))
 
 
 def test_a_name_may_begin_with_a_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
