@@ -100,6 +100,13 @@ def test_coordinates_must_be_those_of_the_mask_that_gives_the_grid(tmp_path: Pat
             fs.MaskedNeuroVec.create(placed, tmp_path / f"{k}.h5", mask=mask)
         with pytest.raises(InvalidInputError, match=r"coordinates x run from .* give space="):
             fs.LabeledVolumeSet.create({"a": placed[0]}, tmp_path / f"{k}.h5", mask=mask)
+    shifted, space = data.assign_coords(x=90 + 2 * index), mask.affine
+    parcels: dict[str, Any] = {"parcellation": mask, "space": space}
+    multi = fs.ParcellatedMultiScan.create({"a": shifted}, tmp_path / "m.h5", **parcels)
+    with pytest.raises(InvalidInputError, match="coordinates x run from"):
+        multi.add_scan("b", shifted)
+    multi.add_scan("c", data.values)
+    multi.close()
     for k, right in enumerate((index, 2 * index + 1e-6, (2 * index).astype("f4"))):
         placed = data.assign_coords(x=right)
         with fs.MaskedNeuroVec.create(placed, tmp_path / f"{k}.h5", mask=mask) as stored:

@@ -327,7 +327,7 @@ def array_options(
     source: Any, space: NeuroSpace | AnyArray | None, tr: float | None
 ) -> dict[str, Any]:
     """Options that an array does not have itself; runs in one store differ in length."""
-    if not isinstance(source, np.ndarray):
+    if has_grid(source) or not hasattr(source, "dtype"):
         return {"tr": tr}
     if isinstance(space, NeuroSpace):
         return {"space": space.without_time(), "tr": space.tr if tr is None else tr}

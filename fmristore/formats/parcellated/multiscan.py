@@ -505,7 +505,7 @@ class ParcellatedMultiScan(StoredObject):
             statistic=statistic,
             weights=weights,
             metadata=metadata or {},
-            array=array_options(source, self.space, tr),
+            array=array_options(source, None, tr),
         )
         self._add([request], codec, storage_options, max_memory, progress)
 
