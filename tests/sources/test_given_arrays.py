@@ -104,7 +104,7 @@ def test_coordinates_must_be_those_of_the_mask_that_gives_the_grid(tmp_path: Pat
     parcels: dict[str, Any] = {"parcellation": mask, "space": space}
     multi = fs.ParcellatedMultiScan.create({"a": shifted}, tmp_path / "m.h5", **parcels)
     with pytest.raises(InvalidInputError, match="coordinates x run from"):
-        multi.add_scan("b", shifted)
+        multi.add_scans({"b": shifted})
     multi.add_scan("c", data.values)
     multi.close()
     for k, right in enumerate((index, 2 * index + 1e-6, (2 * index).astype("f4"))):

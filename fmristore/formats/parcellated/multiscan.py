@@ -539,7 +539,7 @@ class ParcellatedMultiScan(StoredObject):
             See `add_scan`; none of them is added then.
         """
         max_memory = parse_size(max_memory)
-        requests = scan_requests(scans, statistic, metadata, self.space, None)
+        requests = scan_requests(scans, statistic, metadata, None, None)
         self._add(requests, codec, storage_options, max_memory, progress)
 
     def _add(
