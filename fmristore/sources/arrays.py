@@ -117,20 +117,23 @@ def check_coordinates(data: Any, space: NeuroSpace) -> None:
 
 
 def check_on_grid(data: Any, space: NeuroSpace) -> None:
-    """Refuse an array of xarray whose coordinates are not those of the grid of its mask or labels.
+    """Refuse an array of xarray whose coordinates are not those of the grid that it is put on.
 
     Parameters
     ----------
     data : array_like
         Anything without coordinates passes, and so does what counts its voxels from 0.
     space : NeuroSpace
-        Grid that nobody gave for it. Another shape is reported where the array is read.
+        Grid of data for a mask or labels, or theirs for data. Another shape is reported where the
+        array is read.
 
     Raises
     ------
     InvalidInputError
         If an axis lies elsewhere, has another distance of voxels or runs the other way.
     """
+    if not hasattr(data, "coords") or np.ndim(data) < 3:
+        return
     grid = [found.values for found in grid_coordinates(space).values()]
     for axis, (name, values) in _own_coordinates(in_axis_order(data)).items():
         there = grid[axis]
@@ -140,8 +143,8 @@ def check_on_grid(data: Any, space: NeuroSpace) -> None:
         if not np.allclose(values, there, rtol=0, atol=near):
             raise InvalidInputError(
                 f"the coordinates {name} run from {values[0]:g} to {values[-1]:g}, and those of "
-                f"the mask or labels from {there[0]:g} to {there[-1]:g}: give space=, the affine "
-                "that the array has, or resample it to their grid"
+                f"the grid from {there[0]:g} to {there[-1]:g}: resample the array to that grid; "
+                "of data give space=, the affine that they have; or hand in the values alone"
             )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fmristore.model.space import NeuroSpace
+from fmristore.sources.arrays import check_on_grid
 from fmristore.sources.door import load_volume
 from fmristore.sources.grids import apart, other_shape
 from fmristore.sources.labels import warn
@@ -68,6 +69,7 @@ def mask_array(
         )
     if grid is not None and not space.same_grid(grid):
         raise InvalidInputError(apart("mask", space, grid), url=name)
+    check_on_grid(mask, space)
     values = np.nan_to_num(values.reshape(shape))
     inside: AnyArray = values != 0
     if not inside.any():

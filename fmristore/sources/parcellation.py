@@ -16,6 +16,7 @@ from fmristore.model.thumbnail import slice_picture
 from fmristore.model.voxels import VoxelSet
 from fmristore.planning.anatomy import display_axes
 from fmristore.planning.pictures import facts_html, label_colors
+from fmristore.sources.arrays import check_on_grid
 from fmristore.sources.door import load_volume, open_if_path
 from fmristore.sources.grids import apart, other_shape
 from fmristore.sources.labels import Column, LabelTable, ParcellationWarning, read_table, warn
@@ -150,6 +151,7 @@ class Parcellation:
             values, grid, url, codes = load_volume(found, "label image", shape=wanted)
         numbers = _whole_numbers(values, url)
         grid = _common_grid(numbers, grid, space, url)
+        check_on_grid(labels, grid)
         inside = None
         if mask is not None:
             inside = mask_array(mask, grid, storage_options=storage_options)

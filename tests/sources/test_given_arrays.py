@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import fmristore as fs
+from fmristore.formats.parcellated.inputs import voxel_weights
 from fmristore.model.space import HeaderWarning
 from fmristore.sources.masks import MaskWarning, mask_array
 from fmristore_stores.errors import InvalidInputError
@@ -96,9 +97,9 @@ def test_coordinates_must_be_those_of_the_mask_that_gives_the_grid(tmp_path: Pat
     wrong: Any
     for k, wrong in enumerate((90 + 2 * index, 3.0 * index, 2 * index[::-1])):
         placed = data.assign_coords(x=wrong).transpose("time", "z", "y", "x")
-        with pytest.raises(InvalidInputError, match=r"coordinates x run from .* give space="):
+        with pytest.raises(InvalidInputError, match=r"coordinates x run from .* space="):
             fs.MaskedNeuroVec.create(placed, tmp_path / f"{k}.h5", mask=mask)
-        with pytest.raises(InvalidInputError, match=r"coordinates x run from .* give space="):
+        with pytest.raises(InvalidInputError, match=r"coordinates x run from .* space="):
             fs.LabeledVolumeSet.create({"a": placed[0]}, tmp_path / f"{k}.h5", mask=mask)
     shifted, space = data.assign_coords(x=90 + 2 * index), mask.affine
     parcels: dict[str, Any] = {"parcellation": mask, "space": space}
@@ -189,3 +190,24 @@ def test_a_mask_that_may_be_a_map_is_reported(given: Any) -> None:
 def test_what_is_no_mask_says_what_to_do(given: Any, cure: str) -> None:
     with pytest.raises(InvalidInputError, match=cure):
         mask_array(given, GRID)
+
+
+def test_coordinates_of_masks_labels_and_weights_must_be_those_of_the_grid() -> None:
+    xarray: Any = pytest.importorskip("xarray")
+    index = np.arange(4)
+    volume = xarray.DataArray(np.arange(60).reshape(4, 5, 3) % 4, dims=("x", "y", "z"))
+    parcels = fs.Parcellation.from_labels(volume, space=GRID)
+    for wrong in (90 + 2 * index, 3.0 * index, 2 * index[::-1]):
+        placed = volume.assign_coords(x=wrong)
+        with pytest.raises(InvalidInputError, match="coordinates x run from"):
+            mask_array(placed, GRID)
+        with pytest.raises(InvalidInputError, match="coordinates x run from"):
+            fs.Parcellation.from_labels(placed, space=GRID)
+        with pytest.raises(InvalidInputError, match="coordinates x run from"):
+            voxel_weights(placed, parcels)
+    for right in (index, 2.0 * index):
+        placed = volume.assign_coords(x=right)
+        np.testing.assert_array_equal(mask_array(placed, GRID), volume.values != 0)
+        labels = fs.Parcellation.from_labels(placed.transpose("z", "x", "y"), space=GRID).labels
+        np.testing.assert_array_equal(labels, volume.values)
+        assert voxel_weights(placed, parcels) is not None

@@ -25,7 +25,7 @@ from fmristore.model.space import NeuroSpace, name_of_space
 from fmristore.model.voxels import unmask
 from fmristore.planning.memory import require_unit, within
 from fmristore.planning.progress import Progress
-from fmristore.sources.arrays import check_tr
+from fmristore.sources.arrays import check_on_grid, check_tr
 from fmristore.sources.door import as_source, has_grid, load_volume
 from fmristore.sources.facts import plain_tables
 from fmristore.sources.labelled import plain_values, positional
@@ -278,6 +278,7 @@ def voxel_weights(
         )
     if grid is not None:
         parcellation.check_grid(grid)
+    check_on_grid(weights, parcellation.space)
     return parcellation.voxel_set.gather(values)
 
 
