@@ -89,12 +89,7 @@ def check_chunk(nbytes: int, url: str | None, node: str) -> None:
     MemoryLimitError
         If it is larger than ``LIMITS.chunk``.
     """
-    if nbytes > LIMITS.chunk:
-        msg = (
-            f"a chunk decodes to {nbytes} bytes where {LIMITS.chunk} are allowed; raise "
-            "fmristore_stores.limits.LIMITS.chunk if you trust this file and have the memory"
-        )
-        raise MemoryLimitError(msg, url=url, node=node)
+    _check_file("a chunk decodes to", nbytes, "chunk", url, node)
 
 
 def check_text(nbytes: int, url: str | None, node: str) -> None:
@@ -105,10 +100,16 @@ def check_text(nbytes: int, url: str | None, node: str) -> None:
     MemoryLimitError
         If it is larger than ``LIMITS.text``.
     """
-    if nbytes > LIMITS.text:
+    _check_file("a chunk of text has", nbytes, "text", url, node)
+
+
+def _check_file(what: str, nbytes: int, name: str, url: str | None, node: str) -> None:
+    """Refuse what a file has too many bytes of, by the name of its limit."""
+    limit = getattr(LIMITS, name)
+    if nbytes > limit:
         msg = (
-            f"a chunk of text has {nbytes} bytes where {LIMITS.text} are allowed; raise "
-            "fmristore_stores.limits.LIMITS.text if you trust this file and have the memory"
+            f"{what} {nbytes} bytes where {limit} are allowed; raise "
+            f"fmristore_stores.limits.LIMITS.{name} if you trust this file and have the memory"
         )
         raise MemoryLimitError(msg, url=url, node=node)
 

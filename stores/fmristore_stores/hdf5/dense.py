@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from fmristore_stores.errors import CorruptDataError, MemoryLimitError
 
-__all__ = ["Read", "attribute_value", "dense_blocks", "dense_values"]
+__all__ = ["Read", "attribute_value", "dense_blocks", "dense_values", "padded"]
 
 _MOST_BYTES = 64 * 1024 * 1024
 """Of one heap, without values of its large objects."""
@@ -60,11 +60,12 @@ def _parts(data: bytes, at: int = 0) -> tuple[list[int], int]:
     version, sizes = data[at], struct.unpack_from("<HHH", data, at + 2)
     starts = [at + (9 if version == 3 else 8)]
     for size in sizes:
-        starts.append(starts[-1] + (_padded(size) if version == 1 else size))
+        starts.append(starts[-1] + (padded(size) if version == 1 else size))
     return starts, sizes[0]
 
 
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
+    """Bytes that something takes where each begins at a multiple of eight."""
     return (size + 7) // 8 * 8
 
 

@@ -26,7 +26,7 @@ import h5py
 from h5py import h5g, h5r, h5t
 
 from fmristore_stores.errors import CorruptDataError, MetadataError
-from fmristore_stores.hdf5.dense import Read, dense_blocks, dense_values
+from fmristore_stores.hdf5.dense import Read, dense_blocks, dense_values, padded
 from fmristore_stores.hdf5.lengths import Header, check_lengths, element_size, read_header
 from fmristore_stores.io.alive import AliveSet
 
@@ -425,7 +425,7 @@ def _width(data: mmap.mmap) -> int:
 
 def _problem(read: Read, start: int, width: int) -> str | None:
     """Fault of the collection at an offset; None if its objects fill it in order."""
-    header = _padded(8 + width)  # of the collection, and of each of its objects
+    header = padded(8 + width)  # of the collection, and of each of its objects
     size = int.from_bytes(read(start, 8 + width)[8:], "little")
     position, window, begin = header, b"", 0
     for _ in range(_MOST_OBJECTS + 1):
@@ -438,12 +438,8 @@ def _problem(read: Read, start: int, width: int) -> str | None:
             return "a global heap collection reaches beyond the end of the file"
         number = int.from_bytes(item[:2], "little")
         length = int.from_bytes(item[8 : 8 + width], "little")
-        needed = header + _padded(length) if number else length
+        needed = header + padded(length) if number else length
         if needed < header or position + needed > size:
             return "the objects of a global heap collection do not fit into it"
         position += needed
     return "a global heap collection has more objects than can be numbered"
-
-
-def _padded(length: int) -> int:
-    return (length + 7) // 8 * 8

@@ -271,13 +271,14 @@ class Tree:
 
     def _put(self, path: str, document: Document) -> None:
         """Write the metadata of a node, if they can be read again."""
-        key, data = f"{path}/zarr.json" if path else "zarr.json", encode(document)
-        self._check_length(key, data)
-        self.files.put(key, [data])
+        self.files.put(_key(path), [self._encoded(path, document)])
 
-    def _check_length(self, key: str, data: bytes) -> None:
-        check_metadata(len(data), key, self.url)
+    def _encoded(self, path: str, document: Document) -> bytes:
+        """Metadata of a node, or some of them, as bytes that can be read again."""
+        data = encode(document)
+        check_metadata(len(data), _key(path), self.url)
         check_values(data, self.url)
+        return data
 
     def contradictions(self, nodes: Iterable[str]) -> list[tuple[str, str]]:
         """Nodes of which the root's copy of their metadata is not what they have themselves."""
@@ -286,7 +287,7 @@ class Tree:
 
     def _documents(self, paths: Sequence[str], name: str = "zarr.json") -> list[bytes | None]:
         """Metadata documents of nodes as they are stored, None where there is none."""
-        keys = [f"{path}/{name}" if path else name for path in paths]
+        keys = [_key(path, name) for path in paths]
         sizes = self.files.sizes(keys, "", _UNKNOWN)
         for key, size in zip(keys, sizes, strict=True):
             check_metadata(size or 0, key, self.url)
@@ -441,7 +442,7 @@ class Tree:
         """A node of a store that is read, if zarr-python is not needed to understand it."""
         if self._writable or not all(is_name(name) for name in path.split("/") if path):
             return None
-        data = self.files.document(f"{path}/zarr.json" if path else "zarr.json")
+        data = self.files.document(_key(path))
         found = None if data is None else parse_node(data)
         if found is None:
             return None
@@ -508,7 +509,7 @@ class Tree:
                 return None
 
     def _has_metadata(self, path: str) -> bool:
-        names = [f"{path}/{key}" if path else key for key in _METADATA_KEYS]
+        names = [_key(path, name) for name in _METADATA_KEYS]
         return any(size is not None for size in self.files.sizes(names, path, _UNKNOWN))
 
     def _missing(self, path: str) -> NotFoundError:
@@ -572,7 +573,8 @@ class Tree:
         """Replace all attributes of a node."""
         checked = check_attributes(attributes)
         node = self._node(path)
-        self._check_length(f"{path}/zarr.json", encode({"attributes": checked}))
+        if node.document is None:
+            self._encoded(path, {"attributes": checked})
         self._drop_consolidated()
         if node.document is not None:
             document = node.document | {"attributes": checked}
@@ -609,7 +611,7 @@ class Tree:
             locator = self._locator(path, *described)
             self._place(path, ArrayNode(checked, described.spec, locator, document=document))
         else:
-            self._check_length(f"{path}/zarr.json", encode({"attributes": checked}))
+            self._encoded(path, {"attributes": checked})
             with zarr_errors(self.url, path, LayoutNotSupportedError), quiet(), bounded():
                 node = zarr.create_array(self._store, name=path, attributes=checked, **arguments)
                 found = self._parsed(path, node)
@@ -621,8 +623,7 @@ class Tree:
 
     def _place(self, path: str, node: Node) -> None:
         """Store a node that was not there."""
-        key = f"{path}/zarr.json"
-        if not self.files.fresh and self.files.sizes([key], path, _UNKNOWN) != [None]:
+        if not self.files.fresh and self.files.sizes([_key(path)], path, _UNKNOWN) != [None]:
             raise AlreadyExistsError("there is a node of that name", url=self.url, node=path)
         assert node.document is not None
         self._put(path, node.document)
@@ -681,6 +682,11 @@ class Tree:
             return self._has_metadata(path)
         except MetadataError:
             return True  # a link that leads out of the store: the link itself can go
+
+
+def _key(path: str, name: str = "zarr.json") -> str:
+    """Key of a document of the node at `path`."""
+    return f"{path}/{name}" if path else name
 
 
 def _is_or_grew(now: ArraySpec, opened: ArraySpec) -> bool:
