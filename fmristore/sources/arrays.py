@@ -103,7 +103,7 @@ def check_coordinates(data: Any, space: NeuroSpace) -> None:
         If an axis is reversed.
     """
     for axis, (name, values) in _own_coordinates(data).items():
-        row = int(np.abs(space.affine[:3, axis]).argmax())
+        row = int(np.argmax(np.abs(space.affine[:3, axis])))
         step = float(space.affine[row, axis])
         aligned = np.count_nonzero(space.affine[:3, axis]) == 1
         if len(values) < 2 or not aligned:
