@@ -37,9 +37,9 @@ _INLINE_HEAD = 64 * 1024 * 1024
 """The same for what a NIfTI file says besides its data: an extension may be as long."""
 _INLINE_DECODED = 1024 * 1024
 """Likewise those whose chunks cannot be referred to, by the bytes of their data."""
-_PIECE = 4 * 1024 * 1024
+_SUBCHUNK = 4 * 1024 * 1024
 """An array that lies in one run is referred to in parts of at most about this many bytes."""
-_SMALLEST_PIECE = 64 * 1024
+_SMALLEST_SUBCHUNK = 64 * 1024
 
 
 def draft_of(source: str, options: Mapping[str, Any]) -> Drafted:
@@ -89,7 +89,7 @@ def _nifti_draft(url: str, options: Mapping[str, Any]) -> Draft:
             draft.fill()
     if draft.losses or draft.tables:
         raise MetadataError("its header is too large to become part of a reference file", url=url)
-    spec, rows = _in_pieces(spec, rows)
+    spec, rows = _in_subchunks(spec, rows)
     draft.small["0/.zarray"] = array_document(spec, stored=stored)
     draft.small["0/.zattrs"] = attributes | {DIMENSIONS: list(spec.dims)}
     draft.tables["0"] = Chunks(grid_shape(spec.shape, spec.layout.chunks), rows[:, :3])
@@ -186,7 +186,7 @@ class Draft:
         stored, index = located
         rows = index.rows
         if not spec.codecs:
-            spec, rows = _in_pieces(spec, rows)
+            spec, rows = _in_subchunks(spec, rows)
         self.small[_key(path, ".zarray")] = array_document(spec, stored=stored)
         grid = grid_shape(spec.shape, spec.layout.chunks)
         odd = rows[:, 3] != 0
@@ -252,32 +252,32 @@ def _name(number: int, grid: tuple[int, ...]) -> str:
     return ".".join(str(int(i)) for i in np.unravel_index(number, grid))
 
 
-def _in_pieces(spec: ArraySpec, rows: AnyArray) -> tuple[ArraySpec, AnyArray]:
+def _in_subchunks(spec: ArraySpec, rows: AnyArray) -> tuple[ArraySpec, AnyArray]:
     """Cut chunks that are not encoded into smaller ones, so that a client need not fetch all.
 
-    Pieces are runs of consecutive bytes, and all of one length, as Zarr wants it.
+    Subchunks are runs of consecutive bytes, and all of one length, as Zarr wants it.
     """
     chunks = spec.layout.chunks
-    if spec.chunk_nbytes <= 2 * _PIECE or any(
+    if spec.chunk_nbytes <= 2 * _SUBCHUNK or any(
         c > max(n, 1) for c, n in zip(chunks, spec.shape, strict=True)
     ):
         return spec, rows
-    piece = [*chunks]
+    subchunk = [*chunks]
     size = spec.chunk_nbytes
     for axis, length in enumerate(chunks):
-        if size <= _PIECE:
+        if size <= _SUBCHUNK:
             break
         rest = size // length
-        most = min(length, max(1, _PIECE // rest))
-        piece[axis] = next(n for n in range(most, 0, -1) if length % n == 0)
-        size = piece[axis] * rest
-    if size < _SMALLEST_PIECE:
+        most = min(length, max(1, _SUBCHUNK // rest))
+        subchunk[axis] = next(n for n in range(most, 0, -1) if length % n == 0)
+        size = subchunk[axis] * rest
+    if size < _SMALLEST_SUBCHUNK:
         return spec, rows
-    cut = tuple(c // p for c, p in zip(chunks, piece, strict=True))
+    cut = tuple(c // p for c, p in zip(chunks, subchunk, strict=True))
     inner = np.stack(np.unravel_index(np.arange(math.prod(cut)), cut), axis=1)
     outer_grid = grid_shape(spec.shape, chunks)
     grid = tuple(g * c for g, c in zip(outer_grid, cut, strict=True))
-    if grid != grid_shape(spec.shape, tuple(piece)):
+    if grid != grid_shape(spec.shape, tuple(subchunk)):
         return spec, rows
     made = []
     for number, offset, _, mask in rows.tolist():
@@ -287,5 +287,5 @@ def _in_pieces(spec: ArraySpec, rows: AnyArray) -> tuple[ArraySpec, AnyArray]:
         table = np.stack([numbers, offsets, np.full(len(inner), size)], axis=1)
         made.append(np.column_stack([table, np.full(len(inner), mask)]))
     found = np.concatenate(made)
-    layout = replace(spec.layout, chunks=tuple(piece))
+    layout = replace(spec.layout, chunks=tuple(subchunk))
     return replace(spec, layout=layout), found[np.argsort(found[:, 0], kind="stable")]

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, TypeAlias, TypeVar, cast
 import numpy as np
 
 from fmristore_stores.chunks.cache import CHUNK_CACHE, ChunkCache
-from fmristore_stores.chunks.subchunks import contiguous_run, piece_shape, shorter_piece
+from fmristore_stores.chunks.subchunks import contiguous_run, last_subchunk_shape, subchunk_shape
 from fmristore_stores.chunks.threads import for_each, worker_count
 from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.codecs.blosc import decode_part, decodes_parts
@@ -134,7 +134,7 @@ class ChunkLoader:
         self._whole = self.spec.layout.chunks
         self._memory_chunks = self.spec.memory.layout.chunks
         if not self.spec.codecs:
-            self._memory_chunks = piece_shape(self.spec.memory)
+            self._memory_chunks = subchunk_shape(self.spec.memory)
         self._chunks = tuple(self._memory_chunks[i] for i in self._inverse)
         self._chunk_nbytes = math.prod(self._chunks) * self.spec.dtype.itemsize
         self._most_encoded = 2 * self.spec.chunk_nbytes + _CODEC_OVERHEAD
@@ -360,7 +360,8 @@ class ChunkLoader:
         if nbytes != self._chunk_nbytes:
             if self._chunks == self._whole or nbytes > self._chunk_nbytes:
                 raise self._wrong_length(key, nbytes)
-            return _Part(ref.range, shorter_piece(shape, self.spec.memory.layout.chunks), None)
+            shape = last_subchunk_shape(shape, self.spec.memory.layout.chunks)
+            return _Part(ref.range, shape, None)
         run = contiguous_run([block[a] for a in self._axes], shape)
         if run is None:
             return _Part(ref.range, shape, None)
@@ -493,7 +494,8 @@ class ChunkLoader:
         shape: Sequence[int] = self._memory_chunks
         nbytes = self._chunk_nbytes
         if self._chunks != self._whole and ref.range.length < nbytes:  # the last part of a chunk
-            nbytes, shape = ref.range.length, shorter_piece(shape, self.spec.memory.layout.chunks)
+            nbytes = ref.range.length
+            shape = last_subchunk_shape(shape, self.spec.memory.layout.chunks)
         out = None if kept is not None else _scratch(nbytes) if room is None else room
         decoded = codecs.decode(spec.codecs, data, nbytes, skip=ref.skip, out=out)
         self._stats.add(chunks=1, bytes_decoded=nbytes)

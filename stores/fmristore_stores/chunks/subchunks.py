@@ -1,4 +1,4 @@
-"""Parts of chunks that can be read on their own: runs of consecutive elements."""
+"""Subchunks, which can be read on their own: runs of consecutive elements of a chunk."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Sequence
 
 from fmristore_stores.spec import ArraySpec
 
-__all__ = ["contiguous_run", "piece_shape", "shorter_piece"]
+__all__ = ["contiguous_run", "last_subchunk_shape", "subchunk_shape"]
 
 _LARGE_BYTES = 1024 * 1024
-_PIECE_BYTES = 64 * 1024
+_SUBCHUNK_BYTES = 64 * 1024
 
 
-def piece_shape(spec: ArraySpec) -> tuple[int, ...]:
-    """Shape of the pieces in which chunks that are not encoded are read, as if they were chunks.
+def subchunk_shape(spec: ArraySpec) -> tuple[int, ...]:
+    """Shape of the subchunks in which chunks that are not encoded are read, as if they were chunks.
 
-    Many HDF5 files have arrays that lie in one large piece.
+    Many HDF5 files have arrays that lie in one large chunk.
 
     Parameters
     ----------
@@ -27,32 +27,32 @@ def piece_shape(spec: ArraySpec) -> tuple[int, ...]:
     -------
     tuple of int
         That of a whole chunk up to 1 MiB, else of a run of about 64 KiB of consecutive elements.
-        Pieces tile every chunk; where there is one chunk along an axis, the last piece may be
+        Subchunks tile every chunk; where there is one chunk along an axis, the last subchunk may be
         shorter.
     """
     chunk = spec.layout.chunks
     if spec.chunk_nbytes <= _LARGE_BYTES:
         return chunk
-    piece = [1] * len(chunk)
-    room = max(1, _PIECE_BYTES // spec.dtype.itemsize)
+    subchunk = [1] * len(chunk)
+    room = max(1, _SUBCHUNK_BYTES // spec.dtype.itemsize)
     for axis in reversed(range(len(chunk))):
         length = chunk[axis]
         if length <= room:
-            piece[axis] = length
+            subchunk[axis] = length
             room //= length
             continue
         alone = length >= spec.shape[axis]
-        piece[axis] = room if alone else next(n for n in range(room, 0, -1) if length % n == 0)
-        if 8 * piece[axis] < room:
-            piece[axis] = length
+        subchunk[axis] = room if alone else next(n for n in range(room, 0, -1) if length % n == 0)
+        if 8 * subchunk[axis] < room:
+            subchunk[axis] = length
         break
-    return tuple(piece)
+    return tuple(subchunk)
 
 
-def shorter_piece(piece: Sequence[int], chunk: Sequence[int]) -> list[int]:
-    """Shape of the last piece of a chunk, with -1 for the axis along which it was cut."""
-    cut = max(axis for axis, (p, c) in enumerate(zip(piece, chunk, strict=True)) if p < c)
-    return [*piece[:cut], -1, *piece[cut + 1 :]]
+def last_subchunk_shape(subchunk: Sequence[int], chunk: Sequence[int]) -> list[int]:
+    """Shape of the last subchunk of a chunk, with -1 for the axis along which it was cut."""
+    cut = max(axis for axis, (p, c) in enumerate(zip(subchunk, chunk, strict=True)) if p < c)
+    return [*subchunk[:cut], -1, *subchunk[cut + 1 :]]
 
 
 def contiguous_run(
