@@ -20,17 +20,15 @@ def main() -> None:
     """Work in a temporary folder."""
     with tempfile.TemporaryDirectory() as name:
         run = make_dataset(Path(name) / "bids", shape=(16, 18, 12, 40))
-        pairs = [(run, f"{name}/run-{number}.h5") for number in range(4)]
-        pairs.append((Path(name, "missing.nii.gz"), f"{name}/missing.h5"))
+        sources = [*[run] * 4, Path(name, "missing.nii.gz")]
+        urls = [f"{name}/{stem}.h5" for stem in ("run-0", "run-1", "run-2", "run-3", "missing")]
         cluster = LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=name
         )
         with cluster, Client(cluster) as client:
-            report = fs.map_runs(
-                fs.convert, pairs, executor=client, journal=f"{name}/journal.jsonl"
-            )
+            report = fs.convert(sources, urls, executor=client, journal=f"{name}/journal.jsonl")
             print(str(report).replace(name, "..."))
-            again = fs.map_runs(fs.convert, pairs, executor=client, journal=f"{name}/journal.jsonl")
+            again = fs.convert(sources, urls, executor=client, journal=f"{name}/journal.jsonl")
             print(str(again).splitlines()[0])
 
             # One store by all of them: each worker writes whole shards, and it appears at once.

@@ -15,8 +15,9 @@ from fmristore.formats.base import StoredObject
 from fmristore.formats.image.image import DenseImage
 from fmristore.formats.opening import open_handle
 from fmristore.formats.registry import format_class
+from fmristore.lists import Places, Runs, of_many
 from fmristore.model.space import NeuroSpace
-from fmristore.planning.options import LayoutOptions, StoreOptions, takes
+from fmristore.planning.options import LayoutOptions, ManyOptions, StoreOptions, takes
 from fmristore.planning.text import parse_size
 from fmristore.sources.door import check_url, in_order, open_if_path, source_of
 from fmristore.sources.others import explained
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from fmristore.formats.parcellated.scan import ParcellatedScan
     from fmristore.formats.parcellated.summary import ParcellatedScanSummary
     from fmristore.formats.sequence.sequence import NeuroVecSeq
+    from fmristore.many import RunsReport
 
     _Runs: TypeAlias = (
         list[str]
@@ -199,6 +201,17 @@ def open(
         raise
 
 
+class _ConvertMany(LayoutOptions, ManyOptions, total=False):
+    """Options of `convert` for many runs."""
+
+    space: NeuroSpace | AnyArray | None
+    tr: float | None
+    space_name: str | int | None
+    metadata: Mapping[str, Any] | None
+
+
+@overload
+def convert(source: Runs, url: Places, **options: Unpack[_ConvertMany]) -> RunsReport: ...
 @overload
 def convert(
     source: Stored,
@@ -232,6 +245,7 @@ def convert(
     metadata: Mapping[str, Any] | None = None,
     **options: Unpack[LayoutOptions],
 ) -> AnyFormat: ...
+@of_many("source", "url")
 @takes(LayoutOptions)
 def convert(
     source: Any,
@@ -250,10 +264,11 @@ def convert(
     source : path, URL, nibabel image, stored object, array_like, or a list or mapping of these
         NIfTI, or any other image that nibabel reads; read once, front to back. Or a store of any
         format, one of the R package too, to be rewritten in the same format: see
-        `StoredObject.save`. Several runs, as a list or by name, become one `NeuroVecSeq`.
-        An array (X, Y, Z) or (X, Y, Z, T) needs `space`.
-    url : str or path
-        New store: ``.h5`` for HDF5, ``.zarr`` (best ``.ome.zarr``) for Zarr.
+        `StoredObject.save`. Several runs, as a list or by name, become one `NeuroVecSeq` if there
+        is one URL. An array (X, Y, Z) or (X, Y, Z, T) needs `space`.
+    url : str or path, or a list or mapping of them
+        New store: ``.h5`` for HDF5, ``.zarr`` (best ``.ome.zarr``) for Zarr. As many URLs as
+        sources are a store for each of them, made as `fmristore.map_runs` does it.
     space : NeuroSpace or ndarray, (4, 4), optional
         For arrays: the grid, or the affine alone (voxel to mm, RAS+).
     tr : float, optional
@@ -270,6 +285,9 @@ def convert(
     -------
     NeuroVol, NeuroVec or another registered format class
         The new store, opened: close it, or use it in a ``with`` statement.
+    RunsReport
+        For many URLs: what became of each run. A run that fails stops no other one, and raises
+        nothing; `RunsReport.check` does.
 
     Raises
     ------
@@ -304,6 +322,34 @@ def convert(
         return format_class(name).create(image, url, **options)
 
 
+class _ParcellateOptions(StoreOptions, total=False):
+    """Options of `parcellate`."""
+
+    names: Any
+    mask: Any
+    statistic: Any
+    weights: Any
+    scan: str | None
+    metadata: Mapping[str, Any] | None
+    space: NeuroSpace | AnyArray | None
+    tr: float | None
+    space_name: str | int | None
+    dtype: DTypeLike | None
+
+
+class _ParcellateMany(_ParcellateOptions, ManyOptions, total=False):
+    """Options of `parcellate` for many runs."""
+
+
+@overload
+def parcellate(
+    source: Runs, labels: Any, url: Places, **options: Unpack[_ParcellateMany]
+) -> RunsReport: ...
+@overload
+def parcellate(
+    source: Any, labels: Any, url: str | os.PathLike[str], **options: Unpack[_ParcellateOptions]
+) -> ParcellatedScanSummary: ...
+@of_many("source", "url")
 @takes(StoreOptions)
 def parcellate(  # noqa: PLR0913
     source: Any,
@@ -321,20 +367,21 @@ def parcellate(  # noqa: PLR0913
     space_name: str | int | None = None,
     dtype: DTypeLike | None = None,
     **options: Unpack[StoreOptions],
-) -> ParcellatedScanSummary:
+) -> Any:
     """Summarise a run by the parcels of a label image, and store the series.
 
     Parameters
     ----------
     source : stored object, path, URL, nibabel image, or array_like of shape (X, Y, Z, T)
         The run: NIfTI, anything of this package with four axes, or a file of the R package. Read
-        once, as its chunks lie.
+        once, as its chunks lie. Many runs are a list, with a list of URLs.
     labels : Parcellation, path, nibabel image, or array_like of shape (X, Y, Z)
         Whole numbers on the grid of the run; 0 is background. None if `url` is a store of several
         scans, which has its own.
-    url : str or path
+    url : str or path, or a list or mapping of them
         New store: ``.h5`` for HDF5, ``.zarr`` for Zarr. With `scan`, it may be one of several
-        scans (`ParcellatedMultiScan`) that exists: the series are added to it.
+        scans (`ParcellatedMultiScan`) that exists: the series are added to it. As many URLs as
+        sources are a store for each of them, made as `fmristore.map_runs` does it.
     names : path, mapping, sequence of str, optional
         What the labels stand for: a BIDS ``_dseg.tsv``, CSV or FreeSurfer colour table, a mapping
         from id to name, or names in order of ids.
@@ -370,6 +417,8 @@ def parcellate(  # noqa: PLR0913
     -------
     ParcellatedScanSummary
         Opened. (T, K), NaN for parcels without voxels.
+    RunsReport
+        For many URLs: what became of each run; see `convert`.
 
     Raises
     ------

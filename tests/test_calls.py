@@ -181,7 +181,11 @@ def test_an_option_that_there_is_not_is_an_error_that_names_the_nearest(call: An
         call("a.h5", "b.h5", overwite=True)
     with pytest.raises(InvalidInputError, match=r"has no option 'xyz'; there are .*max_memory"):
         call("a.h5", "b.h5", xyz=1)
-    with pytest.raises(InvalidInputError, match=r"has no option 'jobs'; .*fmristore\.map_runs"):
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_workers_are_for_many_runs(call: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"jobs.* many runs"):
         call("a.h5", "b.h5", jobs=2)
 
 

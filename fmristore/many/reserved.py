@@ -13,7 +13,6 @@ from typing import Any, Self, Unpack, cast
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fmristore.api import open as open_store
 from fmristore.formats.grid import GridView
 from fmristore.formats.image.growing import as_type
 from fmristore.formats.image.image import DenseImage
@@ -25,6 +24,7 @@ from fmristore.formats.image.layout import (
     image_spec,
     write_frame,
 )
+from fmristore.formats.opening import open_url
 from fmristore.formats.options import Target
 from fmristore.formats.registry import format_class
 from fmristore.many.mapping import do_tasks
@@ -40,6 +40,7 @@ from fmristore.planning.text import parse_size
 from fmristore.sources.arrays import check_tr
 from fmristore.sources.door import is_path
 from fmristore.sources.images import ArraySource
+from fmristore.sources.others import explained
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.chunks.writer import units_of, write
 from fmristore_stores.errors import (
@@ -457,7 +458,9 @@ def _fill(
     """Read a region of a source, and write it."""
     if callable(source):
         return new.write(region, source(region))
-    with open_store(source, storage_options=storage_options) as image:
+    with contextlib.ExitStack() as stack:
+        with explained(source, storage_options):
+            image = stack.enter_context(open_url(source, storage_options))
         if not isinstance(image, GridView) or tuple(image.shape) != new.shape:
             raise InvalidInputError(
                 f"a {type(image).__name__} of shape {getattr(image, 'shape', None)}: expected an "

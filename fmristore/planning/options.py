@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypedDict, TypeVar, cast
@@ -13,7 +14,15 @@ from fmristore.planning.layout import Access, Order
 from fmristore.planning.progress import Progress
 from fmristore_stores.errors import InvalidInputError
 
-__all__ = ["DEFAULTS", "LayoutOptions", "StoreOptions", "WriteOptions", "takes"]
+__all__ = [
+    "DEFAULTS",
+    "LayoutOptions",
+    "ManyOptions",
+    "StoreOptions",
+    "WriteOptions",
+    "add_options",
+    "takes",
+]
 
 Called = TypeVar("Called", bound=Callable[..., Any])
 
@@ -83,6 +92,26 @@ class LayoutOptions(StoreOptions, total=False):
     order: Order | None
 
 
+class ManyOptions(TypedDict, total=False):
+    """Options of a call that many runs are given to, as lists; see `fmristore.map_runs`.
+
+    Parameters
+    ----------
+    executor : object, optional
+        Workers for many runs: an executor of `concurrent.futures`, or a client of
+        dask.distributed.
+    jobs : int
+        Processes on this machine for many runs, without an executor.
+    journal : str or path, optional
+        File that says which of many runs are done: with it, the same call goes on where an
+        earlier one ended.
+    """
+
+    executor: Any
+    jobs: int
+    journal: str | os.PathLike[str] | None
+
+
 DEFAULTS: Mapping[str, Any] = {
     "access": None,
     "order": None,
@@ -94,6 +123,9 @@ DEFAULTS: Mapping[str, Any] = {
     "progress": None,
 }
 """Value of each shared option that is not given, in the order in which they are shown."""
+
+_OF_MANY: Mapping[str, Any] = {"executor": None, "jobs": 1, "journal": None}
+"""The same of `ManyOptions`."""
 
 
 _ALIASES = {
@@ -112,8 +144,8 @@ _ALIASES = {
 """Names that other packages have for options of the calls here."""
 
 
-_OF_MANY = frozenset({"jobs", "n_jobs", "executor", "client", "scheduler"})
-"""Options of `fmristore.map_runs`, which users look for in the calls that it makes."""
+_SHARING = frozenset({"jobs", "n_jobs", "executor", "client", "scheduler"})
+"""Options of calls of many runs, which users look for in every call."""
 
 
 def takes(kind: type[Any], **defaults: Any) -> Callable[[Called], Called]:
@@ -130,21 +162,11 @@ def takes(kind: type[Any], **defaults: Any) -> Callable[[Called], Called]:
     **defaults
         Values that are shown in place of those of `DEFAULTS`.
     """
-    names = [name for name in DEFAULTS if name in kind.__optional_keys__]
-    values = {**DEFAULTS, **defaults}
 
     def decorate(function: Called) -> Called:
         own = inspect.signature(function)
         given = [one for one in own.parameters.values() if one.kind is not one.VAR_KEYWORD]
-        shared = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=values[name],
-                annotation=getattr(kind.__annotations__[name], "__forward_arg__", Any),
-            )
-            for name in names
-        ]
+        shared = _parameters(kind, {**DEFAULTS, **defaults})
         known = [one.name for one in (*given, *shared)]
 
         @functools.wraps(function)
@@ -162,12 +184,38 @@ def takes(kind: type[Any], **defaults: Any) -> Callable[[Called], Called]:
     return decorate
 
 
+def add_options(call: Any, function: Callable[..., Any]) -> None:
+    """Let a call that takes `ManyOptions` besides those of a function show all of them."""
+    own = inspect.signature(function)
+    parameters = [*own.parameters.values(), *_parameters(ManyOptions, _OF_MANY)]
+    call.__signature__ = own.replace(parameters=parameters)
+    if function.__doc__ is not None and ManyOptions.__doc__ is not None:
+        before, title, after = inspect.cleandoc(function.__doc__).partition("\n\nReturns\n")
+        added = "".join(_entries(ManyOptions).values())
+        call.__doc__ = f"{before}\n{added.rstrip()}{title}{after}"
+
+
+def _parameters(kind: type[Any], defaults: Mapping[str, Any]) -> list[inspect.Parameter]:
+    """Parameters for the options of a kind."""
+    notes = kind.__annotations__
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=value,
+            annotation=getattr(notes[name], "__forward_arg__", Any),
+        )
+        for name, value in defaults.items()
+        if name in notes
+    ]
+
+
 def _unknown(call: str, name: str, known: list[str]) -> InvalidInputError:
     alias = _ALIASES.get(name.lower())
     near = [alias] if alias in known else difflib.get_close_matches(name, known, 1, 0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known[1:])}"
-    if name in _OF_MANY:
-        hint = "many runs are shared among workers by fmristore.map_runs"
+    if name in _SHARING:
+        hint = "many runs are shared among workers by executor= or jobs= of fmristore.map_runs"
     return InvalidInputError(f"{call} has no option {name!r}; {hint}")
 
 
@@ -185,7 +233,7 @@ def _documented(docstring: str | None, kind: type[Any]) -> str | None:
 def _entries(kind: type[Any]) -> dict[str, str]:
     """Entries of the docstrings of a kind of options, and of those it extends."""
     entries: dict[str, str] = {}
-    for one in (WriteOptions, StoreOptions, LayoutOptions):
+    for one in (WriteOptions, StoreOptions, LayoutOptions, ManyOptions):
         if one.__optional_keys__ <= kind.__optional_keys__:
             text = inspect.cleandoc(one.__doc__ or "").partition("----------\n")[2] + "\n"
             entries |= {found["names"]: found[0] for found in _ENTRY.finditer(text)}

@@ -9,14 +9,15 @@ import os
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack, cast, overload
 
 import numpy as np
 
 from fmristore.formats.registry import FORMAT
+from fmristore.lists import Places, of_many
 from fmristore.planning.blocks import cut_into_blocks
 from fmristore.planning.layout import Access
-from fmristore.planning.options import WriteOptions, takes
+from fmristore.planning.options import ManyOptions, WriteOptions, takes
 from fmristore.planning.progress import Progress
 from fmristore.planning.rechunk import read_in_blocks
 from fmristore.planning.streams import streaming
@@ -50,6 +51,9 @@ from fmristore_stores.protocol import (
 from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.spec import ArraySpec, Attributes
 
+if TYPE_CHECKING:
+    from fmristore.many import RunsReport
+
 __all__ = ["Written", "execute", "make_plan", "transcode"]
 
 _BATCH_BYTES = 8 * 1024 * 1024
@@ -60,17 +64,39 @@ Digests = dict[tuple[int, ...], bytes]
 """Digest of each write unit of an array, by its place in the grid."""
 
 
-@takes(WriteOptions)
+class _TranscodeOptions(WriteOptions, total=False):
+    """Options of `transcode`."""
+
+    kind: Kind | None
+    access: Access | None
+    codec: str | None
+    allow: Collection[str]
+
+
+class _TranscodeMany(_TranscodeOptions, ManyOptions, total=False):
+    """Options of `transcode` for many stores."""
+
+
+@overload
+def transcode(source: Places, url: Places, **options: Unpack[_TranscodeMany]) -> RunsReport: ...
+@overload
 def transcode(
     source: str | os.PathLike[str],
     url: str | os.PathLike[str],
+    **options: Unpack[_TranscodeOptions],
+) -> TranscodeReport: ...
+@of_many("source", "url")
+@takes(WriteOptions)
+def transcode(
+    source: Any,
+    url: Any,
     *,
     kind: Kind | None = None,
     access: Access | None = None,
     codec: str | None = None,
     allow: Collection[str] = (),
     **options: Unpack[WriteOptions],
-) -> TranscodeReport:
+) -> Any:
     """Bring everything in a store into a new one of either kind.
 
     Encoded chunks are copied as they are wherever grid, order, type and codecs agree; otherwise
@@ -79,10 +105,10 @@ def transcode(
 
     Parameters
     ----------
-    source : str or path
-        An existing store.
-    url : str or path
-        The new store.
+    source : str or path, or a list or mapping of them
+        An existing store, or many.
+    url : str or path, or a list or mapping of them
+        The new store; for many one each, made as `fmristore.map_runs` does it.
     kind : {"hdf5", "zarr"}, optional
         Of the new store; by the ending of its name otherwise.
     access : {"time", "volume", "balanced", "both"}, optional
@@ -101,6 +127,9 @@ def transcode(
     -------
     TranscodeReport
         What was kept, converted and dropped, and the digests.
+    RunsReport
+        For many stores: what became of each, and their reports by name. One that fails stops no
+        other one, and raises nothing; `RunsReport.check` does.
 
     Raises
     ------

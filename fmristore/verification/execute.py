@@ -6,11 +6,13 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 from fmristore.formats.nodes import missing_of
 from fmristore.formats.registry import WRITER
+from fmristore.lists import Places, of_many
 from fmristore.model.digest import is_digest
+from fmristore.planning.options import ManyOptions
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
 from fmristore.transcoding.tree import Tree, walk
@@ -22,23 +24,45 @@ from fmristore_stores.opening import locate, open_store
 from fmristore_stores.protocol import Array, Store
 from fmristore_stores.publishing.leftovers import find_leftovers
 
+if TYPE_CHECKING:
+    from fmristore.many import RunsReport
+
 __all__ = ["verify"]
 
 
+class _VerifyOptions(TypedDict, total=False):
+    """Options of `verify`."""
+
+    deep: bool
+    storage_options: Mapping[str, Any] | None
+    max_memory: int | str
+    progress: Progress | None
+
+
+class _VerifyMany(_VerifyOptions, ManyOptions, total=False):
+    """Options of `verify` for many stores."""
+
+
+@overload
+def verify(url: Places, **options: Unpack[_VerifyMany]) -> RunsReport: ...
+@overload
+def verify(url: str | os.PathLike[str], **options: Unpack[_VerifyOptions]) -> VerifyReport: ...
+@of_many("url")
 def verify(
-    url: str | os.PathLike[str],
+    url: Any,
     *,
     deep: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     max_memory: int | str = 1 << 28,
     progress: Progress | None = None,
-) -> VerifyReport:
+) -> Any:
     """Check that a store is whole; any HDF5 file or Zarr store, also one of other software.
 
     Parameters
     ----------
-    url : str or path
-        HDF5 file or Zarr store, local or on any filesystem that fsspec knows.
+    url : str or path, or a list or mapping of them
+        HDF5 file or Zarr store, local or on any filesystem that fsspec knows. Many are checked as
+        `fmristore.map_runs` does it.
     deep : bool
         Decode every chunk, and compare the values of every array with its digest, if it has one.
     storage_options : mapping, optional
@@ -52,6 +76,9 @@ def verify(
     -------
     VerifyReport
         Damage is reported here, not raised. It is true if there is none.
+    RunsReport
+        For many stores: their reports by name in `RunsReport.results`; those that could not be
+        opened have failed.
 
     Raises
     ------

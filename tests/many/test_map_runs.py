@@ -316,11 +316,10 @@ def test_a_dask_cluster_of_two_processes(tmp_path: Path, monkeypatch: pytest.Mon
         distributed.Client(cluster) as client,
     ):
         seen: list[tuple[int, int]] = []
-        report = fs.map_runs(
-            fs.convert, runs, executor=client, journal=journal, progress=_put(seen)
-        )
+        sources, urls = ([pair[place] for pair in runs] for place in (0, 1))
+        report = fs.convert(sources, urls, executor=client, journal=journal, progress=_put(seen))
         pids = set(client.run(os.getpid).values())
-        again = fs.map_runs(fs.convert, runs, executor=client, journal=journal)
+        again = fs.convert(sources, urls, executor=client, journal=journal)
         others = _other_calls(tmp_path, list(report.results), client)
         means = fs.Collection(tmp_path).map(calls.mean_of, executor=client, offset=1.0)
         monkeypatch.setattr(layout, "shard_shape", lambda _, chunks, __: (5, *chunks[1:]))
@@ -352,15 +351,12 @@ def _other_calls(folder: Path, stores: list[str], client: Any) -> dict[str, fs.R
     labels = write_nifti(folder / "atlas.nii", make_values((3, 4, 2), "u1") % 3)
     (folder / "more").mkdir()
     given = [*stores, str(folder / "run-2.nii.gz")]
-    pairs = [(url, folder / f"more/{Path(url).stem}.ome.zarr") for url in given]
+    moved = [folder / f"more/{Path(url).stem}.ome.zarr" for url in given]
+    series = [folder / f"more/{Path(url).stem}-parcels.h5" for url in given]
     found = {
-        "transcode": fs.map_runs(fs.transcode, pairs, executor=client),
-        "verify": fs.map_runs(fs.verify, given, executor=client, deep=True),
-        "parcellate": fs.map_runs(
-            fs.parcellate,
-            [(url, labels, folder / f"more/{Path(url).stem}-parcels.h5") for url in given],
-            executor=client,
-        ),
+        "transcode": fs.transcode(given, moved, executor=client),
+        "verify": fs.verify(given, executor=client, deep=True),
+        "parcellate": fs.parcellate(given, labels, series, executor=client),
     }
     done = CliRunner().invoke(
         app, ["many", "verify", *stores, "--scheduler", client.scheduler.address, "--json"]

@@ -27,6 +27,12 @@ def analyse(path: str) -> xarray.Dataset:
         dense.to_nifti("dense.nii.gz", overwrite=True)
     runs = fs.convert([path, "second.nii.gz"], "runs.h5", tr=2.0)
     assert_type(runs, fs.NeuroVecSeq)
+    many = fs.convert([path, "second.nii.gz"], ["a.h5", "b.h5"], jobs=2, access="volume")
+    assert_type(many, fs.RunsReport)
+    assert_type(fs.verify(list(many.results), executor=None, deep=True), fs.RunsReport)
+    assert fs.verify("a.h5").ok
+    assert_type(fs.parcellate(["a.h5"], "atlas.nii.gz", ["s.h5"], names="t.tsv"), fs.RunsReport)
+    assert_type(fs.transcode({"a": "a.h5"}, {"a": "a.zarr"}, journal="j.jsonl"), fs.RunsReport)
     latent = fs.LatentNeuroVec.from_pca(bold, "latent.h5", 20, mask="mask.nii.gz")
     assert_type(latent.save("latent.zarr"), fs.LatentNeuroVec)
     fs.transcode("bold.h5", "bold.ome.zarr", codec="keep", progress=print)
@@ -39,4 +45,5 @@ def analyse(path: str) -> xarray.Dataset:
 def mistaken(path: str) -> None:
     """Mistakes that checkers find before the call does."""
     fs.convert(path, "a.h5", overwite=True)  # type: ignore[call-overload]
+    fs.convert(path, "a.h5", jobs=2)  # type: ignore[call-overload]
     fs.NeuroVec.create(path, "a.h5", access="fast")  # type: ignore[arg-type]
