@@ -26,7 +26,7 @@ from fmristore_stores.spec import ArraySpec
 
 __all__ = ["main", "preset_rows"]
 
-PRESETS = ("portable", "dual", "fast")
+PRESETS = ("portable", "dual", "fast", "archive")
 PATTERNS: tuple[Pattern, ...] = ("time", "volume")
 DIMS = ("t", "z", "y", "x")
 SAMPLE_BYTES = 24 << 20

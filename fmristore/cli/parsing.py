@@ -40,6 +40,7 @@ class Codec(StrEnum):
     portable = "portable"
     dual = "dual"
     fast = "fast"
+    archive = "archive"
     none = "none"
 
 
@@ -49,6 +50,7 @@ class TranscodeCodec(StrEnum):
     portable = "portable"
     dual = "dual"
     fast = "fast"
+    archive = "archive"
     none = "none"
     keep = "keep"
 

@@ -16,7 +16,7 @@ from fmristore.planning.layout import (
     split_chunks,
 )
 from fmristore_stores.codecs import pipeline as codecs
-from fmristore_stores.codecs.names import HDF5_CORE, ZARR_CORE
+from fmristore_stores.codecs.names import HDF5_CORE, OPTIONAL, ZARR_CORE
 from fmristore_stores.errors import CodecError
 from fmristore_stores.io.location import Kind
 from fmristore_stores.protocol import Array, Capability
@@ -52,8 +52,8 @@ class TargetKind:
     core: frozenset[str]
 
     def keeps(self, pipeline: tuple[CodecSpec, ...]) -> bool:
-        """Whether common readers of this kind of store decode the pipeline."""
-        return all(step.name in self.core for step in pipeline)
+        """Whether common readers of this kind of store decode it, or it was once asked for."""
+        return all(step.name in self.core | OPTIONAL for step in pipeline)
 
 
 ZARR = TargetKind(

@@ -24,6 +24,7 @@ from fmristore.model.space import NeuroSpace
 from fmristore.transcoding import TranscodeReport, transcode
 from fmristore.transcoding.execute import make_plan
 from fmristore.transcoding.plan import LOSSES
+from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.errors import (
     AlreadyExistsError,
@@ -70,7 +71,7 @@ def contents(url: Any) -> dict[str, Any]:
                     found[path] = child
             else:
                 array = group.array(name)
-                values = array.read()
+                values = ChunkReader(array).read()
                 data = values.tolist() if values.dtype == STRING else values.tobytes()
                 found[path] = (array.spec.shape, str(array.spec.dtype), data)
                 found[f"{path}@"] = (array.spec.dims, array.read_attributes())
@@ -121,6 +122,7 @@ IMAGES: dict[str, dict[str, Any]] = {
     for codec in ("portable", "dual", "none")
 } | {
     "fast": {"codec": "fast"},
+    "archive": {"codec": "archive"},
     "ordered portable": {"codec": "portable", "order": "auto"},
     "canonical dual": {"codec": "dual", "order": "canonical"},
     "colour": {"dtype": RGB},
@@ -168,7 +170,7 @@ def test_images_go_to_the_other_store_and_back(tmp_path: Path, kind: str, name: 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("access", ["time", "volume", "balanced"])
-@pytest.mark.parametrize("codec", ["dual", "fast", "none"])
+@pytest.mark.parametrize("codec", ["dual", "fast", "archive", "none"])
 def test_verbatim_is_verbatim(
     tmp_path: Path, kind: str, access: str, codec: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

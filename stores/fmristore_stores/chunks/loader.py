@@ -20,7 +20,7 @@ from fmristore_stores.chunks.subchunks import contiguous_run, last_subchunk_shap
 from fmristore_stores.chunks.threads import for_each, worker_count
 from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.codecs.blosc import decode_part, decodes_parts
-from fmristore_stores.errors import CorruptDataError, FmristoreError
+from fmristore_stores.errors import CodecError, CorruptDataError, DependencyError, FmristoreError
 from fmristore_stores.grid import ChunkKey, Region, grid_shape
 from fmristore_stores.io.ranges import ReadCost, batches, merge_ranges, span_of
 from fmristore_stores.io.stats import Stats, stats_of
@@ -242,6 +242,9 @@ class ChunkLoader:
                 loaded = self._decode(key, block, ref, data, kept)
             except CorruptDataError as error:
                 raise self.error(key, f"cannot be read: {error.message}") from error
+            except (CodecError, DependencyError) as error:
+                error.url, error.node = self._url, self.array.path
+                raise
         if kept:
             self._keep(kept)
         return loaded
@@ -472,6 +475,9 @@ class ChunkLoader:
             loaded = self._decode(read.key, read.block, ref, data, kept, room=room)
         except CorruptDataError as error:
             raise self.error(read.key, f"cannot be read: {error.message}") from error
+        except (CodecError, DependencyError) as error:
+            error.url, error.node = self._url, self.array.path
+            raise
         if room is None or not np.may_share_memory(loaded.values, room):
             read.place(loaded)
 

@@ -9,6 +9,7 @@ neutral name   HDF5 filter           Zarr v3 codec             options
 ``deflate``    1 (a zlib stream)     ``numcodecs.zlib``        level
 ``shuffle``    2                     ``numcodecs.shuffle``     elementsize
 ``gzip``                             ``gzip``                  level
+``pcodec``     480, "pco1"           ``numcodecs.pcodec``      level; dtype, that of the array
 ``crc32c``                           ``crc32c``
 ``fletcher32`` 3                     ``numcodecs.fletcher32``
 =============  ====================  ========================  ====================================
@@ -16,6 +17,8 @@ neutral name   HDF5 filter           Zarr v3 codec             options
 References
 ----------
 HDF5 filter numbers: https://github.com/HDFGroup/hdf5_plugins/blob/master/docs/RegisteredFilterPlugins.md
+Numbers from 256 to 511 are free for filters that are not registered:
+https://support.hdfgroup.org/documentation/hdf5/latest/group___h5_z.html
 Zarr codecs: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/index.html
 """
 
@@ -27,12 +30,15 @@ from typing import Any
 
 import numpy as np
 
+from fmristore_stores.codecs.pcodec import LEVEL, encodes
 from fmristore_stores.codecs.pipeline import BLOSC_SHUFFLES, Pipeline
 from fmristore_stores.errors import CodecError
 from fmristore_stores.spec import CodecSpec
 
 __all__ = [
     "HDF5_CORE",
+    "OPTIONAL",
+    "PCODEC",
     "ZARR_CORE",
     "from_hdf5_filters",
     "from_zarr_codecs",
@@ -47,6 +53,9 @@ _BLOSC_FILTER, _ZSTD_FILTER, _DEFLATE_FILTER, _SHUFFLE_FILTER, _FLETCHER_FILTER 
     2,
     3,
 )
+_PCODEC_FILTER = 480
+_PCODEC_MARK = int.from_bytes(b"pco1", "big")
+"""First parameter of the filter, as its number is not registered and may be another filter's."""
 _BLOSC_COMPRESSORS = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")
 
 
@@ -77,6 +86,8 @@ def hdf5_filters(
                     _BLOSC_COMPRESSORS.index(step.get("cname", "zstd")),
                 )
                 filters.append((_BLOSC_FILTER, parameters))
+            case "pcodec":
+                filters.append((_PCODEC_FILTER, (_PCODEC_MARK, step.get("level", LEVEL))))
             case "zstd":
                 filters.append((_ZSTD_FILTER, (step.get("level", 3),)))
             case "deflate":
@@ -113,6 +124,9 @@ def _from_hdf5(number: int, values: tuple[int, ...], dtype: np.dtype[Any]) -> Co
                 typesize=value(2, dtype.itemsize),
                 blocksize=0,
             )
+    elif number == _PCODEC_FILTER:
+        if value(0, 0) == _PCODEC_MARK and encodes(dtype):
+            return CodecSpec.of("pcodec", dtype=dtype.name, level=value(1, LEVEL))
     elif number == _ZSTD_FILTER:
         return CodecSpec.of("zstd", level=value(0, 3), checksum=False)
     elif number == _DEFLATE_FILTER:
@@ -134,16 +148,24 @@ _ZARR_NAMES = {
     "deflate": "numcodecs.zlib",
     "shuffle": "numcodecs.shuffle",
     "fletcher32": "numcodecs.fletcher32",
+    "pcodec": "numcodecs.pcodec",
 }
 _FROM_ZARR = {zarr: neutral for neutral, zarr in _ZARR_NAMES.items()}
+PCODEC = _ZARR_NAMES["pcodec"]
+"""Name of the codec that encodes arrays, in place of ``bytes``."""
 ZARR_CORE = frozenset({"blosc", "zstd", "gzip", "crc32c"})
 """Neutral names of the steps that every Zarr reader knows."""
 HDF5_CORE = frozenset({"blosc", "zstd", "deflate", "shuffle", "fletcher32"})
 """Neutral names of the steps that HDF5 readers know, blosc and zstd by common plugins."""
+OPTIONAL = frozenset({"pcodec"})
+"""Neutral names of the steps that are only there where somebody asked for them."""
 
 
 def zarr_codecs(codecs: Pipeline) -> list[dict[str, Any]]:
-    """Zarr v3 metadata of the bytes-to-bytes codecs of a pipeline.
+    """Zarr v3 metadata of the codecs of a pipeline.
+
+    They are bytes-to-bytes codecs, but for ``numcodecs.pcodec``, which encodes the array itself
+    and takes the place of ``bytes``.
 
     Raises
     ------
@@ -157,12 +179,12 @@ def zarr_codecs(codecs: Pipeline) -> list[dict[str, Any]]:
             raise CodecError(msg)
         entry: dict[str, Any] = {"name": _ZARR_NAMES[step.name]}
         if step.options or step.name not in ZARR_CORE:  # zarr-python requires it for numcodecs
-            entry["configuration"] = dict(step.options)
+            entry["configuration"] = {n: v for n, v in step.options if n != "dtype"}
         written.append(entry)
     return written
 
 
-def from_zarr_codecs(codecs: Sequence[Mapping[str, Any]]) -> Pipeline:
+def from_zarr_codecs(codecs: Sequence[Mapping[str, Any]], dtype: np.dtype[Any]) -> Pipeline:
     """Pipeline of Zarr codecs; one that is not known becomes ``zarr:<name>``."""
     steps = []
     for entry in codecs:
@@ -172,6 +194,10 @@ def from_zarr_codecs(codecs: Sequence[Mapping[str, Any]]) -> Pipeline:
             isinstance(v, str | int | bool | None) for v in configuration.values()
         ):
             configuration.pop("id", None)
+            if name == PCODEC:
+                if not encodes(dtype):
+                    raise CodecError(f"{PCODEC} does not encode values of type {dtype}")
+                configuration["dtype"] = dtype.name
             steps.append(CodecSpec.of(_FROM_ZARR[name], **configuration))
         else:
             text = json.dumps(configuration, sort_keys=True)

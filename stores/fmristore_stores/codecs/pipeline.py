@@ -20,6 +20,7 @@ import numpy as np
 from isal import isal_zlib
 from numcodecs.blosc import compress as _blosc_compress
 
+from fmristore_stores.codecs import pcodec
 from fmristore_stores.codecs.blosc import blosc_header, zstd_size
 from fmristore_stores.errors import CodecError, CorruptDataError, InvalidInputError
 from fmristore_stores.protocol import AnyArray, Buffer
@@ -87,6 +88,12 @@ def _portable(dtype: np.dtype[Any], *, series: bool) -> Pipeline:  # noqa: ARG00
     return (CodecSpec.of("shuffle", elementsize=dtype.itemsize), deflate)
 
 
+def _archive(dtype: np.dtype[Any], *, series: bool) -> Pipeline:
+    if not series or not pcodec.encodes(dtype):  # along x it is larger than blosc
+        return PRESETS["dual"](dtype, series=series)
+    return (CodecSpec.of("pcodec", dtype=dtype.name, level=pcodec.LEVEL),)
+
+
 _SHORT = 2
 _SERIES_BLOCKS = {"zstd": 1 << 16, "lz4": 1 << 15}
 """Sizes to ask blosc for so that it makes blocks of 64 KiB: a voxel's series then lies in one or
@@ -95,6 +102,7 @@ PRESETS: Mapping[str, _Preset] = {
     "portable": _portable,
     "dual": _blosc("zstd", 5),
     "fast": _blosc("lz4", 5),
+    "archive": _archive,
     "none": lambda dtype, *, series: (),  # noqa: ARG005
 }
 """Named pipelines, as functions of the array's dtype and of whether time varies fastest."""
@@ -133,18 +141,22 @@ def preset_name(pipeline: Pipeline, dtype: np.dtype[Any]) -> str | None:
 
 
 def equivalent(one: Pipeline, other: Pipeline) -> bool:
-    """Whether two pipelines decode each other's chunks: they may differ in blosc's block size.
+    """Whether two pipelines decode each other's chunks: options may differ that chunks state.
 
-    Every blosc frame says its own, and HDF5 has no place for it.
+    Those are blosc's block size, for which HDF5 has no place, and how pcodec found its model.
     """
-    return _without_block_size(one) == _without_block_size(other)
+    return _for_decoding(one) == _for_decoding(other)
 
 
-def _without_block_size(pipeline: Pipeline) -> list[tuple[str, list[tuple[str, Any]]]]:
+def _for_decoding(pipeline: Pipeline) -> list[tuple[str, list[tuple[str, Any]]]]:
     return [
-        (step.name, [option for option in step.options if option[0] != "blocksize"])
+        (step.name, [option for option in step.options if not _only_encodes(step.name, option[0])])
         for step in pipeline
     ]
+
+
+def _only_encodes(name: str, option: str) -> bool:
+    return option == "blocksize" or (name == "pcodec" and option != "dtype")
 
 
 # Encoding and decoding one chunk -------------------------------------------------------------
@@ -253,6 +265,8 @@ def _encode_step(step: CodecSpec, data: Buffer) -> Buffer:
                 shuffle,
                 step.get("blocksize", 0),
             )
+        case "pcodec":
+            return pcodec.pcodec_encode(data, _dtype(step), step.get("level", pcodec.LEVEL))
         case "zstd":
             return numcodecs.Zstd(step.get("level", 3), step.get("checksum", False)).encode(data)  # type: ignore[no-any-return]
         case "deflate":
@@ -274,6 +288,8 @@ def _decode_step(step: CodecSpec, data: Buffer, limit: int, out: AnyArray | None
     match step.name:
         case "blosc":
             return _blosc_decode(data, limit, out)
+        case "pcodec":
+            return pcodec.pcodec_decode(data, _dtype(step), limit, out)
         case "zstd":
             return _zstd_decode(data, limit, out)
         case "deflate":
@@ -290,7 +306,13 @@ def _decode_step(step: CodecSpec, data: Buffer, limit: int, out: AnyArray | None
     raise CodecError(msg)
 
 
-_KNOWN = frozenset({"blosc", "zstd", "deflate", "gzip", "shuffle", "crc32c", "fletcher32"})
+def _dtype(step: CodecSpec) -> np.dtype[Any]:
+    return np.dtype(step.get("dtype", "")).newbyteorder("<")
+
+
+_KNOWN = frozenset(
+    {"blosc", "zstd", "deflate", "gzip", "pcodec", "shuffle", "crc32c", "fletcher32"}
+)
 _SAME_SIZE = frozenset({"shuffle"})
 _CHECKSUM = frozenset({"crc32c", "fletcher32"})
 _LARGE = 16 * 1024 * 1024

@@ -52,6 +52,7 @@ _POINTER = 16
 _FILTER_NAMES = {
     4: "szip",
     307: "bzip2",
+    480: "pcodec of fmristore",
     32000: "lzf",
     32001: "blosc",
     32004: "lz4",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmristore_stores.codecs.names import from_zarr_codecs, zarr_codecs
+from fmristore_stores.codecs.names import PCODEC, from_zarr_codecs, zarr_codecs
 from fmristore_stores.codecs.pipeline import supported
 from fmristore_stores.errors import (
     InvalidInputError,
@@ -133,7 +133,7 @@ def _describe_format_3(
         codecs = list(configuration["codecs"])
         index_first = configuration.get("index_location", "end") == "start"
         plain = plain and _index_codecs(configuration["index_codecs"]) == _INDEX_CODECS
-    order, steps, simple = _pipeline(codecs, len(shape))
+    order, steps, simple = _pipeline(codecs, len(shape), dtype)
     dims = document.get("dimension_names") or ()
     spec = _spec(
         shape,
@@ -216,7 +216,7 @@ def _layout(
 
 
 def _pipeline(
-    codecs: Sequence[Mapping[str, Any]], rank: int
+    codecs: Sequence[Mapping[str, Any]], rank: int, dtype: np.dtype[Any]
 ) -> tuple[tuple[int, ...], tuple[CodecSpec, ...], bool]:
     """In-chunk order and bytes-to-bytes steps of a pipeline, and whether that is all of it."""
     rest = list(codecs)
@@ -225,11 +225,13 @@ def _pipeline(
         order = tuple(rest.pop(0)["configuration"]["order"])
         if sorted(order) != list(range(rank)):
             raise MetadataError(f"transpose order {order} does not fit {rank} axes")
+    if rest and rest[0]["name"] == PCODEC:
+        return order, from_zarr_codecs(rest, dtype), True
     first = rest.pop(0) if rest and rest[0]["name"] in ("bytes", "vlen-utf8") else None
     simple = first is not None and first["name"] == "bytes"
     if first is not None and (first.get("configuration") or {}).get("endian") == "big":
         simple = False
-    return order, from_zarr_codecs(rest), simple
+    return order, from_zarr_codecs(rest, dtype), simple
 
 
 def _index_codecs(codecs: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
@@ -264,13 +266,17 @@ def creation(spec: ArraySpec) -> dict[str, Any]:
         msg = f"fill value {spec.fill_value!r} does not fit dtype {spec.dtype}"
         raise InvalidInputError(msg) from error
     transpose = {"name": "transpose", "configuration": {"order": list(layout.order)}}
+    serializer: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
+    compressors = zarr_codecs(spec.codecs)
+    if compressors and compressors[0]["name"] == PCODEC:
+        serializer = compressors.pop(0)
     arguments = {
         "shape": spec.shape,
         "dtype": "string" if is_string(spec.dtype) else spec.dtype,
         "chunks": layout.chunks,
         "shards": layout.shards or None,
         "filters": [transpose] if layout.order else [],
-        "compressors": zarr_codecs(spec.codecs) or None,
+        "compressors": compressors or None,
         "fill_value": fill,
         "dimension_names": [d or None for d in spec.dims] if any(spec.dims) else None,
         "chunk_key_encoding": {"name": "default", "separator": "/"},
@@ -278,5 +284,5 @@ def creation(spec: ArraySpec) -> dict[str, Any]:
         "zarr_format": 3,
     }
     if not is_string(spec.dtype):
-        arguments["serializer"] = {"name": "bytes", "configuration": {"endian": "little"}}
+        arguments["serializer"] = serializer
     return arguments

@@ -23,6 +23,8 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fmristore_stores.chunks.reader import ChunkReader
+from fmristore_stores.chunks.writer import write
 from fmristore_stores.codecs.blosc import decode_part
 from fmristore_stores.codecs.names import (
     from_hdf5_filters,
@@ -38,9 +40,17 @@ from fmristore_stores.codecs.pipeline import (
     preset,
     supported,
 )
-from fmristore_stores.errors import CodecError, CorruptDataError, InvalidInputError
+from fmristore_stores.errors import (
+    CodecError,
+    CorruptDataError,
+    DependencyError,
+    InvalidInputError,
+)
+from fmristore_stores.hdf5.store import HDF5Store
+from fmristore_stores.opening import open_store
 from fmristore_stores.protocol import AnyArray
-from fmristore_stores.spec import CodecSpec
+from fmristore_stores.spec import ArraySpec, ChunkLayout, CodecSpec
+from fmristore_stores.zarr.store import ZarrStore
 
 Pipeline = tuple[CodecSpec, ...]
 
@@ -94,7 +104,7 @@ def test_presets_return_every_number_bit_for_bit(name: str, data: st.DataObject)
     raw = data.draw(st.binary(min_size=1, max_size=4000))
     raw = raw * math.lcm(len(raw), dtype.itemsize)
     raw = raw[: len(raw) // dtype.itemsize * dtype.itemsize][: 64 * 1024 // 16 * 16]
-    pipeline = preset(name, dtype)
+    pipeline = preset(name, dtype, series=data.draw(st.booleans()))
     assert supported(pipeline)
     encoded = encode(pipeline, np.frombuffer(raw, dtype))
     assert bytes(decode(pipeline, encoded, len(raw))) == raw
@@ -250,14 +260,14 @@ def test_zarr_and_we_read_each_others_chunks(tmp_path: Path, name: str, dtype: s
     values = smooth(dtype, 2 * 1237).reshape(2, 1237)
     pipeline = ZARR_PIPELINES[name](values.itemsize)
     written = zarr_codecs(pipeline)
-    assert from_zarr_codecs(written) == pipeline
+    assert from_zarr_codecs(written, np.dtype("i2")) == pipeline
     array = zarr.create_array(
         tmp_path / "a", shape=values.shape, chunks=(1, 1237), dtype=dtype, compressors=written
     )
     array[...] = values
     document = array.metadata.to_dict()
     stored = [dict(codec) for codec in document["codecs"] if codec["name"] != "bytes"]  # type: ignore[union-attr, index, arg-type, call-overload]
-    assert from_zarr_codecs(stored) == pipeline
+    assert from_zarr_codecs(stored, np.dtype("i2")) == pipeline
     for row in range(2):
         data = (tmp_path / "a" / "c" / str(row) / "0").read_bytes()
         found = decode(pipeline, data, values[row].nbytes)
@@ -268,13 +278,133 @@ def test_zarr_and_we_read_each_others_chunks(tmp_path: Path, name: str, dtype: s
 
 def test_zarr_codecs_that_are_not_known_keep_their_configuration() -> None:
     entry = {"name": "numcodecs.lzma", "configuration": {"preset": 1, "filters": [{"id": 3}]}}
-    (step,) = from_zarr_codecs([entry])
+    (step,) = from_zarr_codecs([entry], np.dtype("i2"))
     assert step.name == "zarr:numcodecs.lzma"
     assert '"preset": 1' in step.get("configuration")
-    assert from_zarr_codecs([{"name": "crc32c"}]) == (CRC,)
+    assert from_zarr_codecs([{"name": "crc32c"}], np.dtype("i2")) == (CRC,)
     # A known codec with a setting of an unknown kind.
-    (odd,) = from_zarr_codecs([{"name": "gzip", "configuration": {"level": [1]}}])
+    (odd,) = from_zarr_codecs([{"name": "gzip", "configuration": {"level": [1]}}], np.dtype("i2"))
     assert odd.name == "zarr:gzip"
+
+
+# Pcodec ------------------------------------------------------------------------------------------
+
+
+def archive(dtype: str) -> Pipeline:
+    return preset("archive", np.dtype(dtype), series=True)
+
+
+def series(dtype: str) -> AnyArray:
+    """(2, 4000) sums of noise, as samples of a voxel may be."""
+    noise = np.random.default_rng(5).normal(size=(2, 4000))
+    return (1000 + 20 * np.cumsum(noise, axis=1)).astype(dtype)
+
+
+def stored_series(dtype: str, shards: tuple[int, int] | None = None) -> ArraySpec:
+    return ArraySpec(
+        shape=(2, 4000),
+        dtype=np.dtype(dtype),
+        layout=ChunkLayout(chunks=(1, 4000), shards=shards),
+        codecs=archive(dtype),
+    )
+
+
+def test_pcodec_is_for_series_of_integers_and_floats_alone() -> None:
+    assert [archive(dtype)[0].name for dtype in ("i2", "u4", "f2", "f8")] == 4 * ["pcodec"]
+    assert [archive(dtype)[0].name for dtype in ("?", "u1", "c8")] == 3 * ["blosc"]
+    assert preset("archive", np.dtype("i2")) == preset("dual", np.dtype("i2"))
+    values = series("i2")
+    dual = encode(preset("dual", values.dtype, series=True), values)
+    assert memoryview(encode(archive("i2"), values)).nbytes < 0.95 * memoryview(dual).nbytes
+
+
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs:UserWarning")
+@pytest.mark.parametrize("dtype", ["i2", "u4", "f4", "f8"])
+@pytest.mark.parametrize("shards", [None, (2, 4000)])
+def test_zarr_and_we_read_each_others_pcodec(
+    tmp_path: Path, dtype: str, shards: tuple[int, int] | None
+) -> None:
+    values, spec = series(dtype), stored_series(dtype, shards)
+    (written,) = zarr_codecs(spec.codecs)
+    assert from_zarr_codecs([written], values.dtype) == spec.codecs
+    theirs = zarr.open_group(tmp_path / "theirs.zarr", mode="w").create_array(
+        "0",
+        shape=values.shape,
+        chunks=(1, 4000),
+        shards=shards,
+        dtype=dtype,
+        serializer=written,
+        compressors=None,
+    )
+    theirs[...] = values
+    with open_store(tmp_path / "theirs.zarr") as store:
+        found = store.root.array("0")
+        assert found.spec.codecs[0].name == "pcodec"
+        np.testing.assert_array_equal(ChunkReader(found).read(), values)
+    with ZarrStore(str(tmp_path / "ours.zarr"), mode="w") as store:
+        write(store.root.create_array("0", spec), None, values)
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "ours.zarr/0", mode="r")[...], values)
+
+
+def test_hdf5_refuses_to_read_pcodec(tmp_path: Path) -> None:
+    with HDF5Store(str(tmp_path / "a.h5"), mode="w") as store:
+        array = store.root.create_array("0", stored_series("i2"))
+        write(array, None, series("i2"))
+        with pytest.raises(CodecError, match="pcodec"):
+            array.read()
+    with h5py.File(tmp_path / "a.h5") as file, pytest.raises(OSError, match="read data"):
+        file["0"][...]
+    with open_store(tmp_path / "a.h5") as store:
+        np.testing.assert_array_equal(ChunkReader(store.root.array("0")).read(), series("i2"))
+
+
+def test_a_number_that_is_not_registered_may_be_another_filter() -> None:
+    filters = hdf5_filters(archive("i2"), np.dtype("i2"), 8000)
+    assert from_hdf5_filters(filters, np.dtype("i2")) == archive("i2")
+    ((number, parameters),) = filters
+    for values, dtype in [((), "i2"), ((1, *parameters[1:]), "i2"), (parameters, "u1")]:
+        assert from_hdf5_filters([(number, values)], np.dtype(dtype))[0].name == f"hdf5:{number}"
+    with pytest.raises(CodecError, match="does not encode"):
+        from_zarr_codecs(zarr_codecs(archive("i2")), np.dtype("c8"))
+
+
+@pytest.mark.parametrize("dtype", ["i2", "f4"])
+def test_damaged_pcodec_is_an_error(dtype: str) -> None:
+    values, pipeline = series(dtype)[0], archive(dtype)
+    encoded = bytes(encode(pipeline, values))
+    random = np.random.default_rng(1)
+    for length in (0, 1, 10, len(encoded) // 2, len(encoded) - 1):
+        with pytest.raises(CorruptDataError):
+            decode(pipeline, encoded[:length], values.nbytes)
+    for count in (values.size - 1, values.size + 1):
+        with pytest.raises(CorruptDataError):
+            decode(pipeline, encoded, count * values.itemsize)
+    with pytest.raises(CorruptDataError, match="type"):
+        decode(archive("u2" if dtype == "i2" else "f8"), encoded, values.nbytes)
+    for _ in range(300):
+        damaged = bytearray(encoded)
+        damaged[random.integers(80)] ^= 1 << random.integers(8)
+        with contextlib.suppress(CorruptDataError):
+            assert memoryview(decode(pipeline, damaged, values.nbytes)).nbytes == values.nbytes
+
+
+@pytest.mark.parametrize("ending", ["h5", "zarr"])
+def test_pcodec_is_needed_to_read_it(
+    tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = tmp_path / f"a.{ending}"
+    with (HDF5Store if ending == "h5" else ZarrStore)(str(url), mode="w") as store:
+        write(store.root.create_array("0", stored_series("i2")), None, series("i2"))
+    monkeypatch.setitem(sys.modules, "pcodec", None)
+    with open_store(url) as store:
+        reader = ChunkReader(store.root.array("0"), url=str(url))
+        for rows in (slice(0, 1), slice(0, 2)):
+            with pytest.raises(DependencyError, match=r"fmristore\[archive\]") as caught:
+                reader.read((rows, slice(0, 4000)))
+            assert caught.value.url == str(url)
+            assert caught.value.node == "0"
+    with pytest.raises(DependencyError, match=r"fmristore\[archive\]"):
+        encode(archive("i2"), series("i2"))
 
 
 # Parts of chunks ---------------------------------------------------------------------------------
