@@ -307,7 +307,8 @@ def _decode_step(step: CodecSpec, data: Buffer, limit: int, out: AnyArray | None
 
 
 def _dtype(step: CodecSpec) -> np.dtype[Any]:
-    return np.dtype(step.get("dtype", "")).newbyteorder("<")
+    named: np.dtype[Any] = np.dtype(step.get("dtype", ""))
+    return named.newbyteorder("<")
 
 
 _KNOWN = frozenset(
