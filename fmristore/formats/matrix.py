@@ -168,6 +168,7 @@ class ArrayMatrix(Matrix):
                 node=array.reader.array.path,
             )
         self.array = array
+        self._kinds = kinds
         self._axis = spec.dims.index(row_axis)
         self.shape = (spec.shape[self._axis], spec.shape[1 - self._axis])
         self.dtype = spec.dtype
@@ -193,6 +194,14 @@ class ArrayMatrix(Matrix):
         found = reader.read((near, other) if axis == 0 else (other, near))
         found = found if axis == 0 else found.T
         return found if len(places) == axis_length(near) else found[places - near.start]
+
+    @property
+    def stored(self) -> Matrix:
+        """Docstring inherited."""
+        array = self.array.stored
+        if array is self.array:
+            return self
+        return ArrayMatrix(array, self.array.reader.spec.dims[self._axis], kinds=self._kinds)
 
     @property
     def axes(self) -> tuple[int, int]:

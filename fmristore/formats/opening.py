@@ -65,13 +65,6 @@ def _detect(view: StoreView) -> tuple[Any, Layout]:
                 return cls, layout
     what = "the store is readable"
     locator = view.handle.locator
-    newer = next((name for name in view.root.read_attributes() if name.startswith("fds_")), None)
-    if newer is not None:
-        raise UnknownFormatError(
-            f"a frame of the newer format FDS of the R package (attribute {newer}), which is not "
-            "read here: write it with R as a class that profile='r' has, such as H5NeuroVec",
-            url=locator.url,
-        )
     if locator.kind == "zarr" and exists(f"{locator.url.rstrip('/')}/.zgroup", locator.options):
         what = "a Zarr store of format 2, which is readable"
     if locator.kind == "reference" and (groups := _groups(view.root)):

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fmristore.formats.base import StoredArray
 from fmristore.formats.fill import Fill
@@ -18,6 +19,7 @@ from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import Group
 
 __all__ = [
+    "MOST_VOXELS",
     "ORDER",
     "VoxelNodes",
     "mask_shape",
@@ -29,12 +31,12 @@ ORDER = "x-fastest"
 
 """Name of the order of voxels that is written: by index, x varying fastest."""
 
-_MOST_VOXELS = 1 << 30
+MOST_VOXELS = 1 << 30
 
 """Voxels that a grid may have: a table of this many numbers is made to find them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class VoxelNodes:
     """Nodes that say which voxels a store has.
 
@@ -50,6 +52,8 @@ class VoxelNodes:
         Path of the indices, (V, 3); empty if the voxels are those of the mask, x fastest.
     fill : int or float
         What is read outside the mask.
+    indices : ndarray of int, (V, 3), optional
+        The indices themselves, where a store has them in another form; there is no mask then.
     """
 
     space: NeuroSpace
@@ -57,6 +61,7 @@ class VoxelNodes:
     mask: str = "mask"
     voxels: str = ""
     fill: Fill = 0
+    indices: NDArray[np.int32] | None = None
 
 
 def mask_shape(handle: Handle, path: str = "mask") -> tuple[int, int, int]:
@@ -79,9 +84,9 @@ def mask_shape(handle: Handle, path: str = "mask") -> tuple[int, int, int]:
             url=url,
             node=path,
         )
-    if math.prod(spec.shape) > _MOST_VOXELS:
+    if math.prod(spec.shape) > MOST_VOXELS:
         raise MemoryLimitError(
-            f"the grid of shape {spec.shape[::-1]} has more than {_MOST_VOXELS} voxels",
+            f"the grid of shape {spec.shape[::-1]} has more than {MOST_VOXELS} voxels",
             url=url,
             node=path,
         )

@@ -370,8 +370,11 @@ class MaskedObject(VoxelView):
         """
         nodes = self._nodes
         url = self._handle.locator.url
+        found: AnyArray
         try:
-            if nodes.voxels:
+            if nodes.indices is not None:
+                found = nodes.indices
+            elif nodes.voxels:
                 found = StoredArray(self._handle, nodes.voxels).read_small(3 * nodes.count)
             else:
                 size = math.prod(nodes.space.spatial_shape)
@@ -404,6 +407,8 @@ class MaskedObject(VoxelView):
     def check(self) -> None:
         """Docstring inherited."""
         nodes, voxels = self._nodes, self.voxel_set
+        if nodes.indices is not None:
+            return
         size = math.prod(nodes.space.spatial_shape)
         mask = read_present(StoredArray(self._handle, nodes.mask), size)
         alike = np.array_equal((mask != 0).transpose(2, 1, 0), voxels.mask)

@@ -152,11 +152,3 @@ def test_missing_integers_are_missing(shared_data: Path, tmp_path: Path) -> None
         assert metadata["neg"] == -1
         with stored.save(tmp_path / "b.h5") as again:
             assert again["s1"].metadata["nai"] is None
-
-
-def test_frames_of_the_newer_format_are_called_by_name(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "frame.h5", "w") as file:
-        file.attrs["fds_version"] = "1"
-        file["arrays/a000001"] = np.zeros((3, 4))
-    with pytest.raises(fs.errors.UnknownFormatError, match=r"format FDS .* write it with R"):
-        fs.open(tmp_path / "frame.h5")

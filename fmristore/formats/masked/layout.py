@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fmristore.formats.base import StoredArray
@@ -47,12 +48,21 @@ class MaskedContent:
         Path of the array, axes ``voxel`` and ``t``.
     scaling : Scaling, optional
         To apply to stored values.
+    assay : str
+        Name of what `data` holds, in frames of the R package; empty elsewhere.
+    assays : mapping of str to str
+        Paths of the arrays of all assays of a frame by name.
+    metadata : mapping, optional
+        What else is known, where the store has no group of metadata.
     """
 
     space: NeuroSpace
     nodes: VoxelNodes
     data: str = "0"
     scaling: Scaling | None = None
+    assay: str = ""
+    assays: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, Any] | None = None
 
 
 class MaskedLayout(NativeLayout):

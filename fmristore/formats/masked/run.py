@@ -6,13 +6,15 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Self, Unpack
+from typing import Any, ClassVar, Self, Unpack, cast
 
-from fmristore.formats.base import StoredArray, plain_number
+from fmristore.formats.base import BorrowedHandle, StoredArray, plain_number
 from fmristore.formats.fill import Fill, check_fill
 from fmristore.formats.masked.layout import MaskedContent, MaskedLayout
+from fmristore.formats.masked.r import FrameLayout
 from fmristore.formats.matrix import ArrayMatrix, Matrix
 from fmristore.formats.options import Target, store_as
+from fmristore.formats.r.arrays import RArray
 from fmristore.formats.registry import Layout, register
 from fmristore.formats.voxel_source import chosen_voxels, voxel_reader
 from fmristore.formats.voxelwise import MaskedObject
@@ -20,8 +22,11 @@ from fmristore.model.scaling import Scaling
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.options import StoreOptions, takes
 from fmristore.sources.door import as_source, in_order
+from fmristore.sources.labels import warn
+from fmristore_stores.errors import SelectionError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
+from fmristore_stores.shown import shown
 from fmristore_stores.spec import ArraySpec
 
 __all__ = ["MaskedNeuroVec"]
@@ -49,12 +54,18 @@ class MaskedNeuroVec(MaskedObject):
     use_when = "nothing outside the mask is needed and size matters; still sliced as 4D"
 
     axes = ("x", "y", "z", "t")
-    layouts: ClassVar[tuple[Layout, ...]] = (MaskedLayout("maskedneurovec"),)
+    layouts: ClassVar[tuple[Layout, ...]] = (MaskedLayout("maskedneurovec"), FrameLayout())
 
     def __init__(self, handle: Handle, content: MaskedContent | None = None) -> None:
         self._content: MaskedContent = self.layouts[0].read(handle) if content is None else content
         super().__init__(handle, self._content.nodes)
-        self._matrix = ArrayMatrix(StoredArray(handle, self._content.data), "voxel", kinds="iufc")
+        self._matrix = ArrayMatrix(self._array(self._content.data), "voxel", kinds="iufc")
+
+    def _array(self, path: str) -> StoredArray:
+        """An array of values; those of R's files may have missing integers."""
+        if not self._content.assay:
+            return StoredArray(self._handle, path)
+        return RArray(self._handle, path, dims=("voxel", "t"))
 
     @property
     def space(self) -> NeuroSpace:
@@ -76,10 +87,55 @@ class MaskedNeuroVec(MaskedObject):
         """Storage of the values: axes, chunks, shards, codecs."""
         return self._matrix.array.reader.spec
 
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Other facts about the data.
+
+        Of a frame of R, ``assay`` is the name of what is read here, ``observations`` the table of
+        the volumes with their ids: ``metadata_frame("observations")``.
+        """
+        if self._content.metadata is None:
+            return super().metadata
+        return {"assay": self._content.assay, **self._content.metadata}
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the assays of a frame of R, if there are several."""
+        names = tuple(self._content.assays)
+        return names if len(names) > 1 else ()
+
+    def part(self, name: str) -> MaskedNeuroVec:
+        """Another assay of a frame of R, in the same voxels.
+
+        Raises
+        ------
+        SelectionError
+            If there is none of that name.
+        """
+        known = self._content.assays
+        if name not in known:
+            if not known:
+                return cast("MaskedNeuroVec", super().part(name))
+            raise SelectionError(
+                f"there is no assay {name!r:.80}; there are "
+                f"{', '.join(map(repr, list(known)[:20]))}",
+                url=self.url,
+            )
+        content = replace(self._content, data=known[name], assay=name, assays={})
+        return MaskedNeuroVec(BorrowedHandle(self._handle), content)
+
+    @property
+    def primary_arrays(self) -> tuple[StoredArray, ...]:
+        """Docstring inherited."""
+        others = [path for path in self._content.assays.values() if path != self._content.data]
+        return (*super().primary_arrays, *map(self._array, others))
+
     def describe(self) -> dict[str, Any]:
         """Docstring inherited."""
+        assays = {"assay": self._content.assay, "assays": list(self._content.assays)}
         return self._described(
             {
+                **(assays if self._content.assay else {}),
                 "shape": list(self.shape),
                 "dtype": str(self.dtype),
                 "stored_dtype": str(self.stored_dtype),
@@ -180,8 +236,19 @@ class MaskedNeuroVec(MaskedObject):
         return made
 
     def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        others = [name for name in self.part_names if name != self._content.assay]
+        if others:
+            warn(
+                f"{shown(self.url)}: only the assay {shown(self._content.assay)} of the frame is "
+                f"stored again; part(name) gives the others: {shown(', '.join(others[:20]))}",
+                UserWarning,
+            )
         return (self,), {"mask": self.mask, "fill": self.fill}
 
     def _facts(self) -> dict[str, str]:
         stored, whole = self._nodes.count, math.prod(self.shape[:3])
-        return super()._facts() | {"stored": f"{stored} of {whole} voxels"}
+        facts = super()._facts() | {"stored": f"{stored} of {whole} voxels"}
+        if self._content.assay:
+            of = f" of {', '.join(self.part_names[:5])}" if self.part_names else ""
+            facts["assay"] = f"assay {self._content.assay}{of}"
+        return facts
