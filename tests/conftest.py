@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import sys
 import uuid
 from collections.abc import Iterator
@@ -32,6 +33,11 @@ __all__ = ["azurite", "gcs_emulator", "gcs_proxy", "nginx", "plain_web", "rclone
 # Interpreters that tests start would otherwise compile the project each time.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+MEMORY = Path("/dev/shm")
+if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2 << 30:
+    # Thousands of small files: a disk takes longer to make them than the tests take to write them.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=25)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
