@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import io
 import json
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import fmristore as fs
-from benchmarks import rechunk
+from benchmarks import apart, rechunk
 from benchmarks.__main__ import main
 from benchmarks.cells import OURS, Cell, Group, Result, run_group
 from benchmarks.data import find_runs
@@ -119,7 +123,19 @@ def test_rechunking_reports_its_memory(tmp_path: Path) -> None:
         assert image.access == "volume"
 
 
-def test_extraction_agrees_and_reports_its_memory(tmp_path: Path) -> None:
+def run_here(module: str, function: str, **arguments: Any) -> Measured:
+    """What `run_apart` does, in this process: `test_growth` starts others."""
+    given = json.dumps(arguments, default=str)
+    with contextlib.redirect_stdout(io.StringIO()) as printed, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        apart.main([module, function, given])
+    return Measured(**json.loads(printed.getvalue().splitlines()[-1]))
+
+
+def test_extraction_agrees_and_reports_its_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.extraction.run_apart", run_here)
     main([*TINY, "--cell", "extract/", "--out", str(tmp_path), "--workdir", str(tmp_path / "work")])
     found = json.loads((tmp_path / "results.json").read_text())["results"]
     assert [result["name"] for result in found] == [
@@ -130,7 +146,10 @@ def test_extraction_agrees_and_reports_its_memory(tmp_path: Path) -> None:
         assert all(len(timing["peak_bytes"]) == 1 for timing in result["engines"].values())
 
 
-def test_many_runs_are_done_by_threads_and_processes(tmp_path: Path) -> None:
+def test_many_runs_are_done_by_threads_and_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.many_cells.RUNS", 3)
     cells = ["--cell", "many/generated/parcels/threads", "--cell", "parcels/processes"]
     main([*TINY, *cells, "--out", str(tmp_path), "--workdir", str(tmp_path / "work")])
     found = json.loads((tmp_path / "results.json").read_text())["results"]

@@ -32,12 +32,22 @@ def by_the_book(values: AnyArray) -> str:
     return PREFIX + hashlib.sha256(b"".join(planes)).hexdigest()
 
 
+CODECS = ("portable", "dual", "none")
+ALL = list(itertools.product(STORES, LAYOUTS, CODECS))
+SOME = [
+    (kind, access, CODECS[(i + j) % len(CODECS)])
+    for i, kind in enumerate(STORES)
+    for j, access in enumerate(LAYOUTS)
+]
+"""Each layout and each codec in both kinds of store, but not all of them together."""
+
+
 @pytest.mark.parametrize("shape", [SHAPE, SHAPE[:3]])
 @pytest.mark.parametrize("dtype", ["i2", ">f4", "c16", "rgb"])
 def test_one_digest_whatever_the_store(tmp_path: Path, shape: Any, dtype: str) -> None:
     values = make_values(shape, [(n, "u1") for n in "RGB"] if dtype == "rgb" else dtype)
     wanted = by_the_book(values)
-    for kind, access, codec in itertools.product(STORES, LAYOUTS, ("portable", "dual", "none")):
+    for kind, access, codec in ALL if dtype == "i2" else SOME:
         url = tmp_path / f"{access}-{codec}.{kind}"
         with store(url, values, access=access, codec=codec) as image:
             assert image.digest == wanted
