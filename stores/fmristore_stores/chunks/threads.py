@@ -23,12 +23,16 @@ _MOST_THREADS = 64
 
 
 class _Help:
-    """Work that another thread may take part in, unless it is taken back before."""
+    """Work that another thread may take part in, unless it is taken back before.
+
+    Threads of the pool hold on to nothing of it afterwards: they end with the interpreter wherever
+    they are, and one that then closes something of h5py would hold h5py's lock for ever.
+    """
 
     __slots__ = ("_owner", "_running", "_work")
 
     def __init__(self, work: Callable[[], object]) -> None:
-        self._work = work
+        self._work: Callable[[], object] | None = work
         self._owner: dict[str, str] = {}  # `setdefault` decides once, in one step
         self._running = _thread.allocate_lock()
         self._running.acquire()
@@ -37,8 +41,10 @@ class _Help:
         """Do it, in a thread of the pool; `work` keeps its errors to itself."""
         if self._owner.setdefault("owner", "helper") == "helper":
             try:
-                self._work()
+                if self._work is not None:
+                    self._work()
             finally:
+                self._work = None
                 self._running.release()
 
     def end(self) -> None:
@@ -46,6 +52,7 @@ class _Help:
         if self._owner.setdefault("owner", "caller") == "helper":
             with self._running:
                 pass
+        self._work = None
 
 
 class _Pool:

@@ -6,13 +6,14 @@ import itertools
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import _base as futures
 from types import FrameType
 
 import pytest
 
-from fmristore_stores.chunks.threads import for_each, worker_count
+from fmristore_stores.chunks.threads import _Help, for_each, worker_count
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +37,24 @@ def test_every_item_is_taken_once(workers: int | None, count: int) -> None:
     taken.clear()
     for_each(taken.append, iter(range(count)), workers=workers)
     assert sorted(taken) == list(range(count))
+
+
+@pytest.mark.parametrize("helped", [True, False])
+def test_threads_of_the_pool_hold_on_to_nothing(helped: bool) -> None:
+    """Neither what they helped with nor what was taken back before they came to it."""
+
+    def work() -> None:
+        pass
+
+    seen, given = weakref.ref(work), _Help(work)
+    del work
+    if helped:
+        given.run()
+    else:
+        given.end()
+        given.run()
+    assert seen() is None
+    given.end()
 
 
 def test_several_threads_work_at_once() -> None:
