@@ -29,7 +29,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.io.location import is_local, normalise
 from fmristore_stores.protocol import AnyArray
-from fmristore_stores.shown import shown
+from fmristore_stores.shown import shown_url
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -216,7 +216,7 @@ class Collection:
             if name in ("subject", "session", "task")
         ]
         text = ", ".join([f"{len(self)} members", *counts])
-        return f"Collection({shown(self.url)!r}, {text})"
+        return f"Collection({shown_url(self.url)!r}, {text})"
 
     # What is done with all of them ----------------------------------------------------------
 

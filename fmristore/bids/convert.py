@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -305,7 +305,7 @@ class _Beside:
     renamed: Mapping[str, str]
     rest: Rest
     replace: bool
-    storage_options: Mapping[str, Any] | None
+    storage_options: Mapping[str, Any] | None = field(repr=False)
 
     def tasks(self, dataset: Dataset) -> Iterator[Task]:
         """One for each folder of a dataset."""

@@ -11,6 +11,7 @@ from fmristore.bids.index import Entry
 from fmristore.formats.any_format import AnyFormat
 from fmristore.sources.bids_names import BidsName, long_name
 from fmristore_stores.errors import ChangedError, NotFoundError
+from fmristore_stores.shown import shown, shown_url
 
 __all__ = ["Member"]
 
@@ -35,6 +36,9 @@ class Member:
     entry: Entry
     name: BidsName | None
     storage_options: Mapping[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({shown_url(self.url)!r}, {shown(self.entry.format)})"
 
     @property
     def path(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import typer
 
 from fmristore_stores.errors import FmristoreError, FormatError, StorageError
+from fmristore_stores.secrets import masked
 from fmristore_stores.shown import shown, shown_lines
 
 __all__ = [
@@ -37,18 +38,35 @@ _IN_OPTIONS = {
 def say(kind: str, text: str) -> None:
     """Write one line to stderr."""
     color = typer.colors.RED if kind == "error" else typer.colors.YELLOW
-    line = shown(" ".join(text.split()))
+    line = shown(_safe(" ".join(text.split())))
     typer.echo(f"{typer.style(f'{kind}:', fg=color, bold=True)} {line}", err=True)
 
 
 def echo(text: object) -> None:
     """Write lines of our own to stdout, with nothing in them that steers the terminal."""
-    typer.echo(shown_lines(text))
+    typer.echo(shown_lines(_safe(str(text))))
 
 
 def emit(document: Any) -> None:
-    """Write one JSON document to stdout."""
-    typer.echo(json.dumps(document, indent=2, allow_nan=False))
+    """Write one JSON document to stdout, without the secrets in the URLs that it holds."""
+    typer.echo(json.dumps(_without_secrets(document), indent=2, allow_nan=False))
+
+
+def _without_secrets(value: Any) -> Any:
+    """The same JSON values with texts as `_safe` leaves them."""
+    match value:
+        case str():
+            return _safe(value)
+        case list() | tuple():
+            return [_without_secrets(one) for one in value]
+        case dict():
+            return {key: _without_secrets(one) for key, one in value.items()}
+    return value
+
+
+def _safe(text: str) -> str:
+    """Text without passwords, tokens and signatures, where it holds a URL."""
+    return masked(text) if "://" in text else text
 
 
 def report_error(error: Exception, *, debug: bool, as_json: bool = False) -> None:
@@ -64,7 +82,9 @@ def report_error(error: Exception, *, debug: bool, as_json: bool = False) -> Non
         Write the line as JSON, see `report`.
     """
     if debug:
-        typer.echo(shown_lines("".join(traceback.format_exception(error))), err=True, nl=False)
+        typer.echo(
+            shown_lines(_safe("".join(traceback.format_exception(error)))), err=True, nl=False
+        )
     facts: dict[str, Any] = {"type": type(error).__name__, "kind": "bug"}
     if isinstance(error, FmristoreError):
         text = _with_options(str(error))

@@ -13,7 +13,7 @@ from fmristore.cli.options import Json, StorageOptions, Trusted
 from fmristore.cli.parsing import parse_options
 from fmristore.planning.text import size_text
 from fmristore_stores.errors import FmristoreError, NotFoundError, UnknownFormatError
-from fmristore_stores.shown import shown
+from fmristore_stores.shown import shown, shown_url
 
 __all__ = ["find_stores", "is_folder", "list_stores"]
 
@@ -142,7 +142,7 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         shape, tr = row["shape"], row["tr_s"]
         cells = (
-            shown(row["url"]),
+            shown_url(row["url"]),
             shown(row["format"] or "", 40),
             " x ".join(map(str, shape)) if shape else "",
             "" if tr is None else f"{tr:.6g} s",

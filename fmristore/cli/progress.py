@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from fmristore.planning.text import size_text
+from fmristore_stores.secrets import masked_url
 from fmristore_stores.shown import shown
 
 __all__ = ["Step", "count_bar", "find_step", "progress_bar"]
@@ -104,7 +105,7 @@ def progress_bar(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    name = "" if of is None else " " + shown(of.rstrip("/").rpartition("/")[2], 40)
+    name = "" if of is None else " " + shown(masked_url(of).rstrip("/").rpartition("/")[2], 40)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

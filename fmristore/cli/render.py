@@ -8,7 +8,7 @@ from typing import Any
 
 from fmristore.formats.base import access_text
 from fmristore.planning.text import size_text
-from fmristore_stores.shown import shown
+from fmristore_stores.shown import shown, shown_url
 
 __all__ = ["store_text"]
 
@@ -36,7 +36,7 @@ def store_text(document: Mapping[str, Any]) -> str:
     content = document["content"]
     if content is not None:
         rows.extend(_content_rows(content))
-    lines = [shown(document["url"]), *(f"  {name:<11}  {text}" for name, text in rows)]
+    lines = [shown_url(document["url"]), *(f"  {name:<11}  {text}" for name, text in rows)]
     if content is None:
         lines.extend(_tree_lines(document))
     lines.extend(

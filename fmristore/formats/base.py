@@ -43,6 +43,7 @@ from fmristore_stores.io.location import Kind, count_files, is_local, normalise
 from fmristore_stores.io.stats import Stats, stats_of
 from fmristore_stores.opening import Handle, Opened, locate
 from fmristore_stores.protocol import AnyArray, Array
+from fmristore_stores.secrets import masked_url
 from fmristore_stores.shown import shown
 from fmristore_stores.spec import ArraySpec, Attributes
 
@@ -705,10 +706,10 @@ class StoredObject(ABC):
 
     def __repr__(self) -> str:
         facts = ", ".join(map(shown, self._facts().values()))
-        return f"{type(self).__name__}({self.url!r}, {facts})"
+        return f"{type(self).__name__}({masked_url(self.url)!r}, {facts})"
 
     def _repr_html_(self) -> str:
-        facts = {"url": self.url, **self._facts()}
+        facts = {"url": masked_url(self.url), **self._facts()}
         pictures: list[str] = []
         with contextlib.suppress(FmristoreError):
             facts |= self._storage_facts()

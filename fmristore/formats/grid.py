@@ -45,6 +45,7 @@ from fmristore.sources.masks import mask_array
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.io.ranges import ReadCost
 from fmristore_stores.protocol import AnyArray
+from fmristore_stores.secrets import masked_url
 
 if TYPE_CHECKING:
     import dask.array as dask_array
@@ -426,7 +427,7 @@ class GridView(Statistics, MetadataHolder):
             raise SelectionError("plans are made of regions: index with slices, or one list")
         cost, chunks, replica = self.cost(selection.region)
         return ReadPlan(
-            url=self.url,
+            url=masked_url(self.url),
             selection=index,
             shape=selection.shape,
             dtype=self.dtype,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
 from fmristore.formats.registry import select_layout
@@ -70,7 +70,7 @@ class Target:
     codec: str = "dual"
     profile: str | None = None
     overwrite: bool = False
-    storage_options: Mapping[str, Any] | None = None
+    storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
     max_memory: int = 1 << 30
     progress: Progress | None = None
 

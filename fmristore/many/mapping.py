@@ -17,6 +17,7 @@ from fmristore.many.task import Task, takes_option
 from fmristore.planning.progress import Progress
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.io.location import exists, normalise
+from fmristore_stores.secrets import masked_url
 
 __all__ = ["do_tasks", "map_runs"]
 
@@ -190,10 +191,9 @@ def _task(
     inputs = tuple(text for key, text in texts.items() if not (key == "url" and output is not None))
     target = None if output is None else os.fspath(output)
     return Task(
-        name=name
-        or target
-        or next(iter(inputs), None)
-        or f"{next(iter(bound.values()), '')!s:.200}",
+        name=masked_url(
+            name or target or next(iter(inputs), None) or f"{next(iter(bound.values()), '')!s:.200}"
+        ),
         function=function,
         args=args,
         options=named,

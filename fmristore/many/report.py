@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from fmristore.planning.text import counted
 from fmristore_stores.errors import NotFoundError, RunsError
+from fmristore_stores.secrets import masked_url
 from fmristore_stores.shown import shown
 
 __all__ = ["Outcome", "RunsReport", "State"]
@@ -26,7 +27,7 @@ class Outcome:
     Parameters
     ----------
     name : str
-        Of the run.
+        Of the run; one that is a URL is without passwords, tokens and signatures.
     state : {"done", "unchanged", "failed"}
         ``"unchanged"``: a journal says that it was done before, from the same files.
     result : object
@@ -43,7 +44,7 @@ class Outcome:
 
     name: str
     state: State
-    result: Any = None
+    result: Any = field(default=None, repr=False)
     error: str | None = None
     traceback: str = ""
     seconds: float = 0.0
@@ -54,7 +55,7 @@ class Outcome:
         return {
             "name": self.name,
             "state": self.state,
-            "result": self.result if isinstance(self.result, str) else None,
+            "result": masked_url(self.result) if isinstance(self.result, str) else None,
             "error": self.error,
             "seconds": self.seconds,
         }
@@ -79,7 +80,7 @@ class RunsReport:
 
     def __getitem__(self, name: str) -> Outcome:
         for one in self.outcomes:
-            if one.name == name:
+            if one.name in (name, masked_url(name)):
                 return one
         raise NotFoundError(f"there was no run {name!r:.80}")
 

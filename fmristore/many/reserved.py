@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self, Unpack, cast
 
@@ -54,6 +54,7 @@ from fmristore_stores.grid import Region, chunk_region, parse_region
 from fmristore_stores.io.location import filesystem, is_local, kind_of_name, normalise
 from fmristore_stores.protocol import AnyArray, ChunkRefs
 from fmristore_stores.publishing.publish import create_store
+from fmristore_stores.secrets import masked_url
 from fmristore_stores.spec import ArraySpec
 
 __all__ = ["Reserved", "reserve"]
@@ -172,7 +173,7 @@ class _Place:
     url: str
     path: str
     spec: ArraySpec
-    storage_options: Mapping[str, Any] | None
+    storage_options: Mapping[str, Any] | None = field(repr=False)
 
     def open(self) -> Any:
         from fmristore_stores.zarr.store import ZarrStore
@@ -431,7 +432,7 @@ class Reserved:
 
     def __repr__(self) -> str:
         state = "in the making" if self._making is not None else "copy, or ended"
-        return f"<Reserved: {self.url!r}, {' x '.join(map(str, self.shape))}, {state}>"
+        return f"<Reserved: {masked_url(self.url)!r}, {' x '.join(map(str, self.shape))}, {state}>"
 
 
 class _DiscardedError(Exception):

@@ -19,6 +19,7 @@ from fmristore.many.report import Outcome
 from fmristore_stores.errors import ChangedError, FmristoreError
 from fmristore_stores.io.location import content_token, exists, is_local, kind_of_name, normalise
 from fmristore_stores.io.sources import storage_error
+from fmristore_stores.secrets import masked
 
 __all__ = ["Task", "failure", "perform", "takes_option"]
 
@@ -53,8 +54,8 @@ class Task:
 
     name: str
     function: Callable[..., Any]
-    args: tuple[Any, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
+    args: tuple[Any, ...] = field(default=(), repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     inputs: tuple[str, ...] = ()
     output: str | None = None
     tracked: bool = False
@@ -83,8 +84,8 @@ def failure(name: str, error: BaseException) -> Outcome:
     own = isinstance(error, FmristoreError)
     lines = "" if own else "".join(traceback.format_exception(error))[-_MOST_TRACEBACK:]
     record = {"error": type(error).__name__}
-    text = f"{type(error).__name__}: {error}"
-    return Outcome(name=name, state="failed", error=text, traceback=lines, record=record)
+    text = masked(f"{type(error).__name__}: {error}")
+    return Outcome(name=name, state="failed", error=text, traceback=masked(lines), record=record)
 
 
 def _perform(task: Task) -> Outcome:

@@ -31,6 +31,7 @@ from fmristore_stores.errors import (
     MetadataError,
     UnknownFormatError,
 )
+from fmristore_stores.shown import shown_url
 
 __all__ = [
     "MAX_TRAILER_BYTES",
@@ -210,7 +211,7 @@ def read_header(
             pass
     _check_size(header, files, compressed=compressed)
     for warning in header.header_warnings:
-        warnings.warn(f"{files.header_url}: {warning}", HeaderWarning, stacklevel=2)
+        warnings.warn(f"{shown_url(files.header_url)}: {warning}", HeaderWarning, stacklevel=2)
     return header
 
 

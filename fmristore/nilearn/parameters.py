@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +14,9 @@ MAX_MEMORY = "16MiB"
 """Default of ``max_memory``."""
 MODEL_MEMORY = "32MiB"
 """That of models, which are faster with more voxels at a time."""
+
+_SHOWS = ("__repr__", "_repr_html_", "_repr_mimebundle_", "generate_report")
+"""Methods that show an estimator with its parameters."""
 
 _PARAMETERS = """
 
@@ -62,6 +67,23 @@ def streaming_class(memory: str, rest: str, default: str = MAX_MEMORY) -> Callab
         )
         cls.__init__ = made
         cls.__doc__ = f"{cls.__doc__}{_PARAMETERS.format(memory=memory)}{rest}"
+        for name in _SHOWS:
+            if hasattr(cls, name):
+                setattr(cls, name, _without_secrets(cls, name))
         return cls
 
     return decorate
+
+
+def _without_secrets(cls: Any, name: str) -> Any:
+    """The method of a class that shows an estimator, for one whose options are hidden."""
+    plainly = getattr(cls, name)
+
+    def show(self: Any, *args: Any, **parameters: Any) -> Any:
+        hidden = self
+        if self.storage_options:
+            hidden = copy.copy(self)
+            hidden.storage_options = dict.fromkeys(self.storage_options, "***")
+        return getattr(super(cls, hidden), name)(*args, **parameters)
+
+    return functools.wraps(plainly)(show) if callable(plainly) else show

@@ -6,7 +6,7 @@ import copy
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import nibabel
@@ -44,7 +44,7 @@ class Run:
     """
 
     source: Any
-    storage_options: Mapping[str, Any] | None = None
+    storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def open(self, max_memory: int) -> AbstractContextManager[ImageSource]:
         """Its values in the order of a NIfTI file; transposing them takes at most `max_memory`."""

@@ -11,7 +11,7 @@ import numpy as np
 from fmristore.planning.pictures import AxisChunks, chunk_svg, chunk_text, facts_html
 from fmristore.planning.text import size_text
 from fmristore_stores.io.ranges import ReadCost
-from fmristore_stores.shown import shown
+from fmristore_stores.shown import shown, shown_url
 
 __all__ = ["Planner", "ReadPlan"]
 
@@ -86,7 +86,7 @@ class ReadPlan:
 
     @property
     def _title(self) -> str:
-        return f"{self.url} [{_index_text(self.selection)}]"
+        return f"{shown_url(self.url)} [{_index_text(self.selection)}]"
 
     def _facts(self) -> dict[str, str]:
         """Facts that people want to see, by name."""

@@ -17,7 +17,8 @@ from fmristore_stores.io.location import is_local, name_of, normalise
 from fmristore_stores.publishing.publish import publish_file
 from fmristore_stores.reference.document import Chunks, Target, compose
 from fmristore_stores.reference.targets import facts_of
-from fmristore_stores.shown import shown
+from fmristore_stores.secrets import masked_url
+from fmristore_stores.shown import shown_url
 from fmristore_stores.spec import check_name
 
 __all__ = ["SUFFIX", "VirtualReport", "virtualize"]
@@ -68,12 +69,12 @@ class VirtualReport:
     def __repr__(self) -> str:
         size = f"{counted(self.chunks, 'chunk')} of {counted(len(self.referred), 'array')}"
         source = f"{len(self.groups)} files" if self.groups else self.source
-        return f"<{type(self).__name__}: {shown(f'{source} -> {self.target}')}: {size}>"
+        return f"<{type(self).__name__}: {shown_url(source)} -> {shown_url(self.target)}: {size}>"
 
     def _repr_html_(self) -> str:
         facts = {
-            "source": self.source,
-            "target": self.target,
+            "source": masked_url(self.source),
+            "target": masked_url(self.target),
             "chunks": self.chunks,
             "arrays": f"{len(self.referred)} referred to, {len(self.inlined)} in the file",
             "size": size_text(self.nbytes),
@@ -84,8 +85,8 @@ class VirtualReport:
     def to_json(self) -> dict[str, Any]:
         """The report as plain JSON values."""
         return {
-            "source": self.source,
-            "target": self.target,
+            "source": masked_url(self.source),
+            "target": masked_url(self.target),
             "referred": list(self.referred),
             "inlined": list(self.inlined),
             "chunks": self.chunks,

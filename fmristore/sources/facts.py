@@ -18,6 +18,7 @@ from fmristore_stores.errors import (
     MetadataError,
     NotFoundError,
 )
+from fmristore_stores.shown import shown_url
 from fmristore_stores.spec import check_attributes
 
 __all__ = ["metadata_of", "plain_tables", "sidecar_url", "with_facts", "with_sidecar"]
@@ -297,4 +298,4 @@ def _apply_tr(source: Any, value: Any, url: str, beside: str, said: str) -> None
 
 
 def _warn(url: str, text: str) -> None:
-    warnings.warn(f"{url}: {text}", HeaderWarning, stacklevel=4)
+    warnings.warn(f"{shown_url(url)}: {text}", HeaderWarning, stacklevel=4)

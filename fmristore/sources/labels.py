@@ -29,7 +29,7 @@ from fmristore.sources.labelled import plain_values
 from fmristore_stores.errors import DependencyError, InvalidInputError
 from fmristore_stores.io.location import normalise
 from fmristore_stores.protocol import AnyArray
-from fmristore_stores.shown import shown
+from fmristore_stores.shown import shown, shown_url
 from fmristore_stores.spec import STRING
 
 __all__ = [
@@ -319,7 +319,7 @@ def read_table(
         url = normalise(names)
         found, doubt = read_label_file(url, present, storage_options)
         if doubt:
-            warn(f"{shown(url)}: {shown(doubt)}")
+            warn(f"{shown_url(url)}: {shown(doubt)}")
         table = (
             _from_columns(found, present, url)
             if isinstance(found, dict)

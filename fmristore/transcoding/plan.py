@@ -22,7 +22,8 @@ from fmristore_stores.grid import grid_shape
 from fmristore_stores.io.location import Kind
 from fmristore_stores.limits import MOST_ATTRIBUTES
 from fmristore_stores.protocol import Array, Capability, Store, TypedAttribute
-from fmristore_stores.shown import shown
+from fmristore_stores.secrets import masked_url
+from fmristore_stores.shown import shown, shown_url
 from fmristore_stores.spec import ArraySpec, Attributes, check_attributes
 
 __all__ = ["LOSSES", "Loss", "TranscodePlan", "plan_transcode", "portable_attributes"]
@@ -98,16 +99,18 @@ class TranscodePlan:
     def __repr__(self) -> str:
         arrays = counted(len(self.arrays), "array")
         size = f"{arrays}, {self.nbytes} bytes, losses: {len(self.losses)}"
-        return f"<{type(self).__name__}: {shown(f'{self.source} -> {self.target}')}: {size}>"
+        return (
+            f"<{type(self).__name__}: {shown_url(self.source)} -> {shown_url(self.target)}: {size}>"
+        )
 
     def _repr_html_(self) -> str:
         return report_html(type(self).__name__, str(self))
 
     def __str__(self) -> str:
         lines = [
-            f"{self.source}",
-            f"  -> {self.target} ({self.kind}), {self.nbytes / 2**20:.1f} MiB of values, "
-            f"max_memory {self.max_memory / 2**20:.0f} MiB",
+            shown_url(self.source),
+            f"  -> {shown_url(self.target)} ({self.kind}), {self.nbytes / 2**20:.1f} MiB of "
+            f"values, max_memory {self.max_memory / 2**20:.0f} MiB",
         ]
         for step in self.arrays:
             target = step.target
@@ -126,8 +129,8 @@ class TranscodePlan:
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON values."""
         return {
-            "source": self.source,
-            "target": self.target,
+            "source": masked_url(self.source),
+            "target": masked_url(self.target),
             "kind": self.kind,
             "bytes": self.nbytes,
             "max_memory": self.max_memory,

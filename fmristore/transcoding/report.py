@@ -8,7 +8,8 @@ from typing import Any
 from fmristore.planning.pictures import report_html
 from fmristore.planning.text import counted
 from fmristore.transcoding.plan import TranscodePlan
-from fmristore_stores.shown import shown
+from fmristore_stores.secrets import masked_url
+from fmristore_stores.shown import shown_url
 
 __all__ = ["TranscodeReport"]
 
@@ -58,15 +59,15 @@ class TranscodeReport:
         copied = f"{len(self.kept)} copied verbatim, {len(self.converted)} converted"
         lost = f", {len(self.dropped)} lost" if self.dropped else ""
         equal = ", digests equal" if self.digests else ""
-        where = shown(f"{self.plan.source} -> {self.plan.target}")
+        where = f"{shown_url(self.plan.source)} -> {shown_url(self.plan.target)}"
         arrays = counted(len(self.plan.arrays), "array")
         return f"{where}: {arrays} ({copied}){lost}{equal}, {self.seconds:.2f} s"
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain JSON values."""
         return {
-            "source": self.plan.source,
-            "target": self.plan.target,
+            "source": masked_url(self.plan.source),
+            "target": masked_url(self.plan.target),
             "seconds": self.seconds,
             "bytes": self.plan.nbytes,
             "kept": list(self.kept),

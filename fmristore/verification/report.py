@@ -10,7 +10,8 @@ from typing import Any
 from fmristore.planning.pictures import report_html
 from fmristore.planning.text import counted, size_text
 from fmristore_stores.errors import FmristoreError
-from fmristore_stores.shown import shown
+from fmristore_stores.secrets import masked_url
+from fmristore_stores.shown import shown, shown_url
 
 __all__ = ["MOST_LISTED", "Findings", "Problem", "VerifyReport"]
 
@@ -85,7 +86,7 @@ class VerifyReport:
     def __repr__(self) -> str:
         counts = {"problem": len(self.problems), "note": len(self.notes), "array": self.arrays}
         found = ", ".join(counted(count, noun) for noun, count in counts.items())
-        return f"<{type(self).__name__}: {shown(self.url)}: {found}>"
+        return f"<{type(self).__name__}: {shown_url(self.url)}: {found}>"
 
     def _repr_html_(self) -> str:
         return report_html(type(self).__name__, str(self))
@@ -102,7 +103,7 @@ class VerifyReport:
             size_text(self.nbytes),
             "decoded" if self.deep else "not decoded",
         ]
-        lines = [f"{shown(self.url)}: {verdict} ({', '.join(facts)})"]
+        lines = [f"{shown_url(self.url)}: {verdict} ({', '.join(facts)})"]
         lines.extend(f"  {problem}" for problem in self.problems)
         lines.extend(f"  note: {note}" for note in self.notes)
         return "\n".join(lines)
@@ -110,7 +111,7 @@ class VerifyReport:
     def to_json(self) -> dict[str, Any]:
         """The report as plain JSON values."""
         return {
-            "url": self.url,
+            "url": masked_url(self.url),
             "format": self.format,
             "ok": self.ok,
             "deep": self.deep,

@@ -17,6 +17,7 @@ from fmristore.viewer.layers import MOST_VALUES, Layer, Start, layer_names, open
 from fmristore_stores.errors import InvalidInputError, SelectionError
 from fmristore_stores.io.location import is_local
 from fmristore_stores.protocol import AnyArray
+from fmristore_stores.secrets import masked_url
 
 __all__ = ["SCRIPTS", "STYLE", "Answer", "Content", "about", "page_file", "standardised"]
 
@@ -59,9 +60,10 @@ def about(stored: StoredObject) -> dict[str, Any]:
         rows.append(["values", size_text(sizes["raw_bytes"])])
         if sizes["encoded_bytes"] is not None:
             rows.append(["stored", f"{size_text(sizes['encoded_bytes'])}"])
+    url = masked_url(stored.url)
     return {
-        "url": stored.url,
-        "name": stored.url.rstrip("/").rpartition("/")[2] or stored.url,
+        "url": url,
+        "name": url.rstrip("/").rpartition("/")[2] or url,
         "class": type(stored).__name__,
         "remote": not is_local(stored.url),
         "facts": rows,

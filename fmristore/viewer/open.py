@@ -21,6 +21,7 @@ from fmristore.viewer.server import PageServer
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.io.location import normalise
 from fmristore_stores.publishing.publish import publish_file
+from fmristore_stores.shown import shown_url
 
 __all__ = ["Viewer", "view"]
 
@@ -65,7 +66,7 @@ class Viewer:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Viewer({self._stored.url!r} at {self.url})"
+        return f"Viewer({shown_url(self._stored.url)!r} at {self.url})"
 
     def _repr_html_(self) -> str:
         address = html.escape(self.url)

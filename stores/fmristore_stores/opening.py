@@ -51,6 +51,7 @@ from fmristore_stores.io.sources import FsspecSource
 from fmristore_stores.io.stats import Stats, stats_of
 from fmristore_stores.io.whole import read_whole
 from fmristore_stores.protocol import Store
+from fmristore_stores.shown import shown_url
 
 if TYPE_CHECKING:
     pass
@@ -100,6 +101,9 @@ class Locator:
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     targets: tuple[str, ...] = ()
     group: str = ""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({shown_url(self.url)!r}, {self.kind})"
 
 
 def locate(

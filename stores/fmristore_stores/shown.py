@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["shown", "shown_lines"]
+from fmristore_stores.secrets import masked_url
+
+__all__ = ["shown", "shown_lines", "shown_url"]
 
 
 def shown(text: object, most: int | None = None) -> str:
@@ -38,3 +40,14 @@ def shown_lines(text: object) -> str:
     'one\ntwo\\r'
     """
     return "\n".join(map(shown, str(text).split("\n")))
+
+
+def shown_url(url: object, most: int | None = None) -> str:
+    """Path or URL as `shown`, without the passwords, tokens and signatures in it.
+
+    Examples
+    --------
+    >>> shown_url("https://me:pw@host/a.h5?sig=abc")
+    'https://***@host/a.h5?sig=***'
+    """
+    return shown(masked_url(str(url)), most)

@@ -46,6 +46,7 @@ from fmristore.sources.door import as_source, in_order
 from fmristore_stores.errors import InvalidInputError, MetadataError, SelectionError
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray
+from fmristore_stores.secrets import masked_url
 from fmristore_stores.shown import shown
 
 __all__ = [
@@ -314,7 +315,7 @@ class LatentScan(LatentView):
 
     def __repr__(self) -> str:
         facts = ", ".join(map(shown, self._facts().values()))
-        return f"LatentScan({self.name!r} of {self.url!r}, {facts})"
+        return f"LatentScan({self.name!r} of {masked_url(self.url)!r}, {facts})"
 
 
 @register("latentneurovec")

@@ -59,7 +59,7 @@ from fmristore_stores.errors import (
 from fmristore_stores.io.ranges import ReadCost, sum_costs
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import AnyArray, Group, Store
-from fmristore_stores.shown import shown
+from fmristore_stores.shown import shown, shown_url
 from fmristore_stores.spec import STRING, ArraySpec, is_string
 
 __all__ = [
@@ -534,9 +534,9 @@ class RTree(ScanTree):
         if child is None or child.kind == "group":
             return read_columns(self._handle, path, count, convert=with_missing)
         warn(
-            f"{shown(self._handle.locator.url)}: the table of clusters ({path}) is one compound "
-            "dataset and is not read: clusters are called Cluster1, Cluster2, ..., unless a column "
-            "beside it names them; parcellation.revised(names=...) names them"
+            f"{shown_url(self._handle.locator.url)}: the table of clusters ({path}) is one "
+            "compound dataset and is not read: clusters are called Cluster1, Cluster2, ..., "
+            "unless a column beside it names them; parcellation.revised(names=...) names them"
         )
         return {}
 
@@ -630,7 +630,7 @@ class RTree(ScanTree):
                 array = StoredArray(self._handle, f"{path}/{name}")
                 values = with_missing(array.read_small(_MOST_VALUES), array.attributes)
             except LayoutNotSupportedError as error:  # such as NULL, a null dataspace
-                url = shown(self._handle.locator.url)
+                url = shown_url(self._handle.locator.url)
                 warn(
                     f"{url}: {shown(f'{path}/{name}')} is left out of the metadata: {error.message}"
                 )
