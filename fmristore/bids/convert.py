@@ -37,10 +37,11 @@ from fmristore_stores.errors import (
     MemoryLimitError,
     NotFoundError,
 )
+from fmristore_stores.io.local_files import open_ordinary
 from fmristore_stores.io.location import exists, filesystem, is_local, normalise
 from fmristore_stores.io.sources import storage_error
 from fmristore_stores.io.whole import read_whole
-from fmristore_stores.publishing.publish import publish_file
+from fmristore_stores.publishing.publish import publish_file, publish_folder
 
 __all__ = ["SUFFIXES", "Rest", "convert_bids", "convert_file", "copy_files"]
 
@@ -57,6 +58,9 @@ _IMAGES = (".nii", ".nii.gz")
 _TEXTS = (".json", ".tsv", ".bval", ".bvec")
 _ABOUT = ("README", "CHANGES", "LICENSE", "CITATION.cff", ".bidsignore")
 _KEPT_APART = ("sourcedata", "code", "stimuli", "log", "logs")
+_MOST_TEXT = 64 << 20
+_BLOCK = 4 << 20
+"""Bytes that are copied or compared at a time."""
 _IMAGE_NAME = re.compile(r"sub-[A-Za-z0-9_+\-]+\.nii(?:\.gz)?", re.ASCII)
 _RENAMED = ("_scans.tsv", ".json")
 """Files in which names of images occur: those of converted ones become those of their stores."""
@@ -365,8 +369,7 @@ def copy_files(
     for path, url, how in plan:
         if how == "link":
             _link(path, url)
-        elif how == "text":
-            content = _read(path)
+        elif how == "text" and (content := _read(path)) is not None:
             if url.endswith(_RENAMED):
                 content = _with_names(content, renamed)
             if Path(path).name == "dataset_description.json":
@@ -374,33 +377,39 @@ def copy_files(
             _put(url, content, storage_options, replace=replace)
         elif Path(path).is_dir():
             _copy_folder(path, url, replace=replace)
-        elif not _same_size(path, url, storage_options):
+        elif not _is_equal(path, url, storage_options):
             with publish_file(url, overwrite=replace, storage_options=storage_options) as staged:
                 _copy(path, staged)
 
 
-def _read(path: str) -> bytes:
+def _read(path: str) -> bytes | None:
+    """A text; None for one that is too long to be changed, and is copied as it is."""
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise storage_error(error, path) from error
+        return read_whole(path, limit=_MOST_TEXT)
+    except MemoryLimitError:
+        return None
 
 
 def _copy(path: str, staged: str) -> None:
     try:
-        shutil.copyfile(path, staged)
+        with open(open_ordinary(path), "rb") as source, open(staged, "wb") as copy:  # noqa: PTH123
+            shutil.copyfileobj(source, copy, _BLOCK)
     except OSError as error:
         raise storage_error(error, path) from error
 
 
 def _copy_folder(path: str, url: str, *, replace: bool) -> None:
-    """Copy a Zarr store, which is a folder and one thing of a dataset."""
+    """Copy a Zarr store, which is a folder and one thing of a dataset: whole, or not at all.
+
+    Links stay links, so that nothing comes along that the store itself does not hold.
+    """
     if not is_local(url):
         raise InvalidInputError("a folder is copied to a local one: transcode it", url=path)
-    try:
-        shutil.copytree(path, url, dirs_exist_ok=replace)
-    except OSError as error:
-        raise storage_error(error, url) from error
+    with publish_folder(url, overwrite=replace) as staged:
+        try:
+            shutil.copytree(path, staged, symlinks=True, dirs_exist_ok=True, copy_function=_copy)
+        except OSError as error:
+            raise storage_error(error, path) from error
 
 
 def _link(path: str, url: str) -> None:
@@ -445,12 +454,19 @@ def _put(
         Path(staged).write_bytes(content)
 
 
-def _same_size(path: str, url: str, storage_options: Mapping[str, Any] | None) -> bool:
+def _is_equal(path: str, url: str, storage_options: Mapping[str, Any] | None) -> bool:
+    """Whether what lies at a URL has the content of a file; what has its length is read."""
     if not exists(url, storage_options):
         return False
     fs, place = filesystem(url, storage_options)
     try:
-        return bool(fs.size(place) == Path(path).stat().st_size)
+        if fs.size(place) != Path(path).stat().st_size:
+            return False
+        with open(open_ordinary(path), "rb") as file, fs.open(place, "rb") as copy:  # noqa: PTH123
+            while block := file.read(_BLOCK):
+                if copy.read(len(block)) != block:
+                    return False
+            return True
     except Exception as error:
         raise storage_error(error, url) from error
 

@@ -14,6 +14,7 @@ from typing import Any
 from fmristore.sources.bids import MOST_BYTES, applicable, parse_sidecar
 from fmristore.sources.bids_names import BidsName, parse_name
 from fmristore_stores.errors import MetadataError, NotFoundError
+from fmristore_stores.io.local_files import open_ordinary
 from fmristore_stores.io.sources import storage_error
 
 __all__ = [
@@ -241,7 +242,7 @@ def _read_text(path: str) -> str:
 def _read_bytes(path: str) -> bytes:
     """Bytes of a file, or as many as show that they are too many."""
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
+        with open(open_ordinary(path), "rb") as file:  # noqa: PTH123
             return file.read(MOST_BYTES + 1)
     except OSError as error:
         raise storage_error(error, path) from error

@@ -17,6 +17,7 @@ from typing import Any
 from fmristore.formats.base import StoredObject
 from fmristore.many.report import Outcome
 from fmristore_stores.errors import ChangedError, FmristoreError
+from fmristore_stores.io.local_files import open_ordinary
 from fmristore_stores.io.location import content_token, exists, is_local, kind_of_name, normalise
 from fmristore_stores.io.sources import storage_error
 from fmristore_stores.secrets import masked
@@ -162,7 +163,7 @@ def _with_digest(stamp: dict[str, Any], url: str) -> dict[str, Any]:
 def _sha256(url: str) -> str:
     path = normalise(url)
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
+        with open(open_ordinary(path), "rb") as file:  # noqa: PTH123
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise storage_error(error, path) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,44 @@ class TestConversion:
         assert place.is_symlink() is (rest == "link")
         assert place.read_bytes() == (source / name).read_bytes()
 
+    def test_a_copy_follows_a_file_that_keeps_its_length(self, tmp_path: Path) -> None:
+        source = make_dataset(tmp_path / "source", subjects=1)
+        name = "sub-01/anat/sub-01_T1w.nii"
+        (source / name).write_bytes(b"one")
+        (source / "sub-01/anat/sub-01_T2w.nii").write_bytes(b"stays")
+        fs.convert_bids(source, tmp_path / "new", rest="copy")
+        kept = (tmp_path / "new/sub-01/anat/sub-01_T2w.nii").stat()
+        (source / name).write_bytes(b"two")
+        assert fs.convert_bids(source, tmp_path / "new", rest="copy", resume=True).ok
+        assert (tmp_path / "new" / name).read_bytes() == b"two"
+        assert (tmp_path / "new/sub-01/anat/sub-01_T2w.nii").stat() == kept
+
+    def test_a_store_is_copied_whole_or_not_at_all(self, tmp_path: Path) -> None:
+        source = make_dataset(tmp_path / "source", subjects=1)
+        store, copy = source / "sub-01/func/x.zarr", tmp_path / "new/sub-01/func/x.zarr"
+        (tmp_path / "secret").write_text("not of the store")
+        (store / "a").mkdir(parents=True)
+        (store / "zarr.json").write_text("1")
+        (store / "a/0").write_text("old")
+        (store / "out").symlink_to(tmp_path / "secret")
+        (store / "up").symlink_to("..")
+        assert fs.convert_bids(source, tmp_path / "new", rest="copy").ok
+        assert {p.relative_to(copy).as_posix() for p in copy.rglob("*")} == {
+            *("zarr.json", "a", "a/0", "out", "up")
+        }
+        assert (copy / "out").is_symlink()
+        assert (copy / "up").is_symlink()
+        (store / "a/0").rename(store / "a/1")
+        (store / "zarr.json").write_text("2")
+        assert fs.convert_bids(source, tmp_path / "new", rest="copy", resume=True).ok
+        assert [p.name for p in (copy / "a").iterdir()] == ["1"]
+        os.mkfifo(store / "a/2")
+        (store / "zarr.json").write_text("3")
+        report = fs.convert_bids(source, tmp_path / "new", rest="copy", resume=True)
+        assert "named pipe" in str(report["files of sub-01/func"].error)
+        assert (copy / "zarr.json").read_text() == "2"
+        assert not list(copy.parent.glob(".*.partial"))
+
     def test_columns_of_confounds_can_be_chosen(self, tmp_path: Path) -> None:
         source = make_dataset(tmp_path / "source", subjects=1) / "derivatives" / "fmriprep"
         fs.convert_bids(source, tmp_path / "new", confounds=["trans_*"])
@@ -138,6 +177,16 @@ class TestFailures:
         report = fs.convert_bids(source, tmp_path / "new")
         assert [one.name for one in report.failed] == [f"{RAW}.ome.zarr"]
         assert "holds no JSON object" in str(report.failed[0].error)
+
+    def test_named_pipes_of_a_dataset_are_not_waited_for(self, tmp_path: Path) -> None:
+        source = make_dataset(tmp_path / "source")
+        os.mkfifo(source / "sub-01/sub-01_sessions.tsv")
+        (source / f"{RAW}.json").unlink()
+        os.mkfifo(source / f"{RAW}.json")
+        report = fs.convert_bids(source, tmp_path / "new")
+        names = [f"{RAW}.ome.zarr", "files of sub-01", "files of sub-01/func"]
+        assert [one.name for one in report.failed] == names
+        assert all("named pipe" in str(one.error) for one in report.failed)
 
     def test_nothing_is_written_into_the_source(self, tmp_path: Path) -> None:
         source = make_dataset(tmp_path / "source", subjects=1)

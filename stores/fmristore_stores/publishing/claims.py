@@ -24,6 +24,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.io import objects
 from fmristore_stores.io.conditional_put import create_object, write_error
+from fmristore_stores.io.local_files import open_ordinary
 from fmristore_stores.io.owners import Mark
 from fmristore_stores.io.sources import storage_error
 
@@ -45,6 +46,7 @@ _AGE = 3600.0
 """Seconds after which the claim of another machine that nobody touches can be taken over."""
 _BEAT = 300.0
 """Seconds between two touches of a claim."""
+_MOST_BYTES = 1 << 16
 _TRIES = 5
 """Attempts to make a claim that somebody else gave up, or made, at the same moment."""
 
@@ -408,8 +410,8 @@ class FileClaims:
     def read(self, path: str) -> bytes | None:
         """Content of one; None if there is none."""
         try:
-            with open(path, "rb") as file:  # noqa: PTH123
-                return file.read()
+            with open(open_ordinary(path), "rb") as file:  # noqa: PTH123
+                return file.read(_MOST_BYTES)
         except FileNotFoundError:
             return None
         except OSError as error:

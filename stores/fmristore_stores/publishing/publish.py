@@ -67,7 +67,7 @@ from fmristore_stores.publishing.turns import Turn, check_writable, take_turn
 
 Check = Callable[[Store], None]
 
-__all__ = ["create_store", "publish_file"]
+__all__ = ["create_store", "publish_file", "publish_folder"]
 
 _RENAME_ATTEMPTS = 6
 """Windows refuses a rename while a virus scanner holds the file; it lets go within a second."""
@@ -246,6 +246,31 @@ def publish_file(
                 upload(fs, path, staged, {})
             except Exception as error:
                 raise write_error(error, url) from error
+
+
+def publish_folder(url: str, *, overwrite: bool = False) -> contextlib.AbstractContextManager[str]:
+    """Write a Zarr store, file by file, that appears at a local path when the block ends.
+
+    Parameters
+    ----------
+    url : str
+        Normalised.
+    overwrite : bool
+        Replace a Zarr store that is there.
+
+    Returns
+    -------
+    context manager of str
+        Path of an empty folder to write to.
+
+    Raises
+    ------
+    AlreadyExistsError
+        If there is something and `overwrite` is false, or it is no Zarr store.
+    NotFoundError, StorageError
+        As of `create_store`.
+    """
+    return _publish_directory(url, None, None, overwrite=overwrite)
 
 
 @contextlib.contextmanager
@@ -489,6 +514,7 @@ def _sync_tree(folder: str) -> None:
         path
         for parent, _, names in os.walk(folder)
         for path in (*(os.path.join(parent, name) for name in names), parent)  # noqa: PTH118
+        if not os.path.islink(path)  # noqa: PTH114 - its folder holds a link
     )
     for_each(sync, paths, workers=_FLUSHES)
 

@@ -200,14 +200,16 @@ class _LockFile(Turn):
         return None
 
     def _open(self) -> int:
-        flags = os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+        flags = 0
+        for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"):
+            flags |= getattr(os, name, 0)
         try:
-            return os.open(self.path, flags | os.O_RDWR, 0o666)
+            return os.open(self.path, flags | os.O_CREAT | os.O_RDWR, 0o666)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
             if os.path.lexists(self.path):
-                return os.open(self.path, os.O_RDONLY)
+                return os.open(self.path, flags | os.O_RDONLY)
             if self.path == self._inside or not os.path.isdir(self._target):  # noqa: PTH112
                 raise
             self.path = self._inside
