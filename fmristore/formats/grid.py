@@ -481,6 +481,9 @@ class GridView(Statistics, MetadataHolder):
     ) -> Iterator[AnyArray]:
         """Volumes (X, Y, Z) one after the other, read several at a time.
 
+        Where stored chunks are longer in time than that, and are more than the cache of chunks
+        holds, they pass through a temporary file, so that each is decoded once.
+
         Parameters
         ----------
         dtype : dtype, optional
@@ -498,17 +501,25 @@ class GridView(Statistics, MetadataHolder):
         if len(self.axes) == 3:
             yield self.to_numpy(dtype=dtype)
             return
-        *grid, length = self.shape
+        grid = self.shape[:3]
         wanted = self.dtype if dtype is None else np.dtype(dtype)
         # Two blocks, for the last volume of the one before is still in use, and what is scaled.
         width = 2 * wanted.itemsize + self.stored_dtype.itemsize
         step = max(1, max_memory // max(1, math.prod(grid) * width))
-        for start in range(0, length, step):
-            part = slice(start, min(start + step, length), 1)
-            values = self.read_region((*_whole(grid), part), dtype=dtype, raw=False)
+        for values in self._some_volumes(step, dtype, max_memory):
             for t in range(values.shape[3]):
                 yield values[..., t]
             del values  # before the next block takes its memory
+
+    def _some_volumes(
+        self, step: int, dtype: DTypeLike | None, max_memory: int, start: int = 0
+    ) -> Iterator[AnyArray]:
+        """Values (X, Y, Z, n) of up to `step` volumes at a time, from one of them on."""
+        del max_memory
+        *grid, length = self.shape
+        for first in range(start, length, step):
+            part = slice(first, min(first + step, length), 1)
+            yield self.read_region((*_whole(grid), part), dtype=dtype, raw=False)
 
     # Statistics -------------------------------------------------------------------------------
 

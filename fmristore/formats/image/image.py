@@ -27,6 +27,7 @@ from fmristore.formats.grid import GridView
 from fmristore.formats.image.layout import COLORS, ImageContent, ImageLayout, image_options
 from fmristore.formats.image.r import RImageLayout
 from fmristore.formats.image.replicas import Replicas
+from fmristore.formats.image.volumes import needs_scratch, volumes_by_scratch
 from fmristore.formats.matrix import chunk_count
 from fmristore.formats.nodes import read_bytes
 from fmristore.formats.options import Target, store_as
@@ -54,6 +55,7 @@ from fmristore_stores.errors import (
     LossyError,
     MetadataError,
     SelectionError,
+    StorageError,
 )
 from fmristore_stores.io.ranges import ReadCost
 from fmristore_stores.opening import Handle, locate
@@ -382,6 +384,33 @@ class DenseImage(GridView):
         return type(self)(
             self._handle, replace(self._content, data=chosen.path, copies=(), array=array)
         )
+
+    def _some_volumes(
+        self, step: int, dtype: DTypeLike | None, max_memory: int, start: int = 0
+    ) -> Iterator[AnyArray]:
+        """Docstring inherited."""
+        reader = self._replicas.for_volumes.reader
+        plain = not self._content.of_r and "c" not in reader.spec.dims
+        if plain and needs_scratch(reader, step):
+            image = self.for_blocks((*self.shape[:3], 1), cached=False)
+            volumes = volumes_by_scratch(
+                lambda region: image.read_region(region, dtype=None, raw=True),
+                reader,
+                step,
+                max_memory // 3,
+            )
+            try:
+                with streaming(volumes) as found:
+                    for first, values in found:
+                        start = first + values.shape[3]
+                        times = slice(first, start, 1)
+                        yield self._converted(values, times, axis=-1, dtype=dtype, raw=False)
+                        del values
+            except StorageError:
+                pass  # no room for a temporary file: read directly, which is slower
+            else:
+                return
+        yield from super()._some_volumes(step, dtype, max_memory, start)
 
     def _block_chunks(self) -> tuple[int, ...]:
         """Docstring inherited."""

@@ -1,0 +1,92 @@
+"""Volumes of a run whose chunks are long in time, each chunk decoded once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from fmristore.planning.blocks import block_shape, cut_into_blocks
+from fmristore.planning.scratch import Scratch
+from fmristore_stores.chunks.cache import CHUNK_CACHE
+from fmristore_stores.chunks.reader import ChunkReader
+from fmristore_stores.grid import Region, region_shape
+from fmristore_stores.protocol import AnyArray
+
+__all__ = ["needs_scratch", "volumes_by_scratch"]
+
+_REPEATS = 3
+"""Decoding the chunks up to this many times is cheaper than going through a scratch file."""
+
+
+def needs_scratch(reader: ChunkReader, step: int) -> bool:
+    """Whether reading `step` volumes at a time would decode chunks again and again.
+
+    Chunks that all stay in the cache are not decoded again.
+    """
+    spec, axis = reader.spec, reader.spec.dims.index("t")
+    length = min(reader.chunks[axis], spec.shape[axis])
+    if length <= _REPEATS * step:
+        return False
+    nbytes = spec.nbytes // spec.shape[axis] * length
+    chunk = math.prod(reader.chunks) * spec.dtype.itemsize
+    return not CHUNK_CACHE.takes(nbytes, -(-nbytes // chunk))
+
+
+def volumes_by_scratch(
+    read: Callable[[Region], AnyArray], reader: ChunkReader, step: int, room: int
+) -> Iterator[tuple[int, AnyArray]]:
+    """Stored values of volumes, by way of a temporary file as large as the chunks of some volumes.
+
+    Parameters
+    ----------
+    read : callable
+        Gives the stored values of a region, (X, Y, Z, T).
+    reader : ChunkReader
+        Of the array that `read` takes them from.
+    step : int
+        Volumes to yield at a time.
+    room : int
+        Bytes that a block may take while it is written; a column of chunks at least.
+
+    Yields
+    ------
+    first, values : int, ndarray
+        The first of some volumes, and these, (X, Y, Z, n).
+
+    Raises
+    ------
+    StorageError
+        If the temporary folder is full, or there is none.
+    """
+    lengths = dict(zip(reader.spec.dims, reader.spec.shape, strict=True))
+    chunks = dict(zip(reader.spec.dims, reader.chunks, strict=True))
+    grid = tuple(lengths[d] for d in "xyz")
+    unit = tuple(min(chunks[d], lengths[d]) for d in "xyz")
+    size = reader.spec.dtype.itemsize * min(chunks["t"], lengths["t"])
+    most_bytes = max(room, math.prod(unit) * size)
+    blocks = list(cut_into_blocks(grid, block_shape(grid, unit, size, most_bytes)))
+    most = math.prod(region_shape(blocks[0]))
+    for first in range(0, lengths["t"], chunks["t"]):
+        count = min(chunks["t"], lengths["t"] - first)
+        with Scratch((len(blocks), count, most), reader.spec.dtype, max_memory=0) as scratch:
+            for number, block in enumerate(blocks):
+                values = read((*block, slice(first, first + count, 1)))
+                rows = values.reshape(-1, count).T
+                scratch.write(_place(number, 0, count, rows.shape[1]), rows[None])
+                del values, rows
+            for start in range(0, count, step):
+                stop = min(start + step, count)
+                out = np.empty((stop - start, *grid), reader.spec.dtype)
+                for number, block in enumerate(blocks):
+                    shape = region_shape(block)
+                    place = _place(number, start, stop, math.prod(shape))
+                    out[(slice(None), *block)] = scratch.read(place).reshape(-1, *shape)
+                yield first + start, np.moveaxis(out, 0, -1)
+                del out
+
+
+def _place(number: int, start: int, stop: int, voxels: int) -> Region:
+    """Region of a scratch array: some volumes of a block."""
+    return slice(number, number + 1, 1), slice(start, stop, 1), slice(0, voxels, 1)
