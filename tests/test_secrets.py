@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def fail_with(source: str) -> None:
 
 
 def test_no_secret_in_what_is_shown_of_a_store(tmp_path: Path) -> None:
-    folder = f"memory://me:hush@{tmp_path.name}"
+    folder = f"memory://me:hush@{uuid.uuid4().hex}"
     url = f"{folder}/sub-01_task-rest_bold.h5"
     with fs.NeuroVec.create(RUN, url, space=np.eye(4), tr=1.0) as image:
         plan = image.plan[0, 0, 0]
@@ -75,7 +76,7 @@ def test_no_secret_in_what_is_shown_of_a_store(tmp_path: Path) -> None:
 def test_no_secret_in_what_commands_print(
     tmp_path: Path, arguments: list[str], *, as_json: bool
 ) -> None:
-    url = f"memory://me:hush@{tmp_path.name}/a.h5"
+    url = f"memory://me:hush@{uuid.uuid4().hex}/a.h5"
     fs.NeuroVec.create(RUN, url, space=np.eye(4), tr=1.0).close()
     command, *rest = arguments
     call = [command, url, *(one.format(tmp_path / "b") for one in rest), "--trusted"]
@@ -86,7 +87,7 @@ def test_no_secret_in_what_commands_print(
 
 
 def test_no_secret_in_warnings(tmp_path: Path) -> None:
-    url = f"memory://me:hush@{tmp_path.name}/a.nii"
+    url = f"memory://me:hush@{uuid.uuid4().hex}/a.nii"
     image = nibabel.Nifti1Image(RUN, np.eye(4))  # with a TR of 1 in an unknown unit
     fsspec.filesystem("memory").pipe_file(url, image.to_bytes())
     with pytest.warns(HeaderWarning, match=r"a\.nii") as noted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import uuid
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -243,7 +244,7 @@ def test_a_slip_in_an_option_is_named_before_anything_is_opened(url: str, tmp_pa
 def test_options_of_another_url_of_the_same_call(tmp_path: Path) -> None:
     options = {"anon": True, "s3": {"anon": False}, "skip_instance_cache": True}
     fs.NeuroVec.create(RUN, tmp_path / "a.h5", space=np.eye(4), storage_options=options).close()
-    url = f"memory://{tmp_path.name}/a.h5"
+    url = f"memory://{uuid.uuid4().hex}/a.h5"
     fs.transcode(tmp_path / "a.h5", url, storage_options=options)
     np.testing.assert_array_equal(fs.open(url, storage_options=options)[...], RUN)
     with pytest.raises(InvalidInputError, match=r"'anon'.*http:// does not know.*by its protocol"):
@@ -262,7 +263,7 @@ def test_options_beside_a_path_may_be_those_of_any_client(
     monkeypatch.setattr("fsspec.registry", {})
     path = tmp_path / "a.h5"
     fs.NeuroVec.create(RUN, path, space=np.eye(4), storage_options=options).close()
-    url = f"memory://{tmp_path.name}/b.h5"
+    url = f"memory://{uuid.uuid4().hex}/b.h5"
     fs.transcode(path, url, storage_options=options)
     fs.open(url, storage_options=options).close()
 

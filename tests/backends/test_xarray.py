@@ -30,6 +30,7 @@ from tests.images import (
     write_nifti,
 )
 
+XARRAY = tuple(map(int, xr.__version__.split(".")[:2]))
 FORMATS = sorted(set(WRITERS) - {"parcellatedmultiscan"})
 library: Any = xr
 
@@ -112,6 +113,8 @@ class TestIndexing:
 
     @pytest.mark.parametrize("indexers", INDEXERS, ids=",".join)
     def test_as_in_memory(self, lazy: Any, indexers: dict[str, Any]) -> None:
+        if isinstance(indexers.get("x"), list) and not indexers["x"] and XARRAY < (2026, 9):
+            pytest.skip("some xarray before 2026.9 cannot index lazily by empty lists")
         xr.testing.assert_identical(lazy.isel(indexers).load(), lazy.load().isel(indexers))
 
     def test_one_after_the_other(self, lazy: Any) -> None:

@@ -35,6 +35,10 @@ def along(dims: str, *index: Any) -> Any:
     return xr.DataArray(np.array(index[0] if len(index) == 1 else index), dims=tuple(dims))
 
 
+NEWER = pytest.mark.skipif(
+    tuple(map(int, xr.__version__.split(".")[:2])) < (2026, 9),
+    reason="some xarray before 2026.9 cannot index lazily by empty lists, or lists and steps",
+)
 STEPS: list[list[dict[str, Any]]] = [
     [{}],
     [{"x": [1, 2, 0], "y": [3, 2, 0, 3], "z": np.arange(3)}],
@@ -78,7 +82,9 @@ def loaded(url: Path) -> Any:
 
 
 class TestIndexing:
-    @pytest.mark.parametrize("steps", STEPS)
+    @pytest.mark.parametrize(
+        "steps", [pytest.param(s, marks=NEWER if n in (3, 15) else ()) for n, s in enumerate(STEPS)]
+    )
     def test_lazy_indexing_is_that_of_memory(self, lazy: Any, loaded: Any, steps: Any) -> None:
         found, wanted = lazy, loaded
         for step in steps:

@@ -6,6 +6,7 @@ import gzip
 import os
 import pickle
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -349,7 +350,7 @@ def test_of_two_writers_that_may_replace_nothing_one_wins(
     tmp_path: Path, place: str, suffix: str
 ) -> None:
     """Also where both looked when there was nothing."""
-    folder = str(tmp_path) if place == "local" else f"memory://{tmp_path.name}-{suffix[1:]}"
+    folder = str(tmp_path) if place == "local" else f"memory://{uuid.uuid4().hex}"
     url = f"{folder}/x{suffix}"
     space = NeuroSpace(spatial_shape=(4, 4, 4), affine=np.eye(4))
     header = make_header(space, "i2")

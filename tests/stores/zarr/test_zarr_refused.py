@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def test_the_others_are_read(
     url = str(tmp_path / "a.zarr")
     write(tmp_path / "a.zarr", name, consolidated=consolidated)
     if remote:
-        url = f"memory://refused-{tmp_path.name}/a.zarr"
+        url = f"memory://{uuid.uuid4().hex}/a.zarr"
         fsspec.filesystem("memory").put(str(tmp_path / "a.zarr"), url, recursive=True)
     _, error, text = REFUSED[name]
     with open_store(url) as store:

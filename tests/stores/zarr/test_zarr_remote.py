@@ -330,7 +330,7 @@ def test_few_requests_on_s3(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", call)
     for layout, located in (
-        ("plain", ["list_objects_v2"]),
+        ("plain", []),
         ("both", ["get_object"]),  # the index, from the end of its shard
     ):
         log.clear()
@@ -339,7 +339,12 @@ def test_few_requests_on_s3(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
             (ref,) = array.refs([(0, 0, 0)])
             assert ref is not None
             array.fetch([ref.range])
-        assert log == ["get_object", *located, "get_object"]
+        assert log.count("list_objects_v2") <= 1  # which older s3fs sends by another way
+        assert [one for one in log if one != "list_objects_v2"] == [
+            "get_object",
+            *located,
+            "get_object",
+        ]
 
 
 # Web servers -------------------------------------------------------------------------------------
