@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,3 +76,42 @@ def test_one_that_was_changed_meanwhile_is_not_read(tmp_path: Path) -> None:
         file["0"][...] = 1
     with pytest.raises(fs.errors.ChangedError):
         made[1, 2, 3]
+
+
+def _replaced(folder: Path) -> None:
+    WRITERS["neurovec"](folder / "c.h5").save(folder / "a.h5", overwrite=True).close()
+
+
+NEXT: dict[str, Callable[[Path], Any]] = {
+    "opening another": lambda folder: fs.open(folder / "b.zarr").close(),
+    "opening it": lambda folder: fs.open(folder / "a.h5").close(),
+    "creating": lambda folder: WRITERS["neurovec"](folder / "c.h5"),
+    "replacing it": _replaced,
+    "verifying": lambda folder: fs.verify(folder / "b.zarr"),
+    "copying it": lambda folder: fs.transcode(folder / "a.h5", folder / "c.zarr"),
+}
+
+
+def _open_descriptors(path: Path) -> int:
+    """Descriptors of this process for a file, also for one that another took the place of."""
+    found = 0
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        with contextlib.suppress(OSError):
+            found += os.readlink(f"/proc/self/fd/{name}").startswith(str(path))  # noqa: PTH115
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+@pytest.mark.parametrize("name", NEXT)
+def test_the_next_call_closes_what_was_dropped(tmp_path: Path, name: str) -> None:
+    url = tmp_path / "a.h5"
+    WRITERS["neurovec"](tmp_path / "b.zarr").close()
+    dropped = WRITERS["neurovec"](url)
+    dropped[1, 2, 3]
+    assert _open_descriptors(url)
+    del dropped
+    kept = NEXT[name](tmp_path)
+    assert _open_descriptors(url) == 0
+    with h5py.File(url, "r+") as file:
+        file.attrs["note"] = "by hand"
+    del kept
