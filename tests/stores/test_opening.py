@@ -29,6 +29,7 @@ from fmristore_stores.errors import (
     InvalidInputError,
     NotFoundError,
     ReadOnlyError,
+    StorageError,
     UnknownFormatError,
 )
 from fmristore_stores.io.lifetime import close_forgotten
@@ -280,6 +281,28 @@ def test_more_objects_than_descriptors(tmp_path: Path, kind: str) -> None:
     command = [sys.executable, "-c", _MANY, str(tmp_path), kind]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@linux
+@pytest.mark.parametrize("kind", ["h5", "zarr"])
+def test_no_descriptor_is_left(tmp_path: Path, kind: str) -> None:
+    import resource
+
+    url = str(tmp_path / f"a.{kind}")
+    make(url)
+    close_forgotten()
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        with pytest.raises(StorageError, match="Too many open files"):
+            number_in(Handle(locate(url), fresh=True))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    handle = Handle(locate(url))
+    assert number_in(handle) == 1
+    handle.close()
 
 
 def test_opening_a_store_lets_others_be_read(

@@ -397,7 +397,7 @@ class DenseImage(GridView):
                 lambda region: image.read_region(region, dtype=None, raw=True),
                 reader,
                 step,
-                max_memory // 3,
+                max_memory // 6,  # copies are made of a block on its way
             )
             try:
                 with streaming(volumes) as found:
