@@ -517,13 +517,14 @@ class Tree:
 
     def children(self, path: str, *, tolerant: bool = False) -> dict[str, Child]:
         """Direct children of a group, sorted by name."""
-        if self._folder is not None or self._made:
-            self.group(path)
-            return self._children_one_by_one(path, tolerant=tolerant)
-        try:
-            return self._children(path)
-        except (FormatError, CodecError):
-            return self._children_one_by_one(path, tolerant=tolerant)
+        with self.lifetime.reading():  # a folder that was replaced meanwhile may be empty by now
+            if self._folder is not None or self._made:
+                self.group(path)
+                return self._children_one_by_one(path, tolerant=tolerant)
+            try:
+                return self._children(path)
+            except (FormatError, CodecError):
+                return self._children_one_by_one(path, tolerant=tolerant)
 
     def _children_one_by_one(self, path: str, *, tolerant: bool) -> dict[str, Child]:
         """Direct children of a group of which zarr-python opens some and refuses others."""
