@@ -11,19 +11,13 @@ from fmristore.model.space import NeuroSpace
 from fmristore.sources.arrays import check_on_grid
 from fmristore.sources.door import load_volume
 from fmristore.sources.grids import apart, other_shape
-from fmristore.sources.labels import warn
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
-from fmristore_stores.shown import shown
 
-__all__ = ["MaskWarning", "mask_array", "mask_voxels"]
+__all__ = ["mask_array", "mask_voxels"]
 
 _NEARLY_WHOLE = 0.01
-"""By which values of a mask may differ from whole numbers without a warning, as labels may."""
-
-
-class MaskWarning(UserWarning):
-    """A mask holds values of a map, and every voxel that is not 0 is taken."""
+"""By which values of a mask may differ from whole numbers, as labels may."""
 
 
 def mask_array(
@@ -34,7 +28,8 @@ def mask_array(
     Parameters
     ----------
     mask : path, stored volume, nibabel image, or array_like of shape (X, Y, Z)
-        Voxels that are not zero are in; NaN is out. A path is that of a file or a store.
+        Voxels that are not zero are in; NaN is out. Its values are one number besides these, or
+        whole numbers. A path is that of a file or a store.
         What has a mask and a grid of its own, as `MaskedNeuroVec`, `LabeledVolumeSet` and
         `Parcellation` have, stands for that mask.
     space : NeuroSpace
@@ -46,15 +41,11 @@ def mask_array(
     -------
     ndarray of bool, (X, Y, Z)
 
-    Warns
-    -----
-    MaskWarning
-        If it holds values that are not whole numbers, and may be a map.
-
     Raises
     ------
     InvalidInputError
-        If shape or grid differ, the mask is not a single volume, or no voxel is in it.
+        If shape or grid differ, the mask is not a single volume, no voxel is in it, it holds
+        different values that are not whole numbers, as a map does, or different values and no 0.
     """
     values, grid, name, _ = load_volume(mask, "mask", storage_options, shape=space.spatial_shape)
     if values.dtype.kind not in "biuf":
@@ -74,24 +65,36 @@ def mask_array(
     inside: AnyArray = values != 0
     if not inside.any():
         raise InvalidInputError("no voxel is in the mask: all its values are 0 or NaN", url=name)
-    if values.dtype.kind == "f":
-        _warn_of_fractions(values, inside, name)
+    if values.dtype.kind != "b":
+        _check_values(values, inside, name)
     return inside
 
 
-def _warn_of_fractions(values: AnyArray, inside: AnyArray, name: str | None) -> None:
-    """Warn of a mask of several values that may be a map, or was resampled with interpolation."""
+def _check_values(values: AnyArray, inside: AnyArray, name: str | None) -> None:
+    """Refuse a mask of different values that do not tell which voxels are meant, as nilearn does.
+
+    It may be a map, or was resampled with interpolation, or say outside with another value than 0.
+    """
     found = values[inside]
+    if found.min() == found.max():
+        return
+    if inside.all():
+        raise InvalidInputError(
+            f"the mask holds values from {found.min():.6g} to {found.max():.6g} and 0 nowhere, so "
+            f"that it does not tell which voxels are out: give values > {found.min():.6g}, or the "
+            "mask that is meant",
+            url=name,
+        )
+    if values.dtype.kind != "f":
+        return
     whole = np.rint(found)
     count = int(np.count_nonzero((np.abs(found - whole) > _NEARLY_WHOLE) | (whole == 0)))
-    if count and found.min() != found.max():
-        where = "" if name is None else f"{shown(name)}: "
-        warn(
-            f"{where}the mask holds {count} values that are not whole numbers, from "
-            f"{found.min():.3g} to {found.max():.3g}, as maps of probabilities and masks that were "
-            "resampled with interpolation do; each voxel that is not 0 is in. Give the mask that "
-            "is meant, such as values > 0.5",
-            MaskWarning,
+    if count:
+        raise InvalidInputError(
+            f"the mask holds {count} values that are not whole numbers, from {found.min():.3g} to "
+            f"{found.max():.3g}, as maps of probabilities and masks that were resampled with "
+            "interpolation do: give the mask that is meant, such as values > 0.5, or values != 0",
+            url=name,
         )
 
 

@@ -13,7 +13,7 @@ import pytest
 import fmristore as fs
 from fmristore.formats.parcellated.inputs import voxel_weights
 from fmristore.model.space import HeaderWarning
-from fmristore.sources.masks import MaskWarning, mask_array
+from fmristore.sources.masks import mask_array
 from fmristore_stores.errors import InvalidInputError
 
 LIBRARY: Any = nibabel
@@ -166,16 +166,6 @@ def test_voxels_that_are_not_zero_are_in_a_mask(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
-    [np.random.default_rng(1).random(MASK.shape), np.where(MASK, 1.0, 1e-20)],
-    ids=["probabilities", "noise of resampling"],
-)
-def test_a_mask_that_may_be_a_map_is_reported(given: Any) -> None:
-    with pytest.warns(MaskWarning, match=r"not whole numbers.*values > 0\.5"):
-        assert mask_array(given, GRID).all()
-
-
-@pytest.mark.parametrize(
     ("given", "cure"),
     [
         (MASK.astype(object), r"astype\(bool\)"),
@@ -184,6 +174,10 @@ def test_a_mask_that_may_be_a_map_is_reported(given: Any) -> None:
         (np.stack([MASK, MASK], -1), r"values\[\.\.\., 0\]"),
         (np.ones((9, 9, 9)), "resample_to_img"),
         (np.zeros(MASK.shape), "all its values are 0"),
+        (MASK * np.random.default_rng(1).random(MASK.shape), r"not whole numbers.*values > 0\.5"),
+        (np.where(MASK, 1.0, 1e-20) * (np.arange(3) > 0), r"not whole numbers.*values > 0\.5"),
+        (MASK + 1, r"from 1 to 2 and 0 nowhere.*values > 1,"),
+        (np.random.default_rng(1).random(MASK.shape) + 0.5, "0 nowhere"),
         (LIBRARY.Nifti1Image(MASK.astype("u1"), np.diag([-2.0, 2, 2, 1])), "as_closest_canonical"),
     ],
 )
