@@ -95,6 +95,13 @@ _ITKSNAP = re.compile(rf'(\d+)\s+(\d+\s+\d+\s+\d+\s+{_NUMBER})\s+[01]\s+[01]\s+"
 _MRTRIX = re.compile(rf"(\d+)\s+(\S+)\s+(\S+)\s+({_NUMBER}(?:\s+{_NUMBER}){{3}})")
 _MARKED = re.compile(r"(?P<id>\d+)\s*[:=.)]\s*(?P<name>\D.*)")
 """Id and name of a list such as ``1: name``."""
+_COLUMNS = "# ColHeaders"
+"""Beginning of the comment that is the header of FreeSurfer's statistics."""
+_BEHIND = re.compile(r"(\S.*?)(?:\s*[:=]\s*|\s+)(\d+)")
+"""Name and id of a list such as ``name 1`` or ``name: 1``."""
+_ALONE = re.compile(r"(?<!\w)\d{1,10}(?!\w)")
+"""Numbers that are no parts of words, such as V1."""
+_AFNI = re.compile(r'"(\d+)"\s+"([^"]*)"')
 _WORKBENCH = re.compile(r"(\d+)\s+(\d+\s+\d+\s+\d+\s+\d+)")
 
 
@@ -135,7 +142,7 @@ def _parsed(text: str, present: NDArray[np.int32], url: str) -> Columns | list[s
     if _JSON.match(text):
         return _json(text, url)
     lines = [line.strip(" \r\n\f\v") for line in text.splitlines() if line.strip()]
-    found = _workbench(lines)
+    found = _workbench(lines) or _statistics(lines, url)
     if found is not None:
         return found
     lines = [line for line in lines if not line.lstrip().startswith("#")]
@@ -206,6 +213,23 @@ def _workbench(lines: Sequence[str]) -> Columns | None:
     if len(found) != len(colours):
         return None
     return _coloured([(i, name, rgb) for (i, rgb), name in zip(found, lines[::2], strict=True)])
+
+
+def _statistics(lines: Sequence[str], url: str) -> Columns | None:
+    """Rows of FreeSurfer's ``aseg.stats``, whose header is a comment."""
+    header = next((line.split()[2:] for line in lines if line.startswith(_COLUMNS)), None)
+    if header is None:
+        return None
+    if not {"SegId", "StructName"} <= set(header):
+        raise InvalidInputError(
+            f"statistics of FreeSurfer with the columns {', '.join(header)[:200]}, without the ids "
+            "of the structures (SegId): give the colour table, such as FreeSurferColorLUT.txt",
+            url=url,
+        )
+    rows = [line.split() for line in lines if not line.startswith("#")]
+    columns = _under(header, rows, url)
+    columns.pop("Index", None)
+    return {"index": columns.pop("SegId"), "name": columns.pop("StructName"), **columns}
 
 
 def _colours(lines: Sequence[str]) -> Columns | None:
@@ -325,16 +349,26 @@ def _behind_names(
     """Names alone; or ids behind them, where they can be nothing else."""
     if lines[0].lower() in _HEADERS:
         lines = lines[1:]
-    behind = [re.fullmatch(r"(\S.*?)\s+(\d+)", line) for line in lines]
+    behind = [_BEHIND.fullmatch(line) for line in lines]
     pairs = [(match[1], int(match[2])) for match in behind if match is not None]
     ids = [number for _, number in pairs]
-    if len(pairs) != len(lines) or len(set(ids)) != len(ids):
-        return list(lines)
-    if set(present.tolist()) <= set(ids) and ids != list(range(1, len(ids) + 1)):
+    if len(pairs) == len(lines) and _may_be_ids(ids, present):
         if len({name for name, _ in pairs}) != len(pairs):  # "Area 2", "Area 1"
             raise _unknown(url)
         return {"index": [str(i) for i in ids], "name": [name for name, _ in pairs]}
+    within = [[int(digits) for digits in _ALONE.findall(line)] for line in lines]
+    least = min(map(len, within))
+    if any(_may_be_ids([found[k] for found in within], present) for k in range(least)):
+        raise _unknown(url)  # "Label 2: Area"
     return list(lines)
+
+
+def _may_be_ids(numbers: Sequence[int], present: NDArray[np.int32]) -> bool:
+    """Whether different integers, one a line, are all labels, and others than those by position."""
+    different = set(numbers)
+    if len(different) != len(numbers) or not set(present.tolist()) <= different:
+        return False
+    return list(numbers) not in (list(range(1, len(numbers) + 1)), present.tolist())
 
 
 def _bare(rows: Sequence[Sequence[str]], present: NDArray[np.int32], url: str) -> Columns:
@@ -407,7 +441,9 @@ def _json(text: str, url: str) -> Columns | list[str]:
 
 
 def _xml(text: str, url: str) -> Columns:
-    """Labels of FSL (``<label index="0">name</label>``) and AAL (index and name as elements)."""
+    """Labels of FSL (``<label index="0">name</label>``), AAL (index and name as elements), AFNI."""
+    if text.lstrip().startswith("<VALUE_LABEL_DTABLE") and (found := _AFNI.findall(text)):
+        return {"index": [i for i, _ in found], "name": [name for _, name in found]}
     if re.search(r"<!\s*(DOCTYPE|ENTITY)", text, re.IGNORECASE):
         raise InvalidInputError(
             "the table of labels is XML with a DTD or entities, which are not read: remove them",

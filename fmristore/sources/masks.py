@@ -78,22 +78,22 @@ def _check_values(values: AnyArray, inside: AnyArray, name: str | None) -> None:
     found = values[inside]
     if found.min() == found.max():
         return
+    if values.dtype.kind == "f":
+        whole = np.rint(found)
+        count = int(np.count_nonzero((np.abs(found - whole) > _NEARLY_WHOLE) | (whole == 0)))
+        if count:
+            raise InvalidInputError(
+                f"the mask holds {count} values that are not whole numbers, from "
+                f"{found.min():.3g} to {found.max():.3g}, as maps of probabilities and masks that "
+                "were resampled with interpolation do: give the mask that is meant, such as "
+                "values > 0.5, or values != 0",
+                url=name,
+            )
     if inside.all():
         raise InvalidInputError(
             f"the mask holds values from {found.min():.6g} to {found.max():.6g} and 0 nowhere, so "
             f"that it does not tell which voxels are out: give values > {found.min():.6g}, or the "
             "mask that is meant",
-            url=name,
-        )
-    if values.dtype.kind != "f":
-        return
-    whole = np.rint(found)
-    count = int(np.count_nonzero((np.abs(found - whole) > _NEARLY_WHOLE) | (whole == 0)))
-    if count:
-        raise InvalidInputError(
-            f"the mask holds {count} values that are not whole numbers, from {found.min():.3g} to "
-            f"{found.max():.3g}, as maps of probabilities and masks that were resampled with "
-            "interpolation do: give the mask that is meant, such as values > 0.5, or values != 0",
             url=name,
         )
 

@@ -68,6 +68,16 @@ TABLES = {
     "bars": "index|name\n1|Area_1\n2|Area_2\n",
     "JSON, objects": '[{"index": 1, "name": "Area_1"}, {"index": 2, "name": "Area_2"}]',
     "JSON, names": '["Area_1", "Area_2"]',
+    "FreeSurfer, statistics": (
+        "# Title Segmentation Statistics\n# ColHeaders Index SegId NVoxels StructName normMean\n"
+        "  1  2  5772  Area_2  36.7\n  2  1  179  Area_1  51.3\n"
+    ),
+    "AFNI": (
+        '<VALUE_LABEL_DTABLE ni_type="2*String" ni_dimen="2" >\n "2" "Area_2"\n "1" "Area_1"\n'
+        "</VALUE_LABEL_DTABLE>"
+    ),
+    "name: id": "Area_2: 2\nArea_1: 1\n",
+    "name = id": "Area_2=2\nArea_1=1\n",
     "MIST": "roi;label;name;size_gm\n1;A;Area_1;7\n2;B;Area_2;8\n",
 }
 
@@ -159,6 +169,9 @@ def test_tables_in_other_encodings(tmp_path: Path) -> None:
         ('{"labels": {"A": 1, "B": 2}}', "json.load"),
         ('{"1": "A",', "damaged JSON"),
         ("Area 2\nArea 1\n", "cannot be seen"),
+        ("B 2 120\nA 1 130\n", "cannot be seen"),
+        ("Label 2: B\nLabel 1: A\n", "cannot be seen"),
+        ("# ColHeaders StructName NumVert\nbankssts 1\n", "without the ids .*ColorLUT"),
     ],
 )
 def test_tables_that_could_name_the_wrong_parcel(tmp_path: Path, text: str, message: str) -> None:
