@@ -384,7 +384,8 @@ def select_layout(cls: Any, profile: str | None, url: str | os.PathLike[str]) ->
         chosen = {layout.name: layout for layout in layouts_of(cls)}.get(profile or "native")
     target = normalise(url)
     if chosen is None:
-        known = ", ".join(sorted(set(layouts) - {"native"})) or "none"
+        written = {name for name, one in layouts.items() if type(one).write is not Layout.write}
+        known = ", ".join(sorted(written - {"native"})) or "none"
         raise InvalidInputError(
             f"unknown profile {profile!r} of {cls.format_name}; there is {known}", url=target
         )

@@ -314,7 +314,7 @@ class _Frame:
                 node,
             )
         (dtype,) = self._texts("arrays", key, "dtype")[:1]
-        if _STORED.get(dtype) != spec.dtype.name:
+        if spec.dtype.name not in _STORED.get(dtype, "").split():
             raise self._wrong(f"is {spec.dtype} where the manifest says {shown(dtype, 80)}", node)
         return node
 
