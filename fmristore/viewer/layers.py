@@ -14,6 +14,7 @@ import numpy as np
 from fmristore.formats.base import StoredObject
 from fmristore.formats.grid import GridView
 from fmristore.formats.latent.latent import LatentView
+from fmristore.formats.masked.run import MaskedNeuroVec
 from fmristore.formats.parcellated.base import ParcellatedBase
 from fmristore.formats.parcellated.multiscan import ParcellatedMultiScan
 from fmristore.formats.parcellated.scan import ParcellatedScan
@@ -442,6 +443,8 @@ def layer_names(stored: Any) -> list[str]:
     if isinstance(stored, LatentView):
         parts = [f"scan {name}" for name in stored.part_names] if stored.part_names else []
         return ["all scans" if len(parts) > 1 else "run", "components", *parts * (len(parts) > 1)]
+    if isinstance(stored, MaskedNeuroVec) and stored.part_names:
+        return [f"assay {name}" for name in stored.part_names]
     if isinstance(stored, GridView | ParcellatedBase):
         return [str(getattr(stored, "name", "") or type(stored).__name__)]
     return []
@@ -460,7 +463,7 @@ def find_part(stored: Any, name: str) -> Start:
         some = ", ".join(map(repr, known[:10])) or "none"
         raise SelectionError(f"there is no part {name!r}; there are {some}", url=stored.url)
     place = known.index(name)
-    if isinstance(stored, ParcellatedMultiScan):
+    if isinstance(stored, ParcellatedMultiScan | MaskedNeuroVec):
         return Start(layer=place)
     if isinstance(stored, NeuroVecSeq):
         return Start(layer=place + 1)
@@ -487,6 +490,8 @@ def open_layer(stored: Any, number: int) -> Layer:
         return _layer(stored[name], name)
     if isinstance(stored, NeuroVecSeq) and number:
         return _layer(stored.run(number - 1), name)
+    if isinstance(stored, MaskedNeuroVec) and number:
+        return _layer(stored.part(stored.part_names[number]), name)
     if isinstance(stored, LatentView) and number:
         if number == 1:
             return ComponentLayer(stored, name)

@@ -100,9 +100,9 @@ class MaskedNeuroVec(MaskedObject):
 
     @property
     def part_names(self) -> tuple[str, ...]:
-        """Names of the assays of a frame of R, if there are several."""
-        names = tuple(self._content.assays)
-        return names if len(names) > 1 else ()
+        """Names of the assays of a frame of R, if there are several; the one read here first."""
+        here, names = self._content.assay, self._content.assays
+        return (here, *(name for name in names if name != here)) if len(names) > 1 else ()
 
     def part(self, name: str) -> MaskedNeuroVec:
         """Another assay of a frame of R, in the same voxels.

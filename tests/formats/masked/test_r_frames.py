@@ -15,6 +15,7 @@ import pytest
 
 import fmristore as fs
 from fmristore.formats.r.serialised import parse_serialised
+from fmristore.viewer.layers import Start, find_part, layer_names, open_layer
 from fmristore_stores.errors import (
     CorruptDataError,
     FormatError,
@@ -67,6 +68,17 @@ def test_values_voxels_and_names_are_those_that_r_has(golden: tuple[Path, Any]) 
         assert frame.describe()["assays"] == ["beta", "t"]
         with pytest.raises(SelectionError, match="'beta', 't'"):
             frame.part("z")
+
+
+def test_assays_are_layers_of_the_viewer(tmp_path: Path) -> None:
+    arrays = {"beta": values(), "t": values(seed=1), "p": values(seed=2)}
+    with fs.open(write_frame(tmp_path / "a.h5", arrays, active_assay="t")) as frame:
+        assert frame.part_names == ("t", "beta", "p")
+        assert layer_names(frame) == ["assay t", "assay beta", "assay p"]
+        for number, name in enumerate(frame.part_names):
+            assert find_part(frame, name) == Start(layer=number)
+            shown = open_layer(frame, number).series((2, 1, 0))  # the sixth voxel
+            np.testing.assert_array_equal(shown, arrays[name][:, 5])
 
 
 def test_what_is_read_here_is_what_r_wrote(golden: tuple[Path, Any]) -> None:
