@@ -56,7 +56,8 @@ class Limits:
     document : int
         A metadata document of a Zarr node.
     consolidated : int
-        The metadata document of a Zarr root, which may have those of all nodes.
+        The metadata document of a Zarr root, which may have those of all nodes; an object that R
+        has serialised.
     values : int
         Values of a JSON or XML document however short it is; see `check_values`.
     probe_seconds : float
