@@ -34,6 +34,7 @@ from sklearn.decomposition import PCA
 import fmristore as fs
 from benchmarks.apart import run_apart
 from fmristore import nilearn as streamed
+from fmristore import sampling
 from fmristore_stores.protocol import AnyArray
 
 __all__ = ["TASKS", "Data", "main", "prepare"]
@@ -41,12 +42,17 @@ __all__ = ["TASKS", "Data", "main", "prepare"]
 CLEANING = {"standardize": "zscore_sample", "detrend": True}
 SEED = [(9.0, -60.0, 0.0)]
 ENGINES = ("nilearn .nii.gz", "fmristore .nii.gz", "fmristore .h5")
+STORED = ("group mean", "50 windows")
+"""Tasks that are done here with stores only."""
+VOLUMES = "_volumes.h5"
 
 
 class Data(NamedTuple):
     """Files of a task."""
 
     run: str
+    volumes: str
+    """The same run, stored for whole volumes where it is stored."""
     runs: list[str]
     """Of one subject, on one grid."""
     mask: str
@@ -136,6 +142,19 @@ def mean_fmristore(data: Data) -> Any:
     return sum(means) / len(data.runs)
 
 
+def windows_nilearn(data: Data) -> Any:
+    run = image.load_img(data.run)
+    starts = np.random.default_rng(0).integers(run.shape[3] - 19, size=50)
+    windows = (image.index_img(run, slice(start, start + 20)) for start in starts)
+    return np.array([image.get_data(window).mean() for window in windows])
+
+
+def windows_fmristore(data: Data) -> Any:
+    windows = sampling.Windows(data.volumes, length=20, stride=1)
+    numbers = np.random.default_rng(0).integers(len(windows), size=50)
+    return np.array([windows[number].mean() for number in numbers])
+
+
 TASKS: dict[str, tuple[Callable[[Data], Any], Callable[[Data], Any]]] = {
     "masker": (masker_nilearn, masker_fmristore),
     "labels": (labels_nilearn, labels_fmristore),
@@ -144,6 +163,7 @@ TASKS: dict[str, tuple[Callable[[Data], Any], Callable[[Data], Any]]] = {
     "seed map": (seed_nilearn, seed_fmristore),
     "PCA": (pca_nilearn, pca_fmristore),
     "group mean": (mean_nilearn, mean_fmristore),
+    "50 windows": (windows_nilearn, windows_fmristore),
 }
 """Each as nilearn does it, and here."""
 
@@ -158,6 +178,15 @@ def _lines(function: Callable[..., Any]) -> int:
 SMALL = "small"
 
 
+def _convert(run: Path, stores: Path, *, overwrite: bool = False) -> None:
+    """Store a run for time series and for volumes, unless it is there."""
+    stem = run.name.removesuffix(".nii.gz")
+    for access, suffix in (("time", ".h5"), ("volume", VOLUMES)):
+        if overwrite or not (stores / f"{stem}{suffix}").exists():
+            options: Any = {"access": access, "overwrite": overwrite}
+            fs.convert(run, stores / f"{stem}{suffix}", **options).close()
+
+
 def _write_small(folder: Path, times: int) -> None:
     """Write a run of 512 voxels, as NIfTI and stored, its mask and its labels."""
     affine = np.diag([3.0, 3.0, 3.0, 1.0])
@@ -167,7 +196,7 @@ def _write_small(folder: Path, times: int) -> None:
     run = library.Nifti1Image(values, affine)
     run.header.set_zooms((3, 3, 3, 2))
     library.save(run, folder / f"{SMALL}.nii.gz")
-    fs.convert(folder / f"{SMALL}.nii.gz", folder / f"{SMALL}.h5", overwrite=True).close()
+    _convert(folder / f"{SMALL}.nii.gz", folder, overwrite=True)
     labels = (np.arange(512).reshape(8, 8, 8) // 64 + 1).astype(np.int16)
     library.save(library.Nifti1Image(labels, affine), folder / f"{SMALL}_labels.nii.gz")
     mask = np.ones_like(labels, np.uint8)
@@ -176,8 +205,9 @@ def _write_small(folder: Path, times: int) -> None:
 
 def _small(data: Data, folder: Path, suffix: str) -> Data:
     run = str(folder / f"{SMALL}{suffix}")
+    volumes = run if suffix == ".nii.gz" else str(folder / f"{SMALL}{VOLUMES}")
     mask, labels = (str(folder / f"{SMALL}_{name}.nii.gz") for name in ("mask", "labels"))
-    return Data(run, [run, run], mask, labels, data.events)
+    return Data(run, volumes, [run, run], mask, labels, data.events)
 
 
 def _settle() -> None:
@@ -197,8 +227,10 @@ def _data(folder: Path, stores: Path | None) -> Data:
     run = "sub-02_task-oneback_run-1"
     events = pd.read_csv(bold / f"{run}_events.tsv", sep="\t")
     labels = "sub-02_task-oneback_desc-schaefer200notregistered_dseg.nii.gz"
+    volumes = place(f"{run}_bold") if stores is None else str(stores / f"{run}_bold{VOLUMES}")
     return Data(
         place(f"{run}_bold"),
+        volumes,
         [place(f"sub-prisma_run-{name}") for name in ("1_acq-pcasl2d", "2_acq-pasl2d")],
         str(folder / "masks" / "sub-02_task-oneback_desc-otsu_mask.nii.gz"),
         str(folder / "atlases" / labels),
@@ -234,7 +266,7 @@ def _difference(found: AnyArray, wanted: AnyArray, *, signed: bool) -> float:
 
 
 def _rows(task: str, folder: Path, stores: Path, rounds: int) -> list[str]:
-    engines = [e for e in ENGINES if task != "group mean" or e != "fmristore .nii.gz"]
+    engines = [e for e in ENGINES if task not in STORED or e != "fmristore .nii.gz"]
     taken: dict[str, list[Any]] = {engine: [] for engine in engines}
     processor: dict[str, list[float]] = {engine: [] for engine in engines}
     for _ in range(rounds):
@@ -275,9 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         stores = options.stores or Path(name)
         data = _data(options.data, None)
         for run in (data.run, *data.runs):
-            store = stores / Path(run).name.replace(".nii.gz", ".h5")
-            if not store.exists():
-                fs.convert(run, store).close()
+            _convert(Path(run), stores)
         _write_small(stores, 156)
         for task in options.only:
             for row in _rows(task, options.data, stores, options.rounds):

@@ -39,7 +39,9 @@ def _need_torch() -> None:
 class WindowDataset(_Dataset):
     """Windows by number, for a `torch.utils.data.DataLoader` that draws and collates them.
 
-    Every window is read on its own. `BatchStream` decodes less.
+    Every window is read on its own; `BatchStream` decodes less. Give the loader
+    ``collate_fn=dataset.collate``: its own function turns the elements of every window into
+    another order.
 
     Parameters
     ----------
@@ -70,6 +72,26 @@ class WindowDataset(_Dataset):
     def __getitems__(self, numbers: Sequence[int]) -> list[Any]:
         """Read several windows."""
         return [self[number] for number in numbers]
+
+    @staticmethod
+    def collate(items: Sequence[Any]) -> Any:
+        """Put windows into one tensor, elements in memory as they lie in the windows.
+
+        Parameters
+        ----------
+        items : sequence of tensor
+            Windows, all of one shape.
+
+        Returns
+        -------
+        tensor
+            (B, ...). Equal to ``torch.stack(items)``, which takes several times as long because
+            its elements are in numpy's order.
+        """
+        strides = items[0].stride()
+        order = sorted(range(len(strides)), key=lambda axis: -strides[axis])
+        stacked = _torch.stack([item.permute(order) for item in items])
+        return stacked.permute(0, *(1 + order.index(axis) for axis in range(len(order))))
 
 
 class BatchStream(_IterableDataset):

@@ -46,6 +46,21 @@ def _first_volume(values: Any) -> Any:
 
 
 @needs_torch
+def test_windows_are_collated_as_they_lie_in_memory(paths: list[Path]) -> None:
+    from fmristore.sampling.torch import WindowDataset
+
+    with Windows(paths, length=6) as windows:
+        dataset = WindowDataset(windows)
+        items = dataset.__getitems__([1, 0])
+        loader = torch.utils.data.DataLoader(dataset, batch_size=2, collate_fn=dataset.collate)
+        batch = next(iter(loader))
+    both = dataset.collate(items)
+    assert torch.equal(both, torch.stack(items))
+    assert both[0].stride() == items[0].stride()
+    assert torch.equal(batch, both.flip(0))
+
+
+@needs_torch
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_windows_are_a_dataset(paths: list[Path], method: str | None) -> None:
