@@ -303,6 +303,7 @@ class TestDestinations:
         with pytest.raises(AccessDeniedError, match=r"b\.nii"):
             fs.convert(unreadable, tmp_path / f"b.{kind}")
 
+    @pytest.mark.once
     @pytest.mark.skipif(os.name == "nt", reason="needs POSIX limits")
     @pytest.mark.parametrize("existing", [False, True])
     def test_disk_full(self, tmp_path: Path, kind: str, existing: bool) -> None:
@@ -329,6 +330,7 @@ class TestDestinations:
         assert f"a.{kind}" in done.stdout
         assert snapshot(tmp_path) == before
 
+    @pytest.mark.once
     @pytest.mark.skipif(os.name == "nt", reason="needs POSIX limits")
     def test_disk_full_while_exporting(self, tmp_path: Path, kind: str) -> None:
         values = make_values((40, 40, 20, 20), "f4")

@@ -21,8 +21,8 @@ SCHAEFER = "atlases/sub-02_task-oneback_desc-schaefer200notregistered_dseg.nii.g
 HAXBY = "bold/haxby2001_25mm"
 REAL = {
     "choose_a_format": [
-        *(ONEBACK, "masks/sub-02_task-oneback_desc-otsu_mask.nii.gz", SCHAEFER),
-        *("--names", "atlases/schaefer_200_labels.csv"),
+        *(f"{HAXBY}/sub-1_run-01_bold.nii.gz", f"{HAXBY}/mask-brain.nii.gz"),
+        f"{HAXBY}/mask-hoc.nii.gz",
     ],
     "several_runs": [f"{HAXBY}/sub-1_run-*_bold.nii.gz", "--labels", f"{HAXBY}/mask-hoc.nii.gz"],
     "subject_maps": ["maps/wager2008/con_*.nii.gz"],
@@ -114,6 +114,7 @@ def test_example(run: Run, script: str, tmp_path: Path) -> None:
     assert len(printed.splitlines()) >= 2
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("script", REAL)
 def test_example_on_real_images(run: Run, script: str, tmp_path: Path, shared_data: Path) -> None:
     arguments: list[str] = []

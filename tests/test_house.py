@@ -14,6 +14,8 @@ import pytest
 import fmristore
 import fmristore_stores
 
+pytestmark = pytest.mark.once
+
 ROOTS = {package.__name__: Path(package.__path__[0]) for package in (fmristore, fmristore_stores)}
 
 

@@ -23,7 +23,10 @@ from tests.campaigns.operations import AFFINE, FORMATS, RUN, SHAPE, values_in
 from tests.stores.hdf5.checksums import renew
 
 nibabel: Any = untyped_nibabel
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches children by /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="watches children by /proc"),
+    pytest.mark.once,
+]
 
 _LIMITS = Limits(seconds=280, growth=64 << 20)
 """Every claim is of more than 512 MiB."""

@@ -17,6 +17,8 @@ from fmristore_stores.chunks.cache import CHUNK_CACHE
 from fmristore_stores.errors import MemoryLimitError
 from tests.images import AFFINE
 
+pytestmark = pytest.mark.once
+
 SHAPE = (16, 16, 16, 1024)
 """8 MiB as int16, on a grid of 4096 voxels."""
 

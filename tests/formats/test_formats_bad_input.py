@@ -154,6 +154,7 @@ def attacks(url: Path) -> Iterator[tuple[str, Callable[[Path], None]]]:
                 yield f"{path} {what}", partial(put, node=path, values=other)
 
 
+@pytest.mark.once
 @pytest.mark.filterwarnings("error::RuntimeWarning", "error::numpy.exceptions.ComplexWarning")
 @pytest.mark.parametrize("name", WRITERS)
 def test_whatever_is_replaced_ends_in_numbers_or_our_error(
@@ -228,6 +229,7 @@ DAMAGE: dict[str, tuple[tuple[str, ...], Callable[[Path], None]]] = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("case", DAMAGE)
 def test_contradictions_are_told(
     tmp_path: Path, stores: Callable[[str, str], Path], kind: str, case: str
@@ -477,6 +479,7 @@ except fs.errors.StorageError as error:
 """
 
 
+@pytest.mark.once
 @pytest.mark.skipif("sys.platform == 'win32'", reason="needs POSIX limits")
 @pytest.mark.parametrize("name", ["labeledvolumeset", "parcellatedmultiscan"])
 @pytest.mark.parametrize(("how", "code"), [("killed", 7), ("full disk", 8)])

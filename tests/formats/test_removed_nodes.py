@@ -150,6 +150,7 @@ def alike(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", ["h5", "zarr"])
 @pytest.mark.parametrize("name", MAKE)
 def test_a_removed_node_is_damage(name: str, kind: str, source: Path, tmp_path: Path) -> None:

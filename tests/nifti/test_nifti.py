@@ -459,6 +459,7 @@ def test_remote(s3: Any, tmp_path: Path) -> None:
         read_header(s3.url("none.nii.gz"), storage_options=s3.options)
 
 
+@pytest.mark.once
 @from_proc
 def test_memory_is_bounded(shared_data: Path, tmp_path: Path) -> None:
     """Peak of streaming the run: two blocks of 4 MiB, and at most 12 MiB for all the rest."""

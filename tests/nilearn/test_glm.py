@@ -293,6 +293,7 @@ def test_real_runs(shared_data: Path, tmp_path: Path) -> None:
         check_same(found, wanted)
 
 
+@pytest.mark.once
 def test_memory_is_a_tenth_of_nilearns(tmp_path: Path) -> None:
     shape = (20, 20, 14, 140)
     rng = np.random.default_rng(0)

@@ -379,6 +379,7 @@ def test_without_nilearn() -> None:
     assert "fmristore[nilearn]" in run_python(code).stdout
 
 
+@pytest.mark.once
 def test_memory_is_a_tenth_of_nilearns(tmp_path: Path) -> None:
     shape = (48, 48, 30, 120)
     values = np.random.default_rng(0).integers(0, 900, shape).astype(np.int16)

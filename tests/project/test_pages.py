@@ -32,6 +32,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_page(
     page: Path,
@@ -100,6 +101,7 @@ def test_blocks_that_are_not_run_say_why() -> None:
             assert block.not_run is None or len(block.not_run) > 10, f"{page}:{block.line}"
 
 
+@pytest.mark.once
 def test_examples_of_help_run(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(given, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)

@@ -96,6 +96,7 @@ def test_overwriting_is_refused_and_allowed(place: Place, run: Path, kind: str) 
     assert listed(place) == [f"a.{kind}"]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_failed_write_leaves_what_was_there(place: Place, run: Path, kind: str) -> None:
     if place.folder is not None:
@@ -134,6 +135,7 @@ def test_there_is_nothing(place: Place, kind: str) -> None:
 # Formats -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("server", "name", "kind"),
     [

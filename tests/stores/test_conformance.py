@@ -32,8 +32,9 @@ class MemoryBacked(StoreTests):
         return self.opened[folder].view(readonly=mode == "r")
 
 
+@pytest.mark.once
 class TestMemory(MemoryBacked):
-    pass
+    """Ours alone: nothing of another library is behind it."""
 
 
 class TestHDF5(StoreTests):

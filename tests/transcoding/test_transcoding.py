@@ -886,6 +886,7 @@ MARGIN = 64 << 20
 """What a transcode may take besides `max_memory`: threads, the heap's gaps, chunk tables."""
 
 
+@pytest.mark.once
 @from_proc
 @pytest.mark.parametrize(
     ("source", "target", "access"),

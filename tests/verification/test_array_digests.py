@@ -91,6 +91,7 @@ def _with_last(values: Any, last: Any) -> Any:
     return changed
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("name", "suffix"), STORES, ids=lambda given: str(given).replace(" ", "-"))
 def test_every_array_is_covered(tmp_path: Path, name: str, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"

@@ -214,6 +214,7 @@ for number in itertools.count():
 """
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kept", [1, 2, 4])
 def test_acknowledged_volumes_are_there_after_a_kill(tmp_path: Path, kept: int) -> None:
     url = tmp_path / "run.zarr"

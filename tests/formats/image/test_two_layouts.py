@@ -797,6 +797,7 @@ else:
 )
 
 
+@pytest.mark.once
 @from_proc
 def test_memory(tmp_path: Path, kind: str) -> None:
     taken = {}

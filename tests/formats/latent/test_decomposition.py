@@ -98,6 +98,7 @@ def test_deterministic(shape: tuple[int, int]) -> None:
     assert first.error == second.error
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("shape", [(120, 8000), (8000, 120)])
 def test_peak_memory(shape: tuple[int, int]) -> None:
     values = run(times=shape[0], voxels=shape[1])

@@ -57,6 +57,7 @@ DAMAGE: dict[str, tuple[str, Any, tuple[str, ...]]] = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("case", DAMAGE)
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_metadata(tmp_path: Path, name: str, case: str) -> None:
@@ -79,6 +80,7 @@ def test_damaged_voxels(tmp_path: Path) -> None:
             lat[0, 0, 0]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_sparse(tmp_path: Path, name: str) -> None:
     rows = scipy.sparse.csr_array(LOADINGS)

@@ -252,6 +252,7 @@ def test_maps_are_chunked_whole(tmp_path: Path) -> None:
     np.testing.assert_array_equal(maps["2"], np.full((70, 70, 70), 2))
 
 
+@pytest.mark.once
 def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CHUNK_CACHE, "limit", 0)
     values = np.random.default_rng(1).normal(size=(30, 30, 30)).astype("f4")

@@ -330,6 +330,7 @@ def test_pickling_and_closing(tmp_path: Path) -> None:
         run[0]
 
 
+@pytest.mark.once
 def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CHUNK_CACHE, "limit", 0)  # has a limit of its own
     shape, limit = (20, 30, 30, 300), 4 << 20

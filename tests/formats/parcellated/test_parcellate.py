@@ -303,6 +303,7 @@ def test_function_needs_its_parcel_in_memory(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("statistic", ["mean", "median"])
 @pytest.mark.parametrize("kind", ["array", "stored"])
 def test_memory_stays_bounded(tmp_path: Path, statistic: str, kind: str) -> None:

@@ -347,6 +347,7 @@ def test_progress_goes_through_all_runs(tmp_path: Path) -> None:
     assert {t for _, t in seen} == {total}
 
 
+@pytest.mark.once
 def test_memory_is_bounded(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 99, (48, 48, 24, 80), "i2")
     path = write_nifti(tmp_path / "a.nii", values)

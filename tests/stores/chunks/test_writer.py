@@ -263,6 +263,7 @@ def test_a_failing_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not list((tmp_path / "a.zarr").rglob("*.partial"))
 
 
+@pytest.mark.once
 @from_proc
 def test_memory_stays_near_the_values(tmp_path: Path) -> None:
     """In a process of its own: 64 MiB in shards of 4 MiB, and an array of very many chunks."""

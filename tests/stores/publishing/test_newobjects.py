@@ -323,6 +323,7 @@ def test_a_claim_of_somebody_gone_is_taken_over_by_one(place: Place) -> None:
     assert listed(place) == []
 
 
+@pytest.mark.once
 def test_a_replacement_that_was_killed_is_completed(place: Place) -> None:
     """The claim says where the new store lies; it is there whole, the old one is gone."""
     make(place, "a.zarr", 1)
@@ -343,6 +344,7 @@ def test_a_replacement_that_was_killed_is_completed(place: Place) -> None:
 # Answers that get lost ---------------------------------------------------------------------------
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "pattern", ["^PUT .*/zarr.json|^PUT .*a.h5", "^PUT .*writing", "^PUT .*/c/"]
@@ -358,6 +360,7 @@ def test_a_lost_answer_is_no_conflict(
     assert number_in(place, f"a.{kind}") == 1
 
 
+@pytest.mark.once
 def test_a_lost_answer_of_the_last_part(
     proxied: tuple[Proxy, Place], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,6 +375,7 @@ def test_a_lost_answer_of_the_last_part(
     assert fs.cat_file(f"{path}/a.bin") == data
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("status", [409, 501])
 def test_services_that_refuse_conditions(proxied: tuple[Proxy, Place], status: int) -> None:
     """One that has another request in progress is asked again; one that knows none is not."""
@@ -391,6 +395,7 @@ def test_services_that_refuse_conditions(proxied: tuple[Proxy, Place], status: i
 # Failures ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_a_write_that_fails_in_the_middle_leaves_nothing(

@@ -374,6 +374,7 @@ def run(code: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("old", [True, False])
 def test_a_process_that_is_killed_leaves_the_old_store(
@@ -407,6 +408,7 @@ def test_a_process_that_is_killed_leaves_the_old_store(
     assert find_leftovers(str(url)) == []
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", KINDS)
 def test_of_two_processes_that_create_a_store_one_wins(tmp_path: Path, kind: str) -> None:
     code = """

@@ -134,6 +134,7 @@ def test_one_that_replaces_a_store_waits_for_one_that_changes_it(url: str) -> No
         assert store.root.read_attributes()["number"] == 2
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_that_processes_add_at_once_gets_lost(tmp_path: Path, kind: str) -> None:
     url = str(tmp_path / f"a.{kind}")
@@ -207,6 +208,7 @@ def test_a_file_that_other_software_changes_meanwhile_is_left_alone(tmp_path: Pa
 # After a kill ------------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("locks", [True, False])
 def test_the_turn_of_a_killed_process_is_free(
