@@ -139,14 +139,15 @@ def test_there_is_nothing(place: Place, kind: str) -> None:
 @pytest.mark.parametrize(
     ("server", "name", "kind"),
     [
-        (server, name, KINDS[(s + n) % 2])
+        (server, name, KINDS[(s // 2 + n // 2) % 2])
         for s, server in enumerate(SERVERS)
         for n, name in enumerate(MORE)
+        if (s + n) % 2 == 0
     ],
     indirect=["server"],
 )
 def test_every_format_there_and_back(server: Place, name: str, kind: str, tmp_path: Path) -> None:
-    """Each format on each server, in one kind of store; in both kinds on some."""
+    """Each format on several servers, in both kinds of store, which each server has too."""
     make, check_format = FORMATS[name]
     local = str(tmp_path / f"local.{OTHER[kind]}")
     make(local).close()
