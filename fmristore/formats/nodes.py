@@ -277,7 +277,7 @@ def read_grid(
     """
     affine = read_affine(handle)
     if attributes is None:
-        attributes = handle.store.root.read_attributes()
+        attributes = handle.opened.attributes
     name = attributes.get("space_name")
     try:
         return NeuroSpace(

@@ -233,7 +233,7 @@ class StoreView:
     @cached_property
     def attributes(self) -> Mapping[str, Any]:
         """Attributes of the root group."""
-        return self.root.read_attributes()
+        return self.handle.opened.attributes
 
     @cached_property
     def children(self) -> Mapping[str, Child]:

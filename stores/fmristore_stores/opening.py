@@ -50,8 +50,9 @@ from fmristore_stores.io.objects import below
 from fmristore_stores.io.sources import FsspecSource
 from fmristore_stores.io.stats import Stats, stats_of
 from fmristore_stores.io.whole import read_whole
-from fmristore_stores.protocol import Store
+from fmristore_stores.protocol import Capability, Store
 from fmristore_stores.shown import shown_url
+from fmristore_stores.spec import Attributes
 
 if TYPE_CHECKING:
     pass
@@ -457,11 +458,20 @@ class Opened:
         with this.
     """
 
-    __slots__ = ("__weakref__", "readers", "store")
+    __slots__ = ("__weakref__", "_attributes", "readers", "store")
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.readers: AliveKeys[ChunkReader] = AliveKeys()
+        self._attributes: Attributes | None = None
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """Attributes of the root group, read once where they cannot change; not to be changed."""
+        found = self._attributes
+        if found is None or Capability.WRITE in self.store.capabilities:
+            found = self._attributes = self.store.root.read_attributes()
+        return found
 
 
 class _Entry:

@@ -107,7 +107,7 @@ class ChunkLayout:
 
     def __post_init__(self) -> None:
         rank = len(self.chunks)
-        if any(c < 1 for c in self.chunks):
+        if rank and min(self.chunks) < 1:
             msg = f"chunk shape {self.chunks}: every length must be at least 1"
             raise InvalidInputError(msg)
         if self.order == tuple(range(rank)):
@@ -163,7 +163,7 @@ class ArraySpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", parse_dtype(self.dtype))
         rank = len(self.shape)
-        if rank > MAX_RANK or any(n < 0 for n in self.shape):
+        if rank > MAX_RANK or (rank and min(self.shape) < 0):
             msg = f"shape {self.shape}: 0 to {MAX_RANK} axes of non-negative length are possible"
             raise InvalidInputError(msg)
         if len(self.layout.chunks) != rank:
@@ -178,6 +178,8 @@ class ArraySpec:
         if len(set(named)) != len(named):
             msg = f"axis names {self.dims} are not all different"
             raise InvalidInputError(msg)
+        if self.fill_value is None:
+            return
         try:
             scalar = np.ndim(self.fill) == 0
         except (TypeError, ValueError, OverflowError) as error:

@@ -163,7 +163,8 @@ class DenseImage(GridView):
         copies = [StoredArray(handle, path, is_copy=True) for path in content.copies]
         self._replicas = Replicas([self._data, *copies])
         self._spec = self._data.reader.spec
-        self._attributes = self._data.attributes
+        known = content.attributes
+        self._attributes = self._data.attributes if known is None else known
 
     # What it is -----------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -580,6 +580,8 @@ class ImageContent:
         Paths of arrays that hold the same data, stored for other reads.
     array : StoredArray, optional
         The array, where it was opened already.
+    attributes : mapping, optional
+        Its attributes, where they were read already.
     of_r : bool
         Whether its integers may be missing, as R's may.
     growing : bool
@@ -594,6 +596,7 @@ class ImageContent:
     dims: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
     array: StoredArray | None = field(default=None, compare=False, repr=False)
+    attributes: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
     of_r: bool = False
     growing: bool = False
 
@@ -641,8 +644,8 @@ def read_content(handle: Handle, data: StoredArray, axes: Sequence[str]) -> Imag
     MetadataError
         If a node or attribute that the format asks for is missing or wrong.
     """
-    space = _read_space(handle, data.reader.spec, axes)
     attributes = data.attributes
+    space = _read_space(handle, data.reader.spec, axes)
     return ImageContent(
         data=data.path,
         space=space,
@@ -651,7 +654,8 @@ def read_content(handle: Handle, data: StoredArray, axes: Sequence[str]) -> Imag
         trailer="nifti_trailer",
         copies=read_replicas(handle, data, attributes),
         array=data,
-        growing=handle.store.root.read_attributes().get(GROWING) is True,
+        attributes=attributes,
+        growing=handle.opened.attributes.get(GROWING) is True,
     )
 
 

@@ -326,7 +326,7 @@ class ScanTree(ABC):
 
     @cached_property
     def _attributes(self) -> Mapping[str, Any]:
-        return self._handle.store.root.read_attributes()
+        return self._handle.opened.attributes
 
     @property
     @abstractmethod

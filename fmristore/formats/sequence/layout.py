@@ -100,7 +100,7 @@ def read_sequence_content(handle: Handle) -> SequenceContent:
         If a node or attribute that the format asks for is missing or wrong.
     """
     root = handle.store.root
-    attributes = root.read_attributes()
+    attributes = dict(handle.opened.attributes)
     nodes = _listed(handle, attributes, "runs", str)
     lengths = _listed(handle, attributes, "lengths", int)
     if len(nodes) != len(lengths) or len(set(nodes)) != len(nodes):
@@ -147,6 +147,7 @@ def _read_run(
         header=f"{group.path}/nifti" if _has_header(handle, group) else "",
         trailer=f"{group.path}/nifti_trailer",
         copies=read_replicas(handle, data, data_attributes),
+        attributes=data_attributes,
     )
 
 

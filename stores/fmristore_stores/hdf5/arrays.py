@@ -57,6 +57,10 @@ __all__ = ["HDF5Array"]
 
 _MOST_CHUNKS = 2**63
 """Chunks of an array that can be numbered; an honest one has fewer."""
+_CAN_READ = Capability.HARD_LINKS | Capability.TYPED_ATTRIBUTES
+_CAN_LOCATE = _CAN_READ | Capability.CHUNK_REFS
+_CAN_WRITE = _CAN_READ | Capability.WRITE
+_CAN_WRITE_RAW = _CAN_WRITE | Capability.RAW_WRITE
 _AT_ONCE = 1 << 20
 """Bytes of stored elements that are checked at once."""
 _ENUM = "_enum"
@@ -100,12 +104,13 @@ class HDF5Array:
         self._path = path
         self._node = node
         self._plan = node.get_create_plist()
+        self._layout = int(self._plan.get_layout())
         if session.writable and _has_pattern(self._plan):
             _check_inside(session, node, path, frozenset())  # HDF5 would look for them now
         space = node.get_space()
         self._type = parse_type(node.get_type() if uses_heap(kind) else kind, space)
         shape = tuple(map(int, space.shape))
-        dims = read_names(node, len(shape), path.rpartition("/")[2])
+        dims = read_names(node, len(shape), path.rpartition("/")[2], session.header_of(node))
         self._spec = spec_of(node, self._plan, self._type.dtype, shape, dims)
         if codecs and equivalent(codecs, self._spec.codecs):
             self._spec = replace(self._spec, codecs=codecs)
@@ -114,31 +119,28 @@ class HDF5Array:
             session,
             node,
             self._spec,
-            chunked=self._plan.get_layout() == h5d.CHUNKED,
+            chunked=self._layout == h5d.CHUNKED,
             local=not self.policy.concurrent,
         )
         self._inside_file = False
         self._filters_checked = [False, False]
 
     def _find_capabilities(self) -> Capability:
-        writable = Capability.WRITE if self._session.writable else Capability.NONE
-        found = writable | Capability.HARD_LINKS | Capability.TYPED_ATTRIBUTES
-        layout = self._plan.get_layout()
+        found = _CAN_WRITE if self._session.writable else _CAN_READ
         if not self._type.exact or not supported(self._spec.codecs):
             return found
         if self._session.writable:
-            return found | Capability.RAW_WRITE if layout == h5d.CHUNKED else found
+            return _CAN_WRITE_RAW if self._layout == h5d.CHUNKED else found
         grid = grid_shape(self._spec.shape, self._spec.layout.chunks)
         countable = math.prod(grid) < _MOST_CHUNKS
         if self._lies_in_file() and countable and self._session.source is not None:
-            return found | Capability.CHUNK_REFS
+            return _CAN_LOCATE
         return found
 
     def _lies_in_file(self) -> bool:
         """Whether the data are in the file, in pieces of their own."""
-        layout = self._plan.get_layout()
-        if layout != h5d.CONTIGUOUS:
-            return bool(layout == h5d.CHUNKED)
+        if self._layout != h5d.CONTIGUOUS:
+            return bool(self._layout == h5d.CHUNKED)
         return not self._plan.get_external_count() and self._spec.nbytes > 0
 
     @cached_property
@@ -183,9 +185,8 @@ class HDF5Array:
         """
         self._session.check_open()
         with self._session.reading(self._path):
-            found = self._session.attributes_of(
-                self._path, lambda: read_attributes(self._node, is_array=True)
-            )
+            header = self._session.header_of(self._node)
+            found = read_attributes(self._node, is_array=True, header=header)
         if self._type.members is not None:
             found[_ENUM] = dict(self._type.members)
         return found
@@ -218,7 +219,8 @@ class HDF5Array:
         """All attributes that have a JSON value."""
         self._session.check_open()
         with self._session.reading(self._path):
-            found = read_attributes(self._node, is_array=True, readable=True)
+            header = self._session.header_of(self._node)
+            found = read_attributes(self._node, is_array=True, readable=True, header=header)
         if self._type.members is not None:
             found[_ENUM] = dict(self._type.members)
         return found
@@ -332,7 +334,7 @@ class HDF5Array:
         None of what lies in the header of the dataset, and of chunks that only HDF5 can decode.
         """
         session, spec, source = self._session, self._spec, self._session.looking
-        layout, chunks = self._plan.get_layout(), self._spec.layout.chunks
+        layout, chunks = self._layout, self._spec.layout.chunks
         if source is None:
             return
         if layout == h5d.CONTIGUOUS and self._node.get_storage_size():
@@ -621,7 +623,7 @@ class HDF5Array:
         if is_string(self._spec.dtype):
             check = check_text
             check(width, self._session.url, self._path)
-        if self._plan.get_layout() == h5d.CHUNKED:
+        if self._layout == h5d.CHUNKED:
             check(math.prod(self._spec.layout.chunks) * width, self._session.url, self._path)
 
     def _check_filters(self, *, writing: bool) -> None:

@@ -32,9 +32,12 @@ from h5py import h5a, h5r, h5s, h5t
 
 from fmristore_stores.errors import InvalidInputError, MemoryLimitError, MetadataError
 from fmristore_stores.hdf5.heaps import checked_attribute, reading_attributes, uses_heap
+from fmristore_stores.hdf5.lengths import Header
+from fmristore_stores.hdf5.messages import decode_plain
 from fmristore_stores.limits import MOST_ATTRIBUTES, check_values
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import (
+    MAX_ATTRIBUTE_DEPTH,
     MAX_NUMERIC_ATTRIBUTE,
     Attributes,
     check_attributes,
@@ -43,6 +46,7 @@ from fmristore_stores.spec import (
 
 __all__ = [
     "AXES",
+    "StoredAttributes",
     "decode_text",
     "has_attribute",
     "has_variable_text",
@@ -110,12 +114,14 @@ def has_attribute(node: Any, name: str) -> bool:
 
 def has_variable_text(node: Any) -> bool:
     """Whether the first attribute of text that an open HDF5 object has is of variable length."""
-    kinds = (h5a.open(node, name).get_type() for name in _names(node))
+    kinds = (h5a.open(node, name).get_type() for name in StoredAttributes(node).names)
     texts = (kind for kind in kinds if isinstance(kind, h5t.TypeStringID))
     return next((bool(kind.is_variable_str()) for kind in texts), False)
 
 
-def read_attributes(node: Any, *, is_array: bool, readable: bool = False) -> Attributes:
+def read_attributes(
+    node: Any, *, is_array: bool, readable: bool = False, header: Header | None = None
+) -> Attributes:
     """All attributes of an open HDF5 object that are meant for users.
 
     Parameters
@@ -126,6 +132,8 @@ def read_attributes(node: Any, *, is_array: bool, readable: bool = False) -> Att
         Whether it is a dataset.
     readable : bool
         Leave out those that have no JSON counterpart.
+    header : Header, optional
+        The header of the object, where it is known.
 
     Returns
     -------
@@ -138,19 +146,22 @@ def read_attributes(node: Any, *, is_array: bool, readable: bool = False) -> Att
         If an attribute has no JSON counterpart.
     """
     with reading_attributes():
-        return _read_attributes(node, is_array=is_array, readable=readable)
+        return _read_attributes(node, is_array=is_array, readable=readable, header=header)
 
 
-def _read_attributes(node: Any, *, is_array: bool, readable: bool) -> Attributes:
-    hidden = _hidden(node, is_array=is_array)
-    stored = {decode_text(raw): raw for raw in _names(node)}
-    texts = _json_names(node, stored)
+def _read_attributes(
+    node: Any, *, is_array: bool, readable: bool, header: Header | None
+) -> Attributes:
+    given = StoredAttributes(node, header)
+    hidden = _hidden(given, is_array=is_array)
+    stored = {decode_text(raw): raw for raw in given.names}
+    texts = _json_names(given, stored)
     found: Attributes = {}
     for name, raw in stored.items():
         if name not in hidden and (name != _JSON or not texts):
             shown = name.removeprefix(_ESCAPE)
             try:
-                value = read_attribute(node, raw)
+                value = given.read(raw)
                 found[shown] = _parse_json(shown, value) if name in texts else value
             except MetadataError:
                 if not readable:
@@ -158,14 +169,58 @@ def _read_attributes(node: Any, *, is_array: bool, readable: bool) -> Attributes
     return found
 
 
+class StoredAttributes:
+    """Attributes of an open HDF5 object, each read when it is asked for.
+
+    Parameters
+    ----------
+    node : h5py.h5g.GroupID, h5py.h5d.DatasetID or another object
+        The object.
+    header : Header, optional
+        Its header, where it is known: plain values are taken from there.
+    """
+
+    def __init__(self, node: Any, header: Header | None = None) -> None:
+        self._node = node
+        self._known = header.attributes if header is not None and header.has_all else None
+
+    @property
+    def names(self) -> list[bytes]:
+        """All names, sorted."""
+        found: list[bytes] = []
+        if self._known is not None:
+            return sorted(self._known)
+        h5a.iterate(self._node, found.append)
+        return found
+
+    def has(self, name: bytes) -> bool:
+        """Whether there is one of that name."""
+        if self._known is not None:
+            return name in self._known
+        return bool(h5a.exists(self._node, name))
+
+    def read(self, name: bytes) -> Any:
+        """One as a JSON value; raises as `read_attribute`."""
+        if self._known is not None:
+            value = decode_plain(self._known[name][0])
+            if isinstance(value, bytes):
+                return decode_text(value)
+            if isinstance(value, list) and value and isinstance(value[0], bytes):
+                return [decode_text(item) for item in value]
+            if value is not NotImplemented:
+                return value
+        return read_attribute(self._node, name)
+
+
 def user_attributes(node: Any, *, is_array: bool) -> dict[str, bytes]:
     """Stored names of attributes that are meant for users, by these names.
 
     Left out are those that are JSON text, or stored under another name.
     """
-    hidden = _hidden(node, is_array=is_array)
-    stored = {decode_text(raw): raw for raw in _names(node)}
-    texts = _json_names(node, stored)
+    given = StoredAttributes(node)
+    hidden = _hidden(given, is_array=is_array)
+    stored = {decode_text(raw): raw for raw in given.names}
+    texts = _json_names(given, stored)
     return {
         name: raw
         for name, raw in stored.items()
@@ -185,9 +240,9 @@ def stored_form(value: Any) -> tuple[Any, tuple[int, ...]] | None:
     return None if encoded is None else (h5t.py_create(encoded.dtype, logical=True), encoded.shape)
 
 
-def _json_names(node: Any, stored: Mapping[str, bytes]) -> list[Any]:
+def _json_names(given: StoredAttributes, stored: Mapping[str, bytes]) -> list[Any]:
     """Names of the attributes that are JSON text."""
-    listed = read_attribute(node, _JSON) if _JSON in stored else None
+    listed = given.read(_JSON.encode()) if _JSON in stored else None
     return listed if isinstance(listed, list) else []
 
 
@@ -301,8 +356,9 @@ def write_attributes(
             check_values(document)  # as when it is read
         except MemoryLimitError as error:
             raise InvalidInputError(f"attribute {name!r}: {error.message}") from error
-    hidden = _hidden(node, is_array=is_array)
-    for raw in _names(node):
+    given = StoredAttributes(node)
+    hidden = _hidden(given, is_array=is_array)
+    for raw in given.names:
         if decode_text(raw) not in hidden:
             h5a.delete(node, raw)
     for name, value in encoded.items():
@@ -316,16 +372,10 @@ def write_attribute(node: Any, name: str, value: str | list[str]) -> None:
     _create(node, name, _text(value, variable=False))
 
 
-def _names(node: Any) -> list[bytes]:
-    found: list[bytes] = []
-    h5a.iterate(node, found.append)
-    return found
-
-
-def _hidden(node: Any, *, is_array: bool) -> frozenset[str]:
+def _hidden(given: StoredAttributes, *, is_array: bool) -> frozenset[str]:
     if not is_array:
         return _OF_GROUPS
-    if has_attribute(node, "CLASS") and read_attribute(node, "CLASS") == "DIMENSION_SCALE":
+    if given.has(b"CLASS") and given.read(b"CLASS") == "DIMENSION_SCALE":
         return _OF_ARRAYS | _OF_SCALES
     return _OF_ARRAYS
 
@@ -333,10 +383,13 @@ def _hidden(node: Any, *, is_array: bool) -> frozenset[str]:
 def _parse_json(name: str, text: Any) -> Any:
     try:
         check_values(text)
-        return copy_attributes({name: json.loads(text)})[name]
+        value = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
         msg = f"attribute {name!r} is listed as JSON text but is not ({error})"
         raise MetadataError(msg) from error
+    if text.count("[") + text.count("{") > MAX_ATTRIBUTE_DEPTH:  # it may be nested too deep
+        copy_attributes({name: value})
+    return value
 
 
 def _plain(values: AnyArray, kind: Any, node: Any) -> Any:

@@ -19,13 +19,22 @@ from dataclasses import dataclass
 
 from fmristore_stores.errors import CorruptDataError, MemoryLimitError
 
-__all__ = ["Read", "attribute_value", "dense_blocks", "dense_values", "padded"]
+__all__ = [
+    "VERSIONS",
+    "Read",
+    "attribute_name",
+    "attribute_parts",
+    "dense_blocks",
+    "dense_values",
+    "padded",
+]
 
 _MOST_BYTES = 64 * 1024 * 1024
 """Of one heap, without values of its large objects."""
 _MOST_BLOCKS = 1 << 16
 _UNDEFINED = 0xFF
-_VERSIONS = (1, 2, 3)
+VERSIONS = (1, 2, 3)
+"""Of the message that is an attribute."""
 _COMMITTED = 1
 """Flag of an attribute whose type lies elsewhere."""
 _WITH_LENGTHS = (9, 10)
@@ -49,19 +58,23 @@ Read = Callable[[int, int], bytes]
 """Some bytes of a file, from an address on; fewer at its end."""
 
 
-def attribute_value(data: bytes) -> tuple[bytes, bytes]:
-    """Name and value of an attribute message, the value perhaps with some bytes more."""
-    starts, length = _parts(data)
-    return data[starts[0] : starts[0] + length].split(b"\0", 1)[0], data[starts[3] :]
+_HEAD = struct.Struct("<BxHHH")
 
 
-def _parts(data: bytes, at: int = 0) -> tuple[list[int], int]:
-    """Offsets of name, type, shape and value of an attribute, and the length of its name."""
-    version, sizes = data[at], struct.unpack_from("<HHH", data, at + 2)
-    starts = [at + (9 if version == 3 else 8)]
-    for size in sizes:
-        starts.append(starts[-1] + (padded(size) if version == 1 else size))
-    return starts, sizes[0]
+def attribute_name(data: bytes) -> bytes:
+    """Name of an attribute message."""
+    version, length, _, _ = _HEAD.unpack_from(data)
+    start = 9 if version == 3 else 8
+    return data[start : start + length].partition(b"\0")[0]
+
+
+def attribute_parts(data: bytes, at: int = 0) -> tuple[int, int, int]:
+    """Offsets of type, shape and value of an attribute message, the value perhaps with more."""
+    version, name, kind, shape = _HEAD.unpack_from(data, at)
+    if version == 1:  # each begins at a multiple of eight
+        name, kind, shape = (name + 7) & ~7, (kind + 7) & ~7, (shape + 7) & ~7
+    start = at + (9 if version == 3 else 8) + name
+    return start, start + kind, start + kind + shape
 
 
 def padded(size: int) -> int:
@@ -132,11 +145,11 @@ def dense_values(blocks: Iterable[bytes], name: bytes, most: int) -> list[bytes]
                 taken += _LEAST
                 if taken > _MOST_BYTES:
                     raise MemoryLimitError(_TOO_LARGE)
-                starts, _ = _parts(block, start)
-                kind = block[starts[1]] & 15
+                kind_at, _, value_at = attribute_parts(block, start)
+                kind = block[kind_at] & 15
                 if not block[start + 1] & _COMMITTED and kind not in _WITH_LENGTHS:
                     continue
-                value = block[starts[3] : starts[3] + most]
+                value = block[value_at : value_at + most]
                 taken += len(value)
                 if len(value) == most:
                     found.append(value)
@@ -166,7 +179,7 @@ def _is_attribute(block: bytes, start: int, room: int, length: int) -> bool:
     """Whether an attribute may begin somewhere, `room` bytes before a name of that length."""
     version, flags, named = struct.unpack_from("<BBH", block, start)
     return (
-        version in _VERSIONS
+        version in VERSIONS
         and room == (9 if version == 3 else 8)
         and flags < 4
         and named == length + 1

@@ -23,12 +23,14 @@ from h5py import h5a, h5d, h5ds, h5g, h5i, h5l, h5p, h5r, h5s, h5t
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.hdf5.attributes import (
     AXES,
+    StoredAttributes,
     decode_text,
     has_attribute,
     read_attribute,
     write_attribute,
 )
 from fmristore_stores.hdf5.heaps import checked_attribute
+from fmristore_stores.hdf5.lengths import Header
 from fmristore_stores.hdf5.links import below, decode_name, encode_name, entries, facts, open_child
 from fmristore_stores.spec import check_name
 
@@ -47,7 +49,7 @@ __all__ = [
 _HIDDEN = "This is a netCDF dimension but not a netCDF variable."
 
 
-def read_names(node: Any, rank: int, own: str) -> tuple[str, ...]:
+def read_names(node: Any, rank: int, own: str, header: Header | None = None) -> tuple[str, ...]:
     """Names of the axes of an open dataset, empty where there are none.
 
     Parameters
@@ -58,15 +60,18 @@ def read_names(node: Any, rank: int, own: str) -> tuple[str, ...]:
         Number of its axes.
     own : str
         Its own name: that of the axis of a dimension scale.
+    header : Header, optional
+        The header of the dataset, where it is known.
     """
+    given = StoredAttributes(node, header)
     names = [""] * rank
     recorded = False
-    if has_attribute(node, "DIMENSION_LABELS"):
-        recorded = has_attribute(node, AXES)
-        labels = read_attribute(node, AXES if recorded else "DIMENSION_LABELS")
+    if given.has(b"DIMENSION_LABELS"):
+        recorded = given.has(AXES.encode())
+        labels = given.read(AXES.encode() if recorded else b"DIMENSION_LABELS")
         if isinstance(labels, list) and len(labels) == rank:
             names = [label if isinstance(label, str) else "" for label in labels]
-    if not recorded and not all(names) and has_attribute(node, "DIMENSION_LIST"):
+    if not recorded and not all(names) and given.has(b"DIMENSION_LIST"):
         for axis in range(rank):
             scales = [] if names[axis] else _scales(node, axis)
             if scales:

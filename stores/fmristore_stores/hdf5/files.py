@@ -31,6 +31,7 @@ from fmristore_stores.errors import (
     UnknownFormatError,
 )
 from fmristore_stores.hdf5.heaps import Heaps, check_all_heaps
+from fmristore_stores.hdf5.lengths import Header
 from fmristore_stores.hdf5.output import OutputFile
 from fmristore_stores.hdf5.room import MetadataRoom
 from fmristore_stores.io.alive import AliveSet
@@ -47,7 +48,6 @@ from fmristore_stores.io.sources import (
 from fmristore_stores.io.stats import stats_of
 from fmristore_stores.ledger import Ledger
 from fmristore_stores.protocol import ByteRange
-from fmristore_stores.spec import Attributes, copy_attributes
 
 __all__ = [
     "Mode",
@@ -77,8 +77,6 @@ _PAGE_BUFFER = 16 * 1024 * 1024
 _SMALL_BLOCK = 16 * 1024
 _SMALL_BLOCKS = 32
 """Bytes that a second handle of a local file keeps of it."""
-_MOST_REMEMBERED = 256
-"""Nodes whose attributes are kept in memory while a file is read."""
 _LARGEST_PAGE = 64 * 1024 * 1024
 """A file that asks for larger pages is read without a page buffer."""
 
@@ -178,7 +176,6 @@ class Session:
         self.places: dict[int, Place] | None = None
         self.unmasked: set[int] = set()
         self.variable_text = False
-        self._attributes: dict[str, Attributes] = {}
         self._version = None if source is None else source.version
         self._local = not writable and file is None
         descriptor = int(h5.id.get_vfd_handle()) if self._local else -1
@@ -188,6 +185,8 @@ class Session:
             source = LocalSource(path, file=self._opened, stats=stats_of(url))
         self.source = source
         self._status = _status(descriptor) if self._local else None
+        # Bytes of a file that is written to through HDF5 in this process may be old.
+        self._is_as_on_disk = self._local and h5.id.get_intent() == h5f.ACC_RDONLY
         self.lifetime = Lifetime(url, self)
         # A new file holds nothing that would have to be looked at.
         self.looking = source if not writable or new else LocalSource()
@@ -222,9 +221,19 @@ class Session:
 
     def _reader(self) -> Callable[[int, int], bytes] | None:
         """Read bytes of the file from any thread, without holding this session."""
-        source, path = self.looking, self.path
-        if source is None:
+        source, path, opened = self.looking, self.path, self._opened
+        if source is None or opened is None:
             return None
+        if self._local:
+            file = weakref.ref(opened)
+
+            def read_open(offset: int, length: int) -> bytes:
+                found = file()
+                if found is None:
+                    raise ClosedError("the store is closed")
+                return found.read(length, offset)
+
+            return read_open
 
         def read(offset: int, length: int) -> bytes:
             (found,) = source.fetch([ByteRange(path, offset, length)])
@@ -266,16 +275,14 @@ class Session:
             raise ClosedError("the store is closed", url=self.url)
         return opened
 
-    def attributes_of(self, path: str, read: Callable[[], Attributes]) -> Attributes:
-        """Attributes of a node, read once where the file cannot change; the caller's own copy."""
-        if self.writable:
-            return read()
-        found = self._attributes.get(path)
-        if found is None:
-            found = read()
-            if len(self._attributes) < _MOST_REMEMBERED:
-                self._attributes[path] = found
-        return copy_attributes(found)
+    def header_of(self, node: Any) -> Header | None:
+        """Header of an open object of a local file that nobody changes; None of any other."""
+        if not self._is_as_on_disk or self._heaps is None:
+            return None
+        try:
+            return self._heaps.header(node)
+        except CorruptDataError:  # HDF5 has opened it, and shall say what is wrong
+            return None
 
     def check_open(self) -> None:
         """Refuse to go on with a closed store."""
@@ -546,8 +553,7 @@ def open_file(path: str, mode: Mode, url: str, file: Any = None) -> tuple[Any, A
                 raise ReadOnlyError("HDF5 files are changed only on a local disk", url=url)
             return _open_object(_FileObject(file, url)), file
         if mode == "r":
-            check_ordinary(path, url)
-            return _open_for_reading(path), None
+            return _open_for_reading(path, check_ordinary(path, url)), None
         if mode == "r+":
             check_ordinary(path, url)
             check_all_heaps(path, url)
@@ -565,29 +571,31 @@ def open_file(path: str, mode: Mode, url: str, file: Any = None) -> tuple[Any, A
         raise _opening_error(error, mode, url) from error
 
 
-def _open_for_reading(path: str) -> Any:
+def _open_for_reading(path: str, status: os.stat_result) -> Any:
     """Open with a lock where the file system has them, without one where it fails."""
     close_forgotten()
-    _close_outdated(path)
-    access = h5p.create(h5p.FILE_ACCESS)
-    access.set_file_locking(True, ignore_when_disabled=True)
+    _close_outdated(status)
     try:
-        return h5py.File(h5f.open(os.fsencode(path), h5f.ACC_RDONLY, access))
+        return h5py.File(h5f.open(os.fsencode(path), h5f.ACC_RDONLY, _locking()))
     except OSError as error:
         if _NO_LOCK not in str(error):
             raise
         return h5py.File(path, "r", locking=False)
 
 
-def _close_outdated(path: str) -> None:
-    """Close a file that was written over while it is open here.
+@functools.cache
+def _locking() -> Any:
+    """Properties of access to a file that is locked where the file system has locks."""
+    access = h5p.create(h5p.FILE_ACCESS)
+    access.set_file_locking(True, ignore_when_disabled=True)
+    return access
+
+
+def _close_outdated(now: os.stat_result) -> None:
+    """Close a file that was written over while it is open here, by what it is now.
 
     The HDF5 library would take it for the same file, and hand out what it remembers of the old one.
     """
-    try:
-        now = os.stat(path)  # noqa: PTH116 - on the path of every opening
-    except OSError:
-        return
     for session in [session for session in list(_LOCAL) if session.is_outdated(now)]:
         session.close()
         if not session.released:

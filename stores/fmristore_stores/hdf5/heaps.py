@@ -26,7 +26,7 @@ import h5py
 from h5py import h5g, h5r, h5t
 
 from fmristore_stores.errors import CorruptDataError, MetadataError
-from fmristore_stores.hdf5.dense import Read, dense_blocks, dense_values, padded
+from fmristore_stores.hdf5.dense import Read, attribute_parts, dense_blocks, dense_values, padded
 from fmristore_stores.hdf5.lengths import Header, check_lengths, element_size, read_header
 from fmristore_stores.io.alive import AliveSet
 
@@ -110,6 +110,7 @@ class Heaps:
     ) -> None:
         self._read = read
         self._last: tuple[int, Header] | None = None
+        self._fixed_size: int | None = None
         self._heap: _Kept | None = None
         self._file = file
         self._url = url
@@ -153,7 +154,9 @@ class Heaps:
     @property
     def _size(self) -> int:
         """Bytes of the file."""
-        return int(self._file.id.get_filesize())
+        if self._fixed_size is None or self._opener is None:
+            self._fixed_size = int(self._file.id.get_filesize())
+        return self._fixed_size
 
     def header(self, node: Any) -> Header | None:
         """Raw values in the header of an open object; None where they cannot be read."""
@@ -181,7 +184,9 @@ class Heaps:
         header = self.header(node)
         if header is None:
             return []
-        found = list(header.attributes.get(name, ()))
+        found = [
+            message[attribute_parts(message)[2] :] for message in header.attributes.get(name, ())
+        ]
         most = count * element_size(self._sizes[1][0])
         for address in header.heaps:
             found += dense_values(self._blocks(address, most), name, most)

@@ -14,13 +14,12 @@ Object headers: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.h
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from fmristore_stores.errors import CorruptDataError, MemoryLimitError
-from fmristore_stores.hdf5.dense import Read, attribute_value
+from fmristore_stores.hdf5.dense import Read, attribute_name
 from fmristore_stores.limits import LIMITS
 
 __all__ = ["Header", "check_lengths", "element_size", "read_header"]
@@ -29,31 +28,36 @@ _FILL_OLD, _FILL, _LAYOUT, _ATTRIBUTE, _CONTINUATION = 0x04, 0x05, 0x08, 0x0C, 0
 _ATTRIBUTE_INFO = 0x15
 _SHARED = 2
 """Flag of a message that lies elsewhere."""
+_WINDOW = 512
+"""Bytes that are read at once, with which most headers begin."""
 _MOST_BLOCKS = 4096
 _MOST_BYTES = 64 * 1024 * 1024
 """Of one object header; an honest one has some kilobytes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Header:
     """Raw values that lie in the header of an object.
 
     Parameters
     ----------
     attributes : dict of bytes to list of bytes
-        Values of attributes, and perhaps some bytes more, by name; a file may have several.
+        Messages that are attributes, by name; a file may have several of one name.
     fills : list of bytes
         The fill value, in each of the forms in which it is there.
     compact : list of bytes
         Values of a dataset that lie in the header; empty if they lie elsewhere.
     heaps : list of int
         Addresses of the heap of attributes that lie outside the header.
+    has_all : bool
+        Whether all attributes of the object lie in the header, each with a name of its own.
     """
 
     attributes: dict[bytes, list[bytes]] = field(default_factory=dict)
     fills: list[bytes] = field(default_factory=list)
     compact: list[bytes] = field(default_factory=list)
     heaps: list[int] = field(default_factory=list)
+    has_all: bool = False
 
 
 def element_size(width: int) -> int:
@@ -133,14 +137,14 @@ def read_header(read: Read, address: int, base: int, widths: tuple[int, int]) ->
     CorruptDataError
         If it is no object header.
     """
-    header = Header()
+    header, count = Header(), 0
     try:
         for kind, flags, data in _messages(read, address, base, widths):
+            count += kind == _ATTRIBUTE
             if flags & _SHARED:
                 continue
             if kind == _ATTRIBUTE:
-                name, value = attribute_value(data)
-                header.attributes.setdefault(name, []).append(value)
+                header.attributes.setdefault(attribute_name(data), []).append(data)
             elif kind in (_FILL, _FILL_OLD):
                 header.fills.extend(filter(None, [_fill(kind, data)]))
             elif kind == _LAYOUT:
@@ -149,14 +153,16 @@ def read_header(read: Read, address: int, base: int, widths: tuple[int, int]) ->
                 header.heaps.extend(_heap(data, widths[0]))
     except (struct.error, IndexError) as error:
         raise CorruptDataError("the header of an object is damaged") from error
+    header.has_all = len(header.attributes) == count and not header.heaps
     return header
 
 
 def _messages(
     read: Read, address: int, base: int, widths: tuple[int, int]
-) -> Iterator[tuple[int, int, bytes]]:
+) -> list[tuple[int, int, bytes]]:
     """Type, flags and data of each message of an object header."""
-    begin = read(base + address, 64)
+    found: list[tuple[int, int, bytes]] = []
+    begin = read(base + address, _WINDOW)
     if begin[:4] == b"OHDR":
         flags = begin[5]
         start = 6 + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
@@ -167,24 +173,30 @@ def _messages(
     else:
         blocks = [(address + 16, *struct.unpack_from("<I", begin, 8))]
         head, trim = "<HHB3x", 0
+    unpack, room = struct.Struct(head).unpack_from, struct.calcsize(head)
     taken = 0
     for number, (where, size) in enumerate(blocks):  # which grow meanwhile
         taken += size
         if number > _MOST_BLOCKS or taken > _MOST_BYTES:
             raise CorruptDataError("the header of an object does not end")
-        block = read(base + where, size)
-        position, room = 0, struct.calcsize(head)
-        while position + room <= len(block):
-            kind, length, flags = struct.unpack_from(head, block, position)
-            data = block[position + room : position + room + length]
-            position += room + length
+        here = where - address
+        if 0 <= here <= len(begin) - size:
+            block = begin[here : here + size]
+        else:
+            block = read(base + where, size)
+        position, end = room, len(block)
+        while position <= end:
+            kind, length, flags = unpack(block, position - room)
+            data = block[position : position + length]
+            position += length + room
             if kind == _CONTINUATION:
                 wide, narrow = widths
                 offset = int.from_bytes(data[:wide], "little")
                 extent = int.from_bytes(data[wide : wide + narrow], "little")
                 blocks.append((offset + trim, max(0, extent - 2 * trim)))
-            else:
-                yield kind, flags, data
+            elif kind:  # others are room that is free
+                found.append((kind, flags, data))
+    return found
 
 
 def _heap(data: bytes, wide: int) -> list[int]:

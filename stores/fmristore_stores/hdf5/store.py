@@ -246,9 +246,8 @@ class HDF5Group:
         """
         self._session.check_open()
         with self._session.reading(self._path):
-            return self._session.attributes_of(
-                self._path, lambda: read_attributes(self._node, is_array=False)
-            )
+            header = self._session.header_of(self._node)
+            return read_attributes(self._node, is_array=False, header=header)
 
     def write_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Replace all attributes by these.
@@ -277,7 +276,8 @@ class HDF5Group:
         """All attributes that have a JSON value."""
         self._session.check_open()
         with self._session.reading(self._path):
-            return read_attributes(self._node, is_array=False, readable=True)
+            header = self._session.header_of(self._node)
+            return read_attributes(self._node, is_array=False, readable=True, header=header)
 
     def read_typed(self) -> dict[str, TypedAttribute]:
         """Attributes of which a JSON value does not say all, by name."""

@@ -28,7 +28,7 @@ _NAMES = (
 )
 
 
-def check_ordinary(path: str, url: str | None = None) -> None:
+def check_ordinary(path: str, url: str | None = None) -> os.stat_result:
     """Refuse what is neither a file nor a folder.
 
     Parameters
@@ -37,6 +37,11 @@ def check_ordinary(path: str, url: str | None = None) -> None:
         Local path; symbolic links are followed.
     url : str, optional
         Its name in messages.
+
+    Returns
+    -------
+    os.stat_result
+        What the operating system says of it.
 
     Raises
     ------
@@ -47,7 +52,9 @@ def check_ordinary(path: str, url: str | None = None) -> None:
     -----
     If there is nothing, or it may not be looked at, the error is that of the operating system.
     """
-    _refuse(os.stat(path).st_mode, path if url is None else url)  # noqa: PTH116 - a hot path
+    status = os.stat(path)  # noqa: PTH116 - a hot path
+    _refuse(status.st_mode, path if url is None else url)
+    return status
 
 
 def open_ordinary(path: str, *, within: int | None = None) -> int:

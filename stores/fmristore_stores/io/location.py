@@ -60,6 +60,8 @@ _IMAGE = re.compile(
 )
 _ENCODED = re.compile(r"(?:[\w.~/!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*", re.ASCII)
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+(?:::|://)")
+_PLAIN = re.compile(r"(?s)(?!.*/\.?/)/" if os.name == "posix" else r"(?!)")
+"""An absolute path that `pathlib` has nothing to change of, unless it ends with a slash."""
 _NO_CREDENTIALS = re.compile(r"(?i)credential|connection_string|account_name")
 """In the errors of clients that do not begin without an account."""
 _EXTRAS = {
@@ -138,6 +140,8 @@ def normalise(url: str | os.PathLike[str]) -> str:
         text = _without_scheme(text, windows=os.name == "nt")
         if "\x00" in text:
             raise InvalidInputError(f"{url!r} is not a path or URL")
+    if _PLAIN.match(text) and not text.endswith(("/", "/.")):
+        return text
     path = Path(text)
     try:
         return str(path.expanduser().absolute())

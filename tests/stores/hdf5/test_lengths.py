@@ -14,7 +14,7 @@ from h5py import h5d, h5p, h5s, h5t
 
 from fmristore_stores.errors import CorruptDataError, MemoryLimitError, MetadataError
 from fmristore_stores.hdf5 import dense, dimensions, heaps
-from fmristore_stores.hdf5.dense import dense_blocks, dense_values
+from fmristore_stores.hdf5.dense import attribute_parts, dense_blocks, dense_values
 from fmristore_stores.hdf5.lengths import Header, read_header
 from fmristore_stores.hdf5.store import HDF5Store
 from fmristore_stores.io.location import filesystem
@@ -126,9 +126,10 @@ def test_headers_of_all_versions(
         compact = second.header(store.root.array("x")._node)
     assert found is not None
     lengths = {
-        name.decode(): int.from_bytes(raw[:4], "little")
-        for name, (raw,) in found.attributes.items()
+        name.decode(): int.from_bytes(message[attribute_parts(message)[2] :][:4], "little")
+        for name, (message,) in found.attributes.items()
     }
+    assert found.has_all
     assert lengths == {f"é{number}": number + 1 for number in range(7)}
     assert compact is not None
     (values,) = compact.compact
