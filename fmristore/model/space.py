@@ -510,15 +510,17 @@ def _affine_problem(affine: FloatArray) -> str | None:
     """Say why a matrix cannot be an affine, None if it can."""
     if affine.shape != (4, 4):
         return f"has shape {affine.shape}: expected (4, 4)"
-    if not np.isfinite(affine).all():
+    *rows, last = affine.tolist()
+    if not all(map(math.isfinite, [*rows[0], *rows[1], *rows[2], *last])):
         return "has entries that are not finite"
-    if affine[3].tolist() != [0, 0, 0, 1]:
-        return f"has last row {affine[3].tolist()}: expected 0 0 0 1"
-    columns = affine[:3, :3].T.tolist()
-    lengths = [math.sqrt(x * x + y * y + z * z) for x, y, z in columns]
+    if last != [0, 0, 0, 1]:
+        return f"has last row {last}: expected 0 0 0 1"
+    (a, b, c, _), (d, e, f, _), (g, h, i, _) = rows
+    lengths = [math.sqrt(x * x + y * y + z * z) for x, y, z in ((a, d, g), (b, e, h), (c, f, i))]
     if not all(0 < length < math.inf for length in lengths):
         return f"has columns of length {lengths}"
-    (a, b, c), (d, e, f), (g, h, i) = (affine[:3, :3] / lengths).tolist()
+    j, k, m = lengths
+    a, b, c, d, e, f, g, h, i = a / j, b / k, c / m, d / j, e / k, f / m, g / j, h / k, i / m
     if abs(a * (e * i - f * h) + b * (f * g - d * i) + c * (d * h - e * g)) < 1e-6:
         return "cannot be inverted: its columns lie in a plane"
     return None

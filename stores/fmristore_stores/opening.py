@@ -140,8 +140,9 @@ def locate(
     InvalidInputError
         If a group of something else than a reference file is meant.
     """
-    stats = stats_of(normalise(url))  # counts of what is read here go on in the store's
-    locator, known = _locate(url, kind, storage_options, targets, group)
+    normal = normalise(url)
+    stats = stats_of(normal)  # counts of what is read here go on in the store's
+    locator, known = _locate(normal, kind, storage_options, targets, group)
     if known is not None:
         _ahead.put(locator, known, stats)
     return locator
@@ -177,15 +178,14 @@ _ahead = _Prefetched()
 
 
 def _locate(
-    url: str | os.PathLike[str],
+    normal: str,
     kind: Kind | None,
     storage_options: Mapping[str, Any] | None,
     targets: Sequence[str],
     group: str = "",
 ) -> tuple[Locator, Known | None]:
-    """Find a store, and give along what was read of it on the way, by offset."""
+    """Find the store at a normalised URL, and give along what was read of it, by offset."""
     options = dict(storage_options or {})
-    normal = normalise(url)
     if kind is not None and kind not in get_args(Kind):
         raise InvalidInputError(
             f"kind {kind!r:.40}: expected {', '.join(map(repr, get_args(Kind)))}", url=normal
@@ -278,7 +278,7 @@ def open_store(
     CorruptDataError, InvalidInputError
         As `check_untrusted`.
     """
-    locator, known = _locate(url, kind, storage_options, targets)
+    locator, known = _locate(normalise(url), kind, storage_options, targets)
     if not trusted:
         check_untrusted(locator)
     return _open(locator, mode, known)
@@ -469,8 +469,10 @@ class Opened:
     def attributes(self) -> Mapping[str, Any]:
         """Attributes of the root group, read once where they cannot change; not to be changed."""
         found = self._attributes
-        if found is None or Capability.WRITE in self.store.capabilities:
-            found = self._attributes = self.store.root.read_attributes()
+        if found is None:
+            found = self.store.root.read_attributes()
+            if Capability.WRITE not in self.store.capabilities:
+                self._attributes = found
         return found
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "Scalar",
     "check_attributes",
     "check_name",
+    "check_nesting",
     "copy_attributes",
     "is_string",
     "parse_dtype",
@@ -327,6 +328,27 @@ def copy_attributes(attributes: Attributes) -> Attributes:
         name: _copied(value, name, MAX_ATTRIBUTE_DEPTH) if isinstance(value, _NESTED) else value
         for name, value in attributes.items()
     }
+
+
+def check_nesting(attributes: Attributes) -> None:
+    """Refuse attributes that `copy_attributes` could not copy.
+
+    Raises
+    ------
+    MetadataError
+        If an attribute is nested more than `MAX_ATTRIBUTE_DEPTH` deep.
+    """
+    level: list[Any] = [attributes]
+    for _ in range(MAX_ATTRIBUTE_DEPTH + 1):
+        level = [
+            item
+            for value in level
+            for item in (value.values() if isinstance(value, dict) else value)
+            if isinstance(item, _NESTED)
+        ]
+        if not level:
+            return
+    copy_attributes(attributes)  # says which one it is
 
 
 _NESTED = (dict, list)

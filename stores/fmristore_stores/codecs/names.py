@@ -24,6 +24,7 @@ Zarr codecs: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/index.html
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -106,10 +107,11 @@ def from_hdf5_filters(
     filters: Sequence[tuple[int, tuple[int, ...]]], dtype: np.dtype[Any]
 ) -> Pipeline:
     """Pipeline of HDF5 filters; a filter that is not known becomes ``hdf5:<number>``."""
-    return tuple(_from_hdf5(number, values, dtype) for number, values in filters)
+    return tuple([_from_hdf5(number, values, dtype.itemsize) for number, values in filters])
 
 
-def _from_hdf5(number: int, values: tuple[int, ...], dtype: np.dtype[Any]) -> CodecSpec:
+@functools.lru_cache(maxsize=256)
+def _from_hdf5(number: int, values: tuple[int, ...], itemsize: int) -> CodecSpec:
     def value(index: int, default: int) -> int:
         return values[index] if len(values) > index else default
 
@@ -121,7 +123,7 @@ def _from_hdf5(number: int, values: tuple[int, ...], dtype: np.dtype[Any]) -> Co
                 cname=_BLOSC_COMPRESSORS[compressor],
                 clevel=value(4, 5),
                 shuffle=BLOSC_SHUFFLES[shuffle],
-                typesize=value(2, dtype.itemsize),
+                typesize=value(2, itemsize),
                 blocksize=0,
             )
     elif number == _PCODEC_FILTER:
@@ -132,7 +134,7 @@ def _from_hdf5(number: int, values: tuple[int, ...], dtype: np.dtype[Any]) -> Co
     elif number == _DEFLATE_FILTER:
         return CodecSpec.of("deflate", level=value(0, 4))
     elif number == _SHUFFLE_FILTER:
-        return CodecSpec.of("shuffle", elementsize=value(0, dtype.itemsize))
+        return CodecSpec.of("shuffle", elementsize=value(0, itemsize))
     elif number == _FLETCHER_FILTER:
         return CodecSpec.of("fletcher32")
     return CodecSpec(f"hdf5:{number}", (("parameters", values),))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from h5py import h5d, h5g, h5s
 
 from fmristore_stores.codecs.pipeline import decode, encode, equivalent, supported
 from fmristore_stores.errors import (
+    CorruptDataError,
     InvalidInputError,
     LayoutNotSupportedError,
     NotFoundError,
@@ -37,9 +38,17 @@ from fmristore_stores.hdf5.files import Session
 from fmristore_stores.hdf5.heaps import check_properties, checked, has_lengths, uses_heap
 from fmristore_stores.hdf5.lengths import check_lengths, element_size
 from fmristore_stores.hdf5.links import facts, resolve
+from fmristore_stores.hdf5.messages import PlainDataset
 from fmristore_stores.hdf5.text import fixed_rows_at_once, read_text, rows_at_once
 from fmristore_stores.hdf5.typed import read_typed, write_typed
-from fmristore_stores.hdf5.types import check_filters, parse_type, spec_of, stored_dtype
+from fmristore_stores.hdf5.types import (
+    check_filters,
+    new_spec,
+    parse_type,
+    plain_type,
+    spec_of,
+    stored_dtype,
+)
 from fmristore_stores.io.lifetime import Reading
 from fmristore_stores.limits import check_chunk, check_result, check_text
 from fmristore_stores.protocol import (
@@ -67,6 +76,28 @@ _ENUM = "_enum"
 """Attribute under which names and values of an enumeration are shown."""
 
 
+class _Dataset:
+    """A dataset that is opened when HDF5 is asked for the first time."""
+
+    def __init__(self, opener: Callable[[], Any]) -> None:
+        self._opener = opener
+        self._node: Any = None
+
+    def open(self) -> Any:
+        """The open dataset, through the second handle of its file if elements lie in its heaps."""
+        if self._node is None:
+            node = self._opener()
+            if not isinstance(node, h5d.DatasetID):
+                raise CorruptDataError("its header is that of a dataset, but HDF5 finds none")
+            kind = node.get_type()
+            if uses_heap(kind):
+                if has_lengths(kind):
+                    check_properties(node, math.prod(node.shape or ()))
+                node = checked(node)
+            self._node = node
+        return self._node
+
+
 class HDF5Array:
     """A dataset of an HDF5 file.
 
@@ -76,10 +107,12 @@ class HDF5Array:
         The file.
     path : str
         Where the dataset is.
-    node : h5py.h5d.DatasetID
-        The open dataset.
+    opener : callable
+        Opens the dataset, where HDF5 has to be asked.
     codecs : tuple of CodecSpec, optional
         How it shall be encoded, if that says more than the file can.
+    plain : PlainDataset, optional
+        What its header says; HDF5 is asked if not given.
 
     Raises
     ------
@@ -93,37 +126,62 @@ class HDF5Array:
     """
 
     def __init__(
-        self, session: Session, path: str, node: Any, codecs: tuple[CodecSpec, ...] = ()
+        self,
+        session: Session,
+        path: str,
+        opener: Callable[[], Any],
+        codecs: tuple[CodecSpec, ...] = (),
+        *,
+        plain: PlainDataset | None = None,
     ) -> None:
-        kind = node.get_type()
-        if uses_heap(kind):
-            if has_lengths(kind):
-                check_properties(node, math.prod(node.shape or ()))
-            node = checked(node)
         self._session = session
         self._path = path
-        self._node = node
-        self._plan = node.get_create_plist()
-        self._layout = int(self._plan.get_layout())
-        if session.writable and _has_pattern(self._plan):
-            _check_inside(session, node, path, frozenset())  # HDF5 would look for them now
-        space = node.get_space()
-        self._type = parse_type(node.get_type() if uses_heap(kind) else kind, space)
-        shape = tuple(map(int, space.shape))
-        dims = read_names(node, len(shape), path.rpartition("/")[2], session.header_of(node))
-        self._spec = spec_of(node, self._plan, self._type.dtype, shape, dims)
+        self._dataset = _Dataset(opener)
+        self._header = None if plain is None else plain.header
+        piece = None
+        if plain is None:
+            self._ask_library()
+        else:
+            self._type = plain_type(plain.dtype.str)
+            self._spec = new_spec(plain.shape, plain.dtype, plain.dims, plain.chunks, plain.filters)
+            self._layout = h5d.CHUNKED if plain.chunks else h5d.CONTIGUOUS
+            piece = None if plain.chunks else plain.piece
         if codecs and equivalent(codecs, self._spec.codecs):
             self._spec = replace(self._spec, codecs=codecs)
         self._capabilities = self._find_capabilities()
         self._finder = ChunkFinder(
             session,
-            node,
+            self._dataset.open,
             self._spec,
             chunked=self._layout == h5d.CHUNKED,
             local=not self.policy.concurrent,
+            piece=piece,
         )
         self._inside_file = False
         self._filters_checked = [False, False]
+
+    def _ask_library(self) -> None:
+        """Find out type, layout and spec from the open dataset."""
+        session, node = self._session, self._node
+        self._layout = int(self._plan.get_layout())
+        if session.writable and _has_pattern(self._plan):
+            _check_inside(session, node, self._path, frozenset())  # HDF5 would look for them now
+        space = node.get_space()
+        self._type = parse_type(node.get_type(), space)
+        shape = tuple(map(int, space.shape))
+        own = self._path.rpartition("/")[2]
+        dims = read_names(node, len(shape), own, session.header_of(node))
+        self._spec = spec_of(node, self._plan, self._type.dtype, shape, dims)
+
+    @property
+    def _node(self) -> Any:
+        """The open dataset."""
+        return self._dataset.open()
+
+    @cached_property
+    def _plan(self) -> Any:
+        """Its creation properties."""
+        return self._node.get_create_plist()
 
     def _find_capabilities(self) -> Capability:
         found = _CAN_WRITE if self._session.writable else _CAN_READ
@@ -141,7 +199,9 @@ class HDF5Array:
         """Whether the data are in the file, in pieces of their own."""
         if self._layout != h5d.CONTIGUOUS:
             return bool(self._layout == h5d.CHUNKED)
-        return not self._plan.get_external_count() and self._spec.nbytes > 0
+        if self._spec.nbytes == 0:
+            return False
+        return self._header is not None or not self._plan.get_external_count()
 
     @cached_property
     def _address(self) -> int:
@@ -185,7 +245,7 @@ class HDF5Array:
         """
         self._session.check_open()
         with self._session.reading(self._path):
-            header = self._session.header_of(self._node)
+            header = self._header or self._session.header_of(self._node)
             found = read_attributes(self._node, is_array=True, header=header)
         if self._type.members is not None:
             found[_ENUM] = dict(self._type.members)
@@ -219,7 +279,7 @@ class HDF5Array:
         """All attributes that have a JSON value."""
         self._session.check_open()
         with self._session.reading(self._path):
-            header = self._session.header_of(self._node)
+            header = self._header or self._session.header_of(self._node)
             found = read_attributes(self._node, is_array=True, readable=True, header=header)
         if self._type.members is not None:
             found[_ENUM] = dict(self._type.members)

@@ -31,21 +31,19 @@ import numpy as np
 from h5py import h5a, h5r, h5s, h5t
 
 from fmristore_stores.errors import InvalidInputError, MemoryLimitError, MetadataError
+from fmristore_stores.hdf5 import messages
 from fmristore_stores.hdf5.heaps import checked_attribute, reading_attributes, uses_heap
 from fmristore_stores.hdf5.lengths import Header
-from fmristore_stores.hdf5.messages import decode_plain
 from fmristore_stores.limits import MOST_ATTRIBUTES, check_values
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import (
-    MAX_ATTRIBUTE_DEPTH,
     MAX_NUMERIC_ATTRIBUTE,
     Attributes,
     check_attributes,
-    copy_attributes,
+    check_nesting,
 )
 
 __all__ = [
-    "AXES",
     "StoredAttributes",
     "decode_text",
     "has_attribute",
@@ -59,15 +57,12 @@ __all__ = [
 ]
 
 _JSON = "_json"
-AXES = "_fmristore_axes"
-"""Attribute with the names of the axes of an array once more: ``DIMENSION_LABELS``, where readers
-of other projects look for them, lies in a global heap."""
 _OF_ARRAYS = frozenset(
     {
         "DIMENSION_LIST",
         "REFERENCE_LIST",
         "DIMENSION_LABELS",
-        AXES,
+        messages.AXES,
         "_Netcdf4Dimid",
         "_Netcdf4Coordinates",
     }
@@ -98,13 +93,10 @@ _TRUTH = {"FALSE": False, "TRUE": True, "NA": None}
 
 
 def decode_text(raw: bytes | str) -> str:
-    """Text of stored bytes: UTF-8 whatever the file declares, and Latin-1 where it is not that."""
+    """Text of stored bytes, or of what h5py made of them; see `messages.decode_text`."""
     if isinstance(raw, str):
         raw = raw.encode("utf-8", "surrogateescape")
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
+    return messages.decode_text(raw)
 
 
 def has_attribute(node: Any, name: str) -> bool:
@@ -154,7 +146,7 @@ def _read_attributes(
 ) -> Attributes:
     given = StoredAttributes(node, header)
     hidden = _hidden(given, is_array=is_array)
-    stored = {decode_text(raw): raw for raw in given.names}
+    stored = {messages.decode_text(raw): raw for raw in given.names}
     texts = _json_names(given, stored)
     found: Attributes = {}
     for name, raw in stored.items():
@@ -202,11 +194,7 @@ class StoredAttributes:
     def read(self, name: bytes) -> Any:
         """One as a JSON value; raises as `read_attribute`."""
         if self._known is not None:
-            value = decode_plain(self._known[name][0])
-            if isinstance(value, bytes):
-                return decode_text(value)
-            if isinstance(value, list) and value and isinstance(value[0], bytes):
-                return [decode_text(item) for item in value]
+            value = messages.decode_plain(self._known[name][0])
             if value is not NotImplemented:
                 return value
         return read_attribute(self._node, name)
@@ -387,8 +375,7 @@ def _parse_json(name: str, text: Any) -> Any:
     except (ValueError, TypeError, RecursionError) as error:
         msg = f"attribute {name!r} is listed as JSON text but is not ({error})"
         raise MetadataError(msg) from error
-    if text.count("[") + text.count("{") > MAX_ATTRIBUTE_DEPTH:  # it may be nested too deep
-        copy_attributes({name: value})
+    check_nesting({name: value})
     return value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,8 +31,8 @@ class ChunkFinder:
     ----------
     session : Session
         The file.
-    node : h5py.h5d.DatasetID
-        The dataset.
+    opener : callable
+        Opens the dataset.
     spec : ArraySpec
         Its spec.
     chunked : bool
@@ -41,16 +41,27 @@ class ChunkFinder:
         Whether the first chunks may be looked up one by one, because reading a node of the table
         costs no request.
 
+    piece : (int, int), optional
+        Where in the file a dataset of one piece lies, and how long it is, if that is known.
+
     Notes
     -----
     The table is complete before it is assigned; two threads may both build it.
     """
 
     def __init__(
-        self, session: Session, node: Any, spec: ArraySpec, *, chunked: bool, local: bool
+        self,
+        session: Session,
+        opener: Callable[[], Any],
+        spec: ArraySpec,
+        *,
+        chunked: bool,
+        local: bool,
+        piece: tuple[int, int] | None = None,
     ) -> None:
         self._session = session
-        self._node = node
+        self._opener = opener
+        self._piece = piece
         self._spec = spec
         self._chunked = chunked
         self._lookups = _LOOKUPS if local and self._chunked else 0
@@ -72,16 +83,31 @@ class ChunkFinder:
         changing = self._session.writable and self._chunked  # what is changed is not remembered
         if changing or (self._index is None and few):
             size, path = self._file_size(), self._session.path
-            return [_look_up(self._node, self._spec, path, size, key) for key in keys]
-        return self.index.refs(keys)
+            node = self._opener()
+            return [_look_up(node, self._spec, path, size, key) for key in keys]
+        if self._chunked or len(keys) != 1 or any(keys[0]) or len(keys[0]) != len(self._spec.shape):
+            return self.index.refs(keys)
+        offset, size = self._checked_piece()
+        return [ChunkRef(ByteRange(self._session.path, offset, size), 0) if size else None]
+
+    def _checked_piece(self) -> tuple[int, int]:
+        """Offset and length of a dataset of one piece; no length if it was never written."""
+        if self._piece is None:
+            node = self._opener()
+            self._piece = int(node.get_offset() or 0), int(node.get_storage_size())
+        _check_piece(self._piece, self._spec, self._file_size())
+        return self._piece
 
     @property
     def index(self) -> ChunkIndex:
         """The whole table of chunks, read when it is first asked for."""
         if self._index is None:
-            build = _index_chunked if self._chunked else _index_contiguous
             path = self._session.path
-            self._index = build(self._node, self._spec, path, self._file_size())
+            if self._chunked:
+                size = self._file_size()
+                self._index = _index_chunked(self._opener(), self._spec, path, size)
+            else:
+                self._index = _index_contiguous(self._checked_piece(), self._spec, path)
         return self._index
 
     def _file_size(self) -> int:
@@ -242,24 +268,25 @@ def _index_chunked(node: Any, spec: ArraySpec, source: str, file_size: int) -> C
     return ChunkIndex(source, grid, rows[rows[:, 1] > 0])
 
 
-def _index_contiguous(node: Any, spec: ArraySpec, source: str, file_size: int) -> ChunkIndex:
-    """The one chunk of a dataset that lies in one piece, unless it was never written.
+def _check_piece(piece: tuple[int, int], spec: ArraySpec, file_size: int) -> None:
+    """Check where the one piece of a dataset lies, unless it was never written.
 
     Raises
     ------
     CorruptDataError
         If it lies outside the file, or is not as long as it should be.
     """
-    stored = int(node.get_storage_size())
-    if not stored:
-        return ChunkIndex(source, (1,) * len(spec.shape), np.empty((0, 4), np.int64))
-    if stored != spec.nbytes:
+    offset, stored = piece
+    if stored and stored != spec.nbytes:
         msg = f"{stored} bytes are stored where the array has {spec.nbytes}"
         raise CorruptDataError(msg)
-    offset = int(node.get_offset() or 0)
-    if not 0 <= offset <= file_size - stored:
+    if stored and not 0 <= offset <= file_size - stored:
         raise CorruptDataError(_OUTSIDE.format(file_size))
-    rows = np.array([(0, offset, stored, 0)], np.int64)
+
+
+def _index_contiguous(piece: tuple[int, int], spec: ArraySpec, source: str) -> ChunkIndex:
+    """The one chunk of a dataset that lies in one piece, unless it was never written."""
+    rows = np.array([(0, *piece, 0)] if piece[1] else [], np.int64).reshape(-1, 4)
     return ChunkIndex(source, (1,) * len(spec.shape), rows)
 
 

@@ -22,7 +22,6 @@ from h5py import h5a, h5d, h5ds, h5g, h5i, h5l, h5p, h5r, h5s, h5t
 
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.hdf5.attributes import (
-    AXES,
     StoredAttributes,
     decode_text,
     has_attribute,
@@ -32,6 +31,7 @@ from fmristore_stores.hdf5.attributes import (
 from fmristore_stores.hdf5.heaps import checked_attribute
 from fmristore_stores.hdf5.lengths import Header
 from fmristore_stores.hdf5.links import below, decode_name, encode_name, entries, facts, open_child
+from fmristore_stores.hdf5.messages import AXES, unique_names
 from fmristore_stores.spec import check_name
 
 __all__ = [
@@ -78,10 +78,7 @@ def read_names(node: Any, rank: int, own: str, header: Header | None = None) -> 
                 names[axis] = _name_of(scales[0])
     elif rank == 1 and not names[0] and is_scale(node):
         names = [own]
-    unique: list[str] = []
-    for name in names:
-        unique.append("" if name in unique else name)
-    return tuple(unique)
+    return unique_names(names)
 
 
 def is_hidden(group: Any, name: bytes) -> bool:

@@ -275,12 +275,12 @@ class Session:
             raise ClosedError("the store is closed", url=self.url)
         return opened
 
-    def header_of(self, node: Any) -> Header | None:
-        """Header of an open object of a local file that nobody changes; None of any other."""
+    def header_of(self, node: Any, name: bytes = b".") -> Header | None:
+        """Header of an open object, or of a child, in a local file that nobody changes; or None."""
         if not self._is_as_on_disk or self._heaps is None:
             return None
         try:
-            return self._heaps.header(node)
+            return self._heaps.header(node, name)
         except CorruptDataError:  # HDF5 has opened it, and shall say what is wrong
             return None
 

@@ -158,12 +158,15 @@ class Heaps:
             self._fixed_size = int(self._file.id.get_filesize())
         return self._fixed_size
 
-    def header(self, node: Any) -> Header | None:
-        """Raw values in the header of an open object; None where they cannot be read."""
+    def header(self, node: Any, name: bytes = b".") -> Header | None:
+        """Raw values in the header of an open object, or of a hard-linked child of a group.
+
+        None where they cannot be read.
+        """
         read = self._read
         if read is None:
             return None
-        low, high = h5g.get_objinfo(node, b".").objno
+        low, high = h5g.get_objinfo(node, name).objno
         address, last = low | high << 32, self._last
         if self._opener is None:
             self._file.flush()

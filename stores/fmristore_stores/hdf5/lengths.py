@@ -33,6 +33,8 @@ _WINDOW = 512
 _MOST_BLOCKS = 4096
 _MOST_BYTES = 64 * 1024 * 1024
 """Of one object header; an honest one has some kilobytes."""
+_MOST_KEPT = 1 << 20
+"""Bytes of one that is kept with a dataset."""
 
 
 @dataclass(slots=True)
@@ -51,6 +53,11 @@ class Header:
         Addresses of the heap of attributes that lie outside the header.
     has_all : bool
         Whether all attributes of the object lie in the header, each with a name of its own.
+    others : dict of int to bytes
+        The other messages by their types; empty where there are several, or it lies elsewhere.
+    is_plain : bool
+        Whether the header has no checksums, which HDF5 would compare, and addresses of eight bytes
+        that count from the beginning of the file.
     """
 
     attributes: dict[bytes, list[bytes]] = field(default_factory=dict)
@@ -58,6 +65,8 @@ class Header:
     compact: list[bytes] = field(default_factory=list)
     heaps: list[int] = field(default_factory=list)
     has_all: bool = False
+    others: dict[int, bytes] = field(default_factory=dict)
+    is_plain: bool = False
 
 
 def element_size(width: int) -> int:
@@ -139,13 +148,17 @@ def read_header(read: Read, address: int, base: int, widths: tuple[int, int]) ->
     """
     header, count = Header(), 0
     try:
-        for kind, flags, data in _messages(read, address, base, widths):
-            count += kind == _ATTRIBUTE
+        messages, is_old = _messages(read, address, base, widths)
+        for kind, flags, data in messages:
+            if kind == _ATTRIBUTE:
+                count += 1
+                if not flags & _SHARED:
+                    header.attributes.setdefault(attribute_name(data), []).append(data)
+                continue
+            header.others[kind] = b"" if flags & _SHARED or kind in header.others else data
             if flags & _SHARED:
                 continue
-            if kind == _ATTRIBUTE:
-                header.attributes.setdefault(attribute_name(data), []).append(data)
-            elif kind in (_FILL, _FILL_OLD):
+            if kind in (_FILL, _FILL_OLD):
                 header.fills.extend(filter(None, [_fill(kind, data)]))
             elif kind == _LAYOUT:
                 header.compact.extend(filter(None, [_compact(data)]))
@@ -154,15 +167,16 @@ def read_header(read: Read, address: int, base: int, widths: tuple[int, int]) ->
     except (struct.error, IndexError) as error:
         raise CorruptDataError("the header of an object is damaged") from error
     header.has_all = len(header.attributes) == count and not header.heaps
+    header.is_plain = is_old and widths == (8, 8) and not base
     return header
 
 
 def _messages(
     read: Read, address: int, base: int, widths: tuple[int, int]
-) -> list[tuple[int, int, bytes]]:
-    """Type, flags and data of each message of an object header."""
+) -> tuple[list[tuple[int, int, bytes]], bool]:
+    """Type, flags and data of each message of an object header; whether it is a whole old one."""
     found: list[tuple[int, int, bytes]] = []
-    begin = read(base + address, _WINDOW)
+    begin, expected, count = read(base + address, _WINDOW), -1, 0
     if begin[:4] == b"OHDR":
         flags = begin[5]
         start = 6 + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
@@ -171,6 +185,7 @@ def _messages(
         blocks = [(address + start + width, size)]
         head, trim = "<BHB" + ("2x" if flags & 4 else ""), 4
     else:
+        expected = int.from_bytes(begin[2:4], "little") if begin[:1] == b"\x01" else -1
         blocks = [(address + 16, *struct.unpack_from("<I", begin, 8))]
         head, trim = "<HHB3x", 0
     unpack, room = struct.Struct(head).unpack_from, struct.calcsize(head)
@@ -189,6 +204,7 @@ def _messages(
             kind, length, flags = unpack(block, position - room)
             data = block[position : position + length]
             position += length + room
+            count += 1
             if kind == _CONTINUATION:
                 wide, narrow = widths
                 offset = int.from_bytes(data[:wide], "little")
@@ -196,7 +212,7 @@ def _messages(
                 blocks.append((offset + trim, max(0, extent - 2 * trim)))
             elif kind:  # others are room that is free
                 found.append((kind, flags, data))
-    return found
+    return found, count == expected and taken <= _MOST_KEPT
 
 
 def _heap(data: bytes, wide: int) -> list[int]:

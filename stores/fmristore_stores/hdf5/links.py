@@ -28,6 +28,7 @@ __all__ = [
     "first_places",
     "join",
     "link_target",
+    "locate",
     "open_child",
     "resolve",
 ]
@@ -136,6 +137,25 @@ def resolve(session: Session, group: Any, base: str, path: str) -> tuple[Any, st
 
     Parameters
     ----------
+    session, group, base, path
+        As of `locate`, which raises.
+
+    Returns
+    -------
+    node : h5py object id
+        A group, a dataset or a named datatype.
+    path : str
+        Where it was found, soft links resolved.
+    """
+    parent, name, where = locate(session, group, base, path)
+    return open_child(parent, name), where
+
+
+def locate(session: Session, group: Any, base: str, path: str) -> tuple[Any, bytes, str]:
+    """Find the object that a path leads to, without opening it.
+
+    Parameters
+    ----------
     session : Session
         The file.
     group : h5py.h5g.GroupID
@@ -147,8 +167,10 @@ def resolve(session: Session, group: Any, base: str, path: str) -> tuple[Any, st
 
     Returns
     -------
-    node : h5py object id
-        A group, a dataset or a named datatype.
+    parent : h5py.h5g.GroupID
+        The group that the object is in.
+    name : bytes
+        Of the object there; ``b"."`` if it is that group itself.
     path : str
         Where it was found, soft links resolved.
 
@@ -171,8 +193,10 @@ def resolve(session: Session, group: Any, base: str, path: str) -> tuple[Any, st
         name = pending.pop()
         kind = _link_type(session, node, where, name)
         if kind == h5l.TYPE_HARD:
-            node = open_child(node, name)
             where = join(where, decode_name(name))
+            if not pending:
+                return node, name, where
+            node = open_child(node, name)
             continue
         if kind != h5l.TYPE_SOFT:
             target = link_target(node, Entry(name, kind), where)
@@ -185,7 +209,7 @@ def resolve(session: Session, group: Any, base: str, path: str) -> tuple[Any, st
         if value.startswith(b"/"):
             node, where = h5g.open(session.h5.id, b"/"), ""
         pending.extend(reversed(_segments(value)))
-    return node, where
+    return node, b".", where
 
 
 def _segments(value: bytes) -> list[bytes]:

@@ -1,9 +1,10 @@
-"""Attributes as they lie in the header of an object, decoded without the HDF5 library.
+"""Attributes and datasets as the header of an object has them, decoded without the HDF5 library.
 
-The library makes four objects for each attribute that is read through it, which takes longer than
-everything else about a small file. So the header is read at once, and what is of a plain type is
-taken from its bytes: text of fixed length, integers and double precision, one value or a list of
-them. All else is left to the library.
+The library makes four objects for each attribute that is read through it, and as many for a
+dataset, which takes longer than everything else about a small file. So the header is read at once,
+and what is plain is taken from its bytes: attributes that are text of fixed length, integers or
+double precision, one value or a list of them; and datasets of integers or floats in little-endian
+order, in one piece or in chunks. All else is left to the library, and all headers with checksums.
 
 References
 ----------
@@ -16,11 +17,33 @@ import functools
 import math
 import struct
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
 
 from fmristore_stores.hdf5.dense import VERSIONS, attribute_parts
+from fmristore_stores.hdf5.lengths import Header
+from fmristore_stores.spec import MAX_RANK
 
-__all__ = ["decode_plain"]
+__all__ = ["AXES", "PlainDataset", "decode_plain", "decode_text", "plain_dataset", "unique_names"]
+
+AXES = "_fmristore_axes"
+"""Attribute with the names of the axes of an array once more: ``DIMENSION_LABELS``, where readers
+of other projects look for them, lies in a global heap."""
+_AXES = AXES.encode()
+_SHAPE_MESSAGE, _TYPE_MESSAGE, _LAYOUT_MESSAGE, _FILTERS_MESSAGE = 0x01, 0x03, 0x08, 0x0B
+_FILL_MESSAGES, _TIME_MESSAGES = (0x04, 0x05), (0x0E, 0x12)
+_OF_DATASETS = frozenset(
+    {
+        _SHAPE_MESSAGE,
+        _TYPE_MESSAGE,
+        _LAYOUT_MESSAGE,
+        _FILTERS_MESSAGE,
+        *_FILL_MESSAGES,
+        *_TIME_MESSAGES,
+    }
+)
+"""Messages of datasets in the file itself, apart from attributes."""
 
 _INTEGER, _FLOAT, _TEXT = 0, 1, 3
 _PADDED = 1
@@ -28,14 +51,21 @@ _PADDED = 1
 _SIGNED = 8
 _OLD_SHAPE, _SHAPE = 1, 2
 """Versions of the message that says a shape."""
-_DOUBLE = bytes.fromhex("203f000800000000004000340b0034ff030000")
-"""A little-endian double, behind the class of its type."""
+_FLOATS = {
+    bytes.fromhex("203f000800000000004000340b0034ff030000"): "d",
+    bytes.fromhex("201f000400000000002000170800177f000000"): "f",
+}
+"""Letters of `struct` for little-endian floats, by what follows the class of their type."""
+_IN_ONE_PIECE, _IN_CHUNKS = 1, 2
+_UNDEFINED = 2**64 - 1
+_LAYOUT = 3
+"""Version of the message that says where the data are."""
 _CODES = {1: "Bb", 2: "Hh", 4: "Ii", 8: "Qq"}
 """Letters of `struct` for integers without and with a sign, by their bytes."""
 
 
 class _Form(NamedTuple):
-    """How to read the value of an attribute."""
+    """Form of the value of an attribute."""
 
     size: int
     """Bytes of an element."""
@@ -46,7 +76,7 @@ class _Form(NamedTuple):
 
 
 def decode_plain(message: bytes) -> Any:
-    """Value of an attribute, texts as bytes; `NotImplemented` where the HDF5 library has to say it.
+    """Value of an attribute; `NotImplemented` where the HDF5 library has to say it.
 
     Parameters
     ----------
@@ -68,8 +98,16 @@ def decode_plain(message: bytes) -> Any:
         found: Sequence[Any] = struct.unpack_from(f"<{count}{letter}", message, start)
         return list(found) if listed else found[0]
     if not listed:
-        return message[start:end].rstrip(b"\0")
-    return [message[at : at + size].rstrip(b"\0") for at in range(start, end, size)]
+        return decode_text(message[start:end].rstrip(b"\0"))
+    return [decode_text(message[at : at + size].rstrip(b"\0")) for at in range(start, end, size)]
+
+
+def decode_text(raw: bytes) -> str:
+    """Text of stored bytes: UTF-8 whatever the file declares, and Latin-1 where it is not that."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -90,7 +128,7 @@ def _form(head: bytes, kind: int, space: int) -> _Form | None:
 def _letter(kind: bytes, size: int) -> str:
     """Letter of `struct` for a type of values; empty for one that is not plain."""
     if kind[0] & 15 == _FLOAT:
-        return "d" if kind.startswith(_DOUBLE, 1) else ""
+        return _FLOATS.get(kind[1:20], "")
     plain = kind[0] & 15 == _INTEGER and kind[1] in (0, _SIGNED) and size in _CODES
     if not plain or struct.unpack_from("<HH", kind, 8) != (0, 8 * size):
         return ""
@@ -99,7 +137,103 @@ def _letter(kind: bytes, size: int) -> str:
 
 def _shape(space: bytes) -> tuple[int, ...] | None:
     """Length of the one axis, or none where there is one value; None for all other shapes."""
+    return _lengths(space) if space[1] <= 1 else None
+
+
+def _lengths(space: bytes) -> tuple[int, ...] | None:
+    """Lengths of all axes; None where there is nothing, or the message is not known."""
     version, rank = space[0], space[1]
-    if rank > 1 or not (version == _OLD_SHAPE or (version == _SHAPE and space[3] == rank)):
+    known = version == _OLD_SHAPE or (version == _SHAPE and space[3] == min(rank, 1))
+    if rank > MAX_RANK or not known:
         return None
-    return struct.unpack_from("<Q", space, 8 if version == _OLD_SHAPE else 4) if rank else ()
+    return struct.unpack_from(f"<{rank}Q", space, 8 if version == _OLD_SHAPE else 4)
+
+
+Extent: TypeAlias = tuple[int, int]
+"""Address and length of a dataset of one piece; no length if it was never written."""
+
+
+class PlainDataset(NamedTuple):
+    """A dataset, as its header says it."""
+
+    header: Header
+    shape: tuple[int, ...]
+    dims: tuple[str, ...]
+    dtype: np.dtype[Any]
+    chunks: tuple[int, ...]
+    """Empty for one piece."""
+    filters: tuple[tuple[int, tuple[int, ...]], ...]
+    """Numbers and parameters, in order of application."""
+    piece: Extent
+
+
+def plain_dataset(header: Header) -> PlainDataset | None:
+    """A dataset by its header; None where the HDF5 library has to read it."""
+    found = header.others
+    if not header.is_plain or header.fills or not found.keys() <= _OF_DATASETS:
+        return None
+    try:
+        shape, dtype = _lengths(found[_SHAPE_MESSAGE]), _dtype(found[_TYPE_MESSAGE])
+        filters = _filters(found[_FILTERS_MESSAGE]) if _FILTERS_MESSAGE in found else ()
+        if shape is None or dtype is None or filters is None:
+            return None
+        place = _place(found[_LAYOUT_MESSAGE], len(shape), dtype.itemsize)
+        dims = _dims(header, len(shape))
+    except (KeyError, struct.error, IndexError):
+        return None
+    if place is None or dims is None or (filters and not place[0]):
+        return None
+    return PlainDataset(header, shape, dims, dtype, place[0], filters, place[1])
+
+
+def _place(layout: bytes, rank: int, itemsize: int) -> tuple[tuple[int, ...], Extent] | None:
+    """Shape of the chunks, or no axes and where the one piece lies."""
+    version, kind = layout[0], layout[1]
+    if version == _LAYOUT and kind == _IN_ONE_PIECE:
+        address, length = struct.unpack_from("<QQ", layout, 2)
+        return (), (0, 0) if address == _UNDEFINED else (address, length)
+    if version == _LAYOUT and kind == _IN_CHUNKS and rank and layout[2] == rank + 1:
+        *chunks, size = struct.unpack_from(f"<{rank + 1}I", layout, 11)
+        if size == itemsize and all(chunks):
+            return tuple(chunks), (0, 0)
+    return None
+
+
+def _dims(header: Header, rank: int) -> tuple[str, ...] | None:
+    """Names of the axes, where the header says them in fixed-length text or there are none."""
+    found = header.attributes
+    if not header.has_all or b"CLASS" in found:
+        return None
+    if b"DIMENSION_LABELS" not in found:
+        return None if b"DIMENSION_LIST" in found else ("",) * rank
+    labels = decode_plain(found[_AXES][0]) if _AXES in found else NotImplemented
+    if labels is NotImplemented:
+        return None
+    if not isinstance(labels, list) or len(labels) != rank:
+        return ("",) * rank
+    return unique_names([label if isinstance(label, str) else "" for label in labels])
+
+
+def unique_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of axes without those that an axis before has."""
+    return tuple(["" if name in names[:axis] else name for axis, name in enumerate(names)])
+
+
+@functools.lru_cache(maxsize=64)
+def _dtype(kind: bytes) -> np.dtype[Any] | None:
+    (size,) = struct.unpack_from("<I", kind, 4)
+    letter = _letter(kind, size)
+    return np.dtype(f"<{letter}") if letter else None
+
+
+@functools.lru_cache(maxsize=64)
+def _filters(message: bytes) -> tuple[tuple[int, tuple[int, ...]], ...] | None:
+    if message[0] != 1:
+        return None
+    found, position = [], 8
+    for _ in range(message[1]):
+        number, name, _, count = struct.unpack_from("<HHHH", message, position)
+        position += 8 + name
+        found.append((number, struct.unpack_from(f"<{count}I", message, position)))
+        position += 4 * (count + count % 2)
+    return tuple(found)

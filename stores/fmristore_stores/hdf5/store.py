@@ -8,6 +8,7 @@ Store and groups are whole here, which makes the module long.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
@@ -45,8 +46,11 @@ from fmristore_stores.hdf5.links import (
     first_places,
     join,
     link_target,
+    locate,
+    open_child,
     resolve,
 )
+from fmristore_stores.hdf5.messages import plain_dataset
 from fmristore_stores.hdf5.typed import read_typed, write_typed
 from fmristore_stores.hdf5.types import create_dataset
 from fmristore_stores.io.sources import ByteSource
@@ -55,6 +59,10 @@ from fmristore_stores.protocol import Capability, Child, TypedAttribute
 from fmristore_stores.spec import ArraySpec, Attributes, check_attributes, check_name
 
 __all__ = ["HDF5Array", "HDF5Group", "HDF5Store"]
+
+_CAN_READ = Capability.HARD_LINKS | Capability.TYPED_ATTRIBUTES
+_CAN_LOCATE = _CAN_READ | Capability.CHUNK_REFS
+_CAN_WRITE = _CAN_READ | Capability.WRITE | Capability.RAW_WRITE
 
 
 class HDF5Store:
@@ -151,11 +159,9 @@ class HDF5Store:
     @property
     def capabilities(self) -> Capability:
         """Links, types of attributes; encoded chunks can be written, or located while reading."""
-        always = Capability.HARD_LINKS | Capability.TYPED_ATTRIBUTES
         if self._session.writable:
-            return Capability.WRITE | Capability.RAW_WRITE | always
-        located = Capability.NONE if self._session.source is None else Capability.CHUNK_REFS
-        return always | located
+            return _CAN_WRITE
+        return _CAN_READ if self._session.source is None else _CAN_LOCATE
 
     @property
     def root(self) -> HDF5Group:
@@ -370,9 +376,15 @@ class HDF5Group:
         """
         self._session.check_open()
         with self._session.reading(join(self._path, path)):
-            node, where = resolve(self._session, self._node, self._path, path)
+            group, name, where = locate(self._session, self._node, self._path, path)
+            header = self._session.header_of(group, name)
+            plain = None if header is None else plain_dataset(header)
+            if plain is not None:
+                opener = functools.partial(open_child, group, name)
+                return HDF5Array(self._session, where, opener, plain=plain)
+            node = open_child(group, name)
             if isinstance(node, h5d.DatasetID) and not is_dimension(node):
-                return HDF5Array(self._session, where, node)
+                return HDF5Array(self._session, where, lambda: node)
         kind = "group" if isinstance(node, h5g.GroupID) else "dimension or type"
         msg = f"there is no such array; a {kind} has that name"
         raise NotFoundError(msg, url=self._session.url, node=where)
@@ -439,7 +451,7 @@ class HDF5Group:
             self._session.unmasked.add(facts(node).address)
             variable = self._session.variable_text
             name_axes(self._node, name, node, spec.dims, variable_text=variable)
-            array = HDF5Array(self._session, path, node, spec.codecs)
+            array = HDF5Array(self._session, path, lambda: node, spec.codecs)
         self._session.ledger.array(path, spec)
         self._session.ledger.node(path, checked)
         self._set_attributes(name, array, checked)

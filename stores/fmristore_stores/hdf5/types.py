@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import h5py
@@ -32,7 +33,9 @@ __all__ = [
     "create_dataset",
     "filters_of",
     "is_chunked",
+    "new_spec",
     "parse_type",
+    "plain_type",
     "spec_of",
     "stored_dtype",
 ]
@@ -40,7 +43,6 @@ __all__ = [
 _TEXT = h5py.string_dtype()
 _LARGEST_CHUNK = 2**32 - 1
 """Bytes in a chunk, and elements along one of its axes, that HDF5 can count."""
-_MEMORY_TYPES: dict[str, Any] = {}
 _PLAIN = frozenset(
     np.dtype(name).str
     for name in ("i1", "u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f4", "<f8")
@@ -136,11 +138,16 @@ def parse_type(stored: Any, space: Any) -> ElementType:
 
 def _plain_type(stored: Any, native: np.dtype[Any]) -> ElementType:
     """Element type of a dataset of integers or floats, whose type in memory is made once."""
-    memory = _MEMORY_TYPES.get(native.str)
-    if memory is None:
-        memory = _MEMORY_TYPES[native.str] = h5t.py_create(np.dtype(native.str), logical=True)
-    dtype = np.dtype(native.str)
-    return ElementType(dtype, dtype, memory, exact=bool(stored.equal(memory)) or _is_byte(stored))
+    found = plain_type(native.str)
+    exact = bool(stored.equal(found.memory)) or _is_byte(stored)
+    return found if exact else replace(found, exact=False)
+
+
+@functools.cache
+def plain_type(name: str) -> ElementType:
+    """Element type of integers or floats that lie in the file as in memory, by numpy's name."""
+    dtype = np.dtype(name)
+    return ElementType(dtype, dtype, h5t.py_create(dtype, logical=True), exact=True)
 
 
 def stored_dtype(node: Any) -> np.dtype[Any] | None:
@@ -190,16 +197,27 @@ def spec_of(
     MetadataError
         If what the file says makes no array.
     """
-    chunked = plan.get_layout() == h5d.CHUNKED
-    chunks = tuple(map(int, plan.get_chunk())) if chunked else tuple(max(n, 1) for n in shape)
+    chunks = tuple(map(int, plan.get_chunk())) if plan.get_layout() == h5d.CHUNKED else ()
+    return new_spec(shape, dtype, dims, chunks, filters_of(plan), _fill_value(node, plan, dtype))
+
+
+def new_spec(
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    dims: Sequence[str],
+    chunks: tuple[int, ...],
+    filters: Sequence[tuple[int, tuple[int, ...]]],
+    fill_value: Any = None,
+) -> ArraySpec:
+    """The spec of a dataset, `chunks` being empty for one without; raises as `spec_of`."""
     try:
         return ArraySpec(
             shape=shape,
             dtype=dtype,
             dims=tuple(dims),
-            layout=ChunkLayout(chunks=chunks),
-            codecs=from_hdf5_filters(filters_of(plan), dtype),
-            fill_value=_fill_value(node, plan, dtype),
+            layout=ChunkLayout(chunks=chunks or tuple(max(n, 1) for n in shape)),
+            codecs=from_hdf5_filters(filters, dtype),
+            fill_value=fill_value,
         )
     except InvalidInputError as error:
         raise MetadataError(error.message) from error

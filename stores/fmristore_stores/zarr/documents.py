@@ -19,7 +19,7 @@ import numpy as np
 
 from fmristore_stores.codecs.names import zarr_codecs
 from fmristore_stores.errors import FmristoreError
-from fmristore_stores.spec import ArraySpec, Attributes, copy_attributes, is_string
+from fmristore_stores.spec import ArraySpec, Attributes, check_nesting, is_string
 from fmristore_stores.zarr.metadata import Described, describe
 from fmristore_stores.zarr.refused import is_ignorable
 
@@ -111,7 +111,7 @@ def parse_node(data: bytes) -> ParsedNode | None:
         attributes = document.get("attributes", {})
         if document["zarr_format"] != 3 or not isinstance(attributes, dict):
             return None
-        copy_attributes(attributes)  # which fails where they are too deep to be handed out
+        check_nesting(attributes)
         if document["node_type"] == "group":
             more = document.keys() - _GROUP_KEYS
             known = all(is_ignorable(document[name]) for name in more)

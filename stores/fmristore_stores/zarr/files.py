@@ -145,7 +145,7 @@ class LocalFiles:
         self._unsafe: dict[str, None] = {}  # files and folders that may not be on the disk yet
         self._lock = threading.Lock()
         self._folder = folder
-        self._root = os.path.realpath(root)
+        self._root = os.path.realpath(root) if folder is None else folder.path
         self._identity = _identity(self._root)
         self._inside = os.path.join(self._root, "")  # noqa: PTH118 - hot path, as below
         self._folders = {self._root}

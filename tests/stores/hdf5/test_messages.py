@@ -1,0 +1,233 @@
+"""What is decoded from object headers is what the HDF5 library reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from h5py import h5a, h5f, h5p, h5s, h5t
+
+import fmristore as fs
+from fmristore_stores.chunks.reader import ChunkReader
+from fmristore_stores.errors import FmristoreError
+from fmristore_stores.hdf5 import attributes, links
+from fmristore_stores.hdf5.arrays import HDF5Array
+from fmristore_stores.hdf5.attributes import read_attributes
+from fmristore_stores.hdf5.messages import decode_plain, plain_dataset
+from fmristore_stores.hdf5.store import HDF5Store
+from fmristore_stores.protocol import Capability
+
+
+def _text(node: Any, name: bytes, raw: bytes, padding: int, length: int) -> None:
+    """Write an attribute of fixed-length text, padded in one of the ways that HDF5 has."""
+    kind = h5t.C_S1.copy()
+    kind.set_size(length)
+    kind.set_strpad(padding)
+    h5a.create(node, name, kind, h5s.create(h5s.SCALAR)).write(np.array(raw, f"S{length}"), kind)
+
+
+def _write_attributes(group: Any) -> None:
+    for name in ("i1", "u1", "<i2", ">i2", "<u4", ">u4", "<i8", "<u8", "<f4", ">f4", "<f8", ">f8"):
+        values = np.array([0, 1, 100], name)
+        group.attrs[name], group.attrs[f"one {name}"] = values, values[2]
+    group.attrs["f2"] = np.float16(0.5)
+    group.attrs["not finite"] = np.array([np.nan, np.inf])
+    group.attrs["negative"] = np.array([-1, -(2**62)])
+    group.attrs["two axes"] = np.arange(6).reshape(2, 3)
+    group.attrs["empty"] = np.zeros(0)
+    group.attrs["nothing"] = h5py.Empty("f8")
+    group.attrs["logical"] = np.array([True, False])
+    group.attrs["enum"] = np.array(1, h5py.enum_dtype({"A": 0, "B": 1}, "i1"))
+    group.attrs["text"] = "of any length, é"
+    group.attrs["texts"] = ["a", "bc"]
+    group.attrs["fixed"] = np.array([b"a", b"bcd", b""])
+    group.attrs["latin"] = np.bytes_(b"\xe9\x00x")
+    group.attrs["reference"] = group.ref
+    group.attrs["é"] = 1
+    for number, padding in enumerate((h5t.STR_NULLTERM, h5t.STR_NULLPAD, h5t.STR_SPACEPAD)):
+        _text(group.id, b"padded %d" % number, b"ab ", padding, 6)
+
+
+@pytest.fixture(params=["earliest", "v110", "latest"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A file with attributes of all kinds."""
+    path = str(tmp_path / "a.h5")
+    with h5py.File(path, "w", libver=request.param) as file:
+        _write_attributes(file.create_group("g"))
+        few = file.create_group("few")
+        few.attrs["n"], few.attrs["x"] = 1, np.array([0.5])
+    return path
+
+
+def test_attributes_are_those_that_the_library_reads(path: str) -> None:
+    with HDF5Store(path, mode="r") as store:
+        for name in ("g", "few"):
+            node = store.root.group(name)._node
+            header = store._session.header_of(node)
+            assert header is not None
+            ours = read_attributes(node, is_array=False, header=header)
+            assert repr(ours) == repr(read_attributes(node, is_array=False))  # for not-a-number
+            assert list(ours) == list(read_attributes(node, is_array=False))
+        plain = {name: decode_plain(found) for name, (found,) in header.attributes.items()}
+        assert plain == {b"n": 1, b"x": [0.5]}
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file with datasets of all kinds, with old headers."""
+    path = tmp_path_factory.mktemp("datasets") / "d.h5"
+    with h5py.File(path, "w", libver="earliest") as file:
+        values = np.arange(24).reshape(4, 6)
+        for kind in ("i1", "u1", "<i2", ">i2", "<u4", "<i8", "<u8", "<f2", "<f4", ">f4", "<f8"):
+            file[f"plain {kind}"] = values.astype(kind)
+            file.create_dataset(f"chunks {kind}", data=values.astype(kind), chunks=(2, 4))
+        for name, more in {
+            "zip": {"compression": 3},
+            "shuffled": {"compression": 9, "shuffle": True},
+            "sum": {"fletcher32": True},
+            "lzf": {"compression": "lzf"},
+            "grows": {"maxshape": (None, 6)},
+            "filled": {"fillvalue": 7},
+        }.items():
+            file.create_dataset(name, data=values.astype("<i4"), chunks=(3, 6), **more)
+        file["one"], file["empty"], file["bool"] = 3.5, np.zeros((0, 3)), values > 3
+        file["text"], file["complex"] = ["a", "b"], values + 1j
+        file["null"] = h5py.Empty("f8")
+        file.create_dataset("never written", (3, 4), "<f4")
+        file.create_dataset("no chunk", (3, 4), "<f4", chunks=(2, 2))
+        file.create_dataset("elsewhere", (3,), "<i4", external=[("x.bin", 0, 12)])
+        file.create_dataset("with fill", (3,), "<i4", fillvalue=5)
+        file["kind"] = np.dtype("<i4")
+        file.create_dataset("named type", data=[1, 2], dtype=file["kind"])
+        plan = h5p.create(h5p.DATASET_CREATE)
+        plan.set_layout(h5py.h5d.COMPACT)
+        h5py.h5d.create(file.id, b"compact", h5t.STD_I32LE, h5s.create_simple((3,)), plan)
+        file["scale"] = np.arange(6)
+        file["scale"].make_scale("x")
+        file["labelled"] = values
+        file["labelled"].dims[1].label = "x"
+        file["labelled"].dims[1].attach_scale(file["scale"])
+    return str(path)
+
+
+def _arrays(path: str) -> Iterator[tuple[str, HDF5Array, HDF5Array]]:
+    """Arrays of a file as its headers say them, and as the library does."""
+    with h5py.File(path) as file:
+        names = [name for name in file if name not in ("kind", "null")]
+    with HDF5Store(path, mode="r") as store:
+        for name in names:
+            node, where = links.resolve(store._session, store.root._node, "", name)
+            yield name, store.root.array(name), HDF5Array(store._session, where, lambda n=node: n)
+
+
+def test_datasets_are_those_that_the_library_reads(datasets: str) -> None:
+    known = set()
+    for name, ours, theirs in _arrays(datasets):
+        assert ours.spec == theirs.spec, name
+        assert ours.spec.fill == theirs.spec.fill, name
+        assert ours.capabilities == theirs.capabilities, name
+        assert ours.read_attributes() == theirs.read_attributes(), name
+        if ours._header is not None:
+            known.add(name)
+        if name != "elsewhere":
+            np.testing.assert_array_equal(ours.read(), theirs.read())
+        if Capability.CHUNK_REFS in ours.capabilities:
+            keys = [(0,) * len(ours.spec.shape)]
+            assert ours.refs(keys) == theirs.refs(keys), name
+            assert ours.stored_units() == theirs.stored_units(), name
+    plain = {f"plain {kind}" for kind in ("i1", "u1", "<i2", "<u4", "<i8", "<u8", "<f4", "<f8")}
+    chunked = {name.replace("plain", "chunks") for name in plain}
+    others = {"zip", "shuffled", "sum", "lzf", "grows", "one", "empty", "never written", "no chunk"}
+    assert known == plain | chunked | others
+
+
+@pytest.mark.parametrize("libver", ["v110", "latest"])
+def test_headers_with_checksums_are_left_to_the_library(tmp_path: Path, libver: str) -> None:
+    path = str(tmp_path / "a.h5")
+    with h5py.File(path, "w", libver=libver) as file:
+        file["x"] = np.arange(3)
+    with HDF5Store(path, mode="r") as store:
+        header = store._session.header_of(store.root._node, b"x")
+        assert header is not None
+        assert plain_dataset(header) is None
+        assert store.root.array("x").read().tolist() == [0, 1, 2]
+
+
+def test_addresses_behind_a_user_block_are_left_to_the_library(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.h5")
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file["x"] = np.arange(3)
+    with HDF5Store(path, mode="r") as store:
+        array = store.root.array("x")
+        assert array._header is None
+        assert ChunkReader(array).read().tolist() == [0, 1, 2]
+
+
+def test_changed_bytes_of_a_header(tmp_path: Path) -> None:
+    """Each byte of a header in turn: an error, or what the library makes of it."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("x", data=np.arange(6, dtype="<i4"), chunks=(4,))
+        data.attrs["n"], data.attrs["t"] = 1, np.array([b"a", b"bc"])
+        address = h5py.h5g.get_objinfo(data.id).objno[0]
+    good = path.read_bytes()
+    size = 16 + int.from_bytes(good[address + 8 : address + 12], "little")
+    for at in range(address, address + size):
+        changed = bytearray(good)
+        changed[at] ^= 0x11
+        path.write_bytes(changed)
+        _compare(str(path))
+
+
+def _compare(path: str) -> None:
+    """Compare an array as its header says it with what the library says, where both can."""
+    expected = None
+    try:
+        with HDF5Store(path, mode="r") as store, store._session.reading("x"):
+            node, where = links.resolve(store._session, store.root._node, "", "x")
+            if isinstance(node, h5py.h5d.DatasetID):
+                theirs = HDF5Array(store._session, where, lambda: node)
+                expected = theirs.spec, theirs.read_attributes()
+    except FmristoreError:
+        pass
+    try:
+        with HDF5Store(path, mode="r") as store:
+            ours = store.root.array("x")
+            found = ours.spec, ours.read_attributes()
+    except FmristoreError:
+        return
+    assert expected is None or found == expected
+
+
+def test_a_file_that_is_changed_through_the_library_meanwhile(tmp_path: Path) -> None:
+    """What the library has not written yet is not in the bytes of the file."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["n"] = 1
+    changing = h5f.open(bytes(path), h5f.ACC_RDWR)
+    h5a.open(changing, b"n").write(np.array(2))
+    with HDF5Store(str(path), mode="r") as store:
+        assert store.root.read_attributes() == {"n": 2}
+    changing.close()
+
+
+@pytest.mark.parametrize("access", ["time", "both"])
+def test_opening_asks_the_library_for_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, access: Any
+) -> None:
+    """For no attribute; and an image's affine and coordinates are not opened as datasets."""
+    path = tmp_path / "a.h5"
+    fs.convert(np.ones((3, 4, 5, 6)), path, space=np.eye(4), tr=2.0, access=access).close()
+    asked: list[object] = []
+    read, opened = attributes.read_attribute, links.open_child
+    monkeypatch.setattr(attributes, "read_attribute", lambda *a: (asked.append(a), read(*a))[1])
+    monkeypatch.setattr(
+        "fmristore_stores.hdf5.store.open_child", lambda *a: (asked.append(a[1]), opened(*a))[1]
+    )
+    with fs.open(path) as image:
+        assert image[1, 2, 3].tolist() == [1.0] * 6
+    assert asked == ([b"0"] if access == "time" else [b"0", b"0"])
