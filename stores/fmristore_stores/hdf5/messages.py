@@ -69,7 +69,7 @@ class _Form(NamedTuple):
 
     size: int
     """Bytes of an element."""
-    count: int
+    items: int
     letter: str
     """Of `struct`; empty for text."""
     listed: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,8 @@ def test_attributes_are_those_that_the_library_reads(path: str) -> None:
             ours = read_attributes(node, is_array=False, header=header)
             assert repr(ours) == repr(read_attributes(node, is_array=False))  # for not-a-number
             assert list(ours) == list(read_attributes(node, is_array=False))
+        header = store._session.header_of(store.root._node, b"few")
+        assert header is not None
         plain = {name: decode_plain(found) for name, (found,) in header.attributes.items()}
         assert plain == {b"n": 1, b"x": [0.5]}
 
@@ -85,14 +88,15 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> str:
         for kind in ("i1", "u1", "<i2", ">i2", "<u4", "<i8", "<u8", "<f2", "<f4", ">f4", "<f8"):
             file[f"plain {kind}"] = values.astype(kind)
             file.create_dataset(f"chunks {kind}", data=values.astype(kind), chunks=(2, 4))
-        for name, more in {
+        kinds: dict[str, dict[str, Any]] = {
             "zip": {"compression": 3},
             "shuffled": {"compression": 9, "shuffle": True},
             "sum": {"fletcher32": True},
             "lzf": {"compression": "lzf"},
             "grows": {"maxshape": (None, 6)},
             "filled": {"fillvalue": 7},
-        }.items():
+        }
+        for name, more in kinds.items():
             file.create_dataset(name, data=values.astype("<i4"), chunks=(3, 6), **more)
         file["one"], file["empty"], file["bool"] = 3.5, np.zeros((0, 3)), values > 3
         file["text"], file["complex"] = ["a", "b"], values + 1j
@@ -121,7 +125,12 @@ def _arrays(path: str) -> Iterator[tuple[str, HDF5Array, HDF5Array]]:
     with HDF5Store(path, mode="r") as store:
         for name in names:
             node, where = links.resolve(store._session, store.root._node, "", name)
-            yield name, store.root.array(name), HDF5Array(store._session, where, lambda n=node: n)
+            theirs = HDF5Array(store._session, where, functools.partial(_same, node))
+            yield name, store.root.array(name), theirs
+
+
+def _same(node: Any) -> Any:
+    return node
 
 
 def test_datasets_are_those_that_the_library_reads(datasets: str) -> None:
@@ -223,11 +232,18 @@ def test_opening_asks_the_library_for_little(
     path = tmp_path / "a.h5"
     fs.convert(np.ones((3, 4, 5, 6)), path, space=np.eye(4), tr=2.0, access=access).close()
     asked: list[object] = []
-    read, opened = attributes.read_attribute, links.open_child
-    monkeypatch.setattr(attributes, "read_attribute", lambda *a: (asked.append(a), read(*a))[1])
-    monkeypatch.setattr(
-        "fmristore_stores.hdf5.store.open_child", lambda *a: (asked.append(a[1]), opened(*a))[1]
-    )
+    read, open_child = attributes.read_attribute, links.open_child
+
+    def noted(node: Any, name: bytes | str) -> Any:
+        asked.append(name)
+        return read(node, name)
+
+    def opened(group: Any, name: bytes) -> Any:
+        asked.append(name)
+        return open_child(group, name)
+
+    monkeypatch.setattr(attributes, "read_attribute", noted)
+    monkeypatch.setattr("fmristore_stores.hdf5.store.open_child", opened)
     with fs.open(path) as image:
         assert image[1, 2, 3].tolist() == [1.0] * 6
     assert asked == ([b"0"] if access == "time" else [b"0", b"0"])
