@@ -107,11 +107,11 @@ def from_hdf5_filters(
     filters: Sequence[tuple[int, tuple[int, ...]]], dtype: np.dtype[Any]
 ) -> Pipeline:
     """Pipeline of HDF5 filters; a filter that is not known becomes ``hdf5:<number>``."""
-    return tuple([_from_hdf5(number, values, dtype.itemsize) for number, values in filters])
+    return tuple([_from_hdf5(number, values, dtype) for number, values in filters])
 
 
 @functools.lru_cache(maxsize=256)
-def _from_hdf5(number: int, values: tuple[int, ...], itemsize: int) -> CodecSpec:
+def _from_hdf5(number: int, values: tuple[int, ...], dtype: np.dtype[Any]) -> CodecSpec:
     def value(index: int, default: int) -> int:
         return values[index] if len(values) > index else default
 
@@ -123,7 +123,7 @@ def _from_hdf5(number: int, values: tuple[int, ...], itemsize: int) -> CodecSpec
                 cname=_BLOSC_COMPRESSORS[compressor],
                 clevel=value(4, 5),
                 shuffle=BLOSC_SHUFFLES[shuffle],
-                typesize=value(2, itemsize),
+                typesize=value(2, dtype.itemsize),
                 blocksize=0,
             )
     elif number == _PCODEC_FILTER:
@@ -134,7 +134,7 @@ def _from_hdf5(number: int, values: tuple[int, ...], itemsize: int) -> CodecSpec
     elif number == _DEFLATE_FILTER:
         return CodecSpec.of("deflate", level=value(0, 4))
     elif number == _SHUFFLE_FILTER:
-        return CodecSpec.of("shuffle", elementsize=value(0, itemsize))
+        return CodecSpec.of("shuffle", elementsize=value(0, dtype.itemsize))
     elif number == _FLETCHER_FILTER:
         return CodecSpec.of("fletcher32")
     return CodecSpec(f"hdf5:{number}", (("parameters", values),))
