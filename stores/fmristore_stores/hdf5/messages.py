@@ -223,7 +223,7 @@ def unique_names(names: Sequence[str]) -> tuple[str, ...]:
 def _dtype(kind: bytes) -> np.dtype[Any] | None:
     (size,) = struct.unpack_from("<I", kind, 4)
     letter = _letter(kind, size)
-    return np.dtype(f"<{letter}") if letter else None
+    return np.dtype(np.dtype(f"<{letter}").str) if letter else None  # not long long for int64
 
 
 @functools.lru_cache(maxsize=64)
