@@ -383,7 +383,7 @@ def test_damaged_pcodec_is_an_error(dtype: str) -> None:
         decode(archive("u2" if dtype == "i2" else "f8"), encoded, values.nbytes)
     for _ in range(300):
         damaged = bytearray(encoded)
-        damaged[random.integers(80)] ^= 1 << random.integers(8)
+        damaged[random.integers(80)] ^= 1 << int(random.integers(8))
         with contextlib.suppress(CorruptDataError):
             assert (
                 memoryview(decode(pipeline, bytes(damaged), values.nbytes)).nbytes == values.nbytes
