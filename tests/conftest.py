@@ -35,7 +35,11 @@ sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 MEMORY = Path("/dev/shm")
-if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2 << 30:
+if (
+    "TMPDIR" not in os.environ
+    and os.access(MEMORY, os.W_OK)
+    and shutil.disk_usage(MEMORY).free > 2 << 30
+):
     # Thousands of small files: a disk takes longer to make them than the tests take to write them.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 

@@ -401,10 +401,18 @@ def _copy(path: str, staged: str) -> None:
 def _copy_folder(path: str, url: str, *, replace: bool) -> None:
     """Copy a Zarr store, which is a folder and one thing of a dataset: whole, or not at all.
 
-    Links stay links, so that nothing comes along that the store itself does not hold.
+    Links stay links, and those that lead out of it are refused, as they are when it is read.
     """
     if not is_local(url):
         raise InvalidInputError("a folder is copied to a local one: transcode it", url=path)
+    inside = Path(path).resolve()
+    for entry in inside.rglob("*"):
+        if entry.is_symlink() and not entry.resolve().is_relative_to(inside):
+            raise InvalidInputError(
+                f"{entry.relative_to(inside)} is a symbolic link that leads out of the store: "
+                "put the file in its place (git annex unlock), or link the store",
+                url=path,
+            )
     with publish_folder(url, overwrite=replace) as staged:
         try:
             shutil.copytree(path, staged, symlinks=True, dirs_exist_ok=True, copy_function=_copy)

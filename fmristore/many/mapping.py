@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -190,16 +191,21 @@ def _task(
     texts = {key: text for key, text in given_files.items() if text is not None}
     inputs = tuple(text for key, text in texts.items() if not (key == "url" and output is not None))
     target = None if output is None else os.fspath(output)
+    title = name or target or next(iter(inputs), None) or f"{next(iter(bound.values()), '')!s:.200}"
     return Task(
-        name=masked_url(
-            name or target or next(iter(inputs), None) or f"{next(iter(bound.values()), '')!s:.200}"
-        ),
+        name=_without_secrets(title),
         function=function,
         args=args,
         options=named,
         inputs=inputs,
         output=target,
     )
+
+
+def _without_secrets(name: str) -> str:
+    """Name of a run without the secrets of a URL, which may be all that sets it apart."""
+    shown = masked_url(name)
+    return shown if shown == name else f"{shown} ({hashlib.sha256(name.encode()).hexdigest()[:8]})"
 
 
 def _place_of(value: Any) -> str | None:

@@ -114,7 +114,9 @@ def _perform(task: Task) -> Outcome:
     if [_place(one) for one in after] != [_place(one) for one in stamps]:
         raise ChangedError("a source changed while it was read: do this run again")
     stamps = [_with_digest(one, url) for one, url in zip(stamps, task.inputs, strict=True)]
-    record = {"state": "done", "inputs": stamps, "options": made, "output": _token(task)}
+    # What was found not to be well, by `verify`, is looked at again next time.
+    state = "done" if getattr(result, "ok", True) else "not well"
+    record = {"state": state, "inputs": stamps, "options": made, "output": _token(task)}
     return Outcome(name=task.name, state="done", result=result, record=record)
 
 

@@ -61,7 +61,7 @@ class StoreOptions(WriteOptions, total=False):
     ----------
     codec : str, optional
         Preset: ``"portable"`` (default for HDF5: any HDF5 reader), ``"dual"`` (default for Zarr:
-        the same bytes in both stores), ``"fast"``, ``"archive"`` (7 to 14 % smaller; read by
+        the same bytes in both stores), ``"fast"``, ``"archive"`` (a tenth smaller; read by
         fmristore, and from Zarr by zarr-python, both with the package pcodec) or ``"none"``.
     profile : {"r"}, optional
         Write an HDF5 file exactly as the R package does, if it has the format; see

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import html
 import io
 import json
 import re
@@ -443,7 +444,8 @@ def _json(text: str, url: str) -> Columns | list[str]:
 def _xml(text: str, url: str) -> Columns:
     """Labels of FSL (``<label index="0">name</label>``), AAL (index and name as elements), AFNI."""
     if text.lstrip().startswith("<VALUE_LABEL_DTABLE") and (found := _AFNI.findall(text)):
-        return {"index": [i for i, _ in found], "name": [name for _, name in found]}
+        names = [html.unescape(name) for _, name in found]
+        return {"index": [number for number, _ in found], "name": names}
     if re.search(r"<!\s*(DOCTYPE|ENTITY)", text, re.IGNORECASE):
         raise InvalidInputError(
             "the table of labels is XML with a DTD or entities, which are not read: remove them",

@@ -70,6 +70,27 @@ def test_other_calls_of_many_stores(tmp_path: Path, sources: list[Path]) -> None
             np.testing.assert_array_equal(first.to_numpy(), one.to_numpy())
 
 
+def test_damage_is_found_again(tmp_path: Path, sources: list[Path]) -> None:
+    urls = [tmp_path / "a.h5", tmp_path / "b.h5"]
+    fs.convert([sources[0], sources[2]], urls, codec="none")
+    content = bytearray(urls[0].read_bytes())
+    place = content.find(make_values(SHAPE, seed=0)[0, 0, 0].tobytes())
+    content[place] ^= 1
+    urls[0].write_bytes(content)
+    for expected in (["done", "done"], ["done", "unchanged"]):
+        report = fs.verify(urls, deep=True, journal=tmp_path / "journal.jsonl")
+        assert states(report) == expected
+        assert not report.results[str(urls[0])].ok
+
+
+def test_what_is_secret_may_be_all_that_sets_runs_apart() -> None:
+    urls = [f"https://host/get?key={name}" for name in ("sub-01.nii", "sub-02.nii")]
+    report = fs.map_runs(len, urls)
+    assert states(report) == ["done", "done"]
+    assert len({one.name for one in report}) == 2
+    assert "sub-0" not in "".join(one.name for one in report)
+
+
 def test_sources_of_one_url_are_a_sequence_and_a_list_of_them_many(
     tmp_path: Path, sources: list[Path]
 ) -> None:

@@ -76,6 +76,9 @@ TABLES = {
         '<VALUE_LABEL_DTABLE ni_type="2*String" ni_dimen="2" >\n "2" "Area_2"\n "1" "Area_1"\n'
         "</VALUE_LABEL_DTABLE>"
     ),
+    "AFNI, entities": (
+        '<VALUE_LABEL_DTABLE >\n "2" "Area&#95;2"\n "1" "Area_1"\n</VALUE_LABEL_DTABLE>'
+    ),
     "name: id": "Area_2: 2\nArea_1: 1\n",
     "name = id": "Area_2=2\nArea_1=1\n",
     "MIST": "roi;label;name;size_gm\n1;A;Area_1;7\n2;B;Area_2;8\n",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -23,7 +25,8 @@ _REPEATS = 3
 def needs_scratch(reader: ChunkReader, step: int) -> bool:
     """Whether reading `step` volumes at a time would decode chunks again and again.
 
-    Chunks that all stay in the cache are not decoded again.
+    Chunks that all stay in the cache are not decoded again. Without room for a temporary file
+    (``TMPDIR``) it is done all the same.
     """
     spec, axis = reader.spec, reader.spec.dims.index("t")
     length = min(reader.chunks[axis], spec.shape[axis])
@@ -31,7 +34,15 @@ def needs_scratch(reader: ChunkReader, step: int) -> bool:
         return False
     nbytes = spec.nbytes // spec.shape[axis] * length
     chunk = math.prod(reader.chunks) * spec.dtype.itemsize
-    return not CHUNK_CACHE.takes(nbytes, -(-nbytes // chunk))
+    return not CHUNK_CACHE.takes(nbytes, -(-nbytes // chunk)) and _has_room(nbytes)
+
+
+def _has_room(nbytes: int) -> bool:
+    """Whether a temporary file leaves half of its folder free, which may be memory."""
+    try:
+        return 2 * nbytes <= shutil.disk_usage(tempfile.gettempdir()).free
+    except OSError:
+        return False
 
 
 def volumes_by_scratch(

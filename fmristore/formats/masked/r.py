@@ -170,7 +170,7 @@ class _Frame:
 
     def _texts(self, *path: str) -> list[str]:
         found = self._get(*path)
-        if found is None or found.kind != "text" or not all(found.data):
+        if found is None or found.kind != "text" or not found.data or not all(found.data):
             raise self._wrong(f"has no texts in {shown('$'.join(path))}")
         return list(found.data)
 
@@ -405,7 +405,8 @@ class _Frame:
         key, components = str(about.pop("array", None)), about.get("components")
         said = self._whole("arrays", key, "shape").tolist()
         given = _some(components, (".component_id",)).get(".component_id")
-        names = [name for name in given if isinstance(name, str)] if given else []
+        listed = given if isinstance(given, list) else []
+        names = [name for name in listed if isinstance(name, str)]
         if said != [count, len(names)]:
             raise self._wrong(f"has a block {shown(key, 80)} that does not fit the observations")
         if math.prod(said) > _MOST_CELLS:
@@ -442,7 +443,9 @@ def _repetition_time(observations: Mapping[str, Any]) -> float | None:
     if not (isinstance(trs, list) and isinstance(times, list)) or not trs:
         return None
     tr = trs[0]
-    if isinstance(tr, bool) or not isinstance(tr, int | float) or not tr > 0 or set(trs) != {tr}:
+    if isinstance(tr, bool) or not isinstance(tr, int | float) or not tr > 0:
+        return None
+    if any(one != tr for one in trs):
         return None
     expected = tr * np.arange(len(times))
     numbers = np.array([np.nan if t is None else t for t in times], object)

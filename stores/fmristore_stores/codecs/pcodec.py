@@ -55,8 +55,11 @@ def pcodec_decode(
         If the package pcodec is not installed.
     """
     count = limit // dtype.itemsize
-    room = np.empty(limit, np.uint8) if out is None or out.nbytes < limit else out[:limit]
-    values = room[: count * dtype.itemsize].view(dtype)
+    nbytes = count * dtype.itemsize
+    room = np.empty(nbytes, np.uint8) if out is None or out.nbytes < nbytes else out[:nbytes]
+    values = room.view(dtype)
+    if not values.flags.aligned:  # which pcodec refuses
+        values = np.empty(count, dtype)
     progress = _package().standalone.simple_decompress_into(bytes(data), values)
     if progress.n_processed != count or not progress.finished:
         least = "" if progress.finished else "at least "

@@ -4,7 +4,8 @@ The library makes four objects for each attribute that is read through it, and a
 dataset, which takes longer than everything else about a small file. So the header is read at once,
 and what is plain is taken from its bytes: attributes that are text of fixed length, integers or
 double precision, one value or a list of them; and datasets of integers or floats in little-endian
-order, in one piece or in chunks. All else is left to the library, and all headers with checksums.
+order, in one piece or in chunks. All else is left to the library, and datasets whose headers have
+checksums. Attributes are those of an object that the library has opened, and so checked, before.
 
 References
 ----------
@@ -171,6 +172,8 @@ def plain_dataset(header: Header) -> PlainDataset | None:
     """A dataset by its header; None where the HDF5 library has to read it."""
     found = header.others
     if not header.is_plain or header.fills or not found.keys() <= _OF_DATASETS:
+        return None
+    if not all(found.values()):  # a message that lies elsewhere
         return None
     try:
         shape, dtype = _lengths(found[_SHAPE_MESSAGE]), _dtype(found[_TYPE_MESSAGE])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fmristore as fs
-from fmristore.formats.r.serialised import parse_serialised
+from fmristore.formats.r.serialised import RValue, parse_serialised
 from fmristore.viewer.layers import Start, find_part, layer_names, open_layer
 from fmristore_stores.errors import (
     CorruptDataError,
@@ -183,6 +183,7 @@ def test_tables_of_observations(tmp_path: Path) -> None:
         ({"shape": [4, 5]}, r"4 observations and 6 voxels"),
         ({"active_assay": "z"}, r"active assay z of beta"),
         ({"axes": {}}, r"lacks the field axes\$"),
+        ({"active_assay": RValue("text", [], {})}, r"no texts in active_assay"),
     ],
     ids=lambda value: None if isinstance(value, str) else next(iter(value)),
 )

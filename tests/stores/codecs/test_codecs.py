@@ -368,6 +368,15 @@ def test_a_number_that_is_not_registered_may_be_another_filter() -> None:
         from_zarr_codecs(zarr_codecs(archive("i2")), np.dtype("c8"))
 
 
+def test_pcodec_decodes_into_memory_that_is_not_aligned() -> None:
+    values, pipeline = series("f8")[0], archive("f8")
+    encoded = encode(pipeline, values)
+    for offset in (0, 1, 4):
+        room = np.zeros(values.nbytes + 8, np.uint8)[offset : offset + values.nbytes]
+        found = decode(pipeline, encoded, values.nbytes, out=room)
+        np.testing.assert_array_equal(np.frombuffer(found, "f8"), values)
+
+
 @pytest.mark.parametrize("dtype", ["i2", "f4"])
 def test_damaged_pcodec_is_an_error(dtype: str) -> None:
     values, pipeline = series(dtype)[0], archive(dtype)
