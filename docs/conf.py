@@ -150,11 +150,12 @@ def _inherit(app: Any, what: str, name: str, thing: Any, options: Any, lines: li
 
 
 def _skip(app: Any, what: str, name: str, thing: Any, skip: Any, options: Any) -> bool | None:
-    """Leave out what scikit-learn, dict, tuple and sequences put into a class without a word."""
+    """Leave out what scikit-learn, nilearn, dict, tuple and sequences put into a class."""
     text = getattr(thing, "__doc__", None) or ""
     of_tuples = "Alias for field number" in text or "number of occurrences of value" in text
     of_dicts = text and text == getattr(getattr(dict, name, None), "__doc__", None)
     foreign = of_tuples or of_dicts or "return first index of value" in text.lower()
+    foreign = foreign or str(getattr(thing, "__module__", "")).startswith("nilearn.")
     return True if foreign or re.fullmatch(r"set_\w+_request", name) else None
 
 
