@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -13,12 +12,11 @@ from typing import Any
 from fmristore.formats.base import StoredObject
 from fmristore.many.executors import outcomes
 from fmristore.many.journal import Journal
-from fmristore.many.report import Outcome, RunsReport
+from fmristore.many.report import Outcome, RunsReport, run_name
 from fmristore.many.task import Task, takes_option
 from fmristore.planning.progress import Progress
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.io.location import exists, normalise
-from fmristore_stores.secrets import masked_url
 
 __all__ = ["do_tasks", "map_runs"]
 
@@ -193,19 +191,13 @@ def _task(
     target = None if output is None else os.fspath(output)
     title = name or target or next(iter(inputs), None) or f"{next(iter(bound.values()), '')!s:.200}"
     return Task(
-        name=_without_secrets(title),
+        name=run_name(title),
         function=function,
         args=args,
         options=named,
         inputs=inputs,
         output=target,
     )
-
-
-def _without_secrets(name: str) -> str:
-    """Name of a run without the secrets of a URL, which may be all that sets it apart."""
-    shown = masked_url(name)
-    return shown if shown == name else f"{shown} ({hashlib.sha256(name.encode()).hexdigest()[:8]})"
 
 
 def _place_of(value: Any) -> str | None:

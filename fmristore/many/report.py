@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,12 +13,18 @@ from fmristore_stores.errors import NotFoundError, RunsError
 from fmristore_stores.secrets import masked_url
 from fmristore_stores.shown import shown
 
-__all__ = ["Outcome", "RunsReport", "State"]
+__all__ = ["Outcome", "RunsReport", "State", "run_name"]
 
 State = Literal["done", "unchanged", "failed"]
 """Done now, done before from the same files, or not done."""
 
 _FEW = 20
+
+
+def run_name(name: str) -> str:
+    """Name of a run without the secrets of a URL, which may be all that sets it apart."""
+    plain = masked_url(name)
+    return plain if plain == name else f"{plain} ({hashlib.sha256(name.encode()).hexdigest()[:8]})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +87,7 @@ class RunsReport:
 
     def __getitem__(self, name: str) -> Outcome:
         for one in self.outcomes:
-            if one.name in (name, masked_url(name)):
+            if one.name in (name, run_name(name)):
                 return one
         raise NotFoundError(f"there was no run {name!r:.80}")
 
