@@ -238,13 +238,7 @@ class ChunkLoader:
                 return None
             self._check_size(key, ref)
             (data,) = array.fetch([ref.range])
-            try:
-                loaded = self._decode(key, block, ref, data, kept)
-            except CorruptDataError as error:
-                raise self.error(key, f"cannot be read: {error.message}") from error
-            except (CodecError, DependencyError) as error:
-                error.url, error.node = self._url, self.array.path
-                raise
+            loaded = self._decode(key, block, ref, data, kept)
         if kept:
             self._keep(kept)
         return loaded
@@ -471,13 +465,7 @@ class ChunkLoader:
 
     def _place(self, read: ChunkRead, ref: ChunkRef, data: Buffer, kept: Kept | None) -> None:
         room = read.room if kept is None else None
-        try:
-            loaded = self._decode(read.key, read.block, ref, data, kept, room=room)
-        except CorruptDataError as error:
-            raise self.error(read.key, f"cannot be read: {error.message}") from error
-        except (CodecError, DependencyError) as error:
-            error.url, error.node = self._url, self.array.path
-            raise
+        loaded = self._decode(read.key, read.block, ref, data, kept, room=room)
         if room is None or not np.may_share_memory(loaded.values, room):
             read.place(loaded)
 
@@ -490,6 +478,25 @@ class ChunkLoader:
         kept: Kept | None,
         *,
         room: AnyArray | None = None,
+    ) -> Loaded:
+        """Decode a chunk or a part of it; errors name the chunk or the node."""
+        try:
+            return self._decode_needed(key, block, ref, data, kept, room=room)
+        except CorruptDataError as error:
+            raise self.error(key, f"cannot be read: {error.message}") from error
+        except (CodecError, DependencyError) as error:
+            error.url, error.node = self._url, self.array.path
+            raise
+
+    def _decode_needed(
+        self,
+        key: ChunkKey,
+        block: Region,
+        ref: ChunkRef,
+        data: Buffer,
+        kept: Kept | None,
+        *,
+        room: AnyArray | None,
     ) -> Loaded:
         """Decode a chunk, or just the part that is needed when it is needed for the first time."""
         spec = self.spec
