@@ -32,7 +32,7 @@ from fmristore_stores.errors import (
 from fmristore_stores.opening import open_store
 from fmristore_stores.protocol import AnyArray, Capability, Group
 
-__all__ = ["FormatTests"]
+__all__ = ["FormatTests", "copy_store"]
 
 _SUFFIXES = (".h5", ".zarr")
 _OTHER = dict(zip(_SUFFIXES, _SUFFIXES[::-1], strict=True))
@@ -88,7 +88,7 @@ class FormatTests(abc.ABC):
             made = tmp_path_factory.mktemp("first") / url.name
             self.create(made).close()
             self._made[type(self), suffix] = made
-        return _copied(made, url)
+        return copy_store(made, url)
 
     @pytest.fixture
     def stored(self, url: Path) -> Iterator[StoredObject]:
@@ -236,7 +236,7 @@ class FormatTests(abc.ABC):
     def test_arrays_that_are_gone(self, url: Path) -> None:
         """Without one of its arrays nothing is read as if it were whole."""
         for path in sorted({*_primary(url)} - self.optional):
-            lacking = _copied(url, url.with_stem("lacking"))
+            lacking = copy_store(url, url.with_stem("lacking"))
             with open_store(lacking, "r+") as store:
                 group, name = _parent(store.root, path)
                 group.remove(name)
@@ -247,7 +247,7 @@ class FormatTests(abc.ABC):
     def test_chunks_that_are_gone(self, url: Path) -> None:
         """Values that were never written are damage for every operation, and nothing is left."""
         for path in _primary(url):
-            lacking = _copied(url, url.with_stem("lacking"))
+            lacking = copy_store(url, url.with_stem("lacking"))
             with open_store(lacking, "r+") as store:
                 group, name = _parent(store.root, path)
                 array = group.array(name)
@@ -274,7 +274,7 @@ class FormatTests(abc.ABC):
         """Bytes that changed are found where something can tell: a codec or a digest."""
         assert verify(url, deep=True)
         for path in _primary(url):
-            damaged = _copied(url, url.with_stem("damaged"))
+            damaged = copy_store(url, url.with_stem("damaged"))
             with open_store(damaged) as store:
                 array: Any = store.root.array(path)
                 if Capability.CHUNK_REFS not in array.capabilities:
@@ -288,7 +288,7 @@ class FormatTests(abc.ABC):
             assert not verify(damaged, deep=True)
 
 
-def _copied(source: Path, target: Path) -> Path:
+def copy_store(source: Path, target: Path) -> Path:
     """Copy the bytes of a store, in place of what was there."""
     if source.is_dir():
         shutil.rmtree(target, ignore_errors=True)

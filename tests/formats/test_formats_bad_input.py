@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import scipy.sparse
 from numpy.testing import assert_array_equal
 
 import fmristore as fs
+from fmristore.testing.formats import copy_store
 from fmristore_stores.errors import (
     CorruptDataError,
     FmristoreError,
@@ -50,15 +50,6 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Pat
         return url if url.exists() else write(name, url)
 
     return find
-
-
-def copy(source: Path, target: Path) -> Path:
-    if source.is_dir():
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(source, target)
-    else:
-        shutil.copyfile(source, target)
-    return target
 
 
 # Damage -------------------------------------------------------------------------------------
@@ -167,7 +158,7 @@ def test_whatever_is_replaced_ends_in_numbers_or_our_error(
     for what, attack in attacks(whole):
         if STORES[zlib.crc32(what.encode()) % len(STORES)] != kind:
             continue
-        attack(copy(whole, url))
+        attack(copy_store(whole, url))
         try:
             use(url, name)
         except FmristoreError as error:
@@ -236,7 +227,7 @@ def test_contradictions_are_told(
 ) -> None:
     names, damage = DAMAGE[case]
     for name in names:
-        url = copy(stores(name, kind), tmp_path / f"damaged.{kind}")
+        url = copy_store(stores(name, kind), tmp_path / f"damaged.{kind}")
         damage(url)
         with pytest.raises(MetadataError) as caught:
             use(url, name)
@@ -250,7 +241,7 @@ def test_times_that_are_no_numbers(
     """Nobody needs them to read the data, but they are wrong."""
     path = {"neurovecseq": "runs/rest/t", "maskedneurovec": "t"}.get(name, "scans/rest/t")
     for convert in (lambda v: v.astype("c16"), lambda v: np.full(v.shape, "1", "T")):
-        url = copy(stores(name, kind), tmp_path / f"damaged.{kind}")
+        url = copy_store(stores(name, kind), tmp_path / f"damaged.{kind}")
         put(url, path, convert(get(url, path)))
         use(url, name)
         assert [problem.kind for problem in fs.verify(url).problems] == ["times"]
@@ -488,7 +479,7 @@ def test_adding_that_ends_in_the_middle(
 ) -> None:
     if (name, kind, code) == ("labeledvolumeset", "h5", 8):
         pytest.skip("the HDF5 library itself crashes where there is no room for its metadata")
-    url = copy(stores(name, kind), tmp_path / f"a.{kind}")
+    url = copy_store(stores(name, kind), tmp_path / f"a.{kind}")
 
     def numbers(stored: Any, key: str) -> AnyArray:
         return np.asarray(stored[key])
