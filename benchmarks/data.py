@@ -50,7 +50,7 @@ class StoreKind:
 
     @property
     def hdf5(self) -> bool:
-        """Whether it is an HDF5 file."""
+        """True if it is an HDF5 file."""
         return self.suffix == ".h5"
 
 

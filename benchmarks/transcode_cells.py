@@ -36,7 +36,7 @@ PAIRS = {
 RECHUNKS: tuple[tuple[Pattern, Pattern], ...] = (("time", "volume"), ("volume", "time"))
 
 PEERS = {True: ("h5py", "zarr-python"), False: ("zarr-python", "h5py")}
-"""Whether the source is HDF5, to the libraries that read and write."""
+"""True if the source is HDF5, to the libraries that read and write."""
 
 
 def transcode_groups(

@@ -169,7 +169,7 @@ def by_nibabel(path: Path, header: NiftiHeader) -> AnyArray:
 
 
 def same_bits(left: AnyArray, right: AnyArray) -> bool:
-    """Whether two arrays agree in shape, type and every bit."""
+    """Return whether two arrays agree in shape, type and every bit."""
     return (left.shape, left.dtype, left.tobytes()) == (right.shape, right.dtype, right.tobytes())
 
 

@@ -232,7 +232,7 @@ def test_functions_are_short_and_long_modules_say_why() -> None:
             assert "long" in (ast.get_docstring(tree) or ""), f"{path} does not say why it is long"
 
 
-NO_NOUN = {"What", "How", "Where", "Which", "When", "Who", "Why"}
+NO_NOUN = {"What", "How", "Where", "Whether", "Which", "When", "Who", "Why"}
 """First words of docstrings that are neither a noun nor an imperative."""
 
 OLD_WORDS = re.compile(

@@ -67,7 +67,7 @@ class StoredImage(FileBasedImage):
         sniff: Any = None,
         sniff_max: int = 1024,
     ) -> tuple[bool, Any]:
-        """Whether there is a store at a path, by its first bytes or its ``zarr.json``.
+        """Return whether there is a store at a path, by its first bytes or its ``zarr.json``.
 
         Reference files go by their name, which ends in ``.refs.json``.
 

@@ -463,7 +463,7 @@ def _put(
 
 
 def _is_equal(path: str, url: str, storage_options: Mapping[str, Any] | None) -> bool:
-    """Whether what lies at a URL has the content of a file; what has its length is read."""
+    """Return whether what lies at a URL has the content of a file; what has its length is read."""
     if not exists(url, storage_options):
         return False
     fs, place = filesystem(url, storage_options)

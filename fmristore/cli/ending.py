@@ -118,7 +118,7 @@ def _watch(reading: int, parent: int) -> None:
 
 
 def _ends(reading: int) -> bool:
-    """Whether the other process handles a signal and ends in time."""
+    """Return whether the other process handles a signal and ends in time."""
     last, handled = time.monotonic() + _UNTIL_HANDLED, False
     while select.select([reading], [], [], max(0.0, last - time.monotonic()))[0]:
         found = os.read(reading, 1)
@@ -155,7 +155,7 @@ def _signal_again(number: int) -> None:
 
 
 def _is_lost(frame: FrameType | None) -> bool:
-    """Whether nobody would learn of what is raised in a frame.
+    """Return whether nobody would learn of what is raised in a frame.
 
     Python ignores exceptions in finalisers. Those in the methods that HDF5 calls to write a file
     are lost in the library, which goes on, or crashes.

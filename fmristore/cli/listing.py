@@ -50,7 +50,7 @@ def list_stores(
 
 
 def is_folder(url: str, storage_options: Mapping[str, Any]) -> bool:
-    """Whether a folder is at a URL that is no Zarr store."""
+    """Return whether a folder is at a URL that is no Zarr store."""
     if url.rstrip("/").endswith(_ENDINGS):
         return False
     if "://" not in url:

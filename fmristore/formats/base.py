@@ -126,7 +126,7 @@ class StoredArray:
 
     @property
     def is_copy(self) -> bool:
-        """Whether its data are those of another array of the same object."""
+        """True if its data are those of another array of the same object."""
         return self._is_copy
 
     @property
@@ -429,7 +429,7 @@ class BorrowedHandle(Handle):
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called, of this handle or of its owner."""
+        """True if `close` was called, of this handle or of its owner."""
         return self._given_back or self._owner.closed
 
     def rest(self) -> None:
@@ -523,7 +523,7 @@ class StoredObject(ABC):
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
+        """True if `close` was called."""
         return self._handle.closed
 
     def close(self) -> None:
@@ -718,7 +718,7 @@ class StoredObject(ABC):
 
     @property
     def _is_near(self) -> bool:
-        """Whether a small read is cheap: for a picture nothing is asked of a server."""
+        """True if a small read is cheap: for a picture nothing is asked of a server."""
         locator = self._handle.locator
         return is_local(locator.url) and locator.kind != "reference"
 

@@ -80,7 +80,7 @@ def decode_name(name: str) -> str:
 
 
 def _allowed(name: str) -> bool:
-    """Whether a name is one for a node, apart from its length."""
+    """Return whether a name is one for a node, apart from its length."""
     try:
         check_name(name[: MAX_NAME_BYTES // 4])
     except FmristoreError:

@@ -84,7 +84,7 @@ def missing_of(children: Collection[str], attributes: Mapping[str, Any]) -> list
 
 
 def has_child(handle: Handle, folder: str, name: str) -> bool:
-    """Whether a group has a node that not every store of its format has.
+    """Return whether a group has a node that not every store of its format has.
 
     Raises
     ------

@@ -255,11 +255,11 @@ class Layout(ABC):
     stores: ClassVar[frozenset[str]] = frozenset({"hdf5", "zarr"})
     """Kinds of store that it can be written in."""
     variable_text: ClassVar[bool] = False
-    """Whether its readers want attributes of variable-length text, in HDF5 files."""
+    """True if its readers want attributes of variable-length text, in HDF5 files."""
 
     @abstractmethod
     def detect(self, view: StoreView) -> bool:
-        """Whether a store has this layout; reads attributes and names, no data."""
+        """Return whether a store has this layout; reads attributes and names, no data."""
 
     @abstractmethod
     def read(self, handle: Handle) -> Any:

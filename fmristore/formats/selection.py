@@ -41,7 +41,7 @@ class VoxelSelection(NamedTuple):
     points: AnyArray
     """(n, 3), or (3,) for one voxel: as given, negative indices and all."""
     single: bool
-    """Whether it was one voxel, so that the result has no axis of voxels."""
+    """True if it was one voxel, so that the result has no axis of voxels."""
     times: Selection
 
 

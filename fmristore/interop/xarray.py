@@ -69,7 +69,7 @@ class LazyArray(BackendArray):
 
 
 def _are_voxels(key: tuple[Any, ...]) -> bool:
-    """Whether an index is a list of voxels (n,) and a part of the last axis of four."""
+    """Return whether an index is a list of voxels (n,) and a part of the last axis of four."""
     if len(key) != 4 or not all(isinstance(axis, np.ndarray) for axis in key[:3]):
         return False
     sizes = {axis.size for axis in key[:3]}

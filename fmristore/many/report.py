@@ -93,7 +93,7 @@ class RunsReport:
 
     @property
     def ok(self) -> bool:
-        """Whether no run failed."""
+        """True if no run failed."""
         return not self.failed
 
     @property

@@ -121,7 +121,7 @@ def _perform(task: Task) -> Outcome:
 
 
 def takes_option(function: Callable[..., Any], name: str) -> bool:
-    """Whether a function has a parameter of a name, or takes any."""
+    """Return whether a function has a parameter of a name, or takes any."""
     parameters = inspect.signature(function).parameters.values()
     return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
 
@@ -172,7 +172,7 @@ def _sha256(url: str) -> str:
 
 
 def _same_inputs(task: Task, stamps: list[dict[str, Any]]) -> bool:
-    """Whether the sources are those of the record; a copied file has another time only."""
+    """Return whether the sources are those of the record; a copied file has another time only."""
     known = task.record.get("inputs", []) if task.record is not None else []
     if len(known) != len(stamps):
         return False

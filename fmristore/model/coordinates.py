@@ -28,7 +28,7 @@ class Coordinate(NamedTuple):
 
 
 def is_aligned(space: NeuroSpace) -> bool:
-    """Whether the axes x, y, z of a grid are those of the world, in either direction."""
+    """Return whether the axes x, y, z of a grid are those of the world, in either direction."""
     affine = space.affine[:3, :3]
     aside = affine - np.diag(np.diag(affine))
     return bool(np.max(np.abs(aside) * space.spatial_shape) <= _ALIGNED_MM)

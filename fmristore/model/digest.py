@@ -53,7 +53,7 @@ _SHA256 = hashlib.sha256().digest_size
 
 
 def is_digest(value: object) -> bool:
-    """Whether an attribute is a digest of a kind that is known here."""
+    """Return whether an attribute is a digest of a kind that is known here."""
     return isinstance(value, str) and value.startswith((PREFIX, BLOCKS, TEXTS))
 
 

@@ -35,7 +35,7 @@ class Scaling:
 
     @property
     def per_volume(self) -> bool:
-        """Whether every volume has its own."""
+        """True if every volume has its own."""
         return not isinstance(self.slope, float)
 
     def dtype(self, stored: np.dtype[Any]) -> np.dtype[Any]:
@@ -54,7 +54,7 @@ class Scaling:
 
     @property
     def _wide(self) -> bool:
-        """Whether float32 cannot hold the factors, or 16-bit integers scaled by them."""
+        """True if float32 cannot hold the factors, or 16-bit integers scaled by them."""
         slopes = np.abs(self.slope)
         largest = float(np.max(slopes)) * 2.0**16 + float(np.max(np.abs(self.inter)))
         if largest > _LARGEST or float(np.min(slopes)) < _SMALLEST:

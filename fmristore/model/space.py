@@ -309,7 +309,7 @@ class NeuroSpace:
         return float(np.sqrt((shift**2).sum(axis=-1)).max())
 
     def same_grid(self, other: NeuroSpace, *, tolerance_mm: float = 0.01) -> bool:
-        """Whether voxels of both spaces lie at the same places; time does not matter.
+        """Return whether voxels of both spaces lie at the same places; time does not matter.
 
         Parameters
         ----------

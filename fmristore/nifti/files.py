@@ -73,12 +73,12 @@ class NiftiFiles:
 
     @property
     def is_pair(self) -> bool:
-        """Whether header and data are two files."""
+        """True if header and data are two files."""
         return self.header_url != self.data_url
 
 
 def is_nifti_name(url: str | os.PathLike[str]) -> bool:
-    """Whether a name ends like that of a NIfTI image, whatever the case of its letters."""
+    """Return whether a name ends like that of a NIfTI image, whatever the case of its letters."""
     return _SUFFIX.search(os.fspath(url)) is not None
 
 

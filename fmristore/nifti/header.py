@@ -467,7 +467,7 @@ def header_with_start(raw: bytes, start: float) -> bytes:
 
 
 def _says_affine(header: Any, affine: Any) -> bool:
-    """Whether a nibabel header has this affine already."""
+    """Return whether a nibabel header has this affine already."""
     from nibabel.spatialimages import HeaderDataError
 
     try:

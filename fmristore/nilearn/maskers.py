@@ -182,7 +182,7 @@ def extracted(
 
 
 def _resamples(masker: Any, space: NeuroSpace) -> bool:
-    """Whether a masker brings volumes onto another grid."""
+    """Return whether a masker brings volumes onto another grid."""
     target = getattr(masker, "resampling_target", None)
     if target == "labels":
         image = masker.labels_img_

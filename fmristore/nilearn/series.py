@@ -137,7 +137,7 @@ def _extracted(masker: Any, run: Run, max_memory: int) -> Iterator[ScaledMatrix]
 
 
 def _is_direct(masker: Any, space: NeuroSpace) -> bool:
-    """Whether a masker takes voxels as they are."""
+    """Return whether a masker takes voxels as they are."""
     changing = ("smoothing_fwhm", "target_affine", "target_shape")
     mask = masker.mask_img_
     return (

@@ -20,7 +20,7 @@ class DisplayAxis(NamedTuple):
     axis: int
     """Axis of the grid, 0 to 2."""
     flip: bool
-    """Whether it runs the other way: to the left, back or down."""
+    """True if it runs the other way: to the left, back or down."""
 
 
 def _directions(affine: NDArray[np.float64]) -> NDArray[np.float64]:

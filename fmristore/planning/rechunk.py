@@ -29,7 +29,7 @@ def _direct(shape: tuple[int, ...], size: tuple[int, ...], chunk: tuple[int, ...
 def uses_scratch(
     reader: ChunkReader, axes: Sequence[int], unit: tuple[int, ...], max_memory: int
 ) -> bool:
-    """Whether `read_in_blocks` would need a scratch file."""
+    """Return whether `read_in_blocks` would need a scratch file."""
     shape = _pick(reader.spec.shape, axes)
     if reader.spec.nbytes <= max_memory // 3:
         return False

@@ -17,7 +17,7 @@ from fmristore_stores.protocol import AnyArray
 __all__ = ["Scratch"]
 
 _POSITIONED = hasattr(os, "pwrite") and hasattr(os, "preadv")
-"""Whether files are read and written at a place without moving to it, which takes half the time."""
+"""True if files are read and written at a place without moving to it, which takes half the time."""
 
 
 class Scratch:
@@ -59,7 +59,7 @@ class Scratch:
 
     @property
     def in_memory(self) -> bool:
-        """Whether regions are views of an array in memory."""
+        """True if regions are views of an array in memory."""
         return self._array is not None
 
     def write(self, region: Region, values: AnyArray) -> None:

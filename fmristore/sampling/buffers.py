@@ -178,7 +178,7 @@ class Buffer:
         return self._windows.first(group.run) + inside
 
     def _apart(self, number: int) -> bool:
-        """Whether no two windows of a run share a chunk, so that each can be read on its own."""
+        """True if no two windows of a run share a chunk, so that each can be read on its own."""
         run = self._windows.sources[number]
         facts = zip(
             self._windows.lattice(number),

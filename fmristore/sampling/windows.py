@@ -237,7 +237,7 @@ class Windows(Sequence[Any]):
 
     @property
     def selects(self) -> bool:
-        """Whether `finish` does anything: windows are less than regions of their runs."""
+        """True if `finish` does anything: windows are less than regions of their runs."""
         return self._mask is not None or self._columns is not None
 
     def close(self) -> None:

@@ -87,7 +87,7 @@ class BidsName:
         return replace(self, extension=extension)
 
     def applies_to(self, other: BidsName, *, besides: frozenset[str] = frozenset()) -> bool:
-        """Whether all its entities, but for some, are those of another name."""
+        """Return whether all its entities, but for some, are those of another name."""
         return all(
             other.entities.get(key) == value
             for key, value in self.entities.items()

@@ -66,7 +66,7 @@ _OPENING = "fmristore.formats.opening"
 
 
 def is_path(given: Any) -> bool:
-    """Whether something is a path or URL, not an object."""
+    """Return whether something is a path or URL, not an object."""
     return isinstance(given, str | os.PathLike)
 
 
@@ -104,12 +104,12 @@ def check_url(url: Any) -> None:
 
 
 def _may_be_store(given: Any) -> bool:
-    """Whether something is a path or URL, and not by its name an image file."""
+    """Return whether something is a path or URL, and not by its name an image file."""
     return is_path(given) and not _is_image_file(normalise(given))
 
 
 def has_grid(given: Any) -> bool:
-    """Whether something says by itself where its voxels lie; an array does not."""
+    """Return whether something says by itself where its voxels lie; an array does not."""
     known = isinstance(getattr(given, "space", None), NeuroSpace)
     return known or is_path(given) or is_nibabel(given)
 
@@ -187,14 +187,14 @@ def open_each_path(given: Any, storage_options: Mapping[str, Any] | None = None)
 
 
 def _is_image_file(url: str) -> bool:
-    """Whether a URL is, by its name, that of an image file."""
+    """Return whether a URL is, by its name, that of an image file."""
     from fmristore.nifti import is_nifti_name
 
     return is_nifti_name(name_of(url)) or is_foreign(url)
 
 
 def _is_store(url: str, storage_options: Mapping[str, Any] | None) -> bool:
-    """Whether a URL is that of a store, not of an image file."""
+    """Return whether a URL is that of a store, not of an image file."""
     if _is_image_file(url):
         return False
     if name_of(url).lower().endswith(".json"):  # references to chunks of other files

@@ -254,7 +254,7 @@ def _volume_times(times: Any, beside: str) -> list[float] | None:
 
 
 def _evenly(times: list[float], count: int, tr: Any) -> bool:
-    """Whether there is a time for each volume, on a line but for rounding, at the TR if known."""
+    """True if there is a time for each volume, on a line but for rounding, at the TR if known."""
     step = (times[-1] - times[0]) / (len(times) - 1)
     even = all(abs(time - times[0] - i * step) <= _NEAR_S for i, time in enumerate(times))
     rounded = _NEAR_S / (len(times) - 1)

@@ -49,7 +49,7 @@ _GIFTI = re.compile(rf"\.gii(?:\.gz)?{_END}", re.IGNORECASE)
 
 
 def is_foreign(url: str) -> bool:
-    """Whether a name is that of an image of FreeSurfer, AFNI, MINC or Philips.
+    """Return whether a name is that of an image of FreeSurfer, AFNI, MINC or Philips.
 
     In a URL with a query the path comes first, and a name in the query after that.
     """
@@ -180,7 +180,7 @@ def open_unnamed(url: str, storage_options: Mapping[str, Any] | None = None) -> 
 
 
 def _is_mgh(head: bytes) -> bool:
-    """Whether a header is that of FreeSurfer: version 1, positive lengths, a type that it has.
+    """True if a header is that of FreeSurfer: version 1, positive lengths, a type that it has.
 
     https://surfer.nmr.mgh.harvard.edu/fswiki/FsTutorial/MghFormat
     """

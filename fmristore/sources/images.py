@@ -236,7 +236,7 @@ class ArraySource(ImageSource):
 
     @property
     def in_memory(self) -> bool:
-        """Whether blocks are views of an array in memory, so that large ones cost nothing."""
+        """True if blocks are views of an array in memory, so that large ones cost nothing."""
         return type(self._data) is np.ndarray and self._data.dtype == self.dtype
 
     def blocks(self, max_bytes: int) -> Iterator[Block]:
@@ -299,7 +299,7 @@ def in_axis_order(data: Any) -> Any:
 
 
 def is_nibabel(data: Any) -> bool:
-    """Whether something is an image of nibabel, or is used as one."""
+    """Return whether something is an image of nibabel, or is used as one."""
     return hasattr(data, "dataobj") and hasattr(data, "header") and hasattr(data, "affine")
 
 
@@ -347,7 +347,7 @@ class _Folded:
 
 
 def _lies_in_file(image: Any) -> bool:
-    """Whether a NIfTI file holds exactly this image: nothing was changed since it was loaded."""
+    """True if a NIfTI file holds exactly this image: nothing was changed since it was loaded."""
     import nibabel
     from nibabel.filebasedimages import ImageFileError
 

@@ -252,7 +252,7 @@ def _colours(lines: Sequence[str]) -> Columns | None:
 
 
 def _all_different(rows: Sequence[re.Match[str]]) -> bool:
-    """Whether short names and names are, each among themselves; else they are words of one name."""
+    """True if short names and names are, each among themselves; else they are words of one name."""
     return all(len({row[k] for row in rows}) == len(rows) for k in (2, 3))
 
 
@@ -293,7 +293,7 @@ def column_key(name: str) -> str:
 
 
 def _is_barred(lines: Sequence[str], present: NDArray[np.int32]) -> bool:
-    """Whether bars separate columns; they may also stand in names, as ``LH|Vis``."""
+    """Return whether bars separate columns; they may also stand in names, as ``LH|Vis``."""
     known = {column_key(name) for name in (*ID_COLUMNS, *NAME_COLUMNS)}
     if any(column_key(cell) in known for cell in lines[0].split("|")):
         return True
@@ -365,7 +365,7 @@ def _behind_names(
 
 
 def _may_be_ids(numbers: Sequence[int], present: NDArray[np.int32]) -> bool:
-    """Whether different integers, one a line, are all labels, and others than those by position."""
+    """True if different integers, one a line, are all labels, and others than those by position."""
     different = set(numbers)
     if len(different) != len(numbers) or not set(present.tolist()) <= different:
         return False
@@ -472,6 +472,6 @@ def _xml(text: str, url: str) -> Columns:
 
 
 def _from_one(root: ET.Element, columns: Columns) -> bool:
-    """Whether FSL's index is that of a probability map: the label image has one more."""
+    """Return whether FSL's index is that of a probability map: the label image has one more."""
     kind = (root.findtext("header/type") or "").strip().lower()
     return kind.startswith("prob") and "0" in columns["index"]

@@ -416,7 +416,7 @@ def _like(value: Any, pattern: re.Pattern[str]) -> bool:
 
 
 def _fits(value: Any) -> bool:
-    """Whether a number is not beyond float64."""
+    """Return whether a number is not beyond float64."""
     return not isinstance(value, int) or abs(value) <= sys.float_info.max
 
 
@@ -498,14 +498,14 @@ def as_names(values: Sequence[Any], url: str | None = None) -> list[str]:
 
 
 def _absent(value: Any) -> bool:
-    """Whether a value is missing: None, NaN, or pandas' NA."""
+    """Return whether a value is missing: None, NaN, or pandas' NA."""
     if isinstance(value, float):
         return math.isnan(value)
     return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
 def is_background(name: str) -> bool:
-    """Whether a name is one that tables give to id 0."""
+    """Return whether a name is one that tables give to id 0."""
     return re.sub(r"[\W_]+", "", name.lower()) in _BACKGROUNDS
 
 
@@ -597,7 +597,7 @@ def _is_name_column(name: str) -> bool:
 
 
 def _integers(values: Sequence[Any]) -> bool:
-    """Whether a column could be ids."""
+    """Return whether a column could be ids."""
     try:
         return bool(len(values)) and bool(len(parse_ids(values)))
     except InvalidInputError:
@@ -605,7 +605,7 @@ def _integers(values: Sequence[Any]) -> bool:
 
 
 def _textual(values: Sequence[Any]) -> bool:
-    """Whether a column holds texts that are no data."""
+    """Return whether a column holds texts that are no data."""
     texts = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
     known = [v.strip() for v in texts if isinstance(v, str) and v.strip().lower() not in _MISSING]
     return any(not _NUMBER.fullmatch(v) for v in known)
@@ -676,13 +676,13 @@ def _id_column(
 
 
 def _numeric_rows(values: Sequence[Any]) -> bool:
-    """Whether a column may only number the rows."""
+    """Return whether a column may only number the rows."""
     ids = parse_ids(values)
     return bool(len(ids)) and ids[0] in (0, 1) and bool((np.diff(ids) == 1).all())
 
 
 def _covers(values: Sequence[Any], present: NDArray[np.int32]) -> bool:
-    """Whether a column has different ids, those that occur among them."""
+    """Return whether a column has different ids, those that occur among them."""
     if not _integers(values):
         return False
     ids = parse_ids(values)

@@ -403,7 +403,7 @@ class Parcellation:
             raise InvalidInputError(apart("labels", space, self.space))
 
     def same_as(self, other: Parcellation) -> bool:
-        """Whether two parcellations have the same ids, names and voxels on the same grid."""
+        """Return whether two parcellations have the same ids, names and voxels on the same grid."""
         return (
             self.space.same_grid(other.space)
             and self.names == other.names

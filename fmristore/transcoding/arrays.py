@@ -52,7 +52,7 @@ class TargetKind:
     core: frozenset[str]
 
     def keeps(self, pipeline: tuple[CodecSpec, ...]) -> bool:
-        """Whether common readers of this kind of store decode it, or it was once asked for."""
+        """True if common readers of this kind of store decode it, or it was once asked for."""
         return all(step.name in self.core | OPTIONAL for step in pipeline)
 
 
@@ -246,7 +246,7 @@ def _sharded(spec: ArraySpec, kind: TargetKind) -> ArraySpec:
 
 
 def _method(array: Array, target: ArraySpec, reason: str) -> tuple[Method, str]:
-    """Whether encoded chunks can be copied, and if not why."""
+    """Return whether encoded chunks can be copied, and if not why."""
     here, there = array.spec.memory, target.memory
     if reason:
         return "recode", reason

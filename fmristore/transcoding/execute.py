@@ -261,7 +261,7 @@ class Written(NamedTuple):
     """Facts of an array that was copied."""
 
     encoded: bool
-    """Whether the digests are of encoded chunks, not of values."""
+    """True if the digests are of encoded chunks, not of values."""
     digests: Digests
 
 

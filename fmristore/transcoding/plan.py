@@ -459,7 +459,7 @@ def _list_references(nodes: Mapping[str, Attributes], store: Store, losses: list
 
 
 def _refers(value: Any) -> bool:
-    """Whether an attribute is, or holds, references to nodes."""
+    """Return whether an attribute is, or holds, references to nodes."""
     if isinstance(value, list):
         return any(map(_refers, value))
     return isinstance(value, dict) and value.keys() == {"_REFERENCE"}

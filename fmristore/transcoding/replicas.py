@@ -45,7 +45,7 @@ class Wish:
 
 
 def _is_image(tree: Tree) -> bool:
-    """Whether the root group of a tree is an image: its array ``0`` has the axes of one."""
+    """Return whether the root group of a tree is an image: its array ``0`` has the axes of one."""
     array = tree.arrays.get("0")
     return array is not None and {"z", "y", "x"} <= set(array.spec.dims) <= set(AXES)
 
@@ -115,7 +115,7 @@ def arrange(
 
 
 def _is_coordinate(tree: Tree, axis: str) -> bool:
-    """Whether the root group has a coordinate of that axis, which copies have too."""
+    """Return whether the root group has a coordinate of that axis, which copies have too."""
     array = tree.arrays.get(axis)
     return array is not None and array.spec.dims == (axis,)
 

@@ -44,7 +44,7 @@ class Unreadable:
     path: str
     reason: str
     damaged: bool = False
-    """Whether it is not as its writer left it, as far as one can tell."""
+    """True if it is not as its writer left it, as far as one can tell."""
 
 
 @dataclass(frozen=True, slots=True)

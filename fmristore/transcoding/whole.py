@@ -40,5 +40,5 @@ def whole_arrays(locator: Locator, store: Store) -> frozenset[str] | None:
 
 
 def is_own_data(path: str) -> bool:
-    """Whether an array has the name under which every format of fmristore keeps its data."""
+    """Return whether an array has the name under which every format of fmristore keeps its data."""
     return path.rpartition("/")[2] == "0"

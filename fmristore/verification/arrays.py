@@ -86,7 +86,7 @@ class ArrayCheck:
 
     @property
     def fits(self) -> bool:
-        """Whether a chunk may be decoded within the memory limit."""
+        """True if a chunk may be decoded within the memory limit."""
         return math.prod(self._chunks) * self._itemsize <= self._room
 
     # Where the chunks are -------------------------------------------------------------------
@@ -165,7 +165,7 @@ class ArrayCheck:
         return tuple(reversed(key))
 
     def _is_readable(self) -> bool:
-        """Whether the library of the store can read the data that only it can find."""
+        """Return whether the library of the store can read the data that only it can find."""
         if not self.fits or 0 in self._spec.shape:
             return True
         try:

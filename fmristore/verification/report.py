@@ -80,7 +80,7 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Whether no damage was found."""
+        """True if no damage was found."""
         return not self.problems
 
     def __repr__(self) -> str:

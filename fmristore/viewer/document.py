@@ -136,7 +136,7 @@ def _values(layer: Layer, max_bytes: int) -> tuple[AnyArray, int, int]:
 
 
 def _is_compact(layer: GridLayer) -> bool:
-    """Whether stored values are short integers with one scaling, which the page can apply."""
+    """True if stored values are short integers with one scaling, which the page can apply."""
     scaling = layer.stored.scaling
     short = layer.stored.stored_dtype.kind in "iu" and layer.stored.stored_dtype.itemsize <= 2
     plain = scaling is None or (not scaling.per_volume and layer.stored.dense_array is not None)

@@ -38,7 +38,7 @@ class _Array:
     encoded: int = 0
     """Encoded units that were written."""
     whole: bool = False
-    """Whether it was written with one call."""
+    """True if it was written with one call."""
     digest: bytes | None = None
     """Of its values, if they are few and were written with one call."""
 

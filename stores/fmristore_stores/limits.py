@@ -132,7 +132,7 @@ def check_result(nbytes: int, url: str | None, node: str) -> None:
 
 
 def is_metadata(key: str) -> bool:
-    """Whether an object of a Zarr store, by its key, is a metadata document."""
+    """Return whether an object of a Zarr store, by its key, is a metadata document."""
     return key.rpartition("/")[2] in _NAMES
 
 

@@ -381,7 +381,7 @@ def _version(locator: Locator, stats: Stats) -> Version | None:
 
 
 def _is_pinned(locator: Locator) -> bool:
-    """Whether the server refuses to serve any other version of a file than this one."""
+    """Return whether the server refuses to serve any other version of a file than this one."""
     pins = ("s3://", "s3a://", "http://", "https://")
     return bool(_etag(locator)) and locator.url.startswith(pins)
 
@@ -539,7 +539,7 @@ def _open_the_same(locator: Locator, known: Known | None) -> Store:
 
 
 def _is_about_descriptors(error: BaseException) -> bool:
-    """Whether the process has as many files open as it may have."""
+    """Return whether the process has as many files open as it may have."""
     full = (errno.EMFILE, errno.ENFILE)
     return any(isinstance(cause, OSError) and cause.errno in full for cause in causes(error))
 
@@ -689,7 +689,7 @@ class Handle:
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
+        """True if `close` was called."""
         return self._closed
 
     def rest(self) -> None:
@@ -776,7 +776,7 @@ class FixedHandle(Handle):
 
     @property
     def closed(self) -> bool:
-        """Whether the store is closed."""
+        """True if the store is closed."""
         return self._fixed.store.closed
 
     def close(self) -> None:

@@ -323,7 +323,7 @@ class Store(Protocol):
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
+        """True if `close` was called."""
 
     def contradictions(self, nodes: Iterable[str]) -> list[tuple[str, str]]:
         """Nodes of which the store keeps metadata twice, and not alike; and what differs.

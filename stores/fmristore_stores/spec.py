@@ -234,7 +234,7 @@ class ArraySpec:
 
 
 def is_string(dtype: np.dtype[Any]) -> bool:
-    """Whether a dtype is the text dtype `STRING`."""
+    """Return whether a dtype is the text dtype `STRING`."""
     return dtype.kind == "T"
 
 

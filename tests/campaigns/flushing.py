@@ -1,4 +1,4 @@
-"""Whether what became visible was on disk before: the calls of one run, looked at in order."""
+"""True if what became visible was on disk before: the calls of one run, looked at in order."""
 
 from __future__ import annotations
 

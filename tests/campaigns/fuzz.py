@@ -247,7 +247,7 @@ def _looked_at(kind: Kind, sample: Sample, path: Path, out: Path) -> tuple[Outco
 
 
 def _has_digests(path: Path) -> bool:
-    """Whether a digest is recorded of all the data."""
+    """Return whether a digest is recorded of all the data."""
     with fs.open(path) as found, open_store(path) as store:
         arrays = [store.root.array(array.path) for array in found.primary_arrays]
         return all("digest" in array.read_attributes() for array in arrays)

@@ -159,7 +159,7 @@ def values_in(found: Any) -> Values:
 
 
 def same(found: Values | None, wanted: Values | None) -> bool:
-    """Whether two sets of values agree; means and products only nearly."""
+    """Return whether two sets of values agree; means and products only nearly."""
     if found is None or wanted is None:
         return found is wanted
     return found.keys() == wanted.keys() and all(

@@ -34,7 +34,7 @@ class Outcome(enum.Enum):
 
     @property
     def failed(self) -> bool:
-        """Whether this breaks a promise."""
+        """True if this breaks a promise."""
         return self.value.isupper()
 
 

@@ -33,7 +33,7 @@ class Call(NamedTuple):
 
 
 def available() -> bool:
-    """Whether this process has the library."""
+    """Return whether this process has the library."""
     return os.environ.get(_MARK) == "loaded"
 
 

@@ -50,7 +50,7 @@ MAKERS: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_another_program_may_change_it_at_once(tmp_path: Path, name: str) -> None:
-    """Whether the object that was given back is dropped or not."""
+    """Return whether the object that was given back is dropped or not."""
     url = tmp_path / "a.h5"
     made = MAKERS[name](url)
     with h5py.File(url, "r+") as file:

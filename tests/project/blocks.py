@@ -96,7 +96,7 @@ def _block(match: re.Match[str], line: int, reason: str | None) -> Block:
 
 
 def makes_its_data(page: Path) -> bool:
-    """Whether a page begins with nothing: the tutorial and notebooks; others need `make_files`."""
+    """True if a page begins with nothing: the tutorial and notebooks; others need `make_files`."""
     return page.name == "tutorial.md" or any(block.cell for block in blocks_of(page))
 
 

@@ -729,7 +729,7 @@ class NeuroVec(DenseImage):
 
     @property
     def growing(self) -> bool:
-        """Whether volumes may be appended: it was begun by `fmristore.append`, not finished."""
+        """True if volumes may be appended: it was begun by `fmristore.append`, not finished."""
         return self._content.growing
 
     def append(

@@ -23,7 +23,7 @@ _REPEATS = 3
 
 
 def needs_scratch(reader: ChunkReader, step: int) -> bool:
-    """Whether reading `step` volumes at a time would decode chunks again and again.
+    """Return whether reading `step` volumes at a time would decode chunks again and again.
 
     Chunks that all stay in the cache are not decoded again. Without room for a temporary file
     (``TMPDIR``) it is done all the same.
@@ -38,7 +38,7 @@ def needs_scratch(reader: ChunkReader, step: int) -> bool:
 
 
 def _has_room(nbytes: int) -> bool:
-    """Whether a temporary file leaves half of its folder free, which may be memory."""
+    """Return whether a temporary file leaves half of its folder free, which may be memory."""
     try:
         return 2 * nbytes <= shutil.disk_usage(tempfile.gettempdir()).free
     except OSError:

@@ -37,7 +37,7 @@ _BAND_BYTES = 16 << 20
 
 
 def is_csr(matrix: Any) -> bool:
-    """Whether loadings are a ``scipy.sparse.csr_array``, as `make_factors` makes of sparse ones."""
+    """True if loadings are a ``scipy.sparse.csr_array``, as `make_factors` makes of sparse ones."""
     return hasattr(matrix, "indptr")
 
 

@@ -323,7 +323,7 @@ def _common_dtype(sources: Sequence[ImageSource], wanted: DTypeLike | None) -> n
 
 
 def _is_run(found: Any) -> bool:
-    """Whether all maps lie in one image."""
+    """Return whether all maps lie in one image."""
     if isinstance(found, list | tuple):
         return False
     if has_grid(found):

@@ -103,7 +103,7 @@ class MapInputs(ABC):
     """
 
     whole: ClassVar[bool]
-    """Whether the maps can only be read all together."""
+    """True if the maps can only be read all together."""
 
     def __init__(
         self,

@@ -83,7 +83,7 @@ __all__ = [
 
 ScanKind = Literal["full", "summary"]
 
-"""Whether a scan holds the series of every voxel, or one for each parcel."""
+"""True if a scan holds the series of every voxel, or one for each parcel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -313,7 +313,7 @@ class ScanTree(ABC):
     """
 
     writable: ClassVar[bool]
-    """Whether scans can be added to stores of this kind."""
+    """True if scans can be added to stores of this kind."""
 
     def __init__(self, handle: Handle) -> None:
         self._handle = handle

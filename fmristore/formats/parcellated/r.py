@@ -426,7 +426,7 @@ class RTree(ScanTree):
 
     @property
     def single(self) -> bool:
-        """Whether the file is of one scan."""
+        """True if the file is of one scan."""
         return attribute_text(self._attributes.get("fmristore_class")) in _SINGLE
 
     @cached_property

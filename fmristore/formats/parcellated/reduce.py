@@ -73,7 +73,7 @@ class Reduction:
 
     @property
     def accumulates(self) -> bool:
-        """Whether blocks can be taken in any order."""
+        """True if blocks can be taken in any order."""
         return self.statistic in _ACCUMULATED
 
     @property

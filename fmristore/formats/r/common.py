@@ -393,7 +393,7 @@ class RLayout(Layout):
         return self.has_nodes(view) if named is None else named in self.classes
 
     def has_nodes(self, view: StoreView) -> bool:
-        """Whether the nodes are those of this layout, and of no other one of R's."""
+        """Return whether the nodes are those of this layout, and of no other one of R's."""
         del view
         return False
 

@@ -84,7 +84,7 @@ class RValue:
         return [] if found is None or found.kind != "text" else [text or "" for text in found.data]
 
     def inherits(self, name: str) -> bool:
-        """Whether it is of a class of R's."""
+        """Return whether it is of a class of R's."""
         return name in self.texts("class")
 
     def members(self) -> dict[str, RValue | None]:
@@ -93,7 +93,7 @@ class RValue:
 
     @property
     def is_list(self) -> bool:
-        """Whether it is a list."""
+        """True if it is a list."""
         return self.kind == "list"
 
 

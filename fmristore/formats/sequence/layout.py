@@ -152,7 +152,7 @@ def _read_run(
 
 
 def _has_header(handle: Handle, group: Group) -> bool:
-    """Whether a run has a NIfTI header, without listing what else it has."""
+    """Return whether a run has a NIfTI header, without listing what else it has."""
     try:
         group.array("nifti")
     except NotFoundError:

@@ -69,7 +69,7 @@ class ChunkCache:
                 self._nbytes -= _cost(self._chunks.popitem(last=False)[1])
 
     def takes(self, nbytes: int, count: int = 1) -> bool:
-        """Whether `count` chunks of `nbytes` bytes together can all be kept at once."""
+        """Return whether `count` chunks of `nbytes` bytes together can all be kept at once."""
         return nbytes + count * ENTRY_NBYTES <= self.limit
 
     def touch(self, owner: int, key: ChunkKey) -> bool:

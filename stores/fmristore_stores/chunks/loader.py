@@ -65,7 +65,7 @@ class Loaded(NamedTuple):
     origin: tuple[int, ...] | None = None
     """Position within the chunk of the first element of `values`; None for the whole chunk."""
     fresh: bool = False
-    """Whether the memory of `values` is nobody else's."""
+    """True if the memory of `values` is nobody else's."""
 
 
 Kept: TypeAlias = list[tuple[ChunkKey, AnyArray]]
@@ -148,12 +148,12 @@ class ChunkLoader:
 
     @property
     def direct(self) -> bool:
-        """Whether the array hands out references at all."""
+        """True if the array hands out references at all."""
         return self._direct
 
     @property
     def plain(self) -> bool:
-        """Whether chunks are not encoded and lie in local files."""
+        """True if chunks are not encoded and lie in local files."""
         return self._plain
 
     def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
@@ -291,7 +291,7 @@ class ChunkLoader:
             self._keep(kept)
 
     def _worth_keeping(self, count: int, returned: int) -> bool:
-        """Whether to cache chunks: not where the caller of a long local read gets most of them."""
+        """True if chunks are to be kept: not where the caller of a long read gets most of them."""
         decoded = count * self._chunk_nbytes
         useful = decoded < _LONG_BYTES or 2 * returned < decoded or self._remote
         return useful and self._lasting and not self._plain and self._cache.takes(decoded, count)
@@ -549,7 +549,7 @@ class ChunkLoader:
 
 
 def _is_in(data: Buffer, room: AnyArray) -> bool:
-    """Whether bytes were fetched into memory that was given for them."""
+    """Return whether bytes were fetched into memory that was given for them."""
     owner: object = data.obj if isinstance(data, memoryview) else None
     return owner is room
 

@@ -85,7 +85,7 @@ def blosc_header(data: Buffer) -> tuple[int, ...]:
 
 
 def decodes_parts(codecs: tuple[CodecSpec, ...]) -> bool:
-    """Whether `decode_part` may decode less than a whole chunk."""
+    """Return whether `decode_part` may decode less than a whole chunk."""
     return len(codecs) == 1 and codecs[0].name == "blosc"
 
 

@@ -22,7 +22,7 @@ _WIDTHS = {"i": (2, 4, 8), "u": (2, 4, 8), "f": (2, 4, 8)}
 
 
 def encodes(dtype: np.dtype[Any]) -> bool:
-    """Whether pcodec encodes values of a type: integers and floats of 16 to 64 bits."""
+    """Return whether pcodec encodes values of a type: integers and floats of 16 to 64 bits."""
     return dtype.itemsize in _WIDTHS.get(dtype.kind, ())
 
 

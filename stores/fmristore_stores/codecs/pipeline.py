@@ -141,7 +141,7 @@ def preset_name(pipeline: Pipeline, dtype: np.dtype[Any]) -> str | None:
 
 
 def equivalent(one: Pipeline, other: Pipeline) -> bool:
-    """Whether two pipelines decode each other's chunks: options may differ that chunks state.
+    """True if two pipelines decode each other's chunks: options may differ that chunks state.
 
     Those are blosc's block size, for which HDF5 has no place, and how pcodec found its model.
     """
@@ -323,7 +323,7 @@ _DEFLATE_RATIO = 1032
 
 
 def supported(codecs: Pipeline) -> bool:
-    """Whether every step can be encoded and decoded here."""
+    """Return whether every step can be encoded and decoded here."""
     return all(step.name in _KNOWN for step in codecs)
 
 

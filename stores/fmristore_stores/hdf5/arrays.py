@@ -196,7 +196,7 @@ class HDF5Array:
         return found
 
     def _lies_in_file(self) -> bool:
-        """Whether the data are in the file, in pieces of their own."""
+        """Return whether the data are in the file, in pieces of their own."""
         if self._layout != h5d.CONTIGUOUS:
             return bool(self._layout == h5d.CHUNKED)
         if self._spec.nbytes == 0:
@@ -706,7 +706,7 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> AnyArray:
 
 
 def _has_pattern(plan: Any) -> bool:
-    """Whether a dataset is a view of all datasets whose names are like a pattern."""
+    """Return whether a dataset is a view of all datasets whose names are like a pattern."""
     return plan.get_layout() == h5d.VIRTUAL and any(
         "%" in plan.get_virtual_filename(index) + plan.get_virtual_dsetname(index)
         for index in range(plan.get_virtual_count())

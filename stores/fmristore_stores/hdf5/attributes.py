@@ -100,12 +100,12 @@ def decode_text(raw: bytes | str) -> str:
 
 
 def has_attribute(node: Any, name: str) -> bool:
-    """Whether an open HDF5 object has an attribute."""
+    """Return whether an open HDF5 object has an attribute."""
     return bool(h5a.exists(node, name.encode()))
 
 
 def has_variable_text(node: Any) -> bool:
-    """Whether the first attribute of text that an open HDF5 object has is of variable length."""
+    """True if the first attribute of text that an open HDF5 object has is of variable length."""
     kinds = (h5a.open(node, name).get_type() for name in StoredAttributes(node).names)
     texts = (kind for kind in kinds if isinstance(kind, h5t.TypeStringID))
     return next((bool(kind.is_variable_str()) for kind in texts), False)
@@ -186,7 +186,7 @@ class StoredAttributes:
         return found
 
     def has(self, name: bytes) -> bool:
-        """Whether there is one of that name."""
+        """Return whether there is one of that name."""
         if self._known is not None:
             return name in self._known
         return bool(h5a.exists(self._node, name))

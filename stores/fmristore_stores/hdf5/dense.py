@@ -176,7 +176,7 @@ def _starts(block: bytes, name: bytes) -> Iterator[int]:
 
 
 def _is_attribute(block: bytes, start: int, room: int, length: int) -> bool:
-    """Whether an attribute may begin somewhere, `room` bytes before a name of that length."""
+    """True if an attribute may begin somewhere, `room` bytes before a name of that length."""
     version, flags, named = struct.unpack_from("<BBH", block, start)
     return (
         version in VERSIONS
@@ -222,7 +222,7 @@ class _File:
         return data
 
     def is_address(self, raw: bytes) -> bool:
-        """Whether an address is defined."""
+        """Return whether an address is defined."""
         return any(byte != _UNDEFINED for byte in raw)
 
 

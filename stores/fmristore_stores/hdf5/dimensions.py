@@ -82,7 +82,7 @@ def read_names(node: Any, rank: int, own: str, header: Header | None = None) -> 
 
 
 def is_hidden(group: Any, name: bytes) -> bool:
-    """Whether a hard-linked child is a dimension and nothing else."""
+    """Return whether a hard-linked child is a dimension and nothing else."""
     return h5a.exists(group, b"CLASS", obj_name=name) and is_dimension(open_child(group, name))
 
 
@@ -195,12 +195,12 @@ def _detach(user: Any, scale: Any, axis: int) -> bool:
 
 
 def is_scale(node: Any) -> bool:
-    """Whether an open dataset is a dimension scale."""
+    """Return whether an open dataset is a dimension scale."""
     return has_attribute(node, "CLASS") and read_attribute(node, "CLASS") == "DIMENSION_SCALE"
 
 
 def is_dimension(node: Any) -> bool:
-    """Whether an open object is a dimension and nothing else."""
+    """Return whether an open object is a dimension and nothing else."""
     return (
         isinstance(node, h5d.DatasetID)
         and is_scale(node)

@@ -202,7 +202,7 @@ class Session:
 
     @property
     def has_second_handle(self) -> bool:
-        """Whether something that lies in global heaps was read."""
+        """True if something that lies in global heaps was read."""
         return self._heaps is not None and self._heaps.opened
 
     def _second_opener(self, file: Any) -> Callable[[], _FileObject]:
@@ -254,7 +254,7 @@ class Session:
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
+        """True if `close` was called."""
         return self.lifetime.closed
 
     @property
@@ -311,7 +311,7 @@ class Session:
             self._version.check()
 
     def is_outdated(self, now: os.stat_result) -> bool:
-        """Whether this is the local file of that status, open since before it was written to."""
+        """True if this is the local file of that status, open since before it was written to."""
         then = self._status
         if then is None or self._opened is None:
             return False
@@ -320,7 +320,7 @@ class Session:
 
     @property
     def released(self) -> bool:
-        """Whether nothing is open any more."""
+        """True if nothing is open any more."""
         return self._opened is None
 
     def reading(self, node: str) -> Translated:
@@ -364,7 +364,7 @@ def _status(descriptor: int) -> os.stat_result:
 
 
 def is_same_file(one: os.stat_result, other: os.stat_result) -> bool:
-    """Whether a file was not written to between two looks at it."""
+    """Return whether a file was not written to between two looks at it."""
     return one.st_mtime_ns == other.st_mtime_ns and one.st_size == other.st_size
 
 

@@ -62,7 +62,7 @@ class _Kept:
     blocks: list[bytes]
 
     def fits(self, address: int, most: int) -> bool:
-        """Whether they are of a heap, and hold values of so many bytes."""
+        """Return whether they are of a heap, and hold values of so many bytes."""
         return self.address == address and self.most >= most
 
 
@@ -122,7 +122,7 @@ class Heaps:
         _open.add(self)
 
     def is_of(self, number: int) -> bool:
-        """Whether this is the file to which HDF5 gave a number when it was opened."""
+        """Return whether this is the file to which HDF5 gave a number when it was opened."""
         if self._number < 0:
             try:
                 self._number = _number(self._file.id)
@@ -222,12 +222,12 @@ class Heaps:
 
     @property
     def looks(self) -> bool:
-        """Whether bytes of the file can be looked at."""
+        """True if bytes of the file can be looked at."""
         return self._read is not None
 
     @property
     def opened(self) -> bool:
-        """Whether there is a second handle."""
+        """True if there is a second handle."""
         return self._second is not None
 
     def close(self) -> None:
@@ -328,7 +328,7 @@ def check_properties(node: Any, count: int) -> None:
 
 
 def has_lengths(kind: Any) -> bool:
-    """Whether elements of an HDF5 type are of variable length, or arrays of such."""
+    """Return whether elements of an HDF5 type are of variable length, or arrays of such."""
     while kind.get_class() == h5t.ARRAY:
         kind = kind.get_super()
     variable = isinstance(kind, h5t.TypeStringID) and kind.is_variable_str()
@@ -336,7 +336,7 @@ def has_lengths(kind: Any) -> bool:
 
 
 def is_nested(kind: Any) -> bool:
-    """Whether what elements of variable length hold may lie in global heaps itself."""
+    """Return whether what elements of variable length hold may lie in global heaps itself."""
     return kind.get_class() == h5t.VLEN and uses_heap(kind.get_super())
 
 
@@ -348,7 +348,7 @@ def _unit(kind: Any) -> int:
 
 
 def uses_heap(kind: Any) -> bool:
-    """Whether elements of an HDF5 type lie in global heaps."""
+    """Return whether elements of an HDF5 type lie in global heaps."""
     if isinstance(kind, h5t.TypeIntegerID | h5t.TypeFloatID):
         return False
     if isinstance(kind, h5t.TypeStringID):

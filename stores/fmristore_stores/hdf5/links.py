@@ -273,7 +273,7 @@ def first_places(session: Session) -> dict[int, Place]:
 
 
 def contains(node: Any, wanted: int) -> bool:
-    """Whether an open object is, or holds somewhere below it, the object at an address."""
+    """Return whether an open object is, or holds somewhere below it, the object at an address."""
     return any(facts(found).address == wanted for found in below(node))
 
 

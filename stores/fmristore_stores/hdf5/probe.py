@@ -154,7 +154,7 @@ def _too_long() -> str:
 
 
 def is_marked(path: str) -> bool:
-    """Whether a local file has the mark of fmristore's own format near its beginning or end.
+    """Return whether a local file has the mark of fmristore's own format near its beginning or end.
 
     Anybody can put it there. It is looked for among the bytes, without parsing the file.
     """
@@ -260,7 +260,7 @@ def _try(step: Callable[[], object]) -> None:
 
 
 def _is_refused_memory(error: BaseException) -> bool:
-    """Whether memory ran out, here or in the HDF5 library."""
+    """Return whether memory ran out, here or in the HDF5 library."""
     return any(
         isinstance(cause, MemoryError) or any(sign in str(cause).lower() for sign in _NO_MEMORY)
         for cause in causes(error)

@@ -181,7 +181,7 @@ class HDF5Store:
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
+        """True if `close` was called."""
         return self._session.closed
 
     @property
@@ -535,7 +535,7 @@ class HDF5Group:
         return Child("group") if found.is_group else None
 
     def _is_taken(self, raw: bytes) -> bool:
-        """Whether a user sees a child of that name."""
+        """Return whether a user sees a child of that name."""
         if raw in (b"", b".") or b"/" in raw or b"\x00" in raw:
             return False
         if not self._node.links.exists(raw):

@@ -95,14 +95,14 @@ def write_typed(node: Any, attributes: Mapping[str, TypedAttribute]) -> None:
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether a JSON value holds numbers that JSON has; it holds no objects here."""
+    """Return whether a JSON value holds numbers that JSON has; it holds no objects here."""
     if isinstance(value, list):
         return all(map(_is_finite, value))
     return not isinstance(value, float) or math.isfinite(value)
 
 
 def _refers(kind: Any) -> bool:
-    """Whether a type is, or holds, references."""
+    """Return whether a type is, or holds, references."""
     held = kind.get_class()
     if held == h5t.COMPOUND:
         return any(_refers(kind.get_member_type(i)) for i in range(kind.get_nmembers()))

@@ -162,7 +162,7 @@ def stored_dtype(node: Any) -> np.dtype[Any] | None:
 
 
 def _is_byte(stored: Any) -> bool:
-    """Whether a type is an integer of eight bits, whose byte order means nothing."""
+    """Return whether a type is an integer of eight bits, whose byte order means nothing."""
     return bool(
         stored.get_class() == h5t.INTEGER and stored.get_size() == 1 and stored.get_precision() == 8
     )
@@ -343,7 +343,7 @@ def _unusable(numbers: Sequence[int]) -> CodecError:
 
 
 def is_chunked(spec: ArraySpec) -> bool:
-    """Whether a dataset of this spec has chunks: it has several, or codecs."""
+    """Return whether a dataset of this spec has chunks: it has several, or codecs."""
     whole = all(c >= n for c, n in zip(spec.layout.chunks, spec.shape, strict=True))
     return bool(spec.shape) and (bool(spec.codecs) or not whole)
 

@@ -250,7 +250,7 @@ class FileSource:
 
     @property
     def version(self) -> Version | None:
-        """Whether the file is still the same."""
+        """True if the file is still the same."""
         return self._source.version
 
     def fetch(

@@ -96,7 +96,7 @@ def check_range(asked: str, answered: str | None, length: int | None, url: str) 
 
 
 def _passes(error: BaseException) -> bool:
-    """Whether trying again may help."""
+    """Return whether trying again may help."""
     import aiohttp
 
     cause = error.__cause__ if isinstance(error, FileNotFoundError) else error
@@ -233,7 +233,7 @@ class Patience:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the server lately answered none of the attempts of a request."""
+        """True if the server lately answered none of the attempts of a request."""
         return time.monotonic() < self.gone_until.get(self._server, 0.0)
 
     def after_attempt(self, attempts: int, caught_exception: Exception | None, **_: object) -> None:

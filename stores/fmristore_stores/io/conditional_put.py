@@ -128,7 +128,7 @@ def _is_conflict(error: BaseException) -> bool:
 
 
 def _unconditional(error: BaseException) -> bool:
-    """Whether a service, or a filesystem of fsspec, knows no conditions."""
+    """Return whether a service, or a filesystem of fsspec, knows no conditions."""
     return isinstance(error, TypeError) or status_of(error) == _NO_CONDITIONS
 
 

@@ -96,7 +96,7 @@ def changed(url: str) -> ChangedError:
 
 
 class Version:
-    """Whether something remote is still what was opened, asked only after something was fetched.
+    """A look at whether something remote is still what was opened, after each fetch only.
 
     Parameters
     ----------

@@ -179,7 +179,7 @@ def _without_scheme(url: str, *, windows: bool) -> str:
 
 
 def is_local(url: str) -> bool:
-    """Whether a normalised URL is a path on this machine."""
+    """Return whether a normalised URL is a path on this machine."""
     return not _SCHEME.match(url)
 
 
@@ -284,7 +284,7 @@ def kind_of_name(url: str) -> Kind | None:
 
 
 def exists(url: str, options: Options | None = None) -> bool:
-    """Whether anything at all lies at a normalised URL."""
+    """Return whether anything at all lies at a normalised URL."""
     if is_local(url):
         check_local_options(options, url)
         return os.path.lexists(url)
@@ -378,7 +378,7 @@ def detect_kind(url: str, options: Options | None = None) -> Kind:
 
 
 def is_hdf5(head: bytes) -> bool:
-    """Whether the first bytes of a file are those of an HDF5 file; 4 KiB and more are enough."""
+    """True if the first bytes of a file are those of an HDF5 file; 4 KiB and more are enough."""
     return any(head[start : start + 8] == _HDF5_SIGNATURE for start in _USER_BLOCKS)
 
 

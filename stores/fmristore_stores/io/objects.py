@@ -50,7 +50,7 @@ def protocols(fs: Any) -> frozenset[str]:
 
 
 def is_web(fs: Any) -> bool:
-    """Whether names on a filesystem are parts of URLs on a web server."""
+    """Return whether names on a filesystem are parts of URLs on a web server."""
     return bool(_WEB & protocols(fs))
 
 
@@ -105,7 +105,7 @@ def check_writable_name(path: str) -> None:
 
 
 def exists(fs: Any, path: str) -> bool:
-    """Whether there is an object or a folder of exactly this name.
+    """Return whether there is an object or a folder of exactly this name.
 
     Raises
     ------
@@ -152,7 +152,7 @@ def _listed(fs: Any, path: str) -> tuple[dict[str, Mapping[str, Any]], list[str]
 
 
 def _lists_whole(fs: Any) -> bool:
-    """Whether ``find`` of a filesystem is its own; the general one leaves out what fails."""
+    """Return whether ``find`` of a filesystem is its own; the general one leaves out what fails."""
     from fsspec import AbstractFileSystem
 
     if _FLAT & protocols(fs):

@@ -73,7 +73,7 @@ class Mark:
         return cls(machine, int(pid, 16), int(started, 16), int(since, 16), own)
 
     def gone(self, touched: float | None = None, *, age: float = 7 * DAY) -> bool:
-        """Whether its writer is certainly not at it any more.
+        """Return whether its writer is certainly not at it any more.
 
         Parameters
         ----------
@@ -156,7 +156,7 @@ def _read_status(pid: int) -> tuple[str, int]:
 
 
 def _alive(pid: int, started: int) -> bool | None:
-    """Whether a process of this machine is running; None where it cannot be asked."""
+    """Return whether a process of this machine is running; None where it cannot be asked."""
     if os.name == "nt":
         return None  # a signal of number 0 is Ctrl-C there
     try:

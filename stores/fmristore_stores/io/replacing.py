@@ -98,7 +98,7 @@ def retire(fs: Any, place: str) -> None:
 
 
 def has_root(fs: Any, path: str) -> bool:
-    """Whether there is what makes readers take a prefix for a Zarr store."""
+    """Return whether there is what makes readers take a prefix for a Zarr store."""
     fs.invalidate_cache()
     return any(objects.exists(fs, f"{path.rstrip('/')}/{name}") for name in MARKERS)
 

@@ -65,7 +65,7 @@ class ByteSource(Protocol):
 
     @property
     def version(self) -> Version | None:
-        """Whether a remote store is still the same; None where nothing has to."""
+        """True if a remote store is still the same; None where nothing has to."""
 
     def fetch(
         self, ranges: Sequence[ByteRange], into: Sequence[AnyArray | None] = ()
@@ -155,7 +155,7 @@ class Folder:
         return path, None
 
     def is_in_place(self) -> bool:
-        """Whether its name still leads to it."""
+        """Return whether its name still leads to it."""
         try:
             return _identity(os.stat(self.path)) == self._identity  # noqa: PTH116
         except OSError:
@@ -171,7 +171,7 @@ _FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 def _relative() -> bool:
-    """Whether files can be opened relative to a folder."""
+    """Return whether files can be opened relative to a folder."""
     return os.open in os.supports_dir_fd and hasattr(os, "O_DIRECTORY")
 
 
@@ -607,7 +607,7 @@ def _look(fs: Any, path: str, length: int) -> Beginning:
 
 
 def _names_versions(fs: Any) -> bool:
-    """Whether reads of a filesystem say which version answered, and can ask for one."""
+    """Return whether reads of a filesystem say which version answered, and can ask for one."""
     return bool(getattr(fs, "names_versions", False))
 
 

@@ -122,7 +122,7 @@ class Claim:
 
     @property
     def gone(self) -> bool:
-        """Whether its writer is certainly not at it any more."""
+        """True if its writer is certainly not at it any more."""
         if self.abandoned:
             return True
         if self.mark is None:

@@ -97,7 +97,7 @@ def check_expected(
 
 
 def is_taken(url: str, options: Mapping[str, Any] | None) -> bool:
-    """Whether something lies at `url`, or somebody is about to put it there."""
+    """Return whether something lies at `url`, or somebody is about to put it there."""
     if exists(url, options):
         return True
     fs, path = filesystem(url, options)

@@ -434,7 +434,7 @@ def _check_free(target: str, *, overwrite: bool, directory: bool) -> None:
 
 
 def _is_stored(path: Path) -> bool:
-    """Whether something is a Zarr store, or an empty folder that may become one."""
+    """Return whether something is a Zarr store, or an empty folder that may become one."""
     try:
         return path.is_dir() and (
             any((path / name).exists() for name in _ZARR_FILES) or not any(path.iterdir())
@@ -523,7 +523,7 @@ def _sync_tree(folder: str) -> None:
 
 
 def _check_absent(url: str, options: Mapping[str, Any] | None, *, overwrite: bool) -> bool:
-    """Whether something lies at `url`, which is an error unless it may be overwritten."""
+    """Return whether something lies at `url`, which is an error unless it may be overwritten."""
     found = exists(url, options)
     if found and not overwrite:
         raise taken(url)

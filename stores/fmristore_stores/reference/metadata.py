@@ -81,7 +81,7 @@ class Form:
 
     @property
     def direct(self) -> bool:
-        """Whether decoded chunks are the elements of the spec as they are in memory."""
+        """True if decoded chunks are the elements of the spec as they are in memory."""
         return self.stored == self.spec.dtype and supported(self.spec.codecs)
 
 

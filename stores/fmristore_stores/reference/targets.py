@@ -296,13 +296,13 @@ class Targets:
 
 
 def _refuses_others(url: str, etag: str) -> bool:
-    """Whether the server refuses to serve any version but the one that each request names."""
+    """True if the server refuses to serve any version but the one that each request names."""
     scheme = urlsplit(url).scheme
     return bool(etag) and (scheme in _PINNED or (scheme in _WEB and etag.startswith('"')))
 
 
 def _is_hidden(path: str, folder: str) -> bool:
-    """Whether a file below a folder, or a folder on the way to it, has a name with a dot first."""
+    """True if a file below a folder, or a folder on the way to it, has a name with a dot first."""
     return any(name.startswith(".") for name in Path(os.path.relpath(path, folder)).parts)
 
 

@@ -106,7 +106,7 @@ class StoreMachine(RuleBasedStateMachine):
         return data.draw(st.sampled_from(self._paths(kind)), label=kind)
 
     def has_arrays(self) -> bool:
-        """Whether there is an array to work with."""
+        """Return whether there is an array to work with."""
         return bool(self._paths("array"))
 
     @rule(data=st.data(), name=st.sampled_from(_NAMES), values=st.none() | attributes())

@@ -227,7 +227,7 @@ class _Wrapper:
 
     @property
     def closed(self) -> bool:
-        """Whether the store inside is closed."""
+        """True if the store inside is closed."""
         return self._inner.closed
 
     def contradictions(self, nodes: Iterable[str]) -> list[tuple[str, str]]:

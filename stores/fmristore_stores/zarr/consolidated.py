@@ -71,7 +71,7 @@ def copied_names(root: bytes | None, path: str) -> list[str]:
 
 
 def is_name(name: str) -> bool:
-    """Whether a name can be that of a node."""
+    """Return whether a name can be that of a node."""
     try:
         check_name(name)
     except InvalidInputError:

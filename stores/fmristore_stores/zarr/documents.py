@@ -175,7 +175,7 @@ def _without_shards(codecs: Any, rank: int) -> list[Any]:
 
 
 def _are_plain(codecs: list[Any], rank: int, dtype: np.dtype[Any]) -> bool:
-    """Whether chunks are encoded by codecs that are known here, with all of their options."""
+    """True if chunks are encoded by codecs that are known here, with all of their options."""
     if codecs and codecs[0]["name"] == "transpose":
         transpose = codecs.pop(0)
         if not (

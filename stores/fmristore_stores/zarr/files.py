@@ -71,9 +71,9 @@ class Files(Protocol):
     """Objects of one store, named by keys relative to its root."""
 
     can_list: bool
-    """Whether the objects below a key can be found out."""
+    """True if the objects below a key can be found out."""
     fresh: bool
-    """Whether `put` itself refuses what is there already and was not put here."""
+    """True if `put` itself refuses what is there already and was not put here."""
 
     def zarr_store(self, *, read_only: bool) -> ZarrByteStore:
         """The same objects as zarr-python sees them."""
@@ -97,7 +97,7 @@ class Files(Protocol):
         """Keys of all objects below a folder; links to folders are not followed."""
 
     def exists(self, key: str) -> bool:
-        """Whether there is an object or a folder of that name."""
+        """Return whether there is an object or a folder of that name."""
 
     def put(self, key: str, parts: Sequence[Buffer]) -> None:
         """Write one object made of `parts`; readers see all of it or what was there before."""
@@ -276,7 +276,7 @@ class LocalFiles:
                 yield f"{path}/{name}".replace(os.sep, "/").removeprefix(self._inside)
 
     def exists(self, key: str) -> bool:
-        """Whether there is a file, folder or link of that name."""
+        """Return whether there is a file, folder or link of that name."""
         try:
             self._look(self.path(key))
         except (OSError, ValueError):
@@ -581,7 +581,7 @@ class RemoteFiles:
         return sorted(self._list(folder))
 
     def exists(self, key: str) -> bool:
-        """Whether there is an object or a prefix of that name."""
+        """Return whether there is an object or a prefix of that name."""
         self.refresh()
         try:
             return objects.exists(self._fs, self.path(key))

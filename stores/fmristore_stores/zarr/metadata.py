@@ -199,7 +199,7 @@ def _spec(shape: tuple[int, ...], dtype: np.dtype[Any], **fields: Any) -> ArrayS
 
 
 def _too_large(shape: tuple[int, ...], itemsize: int, layout: ChunkLayout) -> bool:
-    """Whether positions do not fit 63 bits, even with empty axes filled, or a shard's index."""
+    """True if positions do not fit 63 bits, even with empty axes filled, or a shard's index."""
     for lengths in (shape, layout.chunks, layout.units):
         if math.prod(max(n, 1) for n in lengths) * itemsize >= _LIMIT:
             return True

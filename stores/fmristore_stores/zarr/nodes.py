@@ -352,7 +352,7 @@ class ZarrArray(_Handle):
 
     @property
     def _is_one_chunk(self) -> bool:
-        """Whether all of it is one object, which is written as such."""
+        """True if all of it is one object, which is written as such."""
         layout, shape = self._spec.layout, self._spec.shape
         whole = all(c >= n for c, n in zip(layout.chunks, shape, strict=True))
         return bool(shape) and whole and not layout.shards

@@ -52,7 +52,7 @@ def parsed(data: bytes | None) -> dict[str, Any] | None:
 
 
 def _kind(document: Mapping[str, Any] | None) -> Literal["group", "array"] | None:
-    """Whether a document of Zarr format 3 is that of a group or of an array; None if of neither."""
+    """True if a document of Zarr format 3 is that of a group or of an array; None if of neither."""
     if document is None or document.get("zarr_format") != 3:
         return None
     kind = document.get("node_type")
@@ -78,7 +78,7 @@ def kinds(
 
 
 def is_ignorable(value: Any) -> bool:
-    """Whether a field that is not known may be passed over, as its writer says."""
+    """Return whether a field that is not known may be passed over, as its writer says."""
     return isinstance(value, dict) and value.get("must_understand") is False
 
 

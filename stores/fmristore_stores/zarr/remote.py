@@ -35,7 +35,7 @@ class Objects(Protocol):
     """The objects of the store, as `zarr_files.RemoteFiles` reaches them."""
 
     def exists(self, key: str) -> bool:
-        """Whether there is an object or a prefix of that name."""
+        """Return whether there is an object or a prefix of that name."""
 
     def names(self, folder: str) -> list[str]:
         """Names directly below a prefix."""
@@ -59,7 +59,7 @@ class NewObjects(Objects, Protocol):
     held: bytes | None
     """The root's metadata."""
     holding: bool
-    """Whether they are held back."""
+    """True if they are held back."""
 
 
 class LiteralStore(FsspecStore):
@@ -68,7 +68,7 @@ class LiteralStore(FsspecStore):
     objects: Objects
 
     async def exists(self, key: str) -> bool:
-        """Whether there is an object."""
+        """Return whether there is an object."""
         return await asyncio.to_thread(self.objects.exists, key)
 
     async def delete(self, key: str) -> None:
@@ -134,7 +134,7 @@ class CountedStore(LiteralStore):
 
     stats: Stats
     ranged = True
-    """Whether a range beyond the end of an object yields what there is of it."""
+    """True if a range beyond the end of an object yields what there is of it."""
     metadata: bytes | None = None
     query = ""
     """Query of the URL of a store on a web server, which follows each name."""
@@ -190,7 +190,7 @@ class NewStore(LiteralStore):
             await self.set(key, value)
 
     async def exists(self, key: str) -> bool:
-        """Whether there is an object."""
+        """Return whether there is an object."""
         if key == ROOT and self.objects.holding:
             return self.objects.held is not None
         return await super().exists(key)

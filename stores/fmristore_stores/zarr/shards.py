@@ -342,7 +342,7 @@ class ChunkLocator:
 
 
 def _lie_in(keys: Sequence[ChunkKey], grid: tuple[int, ...]) -> bool:
-    """Whether all keys lie in a grid; axis by axis, which is faster for many of them."""
+    """Return whether all keys lie in a grid; axis by axis, which is faster for many of them."""
     if not grid or set(map(len, keys)) != {len(grid)}:
         return not keys
     columns = zip(zip(*keys, strict=True), grid, strict=True)

@@ -199,7 +199,7 @@ class ZarrStore:
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
+        """True if `close` was called."""
         return self._tree.lifetime.closed
 
     @property

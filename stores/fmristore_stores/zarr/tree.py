@@ -156,7 +156,7 @@ class Tree:
 
     @property
     def finished(self) -> bool:
-        """Whether fmristore made this store and nobody writes it: then no chunk is missing."""
+        """True if fmristore made this store and nobody writes it: then no chunk is missing."""
         return not self._writable and _WRITER in self.read_attributes("")
 
     def live(self, *, write: bool = False) -> Self:
@@ -691,7 +691,7 @@ def _key(path: str, name: str = "zarr.json") -> str:
 
 
 def _is_or_grew(now: ArraySpec, opened: ArraySpec) -> bool:
-    """Whether an array is the one that was opened, which may have grown along its first axis."""
+    """True if an array is the one that was opened, which may have grown along its first axis."""
     if now == opened:
         return True
     grown = now.shape[:1] > opened.shape[:1] and now.shape[1:] == opened.shape[1:]
