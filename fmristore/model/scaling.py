@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,14 @@ class Scaling:
 
     slope: Factor
     inter: Factor
+    _wide: bool = field(init=False, repr=False)
+    """True if float32 cannot hold the factors, or 16-bit integers scaled by them."""
+    _shifts: bool = field(init=False, repr=False)
+    """True if any intercept is not 0."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_wide", _is_wide(np.abs(self.slope), np.abs(self.inter)))
+        object.__setattr__(self, "_shifts", bool(np.any(self.inter)))
 
     @property
     def per_volume(self) -> bool:
@@ -45,21 +53,9 @@ class Scaling:
         million; float64 (or complex) for wider ones, for factors beyond float32's range, and for
         intercepts so large that float32 could not tell neighbouring values apart.
         """
-        usual = np.result_type(stored, np.float32)
-        if stored.kind in "iu" and stored.itemsize <= 2:
-            usual = np.dtype("f4")
-        if self._wide:
-            usual = np.result_type(usual, np.float64)
-        return usual
-
-    @property
-    def _wide(self) -> bool:
-        """True if float32 cannot hold the factors, or 16-bit integers scaled by them."""
-        slopes = np.abs(self.slope)
-        largest = float(np.max(slopes)) * 2.0**16 + float(np.max(np.abs(self.inter)))
-        if largest > _LARGEST or float(np.min(slopes)) < _SMALLEST:
-            return True
-        return bool(np.any(np.abs(self.inter) > slopes * _MOST_STEPS))
+        short = stored.kind in "iu" and stored.itemsize <= 2
+        usual = np.dtype("f4") if short else np.result_type(stored, np.float32)
+        return np.result_type(usual, np.float64) if self._wide else usual
 
     def apply(
         self,
@@ -87,7 +83,7 @@ class Scaling:
         working = np.result_type(usual, wanted) if wanted.kind in "fc" else usual
         scaled = values.astype(working)
         scaled *= self._factor(self.slope, working, times, axis, scaled.ndim)
-        if np.any(self.inter):
+        if self._shifts:
             scaled += self._factor(self.inter, working, times, axis, scaled.ndim)
         return scaled.astype(wanted, copy=False)
 
@@ -104,6 +100,14 @@ class Scaling:
         shape = [1] * ndim
         shape[axis] = -1
         return factor[times].astype(working).reshape(shape)
+
+
+def _is_wide(slopes: Any, inters: Any) -> bool:
+    """True if float32 cannot hold factors of such sizes, or 16-bit integers scaled by them."""
+    largest = float(np.max(slopes)) * 2.0**16 + float(np.max(inters))
+    if largest > _LARGEST or float(np.min(slopes)) < _SMALLEST:
+        return True
+    return bool(np.any(inters > slopes * _MOST_STEPS))
 
 
 def make_scaling(slope: Any, inter: Any, *, volumes: int | None) -> Scaling | None:
