@@ -324,10 +324,11 @@ def copy_attributes(attributes: Attributes) -> Attributes:
     MetadataError
         If an attribute is nested more than `MAX_ATTRIBUTE_DEPTH` deep.
     """
-    return {
-        name: _copied(value, name, MAX_ATTRIBUTE_DEPTH) if isinstance(value, _NESTED) else value
-        for name, value in attributes.items()
-    }
+    copied = attributes.copy()
+    for name, value in attributes.items():
+        if isinstance(value, _NESTED):
+            copied[name] = _copied(value, name, MAX_ATTRIBUTE_DEPTH)
+    return copied
 
 
 def check_nesting(attributes: Attributes) -> None:
@@ -358,12 +359,12 @@ def _copied(value: dict[str, Any] | list[Any], name: str, room: int) -> Any:
     """Copy a mapping or a list that may be nested `room` deep."""
     if not room:
         raise MetadataError(_too_deep(name))
-    if isinstance(value, dict):
-        return {
-            key: _copied(item, name, room - 1) if isinstance(item, _NESTED) else item
-            for key, item in value.items()
-        }
-    return [_copied(item, name, room - 1) if isinstance(item, _NESTED) else item for item in value]
+    copied = value.copy()
+    items = copied.items() if isinstance(copied, dict) else enumerate(copied)
+    for key, item in items:
+        if isinstance(item, _NESTED):
+            copied[key] = _copied(item, name, room - 1)
+    return copied
 
 
 def _too_deep(name: str) -> str:

@@ -11,6 +11,7 @@ https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Container, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -59,6 +60,8 @@ _DTYPES = {
         *(f"float{bits}" for bits in (16, 32, 64)),
     )
 }
+_SHORT = 1 << 14
+"""Letters of documents of which the arrays are remembered."""
 _FILL_TYPES = {"b": bool, "i": int, "u": int, "f": float}
 _KEYS = [{"name": "default", "configuration": {"separator": separator}} for separator in ("/", ".")]
 _LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -116,12 +119,24 @@ def parse_node(data: bytes) -> ParsedNode | None:
             more = document.keys() - _GROUP_KEYS
             known = all(is_ignorable(document[name]) for name in more)
             return ParsedNode(attributes, None) if known else None
-        described = _array(document) if document["node_type"] == "array" else None
+        document.pop("attributes", None)
+        described = _array_of(document) if document["node_type"] == "array" else None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, FmristoreError):
         return None
     if described is None or described.placement is None:
         return None
     return ParsedNode(attributes, described)
+
+
+def _array_of(document: Document) -> Described | None:
+    """The array of a document without attributes, as `_array`; runs are often alike in it."""
+    text = json.dumps(document)
+    return _array_again(text) if len(text) <= _SHORT else _array(document)
+
+
+@functools.lru_cache(maxsize=64)
+def _array_again(text: str) -> Described | None:
+    return _array(json.loads(text))
 
 
 def _array(document: Mapping[str, Any]) -> Described | None:
