@@ -209,7 +209,7 @@ def _parse_entries(given: list[Any], shape: tuple[int, ...], *, listed: bool = T
             "[1, 3]] gives what image[numpy.ix_([0, 2], [1, 3])] would"
         )
     front = _front(given, finish) if listed else 0
-    if any(entry is Ellipsis for entry in given):
+    if EllipsisType in map(type, given):
         finish.append(Ellipsis)  # which makes numpy answer with an array, even of no axes
     return Selection(tuple(region), tuple(finish), front)
 
@@ -274,10 +274,11 @@ def _array_entry(entry: Any) -> Any:
 
 def _expand(entries: list[Any], rank: int) -> list[Any]:
     """Replace the Ellipsis, or the missing end, by full slices."""
-    ellipses = sum(isinstance(entry, EllipsisType) for entry in entries)
+    kinds = [*map(type, entries)]
+    ellipses = kinds.count(EllipsisType)
     if ellipses > 1:
         raise SelectionError("an index can only have a single ellipsis ('...')")
-    used = sum(entry is not None and not isinstance(entry, EllipsisType) for entry in entries)
+    used = len(entries) - ellipses - kinds.count(type(None))
     if used > rank:
         raise SelectionError(f"too many indices: the image has {rank} axes, {used} were indexed")
     full = [slice(None)] * (rank - used)

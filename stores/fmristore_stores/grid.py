@@ -44,7 +44,7 @@ class Overlap(NamedTuple):
 
 def grid_shape(shape: tuple[int, ...], chunks: tuple[int, ...]) -> tuple[int, ...]:
     """Number of chunks along each axis, partial edge chunks included."""
-    return tuple(-(-n // c) for n, c in zip(shape, chunks, strict=True))
+    return tuple([-(-n // c) for n, c in zip(shape, chunks, strict=True)])
 
 
 def chunk_region(key: ChunkKey, shape: tuple[int, ...], chunks: tuple[int, ...]) -> Region:
@@ -56,7 +56,7 @@ def chunk_region(key: ChunkKey, shape: tuple[int, ...], chunks: tuple[int, ...])
 
 def region_shape(region: Region) -> tuple[int, ...]:
     """Shape of the array that `region` selects."""
-    return tuple(len(range(s.start, s.stop, s.step or 1)) for s in region)
+    return tuple([len(range(s.start, s.stop, s.step or 1)) for s in region])
 
 
 def parse_region(region: Region | None, shape: tuple[int, ...]) -> Region:

@@ -122,7 +122,8 @@ class DenseSource(ImageSource):
 
 def _stored_region(spec: ArraySpec, parts: Mapping[str, AxisPart]) -> tuple[Any, ...]:
     """Parts of the stored axes, by the names of the axes."""
-    return tuple(parts.get(d, slice(0, n, 1)) for d, n in zip(spec.dims, spec.shape, strict=True))
+    axes = zip(spec.dims, spec.shape, strict=True)
+    return tuple([parts[d] if d in parts else slice(0, n, 1) for d, n in axes])
 
 
 def _dtype_text(shown: np.dtype[Any], stored: np.dtype[Any]) -> str:
@@ -331,6 +332,8 @@ class DenseImage(GridView):
         return axis_chunks(self.axes, self.shape, [size[d] for d in self.axes], region)
 
     def _replica_for(self, parts: Mapping[str, AxisPart]) -> StoredArray:
+        if len(self._replicas.arrays) == 1:
+            return self._data
         return self._replicas.for_region({d: bounds(part) for d, part in parts.items()})
 
     def read_into(self, region: Sequence[slice], out: AnyArray, *, raw: bool = False) -> None:

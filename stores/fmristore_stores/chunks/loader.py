@@ -120,26 +120,28 @@ class ChunkLoader:
         url: str | None = None,
     ) -> None:
         self.array = array
+        self._chunked = cast("ChunkRefs", array)
         self._url = url
         self._stats = Stats() if url is None else stats_of(url)
-        self.spec = array.spec
+        self.spec = spec = array.spec
         self._cache = CHUNK_CACHE if cache is None else cache
         self._missing = missing
         self._owner = next(self._numbers)
-        self._direct = Capability.CHUNK_REFS in array.capabilities
-        self._remote = self._direct and cast("ChunkRefs", array).policy.concurrent
-        self._lasting = Capability.WRITE not in array.capabilities
-        self._axes = self.spec.layout.axes
-        self._inverse = tuple(sorted(range(len(self._axes)), key=self._axes.__getitem__))
-        self._whole = self.spec.layout.chunks
-        self._memory_chunks = self.spec.memory.layout.chunks
-        if not self.spec.codecs:
-            self._memory_chunks = subchunk_shape(self.spec.memory)
-        self._chunks = tuple(self._memory_chunks[i] for i in self._inverse)
-        self._chunk_nbytes = math.prod(self._chunks) * self.spec.dtype.itemsize
-        self._most_encoded = 2 * self.spec.chunk_nbytes + _CODEC_OVERHEAD
-        self._by_parts = not self._remote and decodes_parts(self.spec.codecs)
-        self._plain = self._direct and not self._remote and not self.spec.codecs
+        capabilities = array.capabilities
+        self._direct = Capability.CHUNK_REFS in capabilities
+        self._remote = self._direct and self._chunked.policy.concurrent
+        self._lasting = Capability.WRITE not in capabilities
+        self._axes = axes = spec.layout.axes
+        self._inverse = tuple(sorted(range(len(axes)), key=axes.__getitem__))
+        self._whole = whole = spec.layout.chunks
+        self._memory_whole = tuple(map(whole.__getitem__, axes))
+        self._memory_chunks = self._memory_whole if spec.codecs else subchunk_shape(spec.memory)
+        self._chunks = tuple(map(self._memory_chunks.__getitem__, self._inverse))
+        self._whole_nbytes = spec.chunk_nbytes
+        self._chunk_nbytes = math.prod(self._chunks) * spec.dtype.itemsize
+        self._most_encoded = 2 * self._whole_nbytes + _CODEC_OVERHEAD
+        self._by_parts = not self._remote and decodes_parts(spec.codecs)
+        self._plain = self._direct and not self._remote and not spec.codecs
 
     @property
     def chunks(self) -> tuple[int, ...]:
@@ -158,7 +160,7 @@ class ChunkLoader:
 
     def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
         """Places of chunks; None for one that was never written."""
-        array = cast("ChunkRefs", self.array)
+        array = self._chunked
         if self._chunks == self._whole:
             return array.refs(keys)
         ratio = grid_shape(self._whole, self._chunks)
@@ -171,8 +173,8 @@ class ChunkLoader:
     def _piece_ref(self, key: ChunkKey, ratio: Sequence[int], ref: ChunkRef) -> ChunkRef:
         """Place of a part of a large chunk that is not encoded."""
         source, offset, length = ref.range
-        if length != self.spec.chunk_nbytes:
-            raise self.error(key, f"has {length} bytes instead of {self.spec.chunk_nbytes}")
+        if length != self._whole_nbytes:
+            raise self.error(key, f"has {length} bytes instead of {self._whole_nbytes}")
         position = 0
         for axis in self._axes:
             position = position * self._whole[axis] + key[axis] % ratio[axis] * self._chunks[axis]
@@ -197,7 +199,7 @@ class ChunkLoader:
         ranges = [ref.range for _, _, ref in found]
         if self._plain:
             ranges = [self._part(key, block, ref).range for key, block, ref in found]
-        policy = cast("ChunkRefs", self.array).policy
+        policy = self._chunked.policy
         groups = merge_ranges(ranges, policy)
         return ReadCost(
             chunks=len(ranges),
@@ -219,7 +221,7 @@ class ChunkLoader:
         CorruptDataError
             If it is damaged, or missing where that means damage.
         """
-        array = cast("ChunkRefs", self.array)
+        array = self._chunked
         if self._plain:
             with array.reading():
                 (ref,) = self.refs([key])
@@ -256,7 +258,7 @@ class ChunkLoader:
         CorruptDataError
             If it is missing and that means damage.
         """
-        with cast("ChunkRefs", self.array).reading():
+        with self._chunked.reading():
             if self._missing == "error" and self.refs([key])[0] is None:
                 raise self.error(key, _MISSING)
 
@@ -273,7 +275,7 @@ class ChunkLoader:
             return
         worth = self._worth_keeping(len(wanted), returned)
         kept: Kept | None = [] if worth else None
-        with cast("ChunkRefs", self.array).reading():
+        with self._chunked.reading():
             found: list[tuple[ChunkRead, ChunkRef]] = []
             for read, ref in zip(wanted, self.refs([p.key for p in wanted]), strict=True):
                 if ref is not None:
@@ -302,11 +304,11 @@ class ChunkLoader:
             check_chunk(self._chunk_nbytes, self._url, self.array.path)
         if ref.range.length > self._most_encoded:
             raise self.error(
-                key, f"has {ref.range.length} bytes for {self.spec.chunk_nbytes} decoded: damaged"
+                key, f"has {ref.range.length} bytes for {self._whole_nbytes} decoded: damaged"
             )
 
     def _run_local(self, found: list[tuple[ChunkRead, ChunkRef]], kept: Kept | None) -> None:
-        array = cast("ChunkRefs", self.array)
+        array = self._chunked
 
         def work(group: list[tuple[ChunkRead, ChunkRef]]) -> None:
             fetched = array.fetch([ref.range for _, ref in group])
@@ -330,7 +332,7 @@ class ChunkLoader:
         for_each(work, groups, workers=workers)
 
     def _run_remote(self, found: list[tuple[ChunkRead, ChunkRef]], kept: Kept | None) -> None:
-        array = cast("ChunkRefs", self.array)
+        array = self._chunked
         ranges = [ref.range for _, ref in found]
 
         def work(item: tuple[int, Buffer]) -> None:
@@ -357,7 +359,7 @@ class ChunkLoader:
         if nbytes != self._chunk_nbytes:
             if self._chunks == self._whole or nbytes > self._chunk_nbytes:
                 raise self._wrong_length(key, nbytes)
-            shape = last_subchunk_shape(shape, self.spec.memory.layout.chunks)
+            shape = last_subchunk_shape(shape, self._memory_whole)
             return _Part(ref.range, shape, None)
         run = contiguous_run([block[a] for a in self._axes], shape)
         if run is None:
@@ -366,7 +368,7 @@ class ChunkLoader:
         width = self.spec.dtype.itemsize
         source, offset, _ = ref.range
         at = ByteRange(source, offset + start * width, math.prod(shape) * width)
-        return _Part(at, shape, tuple(origin[i] for i in self._inverse))
+        return _Part(at, shape, tuple(map(origin.__getitem__, self._inverse)))
 
     def _read_part(self, part: _Part, data: Buffer, fresh: AnyArray | None = None) -> Loaded:
         """Elements of a part whose bytes are here, perhaps in memory that is nobody else's."""
@@ -376,7 +378,7 @@ class ChunkLoader:
         return Loaded(values.transpose(self._inverse), part.origin, own)
 
     def _one_plain(self, key: ChunkKey, block: Region, ref: ChunkRef) -> Loaded:
-        array = cast("ChunkRefs", self.array)
+        array = self._chunked
         self._check_size(key, ref)
         part = self._part(key, block, ref)
         if part.range.length < _SHORT:
@@ -406,7 +408,7 @@ class ChunkLoader:
         memory : ndarray of uint8
             As long as all of the chunks.
         """
-        array = cast("ChunkRefs", self.array)
+        array = self._chunked
         size = self._chunk_nbytes
         if size > LIMITS.chunk:
             check_chunk(size, self._url, self.array.path)
@@ -425,7 +427,7 @@ class ChunkLoader:
             self._in_groups(self._fill_whole, items, len(items) * size, _PLAIN_GROUPS)
 
     def _fill_whole(self, group: list[tuple[ByteRange, AnyArray]]) -> None:
-        array = cast("ChunkRefs", self.array)
+        array = self._chunked
         fetched = array.fetch([item for item, _ in group], [room for _, room in group])
         for data, (_, room) in zip(fetched, group, strict=True):
             if not _is_in(data, room):
@@ -434,7 +436,7 @@ class ChunkLoader:
 
     def _place_plain(self, group: list[tuple[ChunkRead, _Part]]) -> None:
         """Read parts of chunks to where they belong, or to memory that is used again."""
-        array = cast("ChunkRefs", self.array)
+        array = self._chunked
         at_once: list[tuple[ChunkRead, _Part, AnyArray | None]] = []
         alone: list[tuple[ChunkRead, _Part]] = []
         for read, part in group:
@@ -508,7 +510,7 @@ class ChunkLoader:
         nbytes = self._chunk_nbytes
         if self._chunks != self._whole and ref.range.length < nbytes:  # the last part of a chunk
             nbytes = ref.range.length
-            shape = last_subchunk_shape(shape, self.spec.memory.layout.chunks)
+            shape = last_subchunk_shape(shape, self._memory_whole)
         out = None if kept is not None else _scratch(nbytes) if room is None else room
         decoded = codecs.decode(spec.codecs, data, nbytes, skip=ref.skip, out=out)
         self._stats.add(chunks=1, bytes_decoded=nbytes)
@@ -530,13 +532,14 @@ class ChunkLoader:
         count = math.prod(shape)
         width = self.spec.dtype.itemsize
         begin, end = start * width, (start + count) * width
-        found = decode_part(self.spec.codecs, data, self.spec.chunk_nbytes, begin, end)
+        found = decode_part(self.spec.codecs, data, self._whole_nbytes, begin, end)
         if found is None:
             return None
         part, offset = found
         self._stats.add(chunks=1, bytes_decoded=len(part))
         values = np.frombuffer(part, self.spec.dtype, count, begin - offset).reshape(shape)
-        return Loaded(values.transpose(self._inverse), tuple(origin[i] for i in self._inverse))
+        first = tuple(map(origin.__getitem__, self._inverse))
+        return Loaded(values.transpose(self._inverse), first)
 
     def _wrong_length(self, key: ChunkKey, nbytes: int) -> FmristoreError:
         return self.error(

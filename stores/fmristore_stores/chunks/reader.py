@@ -8,6 +8,7 @@ chunk references are read through their store.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -74,7 +75,7 @@ class ChunkReader:
         self._direct = self._loader.direct
         self._axes = self.spec.layout.axes
         self._chunks = self._loader.chunks
-        self._memory_chunks = tuple(self._chunks[a] for a in self._axes)
+        self._memory_chunks = tuple(map(self._chunks.__getitem__, self._axes))
 
     @property
     def chunks(self) -> tuple[int, ...]:
@@ -134,7 +135,8 @@ class ChunkReader:
             self._loader.require_first(
                 tuple(s.start // c for s, c in zip(region, self._chunks, strict=True))
             )
-        reads = [self._region_read(overlap, result) for overlap in touched]
+        whole = all(map(operator.ge, shape, self._chunks))
+        reads = [self._region_read(overlap, result, whole=whole) for overlap in touched]
         self._loader.run(reads, result.nbytes)
         return result
 
@@ -158,14 +160,17 @@ class ChunkReader:
         returned = math.prod(region_shape(region)) * self.spec.dtype.itemsize
         return self._loader.cost(wanted, returned)
 
-    def _region_read(self, overlap: Overlap, result: AnyArray) -> ChunkRead:
+    def _region_read(self, overlap: Overlap, result: AnyArray, *, whole: bool) -> ChunkRead:
+        """Read of one chunk that a region needs; `whole` where it may need all of one."""
+
         def place(loaded: Loaded | None) -> None:
             if loaded is None:
                 result[overlap.target] = self.spec.fill
                 return
             result[overlap.target] = loaded.values[_within(overlap.source, loaded)]
 
-        return ChunkRead(overlap.key, overlap.source, place, self._room(overlap, result))
+        room = self._room(overlap, result) if whole else None
+        return ChunkRead(overlap.key, overlap.source, place, room)
 
     def _room(self, overlap: Overlap, result: AnyArray) -> AnyArray | None:
         """Bytes of the result that are those of a whole chunk, None if they are scattered."""
@@ -322,7 +327,7 @@ class ChunkReader:
             if not order:
                 return np.empty(shape, self.spec.dtype)
             memory = np.empty([shape[a] for a in order], self.spec.dtype)
-            return memory.transpose(np.argsort(order))
+            return memory.transpose(sorted(range(len(order)), key=order.__getitem__))
         except (MemoryError, ValueError) as error:
             msg = f"a result of shape {shape} does not fit into memory; read a smaller part"
             raise MemoryLimitError(msg, url=self._url, node=self.array.path) from error
@@ -340,7 +345,8 @@ def _within(part: Region, loaded: Loaded) -> Region:
     origin = loaded.origin
     if origin is None:
         return part
-    return tuple(slice(s.start - o, s.stop - o, s.step) for s, o in zip(part, origin, strict=True))
+    pairs = zip(part, origin, strict=True)
+    return tuple([slice(s.start - o, s.stop - o, s.step) for s, o in pairs])
 
 
 class _Group(NamedTuple):

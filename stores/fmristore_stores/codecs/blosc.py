@@ -12,7 +12,6 @@ from bisect import bisect_right
 from itertools import accumulate
 
 import numcodecs.blosc
-import numpy as np
 
 from fmristore_stores.errors import CorruptDataError
 from fmristore_stores.protocol import Buffer
@@ -125,10 +124,9 @@ def decode_part(
     header = _BLOSC_HEADER.pack(version, compressor, flags, width, wanted, blocksize, starts[-1])
     places = struct.pack(f"<{len(blocks)}i", *starts[:-1])
     frame = b"".join((header, places, *blocks))
-    out = np.empty(wanted, np.uint8)
     try:
-        numcodecs.blosc.decompress(frame, out)
+        part: bytes = numcodecs.blosc.decompress(frame)
     except RuntimeError as error:
         msg = f"blosc cannot decode a chunk: its bytes are damaged ({error})"
         raise CorruptDataError(msg) from error
-    return out.data, first * blocksize
+    return part, first * blocksize

@@ -149,6 +149,7 @@ class HDF5Array:
         if codecs and equivalent(codecs, self._spec.codecs):
             self._spec = replace(self._spec, codecs=codecs)
         self._capabilities = self._find_capabilities()
+        self._locates = Capability.CHUNK_REFS in self._capabilities
         self._finder = ChunkFinder(
             session,
             self._dataset.open,
@@ -355,7 +356,7 @@ class HDF5Array:
             self._check_storage()
             if text:
                 if self._type.buffer.kind == "O":
-                    rows = rows_at_once(shape, int(self._session.h5.id.get_filesize()))
+                    rows = rows_at_once(shape, self._session.size)
                 else:
                     rows = fixed_rows_at_once(shape, self._type.buffer.itemsize)
                 buffer = read_text(self._read_elements, parsed, shape, rows)
@@ -384,7 +385,7 @@ class HDF5Array:
         if session.writable:
             session.h5.flush()
         width = int(session.h5.id.get_create_plist().get_sizes()[0])
-        most, size = int(session.h5.id.get_filesize()), element_size(width)
+        most, size = session.size, element_size(width)
         for data, count in self._stored(region, size):
             check_lengths(data, count, width, most)
 
@@ -489,7 +490,8 @@ class HDF5Array:
         of chunks is read, in one pass over it.
         """
         self._session.check_open()
-        self._need(Capability.CHUNK_REFS)
+        if not self._locates:
+            self._need(Capability.CHUNK_REFS)
         with self._session.reading(self._path):
             return self._finder.refs(keys)
 

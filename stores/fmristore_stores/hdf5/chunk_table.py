@@ -63,6 +63,7 @@ class ChunkFinder:
         self._opener = opener
         self._piece = piece
         self._spec = spec
+        self._grid = grid_shape(spec.shape, spec.layout.chunks)
         self._chunked = chunked
         self._lookups = _LOOKUPS if local and self._chunked else 0
         self._looked_up = 0
@@ -82,9 +83,9 @@ class ChunkFinder:
         few = self._looked_up <= self._lookups
         changing = self._session.writable and self._chunked  # what is changed is not remembered
         if changing or (self._index is None and few):
-            size, path = self._file_size(), self._session.path
-            node = self._opener()
-            return [_look_up(node, self._spec, path, size, key) for key in keys]
+            size, path = self._session.size, self._session.path
+            node, grid, chunks = self._opener(), self._grid, self._spec.layout.chunks
+            return [_look_up(node, grid, chunks, path, size, key) for key in keys]
         if self._chunked or len(keys) != 1 or any(keys[0]) or len(keys[0]) != len(self._spec.shape):
             return self.index.refs(keys)
         offset, size = self._checked_piece()
@@ -95,7 +96,7 @@ class ChunkFinder:
         if self._piece is None:
             node = self._opener()
             self._piece = int(node.get_offset() or 0), int(node.get_storage_size())
-        _check_piece(self._piece, self._spec, self._file_size())
+        _check_piece(self._piece, self._spec, self._session.size)
         return self._piece
 
     @property
@@ -104,14 +105,11 @@ class ChunkFinder:
         if self._index is None:
             path = self._session.path
             if self._chunked:
-                size = self._file_size()
+                size = self._session.size
                 self._index = _index_chunked(self._opener(), self._spec, path, size)
             else:
                 self._index = _index_contiguous(self._checked_piece(), self._spec, path)
         return self._index
-
-    def _file_size(self) -> int:
-        return int(self._session.h5.id.get_filesize())
 
 
 class ChunkIndex:
@@ -188,7 +186,12 @@ class ChunkIndex:
 
 
 def _look_up(
-    node: Any, spec: ArraySpec, source: str, file_size: int, key: ChunkKey
+    node: Any,
+    grid: tuple[int, ...],
+    chunks: tuple[int, ...],
+    source: str,
+    file_size: int,
+    key: ChunkKey,
 ) -> ChunkRef | None:
     """Locate one chunk of a chunked dataset without reading the rest of the table.
 
@@ -199,11 +202,9 @@ def _look_up(
     CorruptDataError
         If the entry lies outside the file.
     """
-    chunks = spec.layout.chunks
-    grid = grid_shape(spec.shape, chunks)
-    if len(key) != len(grid) or not all(0 <= k < n for k, n in zip(key, grid, strict=True)):
+    if len(key) != len(grid) or False in [0 <= k < n for k, n in zip(key, grid, strict=True)]:
         raise SelectionError(f"chunk {key} is not in a grid of {grid}")
-    info = node.get_chunk_info_by_coord(tuple(k * c for k, c in zip(key, chunks, strict=True)))
+    info = node.get_chunk_info_by_coord(tuple([k * c for k, c in zip(key, chunks, strict=True)]))
     if not info.byte_offset:
         return None
     offset, size = int(info.byte_offset), int(info.size)

@@ -72,7 +72,7 @@ def attribute_parts(data: bytes, at: int = 0) -> tuple[int, int, int]:
     """Offsets of type, shape and value of an attribute message, the value perhaps with more."""
     version, name, kind, shape = _HEAD.unpack_from(data, at)
     if version == 1:  # each begins at a multiple of eight
-        name, kind, shape = padded(name), padded(kind), padded(shape)
+        name, kind, shape = name + 7 & ~7, kind + 7 & ~7, shape + 7 & ~7
     start = at + (9 if version == 3 else 8) + name
     return start, start + kind, start + kind + shape
 

@@ -184,7 +184,7 @@ class Session:
             # The same open file, also when another one takes over its name.
             source = LocalSource(path, file=self._opened, stats=stats_of(url))
         self.source = source
-        self._status = _status(descriptor) if self._local else None
+        self._status = os.fstat(descriptor) if self._local else None
         # Bytes of a file that is written to through HDF5 in this process may be old.
         self._is_as_on_disk = self._local and h5.id.get_intent() == h5f.ACC_RDONLY
         self.lifetime = Lifetime(url, self)
@@ -253,6 +253,13 @@ class Session:
         return self.opened().h5
 
     @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        if self._status is not None:
+            return self._status.st_size  # a file that was written to since is refused: see `check`
+        return int(self.h5.id.get_filesize())
+
+    @property
     def closed(self) -> bool:
         """True if `close` was called."""
         return self.lifetime.closed
@@ -286,7 +293,8 @@ class Session:
 
     def check_open(self) -> None:
         """Refuse to go on with a closed store."""
-        self.opened()
+        if self._opened is None:
+            self.opened()
 
     def check_writable(self) -> None:
         """Refuse to change a store that is closed or open for reading."""
@@ -302,9 +310,9 @@ class Session:
         ChangedError
             If it was written over in place, or replaced where that cannot be prevented.
         """
-        if self._status is not None:
-            opened = self._opened
-            if opened is not None and not is_same_file(_status(opened.descriptor), self._status):
+        then, opened = self._status, self._opened
+        if then is not None:
+            if opened is not None and not is_same_file(os.fstat(opened.descriptor), then):
                 msg = "the file was written over since it was opened; open it again"
                 raise ChangedError(msg, url=self.url)
         elif self._version is not None:
@@ -357,10 +365,6 @@ class Session:
                         self._output.close()
         del opened  # the last one that held it
         close_forgotten()
-
-
-def _status(descriptor: int) -> os.stat_result:
-    return os.fstat(descriptor)
 
 
 def is_same_file(one: os.stat_result, other: os.stat_result) -> bool:
