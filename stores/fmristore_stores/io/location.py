@@ -397,8 +397,7 @@ def _known(kind: Kind | None, url: str) -> Kind:
 def _detect_local(url: str) -> Kind | None:
     try:
         if os.path.isdir(url):  # noqa: PTH112 - hot path, as below
-            found = any(os.path.exists(f"{url}/{m}") for m in _ZARR_MARKERS)  # noqa: PTH110
-            return "zarr" if found else None
+            return "zarr" if any(Path(url, m).exists() for m in _ZARR_MARKERS) else None
         with open(open_ordinary(url), "rb", buffering=0) as file:  # noqa: PTH123
             offset = 0
             while head := file.read(8):
