@@ -128,7 +128,7 @@ def do_tasks(
             planned = [_tracked(task, kept) for task in planned]
             # What was not there is ours from now on: a kill may leave it finished and unnoted.
             begun = {task.name for task in planned if task.record == _BEGUN}
-            kept.note(dict.fromkeys(begun - kept.entries.keys(), _BEGUN))
+            kept.note(dict.fromkeys(begun, _BEGUN), new=True)
         for outcome in stack.enter_context(contextlib.closing(outcomes(planned, executor, jobs))):
             found[outcome.name] = outcome
             if kept is not None and outcome.state != "failed" and outcome.record is not None:
