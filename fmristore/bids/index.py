@@ -13,14 +13,18 @@ from typing import Any
 
 from fmristore.api import open as open_store
 from fmristore_stores.errors import (
+    AccessDeniedError,
+    ChangedError,
     FmristoreError,
+    FormatError,
+    LayoutNotSupportedError,
     MemoryLimitError,
     MetadataError,
     NotFoundError,
     ReadOnlyError,
     StorageError,
 )
-from fmristore_stores.io.location import filesystem, is_local
+from fmristore_stores.io.location import content_token, filesystem, is_local
 from fmristore_stores.io.sources import local_token, storage_error
 from fmristore_stores.io.whole import read_whole
 from fmristore_stores.limits import check_values
@@ -48,7 +52,8 @@ class Entry:
     path : str
         Below the folder of the collection, with slashes.
     stamp : str
-        Changes when the store does; of its file, or of the metadata of its root.
+        Changes when the store does; of its file, or of the metadata of its root. Empty where it
+        has to be looked at again.
     format : str or None
         What it holds; None for a store of other software, or one that cannot be opened.
     shape : tuple of int or None
@@ -126,12 +131,12 @@ def _entry(found: Mapping[str, Any], url: str) -> Entry:
     )
 
 
-def build_index(
-    url: str, storage_options: Mapping[str, Any] | None = None, known: Sequence[Entry] | None = None
-) -> list[Entry]:
+def build_index(url: str, storage_options: Mapping[str, Any] | None = None) -> list[Entry]:
     """Look for the stores below a folder, open those that are new or changed, write the index.
 
-    An index that is right is not written again, and one that may not be written is no error.
+    An index that is right is not written again, and one that may not be written is no error. Where
+    another process wrote it since this one began to look, this one looks again: what it found is
+    older.
 
     Parameters
     ----------
@@ -139,41 +144,56 @@ def build_index(
         Normalised.
     storage_options : mapping, optional
         Passed to fsspec.
-    known : sequence of Entry, optional
-        What the index says so far; it is read if that is not given.
 
     Raises
     ------
     NotFoundError
         If there is no such folder.
+    StorageError
+        If the index of a folder that is not local, where readers believe it, cannot be written.
     """
-    before = known
-    if before is None:
+    place = f"{url.rstrip('/')}/{INDEX}"
+    same: dict[tuple[str, str], Entry] = {}
+    while True:
+        token = content_token(place, "hdf5", storage_options)  # of whatever file
         try:
             before = read_index(url, storage_options)
         except MetadataError:  # damaged: made again
             before = None
-    same = {(entry.path, entry.stamp): entry for entry in before or ()}
-    found = sorted(_find(url, storage_options))
-    new = [one for one in found if one not in same]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        opened = pool.map(lambda one: _describe(url, one[0], one[1], storage_options), new)
-        made = dict(zip(new, opened, strict=True))
-    entries = [same.get(one) or made[one] for one in found]
-    if before is None or entries != list(before):
-        _write(url, entries, storage_options)
-    return entries
+        same |= {(entry.path, entry.stamp): entry for entry in before or ()}
+        found = sorted(_find(url, storage_options))
+        new = [one for one in found if one not in same]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            opened = pool.map(lambda one: _describe(url, one[0], one[1], storage_options), new)
+            made = dict(zip(new, opened, strict=True))
+        entries = [same.get(one) or made[one] for one in found]
+        if entries == before:
+            return entries
+        try:
+            _write(url, entries, storage_options, token)
+        except ChangedError:
+            same |= made
+        else:
+            return entries
 
 
-def _write(url: str, entries: Sequence[Entry], storage_options: Mapping[str, Any] | None) -> None:
+def _write(
+    url: str, entries: Sequence[Entry], storage_options: Mapping[str, Any] | None, token: str
+) -> None:
+    """Write the index, unless another one has taken the place of the one with a token."""
     place = f"{url.rstrip('/')}/{INDEX}"
     stores = [{k: v for k, v in asdict(entry).items() if v is not None} for entry in entries]
     text = json.dumps({"version": _VERSION, "place": _digest_place(url), "stores": stores})
     try:
-        with publish_file(place, overwrite=True, storage_options=storage_options) as path:
+        with publish_file(
+            place, overwrite=True, storage_options=storage_options, expected=token
+        ) as path:
             Path(path).write_text(text, encoding="utf-8")
-    except (ReadOnlyError, StorageError):
+    except (ReadOnlyError, AccessDeniedError):
         return
+    except StorageError:
+        if not is_local(url):
+            raise
 
 
 def _describe(url: str, path: str, stamp: str, storage_options: Mapping[str, Any] | None) -> Entry:
@@ -193,7 +213,10 @@ def _describe(url: str, path: str, stamp: str, storage_options: Mapping[str, Any
     except NotFoundError:
         raise
     except FmristoreError as error:
-        return Entry(path=path, stamp=stamp, error=f"{type(error).__name__}: {error.message}"[:400])
+        # Only what lies in the store itself is so until the store changes.
+        lasting = isinstance(error, FormatError | LayoutNotSupportedError)
+        text = f"{type(error).__name__}: {error.message}"[:400]
+        return Entry(path=path, stamp=stamp if lasting else "", error=text)
 
 
 # Which stores there are -----------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import fmristore as fs
-from fmristore.bids.index import INDEX
+from fmristore.bids import index
+from fmristore.bids.index import INDEX, build_index, read_index
 from fmristore_stores.errors import (
+    AccessDeniedError,
     ChangedError,
+    FmristoreError,
     InvalidInputError,
     MemoryLimitError,
     MetadataError,
@@ -204,6 +208,71 @@ class TestIndex:
         remote.rm(f"{s3.bucket}/new/{RAW}", recursive=True)
         assert len(fs.Collection(s3.url("new"), storage_options=s3.options)) == 6
         assert len(collection.refresh()) == 5
+
+    @pytest.mark.parametrize("begun", [False, True])
+    @pytest.mark.parametrize("remote", [False, True])
+    def test_of_two_that_look_at_once_the_later_index_stays(
+        self, tmp_path: Path, begun: bool, remote: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One looks, the other sees a new store and writes its index, then the first one writes."""
+        folder = f"memory://{uuid.uuid4().hex}/d" if remote else str(tmp_path)
+
+        def add(number: int) -> None:
+            store(f"{folder}/sub-{number}_bold.h5", make_values((2, 3, 2, 4))).close()
+
+        add(1)
+        if begun:
+            build_index(folder)
+            add(2)
+        plainly, calls = index.publish_file, []
+
+        def publish(*args: Any, **options: Any) -> Any:
+            calls.append(args)
+            if len(calls) == 1:
+                add(3)
+                assert len(build_index(folder)) == 2 + begun
+            return plainly(*args, **options)
+
+        monkeypatch.setattr(index, "publish_file", publish)
+        found = build_index(folder)
+        assert len(found) == 2 + begun
+        assert read_index(folder) == found
+        assert len(calls) == 2  # what the first one found out was in the later index already
+
+    def test_an_error_that_passes_is_not_kept_in_the_index(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.make(tmp_path)
+        (tmp_path / "sub-3_bold.h5").write_bytes(b"none")
+
+        def fail(*_: Any, **__: Any) -> Any:
+            raise StorageError("too many files are open")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(index, "open_store", fail)
+            assert len(fs.Collection(tmp_path).unreadable) == 3
+        collection = fs.Collection(tmp_path)
+        assert len(collection) == 2
+        assert list(collection.unreadable) == ["sub-3_bold.h5"]
+        with monkeypatch.context() as patch:  # what is damaged is not looked at again
+            patch.setattr(index, "open_store", fail)
+            assert len(fs.Collection(tmp_path)) == 2
+
+    def test_an_index_that_cannot_be_written_where_it_is_believed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = f"memory://{uuid.uuid4().hex}/d"
+        store(f"{folder}/sub-1_bold.h5", make_values((2, 3, 2, 4))).close()
+
+        def refuse(*_: Any, **__: Any) -> Any:
+            raise error
+
+        monkeypatch.setattr(index, "publish_file", refuse)
+        error: FmristoreError = AccessDeniedError("read only")
+        assert len(fs.Collection(folder)) == 1
+        error = StorageError("the service failed")
+        with pytest.raises(StorageError, match="the service failed"):
+            fs.Collection(folder)
 
     def test_nothing_there(self, tmp_path: Path) -> None:
         with pytest.raises(NotFoundError):
