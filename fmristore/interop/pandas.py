@@ -15,6 +15,7 @@ from fmristore_stores.errors import DependencyError, InvalidInputError, Selectio
 from fmristore_stores.io.location import normalise
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.publishing.publish import publish_file
+from fmristore_stores.publishing.turns import take_turn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -176,10 +177,10 @@ def write_table(
     options: dict[str, Any] = {"overwrite": overwrite, "storage_options": storage_options}
     several = frame.index.nlevels > 1
     with contextlib.ExitStack() as files:  # both appear, or none
-        if suffix == ".tsv" and sidecar is not None:
-            beside = f"{target[: -len(suffix)]}.json"
+        pair = suffix == ".tsv" and sidecar is not None
+        if pair:
+            path = files.enter_context(publish_file(f"{target[: -len(suffix)]}.json", **options))
             text = json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n"
-            path = files.enter_context(publish_file(beside, **options))
             Path(path).write_text(text, encoding="utf-8")
         path = files.enter_context(publish_file(target, **options))
         if suffix == ".tsv":
@@ -188,6 +189,9 @@ def write_table(
             frame.to_csv(path, lineterminator="\n")
         else:
             _write_parquet(frame, path)
+        if pair:  # of two writers, the table of one must not lie beside the sidecar of the other
+            with take_turn(target[: -len(suffix)], storage_options):
+                files.close()
 
 
 def _write_parquet(frame: Any, path: str) -> None:

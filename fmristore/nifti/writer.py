@@ -28,6 +28,7 @@ from fmristore_stores.io.owners import hidden_name, own_mark
 from fmristore_stores.io.sources import sync
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.publishing.publish import publish_file
+from fmristore_stores.publishing.turns import take_turn
 
 __all__ = ["NiftiWriter", "WriteOptions", "reframe", "write_nifti"]
 
@@ -118,6 +119,7 @@ class NiftiWriter:
         single = name.suffix.lower() == ".nii"
         self._header = reframe(parse_header(header_bytes), single=single)
         self._urls = [target] if single else _pair_names(name)
+        self._stem = name.stem
         self._level = level if name.compressed else None
         self._overwrite = overwrite
         self._options = storage_options
@@ -258,10 +260,17 @@ class NiftiWriter:
         return _Plain(file) if self._level is None else _Gzip(file, self._level)
 
     def _publish(self) -> None:
-        """Let the files appear: of a pair the header last."""
+        """Let the files appear."""
         if len(self._publications) == 1:
             self._publications.pop().__exit__(None, None, None)
             return
+        # Writers of one pair take turns, or the header of one could come to lie over the image of
+        # the other; each of the files has a turn of its own besides.
+        with take_turn(self._stem, self._options):
+            self._publish_pair()
+
+    def _publish_pair(self) -> None:
+        """Let both files appear, the header last."""
         header, image = self._urls
         if not self._overwrite:
             self._publications.pop().__exit__(None, None, None)

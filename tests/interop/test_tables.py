@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 import fmristore as fs
 from fmristore.formats import grid, nodes
 from fmristore.formats.parcellated import layout
-from fmristore_stores.errors import AlreadyExistsError, InvalidInputError, SelectionError
+from fmristore.interop.pandas import write_table
+from fmristore_stores.errors import (
+    AlreadyExistsError,
+    InvalidInputError,
+    SelectionError,
+    StorageError,
+)
 from tests.cli.test_cli import done, failed
 from tests.every_format import LABELS, NAMES, RUN, SPACE, write
 from tests.images import STORES, run_python
@@ -132,6 +140,39 @@ class TestFiles:
         assert sidecar["RepetitionTime"] == 1.5
         assert sidecar["Statistic"] == "mean"
         assert sidecar["Insula"] == {"ParcelIndex": 3}
+
+    def test_table_and_sidecar_are_of_one_writer(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another one comes while the table of the first is there, and its sidecar not yet."""
+        target, errors = tmp_path / "a.tsv", []
+
+        def write(value: int) -> None:
+            frame = pd.DataFrame({"x": [value]})
+            write_table(frame, target, sidecar={"x": value}, overwrite=True)
+
+        def other() -> None:
+            try:
+                write(3)
+            except StorageError as error:
+                errors.append(error)
+
+        replace = os.replace
+
+        def rename(source: str, name: str) -> None:
+            monkeypatch.setattr(os, "replace", replace)
+            replace(source, name)
+            thread = threading.Thread(target=other)
+            thread.start()
+            thread.join(300)
+
+        monkeypatch.setenv("FMRISTORE_WAIT", "0")
+        monkeypatch.setattr(os, "replace", rename)
+        write(2)
+        assert "is writing this store" in str(errors[0])
+        assert pd.read_csv(target, sep="\t")["x"].tolist() == [2]
+        assert json.loads((tmp_path / "a.json").read_text()) == {"x": 2}
+        assert sorted(one.name for one in tmp_path.iterdir()) == ["a.json", "a.tsv"]
 
     def test_both_files_or_none(self, summary: Path, tmp_path: Path) -> None:
         (tmp_path / "a.json").write_text("of somebody else")

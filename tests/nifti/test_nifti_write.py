@@ -6,6 +6,7 @@ import gzip
 import os
 import pickle
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -363,6 +364,46 @@ def test_of_two_writers_that_may_replace_nothing_one_wins(
     writers[0].close()
     with stream_volumes(read_header(url)) as stream:
         assert all((block.values == 2).all() for block in stream)
+
+
+@pytest.mark.parametrize("first", ["x.img", "x.hdr"])
+def test_two_writers_of_one_pair_do_not_mix(
+    tmp_path: Path, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one comes while the image of the first is there, and its header not yet."""
+    space = NeuroSpace(spatial_shape=(4, 4, 4), affine=np.eye(4))
+    target, errors = tmp_path / "x.hdr", []
+
+    def write(value: int, name: str = "x.hdr") -> None:
+        header = make_header(space, "i2", slope=float(value))
+        with NiftiWriter(tmp_path / name, header, overwrite=True) as writer:
+            writer.write(np.full((1, 4, 4, 4), value, "i2"))
+            writer.finish()
+
+    def other() -> None:
+        try:
+            write(3, first)
+        except StorageError as error:
+            errors.append(error)
+
+    write(1)
+    replace = os.replace
+
+    def rename(source: str, name: str) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        replace(source, name)
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(300)
+
+    monkeypatch.setenv("FMRISTORE_WAIT", "0")
+    monkeypatch.setattr(os, "replace", rename)
+    write(2)
+    assert "is writing this store" in str(errors[0])
+    assert read_header(target).slope == 2
+    with stream_volumes(read_header(target)) as stream:
+        assert all((block.values == 2).all() for block in stream)
+    assert names(tmp_path) == ["x.hdr", "x.img"]
 
 
 def test_a_pair_is_replaced_header_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
