@@ -115,3 +115,13 @@ def _class_in(path: Path) -> _FilterClass | None:
     _kept.append(library)
     made: _FilterClass = found.contents
     return made
+
+
+def _after_fork() -> None:
+    """A thread of the parent that has the lock gives none back here."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

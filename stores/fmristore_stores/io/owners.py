@@ -14,7 +14,6 @@ import hashlib
 import os
 import re
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -33,7 +32,6 @@ _SHOWN = 40
 
 _active: set[str] = set()
 """Ids of what this process is at, in all its threads."""
-_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +94,11 @@ def own_mark() -> Iterator[Mark]:
     """A new mark of this process, which is at work until the block ends."""
     pid = os.getpid()
     mark = Mark(_machine(), pid, _start_of(pid), int(time.time()), uuid.uuid4().hex[:8])
-    with _lock:
-        _active.add(mark.id)
+    _active.add(mark.id)
     try:
         yield mark
     finally:
-        with _lock:
-            _active.discard(mark.id)
+        _active.discard(mark.id)
 
 
 def hidden_name(name: str, mark: Mark, purpose: str) -> str:

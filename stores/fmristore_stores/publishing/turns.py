@@ -194,6 +194,7 @@ class _LockFile(Turn):
                 raise
             os.close(file)  # of an owner that removed it just now
         self._file = file
+        _locked.add(self)
         with contextlib.suppress(OSError):  # one that somebody else left, read only to us
             os.ftruncate(file, 0)
             os.write(file, self.claim.encode())
@@ -220,6 +221,7 @@ class _LockFile(Turn):
         if self._file < 0:
             return
         file, self._file = self._file, -1
+        _locked.discard(self)
         if sys.platform != "win32":
             with contextlib.suppress(OSError):
                 os.unlink(self.path)  # noqa: PTH108
@@ -229,6 +231,26 @@ class _LockFile(Turn):
         if sys.platform == "win32":  # fails if another has it open by now, as it should
             with contextlib.suppress(OSError):
                 os.unlink(self.path)  # noqa: PTH108
+
+    def leave(self) -> None:
+        """Leave the lock to the process that this one is a fork of."""
+        file, self._file = self._file, -1
+        with contextlib.suppress(OSError):
+            os.close(file)
+
+
+_locked: set[_LockFile] = set()
+"""Lock files that this process holds."""
+
+
+def _after_fork() -> None:
+    """Leave locks to the parent: they must end with it, however long its children live."""
+    while _locked:
+        _locked.pop().leave()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _lock(file: int) -> bool:

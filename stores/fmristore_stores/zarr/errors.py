@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import os
 import threading
 import warnings
 import zlib
@@ -90,3 +91,13 @@ def quiet() -> Iterator[None]:
     with _warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def _after_fork() -> None:
+    """A thread of the parent that has the lock gives none back here."""
+    global _warnings_lock  # noqa: PLW0603
+    _warnings_lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -237,6 +237,37 @@ def test_the_turn_of_a_killed_process_is_free(
     assert files(tmp_path) == [f"a.{kind}"]
 
 
+@pytest.mark.once
+def test_children_of_a_killed_process_do_not_keep_its_turn(tmp_path: Path) -> None:
+    """A pool of workers that were forked lives on when its parent is killed."""
+    url = str(tmp_path / "a.h5")
+    make(url)
+    code = (
+        "import os, sys\n"
+        "from tests.stores.publishing.test_turns import *\n"
+        "with edit_store(sys.argv[1]) as store:\n"
+        "    reading, writing = os.pipe()\n"
+        "    if not os.fork():\n"
+        "        os.close(writing)\n"
+        "        sys.stdin.readline()\n"
+        "        os._exit(0)\n"
+        "    os.close(reading)\n"
+        "    print('now', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    process = code_of(code, url)
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout.readline() == "now\n", process.communicate()
+    process.wait(300)
+    try:
+        add(url, "new")  # while the child waits for a line
+    finally:
+        process.communicate("go\n", timeout=300)
+    assert names_in(url) == ["new"]
+    assert files(tmp_path) == ["a.h5"]
+
+
 def dead_mark() -> Mark:
     """Of a process of this machine that has ended."""
     code = "from fmristore_stores.io.owners import own_mark\nwith own_mark() as m: print(m)"
