@@ -215,7 +215,8 @@ def _append(
 
     with edit_store(url, storage_options=storage_options, tidy=False, check=check) as store:
         array = store.root.array("0")
-        if array.spec.shape[1:] != stored.shape[1:] or array.spec.dtype != stored.dtype:
+        same = array.spec.shape[1:] == stored.shape[1:] and array.spec.dtype == stored.dtype
+        if not same or not np.array_equal(store.root.array("affine").read(), spatial.affine):
             raise ChangedError("another run took its place meanwhile", url=url)
         if not store.root.read_attributes().get(GROWING):
             raise ChangedError("the run was finished meanwhile", url=url)

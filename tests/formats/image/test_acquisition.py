@@ -204,6 +204,27 @@ def test_a_run_that_was_finished_meanwhile_takes_no_more(
         fs.append(RUN[..., 7], growing)
 
 
+def test_a_run_that_lies_elsewhere_takes_no_volumes_of_the_one_before(
+    growing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fmristore.formats.image import growing as named
+
+    module: Any = named
+    edit = module.edit_store
+
+    def late(url: str, **options: Any) -> Any:
+        monkeypatch.setattr(module, "edit_store", edit)
+        shutil.rmtree(growing)
+        fs.append(RUN[..., 0], growing, space=np.diag([5.0, 5, 5, 1]), tr=0.8)
+        return edit(url, **options)
+
+    monkeypatch.setattr(module, "edit_store", late)
+    with pytest.raises(ChangedError, match="another run"):
+        fs.append(RUN[..., 7], growing)
+    with fs.NeuroVec.open(growing) as run:
+        assert run.shape[3] == 1
+
+
 ACQUIRE = """
 import itertools, sys
 import numpy as np
