@@ -86,7 +86,13 @@ class Scratch:
             ) from error
 
     def read(self, region: Region) -> AnyArray:
-        """Data of a region; a view where the array is in memory."""
+        """Data of a region; a view where the array is in memory.
+
+        Raises
+        ------
+        StorageError
+            If the temporary file cannot be read.
+        """
         if self._array is not None:
             return self._array[region]
         out = np.empty(region_shape(region), self.dtype)
@@ -111,11 +117,14 @@ class Scratch:
         """Fill a buffer from the file; how many bytes there were."""
         done = 0
         while done < len(into):
-            if _POSITIONED:
-                found = os.preadv(self._descriptor, [into[done:]], offset + done)
-            else:
-                self._file.seek(offset + done)
-                found = self._file.readinto(into[done:])
+            try:
+                if _POSITIONED:
+                    found = os.preadv(self._descriptor, [into[done:]], offset + done)
+                else:
+                    self._file.seek(offset + done)
+                    found = self._file.readinto(into[done:])
+            except OSError as error:
+                raise StorageError(f"cannot read scratch data: {error}") from error
             if not found:
                 break
             done += found

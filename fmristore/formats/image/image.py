@@ -55,7 +55,6 @@ from fmristore_stores.errors import (
     LossyError,
     MetadataError,
     SelectionError,
-    StorageError,
 )
 from fmristore_stores.io.ranges import ReadCost
 from fmristore_stores.opening import Handle, locate
@@ -403,17 +402,13 @@ class DenseImage(GridView):
                 step,
                 max_memory // 6,  # copies are made of a block on its way
             )
-            try:
-                with streaming(volumes) as found:
-                    for first, values in found:
-                        start = first + values.shape[3]
-                        times = slice(first, start, 1)
-                        yield self._converted(values, times, axis=-1, dtype=dtype, raw=False)
-                        del values
-            except StorageError:
-                pass  # no room for a temporary file: read directly, which is slower
-            else:
-                return
+            with streaming(volumes) as found:
+                for first, values in found:
+                    start = first + values.shape[3]
+                    times = slice(first, start, 1)
+                    yield self._converted(values, times, axis=-1, dtype=dtype, raw=False)
+                    del values
+        # All of them, or those for which there was no room in a temporary file: this is slower.
         yield from super()._some_volumes(step, dtype, max_memory, start)
 
     def _block_chunks(self) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from fmristore.planning.blocks import block_shape, cut_into_blocks
 from fmristore.planning.scratch import Scratch
 from fmristore_stores.chunks.cache import CHUNK_CACHE
 from fmristore_stores.chunks.reader import ChunkReader
+from fmristore_stores.errors import StorageError
 from fmristore_stores.grid import Region, region_shape
 from fmristore_stores.protocol import AnyArray
 
@@ -50,6 +52,8 @@ def volumes_by_scratch(
 ) -> Iterator[tuple[int, AnyArray]]:
     """Stored values of volumes, by way of a temporary file as large as the chunks of some volumes.
 
+    Ends before the last of them where there is no such file, or no room in it.
+
     Parameters
     ----------
     read : callable
@@ -65,12 +69,27 @@ def volumes_by_scratch(
     ------
     first, values : int, ndarray
         The first of some volumes, and these, (X, Y, Z, n).
-
-    Raises
-    ------
-    StorageError
-        If the temporary folder is full, or there is none.
     """
+    with contextlib.suppress(_NoRoomError):
+        yield from _by_scratch(read, reader, step, room)
+
+
+class _NoRoomError(Exception):
+    """There is no temporary file, or no room in it."""
+
+
+@contextlib.contextmanager
+def _in_scratch() -> Iterator[None]:
+    """Tell errors of the temporary file from those of the store that is read."""
+    try:
+        yield
+    except StorageError as error:
+        raise _NoRoomError from error
+
+
+def _by_scratch(
+    read: Callable[[Region], AnyArray], reader: ChunkReader, step: int, room: int
+) -> Iterator[tuple[int, AnyArray]]:
     lengths = dict(zip(reader.spec.dims, reader.spec.shape, strict=True))
     chunks = dict(zip(reader.spec.dims, reader.chunks, strict=True))
     grid = tuple(lengths[d] for d in "xyz")
@@ -81,19 +100,25 @@ def volumes_by_scratch(
     most = math.prod(region_shape(blocks[0]))
     for first in range(0, lengths["t"], chunks["t"]):
         count = min(chunks["t"], lengths["t"] - first)
-        with Scratch((len(blocks), count, most), reader.spec.dtype, max_memory=0) as scratch:
+        with contextlib.ExitStack() as stack:
+            with _in_scratch():
+                scratch = stack.enter_context(
+                    Scratch((len(blocks), count, most), reader.spec.dtype, max_memory=0)
+                )
             for number, block in enumerate(blocks):
                 values = read((*block, slice(first, first + count, 1)))
                 rows = values.reshape(-1, count).T
-                scratch.write(_place(number, 0, count, rows.shape[1]), rows[None])
+                with _in_scratch():
+                    scratch.write(_place(number, 0, count, rows.shape[1]), rows[None])
                 del values, rows
             for start in range(0, count, step):
                 stop = min(start + step, count)
                 out = np.empty((stop - start, *grid), reader.spec.dtype)
                 for number, block in enumerate(blocks):
                     shape = region_shape(block)
-                    place = _place(number, start, stop, math.prod(shape))
-                    out[(slice(None), *block)] = scratch.read(place).reshape(-1, *shape)
+                    with _in_scratch():
+                        found = scratch.read(_place(number, start, stop, math.prod(shape)))
+                    out[(slice(None), *block)] = found.reshape(-1, *shape)
                 yield first + start, np.moveaxis(out, 0, -1)
                 del out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import fmristore as fs
 from fmristore.planning import scratch
 from fmristore_stores.chunks.cache import CHUNK_CACHE
+from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.io.stats import stats_of
 from tests.images import AFFINE
 
@@ -65,3 +67,31 @@ def test_a_disk_that_is_full_half_way(run: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(scratch.Scratch, "write", write)
     found = list(run.iter_volumes(max_memory=1))
     np.testing.assert_array_equal(np.stack(found, axis=3), np.asarray(run))
+
+
+def test_a_temporary_file_that_cannot_be_read(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> int:
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(scratch, "_POSITIONED", True)
+    monkeypatch.setattr(scratch.os, "preadv", fail, raising=False)
+    found = list(run.iter_volumes(max_memory=1))
+    monkeypatch.undo()
+    np.testing.assert_array_equal(np.stack(found, axis=3), np.asarray(run))
+
+
+def test_an_error_of_the_store_is_raised_as_it_is(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plainly, left = ChunkReader.read, [1]
+
+    def read(self: Any, *args: Any, **options: Any) -> Any:
+        left[0] -= 1
+        if left[0] == -1:
+            raise fs.errors.StorageError("the server is gone")
+        return plainly(self, *args, **options)
+
+    monkeypatch.setattr(ChunkReader, "read", read)
+    with pytest.raises(fs.errors.StorageError, match="the server is gone"):
+        list(run.iter_volumes(max_memory=1))
+    assert left[0] < 0
