@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fmristore_stores.errors import FmristoreError
+from fmristore_stores.errors import FmristoreError, StorageError
 from fmristore_stores.io.location import is_local
 from fmristore_stores.opening import check_untrusted, locate
 
@@ -29,11 +29,15 @@ def check_trust(url: str, options: Mapping[str, Any], *, trusted: bool | None) -
     ------
     CorruptDataError
         If the HDF5 library does not survive the file.
+    StorageError
+        If it cannot be looked at.
     """
     if trusted:
         return
     try:
         locator = locate(url, storage_options=options)
+    except StorageError:  # which may pass: the command must not open what was not looked at
+        raise
     except FmristoreError:  # no store, or none that can be opened: the command says so
         return
     if locator.kind != "hdf5" or (trusted is None and _is_trusted(locator.url)):

@@ -11,8 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from fmristore.sources.bids_names import BidsName, parse_name
-from fmristore_stores.errors import FmristoreError, MemoryLimitError, MetadataError
+from fmristore_stores.errors import (
+    AccessDeniedError,
+    MemoryLimitError,
+    MetadataError,
+    NotFoundError,
+)
 from fmristore_stores.io.location import filesystem, is_local
+from fmristore_stores.io.sources import storage_error
 from fmristore_stores.limits import check_values
 
 __all__ = ["MOST_BYTES", "applicable", "parse_sidecar", "sidecar_urls"]
@@ -119,12 +125,21 @@ def parse_sidecar(data: bytes, url: str) -> dict[str, Any]:
 
 
 def _names(folder: str, storage_options: Mapping[str, Any] | None) -> frozenset[str]:
-    """Names of what lies in a folder; none where it cannot be listed."""
+    """Names of what lies in a folder; none where there is none, or it may not be listed.
+
+    Raises
+    ------
+    StorageError
+        If the disk or the service fails: what holds for an image must not be left out then.
+    """
     try:
         if is_local(folder):
             return frozenset(path.name for path in Path(folder or "/").iterdir())
         fs, place = filesystem(folder, storage_options)
         listed: list[str] = fs.ls(place, detail=False)
-    except (OSError, FmristoreError):
-        return frozenset()
+    except Exception as error:
+        translated = storage_error(error, folder)
+        if isinstance(translated, NotFoundError | AccessDeniedError):
+            return frozenset()
+        raise translated from error
     return frozenset(one.rstrip("/").rpartition("/")[2] for one in listed)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from fmristore.formats.base import StoredObject
 from fmristore.formats.opening import open_handle
 from fmristore.formats.registry import FORMAT
-from fmristore_stores.errors import FmristoreError, UnknownFormatError, UnsupportedVersionError
+from fmristore_stores.errors import (
+    ChangedError,
+    FmristoreError,
+    StorageError,
+    UnknownFormatError,
+    UnsupportedVersionError,
+)
 from fmristore_stores.opening import FixedHandle, Locator
 from fmristore_stores.protocol import Store
 
@@ -27,6 +33,11 @@ def whole_arrays(locator: Locator, store: Store) -> frozenset[str] | None:
     frozenset of str or None
         Empty for a store of other software. None if the store is of a format that cannot be opened;
         then `is_own_data` has to do.
+
+    Raises
+    ------
+    StorageError, ChangedError
+        If the disk or the service fails, or the store was replaced.
     """
     try:
         stored = open_handle(FixedHandle(locator, store))
@@ -35,6 +46,8 @@ def whole_arrays(locator: Locator, store: Store) -> frozenset[str] | None:
         return frozenset(array.path for array in stored.primary_arrays)
     except (UnknownFormatError, UnsupportedVersionError):
         return None if FORMAT in store.root.read_attributes() else frozenset()
+    except (StorageError, ChangedError):
+        raise
     except FmristoreError:
         return None
 

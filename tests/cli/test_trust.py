@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fmristore.cli import app, trust
-from fmristore_stores.errors import CorruptDataError
+from fmristore_stores.errors import CorruptDataError, StorageError
 from tests.every_format import write
 
 
@@ -87,3 +87,17 @@ def test_only_hdf5_files_are_parsed(tmp_path: Path, parsed: list[str]) -> None:
 def test_a_foreign_file_is_read_after_that(foreign: Path) -> None:
     result = _run("verify", foreign)
     assert result.exit_code == 0, result.output
+
+
+def test_a_file_that_could_not_be_looked_at_is_not_opened(
+    foreign: Path, parsed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service may fail at first, and not when the command opens the file."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise StorageError("the service failed", url=str(foreign))
+
+    monkeypatch.setattr(trust, "locate", fail)
+    result = _run("info", foreign)
+    assert (result.exit_code, parsed) == (1, [])
+    assert "the service failed" in result.output

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import fmristore as fs
-from fmristore_stores.errors import CorruptDataError, FmristoreError
+from fmristore.transcoding import whole
+from fmristore_stores.errors import CorruptDataError, FmristoreError, StorageError
 from fmristore_stores.hdf5.store import HDF5Store
 from tests.every_format import R_WRITERS, RUN, SPACE
 
@@ -112,3 +113,18 @@ def test_a_reference_file_does_not_hide_what_is_missing(tmp_path: Path) -> None:
         return
     with fs.open(tmp_path / "a.json") as run, pytest.raises(CorruptDataError):
         run[...]
+
+
+def test_what_must_be_whole_is_known_or_nothing_is_transcoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that passes, or chunks that are missing would be taken for fill values."""
+    next(iter(R_WRITERS.values()))(tmp_path / "a.h5").close()
+
+    def fail(*_: Any) -> None:
+        raise StorageError("the service failed")
+
+    monkeypatch.setattr(whole, "open_handle", fail)
+    with pytest.raises(StorageError, match="the service failed"):
+        fs.transcode(tmp_path / "a.h5", tmp_path / "b.zarr")
+    assert [one.name for one in tmp_path.iterdir()] == ["a.h5"]

@@ -300,3 +300,38 @@ def test_files_further_up_on_object_storage(tmp_path: Path) -> None:
     with fs.convert(url, tmp_path / "a.h5") as stored:
         assert stored.metadata == {"TaskName": "rest"}
     memory.rm("/inherited", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (PermissionError(13, "may not be listed"), False),
+        (OSError(5, "input/output error"), True),
+        (RuntimeError("of a client of a service"), True),
+    ],
+    ids=["denied", "failed", "foreign"],
+)
+def test_a_folder_that_cannot_be_listed(
+    tmp_path: Path, error: Exception, raised: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies further up may hold for the image, and must not be left out for a passing error."""
+    name = "sub-01_task-rest_bold.nii.gz"
+    memory = fsspec.filesystem("memory")
+    memory.put(str(write_run(tmp_path)), f"/unlisted/sub-01/func/{name}")
+    memory.pipe("/unlisted/dataset_description.json", b"{}")
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise error
+
+    url = f"memory://unlisted/sub-01/func/{name}"
+    try:
+        monkeypatch.setattr(type(memory), "ls", refuse)
+        if raised:
+            with pytest.raises(fs.errors.StorageError):
+                fs.convert(url, tmp_path / "a.h5")
+            assert not (tmp_path / "a.h5").exists()
+        else:
+            fs.convert(url, tmp_path / "a.h5").close()
+    finally:
+        monkeypatch.undo()
+        memory.rm("/unlisted", recursive=True)

@@ -15,7 +15,13 @@ from fmristore.model.space import NeuroSpace
 from fmristore.planning.progress import Progress
 from fmristore.planning.streams import streaming
 from fmristore.sources.images import Block, ImageSource
-from fmristore_stores.errors import FmristoreError, InvalidInputError, MetadataError, NotFoundError
+from fmristore_stores.errors import (
+    FormatError,
+    InvalidInputError,
+    LayoutNotSupportedError,
+    MetadataError,
+    NotFoundError,
+)
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import Group, Store
 from fmristore_stores.spec import is_string
@@ -56,7 +62,7 @@ class RImageLayout(RLayout):
             return False
         try:
             rank = len(view.root.array(_data_path(view.root)).spec.shape)
-        except FmristoreError:
+        except (FormatError, LayoutNotSupportedError, NotFoundError):
             rank = 4
         return (rank == 3) == (self.rank == 3)  # reading says what is wrong with other ranks
 
