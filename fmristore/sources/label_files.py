@@ -72,8 +72,8 @@ NAME_COLUMNS = (
 _LARGEST_FILE = 16 << 20
 _MOST_CELLS = 1 << 22
 """Cells that the rows of a table have when all are as long as the longest."""
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?"
-_WHOLE = r"\d+(?:\.0*)?"
+_NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?"
+_WHOLE = r"\d{1,18}(?:\.0*)?"
 _COLOUR = ("red", "green", "blue", "alpha")
 _HEADERS = frozenset({"name", "names", "label", "labels", "region", "roi_name", "roi name"})
 
@@ -98,8 +98,9 @@ _MARKED = re.compile(r"(?P<id>\d+)\s*[:=.)]\s*(?P<name>\D.*)")
 """Id and name of a list such as ``1: name``."""
 _COLUMNS = "# ColHeaders"
 """Beginning of the comment that is the header of FreeSurfer's statistics."""
-_BEHIND = re.compile(r"(\S.*?)(?:\s*[:=]\s*|\s+)(\d+)")
-"""Name and id of a list such as ``name 1`` or ``name: 1``."""
+_BEHIND = re.compile(r"(\d{1,18})(?:\s*[:=]\s*|\s+)(\S.*)")
+"""Id and name of a list such as ``name 1`` or ``name: 1``, both backwards: the search for the end
+of a name would take the square of the length of a line."""
 _ALONE = re.compile(r"(?<!\w)\d{1,10}(?!\w)")
 """Numbers that are no parts of words, such as V1."""
 _AFNI = re.compile(r'"(\d+)"\s+"([^"]*)"')
@@ -350,8 +351,8 @@ def _behind_names(
     """Names alone; or ids behind them, where they can be nothing else."""
     if lines[0].lower() in _HEADERS:
         lines = lines[1:]
-    behind = [_BEHIND.fullmatch(line) for line in lines]
-    pairs = [(match[1], int(match[2])) for match in behind if match is not None]
+    behind = [_BEHIND.fullmatch(line[::-1]) for line in lines]
+    pairs = [(match[2][::-1], int(match[1][::-1])) for match in behind if match is not None]
     ids = [number for _, number in pairs]
     if len(pairs) == len(lines) and _may_be_ids(ids, present):
         if len({name for name, _ in pairs}) != len(pairs):  # "Area 2", "Area 1"
@@ -381,8 +382,8 @@ def _bare(rows: Sequence[Sequence[str]], present: NDArray[np.int32], url: str) -
         for i, values in enumerate(columns)
         if all(re.fullmatch(_WHOLE, v) for v in values) and len(set(map(_int, values))) == len(rows)
     ]
-    ids = [i for k, i in enumerate(ids) if all(columns[i] != columns[j] for j in ids[:k])]
-    numbers = [i for i in range(width) if all(re.fullmatch(_NUMBER, v) for v in columns[i] if v)]
+    ids = list({tuple(columns[i]): i for i in reversed(ids)}.values())[::-1]  # first of equal ones
+    numbers = {i for i in range(width) if all(re.fullmatch(_NUMBER, v) for v in columns[i] if v)}
     texts = [i for i in range(width) if i not in numbers]
     if 0 in ids and texts == [1] and width >= len(_COLOUR) + 1:  # the others are colours
         ids = [0]
@@ -460,7 +461,7 @@ def _xml(text: str, url: str) -> Columns:
     for label in labels:
         columns["index"].append((label.get("index") or label.findtext("index") or "").strip())
         columns["name"].append((label.findtext("name") or label.text or "").strip())
-    if not labels or not all(map(str.isdecimal, columns["index"])):
+    if not labels or not all(re.fullmatch(r"\d{1,18}", i) for i in columns["index"]):
         raise InvalidInputError(
             'XML without labels: expected <label index="1">name</label>, or index and name as '
             "elements of label",

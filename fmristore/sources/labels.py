@@ -378,7 +378,7 @@ def parse_ids(values: Any, *, url: str | None = None) -> NDArray[np.int64]:
     for value in values:
         text = str(value).strip() if isinstance(value, str) else value
         try:
-            number = float(text)
+            number = math.nan if isinstance(text, str) and "_" in text else float(text)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if isinstance(value, bool) or not number.is_integer() or not 0 <= number <= _LARGEST_ID:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -509,3 +510,46 @@ def test_keys_of_mappings_are_ids_and_values_of_one_length() -> None:
         found.to_volume({1: [1, 2], 2: [1], 3: [1]})
     wanted = found.to_volume([1.0, 2, 3])
     np.testing.assert_array_equal(found.to_volume({3: 3.0, 1: 1.0, 2: 2.0}), wanted)
+
+
+LONG = 300_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"1 A {'1' * LONG}x\n2 B 1\n",
+        f"1 {'1' * LONG} 1 1 1x\n2 1 1 1 1x\n",
+        f"A{' ' * LONG}x\nB 1\n",
+        f"A {': ' * LONG}x\nB 1\n",
+        f"A {'1' * LONG}\nB 1\n",
+        ",".join(map(str, range(1, LONG))),
+        ",".join("ab"[k % 2] for k in range(LONG)),
+        f"{'9' * 5000},A\n2,B\n",
+        f"{'9' * 5000}|A\n2|B\n",
+        f"<a><header><type>Prob</type></header><label index='{'9' * 5000}'>A</label></a>",
+        f'{{"{"9" * 5000}": "A"}}',
+    ],
+    ids=range(11),
+)
+def test_long_lines_take_no_longer_than_they_are(tmp_path: Path, text: str) -> None:
+    """Each of them took the square of its length, or was an error of Python's."""
+    path = tmp_path / "table"
+    path.write_text(text)
+    with contextlib.suppress(InvalidInputError):
+        assert len(read_table(path, PRESENT)) <= 2
+
+
+@pytest.mark.parametrize("text", ["Area: 3\nPole : 2\nCusp=1\n", "Area 1 3\nArea 2  2\nA : 3 1\n"])
+def test_ids_behind_names(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "table"
+    path.write_text(text)
+    found = read_table(path, PRESENT)
+    assert found.ids.tolist() == [1, 2, 3]
+    words = [("Cusp", "Pole", "Area"), ("A : 3", "Area 2", "Area 1")]
+    assert found.names in words
+
+
+def test_ids_are_numbers_as_tables_have_them() -> None:
+    with pytest.raises(InvalidInputError, match="'1_0' is no id"):
+        read_table({"1": "A", "1_0": "B"}, PRESENT)
