@@ -30,6 +30,7 @@ from fmristore_stores.errors import (
 from fmristore_stores.limits import LIMITS
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.shown import shown
+from fmristore_stores.spec import MAX_RANK
 
 __all__ = ["RValue", "Serialised", "parse_serialised", "plain_value"]
 
@@ -395,7 +396,7 @@ def _first(state: RValue | None) -> RValue:
 
 def _number_text(value: float) -> str | None:
     """A whole number as R writes it, in the shorter one of its two ways."""
-    if math.isnan(value) or value == MISSING["int32"]:
+    if math.isnan(value) or (isinstance(value, int) and value == MISSING["int32"]):
         return None
     if value != int(value if math.isfinite(value) else 0) or abs(value) >= 10**15:
         raise LayoutNotSupportedError("holds texts that R has not made of fractions yet")
@@ -502,13 +503,16 @@ def _times(value: RValue) -> list[Any]:
     """Dates as texts; none if the vector has no dates."""
     if not (value.inherits("Date") or value.inherits("POSIXct")):
         return []
-    unit, factor = ("D", 1) if value.inherits("Date") else ("us", 10**6)
+    is_date = value.inherits("Date")
+    unit, factor = ("D", 1) if is_date else ("us", 10**6)
     numbers = value.data.astype(np.float64)
-    numbers[value.data == MISSING["int32"]] = np.nan
+    if value.kind == "integer":
+        numbers[value.data == MISSING["int32"]] = np.nan
     safe = np.isfinite(numbers) & (np.abs(numbers) < 2**53 / 10**6)
-    whole = np.floor(np.where(safe, numbers, 0) * factor).astype(np.int64)
+    scaled = np.where(safe, numbers, 0) * factor
+    whole = (np.floor(scaled) if is_date else np.rint(scaled)).astype(np.int64)
     texts = np.datetime_as_string(whole.astype(f"datetime64[{unit}]")).tolist()
-    end = "" if unit == "D" else "Z"
+    end = "" if is_date else "Z"
     return [text + end if good else None for text, good in zip(texts, safe.tolist(), strict=True)]
 
 
@@ -517,8 +521,11 @@ def _shape(value: RValue) -> tuple[int, ...]:
     dim = value.attributes.get("dim")
     if dim is None or dim.kind not in ("integer", "double"):
         return ()
+    if not 0 < len(dim.data) <= MAX_RANK:
+        return ()
     shape = tuple(int(n) if math.isfinite(n) else -1 for n in dim.data.tolist())
-    return shape if math.prod(shape) == len(value.data) and min(shape, default=-1) >= 0 else ()
+    # One axis of length zero, and the others may say anything: lists of nothing are not made.
+    return shape if math.prod(shape) == len(value.data) and min(shape) > 0 else ()
 
 
 def _nested(elements: Sequence[Any], shape: tuple[int, ...]) -> Any:

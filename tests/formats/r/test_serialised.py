@@ -169,3 +169,19 @@ def test_other_ways_of_serialising_are_named() -> None:
         read(b"X\n" + integers(4, 0, 0))
     with pytest.raises(LayoutNotSupportedError, match="mmap_real"):
         read(alternative(b"mmap_real", integers(NULL)))
+
+
+@pytest.mark.parametrize("dim", [[1] * 65, [10**9, 0], [0, 10**9, 10**9], [-1, -2], []])
+def test_shapes_that_claim_more_than_there_is(dim: list[int]) -> None:
+    """Lists of nothing would take memory, and numpy has no more than 64 axes."""
+    count = 1 if len(dim) == 65 else 2 if dim == [-1, -2] else 0
+    matrix = RValue("integer", np.arange(count), {"dim": r_value(np.array(dim, np.int64))})
+    expected = 0 if count == 1 else list(range(count))
+    assert read(serialise(matrix)) == expected
+
+
+def test_the_number_of_missing_integers_is_a_number_among_doubles() -> None:
+    parts = integers(2) + doubles(-(2.0**31)) + integers(13, 1, 0)
+    assert read(alternative(b"deferred_string", parts)) == "-2147483648"
+    parts = integers(2, 13, 1, -(2**31)) + integers(13, 1, 0)
+    assert read(alternative(b"deferred_string", parts)) is None
