@@ -26,6 +26,7 @@ __all__ = [
     "attribute_parts",
     "dense_blocks",
     "dense_values",
+    "has_whole_name",
     "padded",
 ]
 
@@ -66,6 +67,11 @@ def attribute_name(data: bytes) -> bytes:
     version, length, _, _ = _HEAD.unpack_from(data)
     start = 9 if version == 3 else 8
     return data[start : start + length].partition(b"\0")[0]
+
+
+def has_whole_name(data: bytes, name: bytes) -> bool:
+    """Whether the name of an attribute message is as long as it says, as HDF5 wants it."""
+    return int.from_bytes(data[2:4], "little") == len(name) + 1
 
 
 def attribute_parts(data: bytes, at: int = 0) -> tuple[int, int, int]:

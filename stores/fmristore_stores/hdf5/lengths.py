@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fmristore_stores.errors import CorruptDataError, MemoryLimitError
-from fmristore_stores.hdf5.dense import Read, attribute_name
+from fmristore_stores.hdf5.dense import Read, attribute_name, has_whole_name
 from fmristore_stores.limits import LIMITS
 
 __all__ = ["Header", "check_lengths", "element_size", "read_header"]
@@ -146,14 +146,16 @@ def read_header(read: Read, address: int, base: int, widths: tuple[int, int]) ->
     CorruptDataError
         If it is no object header.
     """
-    header, count = Header(), 0
+    header, count, is_whole = Header(), 0, True
     try:
         messages, is_old = _messages(read, address, base, widths)
         for kind, flags, data in messages:
             if kind == _ATTRIBUTE:
                 count += 1
                 if not flags & _SHARED:
-                    header.attributes.setdefault(attribute_name(data), []).append(data)
+                    name = attribute_name(data)
+                    header.attributes.setdefault(name, []).append(data)
+                    is_whole = is_whole and has_whole_name(data, name)
                 continue
             header.others[kind] = b"" if flags & _SHARED or kind in header.others else data
             if flags & _SHARED:
@@ -166,7 +168,7 @@ def read_header(read: Read, address: int, base: int, widths: tuple[int, int]) ->
                 header.heaps.extend(_heap(data, widths[0]))
     except (struct.error, IndexError) as error:
         raise CorruptDataError("the header of an object is damaged") from error
-    header.has_all = len(header.attributes) == count and not header.heaps
+    header.has_all = len(header.attributes) == count and is_whole and not header.heaps
     header.is_plain = is_old and widths == (8, 8) and not base
     return header
 

@@ -52,6 +52,8 @@ _PADDED = 1
 _SIGNED = 8
 _OLD_SHAPE, _SHAPE = 1, 2
 """Versions of the message that says a shape."""
+_WITH_LIMITS = 1
+"""Flag of one that says how long each axis may become, too."""
 _FLOATS = {
     bytes.fromhex("203f000800000000004000340b0034ff030000"): "d",
     bytes.fromhex("201f000400000000002000170800177f000000"): "f",
@@ -63,6 +65,11 @@ _LAYOUT = 3
 """Version of the message that says where the data are."""
 _CODES = {1: "Bb", 2: "Hh", 4: "Ii", 8: "Qq"}
 """Letters of `struct` for integers without and with a sign, by their bytes."""
+_TYPES, _FILLS = range(1, 6), range(1, 4)
+"""Versions of the messages that say a type and a fill value."""
+_MOST_FILTERS = 32
+_SHORT = 512
+"""Bytes before the value of an attribute whose form is remembered."""
 
 
 class _Form(NamedTuple):
@@ -86,7 +93,7 @@ def decode_plain(message: bytes) -> Any:
     """
     try:
         kind, shape, start = attribute_parts(message)
-        form = _form(message[:start], kind, shape)
+        form = (_form if start <= _SHORT else _form.__wrapped__)(message[:start], kind, shape)
     except (struct.error, IndexError):  # it ends early
         return NotImplemented
     if form is None:
@@ -119,18 +126,23 @@ def _form(head: bytes, kind: int, space: int) -> _Form | None:
     if version not in VERSIONS or (shared and version > 1) or shape is None:
         return None
     (size,) = struct.unpack_from("<I", head, kind + 4)
-    is_text = head[kind] & 15 == _TEXT and head[kind + 1] & 15 == _PADDED
+    is_text = _class(head[kind]) == _TEXT and head[kind + 1] & 15 == _PADDED
     letter = "" if is_text else _letter(head[kind:space], size)
     if not size or not (is_text or letter):
         return None
     return _Form(size, math.prod(shape), letter, bool(shape))
 
 
+def _class(begin: int) -> int:
+    """Class of a type, by its first byte; -1 where that is of no version of HDF5's."""
+    return begin & 15 if begin >> 4 in _TYPES else -1
+
+
 def _letter(kind: bytes, size: int) -> str:
     """Letter of `struct` for a type of values; empty for one that is not plain."""
-    if kind[0] & 15 == _FLOAT:
+    if _class(kind[0]) == _FLOAT:
         return _FLOATS.get(kind[1:20], "")
-    plain = kind[0] & 15 == _INTEGER and kind[1] in (0, _SIGNED) and size in _CODES
+    plain = _class(kind[0]) == _INTEGER and kind[1] in (0, _SIGNED) and size in _CODES
     if not plain or struct.unpack_from("<HH", kind, 8) != (0, 8 * size):
         return ""
     return _CODES[size][kind[1] == _SIGNED]
@@ -143,11 +155,14 @@ def _shape(space: bytes) -> tuple[int, ...] | None:
 
 def _lengths(space: bytes) -> tuple[int, ...] | None:
     """Lengths of all axes; None where there is nothing, or the message is not known."""
-    version, rank = space[0], space[1]
+    version, rank, flags = space[0], space[1], space[2]
     known = version == _OLD_SHAPE or (version == _SHAPE and space[3] == min(rank, 1))
-    if rank > MAX_RANK or not known:
+    if rank > MAX_RANK or not known or flags > _WITH_LIMITS:
         return None
-    return struct.unpack_from(f"<{rank}Q", space, 8 if version == _OLD_SHAPE else 4)
+    lengths = struct.unpack_from(
+        f"<{rank * (1 + flags)}Q", space, 8 if version == _OLD_SHAPE else 4
+    )
+    return lengths[:rank]
 
 
 Extent: TypeAlias = tuple[int, int]
@@ -174,6 +189,8 @@ def plain_dataset(header: Header) -> PlainDataset | None:
     if not header.is_plain or header.fills or not found.keys() <= _OF_DATASETS:
         return None
     if not all(found.values()):  # a message that lies elsewhere
+        return None
+    if any(found[kind][0] not in _FILLS for kind in _FILL_MESSAGES[1:] if kind in found):
         return None
     try:
         shape, dtype = _lengths(found[_SHAPE_MESSAGE]), _dtype(found[_TYPE_MESSAGE])
@@ -231,11 +248,13 @@ def _dtype(kind: bytes) -> np.dtype[Any] | None:
 
 @functools.lru_cache(maxsize=64)
 def _filters(message: bytes) -> tuple[tuple[int, tuple[int, ...]], ...] | None:
-    if message[0] != 1:
+    if message[0] != 1 or message[1] > _MOST_FILTERS:
         return None
     found, position = [], 8
     for _ in range(message[1]):
         number, name, _, count = struct.unpack_from("<HHHH", message, position)
+        if name % 8:
+            return None
         position += 8 + name
         found.append((number, struct.unpack_from(f"<{count}I", message, position)))
         position += 4 * (count + count % 2)
