@@ -37,7 +37,7 @@ from fmristore_stores.errors import (
     MemoryLimitError,
     NotFoundError,
 )
-from fmristore_stores.io.local_files import open_ordinary
+from fmristore_stores.io.local_files import lies_in, open_ordinary
 from fmristore_stores.io.location import exists, filesystem, is_local, normalise
 from fmristore_stores.io.sources import storage_error
 from fmristore_stores.io.whole import read_whole
@@ -194,7 +194,7 @@ def _check(root: Path, target: str, to: str, rest: str) -> None:
     if rest not in ("skip", "copy", "link"):
         raise InvalidInputError(f"rest={rest!r:.40}: expected 'skip', 'copy' or 'link'")
     if is_local(target):
-        if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(root)):
+        if lies_in(target, os.path.realpath(root)):
             raise InvalidInputError(
                 "lies in the dataset that is converted, which stays as it is: choose another place",
                 url=target,
@@ -405,9 +405,9 @@ def _copy_folder(path: str, url: str, *, replace: bool) -> None:
     """
     if not is_local(url):
         raise InvalidInputError("a folder is copied to a local one: transcode it", url=path)
-    inside = Path(path).resolve()
-    for entry in inside.rglob("*"):
-        if entry.is_symlink() and not entry.resolve().is_relative_to(inside):
+    inside = os.path.realpath(path)
+    for entry in Path(inside).rglob("*"):
+        if entry.is_symlink() and not lies_in(str(entry), inside):
             raise InvalidInputError(
                 f"{entry.relative_to(inside)} is a symbolic link that leads out of the store: "
                 "put the file in its place (git annex unlock), or link the store",

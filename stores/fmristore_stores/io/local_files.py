@@ -12,7 +12,7 @@ import stat
 
 from fmristore_stores.errors import UnknownFormatError
 
-__all__ = ["check_ordinary", "open_ordinary"]
+__all__ = ["check_ordinary", "lies_in", "open_ordinary"]
 
 _FLAGS = (
     os.O_RDONLY
@@ -91,6 +91,20 @@ def open_ordinary(path: str, *, within: int | None = None) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def lies_in(path: str, folder: str) -> bool:
+    """Whether a path is a folder or leads into it, once symbolic links are followed.
+
+    Parameters
+    ----------
+    path : str
+        Local path, of something that need not exist.
+    folder : str
+        As `os.path.realpath` gave it: what its name stands for later is not looked up again.
+    """
+    real = os.path.realpath(path)
+    return os.path.join(real, "").startswith(os.path.join(folder, ""))  # noqa: PTH118
 
 
 def _refuse_folder(mode: int, url: str) -> None:

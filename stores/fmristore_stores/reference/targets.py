@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from fmristore_stores.errors import ChangedError, FmristoreError, LayoutNotSupportedError
 from fmristore_stores.io.clients import same_host_only
 from fmristore_stores.io.lifetime import Version
+from fmristore_stores.io.local_files import lies_in
 from fmristore_stores.io.location import content_token, filesystem, is_local, normalise
 from fmristore_stores.io.sources import (
     VERSIONS,
@@ -307,9 +308,8 @@ def _is_hidden(path: str, folder: str) -> bool:
 
 
 def _is_below(url: str, folder: str) -> bool:
-    if is_local(url):
-        url = os.path.realpath(url)
-        folder = os.path.realpath(folder) if is_local(folder) else folder
-    elif ".." in posixpath.normpath(url).split("/") or "/../" in f"{url}/":
+    if is_local(url) or is_local(folder):
+        return is_local(url) and is_local(folder) and lies_in(url, os.path.realpath(folder))
+    if ".." in posixpath.normpath(url).split("/") or "/../" in f"{url}/":
         return False
     return url == folder or url.startswith(folder.rstrip("/") + "/")

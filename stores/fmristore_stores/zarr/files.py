@@ -38,6 +38,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.io import objects
 from fmristore_stores.io.conditional_put import NewObjects
+from fmristore_stores.io.local_files import lies_in
 from fmristore_stores.io.owners import hidden_name, own_mark
 from fmristore_stores.io.replacing import remove_folders, remove_objects
 from fmristore_stores.io.sources import ByteSource, Folder, storage_error, sync
@@ -208,11 +209,10 @@ class LocalFiles:
             at += "/"
 
     def _confine(self, path: str, key: str) -> None:
-        real = os.path.join(os.path.realpath(path), "")  # noqa: PTH118
-        if not real.startswith(self._inside):
+        if not lies_in(path, self._root):
             msg = (
                 f"{key} is reached through a symbolic link that leads out of the store to "
-                f"{real[:-1]}; copy the store with its links resolved if you trust it"
+                f"{os.path.realpath(path)}; copy the store with its links resolved if you trust it"
             )
             raise MetadataError(msg, url=self._given)
 

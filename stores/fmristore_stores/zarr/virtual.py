@@ -25,6 +25,7 @@ from fmristore_stores.errors import (
     NotFoundError,
 )
 from fmristore_stores.grid import ChunkKey, Region, grid_shape
+from fmristore_stores.io.local_files import lies_in
 from fmristore_stores.io.location import is_local
 from fmristore_stores.io.sources import storage_error
 from fmristore_stores.protocol import AnyArray
@@ -324,7 +325,7 @@ def _is_below(prefix: str, folder: str) -> bool:
     if prefix.startswith("file://") and is_local(folder):
         real, top = os.path.realpath(prefix.removeprefix("file://")), os.path.realpath(folder)
         hidden = any(part.startswith(".") for part in Path(os.path.relpath(real, top)).parts)
-        return (real == top or real.startswith(top.rstrip("/") + "/")) and not hidden
+        return lies_in(real, top) and not hidden
     base = folder.replace("s3a://", "s3://").rstrip("/") + "/"
     return ".." not in prefix.split("/") and prefix.startswith(base)
 
