@@ -70,7 +70,7 @@ def attribute_name(data: bytes) -> bytes:
 
 
 def has_whole_name(data: bytes, name: bytes) -> bool:
-    """Whether the name of an attribute message is as long as it says, as HDF5 wants it."""
+    """Return whether the name of an attribute message is as long as it says, as HDF5 wants it."""
     return int.from_bytes(data[2:4], "little") == len(name) + 1
 
 

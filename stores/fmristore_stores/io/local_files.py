@@ -94,7 +94,7 @@ def open_ordinary(path: str, *, within: int | None = None) -> int:
 
 
 def lies_in(path: str, folder: str) -> bool:
-    """Whether a path is a folder or leads into it, once symbolic links are followed.
+    """Return whether a path is a folder or leads into it, once symbolic links are followed.
 
     Parameters
     ----------
