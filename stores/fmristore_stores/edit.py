@@ -49,8 +49,8 @@ def edit_store(
         Called with the changed store, opened for reading. What it raises leaves an HDF5 file as it
         was; a Zarr store has been changed by then.
     tidy : bool
-        Look through a local Zarr store for what killed writers left, which takes longer the more
-        files it has.
+        Look through all of a local Zarr store for what killed writers left, which takes longer the
+        more files it has; else only in its own folder, where the root's metadata lie.
 
     Yields
     ------
@@ -151,8 +151,7 @@ def _change_zarr(
         fs, path = filesystem(locator.url, locator.options)
     else:
         remove_leftovers(path)
-        if tidy:
-            remove_inside(path)
+        remove_inside(path, deep=tidy)
     with ZarrStore(path, mode="r+", url=locator.url, fs=fs) as changed:
         try:
             yield changed

@@ -114,6 +114,7 @@ def _changed(
         locator.url,
         storage_options=locator.options,
         check=lambda store: _check_scans(store, added, max_memory),
+        tidy=False,  # killed writers leave folders that are no scans, which are looked for below
     ) as store:
         _check_parcels(locator, parcellation)
         listed = _listed(store)

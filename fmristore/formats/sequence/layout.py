@@ -91,8 +91,15 @@ class SequenceLayout(NativeLayout):
 # Reading -------------------------------------------------------------------------------------
 
 
-def read_sequence_content(handle: Handle) -> SequenceContent:
+def read_sequence_content(handle: Handle, known: SequenceContent | None = None) -> SequenceContent:
     """Find the runs of a sequence that is the root group of a store.
+
+    Parameters
+    ----------
+    handle : Handle
+        The store.
+    known : SequenceContent, optional
+        First runs of the same sequence, which were read before the others were added.
 
     Raises
     ------
@@ -105,8 +112,10 @@ def read_sequence_content(handle: Handle) -> SequenceContent:
     lengths = _listed(handle, attributes, "lengths", int)
     if len(nodes) != len(lengths) or len(set(nodes)) != len(nodes):
         raise _damaged(handle, "attributes runs and lengths do not list the same runs once each")
-    names, images = [], []
-    for node, length in zip(nodes, lengths, strict=True):
+    names, images = ([], []) if known is None else ([*known.names], [*known.images])
+    if nodes[: len(names)] != [*map(encode_name, names)]:
+        return read_sequence_content(handle)
+    for node, length in list(zip(nodes, lengths, strict=True))[len(names) :]:
         try:
             group = root.group("runs").group(check_name(node))
         except (NotFoundError, InvalidInputError) as error:
@@ -300,7 +309,7 @@ def add_to_sequence(
     options: ImageOptions,
     *,
     progress: Progress | None = None,
-) -> None:
+) -> str:
     """Add a run to a stored sequence, behind those that it has when our turn comes.
 
     Parameters
@@ -312,6 +321,12 @@ def add_to_sequence(
     name, source, options, progress
         The new run, and how to store it.
 
+    Returns
+    -------
+    str
+        Token of a store that has the runs of the opened one, and the new run; empty if others
+        changed the store before, or nothing tells.
+
     Raises
     ------
     AlreadyExistsError
@@ -319,9 +334,18 @@ def add_to_sequence(
     ChangedError
         If a store on another grid, or of another format, took its place since it was opened.
     """
-    node = encode_name(name)
-    with edit_store(locator.url, storage_options=locator.options) as store:
-        attributes = _listed_runs(locator, grid, store)
+    node, token = encode_name(name), ""
+
+    def note(store: Store) -> None:
+        nonlocal token
+        token = store.token
+
+    editing = edit_store(
+        locator.url, storage_options=locator.options, check=note, tidy=False
+    )  # a killed writer left only folders that are no runs
+    with editing as store:
+        same = _check_same(locator, grid)
+        attributes = store.root.read_attributes()
         nodes, lengths = attributes["runs"], attributes["lengths"]
         if node in nodes:
             raise AlreadyExistsError(f"there is a run {name!r} already", url=locator.url)
@@ -338,22 +362,24 @@ def add_to_sequence(
         # The one step that makes the run visible.
         listed = {"runs": [*nodes, node], "lengths": [*lengths, source.space.time_points]}
         store.root.write_attributes(attributes | listed)
+    return token if same else ""
 
 
-def _listed_runs(locator: Locator, grid: NeuroSpace, store: Store) -> dict[str, Any]:
-    """Attributes of the store, if it still is a sequence on the same grid."""
+def _check_same(locator: Locator, grid: NeuroSpace) -> bool:
+    """Whether the store is as it was when it was opened; it must at least be on the same grid."""
     now = locate(locator.url, kind=locator.kind, storage_options=locator.options)
-    if now.token != locator.token:
-        try:
-            with contextlib.closing(Handle(now)) as handle:
-                found = read_sequence_content(handle).images[0].space
-            same = found.spatial_shape == grid.spatial_shape and found.same_grid(grid)
-        except (FormatError, NotFoundError):
-            same = False
-        if not same:
-            msg = "another store is in its place since it was opened; open it again"
-            raise ChangedError(msg, url=locator.url)
-    return dict(store.root.read_attributes())
+    if now.token == locator.token:
+        return True
+    try:
+        with contextlib.closing(Handle(now)) as handle:
+            found = read_sequence_content(handle).images[0].space
+        alike = found.spatial_shape == grid.spatial_shape and found.same_grid(grid)
+    except (FormatError, NotFoundError):
+        alike = False
+    if not alike:
+        msg = "another store is in its place since it was opened; open it again"
+        raise ChangedError(msg, url=locator.url)
+    return False
 
 
 def shifted(progress: Progress | None, before: int, total: int) -> Progress | None:

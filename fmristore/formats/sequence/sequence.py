@@ -28,6 +28,7 @@ from fmristore.formats.sequence.layout import (
     SequenceLayout,
     add_to_sequence,
     check_runs,
+    read_sequence_content,
     require_grid,
     run_names,
 )
@@ -41,6 +42,7 @@ from fmristore.planning.text import counted
 from fmristore.sources.door import has_grid, in_order, open_each_path, source_of
 from fmristore.sources.images import Block, ImageSource
 from fmristore_stores.errors import InvalidInputError, ReadOnlyError, SelectionError
+from fmristore_stores.io.alive import AliveSet
 from fmristore_stores.io.ranges import ReadCost, sum_costs
 from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import AnyArray
@@ -167,7 +169,7 @@ class NeuroVecSeq(GridView):
 
     def __init__(self, handle: Handle, content: SequenceContent | None = None) -> None:
         super().__init__(handle)
-        self._former: list[Handle] = []
+        self._former: AliveSet[Handle] = AliveSet()
         self._content: SequenceContent = (
             self.layouts[0].read(handle) if content is None else content
         )
@@ -502,7 +504,7 @@ class NeuroVecSeq(GridView):
             )
         if isinstance(self._handle, BorrowedHandle):
             raise ReadOnlyError("this is a part of another object", url=self.url)
-        given = cast("LayoutOptions", {"access": self.images[0].access, **options})
+        given = cast("LayoutOptions", {"access": self.run(0).access, **options})
         target = Target.of(self.url, options, kind=self._handle.locator.kind)
         with open_each_path({name: source}, target.storage_options) as found:
             grid = space
@@ -512,7 +514,7 @@ class NeuroVecSeq(GridView):
             ((_, run),) = _sources(found, grid, tr, known)
             checked = check_runs([(name, run)])
             require_grid(name, run.space, self.runs[0], self.space)
-            add_to_sequence(
+            token = add_to_sequence(
                 self._handle.locator,
                 self.space,
                 name,
@@ -520,18 +522,22 @@ class NeuroVecSeq(GridView):
                 image_options(target, given),
                 progress=target.progress,
             )
-        self._reopen()
+        self._reopen(token)
 
-    def _reopen(self) -> None:
-        """Become the object of the changed store; runs that were opened before can be read."""
+    def _reopen(self, token: str) -> None:
+        """Become the object of the changed store; runs that were opened before can be read.
+
+        In the store of that token the runs that are known are as they were.
+        """
         old = self._handle
         locator = old.locator
         now = locate(locator.url, kind=locator.kind, storage_options=locator.options)
         self._handle = Handle(now, fresh=True)
-        self._content = self.layouts[0].read(self._handle)
+        same = token != "" and self._handle.locator.token == token
+        self._content = read_sequence_content(self._handle, self._content if same else None)
         self._handle.rest()
         self.__dict__.pop("images", None)
-        self._former.append(old)
+        self._former.add(old)  # kept by the runs that were opened, until this object is closed
 
     def close(self) -> None:
         """Release the store; neither this object nor its runs can be read from then on."""
@@ -540,7 +546,7 @@ class NeuroVecSeq(GridView):
             handle.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_former": []}
+        return super().__getstate__() | {"_former": AliveSet()}
 
     def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         runs = dict(zip(self.runs, self.images, strict=True))

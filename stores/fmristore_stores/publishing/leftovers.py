@@ -74,9 +74,17 @@ def remove_leftovers(
     return waiting
 
 
-def remove_inside(folder: str) -> None:
-    """Remove unfinished files and folders in a local Zarr store whose writers are gone."""
-    for path in list(_inside(folder)):
+def remove_inside(folder: str, *, deep: bool = True) -> None:
+    """Remove unfinished files and folders in a local Zarr store whose writers are gone.
+
+    Parameters
+    ----------
+    folder : str
+        The store.
+    deep : bool
+        Also in the folders below.
+    """
+    for path in list(_inside(folder, deep=deep)):
         remove_local(path)
 
 
@@ -175,7 +183,7 @@ def _beside(target: str) -> list[tuple[str, Mark, str]]:
     return found
 
 
-def _inside(folder: str) -> Iterator[str]:
+def _inside(folder: str, *, deep: bool = True) -> Iterator[str]:
     for parent, folders, names in os.walk(folder):
         for name in [*names, *folders]:
             match = _INSIDE.fullmatch(name)
@@ -183,7 +191,7 @@ def _inside(folder: str) -> Iterator[str]:
             path = os.path.join(parent, name)  # noqa: PTH118
             if mark and mark.gone(_touched(path)):
                 yield path
-        folders[:] = [name for name in folders if not _INSIDE.fullmatch(name)]
+        folders[:] = [name for name in folders if deep and not _INSIDE.fullmatch(name)]
 
 
 def _touched(path: str) -> float:

@@ -3,15 +3,97 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.spec import check_name
-from fmristore_stores.zarr.refused import parsed
+from fmristore_stores.zarr.files import Files
+from fmristore_stores.zarr.refused import kind_of, parsed
 
-__all__ = ["contradictions", "copied_names", "is_name"]
+__all__ = ["RootCopy", "bare", "contradictions", "copied_names", "is_name"]
 
 _COPY = "consolidated_metadata"
+
+
+class RootCopy:
+    """The root's copy of the metadata of all nodes, of a store that is being changed.
+
+    Parameters
+    ----------
+    root : bytes or None
+        Metadata document of the root, as it was before the first change.
+    stamp : int
+        Time at which it was written, as `Files.stamp` gives it.
+    """
+
+    def __init__(self, root: bytes | None, stamp: int) -> None:
+        document = parsed(root) or {}
+        listed = _copies(document)
+        self.complete = listed is not None
+        """Whether there is such a copy."""
+        self.to_drop = bare(document) if _COPY in document else None
+        """Metadata of the root without a copy, if it has one, perhaps one that is damaged."""
+        listed = listed or {}
+        names = {name for path in listed for name in path.split("/")}
+        wrong = {name for name in names if not is_name(name)}
+        self.documents: dict[str, dict[str, Any]] = {
+            path: bare(found)
+            for path, found in listed.items()
+            if wrong.isdisjoint(path.split("/")) and kind_of(found) is not None
+        }
+        """Metadata of nodes by path, but for those that `forget` was called for."""
+        groups = (path for path, kind in self.kinds(self.documents).items() if kind == "group")
+        self._groups = ["", *groups]
+        self._stamp = stamp
+        self._changed = {""}
+
+    def forget(self, path: str, *, below: bool = False) -> None:
+        """Leave out a node that is about to be made, changed or removed, or all `below` it too."""
+        self._changed.add(path)
+        self.documents.pop(path, None)
+        if below:
+            for other in [other for other in self.documents if other.startswith(f"{path}/")]:
+                del self.documents[other]
+
+    def kinds(self, paths: Iterable[str]) -> dict[str, Literal["group", "array"] | None]:
+        """Groups and arrays among some paths, as far as `documents` say."""
+        return {path: kind_of(self.documents[path]) for path in paths if path in self.documents}
+
+    def take_changed(self, files: Files) -> set[str] | None:
+        """Take out what somebody else changed since the root was written, without copying it there.
+
+        Parameters
+        ----------
+        files : Files
+            Objects of the store; only local files say when they were changed.
+
+        Returns
+        -------
+        set of str or None
+            All nodes that were changed, made or removed, by this process or another; None if
+            there is no copy, or a node that it does not know.
+        """
+        if not self.complete:
+            return None
+        newer = zip(self._groups, files.changed(self._groups, self._stamp), strict=True)
+        if self._have_unknown([group for group, changed in newer if changed], files):
+            return None
+        paths = list(self.documents)
+        keys = [f"{path}/zarr.json" for path in paths]
+        for path, changed in zip(paths, files.changed(keys, self._stamp), strict=True):
+            if changed:
+                self.forget(path)
+        return self._changed
+
+    def _have_unknown(self, groups: Iterable[str], files: Files) -> bool:
+        """Whether groups have a child that is neither known nor was made by this process."""
+        known = self.documents.keys() | self._changed
+        for group in filter(files.exists, groups):
+            paths = [f"{group}/{name}" if group else name for name in files.names(group)]
+            keys = [f"{path}/zarr.json" for path in paths if path not in known]
+            if any(size is not None for size in files.sizes(keys, group, len(keys))):
+                return True
+        return False
 
 
 def contradictions(
@@ -32,7 +114,7 @@ def contradictions(
         Path of each node, and what is wrong; empty where there is no such copy.
     """
     (root,) = read([""])
-    listed = _copies(root)
+    listed = _copies(parsed(root) or {})
     if listed is None:
         return []
     found = [
@@ -50,15 +132,15 @@ def contradictions(
             found.append((path, "the root's copy of all metadata lists a node that is not there"))
         elif own is None:
             found.append((path, "the metadata of this node are damaged; the root has a copy"))
-        elif _bare(own) != _bare(listed[path]):
+        elif bare(own) != bare(listed[path]):
             text = f"the root's copy of the metadata differs in {_what(own, listed[path])}"
             found.append((path, text))
     return found
 
 
-def _copies(root: bytes | None) -> dict[str, Any] | None:
+def _copies(root: dict[str, Any]) -> dict[str, Any] | None:
     """Documents of all nodes in that of the root, by path; None if there are no such copies."""
-    found = (parsed(root) or {}).get(_COPY)
+    found = root.get(_COPY)
     listed = found.get("metadata") if isinstance(found, dict) else None
     return listed if isinstance(listed, dict) else None
 
@@ -66,7 +148,8 @@ def _copies(root: bytes | None) -> dict[str, Any] | None:
 def copied_names(root: bytes | None, path: str) -> list[str]:
     """Names of the children of a group by the copies in the document of the root, sorted."""
     start = f"{path}/" if path else ""
-    below = (node[len(start) :] for node in _copies(root) or () if node.startswith(start))
+    listed = _copies(parsed(root) or {}) or ()
+    below = (node[len(start) :] for node in listed if node.startswith(start))
     return sorted(filter(is_name, below))
 
 
@@ -79,9 +162,9 @@ def is_name(name: str) -> bool:
     return True
 
 
-def _bare(document: Any) -> Any:
+def bare(document: Any) -> Any:
     """Metadata without the copies of others."""
-    if not isinstance(document, dict):
+    if not isinstance(document, dict) or _COPY not in document:
         return document
     return {name: value for name, value in document.items() if name != _COPY}
 

@@ -37,7 +37,8 @@ __all__ = [
 Document: TypeAlias = dict[str, Any]
 """Metadata of a node, as plain JSON values."""
 
-_GROUP_KEYS = frozenset({"zarr_format", "node_type", "attributes", "consolidated_metadata"})
+_COPIES = "consolidated_metadata"
+_GROUP_KEYS = frozenset({"zarr_format", "node_type", "attributes", _COPIES})
 _NEEDED_KEYS = frozenset(
     {
         "zarr_format",
@@ -217,8 +218,13 @@ def _is_plain_step(step: Mapping[str, Any]) -> bool:
 
 
 def encode(document: Document) -> bytes:
-    """Content of ``zarr.json``, indented as by zarr-python."""
-    return json.dumps(document, indent=2).encode()
+    """Content of ``zarr.json``, indented as by zarr-python, but for copies of other metadata."""
+    if not document.get(_COPIES, {}).get("metadata"):
+        return json.dumps(document, indent=2).encode()
+    rest = {name: value for name, value in document.items() if name != _COPIES}
+    # Indenting takes ten times as long, and there may be thousands of them.
+    begin, copies = json.dumps(rest, indent=2)[:-2], json.dumps(document[_COPIES])
+    return f'{begin},\n  "{_COPIES}": {copies}\n}}'.encode()
 
 
 def group_document(attributes: Attributes) -> Document:
@@ -302,5 +308,5 @@ def consolidated_document(documents: Mapping[str, Document]) -> Document:
     below = {path: documents[path] for path in nodes}
     for path in nodes:
         if below[path]["node_type"] == "group":
-            below[path] = below[path] | {"consolidated_metadata": copies({})}
-    return documents[""] | {"consolidated_metadata": copies(below)}
+            below[path] = below[path] | {_COPIES: copies({})}
+    return documents[""] | {_COPIES: copies(below)}

@@ -109,6 +109,15 @@ class Files(Protocol):
     def remove_tree(self, key: str) -> None:
         """Delete a folder with everything below it."""
 
+    def stamp(self) -> int:
+        """Time at which the root's metadata were written, for `changed`."""
+
+    def changed(self, keys: Sequence[str], stamp: int) -> list[bool]:
+        """Whether each object, or the list of names in a folder, may be newer than that, or gone.
+
+        False where nothing tells without a request for each.
+        """
+
     def refresh(self) -> None:
         """Forget listings that something else than this object may have outdated."""
 
@@ -384,6 +393,19 @@ class LocalFiles:
         self._note(str(path.parent))
         self._folders = {self._root}
 
+    def stamp(self) -> int:
+        """Time at which the root's metadata were written, in ns; 0 if there are none."""
+        status = self.status(ROOT)
+        return 0 if status is None else status.st_mtime_ns
+
+    def changed(self, keys: Sequence[str], stamp: int) -> list[bool]:
+        """Whether files or folders may be newer than that, as those that were copied are.
+
+        The root folder always is, since the root's metadata got their name in it.
+        """
+        found = (self.status(key) if key else None for key in keys)
+        return [s is None or max(s.st_mtime_ns, s.st_ctime_ns) >= stamp for s in found]
+
     def refresh(self) -> None:
         """Nothing is remembered of the directory's content."""
 
@@ -633,6 +655,14 @@ class RemoteFiles:
         if not gone:
             raise StorageError("some objects could not be removed", url=self._url(key))
         self.refresh()
+
+    def stamp(self) -> int:
+        """0: services know times, but only of objects that are asked for."""
+        return 0
+
+    def changed(self, keys: Sequence[str], stamp: int) -> list[bool]:  # noqa: ARG002
+        """False for each: readers of remote stores go by the root's copy as well."""
+        return [False] * len(keys)
 
     def flush(self) -> None:
         """Nothing is to be done: an object is stored when the request for it ends."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from fmristore_stores.errors import FmristoreError, LayoutNotSupportedError
 
-__all__ = ["is_ignorable", "kinds", "parsed", "reason"]
+__all__ = ["is_ignorable", "kind_of", "kinds", "parsed", "reason"]
 
 _ARRAY_KEYS = frozenset(
     {
@@ -51,9 +51,9 @@ def parsed(data: bytes | None) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _kind(document: Mapping[str, Any] | None) -> Literal["group", "array"] | None:
-    """True if a document of Zarr format 3 is that of a group or of an array; None if of neither."""
-    if document is None or document.get("zarr_format") != 3:
+def kind_of(document: Any) -> Literal["group", "array"] | None:
+    """Kind of node that a document of Zarr format 3 describes; None if it is of neither."""
+    if not isinstance(document, dict) or document.get("zarr_format") != 3:
         return None
     kind = document.get("node_type")
     return kind if kind in ("group", "array") else None
@@ -71,7 +71,7 @@ def kinds(
     documents : callable
         Takes paths and the name of a document; returns content, None where there is none.
     """
-    found = [_kind(parsed(data)) for data in documents(paths, "zarr.json")]
+    found = [kind_of(parsed(data)) for data in documents(paths, "zarr.json")]
     rest = [path for path, kind in zip(paths, found, strict=True) if kind is None]
     of_format_2 = iter(documents(rest, ".zarray"))
     return [kind or ("array" if parsed(next(of_format_2)) else None) for kind in found]
@@ -95,7 +95,7 @@ def reason(document: Mapping[str, Any] | None) -> FmristoreError | None:
     LayoutNotSupportedError or None
         None if the array is damaged, as far as one can tell.
     """
-    if document is None or _kind(document) != "array":
+    if document is None or kind_of(document) != "array":
         return None
     grid, codecs = (document.get(name) for name in ("chunk_grid", "codecs"))
     dtype = _name(document.get("data_type"))

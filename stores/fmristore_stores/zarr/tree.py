@@ -6,7 +6,6 @@ The tree is whole here, with its nodes, which makes the module long.
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -46,7 +45,13 @@ from fmristore_stores.spec import (
     copy_attributes,
 )
 from fmristore_stores.zarr.bounded import bounded
-from fmristore_stores.zarr.consolidated import contradictions, copied_names, is_name
+from fmristore_stores.zarr.consolidated import (
+    RootCopy,
+    bare,
+    contradictions,
+    copied_names,
+    is_name,
+)
 from fmristore_stores.zarr.documents import (
     Document,
     array_document,
@@ -58,7 +63,7 @@ from fmristore_stores.zarr.documents import (
 from fmristore_stores.zarr.errors import quiet, zarr_errors
 from fmristore_stores.zarr.files import Files
 from fmristore_stores.zarr.metadata import Placement, creation, describe
-from fmristore_stores.zarr.refused import kinds, parsed, reason
+from fmristore_stores.zarr.refused import kind_of, kinds, parsed, reason
 from fmristore_stores.zarr.shards import ChunkLocator
 
 __all__ = ["ArrayNode", "GroupNode", "Tree"]
@@ -148,6 +153,7 @@ class Tree:
         self._made = False  # whether all of it is made here
         # Whether the stored root may hold metadata of all nodes that are about to be wrong.
         self._consolidated = False
+        self._copy: RootCopy | None = None  # these, as they were before the first change
 
     @property
     def capabilities(self) -> Capability:
@@ -198,6 +204,7 @@ class Tree:
     def open(self) -> None:
         """Open the root of an existing store."""
         self._rooted = True
+        self._consolidated = self._writable
         node = self._understood("")
         if isinstance(node, GroupNode):
             self._nodes[""], self._plain = node, True
@@ -210,7 +217,6 @@ class Tree:
             self._root = self._open_group("", consolidated=False)
         except NotFoundError:
             self._root = self._open_format_2()
-        self._consolidated = self._writable
 
     def _open_format_2(self) -> zarr.Group:
         try:
@@ -251,14 +257,22 @@ class Tree:
             if self._made:
                 raise
             return
-        self._consolidated = True
+        self._consolidated, self._copy = True, None
         self.files.release_root()
 
     def _all_documents(self) -> dict[str, Document]:
-        """Metadata of all nodes, by path."""
+        """Metadata of all nodes, by path; those of nodes that did not change as the root has them.
+
+        So what is read does not grow with the store.
+        """
         known = {path: node.document for path, node in self._nodes.items() if node.document}
         if self._made and len(known) == len(self._nodes):
             return known
+        copy = self._root_copy()
+        changed = copy.take_changed(self.files)
+        if changed is not None:
+            made = {path: known[path] for path in changed & known.keys()}
+            return copy.documents | made | self._parsed_documents(sorted(changed - made.keys()))
         paths, groups = [""], [""]
         while groups:
             group = groups.pop()
@@ -266,8 +280,19 @@ class Tree:
                 paths.append(f"{group}/{name}" if group else name)
                 if child.kind == "group":
                     groups.append(paths[-1])
+        return self._parsed_documents(paths)
+
+    def _parsed_documents(self, paths: Sequence[str]) -> dict[str, Document]:
+        """Metadata documents of those nodes that are there, by path."""
         documents = zip(paths, map(parsed, self._documents(paths)), strict=True)
         return {path: found for path, found in documents if found and "node_type" in found}
+
+    def _root_copy(self) -> RootCopy:
+        """The root's copy of the metadata of all nodes, read before it is dropped."""
+        if self._copy is None:
+            stamp = self.files.stamp()
+            self._copy = RootCopy(self._documents([""])[0], stamp)
+        return self._copy
 
     def _put(self, path: str, document: Document) -> None:
         """Write the metadata of a node, if they can be read again."""
@@ -342,15 +367,18 @@ class Tree:
             )
             return found
 
+    def _begin_change(self, path: str, *, below: bool = False) -> None:
+        """Get ready to make, change or remove a node, or all `below` it as well."""
+        if not self._made:
+            self._root_copy().forget(path, below=below)
+        self._drop_consolidated()
+
     def _drop_consolidated(self) -> None:
         if not self._consolidated:
             return
-        document = self._node("").document
+        document = self._node("").document if self._made else self._root_copy().to_drop
         if document is not None:
             self._put("", document)
-        elif self._root is not None:
-            with zarr_errors(self.url, ""), quiet():
-                self._root.attrs.put(self._root.attrs.asdict())
         self._consolidated = False
 
     # Nodes -------------------------------------------------------------------------------------
@@ -439,8 +467,8 @@ class Tree:
             raise ours from error
 
     def _understood(self, path: str) -> Node | None:
-        """A node of a store that is read, if zarr-python is not needed to understand it."""
-        if self._writable or not all(is_name(name) for name in path.split("/") if path):
+        """A node, if zarr-python is not needed to understand it."""
+        if not all(is_name(name) for name in path.split("/") if path):
             return None
         data = self.files.document(_key(path))
         found = None if data is None else parse_node(data)
@@ -518,7 +546,7 @@ class Tree:
     def children(self, path: str, *, tolerant: bool = False) -> dict[str, Child]:
         """Direct children of a group, sorted by name."""
         with self.lifetime.reading():  # a folder that was replaced meanwhile may be empty by now
-            if self._folder is not None or self._made:
+            if self._folder is not None or self._made or self._copied():
                 self.group(path)
                 return self._children_one_by_one(path, tolerant=tolerant)
             try:
@@ -535,7 +563,11 @@ class Tree:
             (top,) = self._documents([""])
             names = copied_names(top, path)
         paths = [f"{path}/{name}" if path else name for name in names]
-        for name, below, kind in zip(names, paths, kinds(paths, self._documents), strict=True):
+        known = self._root_copy().kinds(paths) if self._copied() else {}
+        rest = [below for below in paths if below not in known]
+        known |= zip(rest, kinds(rest, self._documents), strict=True)
+        for name, below in zip(names, paths, strict=True):
+            kind = known[below]
             if kind is not None:
                 found[name] = Child(kind)
                 continue
@@ -550,6 +582,10 @@ class Tree:
             else:
                 found[name] = Child("group" if isinstance(node, zarr.Group) else "array")
         return found
+
+    def _copied(self) -> bool:
+        """Whether this store is being changed, and had the metadata of all nodes in its root."""
+        return self._writable and not self._made and self._root_copy().complete
 
     def _children(self, path: str) -> dict[str, Child]:
         group = self.zarr_group(path)
@@ -574,17 +610,14 @@ class Tree:
         """Replace all attributes of a node."""
         checked = check_attributes(attributes)
         node = self._node(path)
-        if node.document is None:
-            self._encoded(path, {"attributes": checked})
-        self._drop_consolidated()
-        if node.document is not None:
-            document = node.document | {"attributes": checked}
-            self._put(path, document)
-            node.document = document
-        else:
-            with zarr_errors(self.url, path), quiet():
-                cast("_ZarrNode", node.zarr).attrs.put(copy.deepcopy(checked))
-        node.attributes = checked
+        stored = node.document or bare(parsed(self._documents([path])[0]))
+        if kind_of(stored) != ("group" if isinstance(node, GroupNode) else "array"):
+            raise self._changed(path)
+        document = stored | {"attributes": checked}
+        data = self._encoded(path, document)
+        self._begin_change(path)
+        self.files.put(_key(path), [data])
+        node.document, node.attributes = document, checked
         self.ledger.node(path, checked)
 
     # Making and removing -----------------------------------------------------------------------
@@ -593,7 +626,7 @@ class Tree:
         """Make a group and return its path."""
         path = self._new_path(parent, name)
         checked = check_attributes(attributes)
-        self._drop_consolidated()
+        self._begin_change(path)
         self._place(path, GroupNode(checked, document=group_document(checked)))
         self.ledger.node(path, checked)
         return path
@@ -606,7 +639,7 @@ class Tree:
         checked = check_attributes(attributes)
         arguments = creation(spec)
         document = array_document(spec, checked)
-        self._drop_consolidated()
+        self._begin_change(path)
         if document is not None:
             described = describe(document, spec.dtype, spec.fill)
             locator = self._locator(path, *described)
@@ -637,7 +670,7 @@ class Tree:
         found = self._parsed_array(path, length)
         yield found
         self.files.flush()  # what was written before the shape that makes it seen
-        self._drop_consolidated()
+        self._begin_change(path)
         (document,) = self._documents([path])
         words = json.loads(document or b"{}")
         if words.get("shape") != list(node.spec.shape):
@@ -672,7 +705,7 @@ class Tree:
         path = f"{parent}/{name}" if parent else name
         if not is_name(name) or not self._is_removable(path):
             raise self._missing(path)
-        self._drop_consolidated()
+        self._begin_change(path, below=True)
         self.files.remove_tree(path)
         for known in [p for p in self._nodes if p == path or p.startswith(f"{path}/")]:
             del self._nodes[known]

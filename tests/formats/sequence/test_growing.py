@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 
 import fmristore as fs
 from fmristore.formats.sequence import layout as sequence_layout
@@ -18,6 +20,9 @@ from fmristore_stores.errors import (
     ReadOnlyError,
     StorageError,
 )
+from fmristore_stores.io.sources import LocalSource
+from fmristore_stores.opening import open_store
+from fmristore_stores.zarr.files import LocalFiles
 from tests.every_format import AFFINE, GRID, RUN, WRITERS
 
 STORES = ["run.h5", "run.zarr"]
@@ -85,3 +90,74 @@ def test_what_runs_are_not_added_to(tmp_path: Path) -> None:
             seq.add_run("b", RUN)
     with fs.open(path) as seq:
         assert seq.runs == ("a",)
+
+
+# What a run costs ------------------------------------------------------------------------------
+
+
+def test_adding_a_run_reads_nothing_of_those_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    fetch = LocalSource.fetch
+
+    def fetched(self: LocalSource, ranges: Any, *rest: Any) -> Any:
+        read.extend(item.source for item in ranges)
+        return fetch(self, ranges, *rest)
+
+    def noted(method: Any) -> Any:
+        def call(self: LocalFiles, key: str) -> Any:
+            read.append(self.path(key))
+            return method(self, key)
+
+        return call
+
+    with WRITERS["neurovecseq"](tmp_path / "run.zarr") as seq:
+        seq.add_run("before", RUN)  # what is as new as the root is looked at again
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalSource, "fetch", fetched)
+            for name in ("document", "check_readable"):
+                patch.setattr(LocalFiles, name, noted(getattr(LocalFiles, name)))
+            seq.add_run("late", RUN)
+        assert any("runs/late" in path for path in read)
+        assert not [path for path in read if "runs/task" in path]  # the first one has the layout
+    with fs.open(tmp_path / "run.zarr") as found:
+        assert found.runs == ("rest", "task", "before", "late")
+    listed = dict(zarr.open_consolidated(tmp_path / "run.zarr")["runs"].members())
+    assert listed.keys() == {"rest", "task", "before", "late"}
+    assert all({"0", "nifti"} <= {*run.array_keys()} for run in listed.values())
+
+
+FOREIGN: dict[str, Any] = {
+    "attributes": lambda root: root["runs/rest"].attrs.update({"note": "by hand"}),
+    "a group": lambda root: root["runs/rest"].create_group("added"),
+    "a group in the root": lambda root: root.create_group("added"),
+    "a removed node": lambda root: shutil.rmtree(root.store.root / "runs/rest/nifti"),
+    "no copy in the root": lambda root: root.attrs.put(dict(root.attrs)),
+}
+"""Changes by other software, which leave the root's copy of all metadata as it was or drop it."""
+
+
+@pytest.mark.parametrize("change", FOREIGN)
+def test_metadata_that_others_changed_are_copied(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "run.zarr"
+    with WRITERS["neurovecseq"](path) as seq:
+        FOREIGN[change](zarr.open_group(path, mode="r+", use_consolidated=False))
+        seq.add_run("late", RUN)
+    found = zarr.open_consolidated(path)
+    assert found["runs/rest"].attrs.get("note") == ("by hand" if change == "attributes" else None)
+    assert ("added" in found["runs/rest"]) == (change == "a group")
+    assert ("added" in found) == (change == "a group in the root")
+    assert ("nifti" in found["runs/rest"]) == (change != "a removed node")
+    with open_store(path) as store:
+        assert store.contradictions(["runs/late", "runs/late/0", "runs/rest/0"]) == []
+
+
+def test_runs_that_others_added_meanwhile_are_there_too(tmp_path: Path) -> None:
+    for name in STORES:
+        with WRITERS["neurovecseq"](tmp_path / name) as seq, fs.open(tmp_path / name) as other:
+            other.add_run("theirs", RUN[..., 3:9])
+            seq.add_run("ours", RUN)
+            assert seq.runs == ("rest", "task", "theirs", "ours")
+            np.testing.assert_array_equal(seq.run("theirs").to_numpy(), RUN[..., 3:9])
+            np.testing.assert_array_equal(seq.run("ours").to_numpy(), RUN)
