@@ -1,4 +1,4 @@
-"""The command that makes HDF5 and NIfTI files readable for Zarr clients."""
+"""The command that makes files and stores readable for Zarr clients."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def virtualize(  # noqa: PLR0913
         list[str],
         typer.Argument(
             metavar="URL... [OUT]",
-            help="HDF5 files of any software, or uncompressed .nii, and the reference file or "
-            "repository: beside a single file by default. Each of several becomes a group.",
+            help="HDF5 files of any software, uncompressed .nii, or Zarr stores, and the reference "
+            "file or repository: beside a single one by default. Each of several becomes a group.",
         ),
     ],
     *,
@@ -50,7 +50,7 @@ def virtualize(  # noqa: PLR0913
     storage_option: StorageOptions = None,
     json: Json = False,
 ) -> None:
-    """Make a reference file, by which Zarr clients read HDF5 or NIfTI files where they are."""
+    """Make a reference file, by which Zarr clients read files and stores where they are."""
     options = parse_options(storage_option or ())
     from fmristore.cli.trust import check_trust
     from fmristore.references.virtual import virtualize as run

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -14,20 +14,26 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from fmristore.nifti import is_nifti_name
+from fmristore.references.located import Located, in_hdf5, in_zarr
 from fmristore.references.nifti import nifti_array, write_head
 from fmristore.transcoding.plan import Loss, portable_attributes
 from fmristore.transcoding.tree import LINKS, Tree, walk
 from fmristore_stores.codecs import pipeline as codecs
-from fmristore_stores.errors import CodecError, MetadataError, UnknownFormatError
+from fmristore_stores.errors import (
+    CodecError,
+    MetadataError,
+    NotFoundError,
+    UnknownFormatError,
+)
 from fmristore_stores.grid import chunk_region, grid_shape
-from fmristore_stores.hdf5.store import HDF5Array
 from fmristore_stores.io.location import name_of, normalise
 from fmristore_stores.opening import Handle, locate
-from fmristore_stores.protocol import AnyArray, ByteRange
+from fmristore_stores.protocol import AnyArray, Array, Buffer
 from fmristore_stores.reference.document import Chunks, TargetFacts
 from fmristore_stores.reference.metadata import DIMENSIONS, array_document, text_chunk
-from fmristore_stores.reference.targets import facts_of
+from fmristore_stores.reference.targets import METADATA, facts_of
 from fmristore_stores.spec import ArraySpec, Attributes, ChunkLayout, is_string
+from fmristore_stores.zarr.store import ZarrStore
 
 __all__ = ["Draft", "Drafted", "draft_of"]
 
@@ -43,7 +49,7 @@ _SMALLEST_SUBCHUNK = 64 * 1024
 
 
 def draft_of(source: str, options: Mapping[str, Any]) -> Drafted:
-    """Describe an HDF5 or NIfTI file.
+    """Describe an HDF5 or NIfTI file, or a Zarr store.
 
     Parameters
     ----------
@@ -60,23 +66,34 @@ def draft_of(source: str, options: Mapping[str, Any]) -> Drafted:
     Raises
     ------
     UnknownFormatError
-        If there is neither an HDF5 file nor an uncompressed NIfTI file at `source`.
+        If there is no HDF5 file, uncompressed NIfTI file or Zarr store at `source`.
     """
     url = normalise(source)
     if is_nifti_name(name_of(url)):
         facts = facts_of(url, options)
         return Drafted(_nifti_draft(url, options), url, facts)
     locator = locate(source, storage_options=options)
-    if locator.kind != "hdf5":
-        msg = "neither an HDF5 nor a NIfTI file: only these are virtualized"
-        if locator.kind == "zarr":
-            msg = "a Zarr store, which Zarr clients open as it is; HDF5 and NIfTI are virtualized"
+    if locator.kind == "reference":
+        msg = "a reference file: give virtualize what it refers to"
         raise UnknownFormatError(msg, url=locator.url)
+    known_by = f"/{METADATA}" if locator.kind == "zarr" else ""
     with contextlib.closing(Handle(locator, fresh=True)) as handle:
-        facts = facts_of(locator.url, options)
-        draft = Draft(walk(handle.store.root))
+        store = handle.store
+        facts = _facts(locator.url, known_by, options)
+        find = in_zarr(cast("ZarrStore", store)) if known_by else in_hdf5
+        draft = Draft(walk(store.root), find)
         draft.fill()
-    return Drafted(draft, locator.url, facts)
+    return Drafted(draft, locator.url, facts, known_by)
+
+
+def _facts(url: str, known_by: str, options: Mapping[str, Any]) -> TargetFacts:
+    try:
+        return facts_of(url + known_by, options)
+    except NotFoundError as error:
+        if not known_by:
+            raise
+        msg = "a Zarr store of format 2, which is not virtualized; transcode it, to format 3"
+        raise UnknownFormatError(msg, url=url) from error
 
 
 def _nifti_draft(url: str, options: Mapping[str, Any]) -> Draft:
@@ -85,7 +102,7 @@ def _nifti_draft(url: str, options: Mapping[str, Any]) -> Draft:
     with tempfile.TemporaryDirectory(prefix="fmristore-") as folder:
         path, attributes = write_head(url, options, Path(folder))
         with contextlib.closing(Handle(locate(path), fresh=True)) as handle:
-            draft = Draft(walk(handle.store.root), inline=_INLINE_HEAD)
+            draft = Draft(walk(handle.store.root), in_hdf5, inline=_INLINE_HEAD)
             draft.fill()
     if draft.losses or draft.tables:
         raise MetadataError("its header is too large to become part of a reference file", url=url)
@@ -102,13 +119,22 @@ class Draft:
     Parameters
     ----------
     tree : Tree
-        Of the HDF5 file.
+        Of the HDF5 file or Zarr store.
+    find : callable
+        Places of the chunks of one of its arrays, None where they have none.
     inline : int
         Arrays that take up to this many bytes in the file become part of the reference file.
     """
 
-    def __init__(self, tree: Tree, *, inline: int = _INLINE_STORED) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        find: Callable[[Any], Located | None],
+        *,
+        inline: int = _INLINE_STORED,
+    ) -> None:
         self.tree = tree
+        self._find = find
         self._inline = inline
         self.losses = [Loss(item.kind, item.path, item.reason) for item in tree.unreadable]
         self.small: dict[str, Any] = {}
@@ -128,9 +154,9 @@ class Draft:
             self.small[_key(path, ".zgroup")] = {"zarr_format": 2}
             self.small[_key(path, ".zattrs")] = found | links
         for path, array in self.tree.arrays.items():
-            self._add(path, cast("HDF5Array", array))
+            self._add(path, array)
 
-    def _add(self, path: str, array: HDF5Array) -> None:
+    def _add(self, path: str, array: Array) -> None:
         try:
             chunks = dict(self._chunks(path, array))
         except CodecError as error:
@@ -144,14 +170,14 @@ class Draft:
         if path not in self.tables:
             self.inlined.add(path)
 
-    def _attributes(self, path: str, array: HDF5Array) -> Attributes:
+    def _attributes(self, path: str, array: Array) -> Attributes:
         try:
             attributes = dict(array.read_attributes())
         except MetadataError as error:
             self.losses.append(Loss("attributes", path, error.message))
             attributes = {}
         found = portable_attributes(attributes, path, self.losses)
-        return found | {DIMENSIONS: self._names(path, array.spec)}
+        return found | {DIMENSIONS: self._names(path, array.spec.memory)}
 
     def _names(self, path: str, spec: ArraySpec) -> list[str]:
         """Names of all axes: xarray wants one for each, and one length for each in a group."""
@@ -167,7 +193,7 @@ class Draft:
 
     # Data ----------------------------------------------------------------------------------------
 
-    def _chunks(self, path: str, array: HDF5Array) -> Iterator[tuple[str, bytes]]:
+    def _chunks(self, path: str, array: Array) -> Iterator[tuple[str, bytes]]:
         """Note the metadata and the table of an array; yields chunks that become part of the file.
 
         Raises
@@ -175,17 +201,16 @@ class Draft:
         CodecError
             If it is too large for that and cannot be referred to.
         """
-        spec = array.spec
+        spec = _in_order(array)
         if not is_string(spec.dtype) and not spec.nbytes and codecs.supported(spec.codecs):
             self.small[_key(path, ".zarray")] = array_document(spec)
             return
-        located = array.located() if codecs.supported(spec.codecs) else None
+        located = self._find(array) if codecs.supported(spec.codecs) else None
         if located is None:
             yield from self._whole(path, array)
             return
-        stored, index = located
-        rows = index.rows
-        if not spec.codecs:
+        stored, rows, places, fetch = located
+        if not spec.codecs and not places:
             spec, rows = _in_subchunks(spec, rows)
         self.small[_key(path, ".zarray")] = array_document(spec, stored=stored)
         grid = grid_shape(spec.shape, spec.layout.chunks)
@@ -194,18 +219,20 @@ class Draft:
             raise CodecError(f"{int(odd.sum())} of its chunks lack filters that the others have")
         if int(rows[:, 2].sum()) <= self._inline:
             odd[:] = True
-        for number, offset, length, mask in rows[odd].tolist():
-            (data,) = array.fetch_stored([ByteRange("", offset, length)])
+        for at in np.flatnonzero(odd):
+            number, offset, length, mask = rows[at].tolist()
+            data: Buffer = fetch(places[at] if places else "", offset, length)
             if mask:
                 plain = codecs.decode(spec.codecs, data, spec.chunk_nbytes, skip=mask)
                 data = codecs.encode(spec.codecs, np.frombuffer(plain, np.uint8))
             yield _name(number, grid), bytes(data)
         if not odd.all():
-            self.tables[path] = Chunks(grid, rows[~odd, :3])
+            kept = [places[at] for at in np.flatnonzero(~odd)] if places else []
+            self.tables[path] = Chunks(grid, rows[~odd, :3], places=kept)
 
-    def _whole(self, path: str, array: HDF5Array) -> Iterator[tuple[str, bytes]]:
+    def _whole(self, path: str, array: Array) -> Iterator[tuple[str, bytes]]:
         """All data as one chunk, not encoded."""
-        spec = array.spec
+        spec = _in_order(array)
         if max(spec.nbytes, math.prod(spec.shape)) > _INLINE_DECODED:
             codec = " + ".join(step.name for step in spec.codecs)
             msg = f"it is large, and its chunks cannot be referred to ({codec or spec.dtype})"
@@ -218,7 +245,7 @@ class Draft:
             grid = grid_shape(spec.shape, whole)
         spec = replace(spec, codecs=())
         self.small[_key(path, ".zarray")] = array_document(spec)
-        values = array.read()
+        values = array.read().transpose(array.spec.layout.axes)
         size = 0
         for key in itertools.product(*map(range, grid)):
             chunk = np.full(spec.layout.chunks, spec.fill, spec.dtype)
@@ -240,6 +267,14 @@ class Drafted(NamedTuple):
     """Normalised path or URL."""
     facts: TargetFacts
     """Facts by which it is recognised; taken before it was read."""
+    known_by: str = ""
+    """End of the URL of the object of a store whose facts they are."""
+
+
+def _in_order(array: Array) -> ArraySpec:
+    """Spec of an array with its axes in the order of the bytes, and without shards."""
+    spec = array.spec.memory
+    return replace(spec, layout=replace(spec.layout, shards=None))
 
 
 def _key(path: str, name: str) -> str:

@@ -110,10 +110,10 @@ def manifest_store(drafts: Mapping[str, Drafted], options: Mapping[str, Any]) ->
     return to_manifests({name: _tree(*drafted) for name, drafted in drafts.items()}, options)
 
 
-def _tree(draft: Draft, url: str, facts: TargetFacts) -> VirtualTree:
+def _tree(draft: Draft, url: str, facts: TargetFacts, known_by: str) -> VirtualTree:
     """Content of a source, without the words of any format."""
     place = f"file://{url}" if is_local(url) else url
-    data = b"".join(compose(draft.small, draft.tables, [Target(place, facts)]))
+    data = b"".join(compose(draft.small, draft.tables, [Target(place, facts, known_by)]))
     with ReferenceStore(data, url=url, targets=[url]) as store:
         groups, arrays = {}, {}
         pending = [store.root]
@@ -126,9 +126,8 @@ def _tree(draft: Draft, url: str, facts: TargetFacts) -> VirtualTree:
                     continue
                 array = group.array(name)
                 arrays[array.path] = _array(draft, array)
-    return VirtualTree(
-        groups=groups, arrays=arrays, url=place, etag=facts.etag, mtime_ns=facts.mtime_ns
-    )
+    etag = "" if known_by else facts.etag  # that of a store is of none of its chunks
+    return VirtualTree(groups=groups, arrays=arrays, url=place, etag=etag, mtime_ns=facts.mtime_ns)
 
 
 def _array(draft: Draft, array: Any) -> VirtualArray:
@@ -140,11 +139,13 @@ def _array(draft: Draft, array: Any) -> VirtualArray:
         values.append((region, array.read(region)))
     document, attributes = draft.small[f"{path}/.zarray"], draft.small[f"{path}/.zattrs"]
     grid = grid_shape(spec.shape, spec.layout.chunks)
+    table = draft.tables.get(path, Chunks(grid, np.empty((0, 3), np.int64)))
     return VirtualArray(
         spec=replace(spec, dims=tuple(attributes[DIMENSIONS])),
         stored=parse_array(document, {}).stored,
         attributes=array.read_attributes(),
-        rows=draft.tables.get(path, Chunks(grid, np.empty((0, 3), np.int64))).rows,
+        rows=table.rows,
+        places=table.places,
         inline=inline,
         values=values,
     )

@@ -1,4 +1,4 @@
-"""Virtual Zarr stores: by them Zarr clients read HDF5 and NIfTI files in place, one or many."""
+"""Virtual Zarr stores: by them Zarr clients read files and stores in place, one or many."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fmristore_stores.spec import check_name
 __all__ = ["SUFFIX", "VirtualReport", "virtualize"]
 
 SUFFIX = ".refs.json"
-"""Put behind the name of the HDF5 file."""
+"""Put behind the name of the file or store."""
 
 Place: TypeAlias = str | os.PathLike[str]
 Sources: TypeAlias = Place | Iterable[Place] | Mapping[str, Place]
@@ -134,15 +134,15 @@ def virtualize(  # noqa: PLR0913
     tag: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Make a virtual Zarr store, by which Zarr clients read HDF5 and NIfTI files where they are.
+    """Make a virtual Zarr store, by which Zarr clients read files and stores where they are.
 
     Parameters
     ----------
     source : str or path, or several, or a mapping from names to them
-        HDF5 file of any software, or uncompressed NIfTI file (``.nii``), local or on any
-        filesystem that fsspec knows. A NIfTI file then opens as the image that `convert` would
-        make of it, with its affine, scaling and header. Of several each one becomes a group, with
-        the name that the mapping gives it, or that of its file without its suffixes
+        HDF5 file of any software, uncompressed NIfTI file (``.nii``), or Zarr store, in shards or
+        not, local or on any filesystem that fsspec knows. A NIfTI file then opens as the image that
+        `convert` would make of it, with its affine, scaling and header. Of several each one becomes
+        a group, with the name that the mapping gives it, or that of its file without its suffixes
         (``sub-01_task-rest_bold``).
     url : str or path, optional
         The new file or repository; beside a single source as ``<name>.refs.json`` by default.
@@ -171,7 +171,7 @@ def virtualize(  # noqa: PLR0913
     Raises
     ------
     UnknownFormatError
-        If there is neither an HDF5 file nor an uncompressed NIfTI file at `source`.
+        If there is no HDF5 file, uncompressed NIfTI file or Zarr store at `source`.
     InvalidInputError
         If names of groups are not different, or something cannot be combined.
     LayoutNotSupportedError
@@ -191,7 +191,8 @@ def virtualize(  # noqa: PLR0913
     -----
     Reads metadata, chunk tables and small arrays, not the data of large ones. `fmristore.open`
     opens a reference file with one request, and refuses it when the file was changed or replaced;
-    ``group=`` names one of several. Icechunk compares versions of files, too.
+    ``group=`` names one of several. Icechunk compares versions of files, too. A Zarr store is
+    recognised by its root's metadata, which change with everything that fmristore changes in it.
 
     Examples
     --------
@@ -221,8 +222,8 @@ def virtualize(  # noqa: PLR0913
         made = write_version(target, content.drafts, options, version, content.check_unchanged)
         return content.report(target, version=made)
     targets = [
-        Target(_relative(place, target) if relative else _absolute(place), facts)
-        for _, place, facts in content.drafts.values()
+        Target(_relative(place, target) if relative else _absolute(place), facts, known_by)
+        for _, place, facts, known_by in content.drafts.values()
     ]
     content.consolidate()
     with publish_file(target, overwrite=overwrite, storage_options=storage_options) as path:
@@ -302,9 +303,9 @@ class _Content:
 
     def add(self, name: str, source: str) -> None:
         """Describe one more source, as the group of that name."""
-        draft, url, facts = draft_of(source, self._options)
-        number = len(self.drafts)
-        self.drafts[name] = Drafted(draft, url, facts)
+        drafted = draft_of(source, self._options)
+        draft, number = drafted.draft, len(self.drafts)
+        self.drafts[name] = drafted
         parents = name.split("/")[:-1] if name else []
         for parent in ("", *("/".join(parents[: i + 1]) for i in range(len(parents)))):
             self.small.setdefault(_below(parent, ".zgroup"), {"zarr_format": 2})
@@ -332,19 +333,19 @@ class _Content:
         """Raise `LossyError` if something is lost that may not be."""
         refused = [loss for loss in self.losses if loss.kind not in allow]
         if refused:
-            urls = [url for _, url, _ in self.drafts.values()]
+            urls = [drafted.url for drafted in self.drafts.values()]
             raise LossyError(_refusal(refused), url=urls[0] if len(urls) == 1 else None)
 
     def check_unchanged(self) -> None:
         """Raise `ChangedError` if a source was changed since it was described."""
-        for _, url, before in self.drafts.values():
-            if facts_of(url, self._options) != before:
-                raise ChangedError("the file was changed meanwhile; try again", url=url)
+        for _, url, before, known_by in self.drafts.values():
+            if facts_of(url + known_by, self._options) != before:
+                raise ChangedError("it was changed meanwhile; try again", url=url)
 
     def report(self, target: str, *, nbytes: int = 0, version: str = "") -> VirtualReport:
         """Report on what was made."""
         return VirtualReport(
-            source=", ".join(url for _, url, _ in self.drafts.values()),
+            source=", ".join(drafted.url for drafted in self.drafts.values()),
             target=target,
             referred=tuple(self.tables),
             inlined=tuple(self._inlined),
@@ -359,10 +360,10 @@ class _Content:
 def _target(url: Place | None, content: _Content) -> str:
     if url is not None:
         return normalise(url)
-    ((name, (_, source, _)), *more) = content.drafts.items()
+    ((name, drafted), *more) = content.drafts.items()
     if name or more:
         raise InvalidInputError("several sources have no place of their own: url= is needed")
-    return f"{source.partition('?')[0]}{SUFFIX}"
+    return f"{drafted.url.partition('?')[0]}{SUFFIX}"
 
 
 def _below(name: str, path: str) -> str:
@@ -381,7 +382,7 @@ def _absolute(url: str) -> str:
 
 
 def _relative(url: str, target: str) -> str:
-    """Place of the HDF5 file as seen from the folder of the reference file."""
+    """Place of a file or store as seen from the folder of the reference file."""
     if is_local(url) and is_local(target):
         return Path(os.path.relpath(url, Path(target).parent)).as_posix()
     folder = target.rpartition("/")[0]

@@ -356,9 +356,6 @@ def test_where_it_goes(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
         virtualize(tmp_path / "b.h5")
     assert virtualize(tmp_path / "a.h5", tmp_path / "missing" / "a.json").referred
-    make(tmp_path / "a.ome.zarr")
-    with pytest.raises(UnknownFormatError, match=r"a Zarr store, which .* HDF5 and NIfTI"):
-        virtualize(tmp_path / "a.ome.zarr")
 
 
 def test_the_command(tmp_path: Path) -> None:

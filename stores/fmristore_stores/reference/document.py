@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -319,6 +320,8 @@ class Target(NamedTuple):
     """Its URL, or its path relative to the reference file."""
     facts: TargetFacts
     """Facts by which it is recognised."""
+    known_by: str = ""
+    """Of a store: what follows its URL in that of the object whose facts they are."""
 
 
 class Chunks(NamedTuple):
@@ -330,6 +333,8 @@ class Chunks(NamedTuple):
     """Number, offset and length of each: int64, (chunks, 3)."""
     target: int = 0
     """Number of the file."""
+    places: Sequence[str] = ()
+    """Of a store: the object in it that each lies in."""
 
 
 def compose(
@@ -344,32 +349,41 @@ def compose(
     chunks : mapping of str to Chunks
         By path of the array.
     targets : list of Target
-        Files that are referred to.
+        Files and stores that are referred to.
 
     Raises
     ------
     InvalidInputError
-        If a URL has two opening braces, which readers take for a program.
+        If a URL or a name has two opening braces, which readers take for a program.
     """
     names = [f"{_TEMPLATE}{i or ''}" for i in range(len(targets))]
-    for target in targets:
+    templates, facts = {}, {}
+    for name, target in zip(names, targets, strict=True):
         if "{{" in target.url:
             raise InvalidInputError("a URL with {{ cannot be referred to", url=target.url)
-    facts = {name: asdict(target.facts) for name, target in zip(names, targets, strict=True)}
+        templates[name] = target.url
+        known = f"{name}_known" if target.known_by else name
+        templates[known] = target.url + target.known_by
+        facts[known] = asdict(target.facts)
     head = {
         "version": 1,
         _OWN: {"version": _OWN_VERSION, "targets": facts},
-        "templates": {name: target.url for name, target in zip(names, targets, strict=True)},
+        "templates": templates,
         "refs": {key: _text(value) for key, value in small.items()},
     }
     yield json.dumps(head, ensure_ascii=False, allow_nan=False).encode()[:-2] + b"\n"
-    for path, (grid, rows, number) in chunks.items():
+    for path, (grid, rows, number, places) in chunks.items():
         keys = np.array(np.unravel_index(rows[:, 0], grid or (1,))).T.tolist()
         begin = json.dumps(path, ensure_ascii=False)[1:-1]
+        files: Iterator[str] = itertools.repeat(f"{{{{{names[number]}}}}}")
+        if any("{{" in place for place in places):
+            raise InvalidInputError("a name with {{ cannot be referred to", node=path)
+        if places:
+            files = map(next(files).__add__, map("/{}".format, places))
         lines = [
             f',"{begin}/{".".join(map(str, key)) if grid else 0}":'
-            f'["{{{{{names[number]}}}}}",{offset},{length}]\n'
-            for key, (_, offset, length) in zip(keys, rows.tolist(), strict=True)
+            f"[{json.dumps(file, ensure_ascii=False)},{offset},{length}]\n"
+            for key, (_, offset, length), file in zip(keys, rows.tolist(), files, strict=False)
         ]
         yield "".join(lines).encode()
     yield b"}}\n"

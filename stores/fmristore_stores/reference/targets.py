@@ -6,7 +6,7 @@ import hashlib
 import os
 import posixpath
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,10 @@ from fmristore_stores.io.stats import stats_of
 from fmristore_stores.protocol import Buffer, ByteRange, FetchPolicy
 from fmristore_stores.reference.document import TargetFacts
 
-__all__ = ["Targets", "facts_of"]
+__all__ = ["METADATA", "Targets", "facts_of"]
 
+METADATA = "zarr.json"
+"""Name of the object by which a Zarr store is recognised: its root's metadata."""
 _HEAD_BYTES = 64 * 1024
 _PINNED = frozenset({"s3", "s3a"})
 """Servers that refuse to serve another version than the one asked for: nothing else to check."""
@@ -124,6 +126,11 @@ class Targets:
         self._versions = {
             known: Version(known, partial(self._is_same, known)) for known in self._facts
         }
+        self._stores = {
+            known.removesuffix(METADATA): known
+            for known in self._facts
+            if known.endswith(f"/{METADATA}")
+        }
         self._seen: dict[str, str] = {}  # versions that were compared with the facts
         self._resolved: dict[str, str] = {}
         self._sources: dict[str, ByteSource] = {}
@@ -174,12 +181,21 @@ class Targets:
             group[1].append(number)
             group[2].append(ByteRange(path, offset, length))
         found: list[Buffer] = [b""] * len(ranges)
-        for source, numbers, wanted in groups.values():
-            for number, data in zip(numbers, source.fetch(wanted), strict=True):
-                found[number] = data
-        for url in self._facts.keys() & {item.source for item in ranges}:
-            self._versions[url].arrived()
+        try:
+            for source, numbers, wanted in groups.values():
+                for number, data in zip(numbers, source.fetch(wanted), strict=True):
+                    found[number] = data
+        finally:  # what cannot be fetched may be that of another version
+            self._note({item.source for item in ranges})
         return found
+
+    def _note(self, urls: Set[str]) -> None:
+        """Note that files, and objects of stores, were asked for: their versions are looked at."""
+        for url in self._facts.keys() & urls:
+            self._versions[url].arrived()
+        for folder, metadata in self._stores.items():
+            if any(url.startswith(folder) for url in urls):
+                self._versions[metadata].arrived()
 
     def close(self) -> None:
         """Release descriptors."""
@@ -267,7 +283,8 @@ class Targets:
             return (status.st_mtime_ns, status.st_size) == (facts.mtime_ns, facts.size)
         if url in self._seen:
             return not self._seen[url] or self._seen[url] == self._token(url)
-        seen = "" if in_place and _refuses_others(url, facts.etag) else self._token(url)
+        pinned = in_place and url not in self._stores.values() and _refuses_others(url, facts.etag)
+        seen = "" if pinned else self._token(url)
         if not self._is_as_recorded(url, facts, in_place=in_place):
             return False
         self._seen[url] = seen
@@ -281,7 +298,7 @@ class Targets:
         """Ask the server unless it checks by itself; a file that was moved, by its content."""
         source, path = self._open(url)
         if in_place and facts.etag:
-            if urlsplit(url).scheme in _PINNED:
+            if urlsplit(url).scheme in _PINNED and url not in self._stores.values():
                 return True
             fs, path = filesystem(url, self._options_for(url))
             return _etag(fs, path, url) == facts.etag and source.size(path) == facts.size

@@ -57,7 +57,9 @@ class VirtualArray:
     attributes : Attributes
         Of the array.
     rows : ndarray of int64, shape (chunks, 3)
-        Number, offset and length of each chunk in the file.
+        Number, offset and length of each chunk in the file, or in its object of a store.
+    places : sequence of str
+        These objects, by their paths in the store; empty where all chunks lie in one file.
     inline : dict of ChunkKey to bytes
         Other chunks, encoded.
     values : list of (Region, ndarray)
@@ -68,13 +70,14 @@ class VirtualArray:
     stored: np.dtype[Any]
     attributes: Attributes
     rows: AnyArray
+    places: Sequence[str]
     inline: dict[ChunkKey, bytes]
     values: list[tuple[Region, AnyArray]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VirtualTree:
-    """Groups and arrays of one file.
+    """Groups and arrays of one file or store.
 
     Parameters
     ----------
@@ -83,11 +86,11 @@ class VirtualTree:
     arrays : dict of str to VirtualArray
         By path.
     url : str
-        The file, with ``file://`` where it is local.
+        The file or store, with ``file://`` where it is local.
     etag : str
         Version of an object, empty where the server names none.
     mtime_ns : int
-        Time of modification of a local file.
+        Time of modification of a local file, or of what was written last in a local store.
     """
 
     groups: dict[str, Attributes]
@@ -366,16 +369,26 @@ def _write_array(
         return
     grid = grid_shape(array.spec.shape, array.spec.layout.chunks)
     chunks = np.array(np.unravel_index(array.rows[:, 0], grid or (1,))).T.tolist()
-    location, known = _location(tree.url), _known(tree)
+    known = _known(tree)
+    locations = [_location(url) for url in _urls(array, tree)]
     failed = store.set_virtual_refs(
         path,
         [
             ic.VirtualChunkSpec(chunk if grid else [], location, offset, length, **known)
-            for chunk, (_, offset, length) in zip(chunks, array.rows.tolist(), strict=True)
+            for chunk, location, (_, offset, length) in zip(
+                chunks, locations, array.rows.tolist(), strict=True
+            )
         ],
     )
     if failed:
         raise LayoutNotSupportedError("Icechunk does not take its chunks", url=url, node=path)
+
+
+def _urls(array: VirtualArray, tree: VirtualTree) -> list[str]:
+    """File or object that each chunk lies in."""
+    if not array.places:
+        return [tree.url] * len(array.rows)
+    return [f"{tree.url}/{place}" for place in array.places]
 
 
 def _known(tree: VirtualTree) -> dict[str, Any]:
@@ -478,7 +491,7 @@ def _manifest_array(manifests: Any, array: VirtualArray, tree: VirtualTree) -> A
     paths = np.full(math.prod(grid), "", np.dtypes.StringDType())
     offsets, lengths = np.zeros((2, len(paths)), np.uint64)
     numbers = array.rows[:, 0]
-    paths[numbers] = tree.url
+    paths[numbers] = _urls(array, tree)
     offsets[numbers], lengths[numbers] = array.rows[:, 1], array.rows[:, 2]
     for chunk, data in array.inline.items():
         number = int(np.ravel_multi_index(chunk, grid)) if chunk else 0
