@@ -366,7 +366,7 @@ def add_to_sequence(
 
 
 def _check_same(locator: Locator, grid: NeuroSpace) -> bool:
-    """Whether the store is as it was when it was opened; it must at least be on the same grid."""
+    """True if the store is as it was when it was opened; it must at least be on the same grid."""
     now = locate(locator.url, kind=locator.kind, storage_options=locator.options)
     if now.token == locator.token:
         return True

@@ -30,7 +30,7 @@ class RootCopy:
         document = parsed(root) or {}
         listed = _copies(document)
         self.complete = listed is not None
-        """Whether there is such a copy."""
+        """True if there is such a copy."""
         self.to_drop = bare(document) if _COPY in document else None
         """Metadata of the root without a copy, if it has one, perhaps one that is damaged."""
         listed = listed or {}
@@ -86,7 +86,7 @@ class RootCopy:
         return self._changed
 
     def _have_unknown(self, groups: Iterable[str], files: Files) -> bool:
-        """Whether groups have a child that is neither known nor was made by this process."""
+        """True if groups have a child that is neither known nor was made by this process."""
         known = self.documents.keys() | self._changed
         for group in filter(files.exists, groups):
             paths = [f"{group}/{name}" if group else name for name in files.names(group)]

@@ -113,7 +113,7 @@ class Files(Protocol):
         """Time at which the root's metadata were written, for `changed`."""
 
     def changed(self, keys: Sequence[str], stamp: int) -> list[bool]:
-        """Whether each object, or the list of names in a folder, may be newer than that, or gone.
+        """True for each object, or list of names in a folder, that may be newer than that, or gone.
 
         False where nothing tells without a request for each.
         """
@@ -399,7 +399,7 @@ class LocalFiles:
         return 0 if status is None else status.st_mtime_ns
 
     def changed(self, keys: Sequence[str], stamp: int) -> list[bool]:
-        """Whether files or folders may be newer than that, as those that were copied are.
+        """True for each file or folder that may be newer than that, as those that were copied are.
 
         The root folder always is, since the root's metadata got their name in it.
         """

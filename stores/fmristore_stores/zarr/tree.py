@@ -584,7 +584,7 @@ class Tree:
         return found
 
     def _copied(self) -> bool:
-        """Whether this store is being changed, and had the metadata of all nodes in its root."""
+        """True if this store is being changed, and had the metadata of all nodes in its root."""
         return self._writable and not self._made and self._root_copy().complete
 
     def _children(self, path: str) -> dict[str, Child]:
