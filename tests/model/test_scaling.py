@@ -77,6 +77,11 @@ class TestTypes:
         assert_array_equal(found, [np.nan, -0.0, np.inf])
         assert np.signbit(found[1])
 
+    def test_factors_are_looked_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        scaling = Scaling(np.full(9, 0.5), np.zeros(9))
+        monkeypatch.delattr(np, "max")
+        assert scaling.apply(np.ones((2, 9), "i2")).dtype == np.dtype("f4")
+
 
 class TestChecking:
     def test_no_scaling(self) -> None:

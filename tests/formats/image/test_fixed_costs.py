@@ -1,0 +1,90 @@
+"""Calls of functions that opening and small reads take: what each costs is paid on every read."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import pytest
+
+import fmristore as fs
+import fmristore_stores
+from fmristore_stores.chunks.cache import CHUNK_CACHE
+
+OURS = tuple(
+    os.path.join(os.path.dirname(module.__file__ or ""), "")  # noqa: PTH118, PTH120
+    for module in (fs, fmristore_stores)
+)
+SHAPE = (12, 12, 4, 24)
+
+
+def calls(work: Callable[[], object]) -> int:
+    """Calls of functions of ours, the second time."""
+    count = 0
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        nonlocal count
+        count += event == "call" and frame.f_code.co_filename.startswith(OURS)
+
+    work()
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+@pytest.fixture(params=["h5", "ome.zarr"], name="place")
+def _place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return tmp_path / f"run.{request.param}"
+
+
+def store(place: Path, **options: str) -> None:
+    values = np.arange(np.prod(SHAPE), dtype="i2").reshape(SHAPE)
+    fs.NeuroVec.create(values, place, space=np.eye(4), tr=2.0, **options).close()
+
+
+def test_opening_and_one_voxel(place: Path) -> None:
+    store(place)
+
+    def work() -> None:
+        with fs.open(place) as run:
+            run[3, 4, 1]
+
+    assert calls(work) < 800
+
+
+def test_one_voxel(place: Path) -> None:
+    store(place)
+    with fs.open(place) as run:
+
+        def work() -> None:
+            CHUNK_CACHE.clear()
+            run[3, 4, 1]
+
+        assert calls(work) < 125
+
+
+@pytest.mark.parametrize(("codec", "most"), [("dual", 34), ("none", 24)])
+def test_each_further_chunk(
+    place: Path, codec: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FMRISTORE_WORKERS", "1")
+    store(place, access="volume", codec=codec)
+    with fs.open(place) as run:
+        assert run.chunks == (12, 12, 4, 1)
+
+        def read(volumes: int) -> Callable[[], None]:
+            def work() -> None:
+                CHUNK_CACHE.clear()
+                run[3, 4, 1, :volumes]
+
+            return work
+
+        assert calls(read(22)) - calls(read(2)) < 20 * most
