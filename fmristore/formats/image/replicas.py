@@ -164,10 +164,8 @@ class Replicas:
 
         def cost(array: StoredArray) -> tuple[int, int]:
             reader = array.reader
-            spec = reader.spec
-            region = tuple(
-                parts.get(d, slice(0, n, 1)) for d, n in zip(spec.dims, spec.shape, strict=True)
-            )
+            axes = zip(reader.spec.dims, reader.spec.shape, strict=True)
+            region = tuple([parts[d] if d in parts else slice(0, n, 1) for d, n in axes])
             return _cost(reader, overlap_count(region, reader.chunks))
 
         return min(self._arrays, key=cost)

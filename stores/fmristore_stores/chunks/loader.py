@@ -16,7 +16,12 @@ from typing import Literal, NamedTuple, TypeAlias, TypeVar, cast
 import numpy as np
 
 from fmristore_stores.chunks.cache import CHUNK_CACHE, ChunkCache
-from fmristore_stores.chunks.subchunks import contiguous_run, last_subchunk_shape, subchunk_shape
+from fmristore_stores.chunks.subchunks import (
+    Run,
+    contiguous_run,
+    last_subchunk_shape,
+    subchunk_shape,
+)
 from fmristore_stores.chunks.threads import for_each, worker_count
 from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.codecs.blosc import decode_part, decodes_parts
@@ -140,6 +145,7 @@ class ChunkLoader:
         self._whole_nbytes = spec.chunk_nbytes
         self._chunk_nbytes = math.prod(self._chunks) * spec.dtype.itemsize
         self._most_encoded = 2 * self._whole_nbytes + _CODEC_OVERHEAD
+        self._last_run: tuple[Region, Run | None] | None = None
         self._by_parts = not self._remote and decodes_parts(spec.codecs)
         self._plain = self._direct and not self._remote and not spec.codecs
 
@@ -361,7 +367,7 @@ class ChunkLoader:
                 raise self._wrong_length(key, nbytes)
             shape = last_subchunk_shape(shape, self._memory_whole)
             return _Part(ref.range, shape, None)
-        run = contiguous_run([block[a] for a in self._axes], shape)
+        run = self._run_of(block)
         if run is None:
             return _Part(ref.range, shape, None)
         start, shape, origin = run
@@ -463,6 +469,14 @@ class ChunkLoader:
             (data,) = array.fetch([part.range], [scratch])
             read.place(self._read_part(part, data))
 
+    def _run_of(self, block: Region) -> Run | None:
+        """Run of elements that holds a block; most chunks of a read have the same block."""
+        known = self._last_run
+        if known is None or known[0] != block:
+            inner = [block[a] for a in self._axes]
+            known = self._last_run = block, contiguous_run(inner, self._memory_chunks)
+        return known[1]
+
     # Encoded chunks -------------------------------------------------------------------------------
 
     def _place(self, read: ChunkRead, ref: ChunkRef, data: Buffer, kept: Kept | None) -> None:
@@ -525,7 +539,7 @@ class ChunkLoader:
 
         None where that would be most of the chunk, or a part of it was wanted before.
         """
-        run = contiguous_run([block[a] for a in self._axes], self._memory_chunks)
+        run = self._run_of(block)
         if run is None or not self._cache.touch(self._owner, key):
             return None
         start, shape, origin = run

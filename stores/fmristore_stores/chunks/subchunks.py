@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from fmristore_stores.spec import ArraySpec
 
-__all__ = ["contiguous_run", "last_subchunk_shape", "subchunk_shape"]
+__all__ = ["Run", "contiguous_run", "last_subchunk_shape", "subchunk_shape"]
+
+Run: TypeAlias = tuple[int, tuple[int, ...], tuple[int, ...]]
+"""Consecutive elements of a chunk: the number of the first, their shape, their position."""
 
 _LARGE_BYTES = 1024 * 1024
 _SUBCHUNK_BYTES = 64 * 1024
@@ -55,9 +59,7 @@ def last_subchunk_shape(subchunk: Sequence[int], chunk: Sequence[int]) -> list[i
     return [*subchunk[:cut], -1, *subchunk[cut + 1 :]]
 
 
-def contiguous_run(
-    block: Sequence[slice], shape: Sequence[int]
-) -> tuple[int, tuple[int, ...], tuple[int, ...]] | None:
+def contiguous_run(block: Sequence[slice], shape: Sequence[int]) -> Run | None:
     """Smallest run of consecutive elements of a C-ordered array that holds a block.
 
     Returns

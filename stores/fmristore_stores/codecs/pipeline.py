@@ -388,7 +388,8 @@ def decode(
         steps = [step for number, step in enumerate(codecs) if not skip >> number & 1]
     if nbytes > _LARGE:
         _check_ratio(steps, memoryview(data).nbytes, nbytes)
-    for step, limit in zip(reversed(steps), _limits(steps, nbytes), strict=True):
+    limits = [nbytes] if len(steps) == 1 else _limits(steps, nbytes)
+    for step, limit in zip(reversed(steps), limits, strict=True):
         try:
             data = _decode_step(step, data, limit, out if step is steps[0] else None)
         except _DAMAGE as error:

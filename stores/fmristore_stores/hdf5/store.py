@@ -182,7 +182,7 @@ class HDF5Store:
     @property
     def closed(self) -> bool:
         """True if `close` was called."""
-        return self._session.closed
+        return self._session.lifetime.closed
 
     @property
     def token(self) -> str:

@@ -225,6 +225,8 @@ class ChunkLocator:
     def _in_shards(self, keys: Sequence[ChunkKey], ratio: tuple[int, ...]) -> list[ChunkRef | None]:
         if not keys:
             return []
+        if len(keys) == 1:
+            return [self._in_shard(keys[0], ratio)]
         columns = list(zip(zip(*keys, strict=True), ratio, strict=True))
         units = list(zip(*([k // r for k in column] for column, r in columns), strict=True))
         distinct = list(dict.fromkeys(units))
@@ -255,6 +257,19 @@ class ChunkLocator:
                     found[place] = ChunkRef(ByteRange(path, offset, length))
         return found
 
+    def _in_shard(self, key: ChunkKey, ratio: tuple[int, ...]) -> ChunkRef | None:
+        number = 0
+        for k, r in zip(key, ratio, strict=True):
+            number = number * r + k % r
+        unit = tuple([k // r for k, r in zip(key, ratio, strict=True)])
+        index = self._load([unit], math.prod(ratio))[unit]
+        if index is None:
+            return None
+        offset, length = index[number].tolist()
+        if offset == length == _MISSING:
+            return None
+        return ChunkRef(ByteRange(self._files.path(self._name(unit)), offset, length))
+
     def _load(self, units: Iterable[ChunkKey], count: int) -> dict[ChunkKey, Index | None]:
         """Index of each shard, None for a shard that does not exist."""
         indexes: dict[ChunkKey, Index | None] = {}
@@ -264,8 +279,10 @@ class ChunkLocator:
             if index is None:
                 unknown.append(unit)
             indexes[unit] = index
+        if not unknown:
+            return indexes
         length = count * _ENTRY + _CHECKSUM
-        if unknown and not self._placement.index_first and self._source.policy.suffix:
+        if not self._placement.index_first and self._source.policy.suffix:
             paths = [self._files.path(self._name(unit)) for unit in unknown]
             with contextlib.suppress(NotFoundError):  # found out below, for each of them
                 tails = [ByteRange(path, -length, length) for path in paths]
