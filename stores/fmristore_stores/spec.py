@@ -359,7 +359,7 @@ def _copied(value: dict[str, Any] | list[Any], name: str, room: int) -> Any:
     """Copy a mapping or a list that may be nested `room` deep."""
     if not room:
         raise MetadataError(_too_deep(name))
-    copied = value.copy()
+    copied: Any = value.copy()
     items = copied.items() if isinstance(copied, dict) else enumerate(copied)
     for key, item in items:
         if isinstance(item, _NESTED):

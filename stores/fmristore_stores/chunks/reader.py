@@ -326,8 +326,9 @@ class ChunkReader:
         try:
             if not order:
                 return np.empty(shape, self.spec.dtype)
-            memory = np.empty([shape[a] for a in order], self.spec.dtype)
-            return memory.transpose(sorted(range(len(order)), key=order.__getitem__))
+            axes = tuple(order)
+            memory = np.empty([shape[a] for a in axes], self.spec.dtype)
+            return memory.transpose(sorted(range(len(axes)), key=axes.__getitem__))
         except (MemoryError, ValueError) as error:
             msg = f"a result of shape {shape} does not fit into memory; read a smaller part"
             raise MemoryLimitError(msg, url=self._url, node=self.array.path) from error

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def _place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / f"run.{request.param}"
 
 
-def store(place: Path, **options: str) -> None:
+def store(place: Path, **options: Any) -> None:
     values = np.arange(np.prod(SHAPE), dtype="i2").reshape(SHAPE)
     fs.NeuroVec.create(values, place, space=np.eye(4), tr=2.0, **options).close()
 
