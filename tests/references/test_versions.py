@@ -22,6 +22,8 @@ from fmristore_stores.errors import (
     LayoutNotSupportedError,
     NotFoundError,
 )
+from fmristore_stores.spec import ArraySpec, ChunkLayout, CodecSpec
+from fmristore_stores.zarr.store import ZarrStore
 from tests.conftest import S3Server
 from tests.references.test_many_sources import RUNS, make_nifti, make_runs
 from tests.references.test_virtualize import foreign
@@ -113,6 +115,31 @@ def test_places_elsewhere_are_not_followed_and_changed_files_are_refused(tmp_pat
     array = zarr.open_group(store, mode="r")["0"]
     with pytest.raises(Exception, match="changed"):
         array[...]
+
+
+@needed
+@pytest.mark.parametrize("shards", [None, (8, 12, 10)], ids=["chunks", "shards"])
+def test_zarr_stores(tmp_path: Path, shards: tuple[int, ...] | None) -> None:
+    wanted = np.random.default_rng(0).integers(0, 900, (16, 24, 20)).astype(np.int16)
+    layout = ChunkLayout(chunks=(4, 6, 5), shards=shards, order=(2, 0, 1))
+    dims = ("a", "b", "c")
+    with ZarrStore(str(tmp_path / "a.zarr"), mode="w") as store:
+        for name, codecs in (("plain", ()), ("packed", (CodecSpec.of("zstd", level=3),))):
+            spec = ArraySpec(
+                shape=wanted.shape, dtype=wanted.dtype, dims=dims, layout=layout, codecs=codecs
+            )
+            store.root.create_array(name, spec).write(None, wanted)
+        small = ArraySpec(shape=(3,), dtype=wanted.dtype, layout=ChunkLayout(chunks=(3,)))
+        store.root.create_array("small", small).write(None, [1, 2, 3])
+        store.consolidate()
+    fs.virtualize({"it": tmp_path / "a.zarr"}, tmp_path / "a.icechunk", to="icechunk")
+    group: Any = zarr.open_group(fs.open_icechunk(tmp_path / "a.icechunk"), mode="r")["it"]
+    for name in ("plain", "packed"):
+        np.testing.assert_array_equal(group[name][...], wanted.transpose(2, 0, 1))
+    assert group["small"][...].tolist() == [1, 2, 3]
+    manifests = fs.virtualize(tmp_path / "a.zarr", to="virtualizarr")
+    other: Any = zarr.open_group(manifests, mode="r", zarr_format=3)
+    np.testing.assert_array_equal(other["packed"][...], wanted.transpose(2, 0, 1))
 
 
 @needed
