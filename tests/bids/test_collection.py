@@ -224,7 +224,8 @@ class TestIndex:
         if begun:
             build_index(folder)
             add(2)
-        plainly, calls = index.publish_file, []
+        module: Any = index
+        plainly, calls = module.publish_file, []
 
         def publish(*args: Any, **options: Any) -> Any:
             calls.append(args)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fmristore.many import journal as module
+from fmristore.many import journal as named
 from fmristore.many.journal import Journal
 from fmristore_stores.errors import StorageError
 
@@ -44,6 +44,7 @@ def test_what_others_note_while_the_whole_is_written(
     """Where the journal is written as a whole, that is read, changed and published in one turn."""
     if not url.startswith("memory"):
         pytest.skip("grows line by line")
+    module: Any = named
     plainly = module.publish_file
     monkeypatch.setenv("FMRISTORE_WAIT", "0")
 

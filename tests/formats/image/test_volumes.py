@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def test_a_temporary_file_that_cannot_be_read(run: Any, monkeypatch: pytest.Monk
         raise OSError(errno.EIO, "input/output error")
 
     monkeypatch.setattr(scratch, "_POSITIONED", True)
-    monkeypatch.setattr(scratch.os, "preadv", fail, raising=False)
+    monkeypatch.setattr(os, "preadv", fail, raising=False)
     found = list(run.iter_volumes(max_memory=1))
     monkeypatch.undo()
     np.testing.assert_array_equal(np.stack(found, axis=3), np.asarray(run))
