@@ -696,7 +696,11 @@ class HDF5Array:
     def _check_storage(self) -> None:
         """Refuse to let HDF5 read or write other files."""
         if not self._inside_file:
-            _check_inside(self._session, self._node, self._path, frozenset())
+            node = self._node
+            _check_inside(self._session, node, self._path, frozenset())
+            in_one_piece = self._layout == h5d.CONTIGUOUS and self._spec.nbytes
+            if in_one_piece and node.get_offset() and not node.get_storage_size():
+                raise CorruptDataError("its data have a place in the file, and no length")
             self._inside_file = True
 
 

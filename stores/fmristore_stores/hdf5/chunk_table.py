@@ -278,7 +278,7 @@ def _check_piece(piece: tuple[int, int], spec: ArraySpec, file_size: int) -> Non
         If it lies outside the file, or is not as long as it should be.
     """
     offset, stored = piece
-    if stored and stored != spec.nbytes:
+    if (stored or offset) and stored != spec.nbytes:
         msg = f"{stored} bytes are stored where the array has {spec.nbytes}"
         raise CorruptDataError(msg)
     if stored and not 0 <= offset <= file_size - stored:

@@ -159,10 +159,10 @@ def _lengths(space: bytes) -> tuple[int, ...] | None:
     known = version == _OLD_SHAPE or (version == _SHAPE and space[3] == min(rank, 1))
     if rank > MAX_RANK or not known or flags > _WITH_LIMITS:
         return None
-    lengths = struct.unpack_from(
-        f"<{rank * (1 + flags)}Q", space, 8 if version == _OLD_SHAPE else 4
-    )
-    return lengths[:rank]
+    start = 8 if version == _OLD_SHAPE else 4
+    said = struct.unpack_from(f"<{rank * (1 + flags)}Q", space, start)
+    lengths, limits = said[:rank], said[rank:]
+    return None if any(n > most for n, most in zip(lengths, limits, strict=False)) else lengths
 
 
 Extent: TypeAlias = tuple[int, int]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from h5py import h5a, h5f, h5p, h5s, h5t
 
 import fmristore as fs
 from fmristore_stores.chunks.reader import ChunkReader
-from fmristore_stores.errors import FmristoreError
+from fmristore_stores.errors import CorruptDataError, FmristoreError
 from fmristore_stores.hdf5 import attributes, links
 from fmristore_stores.hdf5.arrays import HDF5Array
 from fmristore_stores.hdf5.attributes import read_attributes
@@ -221,6 +222,39 @@ def _compare(path: str, at: int) -> None:
         assert (found[1:], found[0].shape) == (WRITTEN, (6,)), at
     else:
         assert found == expected, at
+
+
+@pytest.mark.parametrize("name", ["x", "scale"])
+def test_data_with_a_place_and_no_length(tmp_path: Path, name: str) -> None:
+    """The library reads whatever lies there, and takes them for written all the same."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset(name, data=np.arange(5.0))
+        if name == "scale":  # which is not read from its header
+            data.make_scale()
+        place = data.id.get_offset()
+    good = path.read_bytes()
+    layout = struct.pack("<BBQQ", 3, 1, place, 40)
+    assert good.count(layout) == 1
+    path.write_bytes(good.replace(layout, layout[:-8] + bytes(8)))
+    with HDF5Store(str(path), mode="r") as store:
+        array = store.root.array(name)
+        assert (array._header is not None) == (name == "x")
+        for read in (ChunkReader(array).read, array.read):
+            with pytest.raises(CorruptDataError):
+                read()
+
+
+def test_axes_longer_than_they_may_become_are_left_to_the_library(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=np.arange(5.0), maxshape=(7,), chunks=(5,))
+    good = path.read_bytes()
+    space = struct.pack("<QQ", 5, 7)
+    assert good.count(space) == 1
+    path.write_bytes(good.replace(space, struct.pack("<QQ", 5, 4)))
+    with HDF5Store(str(path), mode="r") as store, pytest.raises(CorruptDataError, match="maxdim"):
+        store.root.array("x")
 
 
 def test_a_file_that_is_changed_through_the_library_meanwhile(tmp_path: Path) -> None:
