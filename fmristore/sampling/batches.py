@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,8 +50,8 @@ class Batches:
     seed : int
         Of the random order. The same seed, epoch and arguments give the same batches.
     max_memory : int or str
-        Bytes that this may take in a process: chunks that were decoded, and two batches. No chunk
-        is decoded twice for one buffer, which takes half of it.
+        Bytes that this may take in a process: a buffer and two batches. Half of it is the buffer's:
+        windows, or the chunks of them where these take less. No chunk is decoded twice for one.
     drop_last : bool
         Leave out a last batch with fewer windows.
 
@@ -215,39 +216,42 @@ class Batches:
         self.set_epoch(self._epoch + 1)
 
     def _batches(self, skipped: int) -> Iterator[Batch]:
-        values: AnyArray | None = None
-        whole: AnyArray | None = None
-        numbers = np.empty(self._batch_size, np.int64)
-        filled = 0
-        windows = self.windows
+        rows = _Rows(self._batch_size)
+        finishes = self.windows.finishes
         for buffer, wanted in self._buffers():
             chosen = wanted[skipped:]
             skipped = max(0, skipped - len(wanted))
             if not len(chosen):
                 continue
-            buffer.load()
-            for number in chosen.tolist():
-                if values is None:
-                    values, whole = self._empty(buffer)
-                numbers[filled] = number
-                if whole is None:
-                    buffer.place(number, values[filled])
+            rows.empty = self._empty(buffer, int(chosen[0]))
+            at_once = buffer.load(len(chosen))
+            while len(chosen):
+                count = len(chosen) if at_once else 1 if finishes else rows.left
+                part, chosen = chosen[:count], chosen[count:]
+                if finishes:
+                    yield from self._finished(buffer, part, rows)
                 else:
-                    buffer.place(number, whole[0])
-                    values[filled] = windows.finish(windows.where(number).run, whole[0])
-                filled += 1
-                if filled == self._batch_size:
-                    yield Batch(values, numbers.copy())
-                    values, filled = None, 0
-        if filled and not self._drop_last and values is not None:
-            yield Batch(values[:filled], numbers[:filled].copy())
+                    buffer.fill(part, rows.reserve(part.tolist()))
+                    yield from rows.full()
+        yield from rows.full(last=not self._drop_last)
 
-    def _empty(self, buffer: Buffer) -> tuple[AnyArray, AnyArray | None]:
-        """Memory for a batch; and for one region, where windows are only a part of one."""
-        if not self.windows.selects:
-            return buffer.empty(self._batch_size), None
-        shape = (self._batch_size, *self.windows.shape)
-        return np.empty(shape, self.windows.dtype), buffer.empty(1)
+    def _finished(self, buffer: Buffer, numbers: AnyArray, rows: _Rows) -> Iterator[Batch]:
+        """Batches of windows whose values are scaled, or selected, when they are handed out."""
+        windows = self.windows
+        held = buffer.rows(numbers)
+        buffer.fill(numbers, held)
+        for number, values in zip(numbers.tolist(), held, strict=True):
+            run, region = windows.where(number)
+            (row,) = rows.reserve([number])
+            row[...] = windows.finish(run, windows.sources[run].finish(values, region))
+            yield from rows.full()
+
+    def _empty(self, buffer: Buffer, number: int) -> Callable[[], AnyArray]:
+        """Memory for a batch whose first window is given; elements lie as they are read."""
+        windows, size = self.windows, self._batch_size
+        if windows.shape != windows.region_shape:  # a mask, or some of the parcels
+            return lambda: np.empty((size, *windows.shape), windows.dtype)
+        return lambda: buffer.empty(size, windows.where(number).run, windows.dtype)
 
     def _buffers(self) -> Iterator[tuple[Buffer, AnyArray]]:
         """Buffers, and the numbers of the windows that are taken of each, in their order."""
@@ -259,6 +263,18 @@ class Batches:
         for count, buffer in enumerate(gather(self.windows, groups, self._limit)):
             place = [self._seed, self._epoch, 1, self._worker, self._workers, count]
             yield buffer, np.random.default_rng(place).permutation(np.concatenate(buffer.numbers))
+
+    def buffers(self) -> Iterator[AnyArray]:
+        """Windows that are read together, by their numbers, in the order of the epoch.
+
+        Yields
+        ------
+        ndarray of int64, (n,)
+            Each chunk that these windows touch is read and decoded once for them. Without those of
+            other workers.
+        """
+        for _, numbers in self._buffers():
+            yield numbers
 
     def _in_order(self) -> Iterator[tuple[Buffer, AnyArray]]:
         singles = (self._single(number) for number in self._share())
@@ -276,3 +292,42 @@ class Batches:
         inside = number - self.windows.first(run)
         at = np.unravel_index(inside, self.windows.lattice(run))
         return Group(run, tuple(range(int(a), int(a) + 1) for a in at))
+
+
+class _Rows:
+    """Batches in the making: rows are reserved in order, and given out once they are filled."""
+
+    empty: Callable[[], AnyArray]
+    """Makes memory for a batch."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._begun: deque[Batch] = deque()
+        self._reserved = size
+        """Rows of the last of them that are reserved."""
+
+    @property
+    def left(self) -> int:
+        """Rows until a batch is full."""
+        return self._size - self._reserved or self._size
+
+    def reserve(self, numbers: Sequence[int]) -> list[AnyArray]:
+        """Rows for the next windows."""
+        found = []
+        for number in numbers:
+            if self._reserved == self._size:
+                self._begun.append(Batch(self.empty(), np.empty(self._size, np.int64)))
+                self._reserved = 0
+            values, places = self._begun[-1]
+            places[self._reserved] = number
+            found.append(values[self._reserved])
+            self._reserved += 1
+        return found
+
+    def full(self, *, last: bool = False) -> Iterator[Batch]:
+        """Give out full batches, and the last one with fewer windows if that is wanted."""
+        while len(self._begun) > 1 or (self._begun and self._reserved == self._size):
+            yield self._begun.popleft()
+        if last and self._begun:
+            values, numbers = self._begun.popleft()
+            yield Batch(values[: self._reserved], numbers[: self._reserved])

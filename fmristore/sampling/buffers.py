@@ -1,24 +1,29 @@
 """Buffers of the windows that are handed out: blocks of whole chunks, each read once.
 
-Windows are gathered in groups of neighbours, groups in buffers. All chunks that the windows of a
-buffer touch are found, joined to the largest blocks that are made of them and nothing else, and
-each block is read at once. So no chunk is decoded twice for one buffer.
+Windows are gathered in groups of neighbours, groups in buffers. Where all windows of a buffer fit
+into memory each chunk is copied to them as soon as it is decoded, and not kept. Where they overlap
+too much for that, all chunks that they touch are held: joined to the largest blocks that are made
+of them and nothing else, each read at once. So no chunk is decoded twice for one buffer.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fmristore.planning.memory import too_little
 from fmristore.sampling.runs import Run
 from fmristore.sampling.windows import Windows
+from fmristore_stores.chunks.threads import for_each
 from fmristore_stores.protocol import AnyArray
 
 __all__ = ["Buffer", "Group", "Groups", "gather"]
+
+_LARGE_BYTES = 512 * 1024
+"""Bytes of a window from which copying is worth several threads."""
 
 
 class Group(NamedTuple):
@@ -116,8 +121,8 @@ def _group_shape(windows: Windows, number: int, run: Run, limit: int) -> tuple[i
 class _Block(NamedTuple):
     """A block of whole chunks of a run, and its values."""
 
-    start: tuple[int, ...]
-    stop: tuple[int, ...]
+    start: AnyArray
+    stop: AnyArray
     values: AnyArray
 
 
@@ -135,24 +140,46 @@ class Buffer:
     def __init__(self, windows: Windows, limit: int) -> None:
         self._windows = windows
         self._limit = limit
+        self._groups: list[Group] = []
+        self._counted = 0
+        """Groups whose chunks are known."""
         self._cells: dict[int, AnyArray] = {}
-        self._nbytes: dict[int, int] = {}
-        self._blocks: dict[int, list[_Block]] = {}
-        self._corners: dict[int, tuple[AnyArray, AnyArray]] = {}
+        self._held: dict[int, list[_Block]] | None = None
         self.numbers: list[AnyArray] = []
         """Numbers of the windows of each group."""
 
     def takes(self, group: Group) -> bool:
-        """Add a group if its chunks fit; the first one always does."""
-        run = self._windows.sources[group.run]
-        cells = np.union1d(self._cells.get(group.run, []), self._touched(group)).astype(np.int64)
-        nbytes = self._nbytes | {group.run: _nbytes(run, cells)}
-        if self.numbers and sum(nbytes.values()) > self._limit:
-            return False
-        self._nbytes = nbytes
-        self._cells[group.run] = cells
+        """Add a group if its windows fit, or else if its chunks do; the first one always does."""
+        count = group.size + sum(map(len, self.numbers))
+        self._groups.append(group)
+        if self.numbers and not self._fits(count):
+            before = self._counted, self._cells
+            self._count_chunks()
+            nbytes = sum(_nbytes(self._windows.sources[n], c) for n, c in self._cells.items())
+            if nbytes > self._limit:
+                self._groups.pop()
+                self._counted, self._cells = before
+                return False
         self.numbers.append(self._numbers_of(group))
         return True
+
+    def _fits(self, count: int) -> bool:
+        """True if so many windows can be filled at once, and some memory is left for decoding."""
+        windows = self._windows
+        widths = {windows.sources[group.run].held_dtype.itemsize for group in self._groups}
+        return 2 * count * math.prod(windows.region_shape) * max(widths) <= 3 * self._limit
+
+    def _count_chunks(self) -> None:
+        """Find the chunks that windows touch, which takes a while where there are many groups."""
+        touched: dict[int, list[AnyArray]] = {}
+        for group in self._groups[self._counted :]:
+            touched.setdefault(group.run, []).append(self._touched(group))
+        found = {
+            run: np.unique(np.concatenate([*cells, self._cells.get(run, cells[0])]))
+            for run, cells in touched.items()
+        }
+        self._cells = self._cells | found
+        self._counted = len(self._groups)
 
     def _touched(self, group: Group) -> AnyArray:
         """Numbers of the chunks that windows of a group touch, in the grid of chunks of the run."""
@@ -177,72 +204,94 @@ class Buffer:
         inside = np.ravel_multi_index(np.ix_(*places), lattice).ravel()
         return self._windows.first(group.run) + inside
 
-    def _apart(self, number: int) -> bool:
-        """True if no two windows of a run share a chunk, so that each can be read on its own."""
-        run = self._windows.sources[number]
-        facts = zip(
-            self._windows.lattice(number),
-            _time_first(run, run.chunks),
-            self._windows.size,
-            self._windows.strides,
-            strict=True,
-        )
-        return all(n == 1 or (w <= step and step % c == 0) for n, c, w, step in facts)
+    def load(self, count: int) -> bool:
+        """Read the chunks now if they are not read while all of so many windows are filled.
 
-    def load(self) -> None:
-        """Read all chunks that windows share, in blocks as large as the memory allows.
+        Returns
+        -------
+        bool
+            True if so many windows are to be filled at once; if not, any number at a time.
 
         Raises
         ------
         CorruptDataError
             If a chunk is damaged or missing.
         """
-        for number, cells in self._cells.items():
-            if self._apart(number):
-                continue
-            run = self._windows.sources[number]
-            time = run.axes.index("t")
-            chunks, lengths = _time_first(run, run.chunks), _time_first(run, run.shape)
-            most = max(1, self._limit // 2 // (math.prod(chunks) * run.width))
-            blocks = []
-            for low, high in _joined(cells, lengths, chunks, most):
-                start = [a * c for a, c in zip(low, chunks, strict=True)]
-                stop = [min(b * c, n) for b, c, n in zip(high, chunks, lengths, strict=True)]
-                for corner in (start, stop):  # back to the order of the run
-                    corner.insert(time, corner.pop(0))
-                region = [slice(a, b, 1) for a, b in zip(start, stop, strict=True)]
-                blocks.append(_Block(tuple(start), tuple(stop), run.read_once(region)))
-            self._blocks[number] = blocks
-            self._corners[number] = (
-                np.array([block.start for block in blocks]),
-                np.array([block.stop for block in blocks]),
-            )
+        if self._fits(count):
+            return True
+        self._count_chunks()
+        self._held = {number: list(self._blocks(number)) for number in self._cells}
+        return False
 
-    def empty(self, count: int) -> AnyArray:
-        """An array of `count` regions of windows, elements in memory as they are read."""
-        windows = self._windows
-        order = windows.sources[next(iter(self._cells))].memory_axes
-        shape = [part.stop for part in windows.region((0,) * len(order))]
-        memory = np.empty((count, *(shape[axis] for axis in order)), windows.dtype)
+    def _blocks(self, number: int) -> Iterator[_Block]:
+        """Read all chunks of a run that windows touch, in blocks as large as the memory allows."""
+        run = self._windows.sources[number]
+        time = run.axes.index("t")
+        chunks, lengths = _time_first(run, run.chunks), _time_first(run, run.shape)
+        most = max(1, self._limit // 2 // (math.prod(chunks) * run.width))
+        for low, high in _joined(self._cells[number], lengths, chunks, most):
+            start = [a * c for a, c in zip(low, chunks, strict=True)]
+            stop = [min(b * c, n) for b, c, n in zip(high, chunks, lengths, strict=True)]
+            for corner in (start, stop):  # back to the order of the run
+                corner.insert(time, corner.pop(0))
+            region = [slice(a, b, 1) for a, b in zip(start, stop, strict=True)]
+            yield _Block(np.array(start), np.array(stop), run.read_once(region))
+
+    def empty(self, count: int, run: int, dtype: np.dtype[Any]) -> AnyArray:
+        """An array of `count` regions of windows, elements in memory as those of a run are read."""
+        order = self._windows.sources[run].memory_axes
+        shape = self._windows.region_shape
+        memory = np.empty((count, *(shape[axis] for axis in order)), dtype)
         return memory.transpose(0, *(1 + np.argsort(order)))
 
-    def place(self, number: int, out: AnyArray) -> None:
-        """Put the values of one window, of its whole region, into an array."""
-        window = self._windows.where(number)
-        if window.run not in self._blocks:
-            self._windows.sources[window.run].read_into(window.region, out)
-            return
-        starts, stops = self._corners[window.run]
-        begin = [part.start for part in window.region]
-        end = [part.stop for part in window.region]
-        for index in np.flatnonzero(((starts < end) & (stops > begin)).all(axis=1)).tolist():
-            block = self._blocks[window.run][index]
-            target, source = [], []
-            for low, high, a, b in zip(block.start, block.stop, begin, end, strict=True):
-                first, last = max(low, a), min(high, b)
-                target.append(slice(first - a, last - a))
-                source.append(slice(first - low, last - low))
-            out[tuple(target)] = block.values[tuple(source)]
+    def rows(self, numbers: AnyArray) -> list[AnyArray]:
+        """Memory for the regions of windows, as their runs hold them."""
+        runs = self._windows.runs_of(numbers)
+        found = zip(*np.unique(runs, return_counts=True), strict=True)
+        arrays = {
+            run: iter(self.empty(count, run, self._windows.sources[run].held_dtype))
+            for run, count in ((int(run), int(count)) for run, count in found)
+        }
+        return [next(arrays[run]) for run in runs.tolist()]
+
+    def fill(self, numbers: AnyArray, rows: Sequence[AnyArray]) -> None:
+        """Put the regions of windows into arrays, one for each."""
+        windows = self._windows
+        runs = windows.runs_of(numbers)
+        for number in np.unique(runs).tolist():
+            mine = np.flatnonzero(runs == number)
+            starts = windows.starts(number, numbers[mine])
+            wanted = [rows[index] for index in mine.tolist()]
+            run = windows.sources[number]
+            if self._held is None and run.reads_regions:
+                size = windows.region_shape
+                run.read_regions(
+                    [
+                        tuple(slice(a, a + w, 1) for a, w in zip(start, size, strict=True))
+                        for start in starts.tolist()
+                    ],
+                    wanted,
+                )
+                continue
+            if self._held is None:
+                self._count_chunks()
+            for block in self._blocks(number) if self._held is None else self._held[number]:
+                _copy(block, starts, windows.region_shape, wanted)
+
+
+def _copy(block: _Block, starts: AnyArray, size: Sequence[int], rows: Sequence[AnyArray]) -> None:
+    """Copy from a block to the regions that it lies in, which begin at `starts`."""
+    first, last = np.maximum(starts, block.start), np.minimum(starts + size, block.stop)
+    inside = np.flatnonzero((first < last).all(axis=1))
+    bounds = np.stack([first - starts, last - starts, first - block.start, last - block.start])
+    parts = zip(inside.tolist(), bounds[:, inside].transpose(1, 0, 2).tolist(), strict=True)
+
+    def copy(part: tuple[int, list[list[int]]]) -> None:
+        index, (begin, end, low, high) = part
+        rows[index][tuple(map(slice, begin, end))] = block.values[tuple(map(slice, low, high))]
+
+    nbytes = math.prod(size) * block.values.itemsize
+    for_each(copy, list(parts), workers=1 if nbytes < _LARGE_BYTES else None)
 
 
 def _nbytes(run: Run, cells: AnyArray) -> int:

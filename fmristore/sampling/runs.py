@@ -73,13 +73,36 @@ class Run(ABC):
     def read(self, region: Sequence[slice]) -> AnyArray:
         """Values of a region, axes as in `axes`."""
 
+    # Many windows of the run, which are kept by who reads them -----------------------------------
+
+    @property
+    def held_dtype(self) -> np.dtype[Any]:
+        """Type of the values that `read_once` and `read_regions` give."""
+        return self.dtype
+
+    def finish(self, values: AnyArray, region: Sequence[slice]) -> AnyArray:
+        """Values as `read` gives them, of a region as `read_once` gives it."""
+        del region
+        return values
+
+    @property
+    def finishes(self) -> bool:
+        """True if `finish` changes anything."""
+        return False
+
     def read_once(self, region: Sequence[slice]) -> AnyArray:
-        """As `read`, for who keeps the values himself: decoded chunks are not kept as well."""
+        """Values of a region before `finish`; decoded chunks are not cached where that can be."""
         return self.read(region)
 
-    def read_into(self, region: Sequence[slice], out: AnyArray) -> None:
-        """As `read_once`, into memory of the region's shape and the type of the values."""
-        out[...] = self.read_once(region)
+    @property
+    def reads_regions(self) -> bool:
+        """True if several regions can be read with `read_regions`."""
+        return False
+
+    def read_regions(self, regions: Sequence[Sequence[slice]], outs: Sequence[AnyArray]) -> None:
+        """Read several regions into memory of `held_dtype`, each chunk once for all of them."""
+        for region, out in zip(regions, outs, strict=True):
+            out[...] = self.read_once(region)
 
     @property
     def memory_axes(self) -> tuple[int, ...]:
@@ -147,16 +170,51 @@ class GridRun(Run):
         found: AnyArray = self.stored.read_region(tuple(region), dtype=self._dtype, raw=self._raw)
         return found
 
+    @property
+    def _plain(self) -> DenseImage | None:
+        """The run where its stored values can be held, and be scaled later."""
+        image = self._uncached
+        return image if isinstance(image, DenseImage) and image.plain else None
+
+    @property
+    def held_dtype(self) -> np.dtype[Any]:
+        """Docstring inherited."""
+        return self.dtype if self._plain is None else self._plain.stored_dtype
+
+    @property
+    def finishes(self) -> bool:
+        """Docstring inherited."""
+        if self._plain is None:
+            return False
+        scaled = not self._raw and self._plain.scaling is not None
+        return scaled or self.dtype != self.held_dtype
+
+    def finish(self, values: AnyArray, region: Sequence[slice]) -> AnyArray:
+        """Docstring inherited."""
+        if not self.finishes:
+            return values
+        scaling = None if self._raw or self._plain is None else self._plain.scaling
+        if scaling is None:
+            return values.astype(self.dtype, copy=False)
+        return scaling.apply(values, times=region[-1], axis=-1, dtype=self._dtype)
+
     def read_once(self, region: Sequence[slice]) -> AnyArray:
         """Docstring inherited."""
+        if self._plain is not None:
+            return self._plain.read_region(tuple(region), dtype=None, raw=True)
         return self._uncached.read_region(tuple(region), dtype=self._dtype, raw=self._raw)
 
-    def read_into(self, region: Sequence[slice], out: AnyArray) -> None:
+    @property
+    def reads_regions(self) -> bool:
         """Docstring inherited."""
-        if isinstance(self._uncached, DenseImage):
-            self._uncached.read_into(region, out, raw=self._raw)
+        return self._plain is not None
+
+    def read_regions(self, regions: Sequence[Sequence[slice]], outs: Sequence[AnyArray]) -> None:
+        """Docstring inherited."""
+        if self._plain is None:
+            super().read_regions(regions, outs)
         else:
-            super().read_into(region, out)
+            self._plain.read_regions(regions, outs)
 
     @property
     def memory_axes(self) -> tuple[int, ...]:

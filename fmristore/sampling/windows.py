@@ -188,6 +188,23 @@ class Windows(Sequence[Any]):
             region[axis] = slice(start, start + self._size[axis], 1)
         return tuple(region)
 
+    def starts(self, run: int, numbers: AnyArray) -> AnyArray:
+        """Starts of windows in their run, (n, axes), by their numbers."""
+        places = np.unravel_index(numbers - self._bounds[run], self._counts[run])
+        found = np.empty((len(numbers), len(self._size)), np.int64)
+        for axis, at in zip(self._axes, places, strict=True):
+            found[:, axis] = at * self._steps[axis]
+        return found
+
+    def runs_of(self, numbers: AnyArray) -> AnyArray:
+        """Positions in `runs` of the runs that windows are cut from, by their numbers."""
+        return np.searchsorted(self._bounds, numbers, side="right") - 1
+
+    @property
+    def region_shape(self) -> tuple[int, ...]:
+        """Lengths of a window in its run, before a mask or parcels are taken; axes of the run."""
+        return self._size
+
     def lattice(self, run: int) -> tuple[int, ...]:
         """Number of windows of a run along its axes, time first."""
         return self._counts[run]
@@ -236,9 +253,10 @@ class Windows(Sequence[Any]):
         return values if self._columns is None else values[:, self._columns[run]]
 
     @property
-    def selects(self) -> bool:
-        """True if `finish` does anything: windows are less than regions of their runs."""
-        return self._mask is not None or self._columns is not None
+    def finishes(self) -> bool:
+        """True if values that runs hold are not yet those of windows: scaled, or selected of."""
+        selects = self._mask is not None or self._columns is not None
+        return selects or any(run.finishes for run in self._runs)
 
     def close(self) -> None:
         """Release all stores."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fmristore_stores.errors import SelectionError
 
@@ -17,6 +17,7 @@ __all__ = [
     "Region",
     "chunk_region",
     "grid_shape",
+    "grouped_overlaps",
     "only_overlap",
     "overlap_count",
     "overlaps",
@@ -188,3 +189,37 @@ def overlaps(region: Region, chunks: tuple[int, ...]) -> Iterator[Overlap]:
         return
     columns = ([[part[i] for part in axis] for axis in axes] for i in range(3))
     yield from map(Overlap, *(itertools.product(*column) for column in columns))
+
+
+def grouped_overlaps(
+    regions: Sequence[Region], chunks: tuple[int, ...]
+) -> dict[ChunkKey, list[tuple[int, Overlap]]]:
+    """Find the chunks that several regions touch, and for each what it holds of which of them.
+
+    Parameters
+    ----------
+    regions : sequence of Region
+        Already checked by `parse_region`. Windows of a lattice have few different slices along an
+        axis, each of which is looked at once.
+    chunks : tuple of int
+        Shape of a chunk.
+
+    Returns
+    -------
+    dict
+        Positions in `regions`, and the overlaps, by chunk.
+    """
+    found: dict[ChunkKey, list[tuple[int, Overlap]]] = {}
+    known: list[dict[Any, list[tuple[Any, ...]]]] = [{} for _ in chunks]
+    for number, region in enumerate(regions):
+        axes = []
+        for item, chunk, seen in zip(region, chunks, known, strict=True):
+            name = (item.start, item.stop, item.step)
+            if name not in seen:
+                seen[name] = list(zip(*_axis_overlaps(item, chunk), strict=True))
+            axes.append(seen[name])
+        if all(axes):
+            columns = [itertools.product(*column) for column in zip(*axes, strict=True)]
+            for overlap in map(Overlap, *columns):
+                found.setdefault(overlap.key, []).append((number, overlap))
+    return found

@@ -189,6 +189,30 @@ def test_batches_hold_every_window_once(
         assert check_batches(other).tolist() != order.tolist()
 
 
+@pytest.mark.parametrize("memory", ["40kB", "10MB"])
+def test_batches_of_runs_that_are_stored_in_different_ways(tmp_path: Path, memory: str) -> None:
+    """Scaled integers, values that are stored as they are, and a format without a grid."""
+    paths = [tmp_path / name for name in ("integers.h5", "floats.ome.zarr", "masked.zarr")]
+    fs.NeuroVec.create(RUN, paths[0], space=SPACE, slope=0.5, inter=1.0).close()
+    fs.NeuroVec.create(RUN.astype("f4"), paths[1], space=SPACE, access="volume").close()
+    fs.MaskedNeuroVec.create(RUN.astype("f4"), paths[2], mask=MASK, space=SPACE).close()
+    with Windows(paths, length=4, stride=3, patch=(3, 5, 2), dtype="f4") as windows:
+        check_batches(Batches(windows, batch_size=3, max_memory=memory))
+        check_batches(Batches(windows, batch_size=3, max_memory=memory, shuffle=False))
+    with Windows(paths, length=4, stride=3, mask=MASK, dtype="f8") as windows:
+        check_batches(Batches(windows, batch_size=2, max_memory="10MB"))
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_buffers_are_the_windows_of_an_epoch(runs: list[Path], *, shuffle: bool) -> None:
+    with Windows(runs, length=4, stride=3, patch=(4, 5, 4)) as windows:
+        batches = Batches(windows, batch_size=3, shuffle=shuffle, max_memory="12kB")
+        buffers = [numbers.tolist() for numbers in batches.buffers()]
+        assert len(buffers) > 1
+        found = [numbers.tolist() for _, numbers in batches]
+    assert list(itertools.chain(*buffers)) == list(itertools.chain(*found))
+
+
 def test_a_last_batch_may_be_left_out(runs: list[Path]) -> None:
     with Windows(runs, length=6) as windows:
         batches = Batches(windows, batch_size=4, drop_last=True)

@@ -335,27 +335,28 @@ class DenseImage(GridView):
             return self._data
         return self._replicas.for_region({d: bounds(part) for d, part in parts.items()})
 
-    def read_into(self, region: Sequence[slice], out: AnyArray, *, raw: bool = False) -> None:
-        """Read a region into memory that is there; best if its elements lie as in the chunks.
+    @property
+    def plain(self) -> bool:
+        """True if `read_regions` can be used: elements are those of one stored array."""
+        return not self._content.of_r and "c" not in self._spec.dims
+
+    def read_regions(self, regions: Sequence[Sequence[slice]], outs: Sequence[AnyArray]) -> None:
+        """Read stored values of several regions, each chunk once for all of them.
 
         Parameters
         ----------
-        region : sequence of slice
-            One for each axis, as of `read_region`.
-        out : ndarray
-            Of the shape of the region, axes as users index them. Values are given its type.
-        raw : bool
-            Stored values, not scaled.
+        regions : sequence of sequence of slice
+            Each as of `read_region`. The first decides which replica is read.
+        outs : sequence of ndarray
+            One for each, of its shape, axes as users index them, and of `stored_dtype`; best if
+            elements lie as in the chunks.
         """
-        parts = dict(zip(self.axes, region, strict=True))
-        reader = self._replica_for(parts).reader
-        dims = reader.spec.dims
-        scaled = not raw and self._content.scaling is not None
-        if scaled or self._content.of_r or "c" in dims or out.dtype != reader.spec.dtype:
-            out[...] = self.read_region(region, dtype=out.dtype, raw=raw)
-            return
-        stored = out.transpose([self.axes.index(d) for d in dims])
-        reader.read(_stored_region(reader.spec, parts), out=stored)
+        reader = self._replica_for(dict(zip(self.axes, regions[0], strict=True))).reader
+        order = [self.axes.index(d) for d in reader.spec.dims]
+        reader.read_regions(
+            [tuple(region[a] for a in order) for region in regions],
+            [out.transpose(order) for out in outs],
+        )
 
     @property
     def memory_axes(self) -> tuple[int, ...]:

@@ -18,8 +18,10 @@ from fmristore_stores.chunks.cache import ChunkCache
 from fmristore_stores.chunks.loader import ChunkLoader, ChunkRead, Loaded
 from fmristore_stores.errors import MemoryLimitError, SelectionError
 from fmristore_stores.grid import (
+    ChunkKey,
     Overlap,
     Region,
+    grouped_overlaps,
     only_overlap,
     overlap_count,
     overlaps,
@@ -115,11 +117,8 @@ class ChunkReader:
             if only is not None:
                 return self._read_one(only)
         shape = region_shape(region)
-        if out is not None and (out.shape != shape or out.dtype != self.spec.dtype):
-            raise SelectionError(
-                f"out has shape {out.shape} and dtype {out.dtype}; "
-                f"the region has {shape} and {self.spec.dtype}"
-            )
+        if out is not None:
+            self._check_out(out, shape)
         if not self._direct:
             return self.array.read(region, out)
         result = self._empty(shape, self._axes) if out is None else out
@@ -139,6 +138,68 @@ class ChunkReader:
         reads = [self._region_read(overlap, result, whole=whole) for overlap in touched]
         self._loader.run(reads, result.nbytes)
         return result
+
+    def read_regions(self, regions: Sequence[Region], outs: Sequence[AnyArray]) -> None:
+        """Read several regions; each chunk is loaded once, however many of them it lies in.
+
+        Parameters
+        ----------
+        regions : sequence of Region
+            As of `read`; they may overlap.
+        outs : sequence of ndarray
+            One for each, of its shape and the array's dtype.
+
+        Raises
+        ------
+        SelectionError
+            If a region does not fit the array, or `outs` do not fit the regions.
+        CorruptDataError
+            If a chunk is damaged, or missing and `missing` is ``"error"``.
+        MemoryLimitError
+            If they touch absurdly many chunks.
+        """
+        checked = [parse_region(region, self.spec.shape) for region in regions]
+        for region, out in zip(checked, outs, strict=True):
+            self._check_out(out, region_shape(region))
+        if not self._direct:
+            for region, out in zip(checked, outs, strict=True):
+                self.array.read(region, out)
+            return
+        self._check_count(sum(overlap_count(region, self._chunks) for region in checked))
+        found = grouped_overlaps(checked, self._chunks)
+        reads = [self._shared_read(key, found[key], outs) for key in sorted(found)]
+        self._loader.run(reads, sum(out.nbytes for out in outs))
+
+    def _shared_read(
+        self, key: ChunkKey, wanted: Sequence[tuple[int, Overlap]], outs: Sequence[AnyArray]
+    ) -> ChunkRead:
+        """Read of one chunk that lies in several regions."""
+        if len(wanted) == 1:
+            number, overlap = wanted[0]
+            whole = all(map(operator.ge, outs[number].shape, self._chunks))
+            return self._region_read(overlap, outs[number], whole=whole)
+
+        def place(loaded: Loaded | None) -> None:
+            for number, overlap in wanted:
+                if loaded is None:
+                    outs[number][overlap.target] = self.spec.fill
+                else:
+                    values = loaded.values[_within(overlap.source, loaded)]
+                    outs[number][overlap.target] = values
+
+        along = zip(*(overlap.source for _, overlap in wanted), strict=True)
+        block = tuple(
+            slice(min([part.start for part in parts]), max([part.stop for part in parts]), 1)
+            for parts in along
+        )
+        return ChunkRead(key, block, place)
+
+    def _check_out(self, out: AnyArray, shape: tuple[int, ...]) -> None:
+        if out.shape != shape or out.dtype != self.spec.dtype:
+            raise SelectionError(
+                f"out has shape {out.shape} and dtype {out.dtype}; "
+                f"the region has {shape} and {self.spec.dtype}"
+            )
 
     def _read_one(self, overlap: Overlap) -> AnyArray:
         loaded = self._loader.one(overlap.key, overlap.source)
@@ -334,11 +395,13 @@ class ChunkReader:
             raise MemoryLimitError(msg, url=self._url, node=self.array.path) from error
 
     def _overlaps(self, region: Region, chunks: tuple[int, ...]) -> Iterator[Overlap]:
-        count = overlap_count(region, chunks)
+        self._check_count(overlap_count(region, chunks))
+        return overlaps(region, chunks)
+
+    def _check_count(self, count: int) -> None:
         if count > _MOST_CHUNKS:
             msg = f"{count} chunks would be touched; read a smaller part"
             raise MemoryLimitError(msg, url=self._url, node=self.array.path)
-        return overlaps(region, chunks)
 
 
 def _within(part: Region, loaded: Loaded) -> Region:

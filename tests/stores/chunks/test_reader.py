@@ -176,6 +176,19 @@ def test_any_region_is_the_slice_of_the_whole(
 
 @pytest.mark.parametrize("name", ALL)
 @settings(max_examples=20)
+@given(wanted=st.lists(regions(), max_size=4))
+def test_several_regions_are_the_slices_of_the_whole(
+    stores: dict[str, Store], name: str, wanted: list[tuple[slice, ...]]
+) -> None:
+    reader = ChunkReader(stores[name].root.array("0"), cache=ChunkCache(0))
+    outs = [np.zeros(VALUES[region].shape, DTYPE) for region in wanted]
+    reader.read_regions(wanted, outs)
+    for out, region in zip(outs, wanted, strict=True):
+        np.testing.assert_array_equal(out, VALUES[region])
+
+
+@pytest.mark.parametrize("name", ALL)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_any_points_are_those_of_the_whole(
     stores: dict[str, Store], name: str, data: st.DataObject
@@ -203,6 +216,9 @@ def test_what_does_not_fit_is_refused(stores: dict[str, Store], name: str) -> No
         reader.read(None, np.zeros((7, 9, 9), DTYPE))
     with pytest.raises(SelectionError):
         reader.read(None, np.zeros(SHAPE, "f4"))
+    for region, out in (((slice(0, 8),) * 3, VALUES), (whole(SHAPE), np.zeros(SHAPE, "f4"))):
+        with pytest.raises(SelectionError):
+            reader.read_regions([region], [out])
     for points in ([[7, 0]], [[0, -1]], [[0, 9]]):
         with pytest.raises(SelectionError):
             reader.read_points((0, 1), np.array(points))
@@ -266,6 +282,11 @@ def test_missing_chunks_are_fill_values_or_an_error(tmp_path: Path, kind: str, c
         last = (slice(6, 7), slice(8, 9), slice(0, 10))
         with pytest.raises(CorruptDataError, match="missing"):
             strict.read(last)
+        outs = [np.zeros((1, 1, 10), DTYPE) for _ in range(2)]
+        with pytest.raises(CorruptDataError, match="missing"):
+            strict.read_regions([last, last], outs)
+        filling.read_regions([last, last], outs)
+        assert (np.stack(outs) == -7).all()
         assert filling.cost(last).missing == 2
 
 
@@ -477,6 +498,18 @@ def test_points_in_one_chunk_decode_it_once(stores: dict[str, Store], decoded: l
     points = np.array([[0, 0], [2, 3], [1, 1], [0, 0], [3, 0]])
     reader.read_points((0, 1), points, (slice(0, 5, 1),))
     assert len(decoded) == 2
+
+
+def test_several_regions_decode_each_chunk_once(
+    stores: dict[str, Store], decoded: list[int]
+) -> None:
+    reader = ChunkReader(stores["hdf5"].root.array("0"), cache=ChunkCache(0))
+    regions = [(slice(a, a + 2), slice(0, 4), slice(1, 6)) for a in (0, 1, 2, 2)]
+    outs = [np.zeros((2, 4, 5), DTYPE) for _ in regions]
+    reader.read_regions(regions, outs)
+    for out, region in zip(outs, regions, strict=True):
+        np.testing.assert_array_equal(out, VALUES[region])
+    assert len(decoded) == 2 * 1 * 2
 
 
 @pytest.mark.parametrize("kind", ["hdf5", "zarr"])
