@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 
 import fmristore as fs
@@ -30,7 +31,14 @@ from fmristore.sampling import Windows
 from fmristore_stores.chunks.cache import CHUNK_CACHE
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["sampling_groups"]
+__all__ = [
+    "KINDS",
+    "drop_pages",
+    "prepare_parcels",
+    "sampling_groups",
+    "window_shape",
+    "write_volumes",
+]
 
 WINDOWS = 8
 """Windows that are read in one repetition."""
@@ -71,7 +79,7 @@ def sampling_groups(runs: Sequence[Run], budget: Budget) -> list[Group]:
     return groups
 
 
-def _size(run: Run, kind: str) -> tuple[int, ...]:
+def window_shape(run: Run, kind: str) -> tuple[int, ...]:
     """Lengths of a window along x, y, z, t."""
     wanted = (*run.shape[:3], LENGTH) if kind == "volumes" else (PATCH,) * 4
     return tuple(min(n, w) for n, w in zip(run.shape, wanted, strict=True))
@@ -80,7 +88,7 @@ def _size(run: Run, kind: str) -> tuple[int, ...]:
 def _draw(run: Run, kind: str, number: int) -> list[Selection]:
     """Random windows; the same number gives the same."""
     rng = np.random.default_rng([7, number])
-    size = _size(run, kind)
+    size = window_shape(run, kind)
     found = []
     for _ in range(WINDOWS):
         starts = [int(rng.integers(n - w + 1)) for n, w in zip(run.shape, size, strict=True)]
@@ -90,13 +98,13 @@ def _draw(run: Run, kind: str, number: int) -> list[Selection]:
 
 def _grid(run: Run, kind: str, codec: str, wanted: set[str], *, dropped: bool) -> list[Contender]:
     path = prepare_store(run, STORES["zarr-dual"], KINDS[kind], codec=codec)
-    *patch, length = _size(run, kind)
+    *patch, length = window_shape(run, kind)
     windows = Windows(path, length=length, stride=1, patch=patch, patch_stride=1)
     readers: dict[str, tuple[Read, Callable[[], Any]]] = {
         OURS: (partial(_ours, windows), windows.close)
     }
     for label, engine, place in (
-        ("memory map", Nii, run.nii),
+        ("memory map", _Remapped if dropped else Nii, run.nii),
         ("nibabel .nii.gz", NiiGz, run.nii_gz),
         ("limit", Limit, path),
     ):
@@ -104,13 +112,28 @@ def _grid(run: Run, kind: str, codec: str, wanted: set[str], *, dropped: bool) -
             opened = engine(place)
             readers[label] = opened.read, opened.close
     if "file a volume" in wanted:
-        readers["file a volume"] = partial(_frames, _write_frames(run)), lambda: None
+        readers["file a volume"] = partial(_frames, write_volumes(run)), lambda: None
     files = [run.nii, run.nii_gz, run.folder / "frames", path] if dropped else []
     return [
         _contender(label, *readers[label], partial(_draw, run, kind), run.values, files)
         for label in readers
         if label in wanted
     ]
+
+
+class _Remapped(Nii):
+    """A map of a file that is made for each window: pages that are mapped would not be dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self, selection: Selection) -> AnyArray:
+        """Map the file, and copy out of it."""
+        image: Any = nib.load(self._path)
+        return np.array(selection.of(np.asarray(image.dataobj)))
+
+    def close(self) -> None:
+        """Docstring inherited."""
 
 
 def _contender(
@@ -128,7 +151,7 @@ def _contender(
     def prepare(number: int) -> Callable[[], list[AnyArray]]:
         selections = draw(number)
         for path in drop:
-            _drop_pages(path)
+            drop_pages(path)
         return lambda: [read(selection) for selection in selections]
 
     return Contender(
@@ -144,7 +167,7 @@ def _ours(windows: Windows, selection: Selection) -> AnyArray:
     return found
 
 
-def _drop_pages(path: Path) -> None:
+def drop_pages(path: Path) -> None:
     """Let the operating system forget the pages of a file, or of all files of a folder."""
     for file in [path] if path.is_file() else path.rglob("*"):
         if file.is_file():
@@ -156,7 +179,8 @@ def _drop_pages(path: Path) -> None:
                 os.close(descriptor)
 
 
-def _write_frames(run: Run) -> list[Path]:
+def write_volumes(run: Run) -> list[Path]:
+    """Write one file for each volume, as `numpy.save` does."""
     folder = run.folder / "frames"
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{t}.npy" for t in range(run.shape[3])]
@@ -171,16 +195,24 @@ def _frames(paths: Sequence[Path], selection: Selection) -> AnyArray:
     return np.stack([np.load(path)[tuple(space)] for path in paths[times]], axis=3)
 
 
-def _parcels(run: Run, codec: str, wanted: set[str]) -> list[Contender]:
+def prepare_parcels(run: Run, codec: str, suffix: str = ".ome.zarr") -> tuple[Path, Path]:
+    """Store means of parcels (t, parcel), and write them as `numpy.save` does."""
     count = min(PARCELS, int(np.prod(run.shape[:3])))
     labels = (np.arange(np.prod(run.shape[:3])) % count + 1).reshape(run.shape[:3])
-    path = run.folder / f"parcels-{codec}.ome.zarr"
-    fs.parcellate(run.nii, labels.astype(np.int32), path, codec=codec, overwrite=True).close()
+    path = run.folder / f"parcels-{codec}{suffix}"
+    plain = run.folder / "parcels.npy"
+    with fs.parcellate(
+        run.nii, labels.astype(np.int32), path, codec=codec, overwrite=True
+    ) as stored:
+        np.save(plain, stored.to_numpy())
+    return path, plain
+
+
+def _parcels(run: Run, codec: str, wanted: set[str]) -> list[Contender]:
+    path, plain = prepare_parcels(run, codec)
     length = min(LENGTH, run.shape[3])
     windows = Windows(path, length=length, stride=1)
-    values: AnyArray = windows.sources[0].stored.to_numpy()
-    plain = run.folder / "parcels.npy"
-    np.save(plain, values)
+    values: AnyArray = np.load(plain)
     mapped = np.load(plain, mmap_mode="r")
 
     def draw(number: int) -> list[Selection]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fmristore as fs
-from benchmarks import apart, rechunk
+from benchmarks import apart, measure_sampling, rechunk
 from benchmarks.__main__ import main
 from benchmarks.cells import OURS, Cell, Group, Result, run_group
 from benchmarks.data import find_runs
@@ -152,6 +152,41 @@ def test_many_runs_are_done_by_threads_and_processes(
     main([*TINY, *cells, "--out", str(tmp_path), "--workdir", str(tmp_path / "work")])
     found = json.loads((tmp_path / "results.json").read_text())["results"]
     assert [set(result["engines"]) for result in found] == [{OURS, "one by one"}] * 2
+
+
+def test_windows_a_second_of_every_way_to_read_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in measure_sampling.RUNS:
+        monkeypatch.setitem(measure_sampling.RUNS, kind, 2)
+    tiny = ["--shape", "12,10,8,20", "--workdir", str(tmp_path), "--turns", "1", "--seconds", "0"]
+    measure_sampling.main([*tiny, "--workers", "0"])
+    tables = [table.splitlines() for table in capsys.readouterr().out.strip().split("\n\n")]
+    assert {table[0].split("|")[1].split(",")[0].strip() for table in tables} == {
+        "volumes",
+        "patches",
+        "parcels",
+    }
+    for head, _, *rows in tables:
+        labels = {row.split("|")[1].strip() for row in rows}
+        assert labels >= {OURS, "fmristore, one by one", "limit", "memory map"}
+        assert ("file a volume" in labels) == ("parcels" not in head)
+        rates = [float(row.split("|")[3]) for row in rows]
+        assert min(rates) > 0
+
+
+def test_windows_a_second_of_two_processes(tmp_path: Path) -> None:
+    (run,) = find_runs(tmp_path, shape=(12, 10, 8, 20))
+    job = measure_sampling.jobs(run, "volumes")[1]
+    team = measure_sampling.Team(job, 2)
+    try:
+        team.ask("prepare", 0)
+        team.ask("check")
+        team.turn(1, 0.0, dropped=False)
+    finally:
+        team.close()
+    assert len(team.rates) == 1
+    assert not any(process.is_alive() for process in team.processes)
 
 
 def test_growth(tmp_path: Path) -> None:
