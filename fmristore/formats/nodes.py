@@ -256,6 +256,7 @@ def read_grid(
     time_points: int | None = None,
     *,
     attributes: Mapping[str, Any] | None = None,
+    affine: AnyArray | None = None,
 ) -> NeuroSpace:
     """Space of a root group: its array ``affine`` and its attributes.
 
@@ -269,13 +270,15 @@ def read_grid(
         Number of volumes.
     attributes : mapping, optional
         To be used instead of the root group's.
+    affine : ndarray, (4, 4), optional
+        That of the store, where it was read already.
 
     Raises
     ------
     MetadataError
         If they are missing or damaged.
     """
-    affine = read_affine(handle)
+    affine = read_affine(handle) if affine is None else affine
     if attributes is None:
         attributes = handle.opened.attributes
     name = attributes.get("space_name")

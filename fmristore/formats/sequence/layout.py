@@ -36,7 +36,7 @@ from fmristore_stores.errors import (
     NotFoundError,
 )
 from fmristore_stores.opening import Handle, Locator, locate
-from fmristore_stores.protocol import Capability, Group, Store
+from fmristore_stores.protocol import AnyArray, Capability, Group, Store
 from fmristore_stores.spec import check_name
 
 __all__ = [
@@ -125,7 +125,8 @@ def read_sequence_content(handle: Handle, known: SequenceContent | None = None) 
         if not isinstance(name, str):
             raise _damaged(handle, f"name is {name!r:.80}, expected text", node=group.path)
         names.append(name)
-        images.append(_read_run(handle, group, attributes | of_run, length))
+        affine = images[0].space.affine if images else None
+        images.append(_read_run(handle, group, attributes | of_run, length, affine))
         if images[-1].space.spatial_shape != images[0].space.spatial_shape:
             raise _damaged(handle, "volumes differ in shape from those of other runs", group.path)
     if len(set(names)) != len(names):
@@ -134,7 +135,11 @@ def read_sequence_content(handle: Handle, known: SequenceContent | None = None) 
 
 
 def _read_run(
-    handle: Handle, group: Group, attributes: Mapping[str, Any], length: int
+    handle: Handle,
+    group: Group,
+    attributes: Mapping[str, Any],
+    length: int,
+    affine: AnyArray | None,
 ) -> ImageContent:
     data = StoredArray(handle, f"{group.path}/0")
     spec = data.reader.spec
@@ -147,7 +152,7 @@ def _read_run(
             node=f"{group.path}/0",
         )
     shape = found["x"], found["y"], found["z"]
-    space = read_grid(handle, shape, length, attributes=attributes)
+    space = read_grid(handle, shape, length, attributes=attributes, affine=affine)
     data_attributes = data.attributes
     return ImageContent(
         data=f"{group.path}/0",

@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import zarr
+from fsspec.implementations.memory import MemoryFileSystem
 
 import fmristore as fs
 from fmristore.formats.sequence import layout as sequence_layout
@@ -162,3 +164,28 @@ def test_runs_that_others_added_meanwhile_are_there_too(tmp_path: Path) -> None:
             assert seq.runs == ("rest", "task", "theirs", "ours")
             np.testing.assert_array_equal(seq.run("theirs").to_numpy(), RUN[..., 3:9])
             np.testing.assert_array_equal(seq.run("ours").to_numpy(), RUN)
+
+
+def test_a_remote_run_asks_for_nothing_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def noted(method: Any) -> Any:
+        def call(self: Any, path: Any, *args: Any, **options: Any) -> Any:
+            asked.append(str(path))
+            return method(self, path, *args, **options)
+
+        return call
+
+    url = "memory://growing-runs/run.zarr"
+    with fs.NeuroVecSeq.create({"first": RUN}, url, space=GRID, overwrite=True) as seq:
+        seq.add_run("middle", RUN)
+        with monkeypatch.context() as patch:
+            for name in ("cat_file", "info", "ls", "find"):
+                patch.setattr(MemoryFileSystem, name, noted(getattr(MemoryFileSystem, name)))
+            seq.add_run("last", RUN)
+        assert any("runs/last" in path for path in asked)
+        assert not [path for path in asked if "runs/first" in path or "runs/middle" in path]
+        assert sum("affine/c" in path for path in asked) <= 2  # its size, and what it holds
+        np.testing.assert_array_equal(seq.run("last").to_numpy(), RUN)
+        assert seq.run("last").space.same_grid(seq.run("first").space)
+    fsspec.filesystem("memory").rm("/growing-runs", recursive=True)
