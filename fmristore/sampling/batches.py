@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,9 @@ from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
 
 __all__ = ["Batch", "Batches"]
+
+_TOGETHER = 16 * 1024 * 1024
+"""Bytes of batches that are allocated at once."""
 
 
 class Batch(NamedTuple):
@@ -223,7 +226,7 @@ class Batches:
             skipped = max(0, skipped - len(wanted))
             if not len(chosen):
                 continue
-            rows.empty = self._empty(buffer, int(chosen[0]))
+            rows.memory = self._memory(buffer, int(chosen[0]))
             at_once = buffer.load(len(chosen))
             while len(chosen):
                 count = len(chosen) if at_once else 1 if finishes else rows.left
@@ -246,12 +249,23 @@ class Batches:
             row[...] = windows.finish(run, windows.sources[run].finish(values, region))
             yield from rows.full()
 
-    def _empty(self, buffer: Buffer, number: int) -> Callable[[], AnyArray]:
-        """Memory for a batch whose first window is given; elements lie as they are read."""
+    def _memory(self, buffer: Buffer, number: int) -> Iterator[AnyArray]:
+        """Memory for batches, the first of a given window; elements lie as they are read.
+
+        Small ones are parts of a larger array, whose memory the system gives in larger pages.
+        """
         windows, size = self.windows, self._batch_size
-        if windows.shape != windows.region_shape:  # a mask, or some of the parcels
-            return lambda: np.empty((size, *windows.shape), windows.dtype)
-        return lambda: buffer.empty(size, windows.where(number).run, windows.dtype)
+        run = windows.where(number).run
+        selected = windows.shape != windows.region_shape  # a mask, or some of the parcels
+        most = min(_TOGETHER, self._limit // 2)
+        each = max(1, most // max(1, size * windows.nbytes))
+        while True:
+            if selected:
+                several = np.empty((each * size, *windows.shape), windows.dtype)
+            else:
+                several = buffer.empty(each * size, run, windows.dtype)
+            for start in range(0, each * size, size):
+                yield several[start : start + size]
 
     def _buffers(self) -> Iterator[tuple[Buffer, AnyArray]]:
         """Buffers, and the numbers of the windows that are taken of each, in their order."""
@@ -297,8 +311,8 @@ class Batches:
 class _Rows:
     """Batches in the making: rows are reserved in order, and given out once they are filled."""
 
-    empty: Callable[[], AnyArray]
-    """Makes memory for a batch."""
+    memory: Iterator[AnyArray]
+    """Memory for batches."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -316,7 +330,7 @@ class _Rows:
         found = []
         for number in numbers:
             if self._reserved == self._size:
-                self._begun.append(Batch(self.empty(), np.empty(self._size, np.int64)))
+                self._begun.append(Batch(next(self.memory), np.empty(self._size, np.int64)))
                 self._reserved = 0
             values, places = self._begun[-1]
             places[self._reserved] = number

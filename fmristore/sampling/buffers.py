@@ -141,6 +141,8 @@ class Buffer:
         self._windows = windows
         self._limit = limit
         self._groups: list[Group] = []
+        self._count = 0
+        """Windows of all groups."""
         self._counted = 0
         """Groups whose chunks are known."""
         self._cells: dict[int, AnyArray] = {}
@@ -150,24 +152,35 @@ class Buffer:
 
     def takes(self, group: Group) -> bool:
         """Add a group if its windows fit, or else if its chunks do; the first one always does."""
-        count = group.size + sum(map(len, self.numbers))
+        count = self._count + group.size
+        if self.numbers and not self._fits(count) and not self._chunks_fit(count, group):
+            return False
+        self._count = count
         self._groups.append(group)
-        if self.numbers and not self._fits(count):
-            before = self._counted, self._cells
-            self._count_chunks()
-            nbytes = sum(_nbytes(self._windows.sources[n], c) for n, c in self._cells.items())
-            if nbytes > self._limit:
-                self._groups.pop()
-                self._counted, self._cells = before
-                return False
         self.numbers.append(self._numbers_of(group))
         return True
 
     def _fits(self, count: int) -> bool:
         """True if so many windows can be filled at once, and some memory is left for decoding."""
+        return 2 * count * self._windows.held_nbytes <= 3 * self._limit
+
+    def _chunks_fit(self, count: int, group: Group) -> bool:
+        """True if the chunks of all groups can be held, with those of one more."""
         windows = self._windows
-        widths = {windows.sources[group.run].held_dtype.itemsize for group in self._groups}
-        return 2 * count * math.prod(windows.region_shape) * max(widths) <= 3 * self._limit
+        shared = math.prod(
+            -(-w // step) for w, step in zip(windows.size, windows.strides, strict=True)
+        )
+        least = count * math.prod(windows.size) // shared * windows.dtype.itemsize
+        if least > self._limit:  # no value lies in more than `shared` windows
+            return False
+        before = self._counted, self._cells
+        self._groups.append(group)
+        self._count_chunks()
+        self._groups.pop()
+        nbytes = sum(_nbytes(windows.sources[n], cells) for n, cells in self._cells.items())
+        if nbytes > self._limit:
+            self._counted, self._cells = before
+        return nbytes <= self._limit
 
     def _count_chunks(self) -> None:
         """Find the chunks that windows touch, which takes a while where there are many groups."""

@@ -123,6 +123,8 @@ class Windows(Sequence[Any]):
             raise
         self._bounds = [0, *itertools.accumulate(math.prod(counts) for counts in self._counts)]
         self._axes = _order(self._runs[0].axes)
+        self.held_nbytes = math.prod(self._size) * max(r.held_dtype.itemsize for r in self._runs)
+        """Bytes of the region of a window, as the runs hold it."""
         self.dtype = self._runs[0].dtype
         self.shape: tuple[int, ...] = self._shape()
 
