@@ -93,7 +93,7 @@ class Mark:
 def own_mark() -> Iterator[Mark]:
     """A new mark of this process, which is at work until the block ends."""
     pid = os.getpid()
-    mark = Mark(_machine(), pid, _start_of(pid), int(time.time()), uuid.uuid4().hex[:8])
+    mark = Mark(_machine(), pid, _own_start(pid), int(time.time()), uuid.uuid4().hex[:8])
     _active.add(mark.id)
     try:
         yield mark
@@ -139,6 +139,12 @@ def _machine() -> str:
 def _start_of(pid: int) -> int:
     """Start of a process, in ticks since the start of the machine; 0 if that is not known."""
     return _read_status(pid)[1]
+
+
+@functools.cache
+def _own_start(pid: int) -> int:
+    """Start of this process, which stays the same; by its number, which a fork changes."""
+    return _start_of(pid)
 
 
 def _read_status(pid: int) -> tuple[str, int]:
