@@ -87,6 +87,20 @@ def test_however_the_numbers_arrive(data: st.DataObject) -> None:
     assert digest.hexdigest() == by_the_book(values)
 
 
+@pytest.mark.parametrize("side", [8, 64])
+@pytest.mark.parametrize("colors", [(), (3,)])
+def test_planes_are_hashed_wherever_they_lie(side: int, colors: tuple[int, ...]) -> None:
+    """In one piece, which is hashed as it is, or not."""
+    values = np.arange(2 * 3 * side**2 * (3 if colors else 1), dtype="<u2")
+    values = values.reshape(2, *colors, 3, side, side)
+    expected = [hashlib.sha256(values[..., z, :, :].tobytes()).digest() for z in range(3)]
+    for laid_out in (values, np.asfortranarray(values), np.repeat(values, 2, axis=-1)[..., ::2]):
+        digest = ImageDigest(3)
+        digest.update(0, laid_out[..., :2, :, :])
+        digest.update(2, laid_out[..., 2:, :, :])
+        assert digest.planes() == expected
+
+
 @given(
     shape=st.tuples(*[st.integers(1, 9)] * 4),
     chunks=st.tuples(*[st.integers(1, 9)] * 4),
