@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import math
 import os
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack, cast, overload
 
 import numpy as np
@@ -60,6 +61,7 @@ _BATCH_BYTES = 8 * 1024 * 1024
 """Decoded size of the write units that a thread takes at once."""
 
 Missing = Literal["fill", "error"]
+Whole = Callable[[], Collection[str] | None]
 Digests = dict[tuple[int, ...], bytes]
 """Digest of each write unit of an array, by its place in the grid."""
 
@@ -153,10 +155,11 @@ def transcode(
             allow=allow,
             max_memory=limit,
         )
+        locator = locate(source, storage_options=storage_options)
         digests = execute(
             store,
             plan,
-            whole=whole_arrays(locate(source, storage_options=storage_options), store),
+            whole=functools.cache(lambda: whole_arrays(locator, store)),
             overwrite=options.get("overwrite", False),
             storage_options=storage_options,
             progress=options.get("progress"),
@@ -185,7 +188,7 @@ def execute(
     store: Store,
     plan: TranscodePlan,
     *,
-    whole: Collection[str] | None = (),
+    whole: Whole = tuple,
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -198,9 +201,10 @@ def execute(
         The source.
     plan : TranscodePlan
         Made for it.
-    whole : collection of str, optional
-        Arrays of the source of which a missing chunk is damage, besides those with a digest. None
-        for those that have the name under which formats keep their data.
+    whole : callable, optional
+        Gives the arrays of the source of which a missing chunk is damage, besides those with a
+        digest. None for those that have the name under which formats keep their data. Called where
+        that has to be known, from any thread.
     overwrite, storage_options, progress
         As of `transcode`.
 
@@ -247,7 +251,7 @@ def execute(
             typed = plan.typed.get(step.path, {})
             array = made[folder].create_array(name, step.target, _others(step.attributes, typed))
             _write_typed(array, typed)
-            missing = _missing(step, whole)
+            missing = functools.partial(_missing, step, whole)
             source = store.root.array(step.origin)
             written[step.path] = _copy(source, array, step, plan.max_memory, done, missing)
         _make_groups(made, [group for group in groups if group[0] not in parents])
@@ -336,7 +340,12 @@ def _make_links(
 
 
 def _copy(
-    source: Array, target: Array, step: ArrayStep, max_memory: int, done: _Done, missing: Missing
+    source: Array,
+    target: Array,
+    step: ArrayStep,
+    max_memory: int,
+    done: _Done,
+    missing: Callable[[], Missing],
 ) -> Written:
     if step.method == "values":
         values = source.read()
@@ -346,7 +355,7 @@ def _copy(
         refs, raw = cast("ChunkRefs", source), cast("RawWrite", target)
         digests = _copy_encoded(refs, raw, step, max_memory, done, missing)
         return Written(encoded=True, digests=digests)
-    digests = _copy_values(source, target, step, max_memory, done, missing)
+    digests = _copy_values(source, target, step, max_memory, done, missing())
     return Written(encoded=False, digests=digests)
 
 
@@ -356,7 +365,7 @@ def _copy_encoded(
     step: ArrayStep,
     max_memory: int,
     done: _Done,
-    missing: Missing,
+    missing: Callable[[], Missing],
 ) -> Digests:
     """Hand the encoded chunks of each write unit over as they are."""
     digests: Digests = {}
@@ -366,7 +375,7 @@ def _copy_encoded(
             for key, chunk in zip(keys, chunks, strict=True):
                 if chunk is not None:
                     codecs.check_encoded(step.target.codecs, chunk, step.target.chunk_nbytes)
-                elif missing == "error" and key is not None:
+                elif key is not None and missing() == "error":
                     raise CorruptDataError(f"chunk {key} is missing", node=step.path)
             target.write_encoded(unit, chunks)
             digests[unit] = _hash_chunks(chunks)
@@ -400,10 +409,13 @@ def _encoded(
         yield unit, keys, [chunk_of(key) for key in keys]
 
 
-def _missing(step: ArrayStep, whole: Collection[str] | None) -> Missing:
+def _missing(step: ArrayStep, whole: Whole) -> Missing:
     """Meaning of a missing chunk of the source: damage, where all of them were written once."""
-    of_format = is_own_data(step.origin) if whole is None else step.origin in whole
-    return "error" if of_format or "digest" in step.attributes else "fill"
+    if "digest" in step.attributes:
+        return "error"
+    paths = whole()
+    of_format = is_own_data(step.origin) if paths is None else step.origin in paths
+    return "error" if of_format else "fill"
 
 
 def _copy_values(

@@ -205,6 +205,10 @@ class HDF5Array:
         return self._header is not None or not self._plan.get_external_count()
 
     @cached_property
+    def _grid(self) -> tuple[int, ...]:
+        return grid_shape(self._spec.shape, self._spec.layout.chunks)
+
+    @cached_property
     def _address(self) -> int:
         return facts(self._node).address
 
@@ -607,7 +611,7 @@ class HDF5Array:
         """
         self._session.check_writable()
         self._need(Capability.RAW_WRITE)
-        grid = grid_shape(self._spec.shape, self._spec.layout.chunks)
+        grid = self._grid
         if len(unit) != len(grid) or not all(0 <= k < n for k, n in zip(unit, grid, strict=True)):
             msg = f"chunk {unit} is not in a grid of {grid}"
             raise SelectionError(msg, url=self._session.url, node=self._path)
