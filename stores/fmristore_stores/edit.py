@@ -23,7 +23,7 @@ from fmristore_stores.protocol import Store
 from fmristore_stores.publishing.claims import Turn
 from fmristore_stores.publishing.leftovers import remove_inside, remove_leftovers
 from fmristore_stores.publishing.prefix import complete_replacement
-from fmristore_stores.publishing.publish import publish_file
+from fmristore_stores.publishing.publish import Look, publish_file
 from fmristore_stores.publishing.turns import take_turn
 
 __all__ = ["edit_store"]
@@ -106,20 +106,19 @@ def _change_hdf5(
 ) -> Iterator[Store]:
     from fmristore_stores.hdf5.store import HDF5Store
 
+    look = Look(locator.url, check)
     with publish_file(
         locator.url,
         overwrite=True,
         storage_options=locator.options,
         turn=turn,
         expected=locator.token,
+        look=look.at_hdf5,
     ) as path:
         _fetch(locator, path)
         with HDF5Store(path, mode="r+", url=locator.url) as changed:
+            look.ledger = changed.ledger
             yield changed
-        with HDF5Store(path, mode="r", url=locator.url) as store:
-            check_written(store, changed.ledger)
-            if check is not None:
-                check(store)
 
 
 def _fetch(locator: Locator, path: str) -> None:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import _thread
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
 from typing import TypeVar, cast
 
-__all__ = ["for_each", "worker_count"]
+__all__ = ["for_each", "meanwhile", "worker_count"]
 
 Item = TypeVar("Item")
 
@@ -171,3 +171,36 @@ def for_each(
 def _end(helps: Iterable[_Help]) -> None:
     for help_ in helps:
         help_.end()
+
+
+@contextlib.contextmanager
+def meanwhile(function: Callable[[], object]) -> Iterator[None]:
+    """Call `function` on another thread while the block runs, or after it if no thread is free.
+
+    For what waits, such as for disks. It has ended when the block has, also where that raises.
+
+    Raises
+    ------
+    BaseException
+        Whatever `function` raised, unless the block raised itself.
+    """
+    outcome: list[BaseException | None] = []
+
+    def work() -> None:
+        try:
+            function()
+            outcome.append(None)
+        except BaseException as failure:  # noqa: BLE001 - raised again by the caller
+            outcome.append(failure)
+
+    help_ = _Help(work)
+    try:
+        _waiting.grow(1)
+        _waiting.submit(help_)
+        yield
+    finally:
+        help_.end()
+    if not outcome:
+        work()
+    if outcome[0] is not None:
+        raise outcome[0]

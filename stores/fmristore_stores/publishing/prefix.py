@@ -39,7 +39,6 @@ __all__ = [
     "check_expected",
     "complete_replacement",
     "is_taken",
-    "new_zarr",
     "publish_prefix",
     "replace_prefix",
     "turn_at",
@@ -49,24 +48,18 @@ Check = Callable[[Store], None]
 
 
 @contextlib.contextmanager
-def new_zarr(
-    path: str, url: str, check: Check | None, fs: Any = None, new: NewObjects | None = None
+def _new_zarr(
+    path: str, url: str, check: Check | None, fs: Any, new: NewObjects
 ) -> Iterator[Store]:
     """Open a new Zarr store for writing, and consolidate it when the block ends."""
     from fmristore_stores.zarr.store import ZarrStore
 
     with ZarrStore(path, mode="w", url=url, fs=fs, new=new) as written:
         yield written
-        if fs is not None:  # without its root, it could not be opened again
-            check_written(written, written.ledger)
-            if check is not None:
-                check(written)
+        check_written(written, written.ledger)  # without its root, it cannot be opened again
+        if check is not None:
+            check(written)
         written.consolidate()
-    if fs is None:
-        with ZarrStore(path, mode="r", url=url) as store:
-            check_written(store, written.ledger)
-            if check is not None:
-                check(store)
 
 
 @contextlib.contextmanager
@@ -117,7 +110,7 @@ def publish_prefix(
         _make_room(fs, path, url, turn)
         new = NewObjects(fs, path, url, _still_there(turn, url))
         try:
-            with new_zarr(path, url, check, fs, new) as store:
+            with _new_zarr(path, url, check, fs, new) as store:
                 yield store
         except BaseException:
             if not new.discard():
@@ -196,7 +189,7 @@ def replace_prefix(
         place = f"{path}.{mark}.partial"
         new = NewObjects(fs, place, url)
         try:
-            with new_zarr(place, url, check, fs, new) as store:
+            with _new_zarr(place, url, check, fs, new) as store:
                 yield store
             with turn_at(url, options, turn) as own:
                 if expected is not None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fmristore_stores.chunks.threads import for_each
+from fmristore_stores.chunks.threads import for_each, meanwhile
 from fmristore_stores.errors import (
     AlreadyExistsError,
     FmristoreError,
@@ -47,7 +47,7 @@ from fmristore_stores.io.location import (
 from fmristore_stores.io.option_names import check_local_options
 from fmristore_stores.io.owners import Mark, hidden_name, own_mark
 from fmristore_stores.io.sources import storage_error, sync
-from fmristore_stores.ledger import check_written
+from fmristore_stores.ledger import Ledger, check_written
 from fmristore_stores.protocol import Store
 from fmristore_stores.publishing.leftovers import (
     STAGING,
@@ -58,7 +58,6 @@ from fmristore_stores.publishing.leftovers import (
 from fmristore_stores.publishing.prefix import (
     check_expected,
     is_taken,
-    new_zarr,
     publish_prefix,
     replace_prefix,
     turn_at,
@@ -67,7 +66,7 @@ from fmristore_stores.publishing.turns import Turn, check_writable, take_turn
 
 Check = Callable[[Store], None]
 
-__all__ = ["create_store", "publish_file", "publish_folder"]
+__all__ = ["Look", "create_store", "publish_file", "publish_folder"]
 
 _RENAME_ATTEMPTS = 6
 """Windows refuses a rename while a virus scanner holds the file; it lets go within a second."""
@@ -144,6 +143,7 @@ def create_store(  # noqa: PLR0913
     if is_local(target):
         check_local_options(storage_options, target)
     if chosen == "hdf5":
+        look = Look(target, check)
         with (
             publish_file(
                 target,
@@ -151,14 +151,18 @@ def create_store(  # noqa: PLR0913
                 storage_options=storage_options,
                 turn=turn,
                 expected=expected,
+                look=look.at_hdf5,
             ) as path,
-            _new_hdf5(path, target, check, variable_text=variable_text) as store,
+            _new_hdf5(path, look, variable_text=variable_text) as store,
         ):
             yield store
     elif is_local(target):
+        look = Look(target, check)
         with (
-            _publish_directory(target, turn, expected, overwrite=overwrite) as path,
-            new_zarr(path, target, check) as store,
+            _publish_directory(
+                target, turn, expected, overwrite=overwrite, look=look.at_zarr
+            ) as path,
+            _new_zarr(path, look) as store,
         ):
             yield store
     else:
@@ -172,16 +176,60 @@ def create_store(  # noqa: PLR0913
             yield store
 
 
+class Look:
+    """A look at a new store in local files, opened again, before anybody else sees it.
+
+    Parameters
+    ----------
+    url : str
+        Name of the store in messages.
+    check : callable, optional
+        Called with it.
+    """
+
+    def __init__(self, url: str, check: Check | None) -> None:
+        self.url = url
+        self.ledger = Ledger()
+        """What was written to it."""
+        self._check = check
+
+    def at_hdf5(self, path: str) -> None:
+        """Look at an HDF5 file."""
+        from fmristore_stores.hdf5.store import HDF5Store
+
+        with HDF5Store(path, mode="r", url=self.url) as store:
+            self._look(store)
+
+    def at_zarr(self, path: str) -> None:
+        """Look at the folder of a Zarr store."""
+        from fmristore_stores.zarr.store import ZarrStore
+
+        with ZarrStore(path, mode="r", url=self.url) as store:
+            self._look(store)
+
+    def _look(self, store: Store) -> None:
+        check_written(store, self.ledger)
+        if self._check is not None:
+            self._check(store)
+
+
 @contextlib.contextmanager
-def _new_hdf5(path: str, url: str, check: Check | None, *, variable_text: bool) -> Iterator[Store]:
+def _new_hdf5(path: str, look: Look, *, variable_text: bool) -> Iterator[Store]:
     from fmristore_stores.hdf5.store import HDF5Store
 
-    with HDF5Store(path, mode="w", url=url, variable_text=variable_text) as written:
-        yield written
-    with HDF5Store(path, mode="r", url=url) as store:
-        check_written(store, written.ledger)
-        if check is not None:
-            check(store)
+    with HDF5Store(path, mode="w", url=look.url, variable_text=variable_text) as store:
+        look.ledger = store.ledger
+        yield store
+
+
+@contextlib.contextmanager
+def _new_zarr(path: str, look: Look) -> Iterator[Store]:
+    from fmristore_stores.zarr.store import ZarrStore
+
+    with ZarrStore(path, mode="w", url=look.url) as store:
+        look.ledger = store.ledger
+        yield store
+        store.consolidate()
 
 
 @contextlib.contextmanager
@@ -192,8 +240,12 @@ def publish_file(
     storage_options: Mapping[str, Any] | None = None,
     turn: Turn | None = None,
     expected: str | None = None,
+    look: Callable[[str], None] | None = None,
 ) -> Iterator[str]:
     """Write one file that appears at a normalised `url` when the block ends without an error.
+
+    `look` is called with the local path when the file is complete, while it is flushed; what it
+    raises stops the publication.
 
     Yields
     ------
@@ -219,7 +271,9 @@ def publish_file(
             remove_leftovers(target, restore=False)
             staged = stack.enter_context(_staging(target))
             yield staged
-            sync(staged)
+            with meanwhile(lambda: sync(staged)):
+                if look is not None:
+                    look(staged)
             with turn_at(target, None, turn, needed=overwrite):
                 _check_free(target, overwrite=overwrite, directory=False)
                 check_expected(target, "hdf5", None, expected)
@@ -235,6 +289,8 @@ def publish_file(
     remove_staging()
     with own_mark() as mark, _temporary(mark) as staged:
         yield staged
+        if look is not None:
+            look(staged)
         if not overwrite:
             _check_absent(url, storage_options, overwrite=False)
             create_file(fs, path, staged, url)
@@ -290,8 +346,14 @@ def _temporary(mark: Mark) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _publish_directory(
-    url: str, turn: Turn | None, expected: str | None, *, overwrite: bool
+    url: str,
+    turn: Turn | None,
+    expected: str | None,
+    *,
+    overwrite: bool,
+    look: Callable[[str], None] | None = None,
 ) -> Iterator[str]:
+    """Write a folder that appears when the block ends; `look` as of `publish_file`."""
     target = os.path.realpath(url)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_folder_for(target))
@@ -301,9 +363,11 @@ def _publish_directory(
         os.mkdir(staged)  # noqa: PTH102
         made = os.stat(staged)  # noqa: PTH116
         yield staged
+        with meanwhile(lambda: _sync_tree(staged)):
+            if look is not None:
+                look(staged)
         if not os.path.lexists(staged) or not os.path.samestat(made, os.stat(staged)):  # noqa: PTH116
             raise StorageError("the folder that was being written was removed", url=target)
-        _sync_tree(staged)
         with turn_at(target, None, turn, needed=overwrite):
             _check_free(target, overwrite=overwrite, directory=True)
             check_expected(target, "zarr", None, expected)

@@ -13,7 +13,8 @@ from types import FrameType
 
 import pytest
 
-from fmristore_stores.chunks.threads import _Help, for_each, worker_count
+from fmristore_stores.chunks import threads
+from fmristore_stores.chunks.threads import _Help, for_each, meanwhile, worker_count
 
 
 @pytest.fixture(autouse=True)
@@ -164,3 +165,58 @@ def test_no_lock_is_entered_by_code_that_an_interrupt_can_stop() -> None:
     finally:
         sys.setprofile(None)
     assert entered == []
+
+
+# Beside the caller -------------------------------------------------------------------------------
+
+
+def test_something_is_done_while_the_block_runs() -> None:
+    begun, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        assert done.wait(60)
+
+    with meanwhile(work):
+        assert begun.wait(60)
+        done.set()
+
+
+def test_without_a_free_thread_it_is_done_after_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_waiting", threads._Pool())
+    monkeypatch.setattr(threads._Pool, "grow", lambda pool, count: None)
+    order: list[str] = []
+    with meanwhile(lambda: order.append("beside")):
+        order.append("block")
+    assert order == ["block", "beside"]
+
+
+def test_its_error_is_raised_when_the_block_has_ended() -> None:
+    order: list[str] = []
+
+    def work() -> None:
+        raise ValueError("beside")
+
+    with pytest.raises(ValueError, match="beside"), meanwhile(work):
+        order.append("block")
+    assert order == ["block"]
+
+
+def test_it_has_ended_when_the_block_raises() -> None:
+    begun, going_on = threading.Event(), threading.Event()
+    done: list[int] = []
+
+    def work() -> None:
+        begun.set()
+        assert going_on.wait(60)
+        done.append(1)
+
+    def block() -> None:
+        with meanwhile(work):
+            assert begun.wait(60)
+            going_on.set()
+            raise ValueError("block")
+
+    with pytest.raises(ValueError, match="block"):
+        block()
+    assert done == [1]

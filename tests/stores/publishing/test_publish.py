@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import uuid
 from pathlib import Path
 from typing import Any, ClassVar
@@ -634,6 +635,27 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FmristoreError), publish_file(str(tmp_path / "a.bin")):
         pass
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_store_is_looked_at_while_it_is_flushed(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither waits for the other: the one for the disk, the other computes."""
+    flushing, looked = threading.Event(), threading.Event()
+
+    def sync(path: str) -> None:
+        flushing.set()
+        assert looked.wait(60)
+
+    def check(store: Store) -> None:
+        assert flushing.wait(60)
+        assert store.root.read_attributes()["number"] == 1
+        looked.set()
+
+    monkeypatch.setattr(publish, "sync", sync)
+    make(tmp_path / f"x.{kind}", 1, check=check)
+    assert number_in(tmp_path / f"x.{kind}") == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
