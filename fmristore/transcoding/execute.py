@@ -29,7 +29,7 @@ from fmristore.transcoding.report import TranscodeReport
 from fmristore.transcoding.tree import LINKS
 from fmristore.transcoding.whole import is_own_data, whole_arrays
 from fmristore_stores.chunks.cache import ChunkCache
-from fmristore_stores.chunks.encoded import checksum, fetch_encoded
+from fmristore_stores.chunks.encoded import Room, checksum, fetch_encoded
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.chunks.threads import for_each, worker_count
 from fmristore_stores.chunks.writer import unit_chunks, write
@@ -369,9 +369,10 @@ def _copy_encoded(
 ) -> Digests:
     """Hand the encoded chunks of each write unit over as they are."""
     digests: Digests = {}
+    room = Room()
 
     def work(batch: list[ChunkKey]) -> None:
-        for unit, keys, chunks in _encoded(source, step, batch):
+        for unit, keys, chunks in _encoded(source, step, batch, room):
             for key, chunk in zip(keys, chunks, strict=True):
                 if chunk is not None:
                     codecs.check_encoded(step.target.codecs, chunk, step.target.chunk_nbytes)
@@ -386,14 +387,15 @@ def _copy_encoded(
 
 
 def _encoded(
-    array: ChunkRefs, step: ArrayStep, units: Sequence[ChunkKey]
+    array: ChunkRefs, step: ArrayStep, units: Sequence[ChunkKey], room: Room
 ) -> Iterator[tuple[ChunkKey, list[ChunkKey | None], list[Buffer | None]]]:
     """Write units of the target with their chunks, and those encoded as they lie in `array`."""
     spec, target = array.spec, step.target
     to_array = [target.dims.index(d) if d else a for a, d in enumerate(spec.dims)]
     wanted = [unit_chunks(unit, target) for unit in units]
     present = [key for keys in wanted for key in keys if key is not None]
-    fetched = iter(fetch_encoded(array, [tuple(key[i] for i in to_array) for key in present]))
+    in_array = [tuple(key[i] for i in to_array) for key in present]
+    fetched = iter(fetch_encoded(array, in_array, room))
 
     def chunk_of(key: ChunkKey | None) -> Buffer | None:
         found = None if key is None else next(fetched)
@@ -455,11 +457,11 @@ def _digest_stored(
     if not step.target.shape or 0 in step.target.shape:
         return {(): _hash_values(array.read())}
     digests: Digests = {}
-    reader = ChunkReader(array, cache=ChunkCache(0))
+    reader, room = ChunkReader(array, cache=ChunkCache(0)), Room()
 
     def work(batch: list[ChunkKey]) -> None:
         if encoded:
-            for unit, _, chunks in _encoded(cast("ChunkRefs", array), step, batch):
+            for unit, _, chunks in _encoded(cast("ChunkRefs", array), step, batch, room):
                 digests[unit] = _hash_chunks(chunks)
         else:
             for unit in batch:

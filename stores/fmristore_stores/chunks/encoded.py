@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import google_crc32c
+import numpy as np
 
 from fmristore_stores.grid import ChunkKey
-from fmristore_stores.protocol import Buffer, ChunkRef, ChunkRefs
+from fmristore_stores.protocol import AnyArray, Buffer, ByteRange, ChunkRef, ChunkRefs
 
-__all__ = ["Encoded", "checksum", "fetch_encoded"]
+__all__ = ["Encoded", "Room", "checksum", "fetch_encoded"]
 
 
 class Encoded(NamedTuple):
@@ -30,12 +33,40 @@ def checksum(chunk: Buffer | None) -> bytes:
     """
     if chunk is None:
         return bytes(12)
-    data = bytes(chunk)  # no copy of what is bytes already
+    data = chunk if isinstance(chunk, bytes) else _IN_PLACE(chunk)
     crc = int(google_crc32c.value(data))
     return (len(data) + 1).to_bytes(8, "little") + crc.to_bytes(4, "little")
 
 
-def fetch_encoded(array: ChunkRefs, keys: Sequence[ChunkKey]) -> list[Encoded | None]:
+def _flat(chunk: Buffer) -> AnyArray:
+    return np.frombuffer(chunk, np.uint8)
+
+
+_IN_PLACE = _flat if google_crc32c.implementation == "c" else bytes
+"""The bytes of a chunk as the library takes them: it knows arrays, but no other memory."""
+
+
+class Room(threading.local):
+    """Memory that encoded chunks are fetched into, one batch after the other.
+
+    Each thread has its own, and what it fetched is gone with its next batch. Large memory that was
+    used before takes half the time of memory that the system has to hand out.
+    """
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.uint8)
+
+    def cut(self, ranges: Sequence[ByteRange]) -> list[AnyArray]:
+        """Pieces of the memory, one for each range."""
+        ends = list(itertools.accumulate(item.length for item in ranges))
+        if ends and ends[-1] > self._memory.nbytes:
+            self._memory = np.empty(ends[-1], np.uint8)
+        return [self._memory[a:b] for a, b in itertools.pairwise([0, *ends])]
+
+
+def fetch_encoded(
+    array: ChunkRefs, keys: Sequence[ChunkKey], room: Room | None = None
+) -> list[Encoded | None]:
     """Fetch encoded chunks, all of them at once.
 
     Parameters
@@ -44,6 +75,8 @@ def fetch_encoded(array: ChunkRefs, keys: Sequence[ChunkKey]) -> list[Encoded | 
         An array whose chunks can be located.
     keys : sequence of tuple of int
         Positions in the grid of chunks.
+    room : Room, optional
+        Where the bytes are put if they come from a local file; they are good until the next call.
 
     Returns
     -------
@@ -63,5 +96,7 @@ def fetch_encoded(array: ChunkRefs, keys: Sequence[ChunkKey]) -> list[Encoded | 
     """
     with array.reading():
         refs = array.refs(keys)
-        fetched = iter(array.fetch([ref.range for ref in refs if ref is not None]))
+        ranges = [ref.range for ref in refs if ref is not None]
+        into = () if room is None or array.policy.concurrent else room.cut(ranges)
+        fetched = iter(array.fetch(ranges, into))
         return [None if ref is None else Encoded(ref, next(fetched)) for ref in refs]
