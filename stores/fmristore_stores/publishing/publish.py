@@ -190,7 +190,7 @@ class Look:
     def __init__(self, url: str, check: Check | None) -> None:
         self.url = url
         self.ledger = Ledger()
-        """What was written to it."""
+        """List of everything written to it."""
         self._check = check
 
     def at_hdf5(self, path: str) -> None:
