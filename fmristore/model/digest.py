@@ -100,7 +100,7 @@ class ImageDigest:
 
 
 def _are_whole(values: AnyArray) -> bool:
-    """Return whether each plane of each volume lies in one piece, large enough to be hashed alone."""
+    """Return whether each plane of a volume lies in one piece, large enough to be hashed alone."""
     plane = values[(0,) * (values.ndim - 2)] if values.size else values
     return plane.flags.c_contiguous and plane.nbytes >= _ALONE
 

@@ -24,13 +24,19 @@ def damaged(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     path = tmp_path / "a.h5"
     with R_WRITERS[request.param](path) as stored:
         lost = stored.primary_arrays[-1].path
+    _lose(path, lost)
+    return path
+
+
+def _lose(path: Path, lost: str, *, digest: bool = True) -> None:
+    """Put an array that holds nothing in the place of another, with its digest or without."""
     with HDF5Store(str(path), mode="r+") as store:
         folder, _, node = lost.rpartition("/")
         group = store.root.group(folder) if folder else store.root
         spec, attributes = group.array(node).spec, group.array(node).read_attributes()
         group.remove(node)
-        group.create_array(node, spec, attributes)
-    return path
+        kept = {name: value for name, value in attributes.items() if digest or name != "digest"}
+        group.create_array(node, spec, kept)
 
 
 def _read(path: Path, _: Path) -> None:
@@ -103,10 +109,7 @@ def test_a_reference_file_does_not_hide_what_is_missing(tmp_path: Path) -> None:
     """What is read through it is an error as well."""
     path = tmp_path / "a.h5"
     fs.NeuroVec.create(RUN, path, space=SPACE).close()
-    with HDF5Store(str(path), mode="r+") as store:
-        spec, attributes = store.root.array("0").spec, store.root.array("0").read_attributes()
-        store.root.remove("0")
-        store.root.create_array("0", spec, attributes)
+    _lose(path, "0")
     try:
         fs.virtualize(path, tmp_path / "a.json")
     except FmristoreError:
@@ -119,7 +122,10 @@ def test_what_must_be_whole_is_known_or_nothing_is_transcoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error that passes, or chunks that are missing would be taken for fill values."""
-    next(iter(R_WRITERS.values()))(tmp_path / "a.h5").close()
+    with next(iter(R_WRITERS.values()))(tmp_path / "a.h5") as stored:
+        lost = [array.path for array in stored.primary_arrays]
+    for path in lost:
+        _lose(tmp_path / "a.h5", path, digest=False)
 
     def fail(*_: Any) -> None:
         raise StorageError("the service failed")
