@@ -377,11 +377,32 @@ class HDF5Array:
         buffer = _empty(shape, self._type.buffer) if out is None else out
         if buffer.size:
             self._check_filters(writing=False)
-            if self._type.buffer.kind == "O" and self._session.looking is not None:
-                self._check_lengths(region)
+            if self._session.looking is not None:
+                if self._type.buffer.kind == "O":
+                    self._check_lengths(region)
+                elif not self._session.writable:
+                    self._check_chunks(region)
             memory, file = self._spaces(region, shape)
             self._node.read(memory, file, buffer, self._type.memory)
         return buffer
+
+    def _check_chunks(self, region: Region) -> None:
+        """Refuse chunks that are not as long as they must be: HDF5 hands out what lies in memory.
+
+        Of those that only HDF5 can decode nothing is known.
+        """
+        chunks, codecs, source = self._spec.layout.chunks, self._spec.codecs, self._session.looking
+        if self._layout != h5d.CHUNKED or source is None or not supported(codecs):
+            return
+        size = math.prod(chunks) * int(self._node.get_type().get_size())
+        for overlap in overlaps(region, chunks):
+            (ref,) = self._finder.refs([overlap.key])
+            if ref is None or ref.range.length == size:  # partial ones may be without filters
+                continue
+            if not codecs:
+                msg = f"chunk {overlap.key} has {ref.range.length} bytes where {size} were expected"
+                raise CorruptDataError(msg)
+            decode(codecs, source.fetch([ref.range])[0], size, skip=ref.skip)
 
     def _check_lengths(self, region: Region) -> None:
         """Check the lengths that texts of variable length claim, where they lie in a region."""

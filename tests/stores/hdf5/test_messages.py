@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,23 @@ def test_data_with_a_place_and_no_length(tmp_path: Path, name: str) -> None:
         assert (array._header is not None) == (name == "x")
         for read in (ChunkReader(array).read, array.read):
             with pytest.raises(CorruptDataError):
+                read()
+
+
+@pytest.mark.parametrize("kind", ["<i4", ">i4"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_chunks_that_are_too_short(tmp_path: Path, kind: str, zipped: bool) -> None:
+    """The library hands out whatever lies in memory behind them."""
+    path, short = tmp_path / "a.h5", np.arange(10).astype(kind).tobytes()
+    more: Any = {"compression": 1} if zipped else {}
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("x", data=np.arange(100).astype(kind), chunks=(50,), **more)
+        data.id.write_direct_chunk((50,), zlib.compress(short) if zipped else short)
+    with HDF5Store(str(path), mode="r") as store:
+        array = store.root.array("x")
+        for read in (ChunkReader(array).read, array.read):
+            assert read((slice(0, 50, 1),)).tolist() == [*range(50)]
+            with pytest.raises(CorruptDataError, match="were expected"):
                 read()
 
 
