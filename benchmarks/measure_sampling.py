@@ -170,7 +170,7 @@ class Limit(Ours):
         codecs, nbytes = self._spec.codecs, self._spec.chunk_nbytes
         for ranges, numbers in self._reads:
             for source, offset, length in ranges:
-                data = self._scratch[:length]
+                data = self._scratch.data[:length]
                 os.preadv(self._files[source], [data], offset)
                 if codecs:
                     decode(codecs, data, nbytes, out=self._out)
