@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +107,7 @@ def test_a_disk_that_fails_is_named(tmp_path: Path, failing: Callable[..., None]
 @pytest.mark.parametrize("name", ["a.h5", "a.zarr"])
 def test_a_file_that_may_not_grow(tmp_path: Path, name: str) -> None:
     """The system's own limit, which works like a full disk."""
+    resource = pytest.importorskip("resource", reason="limits of POSIX processes")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:

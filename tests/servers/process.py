@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import random
@@ -134,6 +133,7 @@ def stop(pid: int) -> None:
 @contextlib.contextmanager
 def _state(place: Path) -> Iterator[dict[str, Any]]:
     """What the workers know of a server in common, for one of them at a time."""
+    fcntl = pytest.importorskip("fcntl", reason="workers share servers by a lock of POSIX files")
     with (place / "state.json").open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
