@@ -18,6 +18,7 @@ from fmristore_stores.errors import (
     InvalidInputError,
     UnknownFormatError,
     UnsupportedVersionError,
+    naming,
 )
 from fmristore_stores.io.location import HDF5_SUFFIXES, ZARR_SUFFIXES, kind_of_name, normalise
 from fmristore_stores.opening import Handle
@@ -165,11 +166,8 @@ def find_format(
         raise UnknownFormatError(
             f"expected format {expected_format!r} and found {reprlib.repr(name)}", url=url
         )
-    try:
+    with naming(url):
         cls = format_class(name)
-    except UnknownFormatError as error:
-        error.url = error.url or url
-        raise
     version = str(attributes.get(VERSION, ""))
     major = version.partition(".")[0]
     if not (major.isdecimal() and len(major) < 10):

@@ -276,7 +276,7 @@ class Reserved:
         with self._place.open() as store:
             array = store.root.array("0")
             write(array, stored, data)
-            found = ChunkReader(cast("ChunkRefs", array)).read(stored)
+            found = ChunkReader(cast("ChunkRefs", array), url=self.url).read(stored)
         same = found.dtype == data.dtype and found.tobytes() == np.ascontiguousarray(data).tobytes()
         if not same:
             raise StorageError(f"the region {_text(whole)} does not read back", url=self.url)
@@ -481,7 +481,7 @@ def _planes(
     part = replace(spec, shape=_with(spec.shape, axis, stop - start))
     digest, window = ImageDigest(stop - start), Window()
     with place.open() as store:
-        reader = ChunkReader(cast("ChunkRefs", store.root.array("0")))
+        reader = ChunkReader(cast("ChunkRefs", store.root.array("0")), url=place.url)
         for region in slabs(part, max(1, max_memory // 2)):
             here = region[axis]
             moved: Region = _with(region, axis, slice(here.start + start, here.stop + start, 1))

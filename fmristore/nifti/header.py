@@ -6,8 +6,7 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -30,6 +29,7 @@ from fmristore_stores.errors import (
     InvalidInputError,
     MetadataError,
     UnknownFormatError,
+    naming,
 )
 from fmristore_stores.shown import shown_url
 
@@ -201,7 +201,7 @@ def read_header(
     """
     files = locate(url, storage_options)
     with (
-        _naming(files.header_url),
+        naming(files.header_url),
         open_decoded(files.header_url, storage_options) as (file, compressed),
     ):
         raw = _read_raw(file)
@@ -474,16 +474,6 @@ def _says_affine(header: Any, affine: Any) -> bool:
         return bool(np.allclose(affine, header.get_best_affine()))
     except HeaderDataError:
         return False
-
-
-@contextmanager
-def _naming(url: str) -> Iterator[None]:
-    """Add the name of the file to errors that were raised without one."""
-    try:
-        yield
-    except FmristoreError as error:
-        error.url = error.url or url
-        raise
 
 
 def _read_raw(file: BinaryIO) -> bytes:

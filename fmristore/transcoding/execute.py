@@ -34,7 +34,7 @@ from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.chunks.threads import for_each, worker_count
 from fmristore_stores.chunks.writer import unit_chunks, write
 from fmristore_stores.codecs import pipeline as codecs
-from fmristore_stores.errors import CorruptDataError, InvalidInputError
+from fmristore_stores.errors import CorruptDataError, InvalidInputError, naming
 from fmristore_stores.grid import ChunkKey, Region, grid_shape
 from fmristore_stores.io.location import Kind, kind_of_name, normalise
 from fmristore_stores.opening import locate, open_store
@@ -225,7 +225,9 @@ def execute(
         for step in plan.arrays:
             array = new.root.array(step.path)
             encoded, digests = written[step.path]
-            if _digest_stored(array, step, plan, done, encoded=encoded) != digests:
+            with naming(plan.target):
+                found = _digest_stored(array, step, plan, done, encoded=encoded)
+            if found != digests:
                 raise CorruptDataError(
                     "what was written does not read as the source does; nothing was published",
                     url=plan.target,
@@ -253,7 +255,8 @@ def execute(
             _write_typed(array, typed)
             missing = functools.partial(_missing, step, whole)
             source = store.root.array(step.origin)
-            written[step.path] = _copy(source, array, step, plan.max_memory, done, missing)
+            with naming(plan.source):
+                written[step.path] = _copy(source, array, step, plan.max_memory, done, missing)
         _make_groups(made, [group for group in groups if group[0] not in parents])
         _make_links(new, made, groups, plan.links)
         for path, group in made.items():

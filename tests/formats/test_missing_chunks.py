@@ -99,8 +99,9 @@ def test_a_missing_chunk_is_an_error_everywhere(damaged: Path, tmp_path: Path) -
     out = tmp_path / "out"
     out.mkdir()
     for operation in OPERATIONS:
-        with pytest.raises(CorruptDataError if operation is _series else FmristoreError):
+        with pytest.raises(CorruptDataError) as caught:
             operation(damaged, out)
+        assert caught.value.url == str(damaged), operation.__name__
         assert list(out.iterdir()) == [], operation.__name__
     assert not fs.verify(damaged)
 

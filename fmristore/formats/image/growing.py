@@ -297,7 +297,9 @@ def finish(locator: Locator, url: str | os.PathLike[str] | None, options: Layout
 
     def check(store: Store) -> None:
         array = store.root.array("0")
-        found = digest_image(ChunkReader(cast("ChunkRefs", array)), max_memory=target.max_memory)
+        found = digest_image(
+            ChunkReader(cast("ChunkRefs", array), url=store.url), max_memory=target.max_memory
+        )
         if found != array.read_attributes().get("digest"):
             raise StorageError("its values are not those of the growing run", url=store.url)
 

@@ -43,7 +43,7 @@ from fmristore_stores.chunks.encoded import fetch_encoded
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.chunks.writer import encode_chunk, unit_chunks, write
 from fmristore_stores.codecs import pipeline as codecs
-from fmristore_stores.errors import CorruptDataError, MemoryLimitError, MetadataError
+from fmristore_stores.errors import CorruptDataError, MemoryLimitError, MetadataError, naming
 from fmristore_stores.grid import ChunkKey, chunk_region, grid_shape
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import (
@@ -450,7 +450,8 @@ def rewrite_maps(
         turn=turn,
         expected=locator.token,
     ) as store:
-        _copy_tree(old, store.root, max_memory, leave={"0", "label", "labels", *_HEADERS})
+        with naming(locator.url):
+            _copy_tree(old, store.root, max_memory, leave={"0", "label", "labels", *_HEADERS})
         write_names(store.root, "label", labels)
         write_texts(store.root, "labels", "label", labels)
         write_headers(store.root, headers)

@@ -172,7 +172,7 @@ def _check_scans(store: Store, names: Sequence[str], max_memory: int) -> None:
         array = store.root.array(f"scans/{encode_name(name)}/0")
         if name not in listed:
             raise StorageError(f"scan {name!r} was written and is not in the list of scans")
-        reader = ChunkReader(array, missing="error")
+        reader = ChunkReader(array, missing="error", url=store.url)
         for region in matrix_blocks(
             array.spec,
             max(min(_CHECK_BYTES, max_memory // 2), array.spec.chunk_nbytes),

@@ -53,11 +53,11 @@ from fmristore.planning.progress import Progress
 from fmristore.sources.labels import LabelTable
 from fmristore.sources.parcellation import Parcellation
 from fmristore_stores.errors import (
-    FmristoreError,
     InvalidInputError,
     MetadataError,
     NotFoundError,
     SelectionError,
+    naming,
 )
 from fmristore_stores.grid import Region
 from fmristore_stores.opening import Handle
@@ -626,11 +626,8 @@ def read_columns(
     columns = {}
     for node in nodes:
         array = StoredArray(handle, f"{path}/{node}")
-        try:
+        with naming(handle.locator.url, f"{path}/{node}"):
             values = array.read_small(length)
-        except FmristoreError as error:
-            error.url, error.node = error.url or handle.locator.url, error.node or f"{path}/{node}"
-            raise
         if not values.shape and length == 1:
             values = values.reshape(1)  # R writes a vector of one element as a scalar
         if values.shape != (length,):

@@ -23,9 +23,9 @@ import numpy as np
 from fmristore.formats.r.missing import MISSING
 from fmristore_stores.errors import (
     CorruptDataError,
-    FmristoreError,
     LayoutNotSupportedError,
     MemoryLimitError,
+    naming,
 )
 from fmristore_stores.limits import LIMITS
 from fmristore_stores.protocol import AnyArray
@@ -136,11 +136,8 @@ def parse_serialised(data: bytes, *, url: str, node: str) -> Serialised:
         If it has more objects than ``LIMITS.values``, or sequences of more bytes than
         ``LIMITS.consolidated``.
     """
-    try:
+    with naming(url, node):
         return _Stream(data).parse()
-    except FmristoreError as error:
-        error.url, error.node = error.url or url, error.node or node
-        raise
 
 
 class _Stream:
