@@ -13,12 +13,12 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from fmristore.planning.progress import Progress
+from fmristore_stores.causes import naming
 from fmristore_stores.errors import (
     DependencyError,
     InvalidInputError,
     UnknownFormatError,
     UnsupportedVersionError,
-    naming,
 )
 from fmristore_stores.io.location import HDF5_SUFFIXES, ZARR_SUFFIXES, kind_of_name, normalise
 from fmristore_stores.opening import Handle

@@ -23,13 +23,13 @@ from fmristore.nifti.fields import (
     read_fields,
 )
 from fmristore.nifti.files import NiftiFiles, file_size, locate, open_decoded
+from fmristore_stores.causes import naming
 from fmristore_stores.errors import (
     CorruptDataError,
     FmristoreError,
     InvalidInputError,
     MetadataError,
     UnknownFormatError,
-    naming,
 )
 from fmristore_stores.shown import shown_url
 

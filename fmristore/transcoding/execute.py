@@ -28,13 +28,14 @@ from fmristore.transcoding.plan import TranscodePlan, plan_transcode
 from fmristore.transcoding.report import TranscodeReport
 from fmristore.transcoding.tree import LINKS
 from fmristore.transcoding.whole import is_own_data, whole_arrays
+from fmristore_stores.causes import naming
 from fmristore_stores.chunks.cache import ChunkCache
 from fmristore_stores.chunks.encoded import Room, checksum, fetch_encoded
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.chunks.threads import for_each, worker_count
 from fmristore_stores.chunks.writer import unit_chunks, write
 from fmristore_stores.codecs import pipeline as codecs
-from fmristore_stores.errors import CorruptDataError, InvalidInputError, naming
+from fmristore_stores.errors import CorruptDataError, InvalidInputError
 from fmristore_stores.grid import ChunkKey, Region, grid_shape
 from fmristore_stores.io.location import Kind, kind_of_name, normalise
 from fmristore_stores.opening import locate, open_store

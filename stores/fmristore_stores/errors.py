@@ -31,8 +31,6 @@ raised from are left as they are, and may.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 from fmristore_stores.secrets import masked
@@ -60,7 +58,6 @@ __all__ = [
     "StorageError",
     "UnknownFormatError",
     "UnsupportedVersionError",
-    "naming",
 ]
 
 
@@ -119,16 +116,6 @@ def _rebuild(
     cls: type[FmristoreError], message: str, url: str | None, node: str | None
 ) -> FmristoreError:
     return cls(message, url=url, node=node)
-
-
-@contextlib.contextmanager
-def naming(url: str | None, node: str | None = None) -> Iterator[None]:
-    """Name a file or store, and a node in it, in errors of a block that were raised without."""
-    try:
-        yield
-    except FmristoreError as error:
-        error.url, error.node = error.url or url, error.node or node
-        raise
 
 
 class NotFoundError(FmristoreError, FileNotFoundError):

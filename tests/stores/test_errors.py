@@ -12,7 +12,7 @@ from fmristore_stores import errors
 from fmristore_stores.causes import causes
 from fmristore_stores.errors import FmristoreError, NotFoundError
 
-CLASSES = [getattr(errors, name) for name in errors.__all__ if name != "naming"]
+CLASSES = [getattr(errors, name) for name in errors.__all__]
 
 
 def drawn_tree() -> dict[str, tuple[str, str]]:

@@ -39,11 +39,12 @@ from fmristore.planning.layout import adapt_spec, choose_codecs
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
 from fmristore.sources.facts import plain_tables
+from fmristore_stores.causes import naming
 from fmristore_stores.chunks.encoded import fetch_encoded
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.chunks.writer import encode_chunk, unit_chunks, write
 from fmristore_stores.codecs import pipeline as codecs
-from fmristore_stores.errors import CorruptDataError, MemoryLimitError, MetadataError, naming
+from fmristore_stores.errors import CorruptDataError, MemoryLimitError, MetadataError
 from fmristore_stores.grid import ChunkKey, chunk_region, grid_shape
 from fmristore_stores.opening import Handle
 from fmristore_stores.protocol import (

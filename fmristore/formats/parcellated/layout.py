@@ -52,12 +52,12 @@ from fmristore.planning.memory import UNIT_SHARE
 from fmristore.planning.progress import Progress
 from fmristore.sources.labels import LabelTable
 from fmristore.sources.parcellation import Parcellation
+from fmristore_stores.causes import naming
 from fmristore_stores.errors import (
     InvalidInputError,
     MetadataError,
     NotFoundError,
     SelectionError,
-    naming,
 )
 from fmristore_stores.grid import Region
 from fmristore_stores.opening import Handle

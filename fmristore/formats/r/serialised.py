@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from fmristore.formats.r.missing import MISSING
+from fmristore_stores.causes import naming
 from fmristore_stores.errors import (
     CorruptDataError,
     LayoutNotSupportedError,
     MemoryLimitError,
-    naming,
 )
 from fmristore_stores.limits import LIMITS
 from fmristore_stores.protocol import AnyArray
