@@ -473,6 +473,53 @@ def _others() -> Iterator[Operation]:
         )  # fmt: skip
 
 
+def _many_runs() -> Iterator[Operation]:
+    """Of datasets, collections, and stores that many processes write."""
+    raw, made = "raw/sub-01/func", "ds/sub-01/func/sub-01_task-rest_bold.ome.zarr"
+
+    def dataset(folder: Path, run: AnyArray = RUN) -> None:
+        (folder / raw).mkdir(parents=True, exist_ok=True)
+        (folder / "raw/dataset_description.json").write_text(
+            '{"Name": "a", "BIDSVersion": "1.8.0"}'
+        )
+        _nifti(folder, f"{raw}/sub-01_task-rest_bold.nii", run)
+
+    def dataset_before(folder: Path) -> None:
+        dataset(folder)
+        fs.convert_bids(folder / "raw", folder / "ds").check()
+        dataset(folder, RUN + 1)
+
+    def convert(folder: Path, **options: Any) -> None:
+        fs.convert_bids(folder / "raw", folder / "ds", overwrite=True, **options).check()
+
+    def collection(folder: Path) -> None:
+        for subject in ("01", "02"):
+            path = folder / f"ds/sub-{subject}/func/sub-{subject}_task-rest_bold.h5"
+            path.parent.mkdir(parents=True)
+            _make(_vec, path.name, RUN + int(subject), path.parent)
+        _make(_vec, "x.zarr", RUN, folder)
+
+    def across(folder: Path, **options: Any) -> None:
+        runs = fs.Collection(folder / "ds")
+        _close(runs.across(folder / "x.zarr", statistic=None, overwrite=True, **options))
+
+    def run_before(folder: Path) -> None:
+        _make(_vec, "x.zarr", RUN, folder)
+        _make(_vec, "in.h5", RUN + 1, folder)
+
+    def reserve(folder: Path, **options: Any) -> None:
+        size: Any = {"shape": SHAPE, "dtype": "i2", "space": GRID, "tr": 1.5}
+        with fs.reserve(folder / "x.zarr", **size, overwrite=True, **options) as new:
+            new.fill(folder / "in.h5").check()
+            _close(new.publish())
+
+    before, after = {"": RUN}, {"": RUN + 1}
+    yield Operation("convert_bids", made, dataset_before, convert, before, after, again=True)
+    joined = np.concatenate([RUN + 1, RUN + 2], axis=3)
+    yield Operation("across", "x.zarr", collection, across, before, {"": joined}, again=True)
+    yield Operation("reserve", "x.zarr", run_before, reserve, before, after, again=True)
+
+
 def _all() -> Iterator[Operation]:
     for kind in ("h5", "zarr"):
         yield from _creating(kind)
@@ -485,6 +532,7 @@ def _all() -> Iterator[Operation]:
     yield from _growing()
     yield from _exporting()
     yield from _others()
+    yield from _many_runs()
 
 
 OPERATIONS: Mapping[str, Operation] = {operation.name: operation for operation in _all()}

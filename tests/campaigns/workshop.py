@@ -166,10 +166,11 @@ def _state(operation: Operation, target: Path) -> tuple[Outcome, str]:
 
 
 def _leftovers(folder: Path) -> list[str]:
-    """Files and folders that the project hides, in stores too."""
+    """Files and folders that the project hides, in stores too; not the index of a collection."""
+    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.name != ".fmristore"]
     return [
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
+        str(path)
+        for path in paths
         if (path.name.startswith(".") or path.suffix in (".partial", ".tmp", ".old"))
-        and not any(parent.name.startswith(".") for parent in path.relative_to(folder).parents)
+        and not any(name.startswith(".") and name != ".fmristore" for name in path.parts[:-1])
     ]
