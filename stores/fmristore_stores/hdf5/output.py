@@ -8,6 +8,7 @@ written after it stays in memory, and whoever writes asks for the error after ev
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import sys
@@ -82,7 +83,7 @@ class OutputFile:
         if isinstance(error, Exception) and not isinstance(error, FmristoreError):
             raise storage_error(error, self._url) from error
         if error is not None:
-            raise error
+            raise copy.copy(error)  # the one that is kept passes no frames, see `_fail`
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Move to a position, and return it."""
@@ -126,8 +127,14 @@ class OutputFile:
             view = view[done:]
 
     def _fail(self, error: BaseException) -> None:
+        """Keep the first error, without the frames that it passed.
+
+        They may hold what HDF5 opened this file with, which holds this file and through it the
+        error: Python does not see such a circle, and HDF5 crashes when it ends after Python.
+        """
         if self.error is None:
-            self.error = error
+            error.__context__ = error.__cause__ = None
+            self.error = error.with_traceback(None)
 
     def read(self, size: int) -> bytes:
         """Bytes from the current position on; by this method h5py knows a file object."""

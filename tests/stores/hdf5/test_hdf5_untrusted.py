@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -244,7 +245,7 @@ class FailingFile(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         if self.error is not None:
-            raise self.error
+            raise copy.copy(self.error)  # one that is kept would keep the frames that it passed
         return self.inner.read(min(size, 100) if size >= 0 else size)
 
     def seek(self, offset: int, whence: int = 0) -> int:

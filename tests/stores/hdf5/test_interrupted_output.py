@@ -12,6 +12,7 @@ import pytest
 import fmristore as fs
 from fmristore_stores.errors import FmristoreError
 from fmristore_stores.hdf5.output import OutputFile
+from tests.stores.hdf5.hdf5_helpers import run_python
 
 OLD, NEW = np.zeros((3, 2, 2, 4), "f4"), np.ones((3, 2, 2, 4), "f4")
 
@@ -57,3 +58,27 @@ def test_an_interrupt_is_never_half_a_store(
         assert fs.verify(path, deep=True).ok
         assert (values == NEW).all() if done else (values == OLD).all() or (values == NEW).all()
         fs.NeuroVec.create(OLD, path, space=np.eye(4), overwrite=True).close()
+
+
+def test_an_interrupt_does_not_crash_the_interpreter_when_it_ends(tmp_path: Path) -> None:
+    """An error that the file kept with its frames held what HDF5 frees at the very end."""
+    code = """
+        import sys
+        import numpy as np
+        import fmristore as fs
+        from fmristore_stores.hdf5.output import OutputFile
+
+        def interrupted(self, *arguments):
+            calls.append(arguments)
+            if len(calls) == 1:
+                raise KeyboardInterrupt
+            return plain(self, *arguments)
+
+        calls, plain, OutputFile.seek = [], OutputFile.seek, interrupted
+        try:
+            fs.NeuroVec.create(np.zeros((3, 2, 2, 4), "f4"), sys.argv[1], space=np.eye(4))
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    ended = run_python(code, str(tmp_path / "a.h5"))
+    assert (ended.returncode, ended.stdout) == (0, "interrupted\n"), ended.stderr
