@@ -4,13 +4,15 @@
 prints a table in Markdown. Each operation runs in a process of its own on a run of about 94 MB,
 after a first one on a small run (which loads what is loaded on first use), and the peak is the
 highest resident memory above that before the operation, without the result that is returned.
-``tests/test_memory_bounds.py`` runs the same operations on a small run and asserts their peaks.
+``tests/test_memory_bounds.py`` runs the same operations, except those of `FURTHER`, on a small run
+and asserts their peaks, and that every call that takes ``max_memory`` is among all of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import math
 import multiprocessing
 import re
 import sys
@@ -22,7 +24,7 @@ from typing import Any, NamedTuple
 
 from fmristore.planning.text import parse_size
 
-__all__ = ["OPERATIONS", "SHAPES", "Job", "labels_of", "operations", "prepare"]
+__all__ = ["FURTHER", "OPERATIONS", "SHAPES", "Job", "labels_of", "operations", "prepare"]
 
 SHAPES = {"small": (16, 16, 10, 8), "large": (64, 64, 36, 320)}
 STORES = (".h5", ".zarr")
@@ -54,6 +56,16 @@ class Job(NamedTuple):
     def stored(self, what: str) -> Path:
         """A store that was made of the run."""
         return self.folder / f"{self.name}-{what}{self.store}"
+
+    @property
+    def collection(self) -> Path:
+        """Folder with the run, and series of many parcels, by BIDS names."""
+        return self.folder / f"{self.name}-bids-{self.store[1:]}"
+
+    @property
+    def timeseries(self) -> Path:
+        """Summary of many parcels, half as large as the run."""
+        return self.collection / f"sub-01_task-a_timeseries{self.store}"
 
 
 @functools.cache
@@ -136,12 +148,18 @@ def _creations() -> dict[str, Callable[[Job], Any]]:
     }
 
 
-def _volumes(job: Job) -> None:
+def _volumes(job: Job, what: str = "run") -> None:
     import fmristore as fs
 
-    with fs.open(job.stored("run")) as image:
+    with fs.open(job.stored(what)) as image:
         for _ in image.iter_volumes(max_memory=job.size):
             pass
+
+
+def _space(job: Job) -> Any:
+    import fmristore as fs
+
+    return fs.open(job.stored("run")).space.without_time()
 
 
 def _add_scan(job: Job) -> None:
@@ -150,9 +168,7 @@ def _add_scan(job: Job) -> None:
     with fs.ParcellatedMultiScan.create(
         {},
         job.out,
-        parcellation=fs.Parcellation.from_labels(
-            labels_of(job.shape), space=fs.open(job.stored("run")).space.without_time()
-        ),
+        parcellation=fs.Parcellation.from_labels(labels_of(job.shape), space=_space(job)),
     ) as multi:
         multi.add_scan("a", job.stored("run"), max_memory=job.size)
 
@@ -177,7 +193,7 @@ def _others() -> dict[str, Callable[[Job], Any]]:
         "save": lambda job: fs.open(job.stored("run")).save(job.out, max_memory=job.size),
         "add_scan": _add_scan,
         "concat": lambda job: fs.open(job.stored("multi")).concat().to_numpy(),
-        "to_dense": lambda job: fs.open(job.stored("masked")).to_dense(
+        "to_dense of a MaskedNeuroVec": lambda job: fs.open(job.stored("masked")).to_dense(
             job.out, max_memory=job.size
         ),
         "mean axis=3": lambda job: fs.open(job.stored("run")).mean(axis=3, max_memory=job.size),
@@ -237,12 +253,164 @@ def _of_parcels() -> dict[str, Callable[[Job], Any]]:
     }
 
 
+def _remove_map(job: Job) -> None:
+    import fmristore as fs
+
+    with fs.open(job.stored("maps")).save(job.out, max_memory=job.size) as maps:
+        maps.remove(maps.labels[0], max_memory=job.size)
+
+
+def _add_scans(job: Job) -> None:
+    import fmristore as fs
+
+    labels = labels_of(job.shape)
+    scans = {"a": job.stored("run"), "b": job.nifti}
+    with fs.ParcellatedMultiScan.create(
+        {}, job.out, parcellation=fs.Parcellation.from_labels(labels, space=_space(job))
+    ) as multi:
+        multi.add_scans(scans, statistic="mean", max_memory=job.size)
+
+
+def _add_run(job: Job) -> None:
+    import fmristore as fs
+
+    with fs.NeuroVecSeq.create({"a": job.nifti}, job.out, max_memory=job.size) as runs:
+        runs.add_run("b", job.stored("run"), max_memory=job.size)
+
+
+def _append(job: Job) -> None:
+    import fmristore as fs
+
+    out = job.out.with_suffix(".zarr")
+    with fs.open(job.stored("run")) as run:
+        fs.append(run[..., 0], out, space=_space(job), tr=1.0)
+    fs.append(job.stored("run"), out)
+
+
+def _reserve(job: Job) -> None:
+    """A store in Zarr, whatever the run is stored in."""
+    import fmristore as fs
+
+    with fs.reserve(
+        job.out.with_suffix(".zarr"),
+        shape=job.shape,
+        dtype="i2",
+        space=fs.open(job.stored("run")).space,
+        max_memory=job.size,
+    ) as new:
+        new.fill(job.stored("run"), max_memory=job.size)
+        new.publish(max_memory=job.size)
+
+
+def _create_latent(job: Job) -> Any:
+    """Loadings as large as the run, of which one value is in memory."""
+    import numpy as np
+
+    import fmristore as fs
+
+    *grid, length = job.shape
+    return fs.LatentNeuroVec.create(
+        np.ones((length, length // 2), np.float32),
+        np.broadcast_to(np.float32(1), (math.prod(grid), length // 2)),
+        job.out,
+        mask=np.ones(grid, bool),
+        space=np.eye(4),
+        max_memory=job.size,
+    )
+
+
+def _written() -> dict[str, Callable[[Job], Any]]:
+    """What else writes stores."""
+    import fmristore as fs
+
+    return {
+        "NeuroVol.create": lambda job: fs.NeuroVol.create(
+            job.folder / f"{job.name}-volume.nii", job.out, max_memory=job.size
+        ),
+        "LatentNeuroVec.create": _create_latent,
+        "LabeledVolumeSet.remove": _remove_map,
+        "ParcellatedMultiScan.add_scans": _add_scans,
+        "NeuroVecSeq.add_run": _add_run,
+        "append": _append,
+        "NeuroVec.finish": lambda job: fs.open(job.folder / f"{job.name}-growing.zarr").finish(
+            job.out, max_memory=job.size
+        ),
+        "convert_bids": lambda job: fs.convert_bids(
+            job.folder / f"{job.name}-bids",
+            job.out.with_suffix(""),
+            to="h5" if job.store == ".h5" else "ome.zarr",
+            max_memory=job.size,
+        ).check(),
+        **{
+            f"Collection.across {name}": _across(None if name == "volumes" else name)
+            for name in ("mean", "volumes")
+        },
+        "Collection.stack": lambda job: (
+            fs.Collection(job.collection).sel(suffix="timeseries").stack(max_memory=job.size).values
+        ),
+        "reserve, Reserved.fill, Reserved.publish": _reserve,
+    }
+
+
+def _across(statistic: str | None) -> Callable[[Job], Any]:
+    import fmristore as fs
+
+    return lambda job: (
+        fs.Collection(job.collection)
+        .sel(suffix="bold")
+        .across(job.out, statistic=statistic, max_memory=job.size)
+    )
+
+
+def _std(what: str) -> Callable[[Job], Any]:
+    import fmristore as fs
+
+    return lambda job: fs.open(job.stored(what)).std(axis=3, max_memory=job.size)
+
+
+def _dense(what: str) -> Callable[[Job], Any]:
+    import fmristore as fs
+
+    return lambda job: fs.open(job.stored(what)).to_dense(job.out, max_memory=job.size)
+
+
+def _of_formats() -> dict[str, Callable[[Job], Any]]:
+    """Statistics, volumes and whole grids of what is not stored on a grid."""
+    import fmristore as fs
+
+    formats = {
+        "MaskedNeuroVec": "masked",
+        "ParcellatedScan": "parcels",
+        "LabeledVolumeSet": "maps",
+        "NeuroVecSeq": "runs",
+        "LatentNeuroVec": "latent",
+    }
+    return {
+        **{f"std axis=3 of a {name}": _std(what) for name, what in formats.items()},
+        "std axis=0 of a ParcellatedScanSummary": lambda job: fs.open(job.timeseries).std(
+            axis=0, max_memory=job.size
+        ),
+        **{
+            f"iter_volumes of a {name}": functools.partial(_volumes, what=what)
+            for name, what in formats.items()
+        },
+        **{
+            f"to_dense of a {name}": _dense(what)
+            for name, what in formats.items()
+            if what != "masked"
+        },
+        "to_nifti of a ParcellatedScan": _export("parcels", ".nii"),
+    }
+
+
 def operations() -> dict[str, Callable[[Job], Any]]:
     """All operations by name, each a function of a job that returns its result, if any."""
-    return _creations() | _others() | _of_parcels()
+    return _creations() | _others() | _of_parcels() | _written() | _of_formats()
 
 
 OPERATIONS = tuple(operations())
+FURTHER = (*_written(), *_of_formats())
+"""Operations that are measured here alone: most go through the code of the others."""
 
 
 def _peak(*, reset: bool = False) -> int:
@@ -293,10 +461,44 @@ def _write(folder: Path, name: str, stores: Sequence[str], access: Any) -> None:
         )
 
 
+def _write_further(folder: Path, name: str, stores: Sequence[str]) -> None:
+    """Write what operations of `FURTHER` start from besides."""
+    import numpy as np
+
+    import fmristore as fs
+    from fmristore.nifti import make_header
+
+    shape = SHAPES[name]
+    run = folder / f"{name}.nii"
+    volume = (4 * shape[0], 4 * shape[1], shape[2] * shape[3] // 16)
+    space = fs.NeuroSpace(spatial_shape=volume, affine=np.eye(4))
+    header = make_header(space, "i2")
+    (folder / f"{name}-volume.nii").write_bytes(header + run.read_bytes()[len(header) :])
+    fs.append(run, folder / f"{name}-growing.zarr", tr=1.0)
+    bids = folder / f"{name}-bids" / "sub-01" / "func"
+    bids.mkdir(parents=True)
+    (bids.parents[1] / "dataset_description.json").write_text('{"Name": "a", "BIDSVersion": "1"}')
+    (bids / "sub-01_task-a_bold.nii").hardlink_to(run)
+    for store in stores:
+        job = Job(folder, name, store, Path(), 0)
+        job.collection.mkdir()
+        fs.convert(run, job.collection / f"sub-01_task-a_bold{store}", codec="fast")
+        pairs = np.ravel_multi_index(
+            tuple(np.indices(shape[:3]) // 2), tuple(n // 2 for n in shape[:3])
+        )
+        fs.parcellate(run, pairs + 1, job.timeseries)
+
+
 def prepare(folder: Path, stores: Sequence[str], *, access: Any = "time") -> None:
     """Write the runs of `SHAPES`, and what operations start from."""
     for name in SHAPES:
         _write(folder, name, stores, access)
+
+
+def _prepare_all(folder: Path, stores: Sequence[str]) -> None:
+    prepare(folder, stores)
+    for name in SHAPES:
+        _write_further(folder, name, stores)
 
 
 def _work(folder: Path, operation: str, store: str, size: int, answer: Any) -> None:
@@ -304,7 +506,7 @@ def _work(folder: Path, operation: str, store: str, size: int, answer: Any) -> N
     import numpy as np
 
     from fmristore_stores.chunks.cache import CHUNK_CACHE
-    from fmristore_stores.errors import MemoryLimitError
+    from fmristore_stores.errors import MemoryLimitError, RunsError
 
     work = operations()[operation]
     for shape in SHAPES.values():
@@ -319,7 +521,9 @@ def _work(folder: Path, operation: str, store: str, size: int, answer: Any) -> N
         try:
             found = work(Job(folder, "large", store, Path(out, f"second{store}"), size))
             result = found.nbytes if isinstance(found, np.ndarray) else 0
-        except MemoryLimitError as error:
+        except (MemoryLimitError, RunsError) as error:
+            if isinstance(error, RunsError) and "max_memory" not in error.message:
+                raise
             refused = error.message
     answer.send((_peak() - before - result, refused, time.perf_counter() - started))
 
@@ -360,7 +564,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         maker = multiprocessing.get_context("fork").Process(
-            target=prepare, args=(folder, options.stores)
+            target=_prepare_all, args=(folder, options.stores)
         )
         maker.start()
         maker.join()

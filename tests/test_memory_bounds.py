@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import inspect
 import re
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -126,7 +128,7 @@ SAME = (
     "NeuroVec.create both",
     "NeuroVecSeq.create",
     "save",
-    "to_dense",
+    "to_dense of a MaskedNeuroVec",
     "to_nifti of a NeuroVecSeq",
 )
 """Operations that go through a scratch file as ``NeuroVec.create time`` does, which takes long."""
@@ -151,7 +153,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("name", "store"),
     [
-        *((name, ".h5") for name in memory.OPERATIONS if name not in SAME),
+        *((name, ".h5") for name in memory.OPERATIONS if name not in (*SAME, *memory.FURTHER)),
         *((name, ".zarr") for name in ZARR),
     ],
 )
@@ -189,3 +191,77 @@ def test_peak_of_traced_bytes(bench: Path, tmp_path: Path, name: str, store: str
 
 RESULTS = {"mean axis=3": 3, "std axis=3": 4, "min axis=3": 2}
 """Arrays as large as the result that statistics keep while they work."""
+
+
+LIKE = {
+    "*.mean": "mean axis=3",
+    "*.var": "std axis=3",
+    "*.min": "min axis=3",
+    "*.max": "min axis=3",
+    "*Vec.as_source": "to_nifti .nii",
+    "NeuroVecSeq.as_source": "to_nifti of a NeuroVecSeq",
+    "ParcellatedScan.as_source": "to_nifti of a ParcellatedScan",
+    "LabeledVolumeSet.as_source": "to_nifti of a LabeledVolumeSet",
+    "AnyFormat.save": "save",
+    "NeuroVecSeq.save": "NeuroVecSeq.create",
+    "MaskedNeuroVec.save": "MaskedNeuroVec.create",
+    "LatentNeuroVec.save": "LatentNeuroVec.create",
+    "ParcellatedScan.save": "ParcellatedScan.create",
+    "ParcellatedScanSummary.save": "ParcellatedScanSummary.create mean",
+    "ParcellatedMultiScan.save": "ParcellatedMultiScan.create mean",
+    "LabeledVolumeSet.save": "LabeledVolumeSet.create",
+    "NeuroVol.save": "NeuroVol.create",
+    "NeuroVol.to_dense": "NeuroVol.create",
+    "NeuroVol.to_nifti": "to_nifti .nii",
+    "NeuroVol.as_source": "to_nifti .nii",
+    "NeuroVol.compute_digest": "compute_digest",
+    "NeuroVol.std": "std axis=3",
+    "NeuroVol.iter_volumes": "iter_volumes",
+    "NeuroVec.to_dense": "NeuroVec.create time",
+    "convert": "NeuroVec.create time",
+    "ParcellatedMultiScan.add_scan": "add_scan",
+    "ParcellatedScan.summary": "summary std",
+    "ParcellatedScan.map_parcels": "map_parcels",
+    "Reserved.regions": "reserve, Reserved.fill, Reserved.publish",
+}
+"""Calls that the name of no operation has, and the operation that goes through the same code."""
+
+
+def calls_of(operation: str) -> set[str]:
+    """Calls that an operation is named after: of a `NeuroVec` where it names no class."""
+    head, _, of = operation.partition(" of a ")
+    names = [part.split()[0] for part in head.split(", ")]
+    of = of or names[0].rpartition(".")[0] or "NeuroVec"
+    return {*names, *(f"{of}.{name.rpartition('.')[2]}" for name in names)}
+
+
+def takes_max_memory(value: object) -> bool:
+    if not inspect.isfunction(value):
+        return False
+    options = r"\b(Write|Store|Layout)Options\b"
+    return any(
+        name == "max_memory" or re.search(options, str(one.annotation))
+        for name, one in inspect.signature(value).parameters.items()
+    )
+
+
+def test_every_call_that_takes_max_memory_is_an_operation() -> None:
+    """Or goes through the code of one; modules such as ``fmristore.nilearn`` are not looked at."""
+    public = {name: getattr(fs, name) for name in fs.__all__}
+    calls = public | {
+        f"{name}.{attribute}": inspect.getattr_static(value, attribute)
+        for name, value in public.items()
+        if inspect.isclass(value)
+        for attribute in dir(value)
+        if not attribute.startswith("_")
+    }
+    bounded = {
+        name for name, call in calls.items() if takes_max_memory(getattr(call, "__func__", call))
+    }
+    assert {"convert", "NeuroVec.create", "NeuroVecSeq.add_run"} <= bounded
+    named = set().union(*map(calls_of, memory.OPERATIONS))
+    unnamed = bounded - named
+    matched = {name: fnmatch.filter(unnamed, name) for name in LIKE}
+    assert not unnamed - set().union(*matched.values()), "measured by no operation"
+    assert not [name for name, found in matched.items() if not found], "needless"
+    assert set(LIKE.values()) <= set(memory.OPERATIONS)

@@ -18,15 +18,11 @@ from fmristore.interop.pandas import columns_frame
 from fmristore.many.mapping import do_tasks
 from fmristore.many.report import RunsReport
 from fmristore.many.task import Task
+from fmristore.planning.memory import too_little
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
 from fmristore.sources.bids_names import long_name, parse_name
-from fmristore_stores.errors import (
-    InvalidInputError,
-    MemoryLimitError,
-    NotFoundError,
-    SelectionError,
-)
+from fmristore_stores.errors import InvalidInputError, NotFoundError, SelectionError
 from fmristore_stores.io.location import is_local, normalise
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.shown import shown_url
@@ -299,8 +295,8 @@ class Collection:
         _check_equal(self._members)
         shape = (len(self), *(self._members[0].shape or ()))
         need = math.prod(shape) * 8
-        if need > parse_size(max_memory):
-            raise MemoryLimitError(f"the array of shape {shape} takes {need} bytes")
+        if need > (limit := parse_size(max_memory)):
+            raise too_little(f"the array of shape {shape} takes {need} bytes", limit, need)
         names: list[str] | None = None
         values: list[AnyArray] = []
         for member in self._members:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,6 +33,7 @@ from fmristore.model.digest import ImageDigest, join_planes, slabs
 from fmristore.model.space import NeuroSpace
 from fmristore.planning.blocks import block_shape, cut_into_blocks
 from fmristore.planning.layout import adapt_spec
+from fmristore.planning.memory import UNIT_SHARE, unit_nbytes
 from fmristore.planning.options import LayoutOptions, takes
 from fmristore.planning.progress import Progress
 from fmristore.planning.text import parse_size
@@ -225,11 +225,14 @@ class Reserved:
         MemoryLimitError
             If a shard does not fit.
         """
+        return self._regions(parse_size(max_memory), share=1)
+
+    def _regions(self, max_memory: int, *, share: int) -> list[tuple[slice, ...]]:
+        """Regions whose values take a share of the memory; see `regions`."""
         spec = self._place.spec
-        inside = [min(u, n) for u, n in zip(spec.layout.units, spec.shape, strict=True)]
-        least = math.prod(inside) * spec.dtype.itemsize
-        most = min(parse_size(max_memory), max(least, spec.nbytes // _REGIONS))
-        size = block_shape(spec.shape, spec.layout.units, spec.dtype.itemsize, most)
+        wanted = max(unit_nbytes(spec), spec.nbytes // _REGIONS)
+        most = min(max_memory, share * wanted)
+        size = block_shape(spec.shape, spec.layout.units, spec.dtype.itemsize, most, share=share)
         order = [spec.dims.index(d) for d in _axes(spec)]
         return [tuple(b[a] for a in order) for b in cut_into_blocks(spec.shape, size)]
 
@@ -277,8 +280,8 @@ class Reserved:
             array = store.root.array("0")
             write(array, stored, data)
             found = ChunkReader(cast("ChunkRefs", array), url=self.url).read(stored)
-        same = found.dtype == data.dtype and found.tobytes() == np.ascontiguousarray(data).tobytes()
-        if not same:
+        parts = zip(found, data, strict=True)  # of which copies are made to be compared
+        if found.dtype != data.dtype or any(a.tobytes() != b.tobytes() for a, b in parts):
             raise StorageError(f"the region {_text(whole)} does not read back", url=self.url)
         return int(data.nbytes)
 
@@ -307,7 +310,7 @@ class Reserved:
         storage_options : mapping, optional
             Passed to fsspec, for `source`.
         max_memory : int or str
-            Bytes that the values of one region may take in a worker, a few times over.
+            Bytes that a worker may take: three times the values of a region of `regions`.
 
         Returns
         -------
@@ -318,6 +321,8 @@ class Reserved:
         ------
         RunsError
             If a region failed. Nothing is published; failed regions may be filled once more.
+        MemoryLimitError
+            If a shard does not fit three times: as it is, encoded, and read back.
         InvalidInputError
             If the source is neither path nor function.
         """
@@ -330,7 +335,7 @@ class Reserved:
         place = normalise(source) if is_path(source) else source
         tasks = [
             Task(name=_text(one), function=_fill, args=(self, place, tuple(one), storage_options))
-            for one in regions or self.regions(max_memory=max_memory)
+            for one in regions or self._regions(parse_size(max_memory), share=UNIT_SHARE)
         ]
         return do_tasks(tasks, executor=executor, jobs=jobs, progress=progress).check()
 

@@ -257,9 +257,9 @@ def _open_growing(url: str, storage_options: Mapping[str, Any] | None) -> Any:
 
 
 def as_type(values: AnyArray, dtype: np.dtype[Any], url: str) -> AnyArray:
-    """Values in the type of the run, if it can hold them."""
+    """Values in the type of the run, if it can hold them; they are not copied without need."""
     with np.errstate(all="ignore"):
-        stored = values.astype(dtype)
+        stored = values.astype(dtype, copy=False)
     if not np.can_cast(values.dtype, dtype) and not np.array_equal(
         stored, values, equal_nan=values.dtype.kind in "fc"
     ):

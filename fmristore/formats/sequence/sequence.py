@@ -293,6 +293,17 @@ class NeuroVecSeq(GridView):
             values[..., target] = image.read_region((*space, part), dtype=dtype, raw=raw)
         return values
 
+    def _some_volumes(
+        self, step: int, dtype: DTypeLike | None, max_memory: int, start: int = 0
+    ) -> Iterator[AnyArray]:
+        """Docstring inherited."""
+        wanted = self._result_type(dtype, raw=False)
+        for image, begin in zip(self.images, self.boundaries, strict=False):
+            first = max(0, start - begin)
+            for values in image._some_volumes(step, dtype, max_memory, first):  # noqa: SLF001 - one base
+                yield values.astype(wanted, copy=False)
+                del values  # before the next block takes its memory
+
     def read_points(
         self, points: AnyArray, times: AxisPart, *, dtype: DTypeLike | None, raw: bool
     ) -> AnyArray:

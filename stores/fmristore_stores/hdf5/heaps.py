@@ -48,6 +48,8 @@ _SUPERBLOCK = b"\x89HDF\r\n\x1a\n"
 _LAST_SUPERBLOCK = 4096 + 8
 _MOST_OBJECTS = 1 << 16
 """Objects of a collection: they are numbered with 16 bits."""
+_STEP = 1 << 20
+"""Bytes of a mapped file that are looked at before they are let go."""
 _WINDOW = 4096
 _MOST_KEPT = 4 * 1024 * 1024
 """Bytes of attributes of an object that are kept, to look for the next one."""
@@ -415,12 +417,24 @@ def check_all_heaps(path: str, url: str) -> None:
             return
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             width = _width(data)
-            start = data.find(_VERSIONED)
+            start = _next(data, 0)
             while start >= 0:
                 problem = _problem(lambda at, length: data[at : at + length], start, width)
                 if problem is not None:
                     raise CorruptDataError(f"{problem} (at byte {start})", url=url)
-                start = data.find(_VERSIONED, start + 8)
+                start = _next(data, start + 8)
+
+
+def _next(data: mmap.mmap, start: int) -> int:
+    """Offset of the next collection, or -1; the pages that were looked at are let go."""
+    while start < len(data):
+        found = data.find(_VERSIONED, start, start + _STEP + len(_VERSIONED) - 1)
+        if found >= 0:
+            return found
+        start += _STEP
+        if hasattr(mmap, "MADV_DONTNEED"):
+            data.madvise(mmap.MADV_DONTNEED)
+    return -1
 
 
 def _width(data: mmap.mmap) -> int:

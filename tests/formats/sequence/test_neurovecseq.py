@@ -541,3 +541,15 @@ def test_damaged_sequences_of_the_r_package(shared_data: Path, tmp_path: Path, n
         with pytest.raises(FmristoreError) as caught:
             fs.open(tmp_path / "bad.h5")
         assert "bad.h5" in str(caught.value)
+
+
+@pytest.mark.parametrize("max_memory", [1, 1000, "1MiB"])
+@pytest.mark.parametrize("dtype", [None, "f8"])
+def test_volumes_one_after_the_other(tmp_path: Path, dtype: Any, max_memory: Any) -> None:
+    """Of each run in turn, in the type of the sequence."""
+    runs = make_runs()
+    runs[NAMES[1]] = runs[NAMES[1]].astype("f4")
+    with create(tmp_path / "a.h5", runs, tr=2.0) as sequence:
+        found = list(sequence.iter_volumes(dtype=dtype, max_memory=max_memory))
+        assert {volume.dtype for volume in found} == {np.dtype(dtype or sequence.dtype)}
+    np.testing.assert_array_equal(np.stack(found, axis=-1), joined(runs))
