@@ -19,6 +19,7 @@ from fmristore_stores.errors import (
     ClosedError,
     InvalidInputError,
     LayoutNotSupportedError,
+    MemoryLimitError,
     RunsError,
     StorageError,
 )
@@ -136,6 +137,15 @@ def test_what_is_refused(tmp_path: Path) -> None:
     fs.NeuroVec.create(RUN, tmp_path / "a.zarr", space=AFFINE).close()
     with pytest.raises(AlreadyExistsError):
         fs.reserve(tmp_path / "a.zarr", **GIVEN)
+
+
+def test_a_worker_takes_three_times_its_region(tmp_path: Path) -> None:
+    """As it is, encoded, and read back."""
+    with fs.reserve(tmp_path / "a.zarr", **GIVEN) as new:
+        shard = 5 * 2 * 6 * 5 * 4
+        with pytest.raises(MemoryLimitError, match=f"at least {3 * shard} bytes"):
+            new.fill(calls.ramp, max_memory=3 * shard - 1)
+        assert len(new.fill(calls.ramp, max_memory=3 * shard)) == 4
 
 
 def test_a_region_that_does_not_read_back_is_an_error(
