@@ -297,12 +297,11 @@ class NeuroVecSeq(GridView):
         self, step: int, dtype: DTypeLike | None, max_memory: int, start: int = 0
     ) -> Iterator[AnyArray]:
         """Docstring inherited."""
+        del step, start  # each run is read as it is best read
         wanted = self._result_type(dtype, raw=False)
-        for image, begin in zip(self.images, self.boundaries, strict=False):
-            first = max(0, start - begin)
-            for values in image._some_volumes(step, dtype, max_memory, first):  # noqa: SLF001 - one base
-                yield values.astype(wanted, copy=False)
-                del values  # before the next block takes its memory
+        for image in self.images:
+            for volume in image.iter_volumes(dtype=dtype, max_memory=max_memory):
+                yield volume.astype(wanted, copy=False)[..., None]
 
     def read_points(
         self, points: AnyArray, times: AxisPart, *, dtype: DTypeLike | None, raw: bool
