@@ -8,7 +8,8 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,3 +160,21 @@ def load_npz(path: Path) -> dict[str, AnyArray]:
     """All arrays of a file of numpy, which is closed again."""
     with np.load(path) as file:
         return dict(file)
+
+
+def call_after_rename(monkeypatch: pytest.MonkeyPatch, function: Callable[[], None]) -> None:
+    """Let another thread call a function between the next rename and what follows it.
+
+    No writer waits for its turn from then on.
+    """
+    replace = os.replace
+
+    def rename(source: str, name: str) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        replace(source, name)
+        thread = threading.Thread(target=function)
+        thread.start()
+        thread.join(300)
+
+    monkeypatch.setenv("FMRISTORE_WAIT", "0")
+    monkeypatch.setattr(os, "replace", rename)

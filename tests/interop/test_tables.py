@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from fmristore_stores.errors import (
 )
 from tests.cli.test_cli import done, failed
 from tests.every_format import LABELS, NAMES, RUN, SPACE, write
-from tests.images import STORES, run_python
+from tests.images import STORES, call_after_rename, run_python
 
 EVENTS = pd.DataFrame(
     {"onset": [0.0, 12.5], "duration": [2, 2], "trial_type": ["face", None], "rt": [np.nan, 0.4]}
@@ -157,17 +155,7 @@ class TestFiles:
             except StorageError as error:
                 errors.append(error)
 
-        replace = os.replace
-
-        def rename(source: str, name: str) -> None:
-            monkeypatch.setattr(os, "replace", replace)
-            replace(source, name)
-            thread = threading.Thread(target=other)
-            thread.start()
-            thread.join(300)
-
-        monkeypatch.setenv("FMRISTORE_WAIT", "0")
-        monkeypatch.setattr(os, "replace", rename)
+        call_after_rename(monkeypatch, other)
         write(2)
         assert "is writing this store" in str(errors[0])
         assert pd.read_csv(target, sep="\t")["x"].tolist() == [2]

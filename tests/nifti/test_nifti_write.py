@@ -6,7 +6,6 @@ import gzip
 import os
 import pickle
 import shutil
-import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +37,7 @@ from fmristore_stores.errors import (
     StorageError,
 )
 from fmristore_stores.protocol import AnyArray
+from tests.images import call_after_rename
 from tests.nifti_images import (
     Recipe,
     collect,
@@ -389,17 +389,7 @@ def test_two_writers_of_one_pair_do_not_mix(
             errors.append(error)
 
     write(1)
-    replace = os.replace
-
-    def rename(source: str, name: str) -> None:
-        monkeypatch.setattr(os, "replace", replace)
-        replace(source, name)
-        thread = threading.Thread(target=other)
-        thread.start()
-        thread.join(300)
-
-    monkeypatch.setenv("FMRISTORE_WAIT", "0")
-    monkeypatch.setattr(os, "replace", rename)
+    call_after_rename(monkeypatch, other)
     write(2)
     assert "is writing this store" in str(errors[0])
     assert read_header(target).slope == 2
