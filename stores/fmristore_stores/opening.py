@@ -33,6 +33,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.io.alive import AliveKeys, AliveSet, AliveValues
 from fmristore_stores.io.block_file import PAGE, BlockFile, FileSource
+from fmristore_stores.io.forks import in_forked_child
 from fmristore_stores.io.lifetime import Version, close_forgotten
 from fmristore_stores.io.location import (
     Kind,
@@ -628,8 +629,7 @@ class _OpenStores:
 
 
 _open_stores = _OpenStores()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_open_stores.after_fork)
+in_forked_child(_open_stores.after_fork)
 
 
 class Handle:

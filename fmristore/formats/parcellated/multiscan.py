@@ -51,6 +51,7 @@ from fmristore_stores.errors import (
     ReadOnlyError,
     SelectionError,
 )
+from fmristore_stores.io.alive import AliveSet
 from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import AnyArray
 
@@ -103,11 +104,10 @@ class ParcellatedMultiScan(StoredObject):
         super().__init__(handle)
         self._tree: ScanTree = self.layouts[0].read(handle) if tree is None else tree
         self.scan_names  # noqa: B018 - damage shows on opening
-        self._lent = False
-        self._former: list[Handle] = []
+        self._former: AliveSet[Handle] = AliveSet()
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_lent": False, "_former": []}
+        return super().__getstate__() | {"_former": AliveSet()}
 
     def close(self) -> None:
         """Release the store; neither this object nor its scans can be read from then on."""
@@ -166,7 +166,7 @@ class ParcellatedMultiScan(StoredObject):
         """
         if not isinstance(name, str):
             raise SelectionError(f"scans are found by name, not by {name!r}", url=self.url)
-        handle = self._lend()
+        handle = BorrowedHandle(self._handle)
         content = type(self._tree)(handle).scan(name)
         if content.kind == "full":
             return ParcellatedScan(handle, content)
@@ -618,15 +618,7 @@ class ParcellatedMultiScan(StoredObject):
         self._handle = Handle(now)
         self._tree = OwnTree(self._handle)
         self._handle.rest()
-        if self._lent:  # scans that were opened before can still be read
-            self._former.append(old)
-        else:
-            old.close()
-        self._lent = False
-
-    def _lend(self) -> Handle:
-        self._lent = True
-        return BorrowedHandle(self._handle)
+        self._former.add(old)  # kept by the scans that were opened, until this object is closed
 
     # Creating -------------------------------------------------------------------------------
 

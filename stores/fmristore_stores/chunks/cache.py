@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from fmristore_stores.grid import ChunkKey
 from fmristore_stores.io.alive import AliveSet
+from fmristore_stores.io.forks import in_forked_child
 from fmristore_stores.protocol import AnyArray
 
 __all__ = ["CHUNK_CACHE", "ENTRY_NBYTES", "ChunkCache"]
@@ -115,13 +115,10 @@ def _owner_nbytes(chunk: AnyArray) -> int:
 _CACHES: AliveSet[ChunkCache] = AliveSet()
 
 
+@in_forked_child
 def _after_fork() -> None:
     for cache in _CACHES:
         cache.renew_lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 CHUNK_CACHE = ChunkCache(128 * 1024 * 1024)

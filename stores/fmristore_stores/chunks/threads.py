@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
 from typing import TypeVar, cast
 
+from fmristore_stores.io.forks import in_forked_child
+
 __all__ = ["for_each", "meanwhile", "worker_count"]
 
 Item = TypeVar("Item")
@@ -94,14 +96,11 @@ def worker_count() -> int:
     return os.cpu_count() or 1
 
 
+@in_forked_child
 def _after_fork() -> None:
     """Threads do not survive a fork."""
     global _pool, _waiting
     _pool, _waiting = _Pool(), _Pool()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def for_each(

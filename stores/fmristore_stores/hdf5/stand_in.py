@@ -19,6 +19,8 @@ from typing import Any, ClassVar
 
 from h5py import h5pl, h5z
 
+from fmristore_stores.io.forks import in_forked_child
+
 __all__ = ["plain_filters"]
 
 _lock = threading.Lock()
@@ -117,11 +119,8 @@ def _class_in(path: Path) -> _FilterClass | None:
     return made
 
 
+@in_forked_child
 def _after_fork() -> None:
     """A thread of the parent that has the lock gives none back here."""
     global _lock  # noqa: PLW0603
     _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

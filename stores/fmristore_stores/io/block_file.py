@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 from fmristore_stores.errors import ClosedError
+from fmristore_stores.io.forks import in_forked_child
 from fmristore_stores.io.lifetime import Version
 from fmristore_stores.io.sources import ByteSource
 from fmristore_stores.protocol import AnyArray, Buffer, ByteRange, FetchPolicy
@@ -56,8 +57,7 @@ class _NoCollection:
 
 
 _no_collection = _NoCollection()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_no_collection.renew)
+in_forked_child(_no_collection.renew)
 
 
 class BlockFile:

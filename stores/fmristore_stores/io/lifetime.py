@@ -9,7 +9,6 @@ And nothing of ours runs when a `Reading` goes away, for Python drops a Ctrl-C t
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import weakref
 from collections import deque
@@ -25,6 +24,7 @@ from fmristore_stores.errors import (
     MetadataError,
     NotFoundError,
 )
+from fmristore_stores.io.forks import in_forked_child
 
 __all__ = [
     "Content",
@@ -79,14 +79,11 @@ def close_forgotten() -> None:
         del watch  # it may be the last one that holds something else that is to be closed
 
 
+@in_forked_child
 def _after_fork() -> None:
     """In a child: what the parent forgot is the parent's to close."""
     _inherited.extend(_forgotten)
     _forgotten.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def changed(url: str) -> ChangedError:

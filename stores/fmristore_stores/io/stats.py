@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fmristore_stores.io.alive import AliveValues
+from fmristore_stores.io.forks import in_forked_child
 
 __all__ = ["Counts", "Stats", "Watch", "stats_of"]
 
@@ -185,12 +185,9 @@ def stats_of(url: str) -> Stats:
     return found
 
 
+@in_forked_child
 def _after_fork() -> None:
     global _lock  # noqa: PLW0603
     _lock = threading.Lock()
     for stats in list(_stats.values()):
         stats.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

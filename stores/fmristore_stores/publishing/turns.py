@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fmristore_stores.errors import FmristoreError, InvalidInputError, ReadOnlyError, StorageError
+from fmristore_stores.io.forks import in_forked_child
 from fmristore_stores.io.location import filesystem, is_local
 from fmristore_stores.io.owners import own_mark, short_name
 from fmristore_stores.io.sources import storage_error
@@ -243,14 +244,11 @@ _locked: set[_LockFile] = set()
 """Lock files that this process holds."""
 
 
+@in_forked_child
 def _after_fork() -> None:
     """Leave locks to the parent: they must end with it, however long its children live."""
     while _locked:
         _locked.pop().leave()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _lock(file: int) -> bool:

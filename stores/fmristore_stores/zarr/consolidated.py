@@ -7,12 +7,11 @@ from typing import Any, Literal
 
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.spec import check_name
+from fmristore_stores.zarr.documents import COPIES_KEY
 from fmristore_stores.zarr.files import Files
 from fmristore_stores.zarr.refused import kind_of, parsed
 
 __all__ = ["RootCopy", "bare", "contradictions", "copied_names", "is_name"]
-
-_COPY = "consolidated_metadata"
 
 
 class RootCopy:
@@ -31,7 +30,7 @@ class RootCopy:
         listed = _copies(document)
         self.complete = listed is not None
         """True if there is such a copy."""
-        self.to_drop = bare(document) if _COPY in document else None
+        self.to_drop = bare(document) if COPIES_KEY in document else None
         """Metadata of the root without a copy, if it has one, perhaps one that is damaged."""
         listed = listed or {}
         names = {name for path in listed for name in path.split("/")}
@@ -140,7 +139,7 @@ def contradictions(
 
 def _copies(root: dict[str, Any]) -> dict[str, Any] | None:
     """Documents of all nodes in that of the root, by path; None if there are no such copies."""
-    found = root.get(_COPY)
+    found = root.get(COPIES_KEY)
     listed = found.get("metadata") if isinstance(found, dict) else None
     return listed if isinstance(listed, dict) else None
 
@@ -164,14 +163,14 @@ def is_name(name: str) -> bool:
 
 def bare(document: Any) -> Any:
     """Metadata without the copies of others."""
-    if not isinstance(document, dict) or _COPY not in document:
+    if not isinstance(document, dict) or COPIES_KEY not in document:
         return document
-    return {name: value for name, value in document.items() if name != _COPY}
+    return {name: value for name, value in document.items() if name != COPIES_KEY}
 
 
 def _what(own: dict[str, Any], copy: Any) -> str:
     """Names of the entries that differ."""
     if not isinstance(copy, dict):
         return "all of them"
-    names = {*own, *copy} - {_COPY}
+    names = {*own, *copy} - {COPIES_KEY}
     return ", ".join(sorted(n for n in names if own.get(n, n) != copy.get(n, n)))

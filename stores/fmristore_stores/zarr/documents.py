@@ -25,6 +25,7 @@ from fmristore_stores.zarr.metadata import Described, describe
 from fmristore_stores.zarr.refused import is_ignorable
 
 __all__ = [
+    "COPIES_KEY",
     "Document",
     "ParsedNode",
     "array_document",
@@ -37,8 +38,9 @@ __all__ = [
 Document: TypeAlias = dict[str, Any]
 """Metadata of a node, as plain JSON values."""
 
-_COPIES = "consolidated_metadata"
-_GROUP_KEYS = frozenset({"zarr_format", "node_type", "attributes", _COPIES})
+COPIES_KEY = "consolidated_metadata"
+"""Key of the root's metadata under which those of all other nodes stand once more."""
+_GROUP_KEYS = frozenset({"zarr_format", "node_type", "attributes", COPIES_KEY})
 _NEEDED_KEYS = frozenset(
     {
         "zarr_format",
@@ -219,12 +221,12 @@ def _is_plain_step(step: Mapping[str, Any]) -> bool:
 
 def encode(document: Document) -> bytes:
     """Content of ``zarr.json``, indented as by zarr-python, but for copies of other metadata."""
-    if not document.get(_COPIES, {}).get("metadata"):
+    if not document.get(COPIES_KEY, {}).get("metadata"):
         return json.dumps(document, indent=2).encode()
-    rest = {name: value for name, value in document.items() if name != _COPIES}
+    rest = {name: value for name, value in document.items() if name != COPIES_KEY}
     # Indenting takes ten times as long, and there may be thousands of them.
-    begin, copies = json.dumps(rest, indent=2)[:-2], json.dumps(document[_COPIES])
-    return f'{begin},\n  "{_COPIES}": {copies}\n}}'.encode()
+    begin, copies = json.dumps(rest, indent=2)[:-2], json.dumps(document[COPIES_KEY])
+    return f'{begin},\n  "{COPIES_KEY}": {copies}\n}}'.encode()
 
 
 def group_document(attributes: Attributes) -> Document:
@@ -308,5 +310,5 @@ def consolidated_document(documents: Mapping[str, Document]) -> Document:
     below = {path: documents[path] for path in nodes}
     for path in nodes:
         if below[path]["node_type"] == "group":
-            below[path] = below[path] | {_COPIES: copies({})}
-    return documents[""] | {_COPIES: copies(below)}
+            below[path] = below[path] | {COPIES_KEY: copies({})}
+    return documents[""] | {COPIES_KEY: copies(below)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import os
 import threading
 import warnings
 import zlib
@@ -20,6 +19,7 @@ from fmristore_stores.errors import (
     MetadataError,
     NotFoundError,
 )
+from fmristore_stores.io.forks import in_forked_child
 from fmristore_stores.io.sources import storage_error
 
 __all__ = ["quiet", "zarr_errors"]
@@ -93,11 +93,8 @@ def quiet() -> Iterator[None]:
         yield
 
 
+@in_forked_child
 def _after_fork() -> None:
     """A thread of the parent that has the lock gives none back here."""
     global _warnings_lock  # noqa: PLW0603
     _warnings_lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
