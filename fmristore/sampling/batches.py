@@ -12,6 +12,7 @@ import numpy as np
 from fmristore.planning.memory import too_little
 from fmristore.planning.text import parse_size
 from fmristore.sampling.buffers import Buffer, Group, Groups, gather
+from fmristore.sampling.memory import Memory
 from fmristore.sampling.windows import Windows, whole_number
 from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.protocol import AnyArray
@@ -221,27 +222,30 @@ class Batches:
     def _batches(self, skipped: int) -> Iterator[Batch]:
         rows = _Rows(self._batch_size)
         finishes = self.windows.finishes
+        given, held = Memory(), Memory()
         for buffer, wanted in self._buffers():
             chosen = wanted[skipped:]
             skipped = max(0, skipped - len(wanted))
             if not len(chosen):
                 continue
-            rows.memory = self._memory(buffer, int(chosen[0]))
+            rows.memory = self._memory(given, buffer, int(chosen[0]))
             at_once = buffer.load(len(chosen))
             while len(chosen):
                 count = len(chosen) if at_once else 1 if finishes else rows.left
                 part, chosen = chosen[:count], chosen[count:]
                 if finishes:
-                    yield from self._finished(buffer, part, rows)
+                    yield from self._finished(buffer, part, rows, held)
                 else:
                     buffer.fill(part, rows.reserve(part.tolist()))
                     yield from rows.full()
         yield from rows.full(last=not self._drop_last)
 
-    def _finished(self, buffer: Buffer, numbers: AnyArray, rows: _Rows) -> Iterator[Batch]:
+    def _finished(
+        self, buffer: Buffer, numbers: AnyArray, rows: _Rows, memory: Memory
+    ) -> Iterator[Batch]:
         """Batches of windows whose values are scaled, or selected, when they are handed out."""
         windows = self.windows
-        held = buffer.rows(numbers)
+        held = buffer.rows(memory, numbers)
         buffer.fill(numbers, held)
         for number, values in zip(numbers.tolist(), held, strict=True):
             run, region = windows.where(number)
@@ -249,7 +253,7 @@ class Batches:
             row[...] = windows.finish(run, windows.sources[run].finish(values, region))
             yield from rows.full()
 
-    def _memory(self, buffer: Buffer, number: int) -> Iterator[AnyArray]:
+    def _memory(self, memory: Memory, buffer: Buffer, number: int) -> Iterator[AnyArray]:
         """Memory for batches, the first of a given window; elements lie as they are read.
 
         Small ones are parts of a larger array, whose memory the system gives in larger pages.
@@ -261,11 +265,12 @@ class Batches:
         each = max(1, most // max(1, size * windows.nbytes))
         while True:
             if selected:
-                several = np.empty((each * size, *windows.shape), windows.dtype)
+                several = memory.empty((each * size, *windows.shape), windows.dtype)
             else:
-                several = buffer.empty(each * size, run, windows.dtype)
+                several = buffer.empty(memory, each * size, run, windows.dtype)
             for start in range(0, each * size, size):
                 yield several[start : start + size]
+            del several  # it may be what is taken next
 
     def _buffers(self) -> Iterator[tuple[Buffer, AnyArray]]:
         """Buffers, and the numbers of the windows that are taken of each, in their order."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmristore.planning.memory import too_little
+from fmristore.sampling.memory import Memory
 from fmristore.sampling.runs import Run
 from fmristore.sampling.windows import Windows
 from fmristore_stores.chunks.threads import for_each
@@ -250,19 +251,19 @@ class Buffer:
             region = [slice(a, b, 1) for a, b in zip(start, stop, strict=True)]
             yield _Block(np.array(start), np.array(stop), run.read_once(region))
 
-    def empty(self, count: int, run: int, dtype: np.dtype[Any]) -> AnyArray:
+    def empty(self, memory: Memory, count: int, run: int, dtype: np.dtype[Any]) -> AnyArray:
         """An array of `count` regions of windows, elements in memory as those of a run are read."""
         order = self._windows.sources[run].memory_axes
         shape = self._windows.region_shape
-        memory = np.empty((count, *(shape[axis] for axis in order)), dtype)
-        return memory.transpose(0, *(1 + np.argsort(order)))
+        found = memory.empty((count, *(shape[axis] for axis in order)), dtype)
+        return found.transpose(0, *(1 + np.argsort(order)))
 
-    def rows(self, numbers: AnyArray) -> list[AnyArray]:
+    def rows(self, memory: Memory, numbers: AnyArray) -> list[AnyArray]:
         """Memory for the regions of windows, as their runs hold them."""
         runs = self._windows.runs_of(numbers)
         found = zip(*np.unique(runs, return_counts=True), strict=True)
         arrays = {
-            run: iter(self.empty(count, run, self._windows.sources[run].held_dtype))
+            run: iter(self.empty(memory, count, run, self._windows.sources[run].held_dtype))
             for run, count in ((int(run), int(count)) for run, count in found)
         }
         return [next(arrays[run]) for run in runs.tolist()]
