@@ -187,27 +187,8 @@ def test_appending_processes_take_turns(growing: Path) -> None:
         assert (run[..., 7:] == run[0, 0, 0, 7:]).all()
 
 
-def test_a_run_that_was_finished_meanwhile_takes_no_more(
-    growing: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from fmristore.formats.image import growing as named
-
-    module: Any = named
-    edit = module.edit_store
-
-    def late(url: str, **options: Any) -> Any:
-        with fs.NeuroVec.open(growing) as run:
-            run.finish(access="volume").close()
-        return edit(url, **options)
-
-    monkeypatch.setattr(module, "edit_store", late)
-    with pytest.raises(ChangedError, match="finished"):
-        fs.append(RUN[..., 7], growing)
-
-
-def test_a_run_that_lies_elsewhere_takes_no_volumes_of_the_one_before(
-    growing: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _just_before_the_append(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Let something happen between the look at a run and the append to it, once."""
     from fmristore.formats.image import growing as named
 
     module: Any = named
@@ -215,11 +196,32 @@ def test_a_run_that_lies_elsewhere_takes_no_volumes_of_the_one_before(
 
     def late(url: str, **options: Any) -> Any:
         monkeypatch.setattr(module, "edit_store", edit)
-        shutil.rmtree(growing)
-        fs.append(RUN[..., 0], growing, space=np.diag([5.0, 5, 5, 1]), tr=0.8)
+        act()
         return edit(url, **options)
 
     monkeypatch.setattr(module, "edit_store", late)
+
+
+def test_a_run_that_was_finished_meanwhile_takes_no_more(
+    growing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finish() -> None:
+        with fs.NeuroVec.open(growing) as run:
+            run.finish(access="volume").close()
+
+    _just_before_the_append(monkeypatch, finish)
+    with pytest.raises(ChangedError, match="finished"):
+        fs.append(RUN[..., 7], growing)
+
+
+def test_a_run_that_lies_elsewhere_takes_no_volumes_of_the_one_before(
+    growing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replace() -> None:
+        shutil.rmtree(growing)
+        fs.append(RUN[..., 0], growing, space=np.diag([5.0, 5, 5, 1]), tr=0.8)
+
+    _just_before_the_append(monkeypatch, replace)
     with pytest.raises(ChangedError, match="another run"):
         fs.append(RUN[..., 7], growing)
     with fs.NeuroVec.open(growing) as run:
