@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def _address(array: AnyArray) -> int:
 
 
 @pytest.fixture(params=[None, np.float32, "scaled"])
-def windows(request: pytest.FixtureRequest, tmp_path: Path) -> Windows:
+def windows(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Windows]:
     """Windows that are read to their place, converted, or scaled."""
     options: dict[str, Any] = {}
     if request.param == "scaled":
@@ -31,9 +32,8 @@ def windows(request: pytest.FixtureRequest, tmp_path: Path) -> Windows:
     path = tmp_path / "run.h5"
     fs.NeuroVec.create(RUN, path, space=SPACE, access="volume", **options).close()
     dtype = None if request.param == "scaled" else request.param
-    made = Windows([path] * 20, length=2, dtype=dtype)
-    request.addfinalizer(made.close)
-    return made
+    with Windows([path] * 20, length=2, dtype=dtype) as made:
+        yield made
 
 
 def test_memory_comes_back_when_its_last_part_is_gone() -> None:

@@ -480,7 +480,12 @@ class ChunkLoader:
     # Encoded chunks -------------------------------------------------------------------------------
 
     def _place(self, read: ChunkRead, ref: ChunkRef, data: Buffer, kept: Kept | None) -> None:
-        room = read.room if kept is None else None
+        room = read.room
+        if kept is not None and room is not None:
+            if not self._remote and self._cache.touch(self._owner, read.key):
+                kept = None  # the caller has all of it now: it is kept when it is wanted once more
+            else:
+                room = None
         loaded = self._decode(read.key, read.block, ref, data, kept, room=room)
         if room is None or not np.may_share_memory(loaded.values, room):
             read.place(loaded)

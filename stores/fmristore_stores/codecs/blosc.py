@@ -12,12 +12,21 @@ from bisect import bisect_right
 from itertools import accumulate
 
 import numcodecs.blosc
+import numpy as np
 
+from fmristore_stores.codecs import blosc2
 from fmristore_stores.errors import CorruptDataError
-from fmristore_stores.protocol import Buffer
+from fmristore_stores.protocol import AnyArray, Buffer
 from fmristore_stores.spec import CodecSpec
 
-__all__ = ["blosc_header", "decode_part", "decodes_parts", "zstd_bound", "zstd_size"]
+__all__ = [
+    "blosc_decode",
+    "blosc_header",
+    "decode_part",
+    "decodes_parts",
+    "zstd_bound",
+    "zstd_size",
+]
 
 _BLOSC_HEADER = struct.Struct("<BBBBiii")
 _BLOSC_MEMCPYED = 0x02
@@ -83,6 +92,39 @@ def blosc_header(data: Buffer) -> tuple[int, ...]:
     return header
 
 
+def blosc_decode(data: Buffer, limit: int, out: AnyArray | None = None) -> Buffer:
+    """Decode a frame, with the faster of the libraries that are installed.
+
+    Parameters
+    ----------
+    data : bytes-like
+    limit : int
+        Most bytes that it may decode to.
+    out : ndarray of uint8, optional
+        Where they may go, if there are enough.
+
+    Raises
+    ------
+    CorruptDataError
+        If it claims to be more, or is damaged.
+    """
+    header = blosc_header(data)
+    size = header[4]
+    if size > limit:
+        msg = f"a blosc chunk claims {size} bytes where at most {limit} are possible"
+        raise CorruptDataError(msg)
+    room = np.empty(size, np.uint8) if out is None or out.nbytes < size else out[:size]
+    try:
+        if blosc2.decodes(data, header):
+            blosc2.decompress(data, room)
+        else:
+            numcodecs.blosc.decompress(data, room)
+    except (RuntimeError, ValueError) as error:
+        msg = f"blosc cannot decode a chunk: its bytes are damaged ({error})"
+        raise CorruptDataError(msg) from error
+    return room.data
+
+
 def decodes_parts(codecs: tuple[CodecSpec, ...]) -> bool:
     """Return whether `decode_part` may decode less than a whole chunk."""
     return len(codecs) == 1 and codecs[0].name == "blosc"
@@ -124,9 +166,5 @@ def decode_part(
     header = _BLOSC_HEADER.pack(version, compressor, flags, width, wanted, blocksize, starts[-1])
     places = struct.pack(f"<{len(blocks)}i", *starts[:-1])
     frame = b"".join((header, places, *blocks))
-    try:
-        part: bytes = numcodecs.blosc.decompress(frame)
-    except RuntimeError as error:
-        msg = f"blosc cannot decode a chunk: its bytes are damaged ({error})"
-        raise CorruptDataError(msg) from error
+    part = blosc_decode(frame, wanted)
     return part, first * blocksize

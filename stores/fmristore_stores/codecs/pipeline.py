@@ -21,7 +21,7 @@ from isal import isal_zlib
 from numcodecs.blosc import compress as _blosc_compress
 
 from fmristore_stores.codecs import pcodec
-from fmristore_stores.codecs.blosc import blosc_header, zstd_size
+from fmristore_stores.codecs.blosc import blosc_decode, blosc_header, zstd_size
 from fmristore_stores.errors import CodecError, CorruptDataError, InvalidInputError
 from fmristore_stores.protocol import AnyArray, Buffer
 from fmristore_stores.spec import CodecSpec
@@ -215,16 +215,6 @@ def _ungzip(data: Buffer, limit: int) -> bytes:
     return out
 
 
-def _blosc_decode(data: Buffer, limit: int, out: AnyArray | None = None) -> Buffer:
-    size = blosc_header(data)[4]
-    if size > limit:
-        msg = f"a blosc chunk claims {size} bytes where at most {limit} are possible"
-        raise CorruptDataError(msg)
-    room = _room(size, out)
-    numcodecs.blosc.decompress(data, room)
-    return room.data
-
-
 def _zstd_decode(data: Buffer, limit: int, out: AnyArray | None = None) -> Buffer:
     size = zstd_size(data)
     if size is not None and size > limit:
@@ -287,7 +277,7 @@ def _encode_step(step: CodecSpec, data: Buffer) -> Buffer:
 def _decode_step(step: CodecSpec, data: Buffer, limit: int, out: AnyArray | None = None) -> Buffer:
     match step.name:
         case "blosc":
-            return _blosc_decode(data, limit, out)
+            return blosc_decode(data, limit, out)
         case "pcodec":
             return pcodec.pcodec_decode(data, _dtype(step), limit, out)
         case "zstd":
