@@ -20,7 +20,7 @@ __all__ = ["Memory"]
 
 
 class _Lent:
-    """What arrays of lent memory are made of: goes when the last of them goes."""
+    """Owner of lent memory, which arrays hold on to: goes when the last of them goes."""
 
     __slots__ = ("__array_interface__", "__weakref__", "memory")
 
@@ -30,7 +30,7 @@ class _Lent:
 
 
 class _Loan(weakref.ref[_Lent]):
-    """A loan, which knows what was lent."""
+    """A loan, with the memory that was lent."""
 
     __slots__ = ("memory",)
 
@@ -38,7 +38,7 @@ class _Loan(weakref.ref[_Lent]):
 
 
 class Memory:
-    """Lends memory: what comes back is lent again.
+    """Memory to lend: what comes back is lent again.
 
     It comes back when the array that was made of it is gone, with all of its parts: whoever keeps a
     part keeps it from being overwritten.

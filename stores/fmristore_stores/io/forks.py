@@ -15,7 +15,7 @@ def in_forked_child(renew: Renew) -> Renew:
     """Have a function called in every child that is forked, where the system can fork.
 
     Threads do not survive a fork: a lock that one of the parent's held is never given back in the
-    child, and has to be made anew there.
+    child: it has to be replaced there.
 
     Parameters
     ----------
