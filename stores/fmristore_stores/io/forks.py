@@ -1,4 +1,4 @@
-"""What a child does first that was forked from a process with threads."""
+"""Functions that a forked child calls first, whose parent had threads."""
 
 from __future__ import annotations
 
