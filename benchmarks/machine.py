@@ -25,7 +25,7 @@ _PACKAGES = (
         "tensorstore",
         "numcodecs",
     ),
-    *("isal", "nibabel", "indexed_gzip", "dask", "fsspec"),
+    *("blosc2", "isal", "nibabel", "indexed_gzip", "dask", "fsspec"),
 )
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from fmristore_stores.protocol import AnyArray, Buffer
 
-__all__ = ["decodes", "decompress"]
+__all__ = ["available", "decodes", "decompress"]
 
 _NAMES = ("libblosc2.so", "libblosc2.dylib", "blosc2.dll", "libblosc2.dll")
 _VERSION = 2
@@ -40,6 +40,11 @@ class _Settings(ctypes.Structure):
     """Settings of a decoder, as the library gives them: at least as long as in any version."""
 
     _fields_ = (("room", ctypes.c_uint64 * 16),)
+
+
+def available() -> bool:
+    """Return whether the library is installed."""
+    return _library() is not None
 
 
 def decodes(data: Buffer, header: tuple[int, ...]) -> bool:
