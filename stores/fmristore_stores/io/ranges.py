@@ -47,7 +47,7 @@ class ReadCost:
         return self.decoded_bytes / self.returned_bytes if self.returned_bytes else 0.0
 
 
-_SMALLEST_BLOCK = 1024 * 1024
+_SMALLEST_BLOCK = 4 * 1024 * 1024
 _STREAMS = 16
 """A large read is cut into at least this many requests, which are under way together."""
 

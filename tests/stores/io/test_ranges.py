@@ -47,13 +47,15 @@ def test_rounds_hold_every_group_once_and_keep_to_the_limit(
         assert len(batch) == 1 or sum(span_of(ranges, group).length for group in batch) <= limit
 
 
-def test_large_reads_keep_every_connection_busy() -> None:
+def test_large_reads_are_cut_into_requests_that_are_under_way_together() -> None:
     policy = FetchPolicy(gap=64 * 1024, block=8 * 1024 * 1024, concurrent=True)
     chunk = 256 * 1024
-    neighbours = [ByteRange("a", i * chunk, chunk) for i in range(128)]
-    groups = merge_ranges(neighbours, policy)
-    assert len(groups) >= 16
-    assert all(span_of(neighbours, group).length <= 2 * 1024 * 1024 for group in groups)
+    neighbours = [ByteRange("a", i * chunk, chunk) for i in range(512)]
+    for count, longest in ((64, 4), (128, 4), (256, 4), (384, 6), (512, 8)):
+        groups = merge_ranges(neighbours[:count], policy)
+        lengths = [span_of(neighbours, group).length for group in groups]
+        assert max(lengths) == longest * 1024 * 1024
+        assert len(groups) == min(16, count * chunk // max(lengths))
     assert len(merge_ranges(neighbours[:4], policy)) == 1
     assert merge_ranges([], policy) == []
 
