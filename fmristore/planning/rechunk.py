@@ -85,7 +85,7 @@ def read_in_blocks(
             yield block, read(block)
         return
     chunks = block_shape(shape, chunk, spec.dtype.itemsize, max_memory, share=3)
-    with Scratch(shape, spec.dtype, max_memory=0) as scratch:
+    with Scratch(shape, spec.dtype, max_memory=0, blocks=chunks) as scratch:
         for block in cut_into_blocks(shape, chunks):
             scratch.write(block, read(block))
         for block in cut_into_blocks(shape, size):

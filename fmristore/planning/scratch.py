@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from fmristore_stores.errors import StorageError
-from fmristore_stores.grid import Region, region_shape
+from fmristore_stores.grid import Region, chunk_region, overlaps, region_shape
 from fmristore_stores.protocol import AnyArray
 
 __all__ = ["Scratch"]
@@ -32,6 +32,9 @@ class Scratch:
     max_memory : int
         A larger array lies in an unnamed temporary file (in ``TMPDIR``), which costs disk space
         but no memory: it is not mapped.
+    blocks : tuple of int, optional
+        Shape of the blocks that it is written in, one whole block at a time. Each lies in the file
+        in one piece, which takes far fewer calls where rows of a block are short.
 
     Raises
     ------
@@ -39,9 +42,17 @@ class Scratch:
         If no temporary file can be made.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, max_memory: int) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        *,
+        max_memory: int,
+        blocks: tuple[int, ...] | None = None,
+    ) -> None:
         self.shape = shape
         self.dtype = dtype
+        self._blocks = blocks
         self._array: AnyArray | None = None
         self._file: Any = None
         nbytes = math.prod(shape) * dtype.itemsize
@@ -75,8 +86,11 @@ class Scratch:
             return
         flat = np.ascontiguousarray(values, self.dtype).reshape(-1).view(np.uint8).data
         done = 0
+        runs = self._runs(region, self.shape)
+        if self._blocks is not None:
+            runs = iter([(self._begin(region), len(flat))])
         try:
-            for offset, length in self._runs(region):
+            for offset, length in runs:
                 self._put(flat[done : done + length], offset)
                 done += length
         except OSError as error:
@@ -95,14 +109,32 @@ class Scratch:
         """
         if self._array is not None:
             return self._array[region]
+        if self._blocks is None:
+            return self._read(self._runs(region, self.shape), region_shape(region))
         out = np.empty(region_shape(region), self.dtype)
+        for part in overlaps(region, self._blocks):
+            block = chunk_region(part.key, self.shape, self._blocks)
+            runs = self._runs(part.source, region_shape(block), self._begin(block))
+            out[part.target] = self._read(runs, region_shape(part.source))
+        return out
+
+    def _read(self, runs: Iterator[tuple[int, int]], shape: tuple[int, ...]) -> AnyArray:
+        out = np.empty(shape, self.dtype)
         flat = out.reshape(-1).view(np.uint8).data
         done = 0
-        for offset, length in self._runs(region):
+        for offset, length in runs:
             if self._take(flat[done : done + length], offset) != length:
                 raise StorageError("a scratch file ended before the data that it must hold")
             done += length
         return out
+
+    def _begin(self, block: Region) -> int:
+        """Place of a block in the file: behind all that come before it, the last axis fastest."""
+        before, across = 0, 1
+        for axis, part in enumerate(block):
+            before += part.start * across * math.prod(self.shape[axis + 1 :])
+            across *= part.stop - part.start
+        return before * self.dtype.itemsize
 
     def _put(self, data: memoryview, offset: int) -> None:
         while data:
@@ -142,17 +174,20 @@ class Scratch:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _runs(self, region: Region) -> Iterator[tuple[int, int]]:
-        """Byte offset and length of the contiguous runs of a region, in its order."""
+    def _runs(
+        self, region: Region, shape: tuple[int, ...], begin: int = 0
+    ) -> Iterator[tuple[int, int]]:
+        """Byte offset and length of the contiguous runs of a region of an array, in its order."""
         width = self.dtype.itemsize
         outer = len(region)
-        while outer and region[outer - 1] == slice(0, self.shape[outer - 1], 1):
+        while outer and region[outer - 1] == slice(0, shape[outer - 1], 1):
             outer -= 1
-        run = math.prod(self.shape[outer:]) * width
+        run = math.prod(shape[outer:]) * width
         if outer:
             run *= region[outer - 1].stop - region[outer - 1].start
-        strides = [math.prod(self.shape[axis + 1 :]) * width for axis in range(len(region))]
-        base = sum(part.start * stride for part, stride in zip(region, strides, strict=True))
+        strides = [math.prod(shape[axis + 1 :]) * width for axis in range(len(region))]
+        base = begin
+        base += sum(part.start * stride for part, stride in zip(region, strides, strict=True))
         counts = region_shape(region)[: max(0, outer - 1)]
         if not counts:
             yield base, run
