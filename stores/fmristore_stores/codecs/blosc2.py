@@ -61,7 +61,9 @@ def decodes(data: Buffer, header: tuple[int, ...]) -> bool:
         What its header says.
     """
     version, _, flags, _, size, blocksize, total = header
-    if version != _VERSION or flags >> 5 not in _COMPRESSORS or flags & _PLAIN or not blocksize:
+    if version != _VERSION or flags >> 5 not in _COMPRESSORS or flags & _PLAIN:
+        return False
+    if not 0 < blocksize <= size:
         return False
     if not flags & _WHOLE_BLOCKS or flags & _DELTA or flags & _BOTH_SHUFFLES == _BOTH_SHUFFLES:
         return False

@@ -86,6 +86,15 @@ def test_a_block_whose_length_is_damaged_is_no_block_of_blosc_2(length: int) -> 
     assert tried > 2
 
 
+@pytest.mark.parametrize("blocksize", [0, SERIES.nbytes + 1, 1 << 29, (1 << 31) - 1])
+def test_a_block_is_no_longer_than_the_frame(blocksize: int) -> None:
+    damaged = bytearray(_frame(SERIES))
+    struct.pack_into("<i", damaged, 8, blocksize)
+    assert not _is_decoded_here(bytes(damaged))
+    with pytest.raises(CorruptDataError, match="damaged"):
+        blosc_decode(bytes(damaged), SERIES.nbytes)
+
+
 @pytest.mark.parametrize("start", [0, 15, 1 << 30, -4])
 def test_a_damaged_table_of_blocks_is_an_error(start: int) -> None:
     damaged = bytearray(_frame(SERIES))
