@@ -114,11 +114,11 @@ def blosc_decode(data: Buffer, limit: int, out: AnyArray | None = None) -> Buffe
         msg = f"a blosc chunk claims {size} bytes where at most {limit} are possible"
         raise CorruptDataError(msg)
     room = np.empty(size, np.uint8) if out is None or out.nbytes < size else out[:size]
+    if blosc2.decodes(data, header):
+        blosc2.decompress(data, room)
+        return room.data
     try:
-        if blosc2.decodes(data, header):
-            blosc2.decompress(data, room)
-        else:
-            numcodecs.blosc.decompress(data, room)
+        numcodecs.blosc.decompress(data, room)
     except (RuntimeError, ValueError) as error:
         msg = f"blosc cannot decode a chunk: its bytes are damaged ({error})"
         raise CorruptDataError(msg) from error

@@ -20,6 +20,7 @@ from importlib import metadata
 
 import numpy as np
 
+from fmristore_stores.errors import CorruptDataError, MemoryLimitError
 from fmristore_stores.protocol import AnyArray, Buffer
 
 __all__ = ["available", "decodes", "decompress"]
@@ -91,8 +92,10 @@ def decompress(data: Buffer, room: AnyArray) -> None:
 
     Raises
     ------
-    RuntimeError
+    CorruptDataError
         If the frame is damaged.
+    MemoryLimitError
+        If there is no memory to decode in.
     """
     decoder = getattr(_threads, "decoder", None)
     if decoder is None:
@@ -110,7 +113,7 @@ class _Decoder:
         self._context = library.blosc2_create_dctx(settings)
         self._decompress = library.blosc2_decompress_ctx
         if not self._context:
-            raise MemoryError("C-Blosc2 has no memory to decode in")
+            raise MemoryLimitError("C-Blosc2 has no memory to decode in")
         freed = weakref.finalize(self, library.blosc2_free_ctx, self._context)
         freed.atexit = False
 
@@ -119,7 +122,9 @@ class _Decoder:
             self._context, data.ctypes.data, data.nbytes, room.ctypes.data, room.nbytes
         )
         if found != room.nbytes:
-            raise RuntimeError(f"error {found} of C-Blosc2")
+            raise CorruptDataError(
+                f"blosc cannot decode a chunk: its bytes are damaged (error {found} of C-Blosc2)"
+            )
 
 
 _threads = threading.local()
