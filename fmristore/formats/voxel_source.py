@@ -206,18 +206,15 @@ class _DenseReader(VoxelReader):
         return dict(zip(spec.dims, size, strict=True))
 
     def _regions(self, size: dict[str, int]) -> Iterator[SeriesBlock]:
-        shape = (*self.space.spatial_shape, self.times)
         dims = self._reader.spec.dims
         axes = [dims.index(d) for d in "xyzt"]
         for columns in _cells(self.voxels.voxels, size):
             voxels = self.voxels.voxels[columns]
-            first = [int(v) // size[d] * size[d] for v, d in zip(voxels[0], "xyz", strict=True)]
-            inside = tuple((voxels - first).T)
+            low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
+            inside = tuple((voxels - low).T)
+            block = {d: slice(int(a), int(b), 1) for d, a, b in zip("xyz", low, high, strict=True)}
             for t0 in range(0, self.times, size["t"]):
-                block = {
-                    d: slice(start, min(start + size[d], length), 1)
-                    for d, start, length in zip("xyzt", (*first, t0), shape, strict=True)
-                }
+                block["t"] = slice(t0, min(t0 + size["t"], self.times), 1)
                 values = self._reader.read(tuple(block[d] for d in dims)).transpose(axes)
                 yield SeriesBlock(block["t"], columns, values[inside].T)
 
