@@ -1,9 +1,9 @@
-"""Maskers of nilearn that are fed with blocks of volumes."""
+"""Maskers of nilearn that take a run in blocks: of volumes, or of the voxels that they need."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import nibabel
@@ -12,6 +12,7 @@ from nilearn import maskers, signal
 from sklearn.utils.validation import check_is_fitted
 
 from fmristore.model.space import NeuroSpace
+from fmristore.nilearn.direct import Extract, Part, has_grid, mask_parts, parcel_parts
 from fmristore.nilearn.parameters import streaming_class
 from fmristore.nilearn.runs import Run, find_runs
 from fmristore.planning.streams import streaming
@@ -112,23 +113,31 @@ class _Streamed:
         """Series (T, n) before cleaning, and the type of the runs' values."""
         bare = copy.copy(self)
         vars(bare).update(NO_CLEANING | self._restriction(runs[0]))
-        extract: Any = super(_Streamed, bare)
+        nilearns: Any = super(_Streamed, bare)
+        extract = nilearns.transform_single_imgs
         lengths = [run.space.time_points or 1 for run in runs]
         values: Any = None
         dtype = np.dtype(np.float64)
         start = 0
         for run, length in zip(runs, lengths, strict=True):
-            blocks = extracted(bare, run, limit, extract.transform_single_imgs)
-            for first, found, of_image in blocks:
-                if values is None:
-                    values = np.empty((sum(lengths), found.shape[1]), found.dtype)
-                at = start + first
-                values[at : at + len(found)] = found
-                dtype = of_image
+            with streaming(self._parts(bare, run, limit, extract)) as parts:
+                for part in parts:
+                    if values is None:
+                        values = np.empty((sum(lengths), part.width), part.values.dtype)
+                    times = slice(start + part.times.start, start + part.times.stop)
+                    values[times, part.columns] = part.values
+                    dtype = part.dtype
+                    del part  # before the next one takes its memory
             start += length
         learned = {n: v for n, v in vars(bare).items() if n.endswith("_") and n != "clean_args_"}
         vars(self).update(learned)
         return values, dtype
+
+    def _parts(self, bare: Any, run: Run, limit: int, extract: Extract) -> Iterator[Part]:
+        """Uncleaned series of a run: in blocks of volumes that nilearn extracts."""
+        for first, values, dtype in extracted(bare, run, limit, extract):
+            times, columns = slice(first, first + len(values)), slice(0, values.shape[1])
+            yield Part(times, columns, values, values.shape[1], dtype)
 
     def _restriction(self, run: Run) -> dict[str, Any]:
         """Parameters that leave out voxels which the series do not depend on."""
@@ -150,7 +159,7 @@ class _Streamed:
 
 
 def extracted(
-    masker: Any, run: Run, max_memory: int, extract: Callable[[Any], Any]
+    masker: Any, run: Run, max_memory: int, extract: Extract
 ) -> Iterator[tuple[int, AnyArray, np.dtype[Any]]]:
     """Series of a run, a block of volumes after the other.
 
@@ -192,8 +201,7 @@ def _resamples(masker: Any, space: NeuroSpace) -> bool:
         image = masker.mask_img_
     else:
         return False
-    same = image.shape[:3] == space.spatial_shape and np.allclose(image.affine, space.affine)
-    return not same
+    return not has_grid(image, space)
 
 
 def clean_series(masker: Any, values: AnyArray, **parameters: Any) -> AnyArray:
@@ -246,12 +254,20 @@ _streaming = streaming_class(
 
 @_streaming
 class NiftiMasker(_Streamed, maskers.NiftiMasker):
-    """nilearn's `NiftiMasker`, in blocks of volumes: series of the voxels of a mask."""
+    """nilearn's `NiftiMasker`, in blocks of the run: series of the voxels of a mask."""
+
+    def _parts(self, bare: Any, run: Run, limit: int, extract: Extract) -> Iterator[Part]:
+        """Of a run on the grid of the mask only the voxels of the mask are read."""
+        return mask_parts(bare, run, limit, extract) or super()._parts(bare, run, limit, extract)
 
 
 @_streaming
 class NiftiLabelsMasker(_Streamed, maskers.NiftiLabelsMasker):
-    """nilearn's `NiftiLabelsMasker`, in blocks of volumes: series of regions of a label image."""
+    """nilearn's `NiftiLabelsMasker`, in blocks of the run: series of regions of a label image."""
+
+    def _parts(self, bare: Any, run: Run, limit: int, extract: Extract) -> Iterator[Part]:
+        """Of a run on the grid of the labels only their voxels are read, in any order."""
+        return parcel_parts(bare, run, limit, extract) or super()._parts(bare, run, limit, extract)
 
 
 @_streaming

@@ -24,7 +24,7 @@ from fmristore_stores.errors import InvalidInputError
 from fmristore_stores.io.location import is_local, normalise
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["Run", "RunProxy", "find_each_run", "find_runs"]
+__all__ = ["Run", "RunProxy", "blank_volume", "find_each_run", "find_runs"]
 
 _SHARE = 4
 """Part of the memory, as a divisor, that reading takes; nilearn has half of it, and threads and
@@ -150,7 +150,7 @@ def _blocks(
     if source.colors:
         raise InvalidInputError("colours have no series")
     scaling = source.scaling
-    dtype = source.dtype.newbyteorder("=") if scaling is None else np.dtype(np.float64)
+    dtype = _dtype(source)
     volume_nbytes = int(np.prod(space.spatial_shape)) * dtype.itemsize
     more = 0 if extremes is None else 1
     # A block in nilearn's hands: its values, and copies that computing makes of them.
@@ -175,6 +175,23 @@ def _blocks(
             filled = start + 1
     if filled > first:
         yield first, _image(block[..., : filled - first + more], space, extremes)
+
+
+def _dtype(source: ImageSource) -> np.dtype[Any]:
+    """Type of the values that nibabel would load."""
+    return source.dtype.newbyteorder("=") if source.scaling is None else np.dtype(np.float64)
+
+
+def blank_volume(source: ImageSource) -> Any:
+    """A run of one volume of zeros, on the grid and of the type of the blocks of a run.
+
+    Parameters
+    ----------
+    source : ImageSource
+        Nothing is read of it.
+    """
+    values = np.zeros((*source.space.spatial_shape, 1), _dtype(source), order="F")
+    return _image(values, source.space, None)
 
 
 def _image(values: AnyArray, space: NeuroSpace, extremes: tuple[float, float] | None) -> Any:

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from fmristore.formats.matrix import ScaledMatrix, ScratchMatrix
 from fmristore.formats.voxel_source import voxel_reader
-from fmristore.model.space import NeuroSpace
-from fmristore.model.voxels import VoxelSet
+from fmristore.nilearn.direct import mask_voxels, takes_voxels
 from fmristore.nilearn.maskers import NO_CLEANING, extracted
 from fmristore.nilearn.runs import Run
 from fmristore.planning.memory import within
@@ -113,9 +112,8 @@ def _extracted(masker: Any, run: Run, max_memory: int) -> Iterator[ScaledMatrix]
         space = source.space
         if space.time_points is None or source.colors:
             raise InvalidInputError("a model needs a run of volumes of values", url=source.url)
-        if _is_direct(masker, space):
-            voxels = VoxelSet(space, np.argwhere(masker.mask_img_.get_fdata() != 0))
-            with voxel_reader(source, voxels).matrix(max_memory) as found:
+        if takes_voxels(masker, space):
+            with voxel_reader(source, mask_voxels(masker, space)).matrix(max_memory) as found:
                 yield found
             return
     bare = copy.copy(masker)
@@ -134,14 +132,3 @@ def _extracted(masker: Any, run: Run, max_memory: int) -> Iterator[ScaledMatrix]
                 scratch.write((times, slice(0, values.shape[1], 1)), values)
         assert scratch is not None  # a run has volumes
         yield ScaledMatrix(ScratchMatrix(scratch))
-
-
-def _is_direct(masker: Any, space: NeuroSpace) -> bool:
-    """Return whether a masker takes voxels as they are."""
-    changing = ("smoothing_fwhm", "target_affine", "target_shape")
-    mask = masker.mask_img_
-    return (
-        all(getattr(masker, name) is None for name in changing)
-        and mask.shape == space.spatial_shape
-        and np.allclose(mask.affine, space.affine)
-    )
