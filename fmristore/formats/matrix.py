@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -37,6 +38,10 @@ __all__ = [
     "chunk_count",
     "empty_result",
 ]
+
+_GAP_BYTES, _READ_BYTES = 64 * 1024, 256 * 1024
+"""Bytes between two rows of a scratch file that are read with them, which takes less time than
+another call, and the most that are read at once."""
 
 _SPAN = 3
 
@@ -289,13 +294,29 @@ class ScratchMatrix(Matrix):
             low, high = (int(np.min(rows)), int(np.max(rows)) + 1) if len(rows) else (0, 0)
             return self._scratch.read((times, slice(low, high, 1)))[:, rows - low].T
         places = self._place[rows]
-        order = np.argsort(places)
-        runs = np.split(order, np.flatnonzero(np.diff(places[order]) != 1) + 1)
+        if self._scratch.in_memory:
+            return self._scratch.read((slice(0, self.shape[0], 1), times))[places]
         values = np.empty((len(places), axis_length(times)), self.dtype)
-        for run in runs if len(places) else ():
-            first = int(places[run[0]])
-            values[run] = self._scratch.read((slice(first, first + len(run), 1), times))
+        order = np.argsort(places)
+        found = places[order]
+        for piece in self._pieces(found, times):
+            first = int(found[piece.start])
+            near = slice(first, int(found[piece.stop - 1]) + 1, 1)
+            values[order[piece]] = self._scratch.read((near, times))[found[piece] - first]
         return values
+
+    def _pieces(self, places: NDArray[np.int64], times: slice) -> Iterator[slice]:
+        """Positions of ascending rows that are read at once, with the rows between them."""
+        width = max(1, self.shape[1] * self.dtype.itemsize)
+        whole = axis_length(times) == self.shape[1]  # of parts each row is a call
+        gap = max(1, _GAP_BYTES // width) if whole else 1
+        most = max(1, _READ_BYTES // width)
+        start = 0
+        for stop in [*(np.flatnonzero(np.diff(places) > gap) + 1).tolist(), len(places)]:
+            while start < stop:
+                after = start + int(np.searchsorted(places[start:stop], places[start] + most))
+                yield slice(start, after)
+                start = after
 
 
 class SparseMatrix(Matrix):
