@@ -1,8 +1,9 @@
 """nilearn's maskers and first-level model on runs of any size: a run is never loaded.
 
 Names, parameters, results and reports are nilearn's, and so are all computations but reducing the
-voxels of labels that lie on the grid of the run: other blocks of volumes are extracted by nilearn's
-own maskers, series cleaned by `nilearn.signal.clean`, and models fitted to some voxels at a time.
+voxels of labels and spheres on the grid of the run: other blocks of volumes are extracted by
+nilearn's own maskers, series cleaned by `nilearn.signal.clean`, and models fitted to some voxels at
+a time.
 `correlation_maps` and `reduced_run` do for all voxels what nilearn's examples do with series in
 memory. Importing this package calls `fmristore.register`.
 """

@@ -7,6 +7,7 @@ each chunk once, in the order in which they are stored.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ __all__ = [
     "mask_parts",
     "mask_voxels",
     "parcel_parts",
+    "sphere_parts",
     "takes_voxels",
 ]
 
@@ -135,6 +137,33 @@ def parcel_parts(masker: Any, run: Run, max_memory: int, extract: Extract) -> It
         return None
     dtype = volume.get_data_dtype()
     return _parcel_parts(run, (atlas, ids), statistic, max_memory, like, dtype)
+
+
+def sphere_parts(masker: Any, run: Run, max_memory: int, extract: Extract) -> Iterator[Part] | None:
+    """Series of spheres that share no voxel, as parcels of the voxels that nilearn puts into them.
+
+    Parameters and result as of `mask_parts`; the masker has a mask image on the grid of the run.
+    """
+    if masker.smoothing_fwhm is not None or masker.dtype is not None:
+        return None
+    volume = _stand_in(run, lambda space: has_grid(masker.mask_img, space))
+    if volume is None or volume.get_data_dtype() != np.float64:  # nilearn's means are float32
+        return None
+    numbers = np.arange(1.0, len(masker.seeds_) + 1)
+    placed = copy.copy(masker)
+    placed.mask_img_ = masker.mask_img
+    try:
+        volume = placed.inverse_transform(numbers[np.newaxis])
+    except (
+        ValueError
+    ):  # spheres without voxels, but for those that nilearn puts in on the way there
+        return None
+    # Those, and voxels of two spheres, show in the means.
+    like = np.asarray(extract(volume))
+    if like.size != len(numbers) or (like.ravel() != numbers).any():
+        return None
+    atlas = np.asarray(volume.dataobj).reshape(volume.shape[:3])
+    return _parcel_parts(run, (atlas, numbers), "mean", max_memory, like, np.dtype(np.float64))
 
 
 def _parcel_parts(

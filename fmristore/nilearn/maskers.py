@@ -12,7 +12,7 @@ from nilearn import maskers, signal
 from sklearn.utils.validation import check_is_fitted
 
 from fmristore.model.space import NeuroSpace
-from fmristore.nilearn.direct import Extract, Part, has_grid, mask_parts, parcel_parts
+from fmristore.nilearn.direct import Extract, Part, has_grid, mask_parts, parcel_parts, sphere_parts
 from fmristore.nilearn.parameters import streaming_class
 from fmristore.nilearn.runs import Run, find_runs
 from fmristore.planning.streams import streaming
@@ -277,12 +277,23 @@ class NiftiMapsMasker(_Streamed, maskers.NiftiMapsMasker):
 
 @_streaming
 class NiftiSpheresMasker(_Streamed, maskers.NiftiSpheresMasker):
-    """nilearn's `NiftiSpheresMasker`, in blocks of volumes: series of spheres around seeds."""
+    """nilearn's `NiftiSpheresMasker`, in blocks of the run: series of spheres around seeds."""
+
+    def _parts(self, bare: Any, run: Run, limit: int, extract: Extract) -> Iterator[Part]:
+        """Of scaled values only the voxels of spheres apart from each other are read."""
+        parts = None
+        if self.mask_img is None and bare.mask_img is not None:
+            parts = sphere_parts(bare, run, limit, extract)
+        return parts or super()._parts(bare, run, limit, extract)
 
     def _restriction(self, run: Run) -> dict[str, Any]:
-        """A mask of the voxels near seeds: nilearn lists all that there are for each block."""
+        """A mask of the voxels near seeds: nilearn lists all that there are for each block.
+
+        And the type, in which nilearn computes the means.
+        """
+        given: dict[str, Any] = {} if self.dtype == "auto" else {"dtype": self.dtype}
         if self.mask_img is not None:
-            return {}
+            return given
         space = run.space
         reach = (self.radius or 0.0) + float(np.linalg.norm(space.spacing)) + 2.0
         index = np.moveaxis(np.indices(space.spatial_shape), 0, -1)
@@ -294,4 +305,4 @@ class NiftiSpheresMasker(_Streamed, maskers.NiftiSpheresMasker):
                 near[plane] |= inside.reshape(near.shape[1:])
         library: Any = nibabel
         image = library.Nifti1Image(near.astype(np.uint8), space.affine)
-        return {"mask_img": image} if near.any() else {}
+        return given | {"mask_img": image} if near.any() else given

@@ -126,6 +126,34 @@ def test_voxels_of_a_mask(folder: Path, source: str, options: dict[str, Any]) ->
         assert_array_equal(found, wanted)
 
 
+SPHERES: dict[str, dict[str, Any]] = {
+    "one": {"seeds": [(-3, 0, 0)], "radius": 7},
+    "apart": {"seeds": [(6, 0, 0), (-9, 3, 6), (0, 9, 9)], "radius": 4.5},
+    "touching": {"seeds": [(6, 0, 0), (0, 0, 0)], "radius": 3.5, "allow_overlap": True},
+    "overlapping": {"seeds": [(6, 0, 0), (3, 0, 0)], "radius": 7, "allow_overlap": True},
+    "one in another": {"seeds": [(6, 0, 0), (6, 0, 0)], "radius": 7, "allow_overlap": True},
+    "voxels": {"seeds": [(6, 0, 0), (-9, 3, 6)], "radius": None},
+    "between voxels": {"seeds": [(5.2, 1.1, 0.9), (-8.0, 3.7, 6.2)], "radius": 0.5},
+    "masked": {"seeds": [(0, 0, 0)], "radius": 7, "mask_img": _mask()},
+    "typed": {"seeds": [(-3, 0, 0)], "radius": 7, "dtype": np.float32},
+}
+
+
+@pytest.mark.parametrize("source", ["run.h5", "run.nii.gz"])
+@pytest.mark.parametrize("case", SPHERES)
+def test_spheres(folder: Path, case: str, source: str) -> None:
+    options = SPHERES[case] | {"standardize": None}
+    wanted = theirs.NiftiSpheresMasker(**options).fit_transform(str(folder / "run.nii.gz"))
+    found = ours.NiftiSpheresMasker(**options).fit().transform(folder / source)
+    _equal(found, wanted)
+
+
+def test_spheres_share_no_voxel(folder: Path) -> None:
+    options = {"seeds": [(6, 0, 0), (3, 0, 0)], "radius": 7}
+    with pytest.raises(ValueError, match="Overlap"):
+        ours.NiftiSpheresMasker(**options).fit().transform(folder / "run.h5")
+
+
 class TestWhatIsRead:
     """nilearn sees one volume of zeros, and no chunk is decoded that lies apart from the voxels."""
 
@@ -158,9 +186,10 @@ class TestWhatIsRead:
         decoded = (stats.counts - before).bytes_decoded - 1000  # without the affine, and the like
         assert (len(cells) - 1) * nbytes < decoded < around * nbytes
 
-    @pytest.mark.parametrize("kind", ["labels", "mask"])
+    @pytest.mark.parametrize("kind", ["labels", "mask", "spheres"])
     def test_volumes(self, run: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        cls = theirs.NiftiLabelsMasker if kind == "labels" else theirs.NiftiMasker
+        name = f"Nifti{kind.title()}Masker" if kind != "mask" else "NiftiMasker"
+        cls = getattr(theirs, name)
         nilearns = cls.transform_single_imgs
         seen = []
 
@@ -169,13 +198,12 @@ class TestWhatIsRead:
             return nilearns(self, imgs, *args, **options)
 
         monkeypatch.setattr(cls, "transform_single_imgs", watched)
-        if kind == "labels":
-            masker = ours.NiftiLabelsMasker(_atlas(), standardize=None).fit()
-        else:
-            masker = ours.NiftiMasker(_mask(), standardize=None).fit()
+        given = {"labels": _atlas(), "mask": _mask(), "spheres": [(-3, 0, 0)]}[kind]
+        masker = getattr(ours, name)(given, standardize=None).fit()
         masker.transform(run)
-        assert [values.shape for values in seen] == [(*GRID, 1)]
-        assert not seen[0].any()
+        assert [values.shape[:3] for values in seen] == [GRID]
+        assert seen[0].size == np.prod(GRID)
+        assert seen[0].any() == (kind == "spheres")  # of which it sees the places
 
     def test_labels_are_resampled_once(self, run: Path) -> None:
         masker = ours.NiftiLabelsMasker(LABELS["resampled"]["labels_img"], max_memory=60_000).fit()
