@@ -50,6 +50,7 @@ from fmristore.sampling import Batches, Windows
 from fmristore_stores.chunks.cache import CHUNK_CACHE
 from fmristore_stores.codecs.pipeline import decode
 from fmristore_stores.grid import ChunkKey, overlaps
+from fmristore_stores.io.memory import aligned
 from fmristore_stores.protocol import AnyArray, ByteRange, ChunkRefs
 from fmristore_stores.spec import ArraySpec
 
@@ -142,8 +143,8 @@ class Limit(Ours):
         self._arrays = cast("list[ChunkRefs]", stored)
         self._spec: ArraySpec = stored[0].spec
         self._files: dict[str, int] = {}
-        self._scratch = np.empty(2 * self._spec.chunk_nbytes, np.uint8)
-        self._out = np.empty(self._spec.chunk_nbytes, np.uint8)
+        self._scratch = aligned(2 * self._spec.chunk_nbytes)
+        self._out = aligned(self._spec.chunk_nbytes)
 
     def prepare(self, number: int) -> None:
         """Find out which bytes are wanted."""

@@ -19,6 +19,7 @@ from fmristore_stores.errors import (
     MemoryLimitError,
     MetadataError,
 )
+from fmristore_stores.io.memory import aligned
 from fmristore_stores.protocol import AnyArray
 
 __all__ = ["VolumeBlock", "VolumeStream", "stream_volumes"]
@@ -213,7 +214,7 @@ class _Reader:
 
     def block(self, t0: int, z0: int, shape: tuple[int, ...]) -> VolumeBlock:
         """Read the next block."""
-        values: AnyArray = np.empty(shape, self._header.disk_dtype)
+        values = aligned(shape, self._header.disk_dtype)
         target = values.reshape(-1).view(np.uint8).data
         with translated(self._files.data_url):
             while target:

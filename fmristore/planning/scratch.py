@@ -12,6 +12,7 @@ import numpy as np
 
 from fmristore_stores.errors import StorageError
 from fmristore_stores.grid import Region, chunk_region, overlaps, region_shape
+from fmristore_stores.io.memory import aligned
 from fmristore_stores.protocol import AnyArray
 
 __all__ = ["Scratch"]
@@ -111,7 +112,7 @@ class Scratch:
             return self._array[region]
         if self._blocks is None:
             return self._read(self._runs(region, self.shape), region_shape(region))
-        out = np.empty(region_shape(region), self.dtype)
+        out = aligned(region_shape(region), self.dtype)
         for part in overlaps(region, self._blocks):
             block = chunk_region(part.key, self.shape, self._blocks)
             runs = self._runs(part.source, region_shape(block), self._begin(block))
@@ -119,7 +120,7 @@ class Scratch:
         return out
 
     def _read(self, runs: Iterator[tuple[int, int]], shape: tuple[int, ...]) -> AnyArray:
-        out = np.empty(shape, self.dtype)
+        out = aligned(shape, self.dtype)
         flat = out.reshape(-1).view(np.uint8).data
         done = 0
         for offset, length in runs:

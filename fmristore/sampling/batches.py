@@ -99,6 +99,7 @@ class Batches:
         self._epoch = 0
         self._done = 0
         self._worker, self._workers = 0, 1
+        self._memory_of_batches, self._memory_of_runs = Memory(), Memory()
 
     # Where it stands ------------------------------------------------------------------------
 
@@ -222,7 +223,7 @@ class Batches:
     def _batches(self, skipped: int) -> Iterator[Batch]:
         rows = _Rows(self._batch_size)
         finishes = self.windows.finishes
-        given, held = Memory(), Memory()
+        given, held = self._memory_of_batches, self._memory_of_runs
         for buffer, wanted in self._buffers():
             chosen = wanted[skipped:]
             skipped = max(0, skipped - len(wanted))

@@ -231,11 +231,23 @@ class Buffer:
         CorruptDataError
             If a chunk is damaged or missing.
         """
+        if self._made_of_chunks():
+            return False
         if self._fits(count):
             return True
         self._count_chunks()
         self._held = {number: list(self._blocks(number)) for number in self._cells}
         return False
+
+    def _made_of_chunks(self) -> bool:
+        """True if chunks are not decoded, and windows take them whole: each is read on its own."""
+        windows = self._windows
+        runs = [windows.sources[number] for number in {group.run for group in self._groups}]
+        return not any(
+            run.decodes
+            or any(w < c for w, c in zip(windows.size, _time_first(run, run.chunks), strict=True))
+            for run in runs
+        )
 
     def _blocks(self, number: int) -> Iterator[_Block]:
         """Read all chunks of a run that windows touch, in blocks as large as the memory allows."""

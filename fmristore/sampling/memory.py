@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fmristore_stores.io.memory import aligned
 from fmristore_stores.protocol import AnyArray
 
 __all__ = ["Memory"]
@@ -49,6 +50,10 @@ class Memory:
         self._back: deque[_Loan] = deque()
         """Loans that are over. A method of theirs is called when that happens, no Python runs."""
 
+    def __reduce__(self) -> tuple[type[Memory], tuple[()]]:
+        """Another process begins with no memory."""
+        return Memory, ()
+
     def empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> AnyArray:
         """An array as `numpy.empty` makes it.
 
@@ -66,7 +71,7 @@ class Memory:
             if loan.memory.nbytes >= nbytes:
                 memory = loan.memory
         if memory is None:
-            memory = np.empty(nbytes, np.uint8)
+            memory = aligned(nbytes)
         lent = _Lent(memory, nbytes)
         loan = _Loan(lent, self._back.append)
         loan.memory = memory

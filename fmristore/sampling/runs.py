@@ -99,6 +99,11 @@ class Run(ABC):
         """True if several regions can be read with `read_regions`."""
         return False
 
+    @property
+    def decodes(self) -> bool:
+        """False if it costs nothing to read a chunk with `read_regions` once more."""
+        return True
+
     def read_regions(self, regions: Sequence[Sequence[slice]], outs: Sequence[AnyArray]) -> None:
         """Read several regions into memory of `held_dtype`, each chunk once for all of them."""
         for region, out in zip(regions, outs, strict=True):
@@ -208,6 +213,11 @@ class GridRun(Run):
     def reads_regions(self) -> bool:
         """Docstring inherited."""
         return self._plain is not None
+
+    @property
+    def decodes(self) -> bool:
+        """Docstring inherited."""
+        return self._plain is None or self._plain.decodes
 
     def read_regions(self, regions: Sequence[Sequence[slice]], outs: Sequence[AnyArray]) -> None:
         """Docstring inherited."""

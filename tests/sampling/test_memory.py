@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 import fmristore as fs
 from fmristore.sampling import Batches, Windows
@@ -86,3 +88,35 @@ def test_batches_that_are_dropped_take_no_more_memory(windows: Windows) -> None:
     batches = Batches(windows, batch_size=2, max_memory=16 * windows.nbytes)
     places = {_address(values) for values, _ in batches}
     assert len(batches) > 5 * len(places)
+
+
+def test_an_epoch_takes_the_memory_of_the_one_before(windows: Windows) -> None:
+    batches = Batches(windows, batch_size=2)
+    places = [{_address(values) for values, _ in batches} for _ in range(3)]
+    assert places[2] <= places[0] | places[1]
+
+
+def test_another_process_begins_with_no_memory(windows: Windows) -> None:
+    batches = Batches(windows, batch_size=2)
+    wanted = [values.copy() for values, _ in batches]
+    batches.set_epoch(0)
+    twin = pickle.loads(pickle.dumps(batches))
+    for (values, _), expected in zip(twin, wanted, strict=True):
+        assert_array_equal(values, expected)
+    twin.windows.close()
+
+
+@pytest.mark.parametrize("kind", ["h5", "zarr"])
+def test_whole_volumes_that_are_not_encoded_are_read_batch_by_batch(
+    tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / f"run.{kind}"
+    fs.NeuroVec.create(RUN, path, space=SPACE, access="volume", codec="none").close()
+    with Windows([path] * 6, length=2, stride=1, raw=True) as windows:
+        stored = windows.sources[0].stored
+        with stored.stats.watch() as read:
+            for count, (values, numbers) in enumerate(Batches(windows, batch_size=3, seed=1)):
+                if count < 3:  # two volumes of each of three windows, and nothing ahead of them
+                    assert read.chunks == 2 * 3 * (count + 1)
+                for value, number in zip(values, numbers.tolist(), strict=True):
+                    assert_array_equal(value, RUN[windows.where(number).region])

@@ -359,6 +359,11 @@ class DenseImage(GridView):
         )
 
     @property
+    def decodes(self) -> bool:
+        """False if values lie in local files as they do in memory, which makes any read cheap."""
+        return self._data.reader.decodes
+
+    @property
     def memory_axes(self) -> tuple[int, ...]:
         """Axes in the order of the elements in chunks, the one that varies fastest last."""
         spec = self._spec

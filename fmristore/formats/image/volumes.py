@@ -16,6 +16,7 @@ from fmristore_stores.chunks.cache import CHUNK_CACHE
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import StorageError
 from fmristore_stores.grid import Region, region_shape
+from fmristore_stores.io.memory import aligned
 from fmristore_stores.protocol import AnyArray
 
 __all__ = ["needs_scratch", "volumes_by_scratch"]
@@ -113,7 +114,7 @@ def _by_scratch(
                 del values, rows
             for start in range(0, count, step):
                 stop = min(start + step, count)
-                out = np.empty((stop - start, *grid), reader.spec.dtype)
+                out = aligned((stop - start, *grid), reader.spec.dtype)
                 for number, block in enumerate(blocks):
                     shape = region_shape(block)
                     with _in_scratch():

@@ -11,6 +11,7 @@ import google_crc32c
 import numpy as np
 
 from fmristore_stores.grid import ChunkKey
+from fmristore_stores.io.memory import aligned
 from fmristore_stores.protocol import AnyArray, Buffer, ByteRange, ChunkRef, ChunkRefs
 
 __all__ = ["Encoded", "Room", "checksum", "fetch_encoded"]
@@ -60,7 +61,7 @@ class Room(threading.local):
         """Pieces of the memory, one for each range."""
         ends = list(itertools.accumulate(item.length for item in ranges))
         if ends and ends[-1] > self._memory.nbytes:
-            self._memory = np.empty(ends[-1], np.uint8)
+            self._memory = aligned(ends[-1])
         return [self._memory[a:b] for a, b in itertools.pairwise([0, *ends])]
 
 

@@ -27,6 +27,7 @@ from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.codecs.blosc import decode_part, decodes_parts
 from fmristore_stores.errors import CodecError, CorruptDataError, DependencyError, FmristoreError
 from fmristore_stores.grid import ChunkKey, Region, grid_shape
+from fmristore_stores.io.memory import aligned
 from fmristore_stores.io.ranges import ReadCost, batches, merge_ranges, span_of
 from fmristore_stores.io.stats import Stats, stats_of
 from fmristore_stores.limits import LIMITS, check_chunk
@@ -390,7 +391,7 @@ class ChunkLoader:
         if part.range.length < _SHORT:
             (data,) = array.fetch([part.range])
             return self._read_part(part, data)
-        room = np.empty(part.range.length, np.uint8)
+        room = aligned(part.range.length)
         (data,) = array.fetch([part.range], [room])
         return self._read_part(part, data, room)
 
@@ -583,7 +584,7 @@ def _scratch(nbytes: int) -> AnyArray:
     """Memory of this thread to decode a chunk into that is copied from at once."""
     found: AnyArray | None = getattr(_threads, "scratch", None)
     if found is None or found.nbytes < nbytes:
-        found = np.empty(nbytes, np.uint8)
+        found = aligned(nbytes)
         if nbytes <= _LONG_BYTES:
             _threads.scratch = found
     return found

@@ -29,6 +29,7 @@ from fmristore_stores.grid import (
     region_shape,
     whole_run,
 )
+from fmristore_stores.io.memory import aligned
 from fmristore_stores.io.ranges import ReadCost
 from fmristore_stores.limits import check_result
 from fmristore_stores.protocol import AnyArray, Array
@@ -84,6 +85,11 @@ class ChunkReader:
         """Shape of what is read at once: a chunk, or a part of a large one without codecs."""
         return self._chunks
 
+    @property
+    def decodes(self) -> bool:
+        """False if chunks lie in local files as their values lie in memory."""
+        return not self._loader.plain
+
     # Whole regions --------------------------------------------------------------------------
 
     def read(self, region: Region | None = None, out: AnyArray | None = None) -> AnyArray:
@@ -123,12 +129,8 @@ class ChunkReader:
             return self.array.read(region, out)
         result = self._empty(shape, self._axes) if out is None else out
         few = overlap_count(region, self._chunks) <= _MANY_CHUNKS
-        if few and self._loader.plain:
-            memory = result.transpose(self._axes)
-            keys = whole_run(region, self._chunks, self._axes)
-            if keys and memory.flags.c_contiguous:
-                self._loader.run_whole(keys, memory.reshape(-1).view(np.uint8))
-                return result
+        if few and self._read_whole(region, result):
+            return result
         touched = self._overlaps(region, self._chunks)
         if not few:
             self._loader.require_first(
@@ -138,6 +140,17 @@ class ChunkReader:
         reads = [self._region_read(overlap, result, whole=whole) for overlap in touched]
         self._loader.run(reads, result.nbytes)
         return result
+
+    def _read_whole(self, region: Region, out: AnyArray) -> bool:
+        """Read chunks that are not encoded where they lie in `out` one after the other."""
+        if not self._loader.plain:
+            return False
+        memory = out.transpose(self._axes)
+        keys = whole_run(region, self._chunks, self._axes)
+        if not keys or not memory.flags.c_contiguous:
+            return False
+        self._loader.run_whole(keys, memory.reshape(-1).view(np.uint8))
+        return True
 
     def read_regions(self, regions: Sequence[Region], outs: Sequence[AnyArray]) -> None:
         """Read several regions; each chunk is loaded once, however many of them it lies in.
@@ -166,6 +179,11 @@ class ChunkReader:
                 self.array.read(region, out)
             return
         self._check_count(sum(overlap_count(region, self._chunks) for region in checked))
+        pairs = zip(checked, outs, strict=True)
+        left = [(region, out) for region, out in pairs if not self._read_whole(region, out)]
+        if not left:
+            return
+        checked, outs = map(list, zip(*left, strict=True))
         found = grouped_overlaps(checked, self._chunks)
         reads = [self._shared_read(key, found[key], outs) for key in sorted(found)]
         self._loader.run(reads, sum(out.nbytes for out in outs))
@@ -386,9 +404,9 @@ class ChunkReader:
         check_result(math.prod(shape) * self.spec.dtype.itemsize, self._url, self.array.path)
         try:
             if not order:
-                return np.empty(shape, self.spec.dtype)
+                return aligned(shape, self.spec.dtype)
             axes = tuple(order)
-            memory = np.empty([shape[a] for a in axes], self.spec.dtype)
+            memory = aligned([shape[a] for a in axes], self.spec.dtype)
             return memory.transpose(sorted(range(len(axes)), key=axes.__getitem__))
         except (MemoryError, ValueError) as error:
             msg = f"a result of shape {shape} does not fit into memory; read a smaller part"
