@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fmristore.formats.image.layout import ImageContent
     from fmristore.formats.matrix import ArrayMatrix, Matrix, MemoryMatrix
     from fmristore.formats.new_arrays import write_encoded, write_plain
-    from fmristore.formats.nodes import format_attributes, read_grid, space_attributes, write_affine
+    from fmristore.formats.nodes import format_attributes, read_grid, space_attributes
     from fmristore.formats.options import MatrixOptions, Target, store_as
     from fmristore.formats.registry import (
         Layout,
@@ -59,7 +59,6 @@ __all__ = [
     "space_attributes",
     "store_as",
     "takes",
-    "write_affine",
     "write_encoded",
     "write_plain",
 ]
@@ -89,7 +88,6 @@ _HOME = {
     "space_attributes": "fmristore.formats.nodes",
     "store_as": "fmristore.formats.options",
     "takes": "fmristore.planning.options",
-    "write_affine": "fmristore.formats.nodes",
     "write_encoded": "fmristore.formats.new_arrays",
     "write_plain": "fmristore.formats.new_arrays",
 }

@@ -457,7 +457,7 @@ class StoredObject(ABC):
     """
 
     format_name: ClassVar[str]
-    format_version: ClassVar[tuple[int, int]] = (1, 1)
+    format_version: ClassVar[tuple[int, int]] = (1, 2)
     holds: ClassVar[str] = ""
     """Content of the format, in one line: see `fmristore.formats.catalogue`."""
     use_when: ClassVar[str] = ""

@@ -37,7 +37,6 @@ __all__ = [
     "scaling_attributes",
     "space_attributes",
     "with_holds",
-    "write_affine",
     "write_axes",
     "write_grid",
     "write_label",
@@ -169,7 +168,7 @@ def read_metadata(handle: Handle, folder: str = "") -> Attributes:
     return group.group(_METADATA).read_attributes()
 
 
-def format_attributes(name: str, version: tuple[int, int] = (1, 1)) -> dict[str, Any]:
+def format_attributes(name: str, version: tuple[int, int] = (1, 2)) -> dict[str, Any]:
     """Root attributes that every format has."""
     return {
         FORMAT: name,
@@ -178,9 +177,17 @@ def format_attributes(name: str, version: tuple[int, int] = (1, 1)) -> dict[str,
     }
 
 
+_AFFINE = "affine"
+"""Root attribute with the affine; in stores before version 1.2 a root array."""
+
+
 def space_attributes(space: NeuroSpace) -> dict[str, Any]:
-    """Root attributes that say what the affine leaves open."""
-    attributes: dict[str, Any] = {"space_unit": space.space_unit, "time_unit": space.time_unit}
+    """Root attributes that say where the voxels lie, and when the volumes were taken."""
+    attributes: dict[str, Any] = {
+        _AFFINE: space.affine.ravel().tolist(),
+        "space_unit": space.space_unit,
+        "time_unit": space.time_unit,
+    }
     if space.tr is not None:
         attributes["repetition_time"] = space.tr
     if space.time_offset:
@@ -228,7 +235,9 @@ def read_scaling(
 
 
 def read_affine(handle: Handle) -> AnyArray:
-    """Read the array ``affine`` of a root group, (4, 4); whether it is invertible is not checked.
+    """Affine of a store, (4, 4): that of its root attributes, or the array of earlier versions.
+
+    Whether it is one of a grid, finite and invertible, is not checked.
 
     Parameters
     ----------
@@ -238,14 +247,49 @@ def read_affine(handle: Handle) -> AnyArray:
     Raises
     ------
     MetadataError
-        If it is missing, too large or not made of real numbers.
+        If it is missing, not made of 16 real numbers, or there twice and not the same.
     """
-    affine = StoredArray(handle, "affine").read_small(16)
+    url, root = handle.locator.url, handle.store.root
+    said = handle.opened.attributes.get(_AFFINE)
+    if said is None:
+        if not root.has(_AFFINE):
+            raise MetadataError(f"the format asks for the attribute {_AFFINE}", url=url)
+        return _affine_array(handle)
+    affine = _affine_of(said)
+    if affine is None:
+        raise MetadataError(
+            f"the attribute {_AFFINE} must be a list of 16 numbers, the affine row by row", url=url
+        )
+    if root.has(_AFFINE) and not np.array_equal(_affine_array(handle), affine):
+        raise MetadataError(
+            "the store has two affines, an attribute and an array, which differ: remove the "
+            "one that is wrong",
+            url=url,
+            node=_AFFINE,
+        )
+    return affine
+
+
+def _affine_of(said: Any) -> AnyArray | None:
+    """Affine of what an attribute says; None if that is none."""
+    if not isinstance(said, list) or len(said) != 16:
+        return None
+    if not all(type(number) in (int, float) for number in said):
+        return None
+    try:
+        return np.array([*map(float, said)]).reshape(4, 4)
+    except OverflowError:
+        return None
+
+
+def _affine_array(handle: Handle) -> AnyArray:
+    """Affine that is an array, as in stores of the versions 1.0 and 1.1."""
+    affine = StoredArray(handle, _AFFINE).read_small(16)
     if affine.dtype.kind not in "iuf":
         raise MetadataError(
             f"the affine is {affine.dtype}, expected real numbers",
             url=handle.locator.url,
-            node="affine",
+            node=_AFFINE,
         )
     return affine
 
@@ -258,7 +302,7 @@ def read_grid(
     attributes: Mapping[str, Any] | None = None,
     affine: AnyArray | None = None,
 ) -> NeuroSpace:
-    """Space of a root group: its array ``affine`` and its attributes.
+    """Space of a root group: its affine and its other attributes.
 
     Parameters
     ----------
@@ -278,9 +322,9 @@ def read_grid(
     MetadataError
         If they are missing or damaged.
     """
-    affine = read_affine(handle) if affine is None else affine
     if attributes is None:
         attributes = handle.opened.attributes
+    affine = read_affine(handle) if affine is None else affine
     name = attributes.get("space_name")
     try:
         return NeuroSpace(
@@ -308,8 +352,7 @@ def scaling_attributes(scaling: Scaling | None) -> dict[str, Any]:
 
 
 def write_grid(group: Group, space: NeuroSpace, scaling: Scaling | None = None) -> None:
-    """Affine and coordinates; they come first, so that arrays find their dimension scales."""
-    write_affine(group, space)
+    """Coordinates; they come first, so that arrays find their dimension scales."""
     write_axes(group, space)
     if space.time_points is not None:
         write_times(group, space, scaling)
@@ -348,10 +391,3 @@ def write_label(group: Group, kind: str, name: str) -> dict[str, str]:
     """
     write_plain(group, kind, (), np.array(name, STRING))
     return {"coordinates": kind}
-
-
-def write_affine(group: Group, space: NeuroSpace) -> None:
-    """Write the place of the voxels."""
-    write_plain(
-        group, "affine", ("affine_row", "affine_column"), np.array(space.affine), {"units": "mm"}
-    )

@@ -13,7 +13,6 @@ from fmristore.formats.nodes import (
     format_attributes,
     scaling_attributes,
     space_attributes,
-    write_affine,
     write_metadata,
     write_times,
 )
@@ -111,7 +110,6 @@ def write_head(url: str, options: Mapping[str, Any], folder: Path) -> tuple[Path
 
 def _write(root: Any, source: ImageSource) -> None:
     space = source.space
-    write_affine(root, space)
     write_times(root, space, source.scaling)
     write_bytes(root, "nifti", "nifti_byte", source.header)
     write_metadata(root, metadata_of(source))

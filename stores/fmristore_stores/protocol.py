@@ -273,6 +273,12 @@ class Group(Protocol):
         store can do that; opening it raises. Otherwise it makes the whole listing fail.
         """
 
+    def has(self, name: str) -> bool:
+        """Return whether there is a direct child of that name, without reading its metadata.
+
+        So one that is damaged is there. False for what cannot be a name.
+        """
+
     def group(self, path: str) -> Group:
         """Open a group below this one; `path` may have several segments."""
 

@@ -553,10 +553,12 @@ def _hdf5_huge_shape(folder: Path) -> Path:
 
 @_case
 def _hdf5_huge_affine(folder: Path) -> Path:
-    def huge(file: h5py.File, name: str) -> Any:
-        return file.create_dataset(name, (2**20, 2**20), "f8", chunks=(4, 4))
-
-    return _replace_dataset(_h5(folder), huge, "affine")
+    """An array, as of format 1.1."""
+    path = _h5(folder)
+    with h5py.File(path, "r+") as file:
+        del file.attrs["affine"]
+        file.create_dataset("affine", (2**20, 2**20), "f8", chunks=(4, 4))
+    return path
 
 
 # Documents ---------------------------------------------------------------------------------------

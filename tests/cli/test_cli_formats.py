@@ -95,7 +95,7 @@ def test_all_formats_are_tested() -> None:
 def test_info(tmp_path: Path, name: str, ending: str) -> None:
     url = write(name, tmp_path / f"x{ending}")
     text = done("info", url)
-    for part in (*TOLD[name], f"{name} 1.1, written by fmristore", "2 x 2 x 3 mm", "RAS"):
+    for part in (*TOLD[name], f"{name} 1.2, written by fmristore", "2 x 2 x 3 mm", "RAS"):
         assert part in text
     assert "of data in" in text
     assert ("TR " in text) == (name not in ("labeledvolumeset", "neurovol"))

@@ -73,7 +73,7 @@ class TestFind:
 
     @pytest.mark.parametrize("version", ["2.0", "10.1", "2", 3.5])
     def test_newer_versions(self, version: Any) -> None:
-        with pytest.raises(UnsupportedVersionError, match=r"a\.h5.*newer than 1\.1.*update"):
+        with pytest.raises(UnsupportedVersionError, match=r"a\.h5.*newer than 1\.2.*update"):
             find_format(RUN | {VERSION: version}, url="a.h5")
 
     @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ class TestStored:
         with open_store(tmp_path / f"a.{kind}") as opened:
             attributes = opened.root.read_attributes()
         assert attributes[FORMAT] == "neurovec"
-        assert attributes[VERSION] == "1.1"
+        assert attributes[VERSION] == "1.2"
         assert fs.__version__ in attributes[WRITER]
 
     def test_unknown_attributes_and_nodes_are_ignored(self, kind: str, tmp_path: Path) -> None:

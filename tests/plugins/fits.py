@@ -35,7 +35,6 @@ from fmristore.formats import (
     space_attributes,
     store_as,
     takes,
-    write_affine,
     write_encoded,
     write_plain,
 )
@@ -71,7 +70,6 @@ class FitLayout(NativeLayout):
         """Docstring inherited."""
         del progress
         space, voxels, values = content
-        write_affine(store.root, space)
         mask = voxels.mask.transpose(2, 1, 0).astype(np.uint8)
         write_encoded(store.root, "mask", ("z", "y", "x"), mask, options.codec)
         write_encoded(store.root, "0", ("voxel", "parameter"), values, options.codec)

@@ -26,9 +26,9 @@ from fmristore.formats.image.replicas import access_attributes
 from fmristore.formats.new_arrays import write_bytes
 from fmristore.formats.nodes import (
     format_attributes,
+    read_affine,
     space_attributes,
     with_holds,
-    write_affine,
     write_axes,
     write_metadata,
 )
@@ -51,7 +51,7 @@ from fmristore_stores.errors import (
     StorageError,
 )
 from fmristore_stores.io.location import exists, kind_of_name, normalise
-from fmristore_stores.opening import Locator, locate
+from fmristore_stores.opening import FixedHandle, Locator, locate
 from fmristore_stores.protocol import AnyArray, Capability, ChunkRefs, Growing, Store
 from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.publishing.turns import take_turn
@@ -173,7 +173,6 @@ def _block(
 def _begin(store: Store, source: ImageSource, options: ImageOptions) -> None:
     """Write the first volumes of a growing run into an empty store."""
     group, space = store.root, source.space
-    write_affine(group, space)
     write_axes(group, space)
     one = ArraySource(
         np.empty((*space.spatial_shape, 1), source.dtype), space.with_time(1, tr=space.tr)
@@ -216,7 +215,8 @@ def _append(
     with edit_store(url, storage_options=storage_options, tidy=False, check=check) as store:
         array = store.root.array("0")
         same = array.spec.shape[1:] == stored.shape[1:] and array.spec.dtype == stored.dtype
-        if not same or not np.array_equal(store.root.array("affine").read(), spatial.affine):
+        now = FixedHandle(Locator(url=url, kind="zarr"), store)
+        if not same or not np.array_equal(read_affine(now), spatial.affine):
             raise ChangedError("another run took its place meanwhile", url=url)
         if not store.root.read_attributes().get(GROWING):
             raise ChangedError("the run was finished meanwhile", url=url)

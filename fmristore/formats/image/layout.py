@@ -30,7 +30,6 @@ from fmristore.formats.nodes import (
     scaling_attributes,
     space_attributes,
     with_holds,
-    write_affine,
     write_axes,
     write_metadata,
     write_times,
@@ -167,7 +166,6 @@ def write_image(
     MemoryLimitError
         If not even one write unit fits the limit.
     """
-    write_affine(store.root, source.space)
     name = image_name(store.url)
     attributes = write_run(
         store.root, source, options, store.capabilities, name=name, progress=progress
@@ -176,8 +174,7 @@ def write_image(
 
 
 def write_frame(group: Group, source: ImageSource) -> None:
-    """Write the grid of an image into an empty group; its array comes next."""
-    write_affine(group, source.space)
+    """Write the coordinates of an image into an empty group; its array comes next."""
     _write_axes(group, source, source.scaling)
 
 
@@ -189,7 +186,7 @@ def finish_image(
     digest: str,
     limits: tuple[float, float] | None,
 ) -> None:
-    """Write what is left of an image whose grid and array were written otherwise.
+    """Write what is left of an image whose coordinates and array were written otherwise.
 
     Parameters
     ----------
@@ -235,7 +232,7 @@ def write_run(
     name: str = "",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write an image into an empty group, but for its affine and the attributes of the group.
+    """Write an image into an empty group, but for the attributes of the group.
 
     Parameters
     ----------

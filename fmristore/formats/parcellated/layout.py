@@ -35,7 +35,6 @@ from fmristore.formats.nodes import (
     scaling_attributes,
     space_attributes,
     with_holds,
-    write_affine,
     write_axes,
     write_label,
     write_metadata,
@@ -155,7 +154,6 @@ def write_root(
     """Write what all scans share; return the root attributes that are to follow."""
     root = store.root
     space = parcellation.space
-    write_affine(root, space)
     listed = holds(["columns"] if parcellation.columns else [])
     codes = parcellation.form_codes
     if codes is not None:

@@ -18,7 +18,6 @@ from fmristore.formats.nodes import (
     read_scaling,
     space_attributes,
     with_holds,
-    write_affine,
     write_label,
 )
 from fmristore.formats.registry import NativeLayout
@@ -272,7 +271,6 @@ def write_sequence(
         Attributes that the group shall have besides those that name the format.
     """
     first = next(iter(runs.values())).space.without_time()
-    write_affine(group, first)
     folder = group.create_group("runs")
     nbytes = {name: image_spec(source, options).nbytes for name, source in runs.items()}
     done, nodes, lengths = 0, [], []

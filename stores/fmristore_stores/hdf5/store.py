@@ -332,6 +332,24 @@ class HDF5Group:
                     found[decode_name(entry.name)] = child
         return dict(sorted(found.items()))
 
+    def has(self, name: str) -> bool:
+        """Return whether there is a direct child of that name, or a link.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        CorruptDataError
+            If the group is damaged.
+        """
+        self._session.check_open()
+        try:
+            raw = encode_name(name)
+        except NotFoundError:
+            return False
+        with self._session.reading(self._path):
+            return self._is_taken(raw)
+
     def group(self, path: str) -> HDF5Group:
         """Open a group below this one.
 

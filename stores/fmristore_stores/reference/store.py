@@ -206,6 +206,15 @@ class ReferenceGroup(_Node):
         places = ((*path.rpartition("/")[::2], child) for path, child in found.items() if path)
         return dict(sorted((name, child) for at, name, child in places if at == self._path))
 
+    def has(self, name: str) -> bool:
+        """Return whether there is a direct child of that name."""
+        at, document = self._at(name), self._session.document
+        return (
+            "/" not in name
+            and at != self._path
+            and (at in document.groups or at in document.arrays)
+        )
+
     def group(self, path: str) -> ReferenceGroup:
         """Open a group below this one; `path` may have several segments."""
         at = self._at(path)

@@ -176,3 +176,4 @@ class StoreMachine(RuleBasedStateMachine):
     def same_children(self) -> None:
         """The root lists the same names."""
         self._both(lambda store: list(store.root.children()))
+        self._both(lambda store: [name for name in _NAMES if store.root.has(name)])

@@ -299,6 +299,17 @@ class MemoryGroup(_Handle):
             for name, node in sorted(self._node.children.items())
         }
 
+    def has(self, name: str) -> bool:
+        """Return whether there is a direct child of that name.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        """
+        self._session.check_open()
+        return name in self._node.children
+
     def group(self, path: str) -> MemoryGroup:
         """Open a group below this one.
 

@@ -115,6 +115,16 @@ def _paths(group: Group) -> list[str]:
 class TreeTests(StoreSuite):
     """Groups: creating, opening, listing, removing, linking."""
 
+    def test_has(self, store: Store) -> None:
+        """A group has its direct children, by their names alone, and nothing else."""
+        _fill(store)
+        assert [name for name in ("a", "v", "b", "w", "0") if store.root.has(name)] == ["a", "v"]
+        assert [name for name in ("a", "b", "w") if store.root.group("a").has(name)] == ["b", "w"]
+        assert [name for name in _NOWHERE if store.root.has(name)] == []
+        assert not any(store.root.has(name) for name in ("", "a/b", "a/w"))
+        store.root.remove("v")
+        assert not store.root.has("v")
+
     def test_new_store_is_empty(self, store: Store) -> None:
         """The root exists, has the empty path, no children and no attributes."""
         assert store.root.path == ""

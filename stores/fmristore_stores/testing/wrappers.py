@@ -168,6 +168,9 @@ class _Group(_Typed):
     def children(self, *, tolerant: bool = False) -> dict[str, Child]:
         return self._inner.children(tolerant=tolerant)
 
+    def has(self, name: str) -> bool:
+        return self._inner.has(name)
+
     def group(self, path: str) -> Group:
         return _Group(self._owner, self._inner.group(path))
 

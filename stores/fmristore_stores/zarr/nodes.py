@@ -116,6 +116,24 @@ class ZarrGroup(_Handle):
         """
         return self._tree.live().children(self._path, tolerant=tolerant)
 
+    def has(self, name: str) -> bool:
+        """Return whether there is a direct child of that name, without reading its metadata.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        MetadataError
+            If a symbolic link leads out of the store.
+        StorageError
+            If the disk or the service failed.
+
+        Notes
+        -----
+        Of a remote store with consolidated metadata it costs nothing, else one small request.
+        """
+        return self._tree.live().has(self._at(name)) if name and "/" not in name else False
+
     def group(self, path: str) -> ZarrGroup:
         """Open a group below this one; `path` may have several segments.
 

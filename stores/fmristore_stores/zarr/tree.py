@@ -543,6 +543,20 @@ class Tree:
     def _missing(self, path: str) -> NotFoundError:
         return NotFoundError("there is no such node", url=self.url, node=path)
 
+    def has(self, path: str) -> bool:
+        """Return whether there is a node, without reading its metadata where the root has none."""
+        if not all(map(is_name, path.split("/"))):
+            return False
+        if path in self._nodes or self._made:
+            return path in self._nodes
+        root = None if self._root is None else self._root.metadata
+        if root is not None and root.consolidated_metadata is not None:
+            return path in root.consolidated_metadata.flattened_metadata
+        with self.lifetime.reading():
+            if root is not None and root.zarr_format == 2:
+                return self._has_metadata(path)
+            return self.files.sizes([_key(path)], path, _UNKNOWN) != [None]
+
     def children(self, path: str, *, tolerant: bool = False) -> dict[str, Child]:
         """Direct children of a group, sorted by name."""
         with self.lifetime.reading():  # a folder that was replaced meanwhile may be empty by now

@@ -24,6 +24,7 @@ from tests.formats.latent.latent_data import (
     VOXELS,
     make,
 )
+from tests.old_affine import with_affine_array
 
 
 def replace(url: Path, node: str, values: Any, dims: tuple[str, ...] = ()) -> None:
@@ -62,6 +63,8 @@ DAMAGE: dict[str, tuple[str, Any, tuple[str, ...]]] = {
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_metadata(tmp_path: Path, name: str, case: str) -> None:
     make(tmp_path / name).close()
+    if DAMAGE[case][0] == "affine":
+        with_affine_array(tmp_path / name)
     replace(tmp_path / name, *DAMAGE[case])
     if case == "no position":
         with open_store(tmp_path / name, "r+") as store:

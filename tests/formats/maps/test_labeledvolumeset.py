@@ -32,6 +32,7 @@ from fmristore_stores.errors import (
 from fmristore_stores.opening import open_store
 from fmristore_stores.protocol import AnyArray
 from tests.images import load_npz
+from tests.old_affine import with_affine_array
 
 nibabel: Any = untyped_nibabel
 
@@ -537,6 +538,8 @@ def test_damage_is_found(tmp_path: Path, kind: str) -> None:
         folder.mkdir()
         maps = make(folder, kind, {"a": A, "b": A})
         maps.close()
+        if node == "affine":
+            with_affine_array(maps.url)
         with open_store(maps.url, "r+") as store:
             store.root.array(node).write(None, values)
         with pytest.raises(MetadataError), fs.open(maps.url) as again:

@@ -30,6 +30,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.opening import open_store
 from fmristore_stores.protocol import AnyArray
+from tests.old_affine import with_affine_array
 
 nibabel: Any = untyped_nibabel
 
@@ -498,6 +499,8 @@ def test_damage_is_found(tmp_path: Path, kind: str) -> None:
         folder.mkdir()
         run = make(folder, kind)
         run.close()
+        if node == "affine":
+            with_affine_array(run.url)
         damage(run.url, node, values, attributes)
         with pytest.raises(MetadataError), fs.open(run.url) as again:
             again[0]

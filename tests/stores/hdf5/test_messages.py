@@ -291,7 +291,7 @@ def test_a_file_that_is_changed_through_the_library_meanwhile(tmp_path: Path) ->
 def test_opening_asks_the_library_for_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, access: Any
 ) -> None:
-    """For no attribute; and an image's affine and coordinates are not opened as datasets."""
+    """For no attribute; and an image's coordinates are not opened as datasets."""
     path = tmp_path / "a.h5"
     fs.convert(np.ones((3, 4, 5, 6)), path, space=np.eye(4), tr=2.0, access=access).close()
     asked: list[object] = []
