@@ -22,6 +22,7 @@ from fmristore_stores.chunks.cache import CHUNK_CACHE
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import ChangedError, NotFoundError
 from fmristore_stores.io.block_file import PAGE, BlockFile
+from fmristore_stores.io.lifetime import Version
 from fmristore_stores.io.sources import FsspecSource, LocalSource
 from fmristore_stores.io.stats import Counts, Stats, stats_of
 from fmristore_stores.opening import Handle, locate, open_store
@@ -119,6 +120,32 @@ def test_objects_that_were_vouched_for_take_no_request_more(
             assert sum(request.path.endswith("/zarr.json") for request in proxy.log) == (
                 expected == first
             )
+
+
+@pytest.mark.parametrize("index", [np.s_[3, 4, 5], np.s_[..., 7]])
+def test_the_root_is_asked_for_while_chunks_arrive(
+    proxied: tuple[Proxy, S3Server], index: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, server = proxied
+    url = server.url("a.ome.zarr")
+    make(url, codec="dual", storage_options=server.options)
+    checked = threading.Event()
+    check, fetch = Version.check, FsspecSource.fetch
+
+    def noted(version: Version) -> None:
+        check(version)
+        checked.set()
+
+    def waiting(source: FsspecSource, ranges: Any, into: Any = ()) -> list[Buffer]:
+        found = fetch(source, ranges, into)
+        if min(item.offset for item in ranges) >= 0:  # not an index, which lies at the end
+            assert checked.wait(20)
+        return found
+
+    with fs.open(url, storage_options=server.options) as image:
+        monkeypatch.setattr(Version, "check", noted)
+        monkeypatch.setattr(FsspecSource, "fetch", waiting)
+        np.testing.assert_array_equal(image[index], DATA[index])
 
 
 def test_an_object_of_another_version_is_not_vouched_for(

@@ -12,7 +12,7 @@ import itertools
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
 from typing import Protocol, TypeAlias
 
@@ -115,6 +115,7 @@ class Version:
         self._numbers = itertools.count(1)
         self._arrived = 0
         self._checked = 0
+        """Both count what came without the version of its object."""
         self._vouched: dict[str, str] = {}
         self._pending: list[tuple[str, str]] = []
         self._lock = threading.Lock()
@@ -127,17 +128,30 @@ class Version:
         answered : mapping, optional
             Version of each object that it is of, where all answers named one.
         """
-        if answered:
+        if answered and all(answered.values()):
             known = self._vouched
-            if all(etag and known.get(path) == etag for path, etag in answered.items()):
-                return
+            new = [(path, etag) for path, etag in answered.items() if known.get(path) != etag]
             with self._lock:
-                if len(self._pending) < _MOST_VOUCHED:
-                    self._pending += [(path, etag) for path, etag in answered.items() if etag]
+                if len(self._pending) + len(new) <= _MOST_VOUCHED:
+                    self._pending += new
+                    return
         self._arrived = next(self._numbers)
 
+    def awaits(self, paths: Collection[str]) -> bool:
+        """True if a check is due that vouches for what is fetched of these objects meanwhile.
+
+        Parameters
+        ----------
+        paths : collection of str
+            Objects, without any other that a further check would be due for.
+        """
+        with self._lock:
+            known = self._vouched
+            pending = {path for path, etag in self._pending if known.get(path) != etag}
+            return bool(pending) and all(path in pending or path in known for path in paths)
+
     def check(self) -> None:
-        """See whether it is still the same, if anything was fetched since that was last asked.
+        """See whether it is still the same, if anything was fetched that nobody vouches for.
 
         Raises
         ------
@@ -147,16 +161,18 @@ class Version:
             If the service failed.
         """
         arrived = self._arrived
-        if arrived <= self._checked:
-            return
         with self._lock:
-            pending, self._pending = self._pending, []
+            self._pending = [(p, etag) for p, etag in self._pending if self._vouched.get(p) != etag]
+            pending = set(self._pending)
+        if arrived <= self._checked and not pending:
+            return
         if not self._is_same():
             raise changed(self._url)
         with self._lock:
             if len(self._vouched) + len(pending) > _MOST_VOUCHED:
                 self._vouched.clear()
             self._vouched.update(pending)
+            self._pending = [item for item in self._pending if item not in pending]
         self._checked = max(arrived, self._checked)
 
 

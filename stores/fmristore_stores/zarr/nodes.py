@@ -11,6 +11,7 @@ import numpy as np
 
 from fmristore_stores.chunks.cache import ChunkCache
 from fmristore_stores.chunks.reader import ChunkReader
+from fmristore_stores.chunks.threads import meanwhile
 from fmristore_stores.chunks.writer import encode_chunk, units_of, write
 from fmristore_stores.errors import (
     CorruptDataError,
@@ -446,7 +447,13 @@ class ZarrArray(_Handle):
         NotFoundError, StorageError
             If the file is gone, or the disk or the service failed.
         """
-        return self._tree.live().source.fetch(ranges, into)
+        source = self._tree.live().source
+        version = source.version
+        if version is not None and version.awaits({item.source for item in ranges}):
+            # The indexes of the shards are here: their versions are checked while chunks arrive.
+            with meanwhile(version.check):
+                return source.fetch(ranges, into)
+        return source.fetch(ranges, into)
 
     def write_encoded(self, unit: ChunkKey, chunks: Sequence[Buffer | None]) -> None:
         """Write one whole unit (a shard, or a chunk where there are no shards).

@@ -6,6 +6,7 @@ import gc
 import inspect
 import itertools
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -17,7 +18,7 @@ import pytest
 from fmristore_stores.chunks.cache import ChunkCache
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import ChangedError, ClosedError
-from fmristore_stores.io.lifetime import Lifetime
+from fmristore_stores.io.lifetime import Lifetime, Version
 from fmristore_stores.io.sources import LocalSource
 from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import ByteRange
@@ -148,3 +149,69 @@ def test_a_read_of_one_of_many_files_can_be_interrupted(tmp_path: Path) -> None:
         if not came_so_far:
             break
     assert LocalSource().fetch(wanted) == [b"234"]
+
+
+class TestVersion:
+    """What a check of a remote store covers."""
+
+    def test_a_version_that_was_vouched_for_needs_no_check(self) -> None:
+        asked: list[int] = []
+
+        def is_same() -> bool:
+            asked.append(1)
+            return True
+
+        version = Version("s3://a", is_same)
+        version.arrived({"shard": "1"})
+        version.check()
+        version.arrived({"shard": "1"})
+        version.check()
+        assert len(asked) == 1
+        version.arrived({"shard": "2"})
+        version.check()
+        version.arrived()
+        version.check()
+        assert len(asked) == 3
+
+    def test_what_arrives_of_a_version_that_is_being_checked_is_covered(self) -> None:
+        asked: list[int] = []
+
+        def is_same() -> bool:
+            asked.append(1)
+            version.arrived({"shard": "1"})
+            version.arrived({"other": "1"})
+            return True
+
+        version = Version("s3://a", is_same)
+        version.arrived({"shard": "1"})
+        assert version.awaits({"shard"})
+        assert not version.awaits({"shard", "other"})
+        version.check()
+        assert version.awaits({"shard", "other"})
+        version.check()  # because of the other one alone
+        assert len(asked) == 2
+
+    def test_another_thread_does_not_take_a_check_for_done_that_is_under_way(self) -> None:
+        asked: list[int] = []
+
+        def is_same() -> bool:
+            asked.append(1)
+            if len(asked) == 1:
+                other = threading.Thread(target=version.check)
+                other.start()
+                other.join()
+            return True
+
+        version = Version("s3://a", is_same)
+        version.arrived({"shard": "1"})
+        version.check()
+        assert len(asked) == 2
+
+    @pytest.mark.parametrize("answered", [None, {"shard": "1"}, {"shard": ""}])
+    def test_a_store_that_was_replaced_stays_so(self, answered: dict[str, str] | None) -> None:
+        version = Version("s3://a", lambda: False)
+        version.check()  # nothing has arrived
+        version.arrived(answered)
+        for _ in range(2):
+            with pytest.raises(ChangedError):
+                version.check()
