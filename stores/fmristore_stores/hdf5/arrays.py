@@ -294,7 +294,8 @@ class HDF5Array:
         """Attributes of which a JSON value does not say all, by name."""
         self._session.check_open()
         with self._session.reading(self._path):
-            return read_typed(self._node, is_array=True)
+            header = self._header or self._session.header_of(self._node)
+            return read_typed(self._node, is_array=True, header=header)
 
     def write_typed(self, attributes: Mapping[str, TypedAttribute]) -> None:
         """Write attributes that another node gave, besides those that there are.

@@ -191,6 +191,24 @@ class StoredAttributes:
             return name in self._known
         return bool(h5a.exists(self._node, name))
 
+    def is_own(self, name: bytes) -> bool:
+        """True for one that `write_attributes` would store in the very form that it has.
+
+        False also where only the HDF5 library could tell.
+        """
+        found = None if self._known is None else messages.decode_form(self._known[name][0])
+        if found is None:
+            return False
+        value, form = found
+        if form.letter in ("d", "f") and not np.isfinite(value).all():
+            return False
+        own = _encode(value, functools.partial(_text, variable=False))
+        if own is None or own.shape != ((form.items,) if form.listed else ()):
+            return False
+        if form.letter:
+            return own.dtype == np.dtype(f"<{form.letter}")
+        return own.dtype.kind == "S" and own.dtype.itemsize == form.size and form.own_text
+
     def read(self, name: bytes) -> Any:
         """One as a JSON value; raises as `read_attribute`."""
         if self._known is not None:
@@ -200,12 +218,11 @@ class StoredAttributes:
         return read_attribute(self._node, name)
 
 
-def user_attributes(node: Any, *, is_array: bool) -> dict[str, bytes]:
+def user_attributes(given: StoredAttributes, *, is_array: bool) -> dict[str, bytes]:
     """Stored names of attributes that are meant for users, by these names.
 
     Left out are those that are JSON text, or stored under another name.
     """
-    given = StoredAttributes(node)
     hidden = _hidden(given, is_array=is_array)
     stored = {decode_text(raw): raw for raw in given.names}
     texts = _json_names(given, stored)
@@ -363,7 +380,7 @@ def write_attribute(node: Any, name: str, value: str | list[str]) -> None:
 def _hidden(given: StoredAttributes, *, is_array: bool) -> frozenset[str]:
     if not is_array:
         return _OF_GROUPS
-    if given.has(b"CLASS") and given.read(b"CLASS") == "DIMENSION_SCALE":
+    if given.has(b"CLASS") and given.read(b"CLASS") == messages.SCALE:
         return _OF_ARRAYS | _OF_SCALES
     return _OF_ARRAYS
 

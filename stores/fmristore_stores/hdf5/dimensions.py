@@ -25,13 +25,12 @@ from fmristore_stores.hdf5.attributes import (
     StoredAttributes,
     decode_text,
     has_attribute,
-    read_attribute,
     write_attribute,
 )
 from fmristore_stores.hdf5.heaps import checked_attribute
 from fmristore_stores.hdf5.lengths import Header
 from fmristore_stores.hdf5.links import below, decode_name, encode_name, entries, facts, open_child
-from fmristore_stores.hdf5.messages import AXES, unique_names
+from fmristore_stores.hdf5.messages import AXES, HIDDEN, SCALE, unique_names
 from fmristore_stores.spec import check_name
 
 __all__ = [
@@ -45,8 +44,6 @@ __all__ = [
     "release",
     "remove_child",
 ]
-
-_HIDDEN = "This is a netCDF dimension but not a netCDF variable."
 
 
 def read_names(node: Any, rank: int, own: str, header: Header | None = None) -> tuple[str, ...]:
@@ -76,14 +73,28 @@ def read_names(node: Any, rank: int, own: str, header: Header | None = None) -> 
             scales = [] if names[axis] else _scales(node, axis)
             if scales:
                 names[axis] = _name_of(scales[0])
-    elif rank == 1 and not names[0] and is_scale(node):
+    elif rank == 1 and not names[0] and is_scale(node, header):
         names = [own]
     return unique_names(names)
 
 
-def is_hidden(group: Any, name: bytes) -> bool:
-    """Return whether a hard-linked child is a dimension and nothing else."""
-    return h5a.exists(group, b"CLASS", obj_name=name) and is_dimension(open_child(group, name))
+def is_hidden(group: Any, name: bytes, header: Header | None = None) -> bool:
+    """Return whether a hard-linked child is a dimension and nothing else.
+
+    Parameters
+    ----------
+    group : h5py.h5g.GroupID
+        Where it is.
+    name : bytes
+        Its name.
+    header : Header, optional
+        Its header, where it is known: one without ``CLASS`` is not opened.
+    """
+    if header is not None and header.has_all:
+        is_class = b"CLASS" in header.attributes
+    else:
+        is_class = h5a.exists(group, b"CLASS", obj_name=name)
+    return is_class and is_dimension(open_child(group, name), header)
 
 
 def name_axes(
@@ -194,19 +205,18 @@ def _detach(user: Any, scale: Any, axis: int) -> bool:
     return attached
 
 
-def is_scale(node: Any) -> bool:
-    """Return whether an open dataset is a dimension scale."""
-    return has_attribute(node, "CLASS") and read_attribute(node, "CLASS") == "DIMENSION_SCALE"
+def is_scale(node: Any, header: Header | None = None) -> bool:
+    """Return whether an open dataset, whose header may be known, is a dimension scale."""
+    given = StoredAttributes(node, header)
+    return given.has(b"CLASS") and bool(given.read(b"CLASS") == SCALE)
 
 
-def is_dimension(node: Any) -> bool:
-    """Return whether an open object is a dimension and nothing else."""
-    return (
-        isinstance(node, h5d.DatasetID)
-        and is_scale(node)
-        and has_attribute(node, "NAME")
-        and str(read_attribute(node, "NAME")).startswith(_HIDDEN)
-    )
+def is_dimension(node: Any, header: Header | None = None) -> bool:
+    """Return whether an open object, whose header may be known, is a dimension and nothing else."""
+    if not isinstance(node, h5d.DatasetID) or not is_scale(node, header):
+        return False
+    given = StoredAttributes(node, header)
+    return given.has(b"NAME") and str(given.read(b"NAME")).startswith(HIDDEN)
 
 
 def _scales(node: Any, axis: int) -> list[Any]:
@@ -264,7 +274,7 @@ def _create_hidden(group: Any, name: bytes, length: int) -> Any:
     plan = h5p.create(h5p.DATASET_CREATE)
     plan.set_obj_track_times(False)
     node = h5d.create(group, name, h5t.IEEE_F32BE, h5s.create_simple((length,)), plan)
-    h5ds.set_scale(node, f"{_HIDDEN} {length:10d}".encode())
+    h5ds.set_scale(node, f"{HIDDEN} {length:10d}".encode())
     return node
 
 

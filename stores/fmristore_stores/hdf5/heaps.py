@@ -51,6 +51,8 @@ _MOST_OBJECTS = 1 << 16
 _STEP = 1 << 20
 """Bytes of a mapped file that are looked at before they are let go."""
 _WINDOW = 4096
+_MOST_HEADERS = 32
+"""Short headers of objects that are kept, besides the last one."""
 _MOST_KEPT = 4 * 1024 * 1024
 """Bytes of attributes of an object that are kept, to look for the next one."""
 
@@ -112,6 +114,7 @@ class Heaps:
     ) -> None:
         self._read = read
         self._last: tuple[int, Header] | None = None
+        self._recent: dict[int, Header] = {}
         self._fixed_size: int | None = None
         self._heap: _Kept | None = None
         self._file = file
@@ -174,9 +177,15 @@ class Heaps:
             self._file.flush()
         elif last is not None and last[0] == address:
             return last[1]
+        elif (known := self._recent.get(address)) is not None:
+            return known
         base, widths = self._sizes
         header = read_header(self._inside, address, base, widths)
         self._last = address, header
+        if header.size <= _WINDOW:
+            if len(self._recent) >= _MOST_HEADERS:
+                self._recent.clear()
+            self._recent[address] = header
         return header
 
     def _inside(self, at: int, length: int) -> bytes:

@@ -58,6 +58,8 @@ class Header:
     is_plain : bool
         Whether the header has no checksums, which HDF5 would compare, and addresses of eight bytes
         that count from the beginning of the file.
+    size : int
+        Bytes that it takes in the file.
     """
 
     attributes: dict[bytes, list[bytes]] = field(default_factory=dict)
@@ -67,6 +69,7 @@ class Header:
     has_all: bool = False
     others: dict[int, bytes] = field(default_factory=dict)
     is_plain: bool = False
+    size: int = 0
 
 
 def element_size(width: int) -> int:
@@ -148,7 +151,7 @@ def read_header(read: Read, address: int, base: int, widths: tuple[int, int]) ->
     """
     header, count, is_whole = Header(), 0, True
     try:
-        messages, is_old = _messages(read, address, base, widths)
+        messages, is_old, header.size = _messages(read, address, base, widths)
         for kind, flags, data in messages:
             if kind == _ATTRIBUTE:
                 count += 1
@@ -175,8 +178,8 @@ def read_header(read: Read, address: int, base: int, widths: tuple[int, int]) ->
 
 def _messages(
     read: Read, address: int, base: int, widths: tuple[int, int]
-) -> tuple[list[tuple[int, int, bytes]], bool]:
-    """Type, flags and data of each message of an object header; whether it is a whole old one."""
+) -> tuple[list[tuple[int, int, bytes]], bool, int]:
+    """Type, flags and data of the messages of a header; whether it is a whole old one; its size."""
     found: list[tuple[int, int, bytes]] = []
     begin, expected, count = read(base + address, _WINDOW), -1, 0
     if begin[:4] == b"OHDR":
@@ -214,7 +217,7 @@ def _messages(
                 blocks.append((offset + trim, max(0, extent - 2 * trim)))
             elif kind:  # others are room that is free
                 found.append((kind, flags, data))
-    return found, count == expected and taken <= _MOST_KEPT
+    return found, count == expected and taken <= _MOST_KEPT, taken
 
 
 def _heap(data: bytes, wide: int) -> list[int]:

@@ -3,8 +3,8 @@
 The library makes four objects for each attribute that is read through it, and as many for a
 dataset, which takes longer than everything else about a small file. So the header is read at once,
 and what is plain is taken from its bytes: attributes that are text of fixed length, integers or
-double precision, one value or a list of them; and datasets of integers or floats in little-endian
-order, in one piece or in chunks. All else is left to the library, and datasets whose headers have
+floats in little-endian order, one value or a list of them; and datasets of such numbers, in one
+piece or in chunks. All else is left to the library, and datasets whose headers have
 checksums. Attributes are those of an object that the library has opened, and so checked, before.
 
 References
@@ -26,12 +26,27 @@ from fmristore_stores.hdf5.dense import VERSIONS, attribute_parts
 from fmristore_stores.hdf5.lengths import Header
 from fmristore_stores.spec import MAX_RANK
 
-__all__ = ["AXES", "PlainDataset", "decode_plain", "decode_text", "plain_dataset", "unique_names"]
+__all__ = [
+    "AXES",
+    "HIDDEN",
+    "SCALE",
+    "Form",
+    "PlainDataset",
+    "decode_form",
+    "decode_plain",
+    "decode_text",
+    "plain_dataset",
+    "unique_names",
+]
 
 AXES = "_fmristore_axes"
 """Attribute with the names of the axes of an array once more: ``DIMENSION_LABELS``, where readers
 of other projects look for them, lies in a global heap."""
 _AXES = AXES.encode()
+SCALE = "DIMENSION_SCALE"
+"""Attribute ``CLASS`` of a dimension scale."""
+HIDDEN = "This is a netCDF dimension but not a netCDF variable."
+"""Beginning of the attribute ``NAME`` of one that holds no values."""
 _SHAPE_MESSAGE, _TYPE_MESSAGE, _LAYOUT_MESSAGE, _FILTERS_MESSAGE = 0x01, 0x03, 0x08, 0x0B
 _FILL_MESSAGES, _TIME_MESSAGES = (0x04, 0x05), (0x0E, 0x12)
 _OF_DATASETS = frozenset(
@@ -47,8 +62,9 @@ _OF_DATASETS = frozenset(
 """Messages of datasets in the file itself, apart from attributes."""
 
 _INTEGER, _FLOAT, _TEXT = 0, 1, 3
-_PADDED = 1
-"""Text that is followed by NUL, and need not be."""
+_TERMINATED, _PADDED = 0, 1
+"""Text that ends with the first NUL, and text that is followed by NUL and need not be."""
+_UTF8 = 1
 _SIGNED = 8
 _OLD_SHAPE, _SHAPE = 1, 2
 """Versions of the message that says a shape."""
@@ -72,7 +88,7 @@ _SHORT = 512
 """Bytes before the value of an attribute whose form is remembered."""
 
 
-class _Form(NamedTuple):
+class Form(NamedTuple):
     """Form of the value of an attribute."""
 
     size: int
@@ -81,6 +97,15 @@ class _Form(NamedTuple):
     letter: str
     """Of `struct`; empty for text."""
     listed: bool
+    padded: bool
+    """True for text that is followed by NUL and need not be, instead of ending with one."""
+    utf8: bool
+    """True for text that says so of itself."""
+
+    @property
+    def own_text(self) -> bool:
+        """True for text as fmristore writes it."""
+        return not self.letter and self.padded and self.utf8
 
 
 def decode_plain(message: bytes) -> Any:
@@ -91,23 +116,39 @@ def decode_plain(message: bytes) -> Any:
     message : bytes
         As it lies in the header of its object.
     """
+    found = decode_form(message)
+    return NotImplemented if found is None else found[0]
+
+
+def decode_form(message: bytes) -> tuple[Any, Form] | None:
+    """Value of an attribute and how it is stored; None where the HDF5 library has to say it.
+
+    Parameters
+    ----------
+    message : bytes
+        As it lies in the header of its object.
+    """
     try:
         kind, shape, start = attribute_parts(message)
         form = (_form if start <= _SHORT else _form.__wrapped__)(message[:start], kind, shape)
     except (struct.error, IndexError):  # it ends early
-        return NotImplemented
+        return None
     if form is None:
-        return NotImplemented
-    size, count, letter, listed = form
-    end = start + size * count
+        return None
+    end = start + form.size * form.items
     if len(message) < end:
-        return NotImplemented
-    if letter:
-        found: Sequence[Any] = struct.unpack_from(f"<{count}{letter}", message, start)
-        return list(found) if listed else found[0]
-    if not listed:
-        return decode_text(message[start:end].rstrip(b"\0"))
-    return [decode_text(message[at : at + size].rstrip(b"\0")) for at in range(start, end, size)]
+        return None
+    if form.letter:
+        found: Sequence[Any] = struct.unpack_from(f"<{form.items}{form.letter}", message, start)
+        return (list(found) if form.listed else found[0]), form
+    if not form.listed:
+        return _text(message[start:end], form), form
+    starts = range(start, end, form.size)
+    return [_text(message[at : at + form.size], form) for at in starts], form
+
+
+def _text(raw: bytes, form: Form) -> str:
+    return decode_text(raw.rstrip(b"\0") if form.padded else raw.partition(b"\0")[0])
 
 
 def decode_text(raw: bytes) -> str:
@@ -119,18 +160,20 @@ def decode_text(raw: bytes) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _form(head: bytes, kind: int, space: int) -> _Form | None:
+def _form(head: bytes, kind: int, space: int) -> Form | None:
     """Form of the value of an attribute by all that comes before it; None if it is not plain."""
     version, shared = head[0], head[1]
     shape = _shape(head[space:])
     if version not in VERSIONS or (shared and version > 1) or shape is None:
         return None
     (size,) = struct.unpack_from("<I", head, kind + 4)
-    is_text = _class(head[kind]) == _TEXT and head[kind + 1] & 15 == _PADDED
+    padding, characters = head[kind + 1] & 15, head[kind + 1] >> 4
+    is_text = _class(head[kind]) == _TEXT and padding in (_TERMINATED, _PADDED)
     letter = "" if is_text else _letter(head[kind:space], size)
     if not size or not (is_text or letter):
         return None
-    return _Form(size, math.prod(shape), letter, bool(shape))
+    padded, utf8 = padding == _PADDED, characters == _UTF8
+    return Form(size, math.prod(shape), letter, bool(shape), padded, utf8)
 
 
 def _class(begin: int) -> int:
@@ -222,7 +265,7 @@ def _place(layout: bytes, rank: int, itemsize: int) -> tuple[tuple[int, ...], Ex
 def _dims(header: Header, rank: int) -> tuple[str, ...] | None:
     """Names of the axes, where the header says them in fixed-length text or there are none."""
     found = header.attributes
-    if not header.has_all or b"CLASS" in found:
+    if not header.has_all or (b"CLASS" in found and not _is_coordinate(header)):
         return None
     if b"DIMENSION_LABELS" not in found:
         return None if b"DIMENSION_LIST" in found else ("",) * rank
@@ -232,6 +275,22 @@ def _dims(header: Header, rank: int) -> tuple[str, ...] | None:
     if not isinstance(labels, list) or len(labels) != rank:
         return ("",) * rank
     return unique_names([label if isinstance(label, str) else "" for label in labels])
+
+
+def _is_coordinate(header: Header) -> bool:
+    """True for a dimension scale with values, whose axis has a label."""
+    found = header.attributes
+    kind, name = (
+        decode_plain(found[key][0]) if key in found else None for key in (b"CLASS", b"NAME")
+    )
+    labels = decode_plain(found[_AXES][0]) if _AXES in found else None
+    return (
+        kind == SCALE
+        and isinstance(name, str)
+        and not name.startswith(HIDDEN)
+        and isinstance(labels, list)
+        and all(labels)
+    )
 
 
 def unique_names(names: Sequence[str]) -> tuple[str, ...]:

@@ -289,7 +289,8 @@ class HDF5Group:
         """Attributes of which a JSON value does not say all, by name."""
         self._session.check_open()
         with self._session.reading(self._path):
-            return read_typed(self._node, is_array=False)
+            header = self._session.header_of(self._node)
+            return read_typed(self._node, is_array=False, header=header)
 
     def write_typed(self, attributes: Mapping[str, TypedAttribute]) -> None:
         """Write attributes that another node gave, besides those that there are.
@@ -401,7 +402,7 @@ class HDF5Group:
                 opener = functools.partial(open_child, group, name)
                 return HDF5Array(self._session, where, opener, plain=plain)
             node = open_child(group, name)
-            if isinstance(node, h5d.DatasetID) and not is_dimension(node):
+            if isinstance(node, h5d.DatasetID) and not is_dimension(node, header):
                 return HDF5Array(self._session, where, lambda: node)
         kind = "group" if isinstance(node, h5g.GroupID) else "dimension or type"
         msg = f"there is no such array; a {kind} has that name"
@@ -549,7 +550,8 @@ class HDF5Group:
             if place is not None and (place.group, place.name) != (here, entry.name):
                 return Child("link", place.path)
         if found.is_dataset:
-            return None if is_hidden(self._node, entry.name) else Child("array")
+            header = self._session.header_of(self._node, entry.name)
+            return None if is_hidden(self._node, entry.name, header) else Child("array")
         return Child("group") if found.is_group else None
 
     def _is_taken(self, raw: bytes) -> bool:

@@ -16,12 +16,14 @@ from h5py import h5a, h5s, h5t
 
 from fmristore_stores.errors import MetadataError
 from fmristore_stores.hdf5.attributes import (
+    StoredAttributes,
     decode_text,
     read_attribute,
     stored_form,
     user_attributes,
 )
 from fmristore_stores.hdf5.heaps import checked_attribute, is_nested, reading_attributes, uses_heap
+from fmristore_stores.hdf5.lengths import Header
 from fmristore_stores.protocol import TypedAttribute
 
 __all__ = ["read_typed", "write_typed"]
@@ -31,7 +33,9 @@ _LARGEST = 1024 * 1024
 _BOOLEAN = {"FALSE", "TRUE", "NA"}
 
 
-def read_typed(node: Any, *, is_array: bool) -> dict[str, TypedAttribute]:
+def read_typed(
+    node: Any, *, is_array: bool, header: Header | None = None
+) -> dict[str, TypedAttribute]:
     """Attributes of an open HDF5 object that their JSON values do not say all of.
 
     Parameters
@@ -40,6 +44,8 @@ def read_typed(node: Any, *, is_array: bool) -> dict[str, TypedAttribute]:
         The object.
     is_array : bool
         Whether it is a dataset.
+    header : Header, optional
+        Its header, where it is known: what is plain there is not read through the library.
 
     Returns
     -------
@@ -47,12 +53,14 @@ def read_typed(node: Any, *, is_array: bool) -> dict[str, TypedAttribute]:
         By name as users know it; also those that have no JSON value.
     """
     with reading_attributes():
-        return _read_typed(node, is_array=is_array)
+        return _read_typed(node, StoredAttributes(node, header), is_array=is_array)
 
 
-def _read_typed(node: Any, *, is_array: bool) -> dict[str, TypedAttribute]:
+def _read_typed(node: Any, given: StoredAttributes, *, is_array: bool) -> dict[str, TypedAttribute]:
     found: dict[str, TypedAttribute] = {}
-    for name, raw in user_attributes(node, is_array=is_array).items():
+    for name, raw in user_attributes(given, is_array=is_array).items():
+        if given.is_own(raw):
+            continue
         stored = h5a.open(node, raw)
         kind, space = stored.get_type(), stored.get_space()
         value, reason = None, ""
