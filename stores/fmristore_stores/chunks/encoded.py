@@ -57,12 +57,31 @@ class Room(threading.local):
     def __init__(self) -> None:
         self._memory = np.empty(0, np.uint8)
 
-    def cut(self, ranges: Sequence[ByteRange]) -> list[AnyArray]:
-        """Pieces of the memory, one for each range."""
-        ends = list(itertools.accumulate(item.length for item in ranges))
-        if ends and ends[-1] > self._memory.nbytes:
-            self._memory = aligned(ends[-1])
-        return [self._memory[a:b] for a, b in itertools.pairwise([0, *ends])]
+    def fill(self, array: ChunkRefs, ranges: Sequence[ByteRange]) -> list[Buffer]:
+        """Fetch ranges into the memory; those that lie behind each other in a file at once."""
+        size = sum(item.length for item in ranges)
+        if size > self._memory.nbytes:
+            self._memory = aligned(size)
+        runs: list[ByteRange] = []
+        places: list[tuple[int, int]] = [(0, 0)] * len(ranges)
+        source, end = "", -1
+        for number in sorted(range(len(ranges)), key=ranges.__getitem__):
+            item = ranges[number]
+            if item.offset == end and item.source == source:
+                last = runs[-1]
+                places[number] = len(runs) - 1, last.length
+                runs[-1] = last._replace(length=last.length + item.length)
+            else:
+                places[number] = len(runs), 0
+                runs.append(item)
+            source, end = item.source, item.offset + item.length
+        ends = itertools.accumulate((run.length for run in runs), initial=0)
+        into = [self._memory[a:b] for a, b in itertools.pairwise(ends)]
+        read = [memoryview(part) for part in array.fetch(runs, into)]
+        return [
+            read[run][start : start + item.length]
+            for item, (run, start) in zip(ranges, places, strict=True)
+        ]
 
 
 def fetch_encoded(
@@ -98,6 +117,8 @@ def fetch_encoded(
     with array.reading():
         refs = array.refs(keys)
         ranges = [ref.range for ref in refs if ref is not None]
-        into = () if room is None or array.policy.concurrent else room.cut(ranges)
-        fetched = iter(array.fetch(ranges, into))
+        if room is None or array.policy.concurrent:
+            fetched = iter(array.fetch(ranges))
+        else:
+            fetched = iter(room.fill(array, ranges))
         return [None if ref is None else Encoded(ref, next(fetched)) for ref in refs]

@@ -51,6 +51,7 @@ __all__ = [
     "storage_error",
     "sync",
     "when_written",
+    "write_parts",
 ]
 
 logger = logging.getLogger("fmristore")
@@ -311,7 +312,7 @@ _READING = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0
 
 
 _MOST_ROOMS = 64
-"""Pieces of memory that one call to the system fills; every system allows some hundred."""
+"""Pieces of memory that one call to the system reads or writes; all allow some hundred."""
 
 
 def _read(read: Callable[[int, int], bytes], item: ByteRange) -> Buffer:
@@ -653,6 +654,25 @@ def sync(path: str) -> None:
         os.close(descriptor)
 
 
+def write_parts(descriptor: int, parts: Sequence[Buffer]) -> None:
+    """Write pieces of memory to an open file one after the other, many of them with one call."""
+    views = (memoryview(part).cast("B") for part in parts)
+    left = [view for view in views if view.nbytes][::-1]
+    while left:
+        some = left[: -_MOST_ROOMS - 1 : -1]
+        together = _HAS_WRITEV and sum(view.nbytes for view in some) <= _MOST_WRITTEN
+        done = os.writev(descriptor, some) if together else os.write(descriptor, some[0])
+        if not done:
+            raise OSError(errno.EIO, "the system wrote nothing")
+        while left and done >= left[-1].nbytes:
+            done -= left.pop().nbytes
+        if done:
+            left[-1] = left[-1][done:]
+
+
+_HAS_WRITEV = hasattr(os, "writev")
+_MOST_WRITTEN = 1 << 30
+"""Bytes that every system writes with one call."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No space on the device, none within the quota, and a file longer than may be."""
 

@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,8 @@ _RENAME_ATTEMPTS = 6
 _LATE_WRITES = 20
 _FLUSHES = 8
 """Files that are flushed at once."""
+_FEW = 4
+"""Files that are flushed one after the other rather than by another thread."""
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 
 
@@ -572,15 +574,29 @@ def _sync_folder_of(target: str) -> None:
 def _sync_tree(folder: str) -> None:
     """Flush a folder with everything in it, several files at a time.
 
-    The system then writes them together: one after the other, each would wait for the disk.
+    The system then writes them together: one after the other, each would wait for the disk. Each
+    thread has its own files, so that threads do not wait for each other.
     """
-    paths = (
-        path
-        for parent, _, names in os.walk(folder)
-        for path in (*(os.path.join(parent, name) for name in names), parent)  # noqa: PTH118
-        if not os.path.islink(path)  # noqa: PTH114 - its folder holds a link
-    )
-    for_each(sync, paths, workers=_FLUSHES)
+    paths = _tree(folder)
+    count = min(_FLUSHES, -(-len(paths) // _FEW))
+    for_each(_sync_all, [paths[n::count] for n in range(count)], workers=_FLUSHES)
+
+
+def _sync_all(paths: Iterable[str]) -> None:
+    for path in paths:
+        sync(path)
+
+
+def _tree(folder: str) -> list[str]:
+    """A folder with everything in it, but for links, which its folder holds."""
+    paths, folders = [folder], [folder]
+    for parent in folders:  # which grow meanwhile
+        found: list[os.DirEntry[str]] = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(parent) as entries:
+            found = [entry for entry in entries if not entry.is_symlink()]
+        paths += [entry.path for entry in found]
+        folders += [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
+    return paths
 
 
 # Object storage ------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ from fmristore_stores.io.conditional_put import NewObjects
 from fmristore_stores.io.local_files import lies_in
 from fmristore_stores.io.owners import hidden_name, own_mark
 from fmristore_stores.io.replacing import remove_folders, remove_objects
-from fmristore_stores.io.sources import ByteSource, Folder, storage_error, sync
+from fmristore_stores.io.sources import ByteSource, Folder, storage_error, sync, write_parts
 from fmristore_stores.io.stats import Stats
 from fmristore_stores.limits import check_metadata, check_values, is_metadata
 from fmristore_stores.protocol import Buffer
@@ -144,13 +144,18 @@ class LocalFiles:
     durable : bool
         Whether a store that exists is changed: all that was written, and the folders that it lies
         in, are on the disk before the root's metadata are replaced, and these thereafter.
+    new : bool
+        Whether the store is made here, under a name that nobody knows.
     """
 
     can_list = True
     fresh = False
 
-    def __init__(self, root: str, folder: Folder | None = None, *, durable: bool = False) -> None:
+    def __init__(
+        self, root: str, folder: Folder | None = None, *, durable: bool = False, new: bool = False
+    ) -> None:
         self._given = root
+        self._new = new
         self._durable = durable
         self._unsafe: dict[str, None] = {}  # files and folders that may not be on the disk yet
         self._lock = threading.Lock()
@@ -298,7 +303,10 @@ class LocalFiles:
         return (path, None) if self._folder is None else self._folder.place(path)
 
     def put(self, key: str, parts: Sequence[Buffer]) -> None:
-        """Write a file beside its place and rename it; its folders are made, the root is not."""
+        """Write a file beside its place and rename it; its folders are made, the root is not.
+
+        What a new store does not have yet is written to its place: nobody reads that store.
+        """
         self.status(key)
         target = self.path(key)
         folder, name = os.path.split(target)
@@ -308,19 +316,10 @@ class LocalFiles:
             self._make_folder(folder)
             if safe:
                 self.flush()
-            with own_mark() as mark:
-                partial = os.path.join(folder, hidden_name(name, mark, "partial"))  # noqa: PTH118
-                try:
-                    with open(partial, "xb") as file:  # noqa: PTH123
-                        file.writelines(parts)
-                        if safe:
-                            file.flush()
-                            os.fsync(file.fileno())
-                    os.replace(partial, target)  # noqa: PTH105
-                except BaseException:
-                    with contextlib.suppress(OSError):
-                        os.unlink(partial)  # noqa: PTH108
-                    raise
+            if not self._new or not _is_made(target, parts):
+                with own_mark() as mark:
+                    partial = os.path.join(folder, hidden_name(name, mark, "partial"))  # noqa: PTH118
+                    _write_new(partial, parts, target, safe=safe)
             if safe:
                 sync(folder)
             else:
@@ -412,6 +411,36 @@ class LocalFiles:
     def release_root(self) -> None:
         """Check its length; nothing is held back: a new directory appears when it is renamed."""
         self.check_readable(ROOT)
+
+
+def _is_made(path: str, parts: Sequence[Buffer]) -> bool:
+    """Write a file; False if there is one of that name, which is left as it is."""
+    try:
+        _write_new(path, parts)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _write_new(
+    path: str, parts: Sequence[Buffer], target: str | None = None, *, safe: bool = False
+) -> None:
+    """Write a file that must not exist, and rename it to `target`.
+
+    Nothing is left of it where that fails. If it is to be `safe`, it is flushed before.
+    """
+    file = open(path, "xb", buffering=0)  # noqa: PTH123, SIM115
+    try:
+        with file:
+            write_parts(file.fileno(), parts)
+            if safe:
+                os.fsync(file.fileno())
+        if target is not None:
+            os.replace(path, target)  # noqa: PTH105
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(path)  # noqa: PTH108
+        raise
 
 
 def _flush(path: str) -> None:

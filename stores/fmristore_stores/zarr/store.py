@@ -150,7 +150,7 @@ class ZarrStore:
                 _check_directory(path, url)
             if not writable:
                 folder = Folder(os.path.realpath(path))
-            files = local = LocalFiles(path, folder, durable=mode == "r+")
+            files = local = LocalFiles(path, folder, durable=mode == "r+", new=mode == "w")
             source = source or LocalSource(folder=folder, stats=stats_of(url))
         self._tree = Tree(
             files,
