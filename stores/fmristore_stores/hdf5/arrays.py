@@ -143,7 +143,9 @@ class HDF5Array:
             self._ask_library()
         else:
             self._type = plain_type(plain.dtype.str)
-            self._spec = new_spec(plain.shape, plain.dtype, plain.dims, plain.chunks, plain.filters)
+            self._spec = new_spec(
+                plain.shape, plain.dtype, plain.dims, plain.chunks, plain.filters, plain.fill
+            )
             self._layout = h5d.CHUNKED if plain.chunks else h5d.CONTIGUOUS
             piece = None if plain.chunks else plain.piece
         if codecs and equivalent(codecs, self._spec.codecs):
@@ -154,6 +156,7 @@ class HDF5Array:
             session,
             self._dataset.open,
             self._spec,
+            path=path,
             chunked=self._layout == h5d.CHUNKED,
             local=not self.policy.concurrent,
             piece=piece,
@@ -634,7 +637,7 @@ class HDF5Array:
         self._session.check_writable()
         self._need(Capability.RAW_WRITE)
         grid = self._grid
-        if len(unit) != len(grid) or not all(0 <= k < n for k, n in zip(unit, grid, strict=True)):
+        if len(unit) != len(grid) or False in [0 <= k < n for k, n in zip(unit, grid, strict=True)]:
             msg = f"chunk {unit} is not in a grid of {grid}"
             raise SelectionError(msg, url=self._session.url, node=self._path)
         if len(chunks) != 1:
@@ -653,7 +656,7 @@ class HDF5Array:
 
     def _write_chunk(self, unit: ChunkKey, data: Buffer | None) -> None:
         spec = self._spec
-        start = tuple(k * c for k, c in zip(unit, spec.layout.chunks, strict=True))
+        start = tuple([k * c for k, c in zip(unit, spec.layout.chunks, strict=True)])
         if data is None:
             if self._mask(start) is None:
                 return

@@ -22,6 +22,8 @@ _OUTSIDE = "the chunk table points beyond the end of the file ({} bytes)"
 
 _LOOKUPS = 64
 """Chunks that are looked up one by one before the whole table is read."""
+_MOST_KEPT = 1 << 16
+"""Chunks of all arrays whose tables stay with the file: 32 bytes each."""
 
 
 class ChunkFinder:
@@ -35,18 +37,20 @@ class ChunkFinder:
         Opens the dataset.
     spec : ArraySpec
         Its spec.
+    path : str
+        Where it is in the file.
     chunked : bool
         Whether the dataset consists of chunks, rather than of one piece.
     local : bool
         Whether the first chunks may be looked up one by one, because reading a node of the table
         costs no request.
-
     piece : (int, int), optional
         Where in the file a dataset of one piece lies, and how long it is, if that is known.
 
     Notes
     -----
-    The table is complete before it is assigned; two threads may both build it.
+    The table is complete before it is assigned; two threads may both build it. That of an array of
+    not too many chunks stays with the file that is read, for whoever opens the array again.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class ChunkFinder:
         opener: Callable[[], Any],
         spec: ArraySpec,
         *,
+        path: str,
         chunked: bool,
         local: bool,
         piece: tuple[int, int] | None = None,
@@ -63,11 +68,13 @@ class ChunkFinder:
         self._opener = opener
         self._piece = piece
         self._spec = spec
+        self._path = path
         self._grid = grid_shape(spec.shape, spec.layout.chunks)
         self._chunked = chunked
         self._lookups = _LOOKUPS if local and self._chunked else 0
         self._looked_up = 0
-        self._index: ChunkIndex | None = None
+        known = None if session.writable else session.tables.get(path)
+        self._index: ChunkIndex | None = known
 
     def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
         """Locate chunks; None for one that was never written.
@@ -107,9 +114,19 @@ class ChunkFinder:
             if self._chunked:
                 size = self._session.size
                 self._index = _index_chunked(self._opener(), self._spec, path, size)
+                if not self._session.writable:
+                    self._keep(self._index)
             else:
                 self._index = _index_contiguous(self._checked_piece(), self._spec, path)
         return self._index
+
+    def _keep(self, index: ChunkIndex) -> None:
+        """Leave the table with the file, in place of those before if they are many chunks."""
+        tables = self._session.tables
+        if sum(map(len, list(tables.values()))) + len(index) > _MOST_KEPT:
+            tables.clear()
+        if len(index) <= _MOST_KEPT:
+            tables[self._path] = index
 
 
 class ChunkIndex:

@@ -147,6 +147,8 @@ class Session:
         Where metadata of a new file come to lie.
     places : dict or None
         First names of objects that have several, by address; None until they are asked for.
+    tables : dict
+        Where the chunks of arrays are, by path, once that was read; only of a file that is read.
     unmasked : set
         Addresses of datasets of which no chunk can lack a filter: made in this session, and
         filled with encoded chunks alone.
@@ -174,6 +176,7 @@ class Session:
         self._output = file if isinstance(file, OutputFile) else None
         self.room = MetadataRoom(h5 if new else None)
         self.places: dict[int, Place] | None = None
+        self.tables: dict[str, Any] = {}
         self.unmasked: set[int] = set()
         self.variable_text = False
         self._version = None if source is None else source.version

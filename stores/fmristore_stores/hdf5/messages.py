@@ -224,12 +224,14 @@ class PlainDataset(NamedTuple):
     filters: tuple[tuple[int, tuple[int, ...]], ...]
     """Numbers and parameters, in order of application."""
     piece: Extent
+    fill: int | float | None
+    """What is read where nothing was written, if the file says it."""
 
 
 def plain_dataset(header: Header) -> PlainDataset | None:
     """A dataset by its header; None where the HDF5 library has to read it."""
     found = header.others
-    if not header.is_plain or header.fills or not found.keys() <= _OF_DATASETS:
+    if not header.is_plain or not found.keys() <= _OF_DATASETS:
         return None
     if not all(found.values()):  # a message that lies elsewhere
         return None
@@ -241,12 +243,22 @@ def plain_dataset(header: Header) -> PlainDataset | None:
         if shape is None or dtype is None or filters is None:
             return None
         place = _place(found[_LAYOUT_MESSAGE], len(shape), dtype.itemsize)
-        dims = _dims(header, len(shape))
+        dims, fill = _dims(header, len(shape)), _fill(header, dtype)
     except (KeyError, struct.error, IndexError):
         return None
-    if place is None or dims is None or (filters and not place[0]):
+    if place is None or dims is None or fill is NotImplemented or (filters and not place[0]):
         return None
-    return PlainDataset(header, shape, dims, dtype, place[0], filters, place[1])
+    return PlainDataset(header, shape, dims, dtype, place[0], filters, place[1], fill)
+
+
+def _fill(header: Header, dtype: np.dtype[Any]) -> Any:
+    """The fill value, if there is one; `NotImplemented` unless all messages say the same."""
+    if not header.fills:
+        return None
+    first, count = header.fills[0], sum(kind in header.others for kind in _FILL_MESSAGES)
+    if len(first) != dtype.itemsize or header.fills != [first] * count:
+        return NotImplemented
+    return np.frombuffer(first, dtype)[0].item()
 
 
 def _place(layout: bytes, rank: int, itemsize: int) -> tuple[tuple[int, ...], Extent] | None:

@@ -57,6 +57,7 @@ class OutputFile:
         self._url = url
         self._file = open(path, "x+b" if create else "r+b", buffering=0)  # noqa: PTH123, SIM115
         self._at = 0
+        self._place = 0  # of the file itself; -1 where it is not known
         self._end = 0
         self._kept: list[tuple[int, bytes]] = []
         try:
@@ -88,7 +89,11 @@ class OutputFile:
     def seek(self, offset: int, whence: int = 0) -> int:
         """Move to a position, and return it."""
         try:
-            self._at = offset if whence == os.SEEK_SET else self._file.seek(offset, whence)
+            if whence == os.SEEK_SET:
+                self._at = offset
+            else:
+                self._place = -1
+                self._at = self._file.seek(offset, whence)
         except BaseException as error:  # noqa: BLE001 - see `write`
             self._fail(error)
             self._at = offset
@@ -105,10 +110,13 @@ class OutputFile:
         length = len(data)
         if self.error is None:
             try:
-                self._file.seek(self._at)
+                place, self._place = self._place, -1
+                if place != self._at:
+                    self._file.seek(self._at)
                 done = self._file.write(data)
                 if done != length:
                     self._write_rest(memoryview(data)[done:])
+                self._place = self._at + length
             except BaseException as error:  # noqa: BLE001 - the library would lose any of them
                 self._fail(error)
         if self.error is not None:
@@ -145,7 +153,7 @@ class OutputFile:
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer; beyond the end of the file with zeros, as HDF5 expects."""
         view = memoryview(buffer).cast("B")
-        done = 0
+        done, self._place = 0, -1
         try:
             self._file.seek(self._at)
             while done < len(view):

@@ -16,12 +16,13 @@ from h5py import h5a, h5f, h5p, h5s, h5t
 
 import fmristore as fs
 from fmristore_stores.chunks.reader import ChunkReader
-from fmristore_stores.errors import CorruptDataError, FmristoreError
+from fmristore_stores.errors import CorruptDataError, FmristoreError, NotFoundError
 from fmristore_stores.hdf5 import attributes, links
 from fmristore_stores.hdf5.arrays import HDF5Array
-from fmristore_stores.hdf5.attributes import read_attributes
+from fmristore_stores.hdf5.attributes import StoredAttributes, read_attributes
 from fmristore_stores.hdf5.messages import decode_plain, plain_dataset
 from fmristore_stores.hdf5.store import HDF5Store
+from fmristore_stores.hdf5.typed import read_typed
 from fmristore_stores.protocol import Capability
 
 
@@ -52,7 +53,8 @@ def _write_attributes(group: Any) -> None:
     group.attrs["reference"] = group.ref
     group.attrs["é"] = 1
     for number, padding in enumerate((h5t.STR_NULLTERM, h5t.STR_NULLPAD, h5t.STR_SPACEPAD)):
-        _text(group.id, b"padded %d" % number, b"ab ", padding, 6)
+        for name, raw in {b"padded": b"ab ", b"full": b"abcdef", b"cut": b"ab\0cd"}.items():
+            _text(group.id, b"%s %d" % (name, number), raw, padding, 6)
 
 
 @pytest.fixture(params=["earliest", "v110", "latest"])
@@ -117,13 +119,22 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> str:
         file["labelled"] = values
         file["labelled"].dims[1].label = "x"
         file["labelled"].dims[1].attach_scale(file["scale"])
+        for name, axes, title in (
+            ("coordinate", "x", "coordinate"),
+            ("without label", "", "without label"),
+            ("hidden", "x", "This is a netCDF dimension but not a netCDF variable.         6"),
+        ):
+            data = file.create_dataset(name, data=np.arange(6.0), fillvalue=0.5)
+            data.make_scale(title)
+            data.dims[0].label = axes
+            data.attrs["_fmristore_axes"] = np.array([axes.encode()], "S1")
     return str(path)
 
 
 def _arrays(path: str) -> Iterator[tuple[str, HDF5Array, HDF5Array]]:
     """Arrays of a file as its headers say them, and as the library does."""
     with h5py.File(path) as file:
-        names = [name for name in file if name not in ("kind", "null")]
+        names = [name for name in file if name not in ("kind", "null", "hidden")]
     with HDF5Store(path, mode="r") as store:
         for name in names:
             node, where = links.resolve(store._session, store.root._node, "", name)
@@ -154,7 +165,67 @@ def test_datasets_are_those_that_the_library_reads(datasets: str) -> None:
     plain = {f"plain {kind}" for kind in ("i1", "u1", "<i2", "<u4", "<i8", "<u8", "<f4", "<f8")}
     chunked = {name.replace("plain", "chunks") for name in plain}
     others = {"zip", "shuffled", "sum", "lzf", "grows", "one", "empty", "never written", "no chunk"}
-    assert known == plain | chunked | others
+    assert known == plain | chunked | others | {"filled", "with fill", "coordinate"}
+
+
+def test_dimensions_without_values_are_none_by_their_headers(datasets: str) -> None:
+    with HDF5Store(datasets, mode="r") as store:
+        assert {"coordinate", "scale"} <= {*store.root.children()}
+        assert "hidden" not in store.root.children()
+        with pytest.raises(NotFoundError):
+            store.root.array("hidden")
+
+
+OWN: dict[str, Any] = {
+    "i": 1,
+    "big": 2**63,
+    "f": 0.5,
+    "s": "é",
+    "none": "",
+    "is": [1, -2],
+    "fs": [0.5, 1.0],
+    "ss": ["a", "é", ""],
+    "empty": [],
+    "b": True,
+    "j": {"k": 1},
+}
+
+
+def test_types_that_a_header_tells(path: str) -> None:
+    """What is stored as we would store it is left out, and nothing else is."""
+    with h5py.File(path, "r+") as file:
+        attributes.write_attributes(
+            file.create_group("own").id, OWN, is_array=False, ignore=frozenset()
+        )
+        near = file.create_group("near").attrs
+        near["i"], near["f"], near["big"] = np.int32(1), np.float32(0.5), np.uint64(1)
+        near["nan"], near["nans"] = np.nan, np.array([0.5, np.inf])
+        for name, text in {"long": "a", "nul": "a", "latin": "é"}.items():
+            coding, length = ("latin-1", 1) if name == "latin" else ("utf-8", 4)
+            raw = text.encode(coding) + (b"\0b" if name == "nul" else b"")
+            near.create(name, np.array(raw, h5py.string_dtype("utf-8", length)))
+        near.create("ascii", np.array(b"a", h5py.string_dtype("ascii", 1)))
+    with HDF5Store(path, mode="r") as store:
+        for name in ("g", "few", "own", "near"):
+            node = store.root.group(name)._node
+            header = store._session.header_of(node)
+            assert header is not None
+            ours = read_typed(node, is_array=False, header=header)
+            theirs = read_typed(node, is_array=False)
+            assert [(n, repr(t[1:])) for n, t in ours.items()] == [
+                (n, repr(t[1:])) for n, t in theirs.items()
+            ]
+            if name == "near":
+                assert len(ours) == 9
+            if name == "own":
+                assert not ours
+                given = StoredAttributes(node, header)
+                kept = {
+                    n for n in ("i", "big", "f", "s", "is", "fs", "ss") if given.is_own(n.encode())
+                }
+                assert kept == (
+                    {"i", "big", "f", "s", "is", "fs", "ss"} if header.has_all else set()
+                )
 
 
 @pytest.mark.parametrize("libver", ["v110", "latest"])
@@ -182,14 +253,20 @@ def test_addresses_behind_a_user_block_are_left_to_the_library(tmp_path: Path) -
 WRITTEN = {"n": 1, "t": ["a", "bc"]}, [0, 1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("kind", ["chunks", "one piece"])
+@pytest.mark.parametrize("kind", ["chunks", "one piece", "filled", "coordinate"])
 def test_changed_bytes_of_a_header(tmp_path: Path, kind: str) -> None:
     """Each byte of a header in turn: an error, or what the library makes of it."""
     path = tmp_path / "a.h5"
     more: Any = {"chunks": (4,), "shuffle": True, "compression": 1} if kind == "chunks" else {}
+    if kind == "filled":
+        more["fillvalue"] = 5
     with h5py.File(path, "w") as file:
         data = file.create_dataset("x", data=np.arange(6, dtype="<i4"), **more)
         data.attrs["n"], data.attrs["t"] = 1, np.array([b"a", b"bc"])
+        if kind == "coordinate":
+            data.make_scale("x")
+            data.dims[0].label = "x"
+            data.attrs["_fmristore_axes"] = np.array([b"x"])
         address = h5py.h5g.get_objinfo(data.id).objno[0]
     good = path.read_bytes()
     size = 16 + int.from_bytes(good[address + 8 : address + 12], "little")
