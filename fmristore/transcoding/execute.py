@@ -373,20 +373,23 @@ def _copy_encoded(
 ) -> Digests:
     """Hand the encoded chunks of each write unit over as they are."""
     digests: Digests = {}
-    room = Room()
+    room, pipeline, nbytes = Room(), step.target.codecs, step.target.chunk_nbytes
 
     def work(batch: list[ChunkKey]) -> None:
         for unit, keys, chunks in _encoded(source, step, batch, room):
             for key, chunk in zip(keys, chunks, strict=True):
                 if chunk is not None:
-                    codecs.check_encoded(step.target.codecs, chunk, step.target.chunk_nbytes)
+                    codecs.check_encoded(pipeline, chunk, nbytes)
                 elif key is not None and missing() == "error":
                     raise CorruptDataError(f"chunk {key} is missing", node=step.path)
             target.write_encoded(unit, chunks)
             digests[unit] = _hash_chunks(chunks)
         done.add(len(batch) * _unit_nbytes(step.target))
 
-    for_each(work, _batches(step.target, max_memory), workers=_workers(step.target, max_memory))
+    workers = _workers(step.target, max_memory)
+    if Capability.SHARDS not in target.capabilities and not source.policy.concurrent:
+        workers = 1  # whole files take a chunk at a time, and threads would wait for each other
+    for_each(work, _batches(step.target, max_memory), workers=workers)
     return digests
 
 
@@ -398,8 +401,9 @@ def _encoded(
     to_array = [target.dims.index(d) if d else a for a, d in enumerate(spec.dims)]
     wanted = [unit_chunks(unit, target) for unit in units]
     present = [key for keys in wanted for key in keys if key is not None]
-    in_array = [tuple(key[i] for i in to_array) for key in present]
-    fetched = iter(fetch_encoded(array, in_array, room))
+    if to_array != sorted(to_array):
+        present = [tuple([key[i] for i in to_array]) for key in present]
+    fetched = iter(fetch_encoded(array, present, room))
 
     def chunk_of(key: ChunkKey | None) -> Buffer | None:
         found = None if key is None else next(fetched)

@@ -62,20 +62,20 @@ class Room(threading.local):
         size = sum(item.length for item in ranges)
         if size > self._memory.nbytes:
             self._memory = aligned(size)
-        runs: list[ByteRange] = []
+        begins: list[tuple[str, int]] = []
+        lengths: list[int] = []
         places: list[tuple[int, int]] = [(0, 0)] * len(ranges)
-        source, end = "", -1
+        before, end = "", -1
         for number in sorted(range(len(ranges)), key=ranges.__getitem__):
-            item = ranges[number]
-            if item.offset == end and item.source == source:
-                last = runs[-1]
-                places[number] = len(runs) - 1, last.length
-                runs[-1] = last._replace(length=last.length + item.length)
-            else:
-                places[number] = len(runs), 0
-                runs.append(item)
-            source, end = item.source, item.offset + item.length
-        ends = itertools.accumulate((run.length for run in runs), initial=0)
+            source, offset, length = ranges[number]
+            if offset != end or source != before:
+                begins.append((source, offset))
+                lengths.append(0)
+            places[number] = len(lengths) - 1, lengths[-1]
+            lengths[-1] += length
+            before, end = source, offset + length
+        runs = [ByteRange(*begin, n) for begin, n in zip(begins, lengths, strict=True)]
+        ends = itertools.accumulate(lengths, initial=0)
         into = [self._memory[a:b] for a, b in itertools.pairwise(ends)]
         read = [memoryview(part) for part in array.fetch(runs, into)]
         return [

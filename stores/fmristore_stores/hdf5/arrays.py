@@ -152,6 +152,7 @@ class HDF5Array:
             self._spec = replace(self._spec, codecs=codecs)
         self._capabilities = self._find_capabilities()
         self._locates = Capability.CHUNK_REFS in self._capabilities
+        self._takes_encoded = Capability.RAW_WRITE in self._capabilities
         self._finder = ChunkFinder(
             session,
             self._dataset.open,
@@ -635,7 +636,8 @@ class HDF5Array:
             If the disk failed.
         """
         self._session.check_writable()
-        self._need(Capability.RAW_WRITE)
+        if not self._takes_encoded:
+            self._need(Capability.RAW_WRITE)
         grid = self._grid
         if len(unit) != len(grid) or False in [0 <= k < n for k, n in zip(unit, grid, strict=True)]:
             msg = f"chunk {unit} is not in a grid of {grid}"

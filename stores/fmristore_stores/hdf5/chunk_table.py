@@ -182,7 +182,16 @@ class ChunkIndex:
         SelectionError
             If a key is outside the grid.
         """
-        return [self._ref(key) for key in keys]
+        complete = len(self._numbers) == math.prod(self._grid)
+        if not complete or set(map(len, keys)) != {len(self._grid)}:
+            return [self._ref(key) for key in keys]
+        rows = [0] * len(keys)  # of a table that lacks none, axis by axis: many at once
+        for column, length in zip(zip(*keys, strict=True), self._grid, strict=True):
+            if min(column) < 0 or max(column) >= length:
+                return [self._ref(key) for key in keys]
+            rows = [row * length + place for row, place in zip(rows, column, strict=True)]
+        source, offsets, sizes, masks = self._source, self._offsets, self._sizes, self._masks
+        return [ChunkRef(ByteRange(source, offsets[r], sizes[r]), masks[r]) for r in rows]
 
     def _ref(self, key: ChunkKey) -> ChunkRef | None:
         number = 0

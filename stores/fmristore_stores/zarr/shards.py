@@ -106,16 +106,18 @@ def shard_parts(chunks: Sequence[Buffer | None], *, index_first: bool = False) -
     list of bytes-like
         What the shard's object holds.
     """
-    index = np.full((len(chunks), 2), _MISSING, "<u8")
     position = len(chunks) * _ENTRY + _CHECKSUM if index_first else 0
     parts: list[Buffer] = []
-    for number, chunk in enumerate(chunks):
-        if chunk is not None:
+    index: list[int] = []
+    for chunk in chunks:
+        if chunk is None:
+            index += _MISSING, _MISSING
+        else:
             view = memoryview(chunk).cast("B")
-            index[number] = position, view.nbytes
+            index += position, view.nbytes
             position += view.nbytes
             parts.append(view)
-    encoded = index.tobytes()
+    encoded = np.array(index, "<u8").tobytes()
     encoded += int(google_crc32c.value(encoded)).to_bytes(_CHECKSUM, "little")
     return [encoded, *parts] if index_first else [*parts, encoded]
 
