@@ -104,7 +104,7 @@ class StoredArray:
         self._cached = True
 
     def uncached(self) -> StoredArray:
-        """The same array, of which no decoded chunks are kept: for who keeps them himself."""
+        """The same array, without a cache of decoded chunks: for callers that have their own."""
         found = copy.copy(self)
         vars(found)["_cached"] = False
         return found
@@ -155,7 +155,7 @@ class StoredArray:
         return reader
 
     def streaming_reader(self) -> ChunkReader:
-        """Reader that keeps no decoded chunks: to pass through the whole array once."""
+        """Reader without a cache of decoded chunks: for reading the whole array once."""
         return self._new_reader(self.reader.array, ChunkCache(0))
 
     def _new_reader(self, array: Array, cache: ChunkCache | None = None) -> ChunkReader:
@@ -168,7 +168,7 @@ class StoredArray:
         return reader
 
     def _named(self, spec: ArraySpec) -> ArraySpec:
-        """The spec with the names that its axes are to have here."""
+        """The spec with the names of axes that were given."""
         try:
             return replace(spec, dims=self._dims)
         except InvalidInputError as error:
@@ -184,12 +184,12 @@ class StoredArray:
         return self.reader.array.read_attributes()
 
     def read_small(self, most: int) -> AnyArray:
-        """Read all of an array that by its meaning is small.
+        """Read the whole of an array that has to be small, such as an affine.
 
         Parameters
         ----------
         most : int
-            Elements that it may have.
+            Number of values that it may have.
 
         Raises
         ------
@@ -220,8 +220,7 @@ class StoredArray:
 
 
 _MOST_CHUNKS = 1 << 20
-
-"""Chunks of one array that are located one by one."""
+"""Most chunks of an array whose sizes on disk are added up."""
 
 _FEW = 5
 
@@ -261,7 +260,7 @@ def describe_parcels(table: LabelTable) -> dict[str, Any]:
 
 
 def first_few(items: Sequence[Any]) -> dict[str, Any]:
-    """Count of items, and the first ones."""
+    """Number of items, and the first ones."""
     return {"count": len(items), "first": list(items[:_FEW])}
 
 
@@ -277,7 +276,7 @@ def describe_data(arrays: Iterable[StoredArray]) -> dict[str, Any]:
     -------
     dict
         ``layout`` of the main array and ``sizes`` of all; empty if there are none. Encoded bytes
-        are None where only a library knows where chunks are, or where there are too many. Where
+        are None where only h5py or zarr-python can find the chunks, or there are too many. Where
         data are stored twice, ``copy`` is the layout of the first copy, raw bytes are counted
         once, and ``copies_encoded_bytes`` is what all copies add.
 
@@ -399,14 +398,14 @@ class RawView:
 
 
 class BorrowedHandle(Handle):
-    """A hold on the store of another handle, for a part of an object: closing it closes no store.
+    """Handle of a part of an object, such as one run of a sequence, on the store of the whole.
 
-    Copies and pickles become holds of their own.
+    Closing it leaves the store open. Copies and pickles open the store themselves.
 
     Parameters
     ----------
     owner : Handle
-        When it is closed, the borrowed one is too.
+        Handle of the whole object; when it is closed, this one is too.
     """
 
     def __init__(self, owner: Handle) -> None:
@@ -433,10 +432,10 @@ class BorrowedHandle(Handle):
         return self._given_back or self._owner.closed
 
     def rest(self) -> None:
-        """Do nothing: the store is that of another handle."""
+        """Do nothing: the store belongs to the whole object."""
 
     def close(self) -> None:
-        """Give the store back; harmless when repeated."""
+        """Stop using the store; may be called again."""
         self._given_back = True
 
     def __reduce__(self) -> tuple[type[Handle], Any]:
@@ -448,7 +447,8 @@ class BorrowedHandle(Handle):
 class StoredObject(ABC):
     """An object that is read from an opened store.
 
-    It pickles, copies and survives forks, because it holds a `Handle` and no open file.
+    It can be pickled, copied and used in forked processes, because it has a `Handle` and no open
+    file.
 
     Parameters
     ----------
@@ -459,9 +459,9 @@ class StoredObject(ABC):
     format_name: ClassVar[str]
     format_version: ClassVar[tuple[int, int]] = (1, 2)
     holds: ClassVar[str] = ""
-    """Content of the format, in one line: see `fmristore.formats.catalogue`."""
+    """What the format holds, in one line: see `fmristore.formats.catalogue`."""
     use_when: ClassVar[str] = ""
-    """Case for which it is the right choice, going on from "use it when"."""
+    """When it is the right choice: the end of a sentence that begins with "use it when"."""
 
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
@@ -509,7 +509,7 @@ class StoredObject(ABC):
 
     @property
     def token(self) -> str:
-        """Version of the store that was opened: another text where it was replaced since.
+        """Text that stands for the version of the store that was opened; changes if it is replaced.
 
         Locally inode, size and time of its file or root's metadata, elsewhere what the service
         says of that object (ETag, size, time); empty where nothing tells.
@@ -527,7 +527,7 @@ class StoredObject(ABC):
         return self._handle.closed
 
     def close(self) -> None:
-        """Release the store; the object cannot be read from then on."""
+        """Close the store; the object cannot be read afterwards."""
         self._handle.close()
 
     @property
@@ -575,11 +575,11 @@ class StoredObject(ABC):
 
     @property
     def parts_folder(self) -> str:
-        """Group of its runs or scans, where a killed writer may leave one that no list names."""
+        """Group of its runs or scans; one that an interrupted writer left there is not listed."""
         return ""
 
     def part(self, name: str) -> Any:
-        """One of its runs, scans or maps, which is closed with it.
+        """One of its runs, scans or maps; it is closed together with this object.
 
         Raises
         ------
@@ -591,7 +591,7 @@ class StoredObject(ABC):
         )
 
     def describe(self) -> dict[str, Any]:
-        """Describe it, and what it takes, as plain JSON values.
+        """Describe its content and its size on disk, as plain JSON values.
 
         Returns
         -------
@@ -614,12 +614,12 @@ class StoredObject(ABC):
     def _described(
         self, facts: Mapping[str, Any], arrays: Iterable[StoredArray] | None = None
     ) -> dict[str, Any]:
-        """Put facts of a format together with those that all have."""
+        """Add what is described for every format to the facts of this one."""
         stored = describe_data(self.primary_arrays if arrays is None else arrays)
         return {"class": type(self).__name__, **facts, **stored}
 
     def check(self) -> None:  # noqa: B027 - most have nothing to do
-        """Read the small arrays that opening leaves alone, and see whether they fit each other.
+        """Read the small arrays that opening does not read, and check that they fit each other.
 
         Raises
         ------
@@ -631,7 +631,7 @@ class StoredObject(ABC):
 
     @takes(LayoutOptions)
     def save(self, url: str | os.PathLike[str], **options: Unpack[LayoutOptions]) -> Self:
-        """Store the same again: in the other kind of store, encoded otherwise, or as R does.
+        """Store a copy: in the other kind of store, with another codec, or in the layout of R.
 
         Parameters
         ----------
@@ -661,7 +661,7 @@ class StoredObject(ABC):
         return self.save_with(url, options)
 
     def save_with(self, url: str | os.PathLike[str], options: Mapping[str, Any]) -> Self:
-        """Store the same again with any option of `create`, such as a TR; see `save`."""
+        """Store a copy with any option of `create`, such as another TR; see `save`."""
         create: Any = getattr(type(self), "create", None)
         known = inspect.signature(create).parameters if create is not None else {}
         needless = {"max_memory", "progress"}  # for what is never large
@@ -678,7 +678,7 @@ class StoredObject(ABC):
         return again
 
     def _create_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Arguments of `create` that store the same again: before the URL, and by name."""
+        """Arguments of `create` that store a copy: those before the URL, and those by name."""
         raise InvalidInputError(f"a {type(self).__name__} cannot be rewritten", url=self.url)
 
     def __enter__(self) -> Self:
@@ -688,11 +688,11 @@ class StoredObject(ABC):
         self.close()
 
     def __copy__(self) -> Self:
-        """Hold the store by a handle of its own: closing one of them leaves the other open."""
+        """Copy with a handle of its own: closing one object leaves the other open."""
         return copy.deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what was read since: equal objects pickle to equal bytes."""
+        """Pickle without what was read since opening, so that equal objects give equal bytes."""
         return {name: value for name, value in self.__dict__.items() if name.startswith("_")}
 
     @property
@@ -718,7 +718,7 @@ class StoredObject(ABC):
 
     @property
     def _is_near(self) -> bool:
-        """True if a small read is cheap: for a picture nothing is asked of a server."""
+        """True if a small read is cheap; servers are not asked for data of a picture."""
         locator = self._handle.locator
         return is_local(locator.url) and locator.kind != "reference"
 
@@ -732,7 +732,7 @@ class StoredObject(ABC):
         return facts
 
     def _picture(self) -> str:
-        """A small picture in HTML, made by a bounded read; empty where there is none."""
+        """A small picture in HTML, for which little is read; empty where there is none."""
         return ""
 
     def _chunk_picture(self) -> str:

@@ -51,7 +51,7 @@ from fmristore_stores.protocol import (
     TypedAttribute,
 )
 from fmristore_stores.publishing.publish import create_store
-from fmristore_stores.spec import ArraySpec, Attributes
+from fmristore_stores.spec import ArraySpec, Attributes, CodecSpec
 
 if TYPE_CHECKING:
     from fmristore.many import RunsReport
@@ -226,7 +226,7 @@ def execute(
         for step in plan.arrays:
             array = new.root.array(step.path)
             encoded, digests = written[step.path]
-            with naming(plan.target):
+            with naming(plan.target, step.path):
                 found = _digest_stored(array, step, plan, done, encoded=encoded)
             if found != digests:
                 raise CorruptDataError(
@@ -256,7 +256,7 @@ def execute(
             _write_typed(array, typed)
             missing = functools.partial(_missing, step, whole)
             source = store.root.array(step.origin)
-            with naming(plan.source):
+            with naming(plan.source, step.origin):
                 written[step.path] = _copy(source, array, step, plan.max_memory, done, missing)
         _make_groups(made, [group for group in groups if group[0] not in parents])
         _make_links(new, made, groups, plan.links)
@@ -379,7 +379,7 @@ def _copy_encoded(
         for unit, keys, chunks in _encoded(source, step, batch, room):
             for key, chunk in zip(keys, chunks, strict=True):
                 if chunk is not None:
-                    codecs.check_encoded(pipeline, chunk, nbytes)
+                    _check_encoded(pipeline, chunk, nbytes, key)
                 elif key is not None and missing() == "error":
                     raise CorruptDataError(f"chunk {key} is missing", node=step.path)
             target.write_encoded(unit, chunks)
@@ -417,6 +417,16 @@ def _encoded(
 
     for unit, keys in zip(units, wanted, strict=True):
         yield unit, keys, [chunk_of(key) for key in keys]
+
+
+def _check_encoded(
+    pipeline: tuple[CodecSpec, ...], chunk: Buffer, nbytes: int, key: ChunkKey | None
+) -> None:
+    """Look for damage that shows without decoding; the error names the chunk."""
+    try:
+        codecs.check_encoded(pipeline, chunk, nbytes)
+    except CorruptDataError as error:
+        raise CorruptDataError(f"chunk {key}: {error.message}") from error
 
 
 def _missing(step: ArrayStep, whole: Whole) -> Missing:

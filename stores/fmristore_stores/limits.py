@@ -1,7 +1,7 @@
-"""Limits of what a store may make its reader take: checked before memory is taken.
+"""Limits of the memory and time that reading a store may take, checked beforehand.
 
-What a file says of its own sizes cannot be trusted. These limits are far above what honest files
-need; raise one by assignment, ``LIMITS.chunk = 1 << 33``, where a file that is trusted is refused.
+The sizes that a file states may be wrong, by damage or on purpose. These limits are far above what
+ordinary files need. If a file that you trust is refused, raise one: ``LIMITS.chunk = 1 << 33``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NAMES = ("zarr.json", ".zmetadata", ".zattrs", ".zarray", ".zgroup")
 
 
 def _machine() -> int:
-    """Bytes of memory that the machine has; 2**62 where that cannot be found out."""
+    """Bytes of memory of this computer; 2**62 if they are not known."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
@@ -41,29 +41,30 @@ def _machine() -> int:
 
 @dataclass(slots=True)
 class Limits:
-    """Most bytes of one thing; of what is larger, `MemoryLimitError` is raised.
+    """Largest sizes in bytes that are read; beyond them `MemoryLimitError` is raised.
 
-    Those of probes end in `CorruptDataError`.
+    A file that cannot be parsed within `probe_seconds` and `probe_memory` is damaged:
+    `CorruptDataError`.
 
     Parameters
     ----------
     chunk : int
-        A chunk as it is decoded.
+        A decoded chunk.
     text : int
-        A chunk of text as it is decoded, and the texts of an HDF5 dataset that one read returns.
+        A decoded chunk of text, and all texts that one read of an HDF5 dataset returns.
     result : int
-        What one read returns; by default the memory of the machine.
+        What one read returns; by default the memory of this computer.
     document : int
         A metadata document of a Zarr node.
     consolidated : int
-        The metadata document of a Zarr root, which may have those of all nodes; an object that R
-        has serialised.
+        The metadata document at the root of a Zarr store, which may repeat those of all groups and
+        arrays; an object saved by R.
     values : int
-        Values of a JSON or XML document however short it is; see `check_values`.
+        Number of values that any JSON or XML document may have; see `check_values`.
     probe_seconds : float
-        For parsing an HDF5 file that is not trusted, in a process of its own.
+        Time for parsing an HDF5 file that is not trusted, in a process of its own.
     probe_memory : int
-        That this process may take beyond what it takes before.
+        Memory that this process may take for it.
     """
 
     chunk: int
@@ -79,11 +80,11 @@ class Limits:
 LIMITS = Limits(
     chunk=2 << 30, text=256 << 20, result=_machine(), document=16 << 20, consolidated=64 << 20
 )
-"""The limits of this process."""
+"""The limits that apply in this process."""
 
 
 def check_chunk(nbytes: int, url: str | None, node: str) -> None:
-    """Refuse a chunk that decodes to too much.
+    """Refuse a chunk that is too large when decoded.
 
     Raises
     ------
@@ -94,7 +95,7 @@ def check_chunk(nbytes: int, url: str | None, node: str) -> None:
 
 
 def check_text(nbytes: int, url: str | None, node: str) -> None:
-    """Refuse a text, or a chunk of texts, that takes too much.
+    """Refuse a text, or a chunk of texts, that is too large.
 
     Raises
     ------
@@ -105,7 +106,7 @@ def check_text(nbytes: int, url: str | None, node: str) -> None:
 
 
 def _check_file(what: str, nbytes: int, name: str, url: str | None, node: str) -> None:
-    """Refuse what a file has too many bytes of, by the name of its limit."""
+    """Refuse what is larger than the limit of that name."""
     limit = getattr(LIMITS, name)
     if nbytes > limit:
         msg = (
@@ -116,7 +117,7 @@ def _check_file(what: str, nbytes: int, name: str, url: str | None, node: str) -
 
 
 def check_result(nbytes: int, url: str | None, node: str) -> None:
-    """Refuse to read more at once than there can be memory for.
+    """Refuse to read more at once than fits into memory.
 
     Raises
     ------
@@ -132,7 +133,7 @@ def check_result(nbytes: int, url: str | None, node: str) -> None:
 
 
 def is_metadata(key: str) -> bool:
-    """Return whether an object of a Zarr store, by its key, is a metadata document."""
+    """Return whether a file of a Zarr store, by its name, is a metadata document."""
     return key.rpartition("/")[2] in _NAMES
 
 
@@ -144,7 +145,7 @@ def check_metadata(nbytes: int, key: str, url: str) -> None:
     nbytes : int
         Its length.
     key : str
-        Its name in the store; that of the root may be longer than others.
+        Its name in the store; the one of the root may be longer than others.
     url : str
         The store.
 
@@ -163,9 +164,9 @@ def check_metadata(nbytes: int, key: str, url: str) -> None:
 
 
 def check_values(data: bytes | str, url: str | None = None, *, each: int = 8) -> None:
-    """Refuse a JSON or XML document that would become many times as large when it is parsed.
+    """Refuse a JSON or XML document that would take many times its size in memory when parsed.
 
-    An empty list takes two letters, and 64 bytes of memory.
+    An empty list is two characters long, and takes 64 bytes of memory.
 
     Parameters
     ----------
@@ -174,12 +175,12 @@ def check_values(data: bytes | str, url: str | None = None, *, each: int = 8) ->
     url : str, optional
         Where it lies.
     each : int
-        Letters that a value takes in honest documents, at least, with the mark behind it.
+        Characters that a value and the comma behind it have at least in ordinary documents.
 
     Raises
     ------
     MemoryLimitError
-        If it has more values than ``LIMITS.values`` and one for each of these.
+        If it has more values than ``LIMITS.values`` and one for every `each` characters.
     """
     most = LIMITS.values + len(data) // each
     if len(data) <= most:
@@ -200,5 +201,5 @@ def check_values(data: bytes | str, url: str | None = None, *, each: int = 8) ->
 
 
 def _marks(document: bytes) -> int:
-    """Marks of JSON before values."""
+    """Number of commas and opening brackets, one of which stands before each value of JSON."""
     return sum(document.count(mark) for mark in (b",", b"[", b"{"))

@@ -634,6 +634,20 @@ def test_damaged_chunks_are_an_error_where_they_are_decoded(
         transcode(source, destination, access="volume", overwrite=True)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_chunk_that_is_copied_is_named(
+    tmp_path: Path, destination: Path, kind: str
+) -> None:
+    source = tmp_path / f"source.{kind}"
+    create(source, **image((12, 13, 14, 60)), codec="dual")
+    path, offset, _ = chunk_places(source)[-1]
+    damage(Path(path), lambda data: data.__setitem__(slice(offset, offset + 16), bytes(16)))
+    with pytest.raises(CorruptDataError, match=r"chunk \(\d+, \d+, \d+, \d+\)") as raised:
+        transcode(source, destination, overwrite=True)
+    assert raised.value.node == "0"
+    assert str(raised.value.url) == str(source)
+
+
 @pytest.mark.parametrize("access", [None, "volume"])
 def test_missing_chunks_of_an_image_are_an_error(
     tmp_path: Path, destination: Path, access: Any

@@ -25,7 +25,13 @@ from fmristore_stores.chunks.subchunks import (
 from fmristore_stores.chunks.threads import for_each, worker_count
 from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.codecs.blosc import decode_part, decodes_parts
-from fmristore_stores.errors import CodecError, CorruptDataError, DependencyError, FmristoreError
+from fmristore_stores.errors import (
+    CodecError,
+    CorruptDataError,
+    DependencyError,
+    FmristoreError,
+    MemoryLimitError,
+)
 from fmristore_stores.grid import ChunkKey, Region, grid_shape
 from fmristore_stores.io.memory import aligned
 from fmristore_stores.io.ranges import ReadCost, batches, merge_ranges, span_of
@@ -506,6 +512,10 @@ class ChunkLoader:
             return self._decode_needed(key, block, ref, data, kept, room=room)
         except CorruptDataError as error:
             raise self.error(key, f"cannot be read: {error.message}") from error
+        except (MemoryError, MemoryLimitError) as error:
+            text = error.message if isinstance(error, MemoryLimitError) else "not enough memory"
+            msg = f"chunk {key} cannot be decoded: {text}"
+            raise MemoryLimitError(msg, url=self._url, node=self.array.path) from error
         except (CodecError, DependencyError) as error:
             error.url, error.node = self._url, self.array.path
             raise

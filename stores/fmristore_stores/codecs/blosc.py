@@ -12,9 +12,10 @@ from bisect import bisect_right
 from itertools import accumulate
 
 import numcodecs.blosc
-import numpy as np
 
 from fmristore_stores.codecs import blosc2
+from fmristore_stores.codecs.blosc2 import HEADER
+from fmristore_stores.codecs.room import room_for
 from fmristore_stores.errors import CorruptDataError
 from fmristore_stores.protocol import AnyArray, Buffer
 from fmristore_stores.spec import CodecSpec
@@ -28,7 +29,6 @@ __all__ = [
     "zstd_size",
 ]
 
-_BLOSC_HEADER = struct.Struct("<BBBBiii")
 _BLOSC_MEMCPYED = 0x02
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ZSTD_BLOCK = 128 * 1024
@@ -83,9 +83,9 @@ def blosc_header(data: Buffer) -> tuple[int, ...]:
         If a size is negative, or not that of `data`.
     """
     view = memoryview(data)
-    if view.nbytes < _BLOSC_HEADER.size:
+    if view.nbytes < HEADER.size:
         raise CorruptDataError("a blosc chunk is shorter than its header")
-    header = _BLOSC_HEADER.unpack_from(view)
+    header = HEADER.unpack_from(view)
     if header[6] != view.nbytes or header[4] < 0 or header[5] < 0:
         msg = f"a blosc chunk of {view.nbytes} bytes claims to have {header[6]}"
         raise CorruptDataError(msg)
@@ -113,7 +113,7 @@ def blosc_decode(data: Buffer, limit: int, out: AnyArray | None = None) -> Buffe
     if size > limit:
         msg = f"a blosc chunk claims {size} bytes where at most {limit} are possible"
         raise CorruptDataError(msg)
-    room = np.empty(size, np.uint8) if out is None or out.nbytes < size else out[:size]
+    room = room_for(size, out)
     if blosc2.decodes(data, header):
         blosc2.decompress(data, room)
         return room.data
@@ -152,18 +152,18 @@ def decode_part(
     first, last, count = start // blocksize, -(-stop // blocksize), -(-size // blocksize)
     if last == count and first == last - 1 and size % blocksize:
         first -= 1  # blosc refuses a frame that is shorter than its block size
-    if first < 0 or last - first >= count or 16 + 4 * count > total:
+    if first < 0 or last - first >= count or HEADER.size + 4 * count > total:
         return None
     view = memoryview(data).cast("B")
-    table = struct.unpack_from(f"<{count}i", view, 16)
+    table = struct.unpack_from(f"<{count}i", view, HEADER.size)
     bounds = [*sorted(table), total]  # blocks lie in any order, each up to where the next begins
-    if bounds[0] < 16 + 4 * count or bounds[-2] >= total:
+    if bounds[0] < HEADER.size + 4 * count or bounds[-2] >= total:
         raise CorruptDataError("the table of blocks of a blosc chunk is damaged")
     blocks = [view[begin : bounds[bisect_right(bounds, begin)]] for begin in table[first:last]]
-    end = 16 + 4 * len(blocks)
+    end = HEADER.size + 4 * len(blocks)
     starts = list(accumulate(map(len, blocks), initial=end))
     wanted = min(last * blocksize, size) - first * blocksize
-    header = _BLOSC_HEADER.pack(version, compressor, flags, width, wanted, blocksize, starts[-1])
+    header = HEADER.pack(version, compressor, flags, width, wanted, blocksize, starts[-1])
     places = struct.pack(f"<{len(blocks)}i", *starts[:-1])
     frame = b"".join((header, places, *blocks))
     part = blosc_decode(frame, wanted)

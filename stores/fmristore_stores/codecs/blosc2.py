@@ -23,7 +23,7 @@ import numpy as np
 from fmristore_stores.errors import CorruptDataError, MemoryLimitError
 from fmristore_stores.protocol import AnyArray, Buffer
 
-__all__ = ["available", "decodes", "decompress"]
+__all__ = ["HEADER", "available", "decodes", "decompress"]
 
 _NAMES = ("libblosc2.so", "libblosc2.dylib", "blosc2.dll", "libblosc2.dll")
 _VERSION = 2
@@ -34,7 +34,8 @@ _PLAIN, _WHOLE_BLOCKS = 0x02, 0x10
 """Flags of frames that are only copied, and of those whose blocks are one stream each."""
 _BOTH_SHUFFLES, _DELTA = 0x05, 0x08
 """Flags that mean something else in the format of Blosc 2."""
-_HEADER_BYTES = 16
+HEADER = struct.Struct("<BBBBiii")
+"""What a frame begins with, see `fmristore_stores.codecs.blosc.blosc_header`."""
 
 
 class _Settings(ctypes.Structure):
@@ -69,10 +70,10 @@ def decodes(data: Buffer, header: tuple[int, ...]) -> bool:
     if not flags & _WHOLE_BLOCKS or flags & _DELTA or flags & _BOTH_SHUFFLES == _BOTH_SHUFFLES:
         return False
     count = -(-size // blocksize)
-    if _library() is None or _HEADER_BYTES + 4 * count > total:
+    if not available() or HEADER.size + 4 * count > total:
         return False
-    for start in struct.unpack_from(f"<{count}i", data, _HEADER_BYTES):
-        if not _HEADER_BYTES <= start <= total - 4:
+    for start in struct.unpack_from(f"<{count}i", data, HEADER.size):
+        if not HEADER.size <= start <= total - 4:
             return False
         (length,) = struct.unpack_from("<i", data, start)
         if not 0 < length <= total - 4 - start:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fmristore_stores.codecs.room import room_for
 from fmristore_stores.errors import CorruptDataError, DependencyError
 from fmristore_stores.protocol import AnyArray, Buffer
 
@@ -56,8 +57,7 @@ def pcodec_decode(
     """
     count = limit // dtype.itemsize
     nbytes = count * dtype.itemsize
-    room = np.empty(nbytes, np.uint8) if out is None or out.nbytes < nbytes else out[:nbytes]
-    values = room.view(dtype)
+    values = room_for(nbytes, out).view(dtype)
     if not values.flags.aligned:  # which pcodec refuses
         values = np.empty(count, dtype)
     progress = _package().standalone.simple_decompress_into(bytes(data), values)

@@ -22,6 +22,7 @@ from numcodecs.blosc import compress as _blosc_compress
 
 from fmristore_stores.codecs import pcodec
 from fmristore_stores.codecs.blosc import blosc_decode, blosc_header, zstd_size
+from fmristore_stores.codecs.room import room_for
 from fmristore_stores.errors import CodecError, CorruptDataError, InvalidInputError
 from fmristore_stores.protocol import AnyArray, Buffer
 from fmristore_stores.spec import CodecSpec
@@ -172,22 +173,17 @@ def _shuffle(data: Buffer, width: int) -> Buffer:
     return planes + flat[body:].tobytes()
 
 
-def _room(size: int, out: AnyArray | None) -> AnyArray:
-    """Bytes to decode into: those of `out` if they are enough."""
-    return np.empty(size, np.uint8) if out is None or out.nbytes < size else out[:size]
-
-
 def _unshuffle(data: Buffer, width: int, out: AnyArray | None = None) -> Buffer:
     flat = np.frombuffer(data, np.uint8)
     if not 1 < width <= len(flat):
         return data
     count = len(flat) // width
     if width == _SHORT and 2 * count == len(flat):  # arithmetic is twice as fast as moving bytes
-        numbers = _room(len(flat), out).view("<u2")
+        numbers = room_for(len(flat), out).view("<u2")
         np.left_shift(flat[count:], 8, out=numbers, dtype=np.uint16)
         numbers |= flat[:count]
         return numbers.view(np.uint8).data
-    room = _room(len(flat), out)
+    room = room_for(len(flat), out)
     elements = room[: count * width].reshape(count, width)
     planes = flat[: count * width].reshape(width, count)
     for byte in range(width):
@@ -221,7 +217,7 @@ def _zstd_decode(data: Buffer, limit: int, out: AnyArray | None = None) -> Buffe
         msg = f"a zstd chunk claims {size} bytes where at most {limit} are possible"
         raise CorruptDataError(msg)
     # Without a size in the frame, numcodecs asks for a buffer of exactly the right one.
-    room = _room(limit if size is None else size, out)
+    room = room_for(limit if size is None else size, out)
     numcodecs.Zstd().decode(data, room)
     return room.data
 

@@ -256,6 +256,23 @@ def test_a_result_that_no_memory_holds(tmp_path: Path) -> None:
         assert reader.read_points((0, 1), np.array([[2**40 - 1, 2**20 - 1], [5, 5]])).sum() == 0
 
 
+@pytest.mark.parametrize("error", [MemoryError("out"), MemoryLimitError("no memory to decode in")])
+def test_a_chunk_that_there_is_no_memory_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    with create_store(tmp_path / "a.zarr") as new:
+        new.root.create_array("0", make_spec()).write(None, VALUES)
+    with open_store(tmp_path / "a.zarr") as store:
+        reader = ChunkReader(store.root.array("0"), url=store.url)
+        monkeypatch.setattr(codecs, "decode", fail)
+        with pytest.raises(MemoryLimitError, match=r"chunk \(\d, \d, \d\) .* memory") as raised:
+            reader.read()
+    assert (raised.value.url, raised.value.node) == (store.url, "0")
+
+
 # Chunks that are missing, partly filtered, or damaged --------------------------------------------
 
 

@@ -186,6 +186,26 @@ def test_layouts_that_hdf5_does_not_have_are_refused(
 # Encoded chunks and plugins ------------------------------------------------------------------
 
 
+def test_many_chunks_are_located_as_one_is(path: str) -> None:
+    """Also by the table of a file, which is read once for all handles of an array."""
+    with HDF5Store(path, mode="w") as store:
+        array = store.root.create_array("0", spec((20, 30), chunks=(2, 3), codecs=BLOSC))
+        array.write(None, np.arange(600, dtype="i2").reshape(20, 30))
+    keys = [(row, column) for column in range(10) for row in range(10)]
+    with HDF5Store(path, mode="r") as store:
+        each = [store.root.array("0").refs([key])[0] for key in keys]
+        array = store.root.array("0")
+        assert array.refs(keys) == each
+        again = store.root.array("0")
+        assert again._finder._index is array._finder._index is not None
+        assert again.refs(keys[::-1]) == each[::-1]
+        assert again.refs([]) == []
+        for wrong in ((10, 0), (0, -1), (0,), (0, 0, 0)):
+            for asked in ([wrong], [(0, 0), wrong], [wrong, (0, 0)]):
+                with pytest.raises(SelectionError):
+                    again.refs(asked)
+
+
 def test_encoded_chunks_are_stored_as_given(path: str) -> None:
     values = np.arange(12, dtype="i2").reshape(4, 3)
     with HDF5Store(path, mode="w") as store:

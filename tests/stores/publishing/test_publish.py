@@ -513,8 +513,9 @@ def test_what_is_synced_may_have_to_be_open_for_writing(
 
 _NO_FORKS = """
 import os, sys
-for name in ("fork", "forkpty", "register_at_fork", "pread", "pwrite", "preadv", "O_DIRECTORY"):
+for name in ("fork", "forkpty", "register_at_fork", "pread", "pwrite", "preadv", "writev"):
     delattr(os, name)
+del os.O_DIRECTORY
 import numpy as np
 import fmristore as fs
 url, values = sys.argv[1], np.arange(24, dtype="i2").reshape(2, 3, 4)
@@ -656,6 +657,29 @@ def test_a_store_is_looked_at_while_it_is_flushed(
     monkeypatch.setattr(publish, "sync", sync)
     make(tmp_path / f"x.{kind}", 1, check=check)
     assert number_in(tmp_path / f"x.{kind}") == 1
+
+
+def test_all_of_a_folder_is_flushed_once_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = tmp_path / "x.zarr"
+    flushed: list[str] = []
+
+    def sync(path: str) -> None:
+        assert not url.exists() or path == str(tmp_path)
+        flushed.append(path)
+
+    monkeypatch.setattr(publish, "sync", sync)
+    with publish.publish_folder(str(url)) as folder:
+        for name in ("a", "b/c", "b/d/e", "b/d/f", *(f"many/{n}" for n in range(40))):
+            path = Path(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x")
+        Path(folder, "b/link").symlink_to("d")
+        Path(folder, "empty").mkdir()
+        there = [path for path in (Path(folder), *Path(folder).rglob("*")) if path.name != "link"]
+        expected = [*map(str, there), str(tmp_path)]
+    assert sorted(flushed) == sorted(expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
