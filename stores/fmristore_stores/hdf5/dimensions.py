@@ -287,7 +287,7 @@ def _attach_to_all(group: Any, name: str, scale: Any) -> None:
         if not h5a.exists(group, b"DIMENSION_LABELS", obj_name=entry.name):
             continue
         node = open_child(group, entry.name)
-        if isinstance(node, h5g.GroupID) or is_scale(node):
+        if isinstance(node, h5g.GroupID) or length not in node.shape or is_scale(node):
             continue
         for axis, label in enumerate(read_names(node, node.rank, "")):
             if label == name and node.shape[axis] == length and not _scales(node, axis):

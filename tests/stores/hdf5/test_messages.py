@@ -53,8 +53,8 @@ def _write_attributes(group: Any) -> None:
     group.attrs["reference"] = group.ref
     group.attrs["é"] = 1
     for number, padding in enumerate((h5t.STR_NULLTERM, h5t.STR_NULLPAD, h5t.STR_SPACEPAD)):
-        for name, raw in {b"padded": b"ab ", b"full": b"abcdef", b"cut": b"ab\0cd"}.items():
-            _text(group.id, b"%s %d" % (name, number), raw, padding, 6)
+        for begin, raw in {b"padded": b"ab ", b"full": b"abcdef", b"cut": b"ab\0cd"}.items():
+            _text(group.id, b"%s %d" % (begin, number), raw, padding, 6)
 
 
 @pytest.fixture(params=["earliest", "v110", "latest"])
