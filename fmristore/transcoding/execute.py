@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -373,23 +374,26 @@ def _copy_encoded(
 ) -> Digests:
     """Hand the encoded chunks of each write unit over as they are."""
     digests: Digests = {}
+    # A whole file takes one chunk at a time: one thread writes to it while others read.
+    several = Capability.SHARDS in target.capabilities
+    turn = contextlib.nullcontext() if several else threading.Lock()
     room, pipeline, nbytes = Room(), step.target.codecs, step.target.chunk_nbytes
 
     def work(batch: list[ChunkKey]) -> None:
-        for unit, keys, chunks in _encoded(source, step, batch, room):
+        units = list(_encoded(source, step, batch, room))
+        for unit, keys, chunks in units:
             for key, chunk in zip(keys, chunks, strict=True):
                 if chunk is not None:
                     _check_encoded(pipeline, chunk, nbytes, key)
                 elif key is not None and missing() == "error":
                     raise CorruptDataError(f"chunk {key} is missing", node=step.path)
-            target.write_encoded(unit, chunks)
             digests[unit] = _hash_chunks(chunks)
+        with turn:
+            for unit, _, chunks in units:
+                target.write_encoded(unit, chunks)
         done.add(len(batch) * _unit_nbytes(step.target))
 
-    workers = _workers(step.target, max_memory)
-    if Capability.SHARDS not in target.capabilities and not source.policy.concurrent:
-        workers = 1  # whole files take a chunk at a time, and threads would wait for each other
-    for_each(work, _batches(step.target, max_memory), workers=workers)
+    for_each(work, _batches(step.target, max_memory), workers=_workers(step.target, max_memory))
     return digests
 
 
