@@ -44,6 +44,7 @@ class _Settings(ctypes.Structure):
     _fields_ = (("room", ctypes.c_uint64 * 16),)
 
 
+@functools.cache
 def available() -> bool:
     """Return whether the library is installed."""
     return _library() is not None
@@ -101,31 +102,29 @@ def decompress(data: Buffer, room: AnyArray) -> None:
     decoder = getattr(_threads, "decoder", None)
     if decoder is None:
         decoder = _threads.decoder = _Decoder()
-    decoder.decompress(np.frombuffer(data, np.uint8), room)
+    frame = np.frombuffer(data, np.uint8)
+    found = decoder.function(
+        decoder.context, frame.ctypes.data, frame.nbytes, room.ctypes.data, room.nbytes
+    )
+    if found != room.nbytes:
+        raise CorruptDataError(
+            f"blosc cannot decode a chunk: its bytes are damaged (error {found} of C-Blosc2)"
+        )
 
 
 class _Decoder:
-    """State of a decoder, which one thread may use at a time."""
+    """A decoder of the library, which one thread may use at a time, and the function for it."""
 
     def __init__(self) -> None:
         library = _library()
         assert library is not None
         settings = library.blosc2_get_blosc2_dparams_defaults()
-        self._context = library.blosc2_create_dctx(settings)
-        self._decompress = library.blosc2_decompress_ctx
-        if not self._context:
+        self.context = library.blosc2_create_dctx(settings)
+        self.function = library.blosc2_decompress_ctx
+        if not self.context:
             raise MemoryLimitError("C-Blosc2 has no memory to decode in")
-        freed = weakref.finalize(self, library.blosc2_free_ctx, self._context)
+        freed = weakref.finalize(self, library.blosc2_free_ctx, self.context)
         freed.atexit = False
-
-    def decompress(self, data: AnyArray, room: AnyArray) -> None:
-        found = self._decompress(
-            self._context, data.ctypes.data, data.nbytes, room.ctypes.data, room.nbytes
-        )
-        if found != room.nbytes:
-            raise CorruptDataError(
-                f"blosc cannot decode a chunk: its bytes are damaged (error {found} of C-Blosc2)"
-            )
 
 
 _threads = threading.local()

@@ -146,9 +146,11 @@ def without(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         return [own]
 
     monkeypatch.setattr(metadata, "files", files)
-    blosc2._library.cache_clear()
+    for cached in (blosc2._library, blosc2.available):
+        cached.cache_clear()
     yield
-    blosc2._library.cache_clear()
+    for cached in (blosc2._library, blosc2.available):
+        cached.cache_clear()
 
 
 @pytest.mark.usefixtures("without")
