@@ -459,9 +459,9 @@ class StoredObject(ABC):
     format_name: ClassVar[str]
     format_version: ClassVar[tuple[int, int]] = (1, 2)
     holds: ClassVar[str] = ""
-    """What the format holds, in one line: see `fmristore.formats.catalogue`."""
+    """Content of the format, in one line: see `fmristore.formats.catalogue`."""
     use_when: ClassVar[str] = ""
-    """When it is the right choice: the end of a sentence that begins with "use it when"."""
+    """End of a sentence that begins with "use it when"."""
 
     def __init__(self, handle: Handle) -> None:
         self._handle = handle

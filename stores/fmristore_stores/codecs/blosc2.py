@@ -35,7 +35,7 @@ _PLAIN, _WHOLE_BLOCKS = 0x02, 0x10
 _BOTH_SHUFFLES, _DELTA = 0x05, 0x08
 """Flags that mean something else in the format of Blosc 2."""
 HEADER = struct.Struct("<BBBBiii")
-"""What a frame begins with, see `fmristore_stores.codecs.blosc.blosc_header`."""
+"""Numbers that a frame begins with, see `fmristore_stores.codecs.blosc.blosc_header`."""
 
 
 class _Settings(ctypes.Structure):

@@ -225,7 +225,7 @@ class PlainDataset(NamedTuple):
     """Numbers and parameters, in order of application."""
     piece: Extent
     fill: int | float | None
-    """What is read where nothing was written, if the file says it."""
+    """Value that is read where nothing was written, if the file says it."""
 
 
 def plain_dataset(header: Header) -> PlainDataset | None:

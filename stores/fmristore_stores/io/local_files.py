@@ -6,13 +6,14 @@ from a reference file that somebody else has written.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 
 from fmristore_stores.errors import UnknownFormatError
 
-__all__ = ["check_ordinary", "lies_in", "open_ordinary"]
+__all__ = ["all_below", "check_ordinary", "lies_in", "open_ordinary"]
 
 _FLAGS = (
     os.O_RDONLY
@@ -118,3 +119,21 @@ def _refuse(mode: int, url: str) -> None:
         return
     kind = next((name for check, name in _NAMES if check(mode)), "no ordinary file")
     raise UnknownFormatError(f"{kind}: only ordinary files are read; copy it to one", url=url)
+
+
+def all_below(folder: str) -> list[str]:
+    """Paths of a folder and of all files and folders in it, but for symbolic links.
+
+    Parameters
+    ----------
+    folder : str
+        Others may remove it, or what is in it, meanwhile.
+    """
+    paths, folders = [folder], [folder]
+    for parent in folders:  # which grow meanwhile
+        found: list[os.DirEntry[str]] = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(parent) as entries:
+            found = [entry for entry in entries if not entry.is_symlink()]
+        paths += [entry.path for entry in found]
+        folders += [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
+    return paths

@@ -654,8 +654,8 @@ def sync(path: str) -> None:
         os.close(descriptor)
 
 
-def write_parts(descriptor: int, parts: Sequence[Buffer]) -> None:
-    """Write pieces of memory to an open file one after the other, many of them with one call."""
+def write_parts(descriptor: int, parts: Sequence[Buffer], path: str) -> None:
+    """Write pieces of memory to the open file `path`, many of them with one call."""
     views = (memoryview(part).cast("B") for part in parts)
     left = [view for view in views if view.nbytes][::-1]
     while left:
@@ -663,7 +663,7 @@ def write_parts(descriptor: int, parts: Sequence[Buffer]) -> None:
         together = _HAS_WRITEV and sum(view.nbytes for view in some) <= _MOST_WRITTEN
         done = os.writev(descriptor, some) if together else os.write(descriptor, some[0])
         if not done:
-            raise OSError(errno.EIO, "the system wrote nothing")
+            raise StorageError("the system wrote nothing", url=path)
         while left and done >= left[-1].nbytes:
             done -= left.pop().nbytes
         if done:

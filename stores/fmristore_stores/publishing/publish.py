@@ -34,6 +34,7 @@ from fmristore_stores.io.conditional_put import (
     upload,
     write_error,
 )
+from fmristore_stores.io.local_files import all_below
 from fmristore_stores.io.location import (
     HDF5_SUFFIXES,
     ZARR_SUFFIXES,
@@ -577,7 +578,7 @@ def _sync_tree(folder: str) -> None:
     The system then writes them together: one after the other, each would wait for the disk. Each
     thread has its own files, so that threads do not wait for each other.
     """
-    paths = _tree(folder)
+    paths = all_below(folder)
     count = min(_FLUSHES, -(-len(paths) // _FEW))
     for_each(_sync_all, [paths[n::count] for n in range(count)], workers=_FLUSHES)
 
@@ -585,18 +586,6 @@ def _sync_tree(folder: str) -> None:
 def _sync_all(paths: Iterable[str]) -> None:
     for path in paths:
         sync(path)
-
-
-def _tree(folder: str) -> list[str]:
-    """A folder with everything in it, but for links, which its folder holds."""
-    paths, folders = [folder], [folder]
-    for parent in folders:  # which grow meanwhile
-        found: list[os.DirEntry[str]] = []
-        with contextlib.suppress(FileNotFoundError), os.scandir(parent) as entries:
-            found = [entry for entry in entries if not entry.is_symlink()]
-        paths += [entry.path for entry in found]
-        folders += [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
-    return paths
 
 
 # Object storage ------------------------------------------------------------------------------

@@ -432,7 +432,7 @@ def _write_new(
     file = open(path, "xb", buffering=0)  # noqa: PTH123, SIM115
     try:
         with file:
-            write_parts(file.fileno(), parts)
+            write_parts(file.fileno(), parts, path)
             if safe:
                 os.fsync(file.fileno())
         if target is not None:
