@@ -183,9 +183,10 @@ def open(
     """
     trusted = options.get("trusted", True)
     access = options.get("storage_options")
-    with explained(normalise(url), access):
+    place = normalise(url)
+    with explained(place, access):
         locator = locate(
-            url,
+            place,
             kind=options.get("kind"),
             storage_options=access,
             targets=options.get("targets", ()),

@@ -492,8 +492,9 @@ class StoredObject(ABC):
             If it was written by a newer fmristore.
         """
         opening: Any = importlib.import_module("fmristore.formats.opening")
-        with explained(normalise(url), storage_options):
-            locator = locate(url, kind=kind, storage_options=storage_options, targets=targets)
+        place = normalise(url)
+        with explained(place, storage_options):
+            locator = locate(place, kind=kind, storage_options=storage_options, targets=targets)
         handle = Handle(locator, fresh=True)
         try:
             found: Self = opening.open_handle(handle, expected_format=cls.format_name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,10 @@ class Scaling:
     """True if any intercept is not 0."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.slope, float) and isinstance(self.inter, float):
+            object.__setattr__(self, "_wide", _is_one_wide(abs(self.slope), abs(self.inter)))
+            object.__setattr__(self, "_shifts", self.inter != 0)
+            return
         object.__setattr__(self, "_wide", _is_wide(np.abs(self.slope), np.abs(self.inter)))
         object.__setattr__(self, "_shifts", bool(np.any(self.inter)))
 
@@ -110,6 +115,12 @@ def _is_wide(slopes: Any, inters: Any) -> bool:
     return bool(np.any(inters > slopes * _MOST_STEPS))
 
 
+def _is_one_wide(slope: float, inter: float) -> bool:
+    """`_is_wide` of one slope and one intercept."""
+    largest = slope * 2.0**16 + inter
+    return largest > _LARGEST or slope < _SMALLEST or inter > slope * _MOST_STEPS
+
+
 def make_scaling(slope: Any, inter: Any, *, volumes: int | None) -> Scaling | None:
     """Check a slope and an intercept; None if there are none, or they change nothing.
 
@@ -129,6 +140,8 @@ def make_scaling(slope: Any, inter: Any, *, volumes: int | None) -> Scaling | No
         if inter is not None and np.any(inter):
             raise InvalidInputError("an intercept needs a slope; give slope=1.0")
         return None
+    if type(slope) is float and type(inter) is float and slope and isfinite(slope + inter):
+        return None if (slope, inter) == (1, 0) else Scaling(slope, inter)
     factors: list[Any] = []
     for name, given in (("slope", slope), ("inter", 0.0 if inter is None else inter)):
         try:

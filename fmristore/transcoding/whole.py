@@ -45,7 +45,7 @@ def whole_arrays(locator: Locator, store: Store) -> frozenset[str] | None:
             return frozenset()
         return frozenset(array.path for array in stored.primary_arrays)
     except (UnknownFormatError, UnsupportedVersionError):
-        return None if FORMAT in store.root.read_attributes() else frozenset()
+        return None if FORMAT in store.root.view_attributes() else frozenset()
     except (StorageError, ChangedError):
         raise
     except FmristoreError:

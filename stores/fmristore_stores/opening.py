@@ -53,7 +53,6 @@ from fmristore_stores.io.stats import Stats, stats_of
 from fmristore_stores.io.whole import read_whole
 from fmristore_stores.protocol import Capability, Store
 from fmristore_stores.shown import shown_url
-from fmristore_stores.spec import Attributes
 
 if TYPE_CHECKING:
     pass
@@ -464,14 +463,14 @@ class Opened:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.readers: AliveKeys[ChunkReader] = AliveKeys()
-        self._attributes: Attributes | None = None
+        self._attributes: Mapping[str, Any] | None = None
 
     @property
     def attributes(self) -> Mapping[str, Any]:
         """Attributes of the root group, read once where they cannot change; not to be changed."""
         found = self._attributes
         if found is None:
-            found = self.store.root.read_attributes()
+            found = self.store.root.view_attributes()
             if Capability.WRITE not in self.store.capabilities:
                 self._attributes = found
         return found
@@ -596,7 +595,7 @@ class _OpenStores:
     def limit(self, newest: _Entry) -> None:
         """Close the stores that were not used for longest, if too many are open."""
         entries = self._open_entries()
-        surplus = len(entries) - _most_open()
+        surplus = len(entries) - _most_open() if len(entries) > 1 else 0
         if surplus > 0:
             for entry in sorted(entries, key=lambda entry: entry.used)[:surplus]:
                 if entry is not newest:

@@ -263,6 +263,13 @@ class Group(Protocol):
     def read_attributes(self) -> Attributes:
         """All attributes, as plain JSON values."""
 
+    def view_attributes(self) -> Mapping[str, Any]:
+        """All attributes, not to be changed; each may be decoded when it is asked for.
+
+        They are those of now, and one that has no JSON counterpart raises `MetadataError` here or
+        when it is asked for.
+        """
+
     def write_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Replace all attributes by these."""
 

@@ -322,7 +322,7 @@ class ScanTree(ABC):
     def _wrong(self, message: str, node: str = "") -> MetadataError:
         return MetadataError(message, url=self._handle.locator.url, node=node or None)
 
-    @cached_property
+    @property
     def _attributes(self) -> Mapping[str, Any]:
         return self._handle.opened.attributes
 

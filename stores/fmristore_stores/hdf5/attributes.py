@@ -23,7 +23,8 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import h5py
@@ -44,6 +45,7 @@ from fmristore_stores.spec import (
 )
 
 __all__ = [
+    "AttributesOnDemand",
     "StoredAttributes",
     "decode_text",
     "has_attribute",
@@ -145,20 +147,80 @@ def _read_attributes(
     node: Any, *, is_array: bool, readable: bool, header: Header | None
 ) -> Attributes:
     given = StoredAttributes(node, header)
+    stored, texts = _user_names(given, is_array=is_array)
+    found: Attributes = {}
+    for name, raw in stored.items():
+        shown = name.removeprefix(_ESCAPE)
+        try:
+            value = given.read(raw)
+            found[shown] = _parse_json(shown, value) if name in texts else value
+        except MetadataError:
+            if not readable:
+                raise
+    return found
+
+
+def _user_names(
+    given: StoredAttributes, *, is_array: bool
+) -> tuple[dict[str, bytes], Sequence[Any]]:
+    """Stored names of attributes that are meant for users, decoded and not; which are JSON text."""
     hidden = _hidden(given, is_array=is_array)
     stored = {messages.decode_text(raw): raw for raw in given.names}
     texts = _json_names(given, stored)
-    found: Attributes = {}
-    for name, raw in stored.items():
-        if name not in hidden and (name != _JSON or not texts):
-            shown = name.removeprefix(_ESCAPE)
-            try:
-                value = given.read(raw)
-                found[shown] = _parse_json(shown, value) if name in texts else value
-            except MetadataError:
-                if not readable:
-                    raise
-    return found
+    if texts:
+        del stored[_JSON]
+    return {name: raw for name, raw in stored.items() if name not in hidden}, texts
+
+
+class AttributesOnDemand(Mapping[str, Any]):
+    """Attributes of a group that lie in its header, each decoded when it is asked for.
+
+    Parameters
+    ----------
+    node : h5py.h5g.GroupID
+        The open group, in a file that nobody changes.
+    header : Header
+        Its header, which has them all.
+    reading : callable
+        Gives a context in which what raises says where.
+    """
+
+    def __init__(
+        self, node: Any, header: Header, reading: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self._given = StoredAttributes(node, header)
+        self._reading = reading
+        stored, texts = _user_names(self._given, is_array=False)
+        self._stored = {name.removeprefix(_ESCAPE): raw for name, raw in stored.items()}
+        self._texts = {raw for name, raw in stored.items() if name in texts}
+        self._values: Attributes = {}
+
+    def __getitem__(self, name: str) -> Any:
+        values = self._values
+        if name in values:
+            return values[name]
+        raw = self._stored[name]
+        value = self._given.plain(raw)
+        if value is NotImplemented or raw in self._texts:
+            with self._reading(), reading_attributes():
+                value = self._given.read(raw)
+                if raw in self._texts:
+                    value = _parse_json(name, value)
+        values[name] = value
+        return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """One, or the default where there is none."""
+        return self[name] if name in self._stored else default
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
 
 
 class StoredAttributes:
@@ -209,13 +271,15 @@ class StoredAttributes:
             return own.dtype == np.dtype(f"<{form.letter}")
         return own.dtype.kind == "S" and own.dtype.itemsize == form.size and form.own_text
 
+    def plain(self, name: bytes) -> Any:
+        """One as a JSON value; `NotImplemented` where HDF5 has to be asked."""
+        known = self._known
+        return NotImplemented if known is None else messages.decode_plain(known[name][0])
+
     def read(self, name: bytes) -> Any:
         """One as a JSON value; raises as `read_attribute`."""
-        if self._known is not None:
-            value = messages.decode_plain(self._known[name][0])
-            if value is not NotImplemented:
-                return value
-        return read_attribute(self._node, name)
+        value = self.plain(name)
+        return read_attribute(self._node, name) if value is NotImplemented else value
 
 
 def user_attributes(given: StoredAttributes, *, is_array: bool) -> dict[str, bytes]:

@@ -339,6 +339,18 @@ class Session:
         check = None if self.writable else self.check
         return Translated(self.url, node, writing=False, opened=self.opened(), check=check)
 
+    def reading_later(self, node: str) -> Callable[[], Translated]:
+        """`reading` for somebody who must not keep this session open."""
+        session, url = weakref.ref(self), self.url
+
+        def reading() -> Translated:
+            found = session()
+            if found is None:
+                raise ClosedError("the store is closed", url=url)
+            return found.reading(node)
+
+        return reading
+
     def writing(self, node: str) -> Translated:
         """Context in which a failure of HDF5 means that the file cannot be written."""
         return Translated(self.url, node, writing=True, output=self._output)

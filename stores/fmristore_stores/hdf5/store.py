@@ -23,6 +23,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.hdf5.arrays import HDF5Array
 from fmristore_stores.hdf5.attributes import (
+    AttributesOnDemand,
     has_variable_text,
     read_attributes,
     write_attributes,
@@ -254,6 +255,24 @@ class HDF5Group:
         with self._session.reading(self._path):
             header = self._session.header_of(self._node)
             return read_attributes(self._node, is_array=False, header=header)
+
+    def view_attributes(self) -> Mapping[str, Any]:
+        """All attributes, not to be changed; of a local file each is decoded when asked for.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        MetadataError
+            If an attribute has no JSON counterpart, here or when it is asked for.
+        """
+        session, path = self._session, self._path
+        session.check_open()
+        with session.reading(path):
+            header = session.header_of(self._node)
+            if header is None or not header.has_all:
+                return read_attributes(self._node, is_array=False, header=header)
+            return AttributesOnDemand(self._node, header, session.reading_later(path))
 
     def write_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Replace all attributes by these.

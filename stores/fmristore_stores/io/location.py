@@ -142,6 +142,8 @@ def normalise(url: str | os.PathLike[str]) -> str:
             raise InvalidInputError(f"{url!r} is not a path or URL")
     if _PLAIN.match(text) and not text.endswith(("/", "/.")):
         return text
+    if text[0] not in "~./" and _PLAIN.match(f"/{text}") and not text.endswith(("/", "/.")):
+        return os.path.join(os.getcwd(), text)  # noqa: PTH109, PTH118 - hot path, as below
     path = Path(text)
     try:
         return str(path.expanduser().absolute())
@@ -398,13 +400,16 @@ def _detect_local(url: str) -> Kind | None:
     try:
         if os.path.isdir(url):  # noqa: PTH112 - hot path, as below
             return "zarr" if any(Path(url, m).exists() for m in _ZARR_MARKERS) else None
-        with open(open_ordinary(url), "rb", buffering=0) as file:  # noqa: PTH123
+        descriptor = open_ordinary(url)
+        try:
             offset = 0
-            while head := file.read(8):
+            while head := os.read(descriptor, 8):
                 if head == _HDF5_SIGNATURE:
                     return "hdf5"
                 offset = max(512, 2 * offset)
-                file.seek(offset)
+                os.lseek(descriptor, offset, os.SEEK_SET)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise storage_error(error, url) from error
     return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -196,6 +197,11 @@ class ReferenceGroup(_Node):
         """All attributes, as plain JSON values that the caller may change."""
         self._session.check_open()
         return copy_attributes(self._session.document.groups[self._path])
+
+    def view_attributes(self) -> Mapping[str, Any]:
+        """All attributes, not to be changed."""
+        self._session.check_open()
+        return MappingProxyType(self._session.document.groups[self._path])
 
     def children(self, *, tolerant: bool = False) -> dict[str, Child]:  # noqa: ARG002
         """Names and kinds of the direct children, sorted by name."""

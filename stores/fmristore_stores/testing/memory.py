@@ -285,6 +285,10 @@ class MemoryGroup(_Handle):
         super().__init__(session, path, node)
         self._node = node
 
+    def view_attributes(self) -> Attributes:
+        """All attributes; a copy, as of `read_attributes`, which raises the same."""
+        return self.read_attributes()
+
     def children(self, *, tolerant: bool = False) -> dict[str, Child]:  # noqa: ARG002
         """Names and kinds of the direct children, sorted by name.
 

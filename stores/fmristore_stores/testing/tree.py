@@ -391,6 +391,19 @@ class AttributeTests(StoreSuite):
         node.write_attributes(values)
         assert plain(node.read_attributes()) == plain(values)
 
+    @scaled(0.5)
+    @given(values=attributes())
+    def test_view(self, store: Store, values: dict[str, Any]) -> None:
+        """A view of the attributes of a group has them all, each as it is read."""
+        group = store.root.create_group(fresh_name(), values)
+        view = group.view_attributes()
+        assert plain(dict(view)) == plain(values)
+        assert {*view} == {*values}
+        assert len(view) == len(values)
+        assert all(plain(view[name]) == plain(value) for name, value in values.items())
+        assert "no such name" not in view
+        assert view.get("no such name", 3) == 3
+
     def test_deep(self, node: Group | Array) -> None:
         """Lists and mappings may be nested as deep as is said, whichever Python runs."""
         values = {"x": nested(MAX_ATTRIBUTE_DEPTH), "y": {"z": nested(MAX_ATTRIBUTE_DEPTH - 1)}}

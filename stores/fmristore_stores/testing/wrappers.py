@@ -161,6 +161,9 @@ class _Group(_Typed):
     def read_attributes(self) -> Attributes:
         return self._inner.read_attributes()
 
+    def view_attributes(self) -> Mapping[str, Any]:
+        return self._inner.view_attributes()
+
     def write_attributes(self, attributes: Mapping[str, Any]) -> None:
         self._owner.before_change(self.path)
         self._inner.write_attributes(attributes)

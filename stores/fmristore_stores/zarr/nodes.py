@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,10 @@ class _Handle:
 
 class ZarrGroup(_Handle):
     """A group of a `ZarrStore`."""
+
+    def view_attributes(self) -> Mapping[str, Any]:
+        """All attributes, not to be changed; raises as `read_attributes`."""
+        return MappingProxyType(self._tree.live().group(self._path).attributes)
 
     def children(self, *, tolerant: bool = False) -> dict[str, Child]:
         """Names and kinds of the direct children, sorted by name.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import struct
 import zlib
 from collections.abc import Iterator
@@ -16,13 +17,14 @@ from h5py import h5a, h5f, h5p, h5s, h5t
 
 import fmristore as fs
 from fmristore_stores.chunks.reader import ChunkReader
-from fmristore_stores.errors import CorruptDataError, FmristoreError, NotFoundError
+from fmristore_stores.errors import ClosedError, CorruptDataError, FmristoreError, NotFoundError
 from fmristore_stores.hdf5 import attributes, links
 from fmristore_stores.hdf5.arrays import HDF5Array
 from fmristore_stores.hdf5.attributes import StoredAttributes, read_attributes
 from fmristore_stores.hdf5.messages import decode_plain, plain_dataset
 from fmristore_stores.hdf5.store import HDF5Store
 from fmristore_stores.hdf5.typed import read_typed
+from fmristore_stores.io.lifetime import close_forgotten
 from fmristore_stores.protocol import Capability
 
 
@@ -387,3 +389,25 @@ def test_opening_asks_the_library_for_little(
     with fs.open(path) as image:
         assert image[1, 2, 3].tolist() == [1.0] * 6
     assert asked == ([b"0"] if access == "time" else [b"0", b"0"])
+
+
+def test_a_view_of_attributes_keeps_no_file_open(tmp_path: Path) -> None:
+    """What lies in the header is known; for what HDF5 has to decode the file must be open."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["n"] = 1
+        file.attrs["text"] = "of variable length"
+        file.attrs["list"] = '{"a": [1, 2]}'
+        file.attrs["_json"] = ["list"]
+    store = HDF5Store(str(path), mode="r")
+    view = store.root.view_attributes()
+    assert (view["n"], view["text"], view["list"]) == (1, "of variable length", {"a": [1, 2]})
+    assert dict(view) == store.root.read_attributes()
+    view = store.root.view_attributes()
+    del store
+    gc.collect()
+    close_forgotten()
+    with h5py.File(path, "r+"):
+        assert view["n"] == 1
+        with pytest.raises(ClosedError):
+            view["text"]
