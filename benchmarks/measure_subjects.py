@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.measure_subjects [--subjects 500]`` prints a table in Markdown. The images
 are tiny, so that what is measured is what each store costs besides its data. The server is moto,
-and the calls of s3fs are counted.
+and the requests that it is sent are counted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import fmristore as fs
+from benchmarks.remote_proxy import remote_proxy
 from fmristore.bids.index import INDEX
 
 __all__ = ["main"]
@@ -52,39 +53,23 @@ def remote(folder: Path) -> tuple[float, int, Any]:
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
-    host, port = server.get_host_and_port()
-    options = {
-        "key": "a",
-        "secret": "b",
-        "endpoint_url": f"http://{host}:{port}",
-        "client_kwargs": {"region_name": "us-east-1"},
-    }
-    files = s3fs.S3FileSystem(**options)
-    files.call_s3("create_bucket", Bucket="lab")
-    files.pipe_file(f"lab/{INDEX}", (folder / INDEX).read_bytes())
-    seconds, found = timed(lambda: fs.Collection("s3://lab", storage_options=options))
-    requests = _count(options)
+    _, port = server.get_host_and_port()
+    with remote_proxy(port, 0.0) as proxy:
+        options = {
+            "key": "a",
+            "secret": "b",
+            "endpoint_url": f"http://127.0.0.1:{proxy.port}",
+            "client_kwargs": {"region_name": "us-east-1"},
+        }
+        files = s3fs.S3FileSystem(**options)
+        files.call_s3("create_bucket", Bucket="lab")
+        files.pipe_file(f"lab/{INDEX}", (folder / INDEX).read_bytes())
+        seconds, found = timed(lambda: fs.Collection("s3://lab", storage_options=options))
+        proxy.take()
+        fs.Collection("s3://lab", storage_options=options)
+        requests = proxy.take().requests
     server.stop()
     return seconds, requests, len(found)
-
-
-def _count(options: dict[str, Any]) -> int:
-    """Calls to S3 of opening the collection."""
-    import s3fs
-
-    calls: list[str] = []
-    plainly = s3fs.S3FileSystem._call_s3  # noqa: SLF001 - there is no other place to count
-
-    async def call(self: Any, method: str, *args: Any, **given: Any) -> Any:
-        calls.append(method)
-        return await plainly(self, method, *args, **given)
-
-    s3fs.S3FileSystem._call_s3 = call  # noqa: SLF001
-    try:
-        fs.Collection("s3://lab", storage_options=options)
-    finally:
-        s3fs.S3FileSystem._call_s3 = plainly  # noqa: SLF001
-    return len(calls)
 
 
 def main() -> None:
