@@ -12,9 +12,13 @@ import numpy as np
 
 from fmristore_stores.grid import ChunkKey
 from fmristore_stores.io.memory import aligned
-from fmristore_stores.protocol import AnyArray, Buffer, ByteRange, ChunkRef, ChunkRefs
+from fmristore_stores.io.ranges import cut, merge_ranges, span_of
+from fmristore_stores.protocol import AnyArray, Buffer, ByteRange, ChunkRef, ChunkRefs, FetchPolicy
 
 __all__ = ["Encoded", "Room", "checksum", "fetch_encoded"]
+
+_TOGETHER = FetchPolicy(gap=0, block=1 << 30, concurrent=False)
+"""Ranges of a local file without a gap between them are read at once."""
 
 
 class Encoded(NamedTuple):
@@ -59,29 +63,14 @@ class Room(threading.local):
 
     def fill(self, array: ChunkRefs, ranges: Sequence[ByteRange]) -> list[Buffer]:
         """Fetch ranges into the memory; those that lie behind each other in a file at once."""
-        size = sum(item.length for item in ranges)
-        if size > self._memory.nbytes:
-            self._memory = aligned(size)
-        begins: list[tuple[str, int]] = []
-        lengths: list[int] = []
-        places: list[tuple[int, int]] = [(0, 0)] * len(ranges)
-        before, end = "", -1
-        for number in sorted(range(len(ranges)), key=ranges.__getitem__):
-            source, offset, length = ranges[number]
-            if offset != end or source != before:
-                begins.append((source, offset))
-                lengths.append(0)
-            places[number] = len(lengths) - 1, lengths[-1]
-            lengths[-1] += length
-            before, end = source, offset + length
-        runs = [ByteRange(*begin, n) for begin, n in zip(begins, lengths, strict=True)]
-        ends = itertools.accumulate(lengths, initial=0)
+        groups = merge_ranges(ranges, _TOGETHER)
+        spans = [span_of(ranges, group) for group in groups]
+        ends = list(itertools.accumulate((span.length for span in spans), initial=0))
+        if ends[-1] > self._memory.nbytes:
+            self._memory = aligned(ends[-1])
         into = [self._memory[a:b] for a, b in itertools.pairwise(ends)]
-        read = [memoryview(part) for part in array.fetch(runs, into)]
-        return [
-            read[run][start : start + item.length]
-            for item, (run, start) in zip(ranges, places, strict=True)
-        ]
+        found = dict(cut(ranges, groups, array.fetch(spans, into)))
+        return [found[number] for number in range(len(ranges))]
 
 
 def fetch_encoded(

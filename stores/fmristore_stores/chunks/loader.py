@@ -34,7 +34,7 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.grid import ChunkKey, Region, grid_shape
 from fmristore_stores.io.memory import aligned
-from fmristore_stores.io.ranges import ReadCost, batches, merge_ranges, span_of
+from fmristore_stores.io.ranges import ReadCost, batches, cut, merge_ranges, span_of
 from fmristore_stores.io.stats import Stats, stats_of
 from fmristore_stores.limits import LIMITS, check_chunk
 from fmristore_stores.protocol import (
@@ -353,15 +353,8 @@ class ChunkLoader:
             self._place(read, ref, item[1], kept)
 
         for batch in batches(ranges, merge_ranges(ranges, array.policy), _BATCH_BYTES):
-            spans = [span_of(ranges, group) for group in batch]
-            arrived = array.fetch(spans)
-            cut = [
-                (i, memoryview(data)[start : start + ranges[i].length])
-                for group, span, data in zip(batch, spans, arrived, strict=True)
-                for i in group
-                for start in (ranges[i].offset - span.offset,)
-            ]
-            for_each(work, cut)
+            fetched = array.fetch([span_of(ranges, group) for group in batch])
+            for_each(work, list(cut(ranges, batch, fetched)))
 
     # Chunks that are not encoded, in local files --------------------------------------------------
 

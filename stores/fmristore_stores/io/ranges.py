@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from fmristore_stores.protocol import ByteRange, FetchPolicy
+from fmristore_stores.protocol import Buffer, ByteRange, FetchPolicy
 
-__all__ = ["ReadCost", "batches", "merge_ranges", "span_of", "sum_costs"]
+__all__ = ["ReadCost", "batches", "cut", "merge_ranges", "span_of", "sum_costs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +98,17 @@ def span_of(ranges: Sequence[ByteRange], group: Sequence[int]) -> ByteRange:
     first = ranges[group[0]]
     end = max(ranges[i].offset + ranges[i].length for i in group)
     return ByteRange(first.source, first.offset, end - first.offset)
+
+
+def cut(
+    ranges: Sequence[ByteRange], groups: Sequence[Sequence[int]], fetched: Sequence[Buffer]
+) -> Iterator[tuple[int, Buffer]]:
+    """Bytes of each range, by its index, of the spans of groups that were fetched."""
+    for group, data in zip(groups, fetched, strict=True):
+        view, begin = memoryview(data), ranges[group[0]].offset
+        for i in group:
+            start = ranges[i].offset - begin
+            yield i, view[start : start + ranges[i].length]
 
 
 def batches(
