@@ -287,16 +287,11 @@ def user_attributes(given: StoredAttributes, *, is_array: bool) -> dict[str, byt
 
     Left out are those that are JSON text, or stored under another name.
     """
-    hidden = _hidden(given, is_array=is_array)
-    stored = {decode_text(raw): raw for raw in given.names}
-    texts = _json_names(given, stored)
+    stored, texts = _user_names(given, is_array=is_array)
     return {
         name: raw
         for name, raw in stored.items()
-        if name not in hidden
-        and name not in texts
-        and name not in _RESERVED
-        and not name.startswith(_ESCAPE)
+        if name not in texts and name not in _RESERVED and not name.startswith(_ESCAPE)
     }
 
 
