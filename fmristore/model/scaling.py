@@ -39,11 +39,7 @@ class Scaling:
     """True if any intercept is not 0."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.slope, float) and isinstance(self.inter, float):
-            object.__setattr__(self, "_wide", _is_one_wide(abs(self.slope), abs(self.inter)))
-            object.__setattr__(self, "_shifts", self.inter != 0)
-            return
-        object.__setattr__(self, "_wide", _is_wide(np.abs(self.slope), np.abs(self.inter)))
+        object.__setattr__(self, "_wide", _is_wide(abs(self.slope), abs(self.inter)))
         object.__setattr__(self, "_shifts", bool(np.any(self.inter)))
 
     @property
@@ -109,16 +105,13 @@ class Scaling:
 
 def _is_wide(slopes: Any, inters: Any) -> bool:
     """True if float32 cannot hold factors of such sizes, or 16-bit integers scaled by them."""
-    largest = float(np.max(slopes)) * 2.0**16 + float(np.max(inters))
-    if largest > _LARGEST or float(np.min(slopes)) < _SMALLEST:
-        return True
-    return bool(np.any(inters > slopes * _MOST_STEPS))
-
-
-def _is_one_wide(slope: float, inter: float) -> bool:
-    """`_is_wide` of one slope and one intercept."""
-    largest = slope * 2.0**16 + inter
-    return largest > _LARGEST or slope < _SMALLEST or inter > slope * _MOST_STEPS
+    if isinstance(slopes, float) and isinstance(inters, float):
+        most, least, inter = slopes, slopes, inters
+        shifted = inters > slopes * _MOST_STEPS
+    else:
+        most, least, inter = float(np.max(slopes)), float(np.min(slopes)), float(np.max(inters))
+        shifted = bool(np.any(inters > slopes * _MOST_STEPS))
+    return most * 2.0**16 + inter > _LARGEST or least < _SMALLEST or shifted
 
 
 def make_scaling(slope: Any, inter: Any, *, volumes: int | None) -> Scaling | None:
