@@ -154,11 +154,9 @@ def sphere_parts(masker: Any, run: Run, max_memory: int, extract: Extract) -> It
     placed.mask_img_ = masker.mask_img
     try:
         volume = placed.inverse_transform(numbers[np.newaxis])
-    except (
-        ValueError
-    ):  # spheres without voxels, but for those that nilearn puts in on the way there
+    except ValueError:  # a sphere without voxels
         return None
-    # Those, and voxels of two spheres, show in the means.
+    # Voxels of two spheres, or that nilearn adds to one, show in the means.
     like = np.asarray(extract(volume))
     if like.size != len(numbers) or (like.ravel() != numbers).any():
         return None

@@ -17,7 +17,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from fmristore_stores.causes import causes
 from fmristore_stores.chunks.reader import ChunkReader
@@ -53,9 +53,6 @@ from fmristore_stores.io.stats import Stats, stats_of
 from fmristore_stores.io.whole import read_whole
 from fmristore_stores.protocol import Capability, Store
 from fmristore_stores.shown import shown_url
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["FixedHandle", "Handle", "Locator", "Opened", "check_untrusted", "locate", "open_store"]
 

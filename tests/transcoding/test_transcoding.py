@@ -609,6 +609,13 @@ def chunk_places(url: Path) -> list[tuple[str, int, int]]:
         return [ref.range for ref in array.refs(keys)]  # type: ignore[attr-defined]
 
 
+def with_a_damaged_chunk(url: Path) -> Path:
+    create(url, **image((12, 13, 14, 60)), codec="dual")
+    path, offset, _ = chunk_places(url)[-1]
+    damage(Path(path), lambda data: data.__setitem__(slice(offset, offset + 16), bytes(16)))
+    return url
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("access", [None, "volume"])
 def test_a_truncated_source_is_an_error(
@@ -626,10 +633,7 @@ def test_a_truncated_source_is_an_error(
 def test_damaged_chunks_are_an_error_where_they_are_decoded(
     tmp_path: Path, destination: Path, kind: str
 ) -> None:
-    source = tmp_path / f"source.{kind}"
-    create(source, **image((12, 13, 14, 60)), codec="dual")
-    path, offset, _ = chunk_places(source)[-1]
-    damage(Path(path), lambda data: data.__setitem__(slice(offset, offset + 16), bytes(16)))
+    source = with_a_damaged_chunk(tmp_path / f"source.{kind}")
     with pytest.raises(CorruptDataError):
         transcode(source, destination, access="volume", overwrite=True)
 
@@ -638,10 +642,7 @@ def test_damaged_chunks_are_an_error_where_they_are_decoded(
 def test_a_damaged_chunk_that_is_copied_is_named(
     tmp_path: Path, destination: Path, kind: str
 ) -> None:
-    source = tmp_path / f"source.{kind}"
-    create(source, **image((12, 13, 14, 60)), codec="dual")
-    path, offset, _ = chunk_places(source)[-1]
-    damage(Path(path), lambda data: data.__setitem__(slice(offset, offset + 16), bytes(16)))
+    source = with_a_damaged_chunk(tmp_path / f"source.{kind}")
     with pytest.raises(CorruptDataError, match=r"chunk \(\d+, \d+, \d+, \d+\)") as raised:
         transcode(source, destination, overwrite=True)
     assert raised.value.node == "0"
