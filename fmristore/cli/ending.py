@@ -4,13 +4,16 @@ Handlers of signals run between two steps of Python. A library that never return
 damaged file) never lets them run, nor any other thread. So a small process watches, forked before
 anything is opened: it learns of a signal through the descriptor to which Python writes signals
 from C, and of the end of the command by that descriptor being closed. If the handler has not run a
-moment after a signal, or unwinding takes too long, it kills. What a killed command leaves behind
-is removed by the next one that writes there.
+moment after a signal, the process sends the signal again: one that comes just before a call that
+waits does not interrupt that call, and Python would see to it only when the call returns. If that
+does not help, or unwinding takes too long, it kills. What a killed command leaves behind is removed
+by the next one that writes there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -26,6 +29,8 @@ __all__ = ["ending_at_signals"]
 
 _UNTIL_HANDLED = 2.0
 """Seconds that the handler of a signal may take to begin."""
+_UNTIL_SENT_AGAIN = 0.25
+"""Seconds after which a signal that was not handled is sent again."""
 _UNTIL_UNWOUND = 20.0
 """Seconds for removing what is half-written, on object storage too."""
 _HANDLED = b"\xff"
@@ -109,25 +114,35 @@ def _watch(reading: int, parent: int) -> None:
             os.dup2(nothing, descriptor)
         ending = {bytes([signal.SIGINT]), bytes([signal.SIGTERM])}
         while found := os.read(reading, 1):
-            if found in ending and not _ends(reading):
-                if os.getppid() == parent:
-                    os.kill(parent, signal.SIGKILL)
+            if found in ending and not _ends(reading, parent, found[0]):
+                _send(parent, signal.SIGKILL)
                 break
     finally:
         os._exit(0)
 
 
-def _ends(reading: int) -> bool:
+def _ends(reading: int, parent: int, number: int) -> bool:
     """Return whether the other process handles a signal and ends in time."""
-    last, handled = time.monotonic() + _UNTIL_HANDLED, False
-    while select.select([reading], [], [], max(0.0, last - time.monotonic()))[0]:
-        found = os.read(reading, 1)
-        if not found:
-            return True
-        if found == _HANDLED and not handled:
-            handled = True
-            last = time.monotonic() + _UNTIL_UNWOUND
+    now = time.monotonic()
+    last, again = now + _UNTIL_HANDLED, now + _UNTIL_SENT_AGAIN
+    while now < last:
+        if select.select([reading], [], [], max(0.0, min(last, again) - now))[0]:
+            found = os.read(reading, 1)
+            if not found:
+                return True
+            if found == _HANDLED and again < math.inf:
+                last, again = time.monotonic() + _UNTIL_UNWOUND, math.inf
+        elif again <= time.monotonic():
+            _send(parent, number)
+            again += _UNTIL_SENT_AGAIN
+        now = time.monotonic()
     return False
+
+
+def _send(parent: int, number: int) -> None:
+    """Send a signal to the process that is watched, if it still runs."""
+    if os.getppid() == parent:
+        os.kill(parent, number)
 
 
 def _unwind(number: int, frame: FrameType | None) -> None:
