@@ -23,9 +23,9 @@ from fmristore_stores.errors import (
     InvalidInputError,
     LossyError,
 )
+from fmristore_stores.io.flushing import sync
 from fmristore_stores.io.location import exists, filesystem, is_local, normalise
 from fmristore_stores.io.owners import hidden_name, own_mark
-from fmristore_stores.io.sources import sync
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.publishing.publish import publish_file
 from fmristore_stores.publishing.turns import take_turn

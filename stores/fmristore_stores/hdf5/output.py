@@ -15,6 +15,7 @@ import sys
 from typing import Any
 
 from fmristore_stores.errors import FmristoreError, StorageError
+from fmristore_stores.io.flushing import MOST_WRITTEN, write_parts
 from fmristore_stores.io.sources import storage_error
 
 __all__ = ["OutputFile"]
@@ -113,9 +114,9 @@ class OutputFile:
                 place, self._place = self._place, -1
                 if place != self._at:
                     self._file.seek(self._at)
-                done = self._file.write(data)
+                done = self._file.write(data) if length <= MOST_WRITTEN else 0
                 if done != length:
-                    self._write_rest(memoryview(data)[done:])
+                    write_parts(self._file.fileno(), [memoryview(data)[done:]], self._url)
                 self._place = self._at + length
             except BaseException as error:  # noqa: BLE001 - the library would lose any of them
                 self._fail(error)
@@ -125,14 +126,6 @@ class OutputFile:
             self._end = max(self._end, self._at + length)
         self._at += length
         return length
-
-    def _write_rest(self, view: memoryview) -> None:
-        """Write what was left over; if the disk is full, the system says so now."""
-        while len(view):
-            done = self._file.write(view)
-            if not done:
-                raise StorageError("the system wrote nothing", url=self._url)
-            view = view[done:]
 
     def _fail(self, error: BaseException) -> None:
         """Keep the first error, without the frames that it passed.

@@ -49,9 +49,7 @@ __all__ = [
     "local_token",
     "status_of",
     "storage_error",
-    "sync",
     "when_written",
-    "write_parts",
 ]
 
 logger = logging.getLogger("fmristore")
@@ -639,40 +637,6 @@ denials: list[None] = []
 """One entry for each refusal of a service: clients may keep credentials that were changed since."""
 
 
-_TO_SYNC = os.O_RDWR | getattr(os, "O_BINARY", 0) if os.name == "nt" else os.O_RDONLY
-"""Windows syncs only what is open for writing; elsewhere directories are synced as well."""
-
-
-def sync(path: str) -> None:
-    """Make a file, or the names in a directory, survive a power cut."""
-    if os.name == "nt" and os.path.isdir(path):  # noqa: PTH112 - Windows cannot open directories
-        return
-    descriptor = os.open(path, _TO_SYNC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_parts(descriptor: int, parts: Sequence[Buffer], path: str) -> None:
-    """Write pieces of memory to the open file `path`, many of them with one call."""
-    views = (memoryview(part).cast("B") for part in parts)
-    left = [view for view in views if view.nbytes][::-1]
-    while left:
-        some = left[: -_MOST_ROOMS - 1 : -1]
-        together = _HAS_WRITEV and sum(view.nbytes for view in some) <= _MOST_WRITTEN
-        done = os.writev(descriptor, some) if together else os.write(descriptor, some[0])
-        if not done:
-            raise StorageError("the system wrote nothing", url=path)
-        while left and done >= left[-1].nbytes:
-            done -= left.pop().nbytes
-        if done:
-            left[-1] = left[-1][done:]
-
-
-_HAS_WRITEV = hasattr(os, "writev")
-_MOST_WRITTEN = 1 << 30
-"""Bytes that every system writes with one call."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No space on the device, none within the quota, and a file longer than may be."""
 

@@ -34,6 +34,7 @@ from fmristore_stores.io.conditional_put import (
     upload,
     write_error,
 )
+from fmristore_stores.io.flushing import sync
 from fmristore_stores.io.local_files import all_below
 from fmristore_stores.io.location import (
     HDF5_SUFFIXES,
@@ -47,7 +48,7 @@ from fmristore_stores.io.location import (
 )
 from fmristore_stores.io.option_names import check_local_options
 from fmristore_stores.io.owners import Mark, hidden_name, own_mark
-from fmristore_stores.io.sources import storage_error, sync
+from fmristore_stores.io.sources import storage_error
 from fmristore_stores.ledger import Ledger, check_written
 from fmristore_stores.protocol import Store
 from fmristore_stores.publishing.leftovers import (

@@ -38,10 +38,11 @@ from fmristore_stores.errors import (
 )
 from fmristore_stores.io import objects
 from fmristore_stores.io.conditional_put import NewObjects
+from fmristore_stores.io.flushing import sync, write_parts
 from fmristore_stores.io.local_files import lies_in
 from fmristore_stores.io.owners import hidden_name, own_mark
 from fmristore_stores.io.replacing import remove_folders, remove_objects
-from fmristore_stores.io.sources import ByteSource, Folder, storage_error, sync, write_parts
+from fmristore_stores.io.sources import ByteSource, Folder, storage_error
 from fmristore_stores.io.stats import Stats
 from fmristore_stores.limits import check_metadata, check_values, is_metadata
 from fmristore_stores.protocol import Buffer

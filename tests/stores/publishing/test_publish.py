@@ -30,7 +30,7 @@ from fmristore_stores.errors import (
     ReadOnlyError,
     StorageError,
 )
-from fmristore_stores.io import sources
+from fmristore_stores.io import flushing
 from fmristore_stores.opening import open_store
 from fmristore_stores.protocol import Store
 from fmristore_stores.publishing import publish
@@ -505,9 +505,9 @@ def test_what_is_synced_may_have_to_be_open_for_writing(
 
     (tmp_path / "file").write_bytes(b"x")
     fcntl = pytest.importorskip("fcntl")
-    monkeypatch.setattr(sources, "_TO_SYNC", os.O_RDWR)
+    monkeypatch.setattr(flushing, "_TO_SYNC", os.O_RDWR)
     monkeypatch.setattr(os, "fsync", sync)
-    sources.sync(str(tmp_path / "file"))
+    flushing.sync(str(tmp_path / "file"))
     assert modes == [os.O_RDWR]
 
 
@@ -686,7 +686,7 @@ def test_all_of_a_folder_is_flushed_once_before_it_has_its_name(
 def test_a_folder_that_cannot_be_flushed(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = sources.sync
+    real = flushing.sync
 
     def refuse(path: str) -> None:
         if path == str(tmp_path):

@@ -18,8 +18,8 @@ import pytest
 
 from fmristore_stores.edit import edit_store
 from fmristore_stores.errors import ChangedError, NotFoundError, StorageError
+from fmristore_stores.io.flushing import sync
 from fmristore_stores.io.owners import Mark, hidden_name
-from fmristore_stores.io.sources import sync
 from fmristore_stores.opening import open_store
 from fmristore_stores.publishing import publish
 from fmristore_stores.publishing.leftovers import find_leftovers
