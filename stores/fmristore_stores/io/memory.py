@@ -10,10 +10,10 @@ from numpy.typing import DTypeLike
 
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["aligned"]
+__all__ = ["CACHE_LINE", "aligned"]
 
-_LINE = 64
-"""Bytes of a cache line."""
+CACHE_LINE = 64
+"""Bytes of a line of the processor's cache."""
 _LARGE = 32 * 1024
 """Bytes below which a copy takes no longer than finding out where memory begins."""
 
@@ -44,6 +44,6 @@ def aligned(shape: int | Sequence[int], dtype: DTypeLike = np.uint8) -> AnyArray
     nbytes = math.prod(lengths) * dtype.itemsize
     if nbytes < _LARGE:
         return np.empty(lengths, dtype)
-    memory = np.empty(nbytes + _LINE, np.uint8)
-    start = -memory.__array_interface__["data"][0] % _LINE
+    memory = np.empty(nbytes + CACHE_LINE, np.uint8)
+    start = -memory.__array_interface__["data"][0] % CACHE_LINE
     return memory[start : start + nbytes].view(dtype).reshape(lengths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import textwrap
@@ -17,6 +18,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fmristore_stores.chunks import writer
 from fmristore_stores.chunks.writer import encode_chunk, unit_chunks, units_of, write
 from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.errors import (
@@ -26,7 +28,7 @@ from fmristore_stores.errors import (
     SelectionError,
     StorageError,
 )
-from fmristore_stores.grid import grid_shape, parse_region
+from fmristore_stores.grid import ChunkKey, chunk_region, grid_shape, parse_region
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.publishing.publish import create_store
 from fmristore_stores.spec import STRING, ArraySpec, ChunkLayout
@@ -120,6 +122,42 @@ def test_any_region_may_be_written(
             write(array, tuple(region), values)
             expected[tuple(region)] = values
     np.testing.assert_array_equal(plainly(path), expected)
+
+
+@pytest.mark.parametrize("row_bytes", [300, 1 << 20])
+@pytest.mark.parametrize("layout", [*LAYOUTS, "hdf5"])
+@pytest.mark.parametrize("dtype", ["i2", "c16"])
+def test_values_may_lie_in_any_order(
+    tmp_path: Path, layout: str, dtype: str, row_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also backwards and with gaps; each chunk is seen and written once, with its own values."""
+    monkeypatch.setattr(writer, "_ROW_BYTES", row_bytes)
+    spec = make_spec(dtype, **LAYOUTS.get(layout, {}))
+    with create_store(tmp_path / ("a.h5" if layout == "hdf5" else "a.zarr")) as store:
+        for name, order in enumerate(itertools.permutations(range(3))):
+            back = np.argsort(order)
+            wide = np.repeat(numbers(dtype).transpose(order), 2, axis=2)
+            for step, given_values in (
+                ("even", np.ascontiguousarray(wide[..., ::2]).transpose(back)),
+                ("gaps", wide[..., ::2].transpose(back)),
+                ("backwards", wide[::-1, :, ::2].copy()[::-1].transpose(back)),
+            ):
+                counting = CountingStore(store)
+                array = counting.root.create_array(f"{name}{step}", spec)
+                seen: dict[ChunkKey, AnyArray] = {}
+
+                def observe(
+                    key: ChunkKey, values: AnyArray, seen: dict[ChunkKey, AnyArray] = seen
+                ) -> None:
+                    assert key not in seen
+                    seen[key] = values.copy()
+
+                write(array, None, given_values, observe=observe)
+                np.testing.assert_array_equal(array.read(), numbers(dtype))
+                assert counting.counts[f"{name}{step}"].chunks_written == len(seen)
+                for key, values in seen.items():
+                    inside = numbers(dtype)[chunk_region(key, SHAPE, CHUNKS)]
+                    np.testing.assert_array_equal(values, inside)
 
 
 def test_what_cuts_through_a_unit_goes_through_the_library(tmp_path: Path) -> None:
