@@ -346,9 +346,14 @@ class ChunkReader:
         ends = [*changes.tolist(), len(points)]
         keys = chunks[starts].tolist()
         bounds = zip(starts.tolist(), ends, strict=True)
+        columns = list(np.ascontiguousarray(inside.T))
         for key, least, most, (start, end) in zip(keys, low, high, bounds, strict=True):
-            block = tuple(slice(a, b + 1, 1) for a, b in zip(least, most, strict=True))
-            yield _Group(tuple(key), block, order[start:end], inside[start:end])
+            block = tuple([slice(a, b + 1, 1) for a, b in zip(least, most, strict=True)])
+            if end - start == 1:
+                yield _Group(tuple(key), block, int(order[start]), tuple(least))
+            else:
+                at = tuple([column[start:end] for column in columns])
+                yield _Group(tuple(key), block, order[start:end], at)
 
     def _points_read(
         self,
@@ -362,21 +367,19 @@ class ChunkReader:
 
         `order` has their axes first, then the others; `back` undoes it.
         """
-        rows = group.rows if len(group.rows) > 1 else int(group.rows[0])
         count = len(group.block)
 
         def place(loaded: Loaded | None) -> None:
             if loaded is None:
-                result[_index(rows, *overlap.target)] = self.spec.fill
+                result[_index(group.rows, *overlap.target)] = self.spec.fill
                 return
-            source = _within(block, loaded)
-            first = [source[axis] for axis in order]
-            at: list[Any] = [part.start for part in first[:count]]
-            if len(group.rows) > 1:
-                least = [part.start for part in group.block]
-                at = list((group.inside - np.subtract(least, at)).T)
+            source, inside = overlap.source, group.inside
+            if loaded.origin is not None:
+                first = [loaded.origin[axis] for axis in order]
+                source = _shifted(source, first[count:])
+                inside = tuple(map(operator.sub, inside, first[:count]))
             values = loaded.values.transpose(order)
-            result[_index(rows, *overlap.target)] = values[_index(*at, *first[count:])]
+            result[_index(group.rows, *overlap.target)] = values[_index(*inside, *source)]
 
         block = _reordered((*group.block, *overlap.source), back)
         return ChunkRead(_reordered((*group.chunk, *overlap.key), back), block, place)
@@ -387,7 +390,7 @@ class ChunkReader:
         """Read points through the store itself: the block around the points of each chunk."""
         others = tuple(a for a in range(len(self.spec.shape)) if a not in axes)
         for group in self._groups(axes, points):
-            rows = group.rows
+            rows = np.atleast_1d(group.rows)
             low, high = points[rows].min(axis=0), points[rows].max(axis=0) + 1
             block: dict[int, slice] = dict(zip(others, region, strict=True))
             block |= {a: slice(int(b), int(e), 1) for a, b, e in zip(axes, low, high, strict=True)}
@@ -424,9 +427,10 @@ class ChunkReader:
 
 def _within(part: Region, loaded: Loaded) -> Region:
     """A part of a chunk as one of the elements that were decoded of it."""
-    origin = loaded.origin
-    if origin is None:
-        return part
+    return part if loaded.origin is None else _shifted(part, loaded.origin)
+
+
+def _shifted(part: Region, origin: Sequence[int]) -> Region:
     pairs = zip(part, origin, strict=True)
     return tuple([slice(s.start - o, s.stop - o, s.step) for s, o in pairs])
 
@@ -438,14 +442,14 @@ class _Group(NamedTuple):
     """Number of the chunk along the axes of the points."""
     block: Region
     """Smallest block within the chunk that holds them."""
-    rows: AnyArray
-    """Their row numbers."""
-    inside: AnyArray
-    """Places within the chunk, shape (n, k)."""
+    rows: AnyArray | int
+    """Their row numbers; a number if it is one point."""
+    inside: tuple[AnyArray | int, ...]
+    """Places within the chunk, for each axis of the points."""
 
 
 def _reordered(parts: tuple[Item, ...], order: Sequence[int]) -> tuple[Item, ...]:
-    return tuple(parts[i] for i in order)
+    return tuple([parts[i] for i in order])
 
 
 def _index(*parts: Any) -> Any:

@@ -36,6 +36,8 @@ _BOTH_SHUFFLES, _DELTA = 0x05, 0x08
 """Flags that mean something else in the format of Blosc 2."""
 HEADER = struct.Struct("<BBBBiii")
 """Numbers that a frame begins with, see `fmristore_stores.codecs.blosc.blosc_header`."""
+_START = ctypes.c_char * 0
+"""Begin of memory, which takes a third of the time of numpy's ``ctypes``."""
 
 
 class _Settings(ctypes.Structure):
@@ -102,11 +104,11 @@ def decompress(data: Buffer, room: AnyArray) -> None:
     decoder = getattr(_threads, "decoder", None)
     if decoder is None:
         decoder = _threads.decoder = _Decoder()
-    frame = np.frombuffer(data, np.uint8)
-    found = decoder.function(
-        decoder.context, frame.ctypes.data, frame.nbytes, room.ctypes.data, room.nbytes
-    )
-    if found != room.nbytes:
+    size = room.nbytes
+    frame = data if isinstance(data, bytes) else np.frombuffer(data, np.uint8).ctypes.data
+    into = _START.from_buffer(room.data)
+    found = decoder.function(decoder.context, frame, memoryview(data).nbytes, into, size)
+    if found != size:
         raise CorruptDataError(
             f"blosc cannot decode a chunk: its bytes are damaged (error {found} of C-Blosc2)"
         )
