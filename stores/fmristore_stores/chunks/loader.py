@@ -10,12 +10,13 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, TypeAlias, TypeVar, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
 
 from fmristore_stores.chunks.cache import CHUNK_CACHE, ChunkCache
+from fmristore_stores.chunks.points import PointRead, Points
 from fmristore_stores.chunks.subchunks import (
     Run,
     contiguous_run,
@@ -61,12 +62,16 @@ _LARGEST_GROUP = 15
 """Further chunks that a thread fetches at once and then decodes one after the other."""
 _INLINE_BYTES = 512 * 1024
 """Decoded bytes below which handing work to another thread costs more than it saves."""
+_INLINE_COPY = 4 * 1024 * 1024
+"""The same for bytes that are only copied."""
 _LONG_BYTES = 16 * 1024 * 1024
 """Decoded bytes from which a read must leave something worth keeping in the cache."""
 _CODEC_OVERHEAD = 64 * 1024
 """Bytes that encoding may add to a chunk, besides doubling it."""
 _SHORT = 16 * 1024
 """Bytes of a part of a chunk up to which fresh memory costs nothing to speak of."""
+_SCRATCH_BYTES = 1024 * 1024
+"""Bytes of parts of chunks that are fetched at once, and then copied to their places."""
 _MISSING = "is missing: the data are damaged"
 
 
@@ -76,6 +81,8 @@ class Loaded(NamedTuple):
     values: AnyArray
     origin: tuple[int, ...] | None = None
     """Position within the chunk of the first element of `values`; None for the whole chunk."""
+    exact: bool = False
+    """True if `values` are the block that was asked for, steps and all, and nothing else."""
     fresh: bool = False
     """True if the memory of `values` is nobody else's."""
 
@@ -94,16 +101,6 @@ class ChunkRead(NamedTuple):
     """Copies into the result; None stands for a chunk that was never written."""
     room: AnyArray | None = None
     """Place of the whole chunk's bytes in the result if they lie there in one run."""
-
-
-class _Part(NamedTuple):
-    """Part of a chunk that is not encoded."""
-
-    range: ByteRange
-    shape: Sequence[int]
-    """Of its elements, axes in the order of the bytes."""
-    origin: tuple[int, ...] | None
-    """Position within the chunk of the first of them; None for the whole chunk."""
 
 
 class ChunkLoader:
@@ -150,11 +147,26 @@ class ChunkLoader:
         self._memory_chunks = self._memory_whole if spec.codecs else subchunk_shape(spec.memory)
         self._chunks = tuple(map(self._memory_chunks.__getitem__, self._inverse))
         self._whole_nbytes = spec.chunk_nbytes
-        self._chunk_nbytes = math.prod(self._chunks) * spec.dtype.itemsize
+        self._width = spec.dtype.itemsize
+        self._chunk_nbytes = math.prod(self._chunks) * self._width
+        self._strides = self._bytes_between()
         self._most_encoded = 2 * self._whole_nbytes + _CODEC_OVERHEAD
         self._last_run: tuple[Region, Run | None] | None = None
         self._by_parts = not self._remote and decodes_parts(spec.codecs)
         self._plain = self._direct and not self._remote and not spec.codecs
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Bytes from one element of a chunk to the next along each axis."""
+        return self._strides
+
+    def _bytes_between(self) -> tuple[int, ...]:
+        """Bytes from one element of a chunk to the next along each axis."""
+        strides, step = [0] * len(self._axes), self._width
+        for axis in reversed(self._axes):
+            strides[axis] = step
+            step *= self._chunks[axis]
+        return tuple(strides)
 
     @property
     def chunks(self) -> tuple[int, ...]:
@@ -211,16 +223,30 @@ class ChunkLoader:
         found = [(key, block, ref) for (key, block), ref in refs if ref is not None]
         ranges = [ref.range for _, _, ref in found]
         if self._plain:
-            ranges = [self._part(key, block, ref).range for key, block, ref in found]
+            ranges = [self._span(key, block, ref) for key, block, ref in found]
+        return self._cost(ranges, len(found), len(keys) - len(found), returned)
+
+    def cost_points(self, points: Points, reads: Sequence[PointRead], returned: int) -> ReadCost:
+        """Cost of `run_points`, of which `returned` bytes are wanted."""
+        refs = self._point_refs(reads)
+        count = sum(map(len, refs))
+        missing = sum(ref is None for some in refs for ref in some)
+        spans = [self._point_spans(points, *pair) for pair in zip(reads, refs, strict=True)]
+        ranges = [span for some in spans for span in some if span is not None]
+        return self._cost(ranges, count - missing, missing, returned)
+
+    def _cost(
+        self, ranges: Sequence[ByteRange], chunks: int, missing: int, returned: int
+    ) -> ReadCost:
         policy = self._chunked.policy
         groups = merge_ranges(ranges, policy)
         return ReadCost(
-            chunks=len(ranges),
-            missing=len(keys) - len(ranges),
+            chunks=chunks,
+            missing=missing,
             requests=len(groups),
             encoded_bytes=sum(r.length for r in ranges),
             fetched_bytes=sum(span_of(ranges, group).length for group in groups),
-            decoded_bytes=len(ranges) * self._chunk_nbytes,
+            decoded_bytes=chunks * self._chunk_nbytes,
             returned_bytes=returned,
         )
 
@@ -358,52 +384,130 @@ class ChunkLoader:
 
     # Chunks that are not encoded, in local files --------------------------------------------------
 
-    def _part(self, key: ChunkKey, block: Region, ref: ChunkRef) -> _Part:
-        """The bytes of a chunk to read for a block of it: a run, or all if that is most of it."""
-        shape: Sequence[int] = self._memory_chunks
-        nbytes = ref.range.length
-        if nbytes != self._chunk_nbytes:
-            if self._chunks == self._whole or nbytes > self._chunk_nbytes:
-                raise self._wrong_length(key, nbytes)
-            shape = last_subchunk_shape(shape, self._memory_whole)
-            return _Part(ref.range, shape, None)
-        run = self._run_of(block)
-        if run is None:
-            return _Part(ref.range, shape, None)
-        start, shape, origin = run
-        width = self.spec.dtype.itemsize
-        source, offset, _ = ref.range
-        at = ByteRange(source, offset + start * width, math.prod(shape) * width)
-        return _Part(at, shape, tuple(map(origin.__getitem__, self._inverse)))
+    def _span(self, key: ChunkKey, block: Region, ref: ChunkRef) -> ByteRange:
+        """The bytes of a chunk from the first to the last element of a block."""
+        first, last = 0, self._width
+        for part, stride in zip(block, self._strides, strict=True):
+            first += part.start * stride
+            last += (part.stop - 1) * stride
+        return self._bytes_of(key, ref, first, last)
 
-    def _read_part(self, part: _Part, data: Buffer, fresh: AnyArray | None = None) -> Loaded:
-        """Elements of a part whose bytes are here, perhaps in memory that is nobody else's."""
-        self._stats.add(chunks=1, bytes_decoded=part.range.length)
-        values = np.frombuffer(data, self.spec.dtype).reshape(part.shape)
-        own = fresh is not None and np.may_share_memory(values, fresh)
-        return Loaded(values.transpose(self._inverse), part.origin, own)
+    def _bytes_of(self, key: ChunkKey, ref: ChunkRef, first: int, last: int) -> ByteRange:
+        """Some bytes of a chunk, which must be as long as a chunk is."""
+        source, offset, nbytes = ref.range
+        cut = self._chunks != self._whole and nbytes < self._chunk_nbytes  # the last one of a chunk
+        if last > nbytes or (nbytes != self._chunk_nbytes and not cut):
+            raise self._wrong_length(key, nbytes)
+        return ByteRange(source, offset + first, last - first)
+
+    def _values(self, block: Region, data: Buffer, *, fresh: bool = False) -> Loaded:
+        """Elements of a block of a chunk, from the bytes of its span."""
+        shape, strides, origin = [], [], []
+        for part, stride in zip(block, self._strides, strict=True):
+            shape.append((part.stop - part.start - 1) // part.step + 1)
+            strides.append(stride * part.step)
+            origin.append(part.start)
+        values: AnyArray = np.ndarray(shape, self.spec.dtype, data, 0, strides)
+        return Loaded(values, tuple(origin), exact=True, fresh=fresh and values.nbytes == len(data))
 
     def _one_plain(self, key: ChunkKey, block: Region, ref: ChunkRef) -> Loaded:
-        array = self._chunked
         self._check_size(key, ref)
-        part = self._part(key, block, ref)
-        if part.range.length < _SHORT:
-            (data,) = array.fetch([part.range])
-            return self._read_part(part, data)
-        room = aligned(part.range.length)
-        (data,) = array.fetch([part.range], [room])
-        return self._read_part(part, data, room)
+        span = self._span(key, block, ref)
+        if span.length < _SHORT:
+            (data,) = self._chunked.fetch([span])
+            room = None
+        else:
+            room = aligned(span.length)
+            (data,) = self._chunked.fetch([span], [room])
+        self._stats.add(chunks=1, bytes_decoded=span.length)
+        return self._values(block, data, fresh=room is not None and _is_in(data, room))
 
     def _run_plain(self, found: list[tuple[ChunkRead, ChunkRef]]) -> None:
-        whole = self._chunk_nbytes
-        parts = [
-            (read, _Part(ref.range, self._memory_chunks, None))
-            if read.room is not None and ref.range.length == whole
-            else (read, self._part(read.key, read.block, ref))
-            for read, ref in found
-        ]
-        size = sum(part.range.length for _, part in parts)
-        self._in_groups(self._place_plain, parts, size, _PLAIN_GROUPS)
+        """Read parts of chunks, on threads where they are long."""
+        groups: list[list[tuple[ChunkRead, ByteRange]]] = []
+        size = room = 0
+        for read, ref in found:
+            span = self._span(read.key, read.block, ref)
+            size += span.length
+            if span.length > room or len(groups[-1]) > _LARGEST_GROUP:
+                groups.append([])
+                room = _SCRATCH_BYTES
+            groups[-1].append((read, span))
+            room -= span.length
+        for_each(self._place_plain, groups, workers=1 if size <= _INLINE_COPY else None)
+
+    def run_points(self, points: Points, reads: Sequence[PointRead], result: AnyArray) -> None:
+        """Read points of chunks that are not encoded.
+
+        Parameters
+        ----------
+        points : Points
+        reads : sequence of PointRead
+        result : ndarray
+            Its first axis is that of the points, the others are those of `PointRead.target`.
+        """
+        if self._chunk_nbytes > LIMITS.chunk:
+            check_chunk(self._chunk_nbytes, self._url, self.array.path)
+
+        def place(work: tuple[PointRead, slice, list[ByteRange]]) -> None:
+            read, some, spans = work
+            data = self._fetch_joined(spans)
+            rows, values = points.taken(data, some, read.rest, self.spec.dtype)
+            at: Any = (rows, *read.target)
+            result[at] = values
+
+        works: list[tuple[PointRead, slice, list[ByteRange]]] = []
+        with self._chunked.reading():
+            located = self._point_refs(reads)
+            for read, refs in zip(reads, located, strict=True):
+                if None in refs:
+                    if self._missing == "error":
+                        raise self.error(read.keys[refs.index(None)], _MISSING)
+                    result[(slice(None), *read.target)] = self.spec.fill
+                spans = self._point_spans(points, read, refs)
+                works += [
+                    (read, some, cast("list[ByteRange]", spans[some])) for some in _some(spans)
+                ]
+            size = sum([span.length for _, _, spans in works for span in spans])
+            for_each(place, works, workers=1 if size <= _INLINE_COPY else None)
+            count = sum([ref is not None for refs in located for ref in refs])
+            self._stats.add(chunks=count, bytes_decoded=size)
+
+    def _point_refs(self, reads: Sequence[PointRead]) -> list[list[ChunkRef | None]]:
+        refs = iter(self.refs([key for read in reads for key in read.keys]))
+        return [list(itertools.islice(refs, len(read.keys))) for read in reads]
+
+    def _point_spans(
+        self, points: Points, read: PointRead, refs: Sequence[ChunkRef | None]
+    ) -> list[ByteRange | None]:
+        """Bytes of each span of points; None in chunks that were never written."""
+        spans, size = points.spans(read.rest.length), self._chunk_nbytes
+        begins = spans.starts + read.rest.first
+        where = zip(spans.chunks.tolist(), begins.tolist(), spans.lengths.tolist(), strict=True)
+        ranges = [ref.range for ref in refs if ref is not None]
+        if [item.length for item in ranges] == [size] * len(refs):
+            return [
+                ByteRange(ranges[n][0], ranges[n][1] + first, length) for n, first, length in where
+            ]
+        found: list[ByteRange | None] = []
+        for number, first, length in where:
+            key, ref = read.keys[number], refs[number]
+            span = None if ref is None else self._bytes_of(key, ref, first, first + length)
+            found.append(span)
+        return found
+
+    def _fetch_joined(self, spans: Sequence[ByteRange]) -> Buffer:
+        """Bytes of spans one behind the other, perhaps in memory that is used again."""
+        lengths = [span.length for span in spans]
+        if max(lengths) < _SHORT:
+            return b"".join(self._chunked.fetch(spans))
+        ends = list(itertools.accumulate(lengths))
+        scratch = _scratch(ends[-1])
+        rooms = [scratch[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+        for data, room in zip(self._chunked.fetch(spans, rooms), rooms, strict=True):
+            if not _is_in(data, room):
+                room[:] = np.frombuffer(data, np.uint8)
+        return scratch.data
 
     def run_whole(self, keys: Sequence[ChunkKey], memory: AnyArray) -> None:
         """Read whole chunks that are not encoded into memory, one after the other.
@@ -440,34 +544,31 @@ class ChunkLoader:
                 room[:] = np.frombuffer(data, np.uint8)
         self._stats.add(chunks=len(group), bytes_decoded=len(group) * self._chunk_nbytes)
 
-    def _place_plain(self, group: list[tuple[ChunkRead, _Part]]) -> None:
+    def _place_plain(self, group: list[tuple[ChunkRead, ByteRange]]) -> None:
         """Read parts of chunks to where they belong, or to memory that is used again."""
-        array = self._chunked
-        at_once: list[tuple[ChunkRead, _Part, AnyArray | None]] = []
-        alone: list[tuple[ChunkRead, _Part]] = []
-        for read, part in group:
-            length, room = part.range.length, read.room
-            if room is not None and (part.origin is not None or room.nbytes != length):
-                room = None
-            if room is not None or length < _SHORT:
-                at_once.append((read, part, room))
-            else:
-                alone.append((read, part))
-        fetched = array.fetch(
-            [part.range for _, part, _ in at_once], [room for *_, room in at_once]
-        )
-        arrived = 0
-        for (read, part, room), data in zip(at_once, fetched, strict=True):
-            if room is not None and _is_in(data, room):
-                arrived += 1
-            else:
-                read.place(self._read_part(part, data))
-        if arrived:
-            self._stats.add(chunks=arrived, bytes_decoded=arrived * self._chunk_nbytes)
-        for read, part in alone:
-            scratch = _scratch(part.range.length)[: part.range.length]
-            (data,) = array.fetch([part.range], [scratch])
-            read.place(self._read_part(part, data))
+        spans = [span for _, span in group]
+        rooms = [
+            read.room if read.room is not None and read.room.nbytes == span.length else None
+            for read, span in group
+        ]
+        lengths = [
+            0 if room is not None else span.length for room, span in zip(rooms, spans, strict=True)
+        ]
+        into: Sequence[AnyArray | None] = rooms
+        if sum(lengths) >= _SHORT:
+            ends = list(itertools.accumulate(lengths))
+            scratch = _scratch(ends[-1])
+            into = [
+                scratch[end - length : end] if room is None else room
+                for room, end, length in zip(rooms, ends, lengths, strict=True)
+            ]
+        elif all(lengths):
+            into = ()
+        fetched = self._chunked.fetch(spans, into)
+        self._stats.add(chunks=len(group), bytes_decoded=sum([span.length for span in spans]))
+        for (read, _), room, data in zip(group, rooms, fetched, strict=True):
+            if room is None or not _is_in(data, room):
+                read.place(self._values(read.block, data))
 
     def _run_of(self, block: Region) -> Run | None:
         """Run of elements that holds a block; most chunks of a read have the same block."""
@@ -572,6 +673,19 @@ class ChunkLoader:
     def error(self, key: ChunkKey, text: str) -> FmristoreError:
         """Make the error that says what is wrong with a chunk."""
         return CorruptDataError(f"chunk {key} {text}", url=self._url, node=self.array.path)
+
+
+def _some(spans: Sequence[ByteRange | None]) -> Iterator[slice]:
+    """Cut what is there into parts that are fetched at once."""
+    begin = size = 0
+    for number, span in enumerate(spans):
+        if span is None or size + span.length > _SCRATCH_BYTES:
+            if begin < number:
+                yield slice(begin, number)
+            begin, size = number + (span is None), 0
+        size += 0 if span is None else span.length
+    if begin < len(spans):
+        yield slice(begin, len(spans))
 
 
 def _is_in(data: Buffer, room: AnyArray) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 
 from fmristore_stores.chunks.cache import ChunkCache
 from fmristore_stores.chunks.loader import ChunkLoader, ChunkRead, Loaded
+from fmristore_stores.chunks.points import PointRead, Points, Rest
 from fmristore_stores.errors import MemoryLimitError, SelectionError
 from fmristore_stores.grid import (
     ChunkKey,
@@ -224,7 +225,9 @@ class ChunkReader:
         if loaded is None:
             shape = tuple(part.stop for part in overlap.target)
             return np.full(shape, self.spec.fill, self.spec.dtype)
-        values = loaded.values[_within(overlap.source, loaded)]
+        values = loaded.values
+        if not loaded.exact:
+            values = values[_within(overlap.source, loaded)]
         if loaded.fresh and values.shape == loaded.values.shape:
             return values
         return values.copy(order="K")  # never a view of what others will read
@@ -246,7 +249,10 @@ class ChunkReader:
             if loaded is None:
                 result[overlap.target] = self.spec.fill
                 return
-            result[overlap.target] = loaded.values[_within(overlap.source, loaded)]
+            values = loaded.values
+            result[overlap.target] = (
+                values if loaded.exact else values[_within(overlap.source, loaded)]
+            )
 
         room = self._room(overlap, result) if whole else None
         return ChunkRead(overlap.key, overlap.source, place, room)
@@ -298,6 +304,9 @@ class ChunkReader:
         if not self._direct:
             return self._read_points_plainly(axes, points, region, result)
         rest = list(self._overlaps(region, tuple(self._chunks[a] for a in others)))
+        if not self.decodes:
+            self._loader.run_points(*self._plain_points(axes, others, points, rest), result)
+            return result
         order = axes + others
         back = np.argsort(order).tolist()
         reads = [
@@ -316,6 +325,11 @@ class ChunkReader:
         others, region = self._other_axes(axes, region)
         points = np.asarray(points, np.int64).reshape(-1, len(axes))
         rest = list(self._overlaps(region, tuple(self._chunks[a] for a in others)))
+        returned = len(points) * math.prod(region_shape(region)) * self.spec.dtype.itemsize
+        if len(points) and not self.decodes:
+            return self._loader.cost_points(
+                *self._plain_points(axes, others, points, rest), returned
+            )
         back = np.argsort(axes + others).tolist()
         wanted = [
             (
@@ -325,8 +339,24 @@ class ChunkReader:
             for group in (self._groups(axes, points) if len(points) else ())
             for overlap in rest
         ]
-        count = len(points) * math.prod(region_shape(region))
-        return self._loader.cost(wanted, count * self.spec.dtype.itemsize)
+        return self._loader.cost(wanted, returned)
+
+    def _plain_points(
+        self,
+        axes: tuple[int, ...],
+        others: tuple[int, ...],
+        points: AnyArray,
+        rest: Sequence[Overlap],
+    ) -> tuple[Points, list[PointRead]]:
+        """Points of chunks that are not encoded, and what is wanted at each of them."""
+        strides, width = self._loader.strides, self.spec.dtype.itemsize
+        found = Points(axes, points, self._chunks, strides)
+        along = [strides[a] for a in others]
+        reads = [
+            PointRead(found.keys(others, key), Rest.of(source, along, width), target)
+            for key, source, target in rest
+        ]
+        return found, reads
 
     def _other_axes(
         self, axes: tuple[int, ...], region: Region | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -149,6 +150,7 @@ class ChunkIndex:
     def __init__(self, source: str, grid: tuple[int, ...], rows: np.ndarray[Any, Any]) -> None:
         self._source = source
         self._grid = grid
+        self._most = math.prod(grid)
         if len(rows) > 1:
             rows = rows[np.argsort(rows[:, 0], kind="stable")]
             if (np.diff(rows[:, 0]) == 0).any():
@@ -182,8 +184,8 @@ class ChunkIndex:
         SelectionError
             If a key is outside the grid.
         """
-        complete = len(self._numbers) == math.prod(self._grid)
-        if not complete or set(map(len, keys)) != {len(self._grid)}:
+        complete = len(self._numbers) == self._most
+        if len(keys) == 1 or not complete or set(map(len, keys)) != {len(self._grid)}:
             return [self._ref(key) for key in keys]
         rows = [0] * len(keys)  # of a table that lacks none, axis by axis: many at once
         for column, length in zip(zip(*keys, strict=True), self._grid, strict=True):
@@ -191,7 +193,13 @@ class ChunkIndex:
                 return [self._ref(key) for key in keys]
             rows = [row * length + place for row, place in zip(rows, column, strict=True)]
         source, offsets, sizes, masks = self._source, self._offsets, self._sizes, self._masks
-        return [ChunkRef(ByteRange(source, offsets[r], sizes[r]), masks[r]) for r in rows]
+        ranges = map(
+            ByteRange,
+            itertools.repeat(source),
+            map(offsets.__getitem__, rows),
+            map(sizes.__getitem__, rows),
+        )
+        return list(map(ChunkRef, ranges, map(masks.__getitem__, rows)))
 
     def _ref(self, key: ChunkKey) -> ChunkRef | None:
         number = 0

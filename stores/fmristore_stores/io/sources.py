@@ -14,7 +14,7 @@ import operator
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -238,7 +238,7 @@ class LocalSource:
             file = self._kept
             if file is None:
                 raise ClosedError("the file is closed", url=path)
-            found += [_read(file.read, item) for item in group]
+            found += _read_each(file.read, group)
         if self._stats is not None:
             self._stats.add(requests=len(found), bytes_fetched=sum(map(len, found)))
         return found
@@ -268,8 +268,7 @@ class LocalSource:
         """Read ranges of a file that is opened for them alone."""
         descriptor = _open(path, self._folder)
         try:
-            read = functools.partial(_read_at, descriptor)
-            return [_read(read, item) for item in ranges]
+            return _read_each(functools.partial(_read_at, descriptor), ranges)
         finally:
             os.close(descriptor)
 
@@ -313,10 +312,23 @@ _MOST_ROOMS = 64
 """Pieces of memory that one call to the system reads or writes; all allow some hundred."""
 
 
-def _read(read: Callable[[int, int], bytes], item: ByteRange) -> Buffer:
+def _read_each(read: Callable[[int, int], bytes], ranges: Iterable[ByteRange]) -> list[Buffer]:
+    """Bytes of ranges of one file, nearly always with one call to the system for each."""
+    wanted = list(ranges)
+    try:
+        found = [read(length, offset) for _, offset, length in wanted]
+    except (OSError, OverflowError, ValueError):
+        return [_read(read, item) for item in wanted]  # which says what is wrong
+    if list(map(len, found)) == [item.length for item in wanted]:
+        return list(found)
+    return [_read(read, item, begin) for item, begin in zip(wanted, found, strict=True)]
+
+
+def _read(read: Callable[[int, int], bytes], item: ByteRange, begin: bytes = b"") -> Buffer:
+    """Bytes of a range, of which the first ones may be there already."""
     path, offset, length = item
-    parts = []
-    done = 0
+    parts = [begin] if begin else []
+    done = len(begin)
     while done < length:
         try:
             part = read(length - done, offset + done)

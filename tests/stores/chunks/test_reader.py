@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import fsspec
 import h5py
@@ -18,7 +18,7 @@ import hdf5plugin
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fmristore_stores.chunks import loader as loading
@@ -570,7 +570,8 @@ def test_of_chunks_that_are_not_encoded_only_what_is_wanted_is_read(
         reader.read()  # where the chunks lie is known from now on
         for region, fetched in (
             ((slice(4, 5), slice(5, 6), slice(6, 9)), 6),
-            ((slice(4, 5), slice(4, 6), slice(6, 7)), 20),
+            ((slice(4, 5), slice(4, 6), slice(6, 7)), 12),
+            ((slice(3, 6, 2), slice(4, 8, 3), slice(5, 10, 2)), 120),
             ((slice(0, 1), slice(0, 9), slice(0, 10)), 4 * 40 + 2 * 10),
         ):
             counting.reset()
@@ -602,7 +603,78 @@ def test_a_file_of_chunks_that_are_not_encoded_may_be_cut_off(
         with pytest.raises((CorruptDataError, ChangedError)):
             reader.read(block if whole else inside)
         with pytest.raises((CorruptDataError, ChangedError)):
+            reader.read_points((0, 1), np.array([[0, 0], [2, 7]]))
+        with pytest.raises((CorruptDataError, ChangedError)):
             reader.read()
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "zarr", "shards", "transposed"])
+@pytest.mark.parametrize("gap", [0, 30])
+@pytest.mark.parametrize("most", [1, 20, 1 << 20])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_points_of_chunks_that_are_not_encoded(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, gap: int, most: int, data: st.DataObject
+) -> None:
+    """However far apart bytes are still read along, and however many at once."""
+    axes = data.draw(st.permutations([0, 1, 2]))[: data.draw(st.integers(1, 3))]
+    position = st.tuples(*(st.integers(0, SHAPE[a] - 1) for a in axes))
+    points = np.array(data.draw(st.lists(position, max_size=30)), int).reshape(-1, len(axes))
+    others = [a for a in range(3) if a not in axes]
+    region = data.draw(regions(tuple(SHAPE[a] for a in others)))
+    layout = {"shards": {"shards": (6, 8, 10)}, "transposed": {"order": (2, 0, 1)}}.get(kind, {})
+    make = hdf5 if kind == "hdf5" else local_zarr
+    wanted = VALUES.transpose([*axes, *others])[tuple(points.T)][(slice(None), *region)]
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        CountingStore(make(tmp_path_factory.mktemp("a"), make_spec("none", **layout))) as store,
+    ):
+        patch.setattr("fmristore_stores.chunks.points._GAP", gap)
+        patch.setattr(loading, "_SCRATCH_BYTES", most)
+        patch.setattr(loading, "_INLINE_COPY", most)
+        patch.setattr(loading, "_SHORT", most)
+        reader = ChunkReader(store.root.array("0"))
+        cost = reader.cost_points(axes, points, region)
+        store.reset()
+        np.testing.assert_array_equal(reader.read_points(axes, points, region), wanted)
+        seen = store.counts.total
+        assert (cost.requests, cost.fetched_bytes) == (seen.ranges, seen.bytes_fetched)
+        assert cost.returned_bytes == wanted.nbytes
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "zarr", "shards"])
+@pytest.mark.parametrize("missing", ["fill", "error"])
+def test_points_of_chunks_that_were_never_written(
+    tmp_path: Path, kind: str, missing: Literal["fill", "error"]
+) -> None:
+    layout = {"shards": (6, 8, 10)} if kind == "shards" else {}
+    store: Any
+    with (
+        HDF5Store(str(tmp_path / "a.h5"), mode="w")
+        if kind == "hdf5"
+        else ZarrStore(str(tmp_path / "a.zarr"), mode="w")
+    ) as store:
+        array = store.root.create_array("0", make_spec("none", **layout))
+        array.write((slice(0, 3), slice(0, 4), slice(0, 10)), VALUES[:3, :4])
+    store = (
+        HDF5Store(str(tmp_path / "a.h5"), mode="r")
+        if kind == "hdf5"
+        else ZarrStore(str(tmp_path / "a.zarr"))
+    )
+    wanted = np.full_like(VALUES, -7)
+    wanted[:3, :4] = VALUES[:3, :4]
+    points = np.array([[0, 0], [6, 8], [2, 3], [0, 5], [1, 1]])
+    with store:
+        reader = ChunkReader(store.root.array("0"), missing=missing)
+        cost = reader.cost_points((0, 1), points)
+        assert (cost.chunks, cost.missing) == (2, 4)
+        if missing == "error":
+            with pytest.raises(CorruptDataError, match="missing"):
+                reader.read_points((0, 1), points)
+        else:
+            np.testing.assert_array_equal(
+                reader.read_points((0, 1), points), wanted[tuple(points.T)]
+            )
 
 
 @pytest.mark.parametrize("kind", ["contiguous", "hdf5", "zarr", "transposed", "remote"])
