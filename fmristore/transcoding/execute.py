@@ -220,7 +220,7 @@ def execute(
     CorruptDataError
         If the new store does not read as the source does; nothing is published then.
     """
-    done = _Done(2 * plan.nbytes, progress)
+    means = _Means(plan.max_memory, _Done(2 * plan.nbytes, progress), Room())
     written: dict[str, Written] = {}
 
     def check(new: Store) -> None:
@@ -228,7 +228,7 @@ def execute(
             array = new.root.array(step.path)
             encoded, digests = written[step.path]
             with naming(plan.target, step.path):
-                found = _digest_stored(array, step, plan, done, encoded=encoded)
+                found = _digest_stored(array, step, means, encoded=encoded)
             if found != digests:
                 raise CorruptDataError(
                     "what was written does not read as the source does; nothing was published",
@@ -258,7 +258,7 @@ def execute(
             missing = functools.partial(_missing, step, whole)
             source = store.root.array(step.origin)
             with naming(plan.source, step.origin):
-                written[step.path] = _copy(source, array, step, plan.max_memory, done, missing)
+                written[step.path] = _copy(source, array, step, means, missing)
         _make_groups(made, [group for group in groups if group[0] not in parents])
         _make_links(new, made, groups, plan.links)
         for path, group in made.items():
@@ -289,6 +289,14 @@ class _Done:
             with self._lock:
                 self._done = min(self._total, self._done + count)
                 self._progress(self._done, self._total)
+
+
+class _Means(NamedTuple):
+    """Memory and progress of a transcode, for all its arrays, written and read again."""
+
+    max_memory: int
+    done: _Done
+    room: Room
 
 
 # The tree ------------------------------------------------------------------------------------
@@ -348,8 +356,7 @@ def _copy(
     source: Array,
     target: Array,
     step: ArrayStep,
-    max_memory: int,
-    done: _Done,
+    means: _Means,
     missing: Callable[[], Missing],
 ) -> Written:
     if step.method == "values":
@@ -358,9 +365,9 @@ def _copy(
         return Written(encoded=False, digests={(): _hash_text(values)})
     if step.method == "verbatim" and Capability.RAW_WRITE in target.capabilities:
         refs, raw = cast("ChunkRefs", source), cast("RawWrite", target)
-        digests = _copy_encoded(refs, raw, step, max_memory, done, missing)
+        digests = _copy_encoded(refs, raw, step, means, missing)
         return Written(encoded=True, digests=digests)
-    digests = _copy_values(source, target, step, max_memory, done, missing())
+    digests = _copy_values(source, target, step, means, missing())
     return Written(encoded=False, digests=digests)
 
 
@@ -368,8 +375,7 @@ def _copy_encoded(
     source: ChunkRefs,
     target: RawWrite,
     step: ArrayStep,
-    max_memory: int,
-    done: _Done,
+    means: _Means,
     missing: Callable[[], Missing],
 ) -> Digests:
     """Hand the encoded chunks of each write unit over as they are."""
@@ -377,10 +383,10 @@ def _copy_encoded(
     # A whole file takes one chunk at a time: one thread writes to it while others read.
     several = Capability.SHARDS in target.capabilities
     turn = contextlib.nullcontext() if several else threading.Lock()
-    room, pipeline, nbytes = Room(), step.target.codecs, step.target.chunk_nbytes
+    pipeline, nbytes = step.target.codecs, step.target.chunk_nbytes
 
     def work(batch: list[ChunkKey]) -> None:
-        units = list(_encoded(source, step, batch, room))
+        units = list(_encoded(source, step, batch, means.room))
         for unit, keys, chunks in units:
             for key, chunk in zip(keys, chunks, strict=True):
                 if chunk is not None:
@@ -391,9 +397,10 @@ def _copy_encoded(
         with turn:
             for unit, _, chunks in units:
                 target.write_encoded(unit, chunks)
-        done.add(len(batch) * _unit_nbytes(step.target))
+        means.done.add(len(batch) * _unit_nbytes(step.target))
 
-    for_each(work, _batches(step.target, max_memory), workers=_workers(step.target, max_memory))
+    memory = means.max_memory
+    for_each(work, _batches(step.target, memory), workers=_workers(step.target, memory))
     return digests
 
 
@@ -443,13 +450,14 @@ def _missing(step: ArrayStep, whole: Whole) -> Missing:
 
 
 def _copy_values(
-    source: Array, target: Array, step: ArrayStep, max_memory: int, done: _Done, missing: Missing
+    source: Array, target: Array, step: ArrayStep, means: _Means, missing: Missing
 ) -> Digests:
     """Decode and encode again, in blocks of whole write units."""
+    means.room.clear()  # the blocks take what memory there may be
     digests: Digests = {}
     reader = ChunkReader(
         source,
-        cache=ChunkCache(max_memory // 8),
+        cache=ChunkCache(means.max_memory // 8),
         missing=missing,
     )
     units = step.target.layout.units
@@ -457,7 +465,7 @@ def _copy_values(
         values = source.read().transpose(step.axes)
         target.write(None, values)
         return {(): _hash_values(values)}
-    with streaming(read_in_blocks(reader, step.axes, units, max_memory)) as blocks:
+    with streaming(read_in_blocks(reader, step.axes, units, means.max_memory)) as blocks:
         for block, values in blocks:
             write(target, block, values)
             for region in cut_into_blocks(values.shape, units):
@@ -465,32 +473,32 @@ def _copy_values(
                     (b.start + r.start) // u for b, r, u in zip(block, region, units, strict=True)
                 )
                 digests[place] = _hash_values(values[region])
-            done.add(values.nbytes)
+            means.done.add(values.nbytes)
             del values  # before the next block takes its memory
     return digests
 
 
-def _digest_stored(
-    array: Array, step: ArrayStep, plan: TranscodePlan, done: _Done, *, encoded: bool
-) -> Digests:
+def _digest_stored(array: Array, step: ArrayStep, means: _Means, *, encoded: bool) -> Digests:
     """Compute from a finished store what copying computed from the source."""
     if step.method == "values":
         return {(): _hash_text(array.read())}
     if not step.target.shape or 0 in step.target.shape:
         return {(): _hash_values(array.read())}
+    if not encoded:
+        means.room.clear()
     digests: Digests = {}
-    reader, room = ChunkReader(array, cache=ChunkCache(0)), Room()
+    reader = ChunkReader(array, cache=ChunkCache(0))
 
     def work(batch: list[ChunkKey]) -> None:
         if encoded:
-            for unit, _, chunks in _encoded(cast("ChunkRefs", array), step, batch, room):
+            for unit, _, chunks in _encoded(cast("ChunkRefs", array), step, batch, means.room):
                 digests[unit] = _hash_chunks(chunks)
         else:
             for unit in batch:
                 digests[unit] = _hash_values(reader.read(_unit_region(unit, step.target)))
-        done.add(len(batch) * _unit_nbytes(step.target))
+        means.done.add(len(batch) * _unit_nbytes(step.target))
 
-    memory = plan.max_memory
+    memory = means.max_memory
     for_each(work, _batches(step.target, memory), workers=_workers(step.target, memory))
     return digests
 

@@ -51,7 +51,7 @@ _IN_PLACE = _flat if google_crc32c.implementation == "c" else bytes
 """The bytes of a chunk as the library takes them: it knows arrays, but no other memory."""
 
 
-class Room(threading.local):
+class Room:
     """Memory that encoded chunks are fetched into, one batch after the other.
 
     Each thread has its own, and what it fetched is gone with its next batch. Large memory that was
@@ -59,16 +59,22 @@ class Room(threading.local):
     """
 
     def __init__(self) -> None:
-        self._memory = np.empty(0, np.uint8)
+        self._memory: dict[int, AnyArray] = {}
+
+    def clear(self) -> None:
+        """Give all memory back; no thread may be using it."""
+        self._memory.clear()
 
     def fill(self, array: ChunkRefs, ranges: Sequence[ByteRange]) -> list[Buffer]:
         """Fetch ranges into the memory; those that lie behind each other in a file at once."""
         groups = merge_ranges(ranges, _TOGETHER)
         spans = [span_of(ranges, group) for group in groups]
         ends = list(itertools.accumulate((span.length for span in spans), initial=0))
-        if ends[-1] > self._memory.nbytes:
-            self._memory = aligned(ends[-1])
-        into = [self._memory[a:b] for a, b in itertools.pairwise(ends)]
+        thread = threading.get_ident()
+        memory = self._memory.get(thread)
+        if memory is None or ends[-1] > memory.nbytes:
+            memory = self._memory[thread] = aligned(ends[-1])
+        into = [memory[a:b] for a, b in itertools.pairwise(ends)]
         found = dict(cut(ranges, groups, array.fetch(spans, into)))
         return [found[number] for number in range(len(ranges))]
 
