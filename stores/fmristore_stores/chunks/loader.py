@@ -154,6 +154,7 @@ class ChunkLoader:
         self._last_run: tuple[Region, Run | None] | None = None
         self._by_parts = not self._remote and decodes_parts(spec.codecs)
         self._plain = self._direct and not self._remote and not spec.codecs
+        self._decodes_into = codecs.decodes_into(spec.codecs)
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -635,8 +636,11 @@ class ChunkLoader:
         if self._chunks != self._whole and ref.range.length < nbytes:  # the last part of a chunk
             nbytes = ref.range.length
             shape = last_subchunk_shape(shape, self._memory_whole)
-        out = None if kept is not None else _scratch(nbytes) if room is None else room
-        decoded = codecs.decode(spec.codecs, data, nbytes, skip=ref.skip, out=out)
+        if kept is not None:
+            room = self._cache.room(nbytes) if self._decodes_into else None
+        elif room is None:
+            room = _scratch(nbytes)
+        decoded = codecs.decode(spec.codecs, data, nbytes, skip=ref.skip, out=room)
         self._stats.add(chunks=1, bytes_decoded=nbytes)
         values = np.frombuffer(decoded, spec.dtype).reshape(shape)
         chunk = values.transpose(self._inverse)
