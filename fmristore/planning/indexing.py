@@ -41,6 +41,7 @@ def bounds(part: AxisPart) -> slice:
     return slice(int(np.min(part)), int(np.max(part)) + 1, 1) if len(part) else slice(0, 0, 1)
 
 
+_EVERY = slice(None)
 _PLAIN = frozenset({int, slice, EllipsisType, type(None)})
 """Types of the entries of basic indices; others are looked at more closely."""
 
@@ -195,11 +196,17 @@ def _parse_entries(given: list[Any], shape: tuple[int, ...], *, listed: bool = T
             region.append(_parse_list(entry, shape[axis], axis))
             finish.append(slice(None))
         elif isinstance(entry, slice):
+            if entry == _EVERY:
+                region.append(slice(0, shape[axis], 1))
+                finish.append(entry)
+                continue
             read, then = _parse_slice(entry, shape[axis], axis)
             region.append(read)
             finish.append(then)
         else:
-            number = _parse_integer(entry, shape[axis], axis)
+            length = shape[axis]
+            plain = type(entry) is int and -length <= entry < length
+            number = entry % length if plain else _parse_integer(entry, length, axis)
             region.append(slice(number, number + 1, 1))
             finish.append(0)
     if listed and sum(isinstance(part, np.ndarray) for part in region) > 1:

@@ -111,18 +111,21 @@ def overlap_count(region: Region, chunks: tuple[int, ...]) -> int:
     """Number of the chunks that `overlaps` walks, without walking them."""
     count = 1
     for item, chunk in zip(region, chunks, strict=True):
-        step = item.step or 1
-        elements = len(range(item.start, item.stop, step))
-        if elements and step < chunk:
-            last = item.start + (elements - 1) * step
-            elements = last // chunk - item.start // chunk + 1
-        count *= elements
+        start, stop, step = item.start, item.stop, item.step
+        if start >= stop:
+            return 0
+        if step is None or step == 1:
+            count *= (stop - 1) // chunk - start // chunk + 1
+        elif step < chunk:
+            count *= range(start, stop, step)[-1] // chunk - start // chunk + 1
+        else:
+            count *= len(range(start, stop, step))
     return count
 
 
-def only_overlap(region: Region, chunks: tuple[int, ...]) -> Overlap | None:
-    """The chunk that `region` touches if it is a single one; None if there are several or none."""
-    key, source, target = [], [], []
+def only_overlap(region: Region, chunks: tuple[int, ...]) -> tuple[ChunkKey, Region] | None:
+    """The chunk that `region` touches, and the part of it, if it is a single one; else None."""
+    key, source = [], []
     for item, chunk in zip(region, chunks, strict=True):
         start, stop, step = item.start, item.stop, item.step
         number = start // chunk
@@ -130,9 +133,8 @@ def only_overlap(region: Region, chunks: tuple[int, ...]) -> Overlap | None:
         if not start < stop <= origin + chunk:
             return None
         key.append(number)
-        source.append(slice(start - origin, stop - origin, step))
-        target.append(slice(0, (stop - start - 1) // step + 1))
-    return Overlap(tuple(key), tuple(source), tuple(target))
+        source.append(slice(start - origin, stop - origin, step) if origin else item)
+    return tuple(key), tuple(source)
 
 
 def whole_run(

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -123,6 +123,14 @@ def _stored_region(spec: ArraySpec, parts: Mapping[str, AxisPart]) -> tuple[Any,
     """Parts of the stored axes, by the names of the axes."""
     axes = zip(spec.dims, spec.shape, strict=True)
     return tuple([parts[d] if d in parts else slice(0, n, 1) for d, n in axes])
+
+
+def _listed(region: Sequence[AxisPart]) -> int | None:
+    """Axis along which there are positions instead of a slice, if any."""
+    for axis, part in enumerate(region):
+        if not isinstance(part, slice):
+            return axis
+    return None
 
 
 def _dtype_text(shown: np.dtype[Any], stored: np.dtype[Any]) -> str:
@@ -266,7 +274,7 @@ class DenseImage(GridView):
         reader = array.stored.reader if raw else array.reader
         spec = reader.spec
         stored = _stored_region(spec, parts)
-        listed = next((a for a, part in enumerate(stored) if isinstance(part, np.ndarray)), None)
+        listed = _listed(stored)
         if listed is None:
             values, dims = reader.read(stored), spec.dims
         else:
@@ -316,7 +324,7 @@ class DenseImage(GridView):
         array = self._replica_for(parts)
         reader = array.reader
         stored = _stored_region(reader.spec, parts)
-        listed = next((a for a, part in enumerate(stored) if isinstance(part, np.ndarray)), None)
+        listed = _listed(stored)
         if listed is None:
             cost = reader.cost(stored)
         else:
@@ -333,7 +341,9 @@ class DenseImage(GridView):
     def _replica_for(self, parts: Mapping[str, AxisPart]) -> StoredArray:
         if len(self._replicas.arrays) == 1:
             return self._data
-        return self._replicas.for_region({d: bounds(part) for d, part in parts.items()})
+        listed = _listed(list(parts.values())) is not None
+        slices = {d: bounds(part) for d, part in parts.items()} if listed else parts
+        return self._replicas.for_region(cast("Mapping[str, slice]", slices))
 
     @property
     def plain(self) -> bool:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fmristore.formats.base import StoredArray
 from fmristore.planning.layout import Pattern
-from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import InvalidInputError, MetadataError
 from fmristore_stores.grid import overlap_count
 from fmristore_stores.opening import Handle
@@ -134,6 +134,17 @@ def read_replicas(handle: Handle, data: StoredArray, attributes: Attributes) -> 
     return paths
 
 
+class _Grid(NamedTuple):
+    """Chunks of one of the arrays."""
+
+    array: StoredArray
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    nbytes: int
+    """Bytes of a decoded chunk."""
+
+
 class Replicas:
     """Arrays that hold the same data, each stored for other reads; mostly a single one.
 
@@ -151,6 +162,16 @@ class Replicas:
         """All of them."""
         return self._arrays
 
+    @cached_property
+    def _grids(self) -> list[_Grid]:
+        found = []
+        for array in self._arrays:
+            reader = array.reader
+            spec, chunks = reader.spec, reader.chunks
+            nbytes = math.prod(chunks) * spec.dtype.itemsize
+            found.append(_Grid(array, spec.dims, spec.shape, chunks, nbytes))
+        return sorted(found, key=lambda grid: grid.nbytes)
+
     def for_region(self, parts: Mapping[str, slice]) -> StoredArray:
         """The array that has the fewest bytes to decode for a region.
 
@@ -162,13 +183,17 @@ class Replicas:
         if len(self._arrays) == 1:
             return self._arrays[0]
 
-        def cost(array: StoredArray) -> tuple[int, int]:
-            reader = array.reader
-            axes = zip(reader.spec.dims, reader.spec.shape, strict=True)
+        best, least = self._arrays[0], (math.inf, math.inf)
+        for grid in self._grids:  # the smallest chunks first
+            axes = zip(grid.dims, grid.shape, strict=True)
             region = tuple([parts[d] if d in parts else slice(0, n, 1) for d, n in axes])
-            return _cost(reader, overlap_count(region, reader.chunks))
-
-        return min(self._arrays, key=cost)
+            chunks = overlap_count(region, grid.chunks)
+            cost = chunks * grid.nbytes, chunks  # where bytes are equal, fewer chunks are cheaper
+            if cost < least:
+                best, least = grid.array, cost
+            if chunks <= 1:
+                break  # none of the others has fewer bytes
+        return best
 
     def for_voxels(self, voxels: AnyArray, times: slice) -> StoredArray:
         """The array that has the fewest bytes to decode for series of scattered voxels.
@@ -183,24 +208,24 @@ class Replicas:
         if len(self._arrays) == 1:
             return self._arrays[0]
 
-        def cost(array: StoredArray) -> tuple[int, int]:
-            reader = array.reader
-            size = dict(zip(reader.spec.dims, reader.chunks, strict=True))
+        def spans(grid: _Grid) -> int:
+            return overlap_count((times,), (grid.chunks[grid.dims.index("t")],))
+
+        def cost(grid: _Grid) -> tuple[int, int]:
             number = np.zeros(len(voxels), np.int64)
             for axis, d in enumerate("xyz"):
-                length = reader.spec.shape[reader.spec.dims.index(d)]
-                number = number * -(-length // size[d]) + voxels[:, axis] // size[d]
-            spans = overlap_count((times,), (size["t"],))
-            return _cost(reader, len(np.unique(number)) * spans)
+                place = grid.dims.index(d)
+                size = grid.chunks[place]
+                number = number * -(-grid.shape[place] // size) + voxels[:, axis] // size
+            chunks = len(np.unique(number)) * spans(grid)
+            return chunks * grid.nbytes, chunks
 
-        return min(self._arrays, key=cost)
+        # Of one chunk for all voxels, and of one for each: mostly that is enough to know.
+        most = min(len(voxels) * spans(grid) * grid.nbytes for grid in self._grids)
+        left = [grid for grid in self._grids if spans(grid) * grid.nbytes <= most]
+        return (left[0] if len(left) == 1 else min(left, key=cost)).array
 
     @property
     def for_volumes(self) -> StoredArray:
         """The array to read volume after volume from."""
         return self.for_region({"t": slice(0, 1, 1)})
-
-
-def _cost(reader: ChunkReader, chunks: int) -> tuple[int, int]:
-    """Bytes to decode; where they are equal, fewer chunks are cheaper."""
-    return chunks * math.prod(reader.chunks) * reader.spec.dtype.itemsize, chunks

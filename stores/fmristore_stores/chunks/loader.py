@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
@@ -62,7 +63,7 @@ _LARGEST_GROUP = 15
 """Further chunks that a thread fetches at once and then decodes one after the other."""
 _INLINE_BYTES = 512 * 1024
 """Decoded bytes below which handing work to another thread costs more than it saves."""
-_INLINE_COPY = 4 * 1024 * 1024
+_INLINE_COPY = 8 * 1024 * 1024
 """The same for bytes that are only copied."""
 _LONG_BYTES = 16 * 1024 * 1024
 """Decoded bytes from which a read must leave something worth keeping in the cache."""
@@ -363,9 +364,10 @@ class ChunkLoader:
         items: list[Item],
         size: int,
         share: int = _GROUPS,
+        inline: int = _INLINE_BYTES,
     ) -> None:
         """Let threads work on several items at a time, of `size` bytes in all."""
-        workers = 1 if size <= _INLINE_BYTES else worker_count()
+        workers = 1 if size <= inline else worker_count()
         many = _LARGEST_GROUP if workers == 1 else len(items) // (share * workers)
         count = 1 + min(_LARGEST_GROUP, many)
         groups = [items[start : start + count] for start in range(0, len(items), count)]
@@ -458,6 +460,7 @@ class ChunkLoader:
             result[at] = values
 
         works: list[tuple[PointRead, slice, list[ByteRange]]] = []
+        size = 0
         with self._chunked.reading():
             located = self._point_refs(reads)
             for read, refs in zip(reads, located, strict=True):
@@ -466,10 +469,13 @@ class ChunkLoader:
                         raise self.error(read.keys[refs.index(None)], _MISSING)
                     result[(slice(None), *read.target)] = self.spec.fill
                 spans = self._point_spans(points, read, refs)
-                works += [
-                    (read, some, cast("list[ByteRange]", spans[some])) for some in _some(spans)
-                ]
-            size = sum([span.length for _, _, spans in works for span in spans])
+                lengths = [0 if span is None else span.length for span in spans]
+                size += sum(lengths)
+                if sum(lengths) <= _SCRATCH_BYTES and None not in spans:
+                    parts: Iterable[slice] = [slice(0, len(spans))]
+                else:
+                    parts = _parts(lengths)
+                works += [(read, some, cast("list[ByteRange]", spans[some])) for some in parts]
             for_each(place, works, workers=1 if size <= _INLINE_COPY else None)
             count = sum([ref is not None for refs in located for ref in refs])
             self._stats.add(chunks=count, bytes_decoded=size)
@@ -484,13 +490,15 @@ class ChunkLoader:
         """Bytes of each span of points; None in chunks that were never written."""
         spans, size = points.spans(read.rest.length), self._chunk_nbytes
         begins = spans.starts + read.rest.first
-        where = zip(spans.chunks.tolist(), begins.tolist(), spans.lengths.tolist(), strict=True)
         ranges = [ref.range for ref in refs if ref is not None]
         if [item.length for item in ranges] == [size] * len(refs):
-            return [
-                ByteRange(ranges[n][0], ranges[n][1] + first, length) for n, first, length in where
-            ]
+            sources, offsets, _ = zip(*ranges, strict=True)
+            inside = spans.chunks.tolist()
+            named = map(sources.__getitem__, inside)
+            starts = map(operator.add, map(offsets.__getitem__, inside), begins.tolist())
+            return list(map(ByteRange, named, starts, spans.lengths.tolist()))
         found: list[ByteRange | None] = []
+        where = zip(spans.chunks.tolist(), begins.tolist(), spans.lengths.tolist(), strict=True)
         for number, first, length in where:
             key, ref = read.keys[number], refs[number]
             span = None if ref is None else self._bytes_of(key, ref, first, first + length)
@@ -535,7 +543,7 @@ class ChunkLoader:
                     raise self.error(key, _MISSING)
                 else:
                     room.view(self.spec.dtype)[...] = self.spec.fill
-            self._in_groups(self._fill_whole, items, len(items) * size, _PLAIN_GROUPS)
+            self._in_groups(self._fill_whole, items, len(items) * size, _PLAIN_GROUPS, _INLINE_COPY)
 
     def _fill_whole(self, group: list[tuple[ByteRange, AnyArray]]) -> None:
         array = self._chunked
@@ -679,17 +687,17 @@ class ChunkLoader:
         return CorruptDataError(f"chunk {key} {text}", url=self._url, node=self.array.path)
 
 
-def _some(spans: Sequence[ByteRange | None]) -> Iterator[slice]:
-    """Cut what is there into parts that are fetched at once."""
+def _parts(lengths: Sequence[int]) -> Iterator[slice]:
+    """Cut what is there into parts that are fetched at once; lengths of what is not are 0."""
     begin = size = 0
-    for number, span in enumerate(spans):
-        if span is None or size + span.length > _SCRATCH_BYTES:
+    for number, length in enumerate(lengths):
+        if not length or size + length > _SCRATCH_BYTES:
             if begin < number:
                 yield slice(begin, number)
-            begin, size = number + (span is None), 0
-        size += 0 if span is None else span.length
-    if begin < len(spans):
-        yield slice(begin, len(spans))
+            begin, size = number + (not length), 0
+        size += length
+    if begin < len(lengths):
+        yield slice(begin, len(lengths))
 
 
 def _is_in(data: Buffer, room: AnyArray) -> bool:

@@ -122,22 +122,24 @@ class ChunkReader:
         if out is None and self._direct:
             only = only_overlap(region, self._chunks)
             if only is not None:
-                return self._read_one(only)
+                return self._read_one(*only)
         shape = region_shape(region)
         if out is not None:
             self._check_out(out, shape)
         if not self._direct:
             return self.array.read(region, out)
         result = self._empty(shape, self._axes) if out is None else out
-        few = overlap_count(region, self._chunks) <= _MANY_CHUNKS
+        count = overlap_count(region, self._chunks)
+        few = count <= _MANY_CHUNKS
         if few and self._read_whole(region, result):
             return result
-        touched = self._overlaps(region, self._chunks)
+        self._check_count(count)
         if not few:
             self._loader.require_first(
                 tuple(s.start // c for s, c in zip(region, self._chunks, strict=True))
             )
         whole = all(map(operator.ge, shape, self._chunks))
+        touched = overlaps(region, self._chunks)
         reads = [self._region_read(overlap, result, whole=whole) for overlap in touched]
         self._loader.run(reads, result.nbytes)
         return result
@@ -220,14 +222,13 @@ class ChunkReader:
                 f"the region has {shape} and {self.spec.dtype}"
             )
 
-    def _read_one(self, overlap: Overlap) -> AnyArray:
-        loaded = self._loader.one(overlap.key, overlap.source)
+    def _read_one(self, key: ChunkKey, block: Region) -> AnyArray:
+        loaded = self._loader.one(key, block)
         if loaded is None:
-            shape = tuple(part.stop for part in overlap.target)
-            return np.full(shape, self.spec.fill, self.spec.dtype)
+            return np.full(region_shape(block), self.spec.fill, self.spec.dtype)
         values = loaded.values
         if not loaded.exact:
-            values = values[_within(overlap.source, loaded)]
+            values = values[_within(block, loaded)]
         if loaded.fresh and values.shape == loaded.values.shape:
             return values
         return values.copy(order="K")  # never a view of what others will read

@@ -98,6 +98,12 @@ class OpenFile:
         if owned:
             close_when_forgotten(self, functools.partial(os.close, descriptor))
 
+    def reader(self) -> Callable[[int, int], bytes]:
+        """Read as `read` does, many times; this object has to be held meanwhile."""
+        if hasattr(os, "pread"):
+            return functools.partial(os.pread, self.descriptor)
+        return self.read
+
     def read(self, length: int, offset: int) -> bytes:
         """Up to `length` bytes from an offset on."""
         if hasattr(os, "pread"):
@@ -238,7 +244,7 @@ class LocalSource:
             file = self._kept
             if file is None:
                 raise ClosedError("the file is closed", url=path)
-            found += _read_each(file.read, group)
+            found += _read_each(file.reader(), group)
         if self._stats is not None:
             self._stats.add(requests=len(found), bytes_fetched=sum(map(len, found)))
         return found
@@ -268,7 +274,7 @@ class LocalSource:
         """Read ranges of a file that is opened for them alone."""
         descriptor = _open(path, self._folder)
         try:
-            return _read_each(functools.partial(_read_at, descriptor), ranges)
+            return _read_each(OpenFile(descriptor, owned=False).reader(), ranges)
         finally:
             os.close(descriptor)
 

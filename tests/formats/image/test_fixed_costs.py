@@ -78,10 +78,10 @@ def test_one_voxel(place: Path) -> None:
             CHUNK_CACHE.clear()
             run[3, 4, 1]
 
-        assert calls(work) < 125
+        assert calls(work) < 112
 
 
-@pytest.mark.parametrize(("codec", "most"), [("dual", 34), ("none", 24)])
+@pytest.mark.parametrize(("codec", "most"), [("dual", 34), ("none", 12)])
 def test_each_further_chunk(
     place: Path, codec: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

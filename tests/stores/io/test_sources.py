@@ -429,18 +429,20 @@ def test_a_source_closed_while_it_reads_keeps_its_descriptor_until_then(
     (tmp_path / "other").write_bytes(b"xyz")
     source = LocalSource(str(path))
     others: list[int] = []
-    plainly = OpenFile.read
+    plainly = os.pread
 
-    def read(file: OpenFile, length: int, offset: int) -> bytes:
+    def read(descriptor: int, length: int, offset: int) -> bytes:
         source.close()
         others.extend(os.open(tmp_path / "other", os.O_RDONLY) for _ in range(4))
-        return plainly(file, length, offset)
+        return plainly(descriptor, length, offset)
 
-    monkeypatch.setattr(OpenFile, "read", read)
-    wanted = [ByteRange(str(path), 0, 3)]
-    assert source.fetch(wanted) == [b"abc"]
-    with pytest.raises(ClosedError):
-        source.fetch(wanted)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", read)
+        wanted = [ByteRange(str(path), 0, 3)]
+        assert source.fetch(wanted) == [b"abc"]
+        with pytest.raises(ClosedError):
+            source.fetch(wanted)
+    assert others
     for descriptor in others:
         assert os.pread(descriptor, 3, 0) == b"xyz"
         os.close(descriptor)
