@@ -118,8 +118,8 @@ def test_verifying_where_chunks_are(url: str, monkeypatch: pytest.MonkeyPatch) -
     kind: Any = HDF5Array if url.endswith("h5") else ZarrArray
     plainly, once = kind.refs, [lambda: make(url, 2, overwrite=True)]
 
-    def refs(array: Any, keys: Any) -> Any:
-        found = plainly(array, keys)
+    def refs(array: Any, keys: Any, along: Any = None) -> Any:
+        found = plainly(array, keys, along)
         array.fetch([found[0].range])  # as if the table of chunks were long
         if once:
             once.pop()()

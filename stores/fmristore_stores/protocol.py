@@ -10,7 +10,7 @@ flag `Capability.CHUNK_REFS` and then also has the methods of `ChunkRefs`; likew
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
@@ -21,6 +21,7 @@ from fmristore_stores.io.lifetime import Reading
 from fmristore_stores.spec import ArraySpec, Attributes
 
 __all__ = [
+    "Along",
     "AnyArray",
     "Array",
     "Buffer",
@@ -108,6 +109,10 @@ class FetchPolicy(NamedTuple):
     """True where the last bytes of an object can be asked for without knowing its size."""
 
 
+Along = Callable[[Sequence[tuple[ChunkKey, ChunkRef, Buffer]]], object]
+"""Takes the keys, places and encoded bytes of some chunks, in any thread."""
+
+
 class TypedAttribute(NamedTuple):
     """An attribute of which a JSON value does not say all."""
 
@@ -180,8 +185,17 @@ class ChunkRefs(Array, Protocol):
         opened, also in place of damage that this would explain.
         """
 
-    def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
-        """Locate chunks; ``None`` for one that was never written (it reads as the fill value)."""
+    def refs(self, keys: Sequence[ChunkKey], along: Along | None = None) -> list[ChunkRef | None]:
+        """Locate chunks; ``None`` for one that was never written (it reads as the fill value).
+
+        Parameters
+        ----------
+        keys : sequence of tuple of int
+            Chunks.
+        along : callable, optional
+            Says that they are to be fetched as well, and takes those that came along with what
+            tells their places, as soon as they are here. A hint, as `into` of `fetch` is.
+        """
 
     def stored(self) -> AnyArray | None:
         """Chunks that are there, found without asking for each that might be.

@@ -24,7 +24,7 @@ from fmristore_stores.chunks.subchunks import (
     last_subchunk_shape,
     subchunk_shape,
 )
-from fmristore_stores.chunks.threads import for_each, worker_count
+from fmristore_stores.chunks.threads import as_they_come, for_each, worker_count
 from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.codecs.blosc import decode_part, decodes_parts
 from fmristore_stores.errors import (
@@ -40,6 +40,7 @@ from fmristore_stores.io.ranges import ReadCost, batches, cut, merge_ranges, spa
 from fmristore_stores.io.stats import Stats, stats_of
 from fmristore_stores.limits import LIMITS, check_chunk
 from fmristore_stores.protocol import (
+    Along,
     AnyArray,
     Array,
     Buffer,
@@ -185,11 +186,11 @@ class ChunkLoader:
         """True if chunks are not encoded and lie in local files."""
         return self._plain
 
-    def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
-        """Places of chunks; None for one that was never written."""
+    def refs(self, keys: Sequence[ChunkKey], along: Along | None = None) -> list[ChunkRef | None]:
+        """Places of chunks; None for one that was never written. `along` as of `ChunkRefs`."""
         array = self._chunked
         if self._chunks == self._whole:
-            return array.refs(keys)
+            return array.refs(keys, along)
         ratio = grid_shape(self._whole, self._chunks)
         whole = [tuple(k // r for k, r in zip(key, ratio, strict=True)) for key in keys]
         return [
@@ -317,21 +318,27 @@ class ChunkLoader:
         worth = self._worth_keeping(len(wanted), returned)
         kept: Kept | None = [] if worth else None
         with self._chunked.reading():
-            found: list[tuple[ChunkRead, ChunkRef]] = []
-            for read, ref in zip(wanted, self.refs([p.key for p in wanted]), strict=True):
-                if ref is not None:
-                    self._check_size(read.key, ref)
-                    found.append((read, ref))
-                elif self._missing == "fill":
-                    read.place(None)
-                else:
-                    raise self.error(read.key, _MISSING)
             if self._plain:
-                self._run_plain(found)
+                self._run_plain(self._found(wanted, self.refs([read.key for read in wanted])))
             else:
-                (self._run_remote if self._remote else self._run_local)(found, kept)
+                (self._run_remote if self._remote else self._run_local)(wanted, kept)
         if kept:
             self._keep(kept)
+
+    def _found(
+        self, wanted: Sequence[ChunkRead], refs: Sequence[ChunkRef | None]
+    ) -> list[tuple[ChunkRead, ChunkRef]]:
+        """Reads of chunks that are there, with their places; those of others are placed."""
+        found = []
+        for read, ref in zip(wanted, refs, strict=True):
+            if ref is not None:
+                self._check_size(read.key, ref)
+                found.append((read, ref))
+            elif self._missing == "fill":
+                read.place(None)
+            else:
+                raise self.error(read.key, _MISSING)
+        return found
 
     def _worth_keeping(self, count: int, returned: int) -> bool:
         """True if chunks are to be kept: not where the caller of a long read gets most of them."""
@@ -348,8 +355,9 @@ class ChunkLoader:
                 key, f"has {ref.range.length} bytes for {self._whole_nbytes} decoded: damaged"
             )
 
-    def _run_local(self, found: list[tuple[ChunkRead, ChunkRef]], kept: Kept | None) -> None:
+    def _run_local(self, wanted: Sequence[ChunkRead], kept: Kept | None) -> None:
         array = self._chunked
+        found = self._found(wanted, self.refs([read.key for read in wanted]))
 
         def work(group: list[tuple[ChunkRead, ChunkRef]]) -> None:
             fetched = array.fetch([ref.range for _, ref in group])
@@ -373,17 +381,28 @@ class ChunkLoader:
         groups = [items[start : start + count] for start in range(0, len(items), count)]
         for_each(work, groups, workers=workers)
 
-    def _run_remote(self, found: list[tuple[ChunkRead, ChunkRef]], kept: Kept | None) -> None:
+    def _run_remote(self, wanted: Sequence[ChunkRead], kept: Kept | None) -> None:
         array = self._chunked
-        ranges = [ref.range for _, ref in found]
+        reads = {read.key: read for read in wanted}
+        came: set[ChunkKey] = set()
 
-        def work(item: tuple[int, Buffer]) -> None:
-            read, ref = found[item[0]]
-            self._place(read, ref, item[1], kept)
+        def place(item: tuple[ChunkKey, ChunkRef, Buffer]) -> None:
+            key, ref, data = item
+            self._check_size(key, ref)
+            self._place(reads[key], ref, data, kept)
 
+        with as_they_come(place) as add:
+
+            def along(chunks: Sequence[tuple[ChunkKey, ChunkRef, Buffer]]) -> None:
+                came.update(key for key, _, _ in chunks)
+                add(chunks)
+
+            found = self._found(wanted, self.refs(list(reads), along))
+        left = [(read.key, ref) for read, ref in found if read.key not in came]
+        ranges = [ref.range for _, ref in left]
         for batch in batches(ranges, merge_ranges(ranges, array.policy), _BATCH_BYTES):
             fetched = array.fetch([span_of(ranges, group) for group in batch])
-            for_each(work, list(cut(ranges, batch, fetched)))
+            for_each(place, [(*left[i], data) for i, data in cut(ranges, batch, fetched)])
 
     # Chunks that are not encoded, in local files --------------------------------------------------
 

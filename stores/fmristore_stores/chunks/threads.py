@@ -11,13 +11,13 @@ from __future__ import annotations
 import _thread
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
-from queue import SimpleQueue
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from queue import Empty, SimpleQueue
 from typing import TypeVar, cast
 
 from fmristore_stores.io.forks import in_forked_child
 
-__all__ = ["for_each", "meanwhile", "worker_count"]
+__all__ = ["as_they_come", "for_each", "later", "meanwhile", "worker_count"]
 
 Item = TypeVar("Item")
 
@@ -173,16 +173,89 @@ def _end(helps: Iterable[_Help]) -> None:
 
 
 @contextlib.contextmanager
+def as_they_come(
+    function: Callable[[Item], object],
+) -> Iterator[Callable[[Sequence[Item]], None]]:
+    """Call `function` with items that become known while the block runs, on worker threads.
+
+    The calling thread does what is left of them at the end of the block.
+
+    Parameters
+    ----------
+    function : callable
+        As of `for_each`.
+
+    Yields
+    ------
+    callable
+        Takes more items, in any thread.
+
+    Raises
+    ------
+    BaseException
+        Whatever the first failing call raised, unless the block raised itself.
+    """
+    workers = worker_count()
+    pool = _pool
+    pending: SimpleQueue[Item] = SimpleQueue()
+    failures: list[BaseException] = []
+    helps: list[_Help] = []
+
+    def work() -> None:
+        with contextlib.suppress(Empty):
+            while not failures:
+                item = pending.get_nowait()
+                try:
+                    function(item)
+                except BaseException as failure:  # noqa: BLE001 - raised again by the caller
+                    failures.append(failure)
+
+    def add(items: Sequence[Item]) -> None:
+        for item in items:
+            pending.put(item)
+        if workers > 1:
+            pool.grow(workers)
+            for _ in range(min(workers, len(items))):
+                helps.append(_Help(work))
+                pool.submit(helps[-1])
+
+    try:
+        yield add
+        work()
+        _end(helps)
+    except BaseException as interrupt:
+        failures.append(interrupt)  # the others stop after the item that they are at
+        _end(helps)
+        raise
+    if failures:
+        raise failures[0]
+
+
+@contextlib.contextmanager
 def meanwhile(function: Callable[[], object]) -> Iterator[None]:
-    """Call `function` on another thread while the block runs, or after it if no thread is free.
+    """Call `function` on another thread while the block runs: `later`, at once."""
+    with later(function) as start:
+        start()
+        yield
+
+
+@contextlib.contextmanager
+def later(function: Callable[[], object]) -> Iterator[Callable[[], None]]:
+    """Block in which `function` can be begun on another thread, or after it if none is free.
 
     For what waits, such as for disks. It has ended when the block has, also where that raises.
+
+    Yields
+    ------
+    callable
+        Begins it, in any thread; harmless when repeated.
 
     Raises
     ------
     BaseException
         Whatever `function` raised, unless the block raised itself.
     """
+    helps: list[_Help] = []
     outcome: list[BaseException | None] = []
 
     def work() -> None:
@@ -192,14 +265,18 @@ def meanwhile(function: Callable[[], object]) -> Iterator[None]:
         except BaseException as failure:  # noqa: BLE001 - raised again by the caller
             outcome.append(failure)
 
-    help_ = _Help(work)
-    try:
+    def start() -> None:
+        if helps:
+            return
+        helps.append(_Help(work))
         _waiting.grow(1)
-        _waiting.submit(help_)
-        yield
+        _waiting.submit(helps[-1])
+
+    try:
+        yield start
     finally:
-        help_.end()
-    if not outcome:
+        _end(helps)
+    if helps and not outcome:
         work()
-    if outcome[0] is not None:
+    if outcome and outcome[0] is not None:
         raise outcome[0]

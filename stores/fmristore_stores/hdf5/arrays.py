@@ -52,6 +52,7 @@ from fmristore_stores.hdf5.types import (
 from fmristore_stores.io.lifetime import Reading
 from fmristore_stores.limits import check_chunk, check_result, check_text
 from fmristore_stores.protocol import (
+    Along,
     AnyArray,
     Buffer,
     ByteRange,
@@ -500,7 +501,11 @@ class HDF5Array:
         """
         return self._session.lifetime.reading()
 
-    def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
+    def refs(
+        self,
+        keys: Sequence[ChunkKey],
+        along: Along | None = None,  # noqa: ARG002
+    ) -> list[ChunkRef | None]:
         """Locate chunks; ``None`` for one that was never written.
 
         Raises

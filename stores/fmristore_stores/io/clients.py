@@ -34,6 +34,8 @@ _T = TypeVar("_T")
 
 Seen = Callable[[str, str], None]
 """Called with the name of an object and the version that an answer says it has."""
+Here = Callable[[str, bytes], None]
+"""Called with the name of an object and the bytes that were asked for, when they are here."""
 
 
 class _Asked(NamedTuple):
@@ -129,7 +131,7 @@ def web_class() -> type[Any]:
 
     class WebFileSystem(HTTPFileSystem):  # type: ignore[misc]
         names_versions = True
-        """Reads take ``if_match``, the only version that may come, and ``seen``."""
+        """Reads take ``if_match``, the only version that may come, ``seen`` and ``here``."""
 
         def __init__(
             self, *args: Any, client_kwargs: Mapping[str, Any] | None = None, **kwargs: Any
@@ -147,6 +149,7 @@ def web_class() -> type[Any]:
             *,
             if_match: str = "",
             seen: Seen | None = None,
+            here: Here | None = None,
             **kwargs: Any,
         ) -> bytes:
             if start is not None and start == end:
@@ -158,7 +161,10 @@ def web_class() -> type[Any]:
             if start is not None or end is not None:
                 headers["Range"] = await self._process_limits(url, start, end)
             wanted["headers"] = headers
-            return await _repeated(lambda: self._get(url, wanted, seen))
+            data = await _repeated(lambda: self._get(url, wanted, seen))
+            if here is not None:
+                here(url, data)
+            return data
 
         async def _get(self, url: str, wanted: Mapping[str, Any], seen: Seen | None) -> bytes:
             session = await self.set_session()
@@ -278,7 +284,7 @@ def s3_class() -> type[Any]:
 
     class CheckedS3FileSystem(S3FileSystem):  # type: ignore[misc]
         names_versions = True
-        """Reads take ``if_match``, the only version that may come, and ``seen``."""
+        """Reads take ``if_match``, the only version that may come, ``seen`` and ``here``."""
         retries = 1
         """Of s3fs: times the attempts of botocore."""
         _patience: Patience | None = None
@@ -305,6 +311,7 @@ def s3_class() -> type[Any]:
             *args: Any,
             if_match: str = "",
             seen: Seen | None = None,
+            here: Here | None = None,
             **kwargs: Any,
         ) -> bytes:
             ask = super()._cat_file
@@ -318,6 +325,8 @@ def s3_class() -> type[Any]:
                 data = await _repeated(action, self._broke_off)
             finally:
                 _ASKED.reset(before)
+            if here is not None:
+                here(path, data)
             return data
 
         async def _call_s3(self, method: str, *args: Any, **kwargs: Any) -> Any:

@@ -21,7 +21,9 @@ class ReadCost:
     missing : int
         Chunks touched that were never written.
     requests : int or None
-        Byte ranges asked for, after merging neighbours; None where a library does the reading.
+        Byte ranges asked for, after merging neighbours, where it is known where chunks lie: what
+        tells that may take requests more, and shards that are read whole for the first time may
+        take fewer. None where a library does the reading.
     encoded_bytes : int or None
         Size of the touched chunks as stored.
     fetched_bytes : int or None

@@ -39,6 +39,8 @@ from fmristore_stores.secrets import masked
 
 __all__ = [
     "VERSIONS",
+    "Answered",
+    "Arrived",
     "Beginning",
     "ByteSource",
     "Folder",
@@ -53,6 +55,12 @@ __all__ = [
 ]
 
 logger = logging.getLogger("fmristore")
+
+
+Arrived = Callable[[int, Buffer], object]
+"""Takes the number of an object and bytes of it, in any thread."""
+Answered = Callable[[], object]
+"""Called when the versions of what is asked for are known, in any thread."""
 
 
 class ByteSource(Protocol):
@@ -442,20 +450,66 @@ class FsspecSource:
             If the service failed.
         """
         del into
-        if not ranges:
-            return []
+        found = self._fetch(ranges) if ranges else []
+        for asked, data in zip(ranges, found, strict=True):
+            if len(data) != asked.length:
+                raise _short(self._url(asked.source), asked.offset, asked.length, len(data))
+        return found
+
+    def begin(
+        self, paths: Sequence[str], length: int, arrived: Arrived, answered: Answered
+    ) -> None:
+        """Ask for the first bytes of objects; raises as `fetch`.
+
+        Parameters
+        ----------
+        paths : sequence of str
+            Different objects.
+        length : int
+            Bytes of each; all of one that is shorter.
+        arrived : callable
+            Takes the number of each object and the bytes, as soon as they are here.
+        answered : callable
+            Called before all bytes are here, where the answers name versions that a check of the
+            source's `version` can vouch for from then on.
+        """
+        left = {path: number for number, path in enumerate(paths)}
+
+        def here(path: str, data: Buffer) -> None:
+            if len(data) > length:
+                raise _short(self._url(path), 0, length, len(data))
+            arrived(left.pop(path), data)
+
+        def seen(versions: Mapping[str, str]) -> None:
+            if self.version is not None and len(versions) == len(paths):
+                self.version.arrived(versions)
+                answered()
+
+        found = self._fetch([ByteRange(path, 0, length) for path in paths], seen, here)
+        for path, data in zip(paths, found, strict=True):
+            if path in left:
+                here(path, data)
+
+    def _fetch(
+        self,
+        ranges: Sequence[ByteRange],
+        seen: Callable[[Mapping[str, str]], None] | None = None,
+        here: Callable[[str, Buffer], None] | None = None,
+    ) -> list[Buffer]:
+        """Bytes that the server sends for each range, of whatever length.
+
+        Where a client names versions, `seen` is called with those known so far, and `here` as of
+        `clients`.
+        """
         started = time.perf_counter()
         answered: dict[str, str] = {}
         try:
-            found = self._get(ranges, answered)
+            found = self._get(ranges, answered, seen, here)
         except Exception as error:
             answered.clear()
             raise self._read_error(error, ranges[0].source) from error
         finally:
             self._arrived(len(ranges), answered)
-        for asked, data in zip(ranges, found, strict=True):
-            if len(data) != asked.length:
-                raise _short(self._url(asked.source), asked.offset, asked.length, len(data))
         size = sum(map(len, found))
         self._stats.add(bytes_fetched=size)
         if logger.isEnabledFor(logging.DEBUG):
@@ -474,9 +528,17 @@ class FsspecSource:
         if self.version is not None:
             self.version.arrived(answered)
 
-    def _get(self, ranges: Sequence[ByteRange], answered: dict[str, str]) -> list[Buffer]:
+    def _get(
+        self,
+        ranges: Sequence[ByteRange],
+        answered: dict[str, str],
+        all_seen: Callable[[Mapping[str, str]], None] | None,
+        here: Callable[[str, Buffer], None] | None,
+    ) -> list[Buffer]:
         """Bytes of ranges; `answered` gets the versions of their objects where they are named."""
         options: dict[str, Any] = {}
+        if self._named and here is not None:
+            options["here"] = here
         if self._etag:
             options["if_match"] = self._etag
         if self._named and self.version is not None:
@@ -484,6 +546,8 @@ class FsspecSource:
             def seen(path: str, etag: str) -> None:
                 # Ranges of one object that differ are of no version.
                 answered[path] = etag if answered.get(path, etag) == etag else ""
+                if all_seen is not None:
+                    all_seen(answered)
 
             options["seen"] = seen
         if len(ranges) == 1:

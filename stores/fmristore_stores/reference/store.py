@@ -37,6 +37,7 @@ from fmristore_stores.grid import (
 from fmristore_stores.io.lifetime import Lifetime, Reading
 from fmristore_stores.io.ranges import batches, merge_ranges, span_of
 from fmristore_stores.protocol import (
+    Along,
     AnyArray,
     Buffer,
     ByteRange,
@@ -335,7 +336,11 @@ class ReferenceArray(_Node):
         """Context of one read: what it refers to is what the references were made for."""
         return self._session.lifetime.reading()
 
-    def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
+    def refs(
+        self,
+        keys: Sequence[ChunkKey],
+        along: Along | None = None,  # noqa: ARG002
+    ) -> list[ChunkRef | None]:
         """Locate encoded chunks; ``None`` for one that is not listed."""
         self._need_direct()
         return [self._ref(key) for key in keys]

@@ -24,6 +24,7 @@ from fmristore_stores.errors import (
 from fmristore_stores.grid import ChunkKey, Region
 from fmristore_stores.io.lifetime import Reading
 from fmristore_stores.protocol import (
+    Along,
     AnyArray,
     Array,
     Buffer,
@@ -113,9 +114,9 @@ class _Array(_Typed):
     def reading(self) -> Reading:
         return self._inner.reading()
 
-    def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
+    def refs(self, keys: Sequence[ChunkKey], along: Along | None = None) -> list[ChunkRef | None]:
         self._need(Capability.CHUNK_REFS)
-        return self._inner.refs(keys)
+        return self._inner.refs(keys, along)
 
     def stored(self) -> AnyArray | None:
         self._need(Capability.CHUNK_REFS)
@@ -372,10 +373,22 @@ class _CountingArray(_Array):
         self._owner.tally(self.path, Counts(writes=1))
         super().write(region, values)
 
-    def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
-        found = super().refs(keys)
+    def refs(self, keys: Sequence[ChunkKey], along: Along | None = None) -> list[ChunkRef | None]:
+        came: list[ByteRange] = []
+
+        def counted(chunks: Sequence[tuple[ChunkKey, ChunkRef, Buffer]]) -> None:
+            came.extend(ref.range for _, ref, _ in chunks)
+            if along is not None:
+                along(chunks)
+
+        found = super().refs(keys, None if along is None else counted)
         handed_out = [ref.range for ref in found if ref is not None]
-        self._owner.tally(self.path, Counts(refs=len(keys)), handed_out=handed_out)
+        counts = Counts(
+            refs=len(keys),
+            ranges=len({item.source for item in came}),
+            bytes_fetched=sum(item.length for item in came),
+        )
+        self._owner.tally(self.path, counts, handed_out=handed_out, fetched=came)
         return found
 
     def fetch(

@@ -42,7 +42,14 @@ from fmristore_stores.io.flushing import sync, write_parts
 from fmristore_stores.io.local_files import lies_in
 from fmristore_stores.io.owners import hidden_name, own_mark
 from fmristore_stores.io.replacing import remove_folders, remove_objects
-from fmristore_stores.io.sources import ByteSource, Folder, storage_error
+from fmristore_stores.io.sources import (
+    Answered,
+    Arrived,
+    Folder,
+    FsspecSource,
+    status_of,
+    storage_error,
+)
 from fmristore_stores.io.stats import Stats
 from fmristore_stores.limits import check_metadata, check_values, is_metadata
 from fmristore_stores.protocol import Buffer
@@ -60,6 +67,8 @@ _READING = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0
 _PAGE = 1000
 """Objects that one request of a listing returns on object storage."""
 _THREADS = 16
+_NO_RANGE = 416
+"""Status of an answer to a range that begins beyond the end of an object."""
 _MAX_FOLDERS = 100_000
 _MOST_UNSAFE = 4096
 """Files and folders that are remembered to be flushed; then they are flushed at once."""
@@ -90,6 +99,12 @@ class Files(Protocol):
         """Length of each object, None where there is none.
 
         `folder` holds all of them and about `count` objects.
+        """
+
+    def begin(self, keys: Sequence[str], length: int, arrived: Arrived, answered: Answered) -> None:
+        """Ask for the first bytes of objects: see `FsspecSource.begin`.
+
+        None need arrive where one is missing, or where another way takes no longer.
         """
 
     def names(self, folder: str) -> list[str]:
@@ -269,6 +284,9 @@ class LocalFiles:
         """Length of each file, None where there is none; one ``lstat`` each."""
         found = (self.status(key) for key in keys)
         return [s.st_size if s is not None and stat.S_ISREG(s.st_mode) else None for s in found]
+
+    def begin(self, *_: object) -> None:
+        """Nothing arrives: a disk may as well be asked twice."""
 
     def names(self, folder: str) -> list[str]:
         """Names directly below a folder, sorted."""
@@ -504,7 +522,7 @@ class RemoteFiles:
         The filesystem, not asynchronous.
     root : str
         Path within it, without the protocol.
-    source : ByteSource
+    source : FsspecSource
         Tells the size of one object, and its version learns what was fetched or listed.
     keep : bool
         Remember sizes that were asked for or listed; only for stores that nobody writes.
@@ -521,7 +539,7 @@ class RemoteFiles:
         self,
         fs: Any,
         root: str,
-        source: ByteSource,
+        source: FsspecSource,
         *,
         keep: bool,
         new: NewObjects | None = None,
@@ -593,6 +611,16 @@ class RemoteFiles:
             else:
                 known.update(zip(missing, self._ask(missing), strict=True))
         return [known.get(key) for key in keys]
+
+    def begin(self, keys: Sequence[str], length: int, arrived: Arrived, answered: Answered) -> None:
+        """Ask for the first bytes of objects; some may not arrive where one is missing or empty."""
+        try:
+            self._source.begin(list(map(self.path, keys)), length, arrived, answered)
+        except NotFoundError:
+            return
+        except StorageError as error:
+            if error.__cause__ is None or status_of(error.__cause__) != _NO_RANGE:
+                raise
 
     def _list(self, folder: str) -> dict[str, int | None]:
         prefix = self.path(folder)

@@ -12,7 +12,7 @@ import numpy as np
 
 from fmristore_stores.chunks.cache import ChunkCache
 from fmristore_stores.chunks.reader import ChunkReader
-from fmristore_stores.chunks.threads import meanwhile
+from fmristore_stores.chunks.threads import later, meanwhile
 from fmristore_stores.chunks.writer import encode_chunk, units_of, write
 from fmristore_stores.errors import (
     CorruptDataError,
@@ -24,6 +24,7 @@ from fmristore_stores.grid import ChunkKey, Region, overlaps, parse_region, regi
 from fmristore_stores.io.lifetime import Reading
 from fmristore_stores.limits import check_chunk, check_result, check_text
 from fmristore_stores.protocol import (
+    Along,
     AnyArray,
     Buffer,
     ByteRange,
@@ -400,8 +401,16 @@ class ZarrArray(_Handle):
         """
         return self._tree.lifetime.reading()
 
-    def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
+    def refs(self, keys: Sequence[ChunkKey], along: Along | None = None) -> list[ChunkRef | None]:
         """Locate encoded chunks; ``None`` for one that was never written.
+
+        Parameters
+        ----------
+        keys : sequence of tuple of int
+            Chunks.
+        along : callable, optional
+            Takes chunks that came with their index: those of shards on object storage that are
+            wanted whole.
 
         Raises
         ------
@@ -424,8 +433,11 @@ class ZarrArray(_Handle):
         takes no more requests than asking for the size of each. For a shard its index is read as
         well. In mode ``"r"`` sizes and indexes are remembered.
         """
-        self._tree.live()
-        return self._chunks().refs(keys)
+        tree = self._tree.live()
+        if along is None:
+            return self._chunks().refs(keys)
+        with later(tree.lifetime.check) as check:
+            return self._chunks().refs(keys, along, check)
 
     def stored(self) -> AnyArray | None:
         """Numbers of the chunks that are there, by listing; None where nothing can be listed.

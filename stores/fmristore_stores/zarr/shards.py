@@ -25,8 +25,8 @@ from fmristore_stores.errors import (
     SelectionError,
 )
 from fmristore_stores.grid import ChunkKey, grid_shape
-from fmristore_stores.io.sources import ByteSource
-from fmristore_stores.protocol import Buffer, ByteRange, ChunkRef
+from fmristore_stores.io.sources import Answered, ByteSource
+from fmristore_stores.protocol import Along, Buffer, ByteRange, ChunkRef
 from fmristore_stores.spec import ArraySpec
 from fmristore_stores.zarr.files import Files
 from fmristore_stores.zarr.metadata import Placement
@@ -42,8 +42,14 @@ _CHECKSUM = 4
 _BATCH = 1 << 14
 """Units that are looked for at a time."""
 
+_RATIO = 2
+"""By which codecs make integers smaller, mostly more."""
+
 _LOADED = 16 * 1024 * 1024
 """Bytes of indexes that are loaded at a time."""
+
+_AHEAD = 64 * 1024 * 1024
+"""Bytes of shards that are asked for before it is known where their chunks lie."""
 
 SHARD_INDEXES = ChunkCache(32 * 1024 * 1024)
 """Indexes of shards that all arrays of the process share room for, least recently used dropped."""
@@ -164,11 +170,28 @@ class ChunkLocator:
         if spec.layout.shards:
             pairs = zip(spec.layout.shards, spec.layout.chunks, strict=True)
             self._ratio = tuple(s // c for s, c in pairs)
+        nbytes = math.prod(spec.layout.units) * spec.dtype.itemsize
+        smaller = bool(spec.codecs) and spec.dtype.kind in "iu"
+        self._likely_nbytes = nbytes // _RATIO if smaller else nbytes
         self._owner = next(self._owners)
         self._keeps = keep
 
-    def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
+    def refs(
+        self,
+        keys: Sequence[ChunkKey],
+        along: Along | None = None,
+        answered: Answered | None = None,
+    ) -> list[ChunkRef | None]:
         """Locate chunks, None for those that were never written.
+
+        Parameters
+        ----------
+        keys : sequence of tuple of int
+            Chunks.
+        along : callable, optional
+            Takes those that came with their index: see `ChunkRefs.refs`.
+        answered : callable, optional
+            As of `FsspecSource.begin`, for these.
 
         Raises
         ------
@@ -181,7 +204,7 @@ class ChunkLocator:
             for key in keys:
                 self._check(key, self._grid)
         if self._ratio is not None:
-            return self._in_shards(keys, self._ratio)
+            return self._in_shards(keys, self._ratio, along, answered)
         names = [self._name(key) for key in keys]
         sizes = self._sizes(names)
         path = self._files.path
@@ -224,7 +247,13 @@ class ChunkLocator:
             numbers = numbers * count + places[:, axis]
         return np.sort(numbers)
 
-    def _in_shards(self, keys: Sequence[ChunkKey], ratio: tuple[int, ...]) -> list[ChunkRef | None]:
+    def _in_shards(
+        self,
+        keys: Sequence[ChunkKey],
+        ratio: tuple[int, ...],
+        along: Along | None,
+        answered: Answered | None,
+    ) -> list[ChunkRef | None]:
         if not keys:
             return []
         if len(keys) == 1:
@@ -238,26 +267,73 @@ class ChunkLocator:
             for start in range(0, len(distinct), step):
                 some = set(distinct[start : start + step])
                 part = [key for key, unit in zip(keys, units, strict=True) if unit in some]
-                refs |= zip(part, self._in_shards(part, ratio), strict=True)
+                refs |= zip(part, self._in_shards(part, ratio, along, answered), strict=True)
             return [refs[key] for key in keys]
-        indexes = self._load(distinct, math.prod(ratio))
         numbers = [0] * len(keys)
         for column, r in columns:
             numbers = [n * r + k % r for n, k in zip(numbers, column, strict=True)]
         members: dict[ChunkKey, list[int]] = {}
         for place, unit in enumerate(units):
             members.setdefault(unit, []).append(place)
-        found: list[ChunkRef | None] = [None] * len(keys)
-        for unit, places in members.items():
-            index = indexes[unit]
-            if index is None:
-                continue
-            path = self._files.path(self._name(unit))
-            entries = index[[numbers[place] for place in places]].tolist()
-            for place, (offset, length) in zip(places, entries, strict=True):
-                if not offset == length == _MISSING:
-                    found[place] = ChunkRef(ByteRange(path, offset, length))
-        return found
+        search = _Search(keys, numbers, members)
+        begun: dict[ChunkKey, Buffer] = {}
+        if along is not None and answered is not None:
+            begun = self._begin(search, ratio, along, answered)
+        left = [unit for unit in distinct if unit not in search.located]
+        for unit, index in self._load(left, math.prod(ratio)).items():
+            search.locate(unit, self._files.path(self._name(unit)), index)
+        if along is not None:
+            for unit, data in begun.items():
+                along(search.within(unit, data))
+        return search.found
+
+    def _begin(
+        self, search: _Search, ratio: tuple[int, ...], along: Along, answered: Answered
+    ) -> dict[ChunkKey, Buffer]:
+        """Ask for shards of which all chunks are wanted: their indexes come with them.
+
+        Only for those that are likely no longer than a request may be. Where one turns out to be
+        longer, its beginning is returned, and others are located first from then on.
+        """
+        begun: dict[ChunkKey, Buffer] = {}
+        block = self._source.policy.block
+        if not self._source.policy.concurrent or self._likely_nbytes > block:
+            return begun
+        whole = [
+            unit
+            for unit, places in search.members.items()
+            if len(places) == self._chunks_in(unit, ratio) and self._known(unit) is None
+        ][: _AHEAD // block]
+
+        def arrived(number: int, data: Buffer) -> None:
+            unit = whole[number]
+            if len(data) >= block:
+                begun[unit] = data
+                self._likely_nbytes = block + 1
+            elif (index := self._index_of(unit, data, math.prod(ratio))) is not None:
+                search.locate(unit, self._files.path(self._name(unit)), index)
+                along(search.within(unit, data))
+
+        if whole:
+            self._files.begin(list(map(self._name, whole)), block, arrived, answered)
+        return begun
+
+    def _index_of(self, unit: ChunkKey, shard: Buffer, count: int) -> Index | None:
+        """Index of a shard that is here; None for a damaged one, which is asked for again."""
+        length = count * _ENTRY + _CHECKSUM
+        part = memoryview(shard)[:length] if self._placement.index_first else shard[-length:]
+        if len(part) == length:
+            with contextlib.suppress(CorruptDataError):
+                return self._keep(unit, part, len(shard), self._name(unit))
+        return None
+
+    def _chunks_in(self, unit: ChunkKey, ratio: tuple[int, ...]) -> int:
+        """Number of chunks of a shard that lie in the array."""
+        edges = zip(unit, ratio, self._grid, strict=True)
+        return math.prod(min(r, n - u * r) for u, r, n in edges)
+
+    def _known(self, unit: ChunkKey) -> Index | None:
+        return SHARD_INDEXES.get(self._owner, unit) if self._keeps else None
 
     def _in_shard(self, key: ChunkKey, ratio: tuple[int, ...]) -> ChunkRef | None:
         number = 0
@@ -277,7 +353,7 @@ class ChunkLocator:
         indexes: dict[ChunkKey, Index | None] = {}
         unknown = []
         for unit in units:
-            index = SHARD_INDEXES.get(self._owner, unit) if self._keeps else None
+            index = self._known(unit)
             if index is None:
                 unknown.append(unit)
             indexes[unit] = index
@@ -358,6 +434,60 @@ class ChunkLocator:
         if not _lies_in(key, grid):
             msg = f"chunk {key} does not lie in a grid of {grid} chunks"
             raise SelectionError(msg, node=self._path)
+
+
+class _Search:
+    """Chunks that are looked for in shards.
+
+    Parameters
+    ----------
+    keys : sequence of tuple of int
+        The chunks.
+    numbers : sequence of int
+        Of each in its shard.
+    members : dict
+        Places in `keys` of the chunks of each shard.
+
+    Attributes
+    ----------
+    found : list of ChunkRef or None
+        Where they are; None for what is missing or not located yet.
+    located : set of tuple of int
+        Shards whose chunks are.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[ChunkKey],
+        numbers: Sequence[int],
+        members: dict[ChunkKey, list[int]],
+    ) -> None:
+        self.members = members
+        self.found: list[ChunkRef | None] = [None] * len(keys)
+        self.located: set[ChunkKey] = set()
+        self._keys = keys
+        self._numbers = numbers
+
+    def locate(self, unit: ChunkKey, path: str, index: Index | None) -> None:
+        """Note where the chunks of a shard lie by its index; None where there is no shard."""
+        self.located.add(unit)
+        if index is None:
+            return
+        places = self.members[unit]
+        entries = index[[self._numbers[place] for place in places]].tolist()
+        for place, (offset, length) in zip(places, entries, strict=True):
+            if not offset == length == _MISSING:
+                self.found[place] = ChunkRef(ByteRange(path, offset, length))
+
+    def within(self, unit: ChunkKey, shard: Buffer) -> list[tuple[ChunkKey, ChunkRef, Buffer]]:
+        """Chunks of a located shard that lie within its first bytes."""
+        view = memoryview(shard)
+        chunks: list[tuple[ChunkKey, ChunkRef, Buffer]] = []
+        for place in self.members[unit]:
+            ref = self.found[place]
+            if ref is not None and (end := ref.range.offset + ref.range.length) <= len(view):
+                chunks.append((self._keys[place], ref, view[ref.range.offset : end]))
+        return chunks
 
 
 def _lie_in(keys: Sequence[ChunkKey], grid: tuple[int, ...]) -> bool:

@@ -57,8 +57,8 @@ class ZarrStore:
         none.
     url : str, optional
         Name for messages; `path` if not given.
-    source : ByteSource, optional
-        Fetches encoded chunks; a `LocalSource` or `FsspecSource` if not given.
+    source : FsspecSource, optional
+        Fetches encoded chunks of a remote store; made if not given.
     fs : AbstractFileSystem, optional
         Filesystem of fsspec that is not asynchronous; without one, the local disk.
     new : NewObjects, optional
@@ -117,7 +117,7 @@ class ZarrStore:
         *,
         mode: Mode = "r",
         url: str | None = None,
-        source: ByteSource | None = None,
+        source: FsspecSource | None = None,
         fs: Any = None,
         new: NewObjects | None = None,
         metadata: bytes | None = None,
@@ -129,15 +129,16 @@ class ZarrStore:
         writable = mode != "r"
         remote = fs is not None and not _DISK & protocols(fs)
         files: Files
+        objects: ByteSource
         folder = None
         if remote:
             if writable and _WEB & protocols(fs):
                 raise ReadOnlyError("a web server cannot be written", url=url)
-            source = source or FsspecSource(fs)
+            objects = source or FsspecSource(fs)
             files = RemoteFiles(
                 fs,
                 path,
-                source,
+                objects,
                 keep=not writable,
                 new=new,
                 stats=stats_of(url),
@@ -151,15 +152,15 @@ class ZarrStore:
             if not writable:
                 folder = Folder(os.path.realpath(path))
             files = local = LocalFiles(path, folder, durable=mode == "r+", new=mode == "w")
-            source = source or LocalSource(folder=folder, stats=stats_of(url))
+            objects = LocalSource(folder=folder, stats=stats_of(url))
         self._tree = Tree(
             files,
-            source,
+            objects,
             url=url,
             writable=writable,
             use_consolidated=remote and not writable,
             folder=folder,
-            version=source.version,
+            version=objects.version,
         )
         self._token = ""
         if folder is not None:

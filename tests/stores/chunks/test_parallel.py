@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import sys
@@ -10,11 +11,19 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import _base as futures
 from types import FrameType
+from typing import Any
 
 import pytest
 
 from fmristore_stores.chunks import threads
-from fmristore_stores.chunks.threads import _Help, for_each, meanwhile, worker_count
+from fmristore_stores.chunks.threads import (
+    _Help,
+    as_they_come,
+    for_each,
+    later,
+    meanwhile,
+    worker_count,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -220,3 +229,57 @@ def test_it_has_ended_when_the_block_raises() -> None:
     with pytest.raises(ValueError, match="block"):
         block()
     assert done == [1]
+
+
+def test_what_is_never_begun_is_not_done() -> None:
+    with later(lambda: 1 / 0):
+        pass
+
+
+def test_what_is_begun_again_is_done_once() -> None:
+    done: list[int] = []
+    with later(lambda: done.append(1)) as start:
+        start()
+        start()
+    assert done == [1]
+
+
+@pytest.mark.parametrize("workers", ["1", "4"])
+def test_items_are_taken_as_they_come(monkeypatch: pytest.MonkeyPatch, workers: str) -> None:
+    monkeypatch.setenv("FMRISTORE_WORKERS", workers)
+    taken: list[int] = []
+    some = threading.Event()
+
+    def work(item: int) -> None:
+        taken.append(item)
+        some.set()
+
+    with as_they_come(work) as add:
+        add(range(100))
+        if workers != "1":
+            assert some.wait(20)  # before the block has ended
+        adding = threading.Thread(target=add, args=(range(100, 200),))
+        adding.start()
+        adding.join()
+        add([])
+    assert sorted(taken) == list(range(200))
+
+
+def test_the_first_failure_of_what_came_is_raised() -> None:
+    def work(item: int) -> None:
+        if item == 3:
+            raise ValueError("three")
+
+    with pytest.raises(ValueError, match="three"), as_they_come(work) as add:
+        add(range(100))
+
+
+def test_an_error_of_the_block_stops_what_came() -> None:
+    taken: list[int] = []
+    late: list[Any] = []
+    with contextlib.suppress(KeyError), as_they_come(taken.append) as add:
+        late.append(add)
+        raise KeyError
+    late[0](range(100))
+    for_each(len, ["a"] * 100)
+    assert taken == []
