@@ -365,7 +365,7 @@ def _read_all_into(
     for item, room in places:
         path, offset, length = item
         if run and (room is None or offset != end or len(run) == _MOST_ROOMS):
-            _fill(descriptor, path, begin, run)
+            _fill(descriptor, path, begin, end - begin, run)
             run = []
         if room is None:
             found.append(_read(functools.partial(_read_at, descriptor), item))
@@ -376,15 +376,14 @@ def _read_all_into(
         run.append(room.data)
         found.append(run[-1])
     if run:
-        _fill(descriptor, places[-1][0].source, begin, run)
+        _fill(descriptor, places[-1][0].source, begin, end - begin, run)
     return found
 
 
-def _fill(descriptor: int, path: str, offset: int, rooms: Sequence[memoryview]) -> None:
-    """Fill pieces of memory one after the other with what follows an offset."""
-    left = [room for room in rooms if room.nbytes]
-    length, done = sum(room.nbytes for room in left), 0
-    while left:
+def _fill(descriptor: int, path: str, offset: int, length: int, left: list[memoryview]) -> None:
+    """Fill pieces of memory, `length` bytes in all, with what follows an offset; uses up `left`."""
+    done = 0
+    while done < length:
         try:
             count = os.preadv(descriptor, left, offset + done)
         except (OSError, OverflowError, ValueError) as error:
@@ -392,10 +391,9 @@ def _fill(descriptor: int, path: str, offset: int, rooms: Sequence[memoryview]) 
         if not count:
             raise _short(path, offset, length, done)
         done += count
-        while left and count >= left[0].nbytes:
+        while done < length and count >= left[0].nbytes:
             count -= left.pop(0).nbytes
-        if count:
-            left[0] = left[0][count:]
+        left[0] = left[0][count:]
 
 
 class FsspecSource:

@@ -495,7 +495,7 @@ def _lie_in(keys: Sequence[ChunkKey], grid: tuple[int, ...]) -> bool:
     if not grid or set(map(len, keys)) != {len(grid)}:
         return not keys
     columns = zip(zip(*keys, strict=True), grid, strict=True)
-    return all(min(column) >= 0 and max(column) < n for column, n in columns)
+    return False not in [min(column) >= 0 and max(column) < n for column, n in columns]
 
 
 def _lies_in(key: ChunkKey, grid: tuple[int, ...]) -> bool:
