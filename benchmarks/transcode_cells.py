@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ PAIRS = {
 
 RECHUNKS: tuple[tuple[Pattern, Pattern], ...] = (("time", "volume"), ("volume", "time"))
 
+TARGET = "cp of the target"
+"""Contender that copies a store like the new one, with as many files."""
+
 PEERS = {True: ("h5py", "zarr-python"), False: ("zarr-python", "h5py")}
 """True if the source is HDF5, to the libraries that read and write."""
 
@@ -58,15 +62,23 @@ def transcode_groups(
         for name in PAIRS:
             peer = " + ".join(PEERS[name.partition("/")[2].startswith("hdf5")])
             known = all(part in engines for part in peer.split(" + "))
+            verbatim = name.startswith("verbatim")
             cell = Cell(
                 name=f"transcode/{run.name}/{name}",
                 engines={OURS: OURS, **({peer: peer} if known else {})},
-                limit="cp" if name.startswith("verbatim") else "encode",
+                limit="cp" if verbatim else "encode",
+            )
+            files = replace(
+                cell,
+                name=f"{cell.name} (files of the target)",
+                engines={OURS: OURS},
+                limit=TARGET,
+                note="limit: `cp -r` and `fsync` of what is made, not of the source",
             )
             groups.append(
                 Group(
                     name=cell.name,
-                    cells=(cell,),
+                    cells=(cell, files) if verbatim else (cell,),
                     make=partial(_contenders, run, name, engines),
                     budget=budget,
                 )
@@ -98,6 +110,7 @@ def _contenders(
         OURS: ours,
         f"{reader} + {writer}": peer,
         "cp": partial(_copy, path),
+        TARGET: partial(_copy, example),
     }
     made = []
     for label, write in writers.items():
