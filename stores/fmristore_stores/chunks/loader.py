@@ -91,6 +91,8 @@ class Loaded(NamedTuple):
 
 Kept: TypeAlias = list[tuple[ChunkKey, AnyArray]]
 """Chunks to be cached when their read has ended well."""
+Memory: TypeAlias = Callable[[int], AnyArray | None]
+"""Gives memory to decode so many bytes into; None if any will do."""
 
 
 class ChunkRead(NamedTuple):
@@ -148,6 +150,7 @@ class ChunkLoader:
         self._memory_whole = tuple(map(whole.__getitem__, axes))
         self._memory_chunks = self._memory_whole if spec.codecs else subchunk_shape(spec.memory)
         self._chunks = tuple(map(self._memory_chunks.__getitem__, self._inverse))
+        self._all = tuple(slice(0, length, 1) for length in whole)
         self._whole_nbytes = spec.chunk_nbytes
         self._width = spec.dtype.itemsize
         self._chunk_nbytes = math.prod(self._chunks) * self._width
@@ -273,7 +276,11 @@ class ChunkLoader:
         chunk = self._cache.get(self._owner, key)
         if chunk is not None:
             return Loaded(chunk)
-        kept: Kept | None = [] if self._worth_keeping(1, 0) else None
+        keep = self._worth_keeping(1, 0)
+        whole = block == self._all and not self._remote
+        if keep and whole and self._cache.touch(self._owner, key):
+            keep = False  # as in `_place`
+        memory = self._kept_memory if keep else aligned if whole else _scratch
         with array.reading():
             (ref,) = self.refs([key])
             if ref is None:
@@ -282,10 +289,10 @@ class ChunkLoader:
                 return None
             self._check_size(key, ref)
             (data,) = array.fetch([ref.range])
-            loaded = self._decode(key, block, ref, data, kept)
-        if kept:
-            self._keep(kept)
-        return loaded
+            loaded = self._decode(key, block, ref, data, memory)
+        if keep and loaded.origin is None:
+            self._cache.put(self._owner, key, loaded.values)
+        return loaded._replace(fresh=memory is aligned and loaded.values.flags.writeable)
 
     def _keep(self, kept: Kept) -> None:
         """Cache chunks, when it is known that they are of the store that was opened."""
@@ -615,23 +622,25 @@ class ChunkLoader:
                 kept = None  # the caller has all of it now: it is kept when it is wanted once more
             else:
                 room = None
-        loaded = self._decode(read.key, read.block, ref, data, kept, room=room)
+        memory: Memory = self._kept_memory if kept is not None else _scratch
+        if room is not None:
+            memory = lambda _: room  # noqa: E731
+        loaded = self._decode(read.key, read.block, ref, data, memory)
+        if kept is not None and loaded.origin is None:
+            kept.append((read.key, loaded.values))
         if room is None or not np.may_share_memory(loaded.values, room):
             read.place(loaded)
 
+    def _kept_memory(self, nbytes: int) -> AnyArray | None:
+        """Memory for a chunk that will be kept."""
+        return self._cache.room(nbytes) if self._decodes_into else None
+
     def _decode(
-        self,
-        key: ChunkKey,
-        block: Region,
-        ref: ChunkRef,
-        data: Buffer,
-        kept: Kept | None,
-        *,
-        room: AnyArray | None = None,
+        self, key: ChunkKey, block: Region, ref: ChunkRef, data: Buffer, memory: Memory
     ) -> Loaded:
         """Decode a chunk or a part of it; errors name the chunk or the node."""
         try:
-            return self._decode_needed(key, block, ref, data, kept, room=room)
+            return self._decode_needed(key, block, ref, data, memory)
         except CorruptDataError as error:
             raise self.error(key, f"cannot be read: {error.message}") from error
         except (MemoryError, MemoryLimitError) as error:
@@ -643,14 +652,7 @@ class ChunkLoader:
             raise
 
     def _decode_needed(
-        self,
-        key: ChunkKey,
-        block: Region,
-        ref: ChunkRef,
-        data: Buffer,
-        kept: Kept | None,
-        *,
-        room: AnyArray | None,
+        self, key: ChunkKey, block: Region, ref: ChunkRef, data: Buffer, memory: Memory
     ) -> Loaded:
         """Decode a chunk, or just the part that is needed when it is needed for the first time."""
         spec = self.spec
@@ -663,17 +665,10 @@ class ChunkLoader:
         if self._chunks != self._whole and ref.range.length < nbytes:  # the last part of a chunk
             nbytes = ref.range.length
             shape = last_subchunk_shape(shape, self._memory_whole)
-        if kept is not None:
-            room = self._cache.room(nbytes) if self._decodes_into else None
-        elif room is None:
-            room = _scratch(nbytes)
-        decoded = codecs.decode(spec.codecs, data, nbytes, skip=ref.skip, out=room)
+        decoded = codecs.decode(spec.codecs, data, nbytes, skip=ref.skip, out=memory(nbytes))
         self._stats.add(chunks=1, bytes_decoded=nbytes)
         values = np.frombuffer(decoded, spec.dtype).reshape(shape)
-        chunk = values.transpose(self._inverse)
-        if kept is not None:
-            kept.append((key, chunk))
-        return Loaded(chunk)
+        return Loaded(values.transpose(self._inverse))
 
     def _decode_part(self, key: ChunkKey, block: Region, data: Buffer) -> Loaded | None:
         """Decode one run of elements that is contiguous in the chunk and holds a block.
