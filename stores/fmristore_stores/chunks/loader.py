@@ -74,6 +74,7 @@ _SHORT = 16 * 1024
 """Bytes of a part of a chunk up to which fresh memory costs nothing to speak of."""
 _SCRATCH_BYTES = 1024 * 1024
 """Bytes of parts of chunks that are fetched at once, and then copied to their places."""
+_LENGTH = operator.attrgetter("length")
 _MISSING = "is missing: the data are damaged"
 
 
@@ -497,13 +498,12 @@ class ChunkLoader:
                 spans = self._point_spans(points, read, refs)
                 lengths = [0 if span is None else span.length for span in spans]
                 size += sum(lengths)
-                if sum(lengths) <= _SCRATCH_BYTES and None not in spans:
-                    parts: Iterable[slice] = [slice(0, len(spans))]
-                else:
+                parts: Iterable[slice] = [slice(0, len(spans))]
+                if sum(lengths) > _SCRATCH_BYTES or None in refs:
                     parts = _parts(lengths)
                 works += [(read, some, cast("list[ByteRange]", spans[some])) for some in parts]
             for_each(place, works, workers=1 if size <= _INLINE_COPY else None)
-            count = sum([ref is not None for refs in located for ref in refs])
+            count = sum([len(refs) - refs.count(None) for refs in located])
             self._stats.add(chunks=count, bytes_decoded=size)
 
     def _point_refs(self, reads: Sequence[PointRead]) -> list[list[ChunkRef | None]]:
@@ -517,7 +517,7 @@ class ChunkLoader:
         spans, size = points.spans(read.rest.length), self._chunk_nbytes
         begins = spans.starts + read.rest.first
         ranges = [ref.range for ref in refs if ref is not None]
-        if [item.length for item in ranges] == [size] * len(refs):
+        if list(map(_LENGTH, ranges)) == [size] * len(refs):
             sources, offsets, _ = zip(*ranges, strict=True)
             inside = spans.chunks.tolist()
             named = map(sources.__getitem__, inside)
@@ -533,7 +533,7 @@ class ChunkLoader:
 
     def _fetch_joined(self, spans: Sequence[ByteRange]) -> Buffer:
         """Bytes of spans one behind the other, perhaps in memory that is used again."""
-        lengths = [span.length for span in spans]
+        lengths = list(map(_LENGTH, spans))
         if max(lengths) < _SHORT:
             return b"".join(self._chunked.fetch(spans))
         ends = list(itertools.accumulate(lengths))

@@ -23,6 +23,8 @@ _OUTSIDE = "the chunk table points beyond the end of the file ({} bytes)"
 
 _LOOKUPS = 64
 """Chunks that are looked up one by one before the whole table is read."""
+_FEW = 8
+"""Chunks that are found one by one in a table that is known."""
 _MOST_KEPT = 1 << 16
 """Chunks of all arrays whose tables stay with the file: 32 bytes each."""
 
@@ -184,22 +186,17 @@ class ChunkIndex:
         SelectionError
             If a key is outside the grid.
         """
-        complete = len(self._numbers) == self._most
-        if len(keys) == 1 or not complete or set(map(len, keys)) != {len(self._grid)}:
+        if len(keys) < _FEW or len(self._numbers) != self._most:
             return [self._ref(key) for key in keys]
-        rows = [0] * len(keys)  # of a table that lacks none, axis by axis: many at once
-        for column, length in zip(zip(*keys, strict=True), self._grid, strict=True):
-            if min(column) < 0 or max(column) >= length:
-                return [self._ref(key) for key in keys]
-            rows = [row * length + place for row, place in zip(rows, column, strict=True)]
-        source, offsets, sizes, masks = self._source, self._offsets, self._sizes, self._masks
-        ranges = map(
-            ByteRange,
-            itertools.repeat(source),
-            map(offsets.__getitem__, rows),
-            map(sizes.__getitem__, rows),
+        try:  # rows of a table that lacks none are numbers of chunks
+            rows = np.ravel_multi_index(tuple(np.array(keys, np.int64).T), self._grid)
+        except (ValueError, OverflowError):
+            return [self._ref(key) for key in keys]  # which says what is wrong
+        columns = (self._offsets, self._sizes, self._masks)
+        offsets, sizes, masks = (np.asarray(column)[rows].tolist() for column in columns)
+        return list(
+            map(ChunkRef, map(ByteRange, itertools.repeat(self._source), offsets, sizes), masks)
         )
-        return list(map(ChunkRef, ranges, map(masks.__getitem__, rows)))
 
     def _ref(self, key: ChunkKey) -> ChunkRef | None:
         number = 0

@@ -308,7 +308,7 @@ def local_token(status: os.stat_result) -> str:
     return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
 
 
-_SOURCE_OF = operator.itemgetter(0)
+_SOURCE_OF, _LENGTH_OF = operator.attrgetter("source"), operator.attrgetter("length")
 
 
 def _open(path: str, folder: Folder | None = None) -> int:
@@ -333,7 +333,7 @@ def _read_each(read: Callable[[int, int], bytes], ranges: Iterable[ByteRange]) -
         found = [read(length, offset) for _, offset, length in wanted]
     except (OSError, OverflowError, ValueError):
         return [_read(read, item) for item in wanted]  # which says what is wrong
-    if list(map(len, found)) == [item.length for item in wanted]:
+    if list(map(len, found)) == list(map(_LENGTH_OF, wanted)):
         return list(found)
     return [_read(read, item, begin) for item, begin in zip(wanted, found, strict=True)]
 
