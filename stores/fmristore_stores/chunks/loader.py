@@ -372,6 +372,7 @@ class ChunkLoader:
             for (read, ref), data in zip(group, fetched, strict=True):
                 self._place(read, ref, data, kept)
 
+        found.sort(key=_place_of)  # each file is opened for as few groups as it can be
         self._in_groups(work, found, len(found) * self._chunk_nbytes)
 
     def _in_groups(
@@ -712,6 +713,10 @@ def _parts(lengths: Sequence[int]) -> Iterator[slice]:
         size += length
     if begin < len(lengths):
         yield slice(begin, len(lengths))
+
+
+def _place_of(found: tuple[ChunkRead, ChunkRef]) -> ByteRange:
+    return found[1].range
 
 
 def _is_in(data: Buffer, room: AnyArray) -> bool:
