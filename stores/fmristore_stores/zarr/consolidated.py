@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
-from fmristore_stores.errors import InvalidInputError
-from fmristore_stores.spec import check_name
 from fmristore_stores.zarr.documents import COPIES_KEY
 from fmristore_stores.zarr.files import Files
-from fmristore_stores.zarr.refused import kind_of, parsed
+from fmristore_stores.zarr.refused import is_name, kind_of, parsed
 
-__all__ = ["RootCopy", "bare", "contradictions", "copied_names", "is_name"]
+__all__ = ["RootCopy", "bare", "contradictions", "copied_names"]
 
 
 class RootCopy:
@@ -150,15 +148,6 @@ def copied_names(root: bytes | None, path: str) -> list[str]:
     listed = _copies(parsed(root) or {}) or ()
     below = (node[len(start) :] for node in listed if node.startswith(start))
     return sorted(filter(is_name, below))
-
-
-def is_name(name: str) -> bool:
-    """Return whether a name can be that of a node."""
-    try:
-        check_name(name)
-    except InvalidInputError:
-        return False
-    return True
 
 
 def bare(document: Any) -> Any:

@@ -22,7 +22,7 @@ from fmristore_stores.codecs.names import zarr_codecs
 from fmristore_stores.errors import FmristoreError
 from fmristore_stores.spec import ArraySpec, Attributes, check_nesting, is_string
 from fmristore_stores.zarr.metadata import Described, describe
-from fmristore_stores.zarr.refused import is_ignorable
+from fmristore_stores.zarr.refused import is_ignorable, is_name, parsed
 
 __all__ = [
     "COPIES_KEY",
@@ -33,6 +33,7 @@ __all__ = [
     "encode",
     "group_document",
     "parse_node",
+    "plain_copies",
 ]
 
 Document: TypeAlias = dict[str, Any]
@@ -113,7 +114,14 @@ def parse_node(data: bytes) -> ParsedNode | None:
         None if zarr-python has to be asked.
     """
     try:
-        document = json.loads(data)
+        return _node_of(json.loads(data))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _node_of(document: Any) -> ParsedNode | None:
+    """The node of a document, which loses its attributes; None as of `parse_node`."""
+    try:
         attributes = document.get("attributes", {})
         if document["zarr_format"] != 3 or not isinstance(attributes, dict):
             return None
@@ -129,6 +137,36 @@ def parse_node(data: bytes) -> ParsedNode | None:
     if described is None or described.placement is None:
         return None
     return ParsedNode(attributes, described)
+
+
+def plain_copies(root: bytes) -> dict[str, Document] | None:
+    """Documents of all other nodes in that of the root, by path.
+
+    Parameters
+    ----------
+    root : bytes
+        Content of ``zarr.json`` of the root.
+
+    Returns
+    -------
+    dict or None
+        None if there are no such copies, or if zarr-python has to be asked for any of them: it
+        uses none where it refuses one.
+    """
+    found = (parsed(root) or {}).get(COPIES_KEY)
+    if not isinstance(found, dict) or found.keys() != {"kind", "must_understand", "metadata"}:
+        return None
+    plain = found["kind"] == "inline" and found["must_understand"] is False
+    copies = found["metadata"]
+    if not plain or not isinstance(copies, dict):
+        return None
+    names = {name for path in copies for name in path.split("/")}
+    known = all(map(is_name, names)) and all(map(_is_plain, copies.values()))
+    return copies if known else None
+
+
+def _is_plain(document: Any) -> bool:
+    return isinstance(document, dict) and _node_of(dict(document)) is not None
 
 
 def _array_of(document: Document) -> Described | None:

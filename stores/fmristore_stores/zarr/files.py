@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import math
 import os
 import shutil
@@ -17,6 +18,7 @@ import stat
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self
 from urllib.parse import unquote
@@ -53,6 +55,7 @@ from fmristore_stores.io.sources import (
 from fmristore_stores.io.stats import Stats
 from fmristore_stores.limits import check_metadata, check_values, is_metadata
 from fmristore_stores.protocol import Buffer
+from fmristore_stores.zarr.documents import plain_copies
 from fmristore_stores.zarr.remote import (
     ROOT,
     CountedStore,
@@ -592,9 +595,20 @@ class RemoteFiles:
             return objects.below(self._fs, self._root, key)
         return f"{self._root}/{key}" if key and self._root else self._root or key
 
-    def document(self, key: str) -> bytes | None:  # noqa: ARG002
-        """None: zarr-python makes the requests, and knows how the metadata are consolidated."""
-        return None
+    @cached_property
+    def _copies(self) -> dict[str, Any] | None:
+        """Metadata of all nodes, if the root's were read a moment ago and have those of all."""
+        return None if self._metadata is None else plain_copies(self._metadata)
+
+    def document(self, key: str) -> bytes | None:
+        """Content of a metadata document, if the root's was given and has those of all nodes."""
+        copies = self._copies
+        if copies is None:
+            return None
+        if key == ROOT:
+            return self._metadata
+        found = copies.get(key.removesuffix(f"/{ROOT}"))
+        return None if found is None else json.dumps(found).encode()
 
     def sizes(self, keys: Sequence[str], folder: str, count: int) -> list[int | None]:
         """Length of each object, None where there is none.

@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from fmristore_stores.errors import FmristoreError, LayoutNotSupportedError
+from fmristore_stores.errors import FmristoreError, InvalidInputError, LayoutNotSupportedError
+from fmristore_stores.spec import check_name
 
-__all__ = ["is_ignorable", "kind_of", "kinds", "parsed", "reason"]
+__all__ = ["is_ignorable", "is_name", "kind_of", "kinds", "parsed", "reason"]
 
 _ARRAY_KEYS = frozenset(
     {
@@ -49,6 +50,15 @@ def parsed(data: bytes | None) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def is_name(name: str) -> bool:
+    """Return whether a name can be that of a node."""
+    try:
+        check_name(name)
+    except InvalidInputError:
+        return False
+    return True
 
 
 def kind_of(document: Any) -> Literal["group", "array"] | None:

@@ -1,9 +1,10 @@
 """Stores in Zarr format: local directories, and prefixes on whatever fsspec can reach.
 
 Format 3 is read and written, with sharding; format 2 is read. Zarr-python is the authority for
-metadata, and the reference for reading and writing data. Plain metadata on a local disk are
-understood without it, see `zarr_documents`. Where an array's codecs allow it, its encoded chunks
-can also be located and written without zarr-python and its event loop.
+metadata, and the reference for reading and writing data. Plain metadata on a local disk, and those
+that a remote root has of all nodes, are understood without it, see `zarr.documents`. Where an
+array's codecs allow it, its encoded chunks can also be located and written without zarr-python and
+its event loop.
 """
 
 from __future__ import annotations

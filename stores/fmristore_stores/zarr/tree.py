@@ -50,7 +50,6 @@ from fmristore_stores.zarr.consolidated import (
     bare,
     contradictions,
     copied_names,
-    is_name,
 )
 from fmristore_stores.zarr.documents import (
     Document,
@@ -63,7 +62,7 @@ from fmristore_stores.zarr.documents import (
 from fmristore_stores.zarr.errors import quiet, zarr_errors
 from fmristore_stores.zarr.files import Files
 from fmristore_stores.zarr.metadata import Placement, creation, describe
-from fmristore_stores.zarr.refused import kind_of, kinds, parsed, reason
+from fmristore_stores.zarr.refused import is_name, kind_of, kinds, parsed, reason
 from fmristore_stores.zarr.shards import ChunkLocator
 
 __all__ = ["ArrayNode", "GroupNode", "Tree"]
@@ -210,13 +209,17 @@ class Tree:
             self._nodes[""], self._plain = node, True
             return
         try:
-            self._root = self._open_group("", consolidated=self._use_consolidated)
+            self._root = self._open_root()
+        except NotFoundError:
+            self._root = self._open_format_2()
+
+    def _open_root(self) -> zarr.Group:
+        try:
+            return self._open_group("", consolidated=self._use_consolidated)
         except (MetadataError, CodecError):
             if not self._use_consolidated:
                 raise
-            self._root = self._open_group("", consolidated=False)
-        except NotFoundError:
-            self._root = self._open_format_2()
+            return self._open_group("", consolidated=False)
 
     def _open_format_2(self) -> zarr.Group:
         try:
@@ -506,7 +509,7 @@ class Tree:
         if not self._rooted:
             return self._open_array(path)
         if self._root is None:
-            self._root = self._open_group("", consolidated=False)
+            self._root = self._open_root()
         root = self._root
         if not path:
             return root
@@ -549,6 +552,8 @@ class Tree:
             return False
         if path in self._nodes or self._made:
             return path in self._nodes
+        if self._plain and self._use_consolidated:
+            return self.files.document(_key(path)) is not None
         root = None if self._root is None else self._root.metadata
         if root is not None and root.consolidated_metadata is not None:
             return path in root.consolidated_metadata.flattened_metadata
