@@ -274,7 +274,7 @@ def _affine_of(said: Any) -> AnyArray | None:
     """Affine of what an attribute says; None if that is none."""
     if not isinstance(said, list) or len(said) != 16:
         return None
-    if not all(type(number) in (int, float) for number in said):
+    if not set(map(type, said)) <= {int, float}:
         return None
     try:
         return np.array([*map(float, said)]).reshape(4, 4)

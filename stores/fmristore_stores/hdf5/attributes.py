@@ -165,7 +165,7 @@ def _user_names(
 ) -> tuple[dict[str, bytes], Sequence[Any]]:
     """Stored names of attributes that are meant for users, decoded and not; which are JSON text."""
     hidden = _hidden(given, is_array=is_array)
-    stored = {messages.decode_text(raw): raw for raw in given.names}
+    stored = messages.decode_names(given.names)
     texts = _json_names(given, stored)
     if texts:
         del stored[_JSON]

@@ -26,7 +26,6 @@ __all__ = [
     "attribute_parts",
     "dense_blocks",
     "dense_values",
-    "has_whole_name",
     "padded",
 ]
 
@@ -62,16 +61,12 @@ Read = Callable[[int, int], bytes]
 _HEAD = struct.Struct("<BxHHH")
 
 
-def attribute_name(data: bytes) -> bytes:
-    """Name of an attribute message."""
+def attribute_name(data: bytes) -> tuple[bytes, bool]:
+    """Name of an attribute message; whether it is as long as it says, as HDF5 wants it."""
     version, length, _, _ = _HEAD.unpack_from(data)
     start = 9 if version == 3 else 8
-    return data[start : start + length].partition(b"\0")[0]
-
-
-def has_whole_name(data: bytes, name: bytes) -> bool:
-    """Return whether the name of an attribute message is as long as it says, as HDF5 wants it."""
-    return int.from_bytes(data[2:4], "little") == len(name) + 1
+    name = data[start : start + length].partition(b"\0")[0]
+    return name, len(name) + 1 == length
 
 
 def attribute_parts(data: bytes, at: int = 0) -> tuple[int, int, int]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fmristore_stores.errors import CorruptDataError, MemoryLimitError
-from fmristore_stores.hdf5.dense import Read, attribute_name, has_whole_name
+from fmristore_stores.hdf5.dense import Read, attribute_name
 from fmristore_stores.limits import LIMITS
 
 __all__ = ["Header", "check_lengths", "element_size", "read_header"]
@@ -156,9 +156,9 @@ def read_header(read: Read, address: int, base: int, widths: tuple[int, int]) ->
             if kind == _ATTRIBUTE:
                 count += 1
                 if not flags & _SHARED:
-                    name = attribute_name(data)
+                    name, is_whole_name = attribute_name(data)
                     header.attributes.setdefault(name, []).append(data)
-                    is_whole = is_whole and has_whole_name(data, name)
+                    is_whole = is_whole and is_whole_name
                 continue
             header.others[kind] = b"" if flags & _SHARED or kind in header.others else data
             if flags & _SHARED:

@@ -33,6 +33,7 @@ __all__ = [
     "Form",
     "PlainDataset",
     "decode_form",
+    "decode_names",
     "decode_plain",
     "decode_text",
     "plain_dataset",
@@ -157,6 +158,15 @@ def decode_text(raw: bytes) -> str:
         return raw.decode()
     except UnicodeDecodeError:
         return raw.decode("latin-1")
+
+
+def decode_names(names: Sequence[bytes]) -> dict[str, bytes]:
+    """Names by their texts, see `decode_text`; none holds a NUL."""
+    try:
+        texts = b"\0".join(names).decode().split("\0")
+    except UnicodeDecodeError:
+        texts = [decode_text(name) for name in names]
+    return dict(zip(texts, names, strict=True)) if names else {}
 
 
 @functools.lru_cache(maxsize=1024)
