@@ -13,7 +13,7 @@ import numpy as np
 from fmristore_stores.grid import ChunkKey
 from fmristore_stores.io.alive import AliveSet
 from fmristore_stores.io.forks import in_forked_child
-from fmristore_stores.io.memory import CACHE_LINE, huge
+from fmristore_stores.io.memory import CACHE_LINE, aligned
 from fmristore_stores.protocol import AnyArray
 
 __all__ = ["CHUNK_CACHE", "ENTRY_NBYTES", "ChunkCache"]
@@ -21,10 +21,10 @@ __all__ = ["CHUNK_CACHE", "ENTRY_NBYTES", "ChunkCache"]
 _MOST_TOUCHED = 1 << 16
 ENTRY_NBYTES = 512
 """Bytes that keeping a chunk takes besides the chunk itself: its key, the array, the table's."""
-_BLOCKS = 16
+_BLOCKS = 40
 """Blocks that a cache full of small chunks consists of."""
-_SMALLEST_BLOCK = 4 * 1024 * 1024
-"""Bytes of a block below which memory does not come in large pages."""
+_SMALLEST_BLOCK = 1024 * 1024
+"""Bytes of a block, below which each chunk has memory of its own."""
 _COUNTED = sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED")
 """True if Python says reliably that nobody else refers to memory."""
 
@@ -85,8 +85,8 @@ class ChunkCache:
     def room(self, nbytes: int) -> AnyArray | None:
         """Memory to decode a chunk into that will be kept; None if any memory will do.
 
-        Memory that is new to the process takes as long as decoding into it, where it comes in pages
-        of 4096 bytes; in pages of 2 MiB, which hold several chunks, a tenth of that.
+        Memory that is new to the process takes up to as long as decoding into it. That of blocks
+        is used again.
 
         Parameters
         ----------
@@ -176,7 +176,7 @@ class ChunkCache:
             if _COUNTED and memory.nbytes == size and sys.getrefcount(memory.base) == _ALONE:
                 return memory
         self._shrink(self.limit - size)
-        return huge(size)
+        return aligned(size)
 
     def _add(self, at: int, block: _Block) -> None:
         self._blocks[at] = block
@@ -224,9 +224,9 @@ def _owner_of(chunk: AnyArray) -> tuple[object, int]:
         owner = below
 
 
-_NEW = huge(1)
+_NEW = aligned(_SMALLEST_BLOCK)
 _ALONE = sys.getrefcount(_NEW.base)
-"""Count of references to memory that only an array of `huge` refers to."""
+"""Count of references to memory that only the array of a block refers to."""
 
 _CACHES: AliveSet[ChunkCache] = AliveSet()
 

@@ -10,14 +10,12 @@ from numpy.typing import DTypeLike
 
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["CACHE_LINE", "aligned", "huge"]
+__all__ = ["CACHE_LINE", "aligned"]
 
 CACHE_LINE = 64
 """Bytes of a line of the processor's cache."""
 _LARGE = 32 * 1024
 """Bytes below which a copy takes no longer than finding out where memory begins."""
-_PAGE = 2 * 1024 * 1024
-"""Bytes of a large page of memory on most systems."""
 
 
 def aligned(shape: int | Sequence[int], dtype: DTypeLike = np.uint8) -> AnyArray:
@@ -46,20 +44,6 @@ def aligned(shape: int | Sequence[int], dtype: DTypeLike = np.uint8) -> AnyArray
     nbytes = math.prod(lengths) * dtype.itemsize
     if nbytes < _LARGE:
         return np.empty(lengths, dtype)
-    return _beginning(nbytes, CACHE_LINE).view(dtype).reshape(lengths)
-
-
-def huge(nbytes: int) -> AnyArray:
-    """Bytes that begin with a large page of memory, and belong to no other array.
-
-    numpy asks Linux for large pages where there are at least 4 MiB. One of them takes a tenth of
-    the time of the 512 small ones in its place.
-    """
-    return _beginning(nbytes, _PAGE)
-
-
-def _beginning(nbytes: int, multiple: int) -> AnyArray:
-    """Bytes at an address that is a multiple of a number."""
-    memory = np.empty(nbytes + multiple, np.uint8)
-    start = -memory.__array_interface__["data"][0] % multiple
-    return memory[start : start + nbytes]
+    memory = np.empty(nbytes + CACHE_LINE, np.uint8)
+    start = -memory.__array_interface__["data"][0] % CACHE_LINE
+    return memory[start : start + nbytes].view(dtype).reshape(lengths)
