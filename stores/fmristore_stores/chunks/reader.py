@@ -299,13 +299,17 @@ class ChunkReader:
         lengths = [self.spec.shape[a] for a in axes]
         if (points < 0).any() or (points >= lengths).any():
             raise SelectionError(f"a point lies outside the axes of lengths {lengths}")
+        if len(points) == 1 and self._direct:
+            values = self.read(_around(axes, points[0], others, region))
+            found: AnyArray = values.transpose(axes + others)[(0,) * len(axes)][None]
+            return found
         result = self._empty((len(points), *region_shape(region)))
         if not len(points):
             return result
         if not self._direct:
             return self._read_points_plainly(axes, points, region, result)
         rest = list(self._overlaps(region, tuple(self._chunks[a] for a in others)))
-        if not self.decodes:
+        if self._at_once(points, rest):
             self._loader.run_points(*self._plain_points(axes, others, points, rest), result)
             return result
         order = axes + others
@@ -325,9 +329,11 @@ class ChunkReader:
         axes = tuple(axes)
         others, region = self._other_axes(axes, region)
         points = np.asarray(points, np.int64).reshape(-1, len(axes))
+        if len(points) == 1:
+            return self.cost(_around(axes, points[0], others, region))
         rest = list(self._overlaps(region, tuple(self._chunks[a] for a in others)))
         returned = len(points) * math.prod(region_shape(region)) * self.spec.dtype.itemsize
-        if len(points) and not self.decodes:
+        if len(points) and self._at_once(points, rest):
             return self._loader.cost_points(
                 *self._plain_points(axes, others, points, rest), returned
             )
@@ -341,6 +347,10 @@ class ChunkReader:
             for overlap in rest
         ]
         return self._loader.cost(wanted, returned)
+
+    def _at_once(self, points: AnyArray, rest: Sequence[Overlap]) -> bool:
+        """Return whether it pays to find all bytes of points at once, at each place of `rest`."""
+        return not self.decodes and len(points) >= len(rest)
 
     def _plain_points(
         self,
@@ -409,6 +419,8 @@ class ChunkReader:
                 first = [loaded.origin[axis] for axis in order]
                 source = _shifted(source, first[count:])
                 inside = tuple(map(operator.sub, inside, first[:count]))
+            if loaded.exact:
+                source = (slice(None),) * len(source)
             values = loaded.values.transpose(order)
             result[_index(group.rows, *overlap.target)] = values[_index(*inside, *source)]
 
@@ -464,6 +476,13 @@ def _within(part: Region, loaded: Loaded) -> Region:
 def _shifted(part: Region, origin: Sequence[int]) -> Region:
     pairs = zip(part, origin, strict=True)
     return tuple([slice(s.start - o, s.stop - o, s.step) for s, o in pairs])
+
+
+def _around(axes: Sequence[int], point: AnyArray, others: Sequence[int], region: Region) -> Region:
+    """The region of an array at one point along some axes."""
+    parts = dict(zip(others, region, strict=True))
+    parts |= {axis: slice(at, at + 1, 1) for axis, at in zip(axes, point.tolist(), strict=True)}
+    return tuple([parts[axis] for axis in range(len(parts))])
 
 
 class _Group(NamedTuple):
