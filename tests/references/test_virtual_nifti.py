@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import fsspec
 import numpy as np
@@ -20,6 +20,8 @@ from fmristore_stores.errors import (
     LayoutNotSupportedError,
     UnknownFormatError,
 )
+from fmristore_stores.opening import open_store
+from fmristore_stores.protocol import ChunkRefs
 from tests.images import Scales, nibabel, write_nifti
 
 AFFINE = np.array([[-2.0, 0, 0, 9], [0, 2, 0, -7], [0, 0, 3, 4], [0, 0, 0, 1]])
@@ -60,6 +62,24 @@ def test_a_nifti_file_is_read_in_place(tmp_path: Path, dtype: str, *, volumes: b
         ours.to_nifti(tmp_path / "b.nii")
     assert (tmp_path / "b.nii").read_bytes() == path.read_bytes()
     assert fs.verify(f"{path}.refs.json").ok
+
+
+def test_bytes_come_straight_to_memory_that_is_given(tmp_path: Path) -> None:
+    _write(tmp_path / "a.nii")
+    fs.virtualize(tmp_path / "a.nii")
+    with open_store(tmp_path / "a.nii.refs.json") as store:
+        array = cast("ChunkRefs", store.root.array("0"))
+        refs = array.refs([(volume, 0, 0, 0) for volume in (3, 4, 1)])
+        ranges = [ref.range for ref in refs if ref is not None]
+        rooms = [np.zeros(item.length, np.uint8) for item in ranges]
+        found = array.fetch(ranges, [rooms[0], None, rooms[2]])
+        for data, volume in zip(found, (3, 4, 1), strict=True):
+            np.testing.assert_array_equal(
+                np.frombuffer(data, "<i2"), VALUES[..., volume].ravel("F")
+            )
+        np.testing.assert_array_equal(rooms[0].view("<i2"), VALUES[..., 3].ravel("F"))
+        np.testing.assert_array_equal(rooms[2].view("<i2"), VALUES[..., 1].ravel("F"))
+        assert not rooms[1].any()
 
 
 def test_other_readers_see_the_values_of_nibabel(tmp_path: Path) -> None:

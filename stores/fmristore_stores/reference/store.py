@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -356,9 +357,8 @@ class ReferenceArray(_Node):
         self, ranges: Sequence[ByteRange], into: Sequence[AnyArray | None] = ()
     ) -> list[Buffer]:
         """Bytes of each range, in order."""
-        del into
         self._need_direct()
-        return self._fetch(ranges)
+        return self._fetch(ranges, into)
 
     def _need_direct(self) -> None:
         self._session.check_open()
@@ -407,12 +407,16 @@ class ReferenceArray(_Node):
             source, offset, session.targets.size(source) if length == WHOLE else length
         )
 
-    def _fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
-        elsewhere = [item for item in ranges if not item.source.startswith(_INLINE)]
-        fetched = iter(self._session.targets.fetch(elsewhere) if elsewhere else ())
+    def _fetch(
+        self, ranges: Sequence[ByteRange], into: Sequence[AnyArray | None] = ()
+    ) -> list[Buffer]:
+        outside = [not item.source.startswith(_INLINE) for item in ranges]
+        if all(outside):
+            return self._session.targets.fetch(ranges, into)
+        fetched = iter(self._session.targets.fetch(list(compress(ranges, outside))))
         return [
-            self._inline(item) if item.source.startswith(_INLINE) else next(fetched)
-            for item in ranges
+            next(fetched) if is_outside else self._inline(item)
+            for item, is_outside in zip(ranges, outside, strict=True)
         ]
 
     def _inline(self, item: ByteRange) -> Buffer:

@@ -25,7 +25,7 @@ from fmristore_stores.io.sources import (
     storage_error,
 )
 from fmristore_stores.io.stats import stats_of
-from fmristore_stores.protocol import Buffer, ByteRange, FetchPolicy
+from fmristore_stores.protocol import AnyArray, Buffer, ByteRange, FetchPolicy
 from fmristore_stores.reference.document import TargetFacts
 
 __all__ = ["METADATA", "Targets", "facts_of"]
@@ -166,8 +166,12 @@ class Targets:
         source, path = self._open(url)
         return source.size(path)
 
-    def fetch(self, ranges: Sequence[ByteRange]) -> list[Buffer]:
+    def fetch(
+        self, ranges: Sequence[ByteRange], into: Sequence[AnyArray | None] = ()
+    ) -> list[Buffer]:
         """Bytes of ranges of resolved targets, concurrently where they are remote.
+
+        Memory that is given for them is a hint, as in `ByteSource.fetch`.
 
         Raises
         ------
@@ -183,7 +187,8 @@ class Targets:
         found: list[Buffer] = [b""] * len(ranges)
         try:
             for source, numbers, wanted in groups.values():
-                for number, data in zip(numbers, source.fetch(wanted), strict=True):
+                rooms = [into[number] for number in numbers] if into else ()
+                for number, data in zip(numbers, source.fetch(wanted, rooms), strict=True):
                     found[number] = data
         finally:  # what cannot be fetched may be that of another version
             self._note({item.source for item in ranges})
