@@ -160,7 +160,6 @@ class ChunkLoader:
         self._last_run: tuple[Region, Run | None] | None = None
         self._by_parts = not self._remote and decodes_parts(spec.codecs)
         self._plain = self._direct and not self._remote and not spec.codecs
-        self._decodes_into = codecs.decodes_into(spec.codecs)
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -281,7 +280,7 @@ class ChunkLoader:
         whole = block == self._all and not self._remote
         if keep and whole and self._cache.touch(self._owner, key):
             keep = False  # as in `_place`
-        memory = self._kept_memory if keep else aligned if whole else _scratch
+        memory = _own if keep else aligned if whole else _scratch
         with array.reading():
             (ref,) = self.refs([key])
             if ref is None:
@@ -623,7 +622,7 @@ class ChunkLoader:
                 kept = None  # the caller has all of it now: it is kept when it is wanted once more
             else:
                 room = None
-        memory: Memory = self._kept_memory if kept is not None else _scratch
+        memory: Memory = _own if kept is not None else _scratch
         if room is not None:
             memory = lambda _: room  # noqa: E731
         loaded = self._decode(read.key, read.block, ref, data, memory)
@@ -631,10 +630,6 @@ class ChunkLoader:
             kept.append((read.key, loaded.values))
         if room is None or not np.may_share_memory(loaded.values, room):
             read.place(loaded)
-
-    def _kept_memory(self, nbytes: int) -> AnyArray | None:
-        """Memory for a chunk that will be kept."""
-        return self._cache.room(nbytes) if self._decodes_into else None
 
     def _decode(
         self, key: ChunkKey, block: Region, ref: ChunkRef, data: Buffer, memory: Memory
@@ -723,6 +718,10 @@ def _is_in(data: Buffer, room: AnyArray) -> bool:
     """Return whether bytes were fetched into memory that was given for them."""
     owner: object = data.obj if isinstance(data, memoryview) else None
     return owner is room
+
+
+def _own(_: int) -> None:
+    """No memory of others for a chunk that will be kept: it gets its own."""
 
 
 _threads = threading.local()

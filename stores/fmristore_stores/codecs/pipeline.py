@@ -32,7 +32,6 @@ __all__ = [
     "PRESETS",
     "check_encoded",
     "decode",
-    "decodes_into",
     "encode",
     "equivalent",
     "preset",
@@ -301,8 +300,6 @@ def _dtype(step: CodecSpec) -> np.dtype[Any]:
 _KNOWN = frozenset(
     {"blosc", "zstd", "deflate", "gzip", "pcodec", "shuffle", "crc32c", "fletcher32"}
 )
-_INTO = frozenset({"blosc", "zstd", "pcodec", "shuffle"})
-"""Steps that take memory to decode into."""
 _SAME_SIZE = frozenset({"shuffle"})
 _CHECKSUM = frozenset({"crc32c", "fletcher32"})
 _LARGE = 16 * 1024 * 1024
@@ -314,11 +311,6 @@ _DEFLATE_RATIO = 1032
 def supported(codecs: Pipeline) -> bool:
     """Return whether every step can be encoded and decoded here."""
     return all(step.name in _KNOWN for step in codecs)
-
-
-def decodes_into(codecs: Pipeline) -> bool:
-    """Return whether `decode` puts the bytes into memory that is given for them."""
-    return bool(codecs) and codecs[0].name in _INTO
 
 
 def encode(codecs: Pipeline, values: AnyArray) -> Buffer:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -84,82 +83,6 @@ def test_a_part_of_something_bigger_does_not_keep_all_of_it() -> None:
     assert first is not None
     assert first.tolist() == [[10, 13], [11, 14], [12, 15]]
     assert first.T.flags.c_contiguous  # the order in memory stays
-
-
-BLOCK = 1 << 20
-"""Bytes of a block of the caches below."""
-
-
-def fill(cache: ChunkCache, numbers: Iterable[int], nbytes: int) -> set[int]:
-    """Keep chunks; where they lie."""
-    places = set()
-    for number in numbers:
-        room = cache.room(nbytes)
-        assert room is not None
-        places.add(room.ctypes.data)
-        room[:] = number % 251
-        cache.put(1, (number,), np.frombuffer(room.data, np.uint8)[::-1])
-    return places
-
-
-def test_small_chunks_share_blocks_and_are_dropped_with_them() -> None:
-    cache = ChunkCache(40 * BLOCK)
-    assert ChunkCache(40 * BLOCK - 40).room(1) is None
-    assert cache.room(BLOCK // 4 + 1) is None
-    nbytes = BLOCK // 4 - 7
-    fill(cache, range(156), nbytes)  # 39 blocks
-    assert cache.nbytes == 39 * BLOCK + 156 * ENTRY_NBYTES
-    assert cache.get(1, (1,)) is not None  # of the first block, which is not the oldest now
-    fill(cache, range(156, 162), nbytes)
-    assert cache.nbytes <= cache.limit
-    gone = {number for number in range(162) if cache.get(1, (number,)) is None}
-    assert gone == set(range(4, 12))
-    for number in set(range(162)) - gone:
-        kept = cache.get(1, (number,))
-        assert kept is not None
-        assert (kept == number % 251).all()
-    cache.put(1, (200,), chunk(12 * BLOCK))
-    assert cache.get(1, (200,)) is not None
-    assert cache.nbytes <= cache.limit
-
-
-@pytest.mark.parametrize("how", ["cleared", "dropped"])
-def test_memory_that_somebody_reads_is_not_used_again(how: str) -> None:
-    cache = ChunkCache(40 * BLOCK)
-    nbytes = 100_000
-    fill(cache, range(30), nbytes)
-    read = cache.get(1, (7,))
-    first = cache.room(nbytes)  # taken, and kept when all others were forgotten
-    assert read is not None
-    assert first is not None
-    first[:] = 99
-    if how == "cleared":
-        cache.clear()
-    fill(cache, range(1000, 1900), nbytes)
-    assert (read == 7).all()
-    assert (first == 99).all()
-    cache.put(1, (5,), first)
-    kept = cache.get(1, (5,))
-    assert kept is not None
-    assert (kept == 99).all()
-    assert cache.nbytes <= cache.limit
-
-
-def test_memory_of_blocks_is_used_again_and_given_back_at_a_limit_of_0() -> None:
-    cache = ChunkCache(40 * BLOCK)
-
-    nbytes = BLOCK // 4
-    places = fill(cache, range(16), nbytes)
-    cache.clear()
-    assert cache.nbytes == 4 * BLOCK
-    assert fill(cache, range(16), nbytes) == places
-    assert cache.nbytes == 4 * BLOCK + 16 * ENTRY_NBYTES
-    places = fill(cache, range(16, 216), nbytes)
-    assert places == fill(cache, range(16, 216), nbytes)
-    cache.limit = 0
-    cache.clear()
-    assert cache.nbytes == 0
-    assert cache.room(10) is None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
