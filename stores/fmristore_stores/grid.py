@@ -23,6 +23,7 @@ __all__ = [
     "overlaps",
     "parse_region",
     "region_shape",
+    "shifted",
     "whole_run",
 ]
 
@@ -58,6 +59,12 @@ def chunk_region(key: ChunkKey, shape: tuple[int, ...], chunks: tuple[int, ...])
 def region_shape(region: Region) -> tuple[int, ...]:
     """Shape of the array that `region` selects."""
     return tuple([len(range(s.start, s.stop, s.step or 1)) for s in region])
+
+
+def shifted(region: Region, origin: Sequence[int]) -> Region:
+    """A region counted from `origin`, as a part of what begins there."""
+    pairs = zip(region, origin, strict=True)
+    return tuple([slice(s.start - o, s.stop - o, s.step) for s, o in pairs])
 
 
 def parse_region(region: Region | None, shape: tuple[int, ...]) -> Region:

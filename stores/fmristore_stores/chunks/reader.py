@@ -28,6 +28,7 @@ from fmristore_stores.grid import (
     overlaps,
     parse_region,
     region_shape,
+    shifted,
     whole_run,
 )
 from fmristore_stores.io.memory import aligned
@@ -417,7 +418,7 @@ class ChunkReader:
             source, inside = overlap.source, group.inside
             if loaded.origin is not None:
                 first = [loaded.origin[axis] for axis in order]
-                source = _shifted(source, first[count:])
+                source = shifted(source, first[count:])
                 inside = tuple(map(operator.sub, inside, first[:count]))
             if loaded.exact:
                 source = (slice(None),) * len(source)
@@ -470,12 +471,7 @@ class ChunkReader:
 
 def _within(part: Region, loaded: Loaded) -> Region:
     """A part of a chunk as one of the elements that were decoded of it."""
-    return part if loaded.origin is None else _shifted(part, loaded.origin)
-
-
-def _shifted(part: Region, origin: Sequence[int]) -> Region:
-    pairs = zip(part, origin, strict=True)
-    return tuple([slice(s.start - o, s.stop - o, s.step) for s, o in pairs])
+    return part if loaded.origin is None else shifted(part, loaded.origin)
 
 
 def _around(axes: Sequence[int], point: AnyArray, others: Sequence[int], region: Region) -> Region:

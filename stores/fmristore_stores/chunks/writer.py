@@ -23,6 +23,7 @@ from fmristore_stores.grid import (
     grid_shape,
     parse_region,
     region_shape,
+    shifted,
 )
 from fmristore_stores.io.memory import CACHE_LINE, aligned
 from fmristore_stores.protocol import AnyArray, Array, Buffer, Capability, RawWrite
@@ -127,9 +128,10 @@ def write(
     def work(row: list[tuple[_Unit, ChunkKey]]) -> None:
         places = [_inside(key, region, spec) for _, key in row]
         together = tuple(slice(a.start, b.stop) for a, b in zip(places[0], places[-1], strict=True))
+        start = [part.start for part in together]
         with near(values[together]) as copied:
             for (unit, key), place in zip(row, places, strict=True):
-                inside = copied[_within(place, together)]
+                inside = copied[shifted(place, start)]
                 if observe is not None:
                     observe(key, inside)
                 if unit.put(key, encode_chunk(spec, inside)):
@@ -233,14 +235,8 @@ def _converted(array: Array, region: Region, values: Any) -> AnyArray:
 
 def _inside(key: ChunkKey, region: Region, spec: ArraySpec) -> Region:
     """Place of a chunk in a region that it is a part of."""
-    return _within(chunk_region(key, spec.shape, spec.layout.chunks), region)
-
-
-def _within(part: Region, region: Region) -> Region:
-    """A part of a region, counted from where the region begins."""
-    return tuple(
-        slice(p.start - r.start, p.stop - r.start) for p, r in zip(part, region, strict=True)
-    )
+    chunk = chunk_region(key, spec.shape, spec.layout.chunks)
+    return shifted(chunk, [part.start for part in region])
 
 
 def _raw(array: Array) -> bool:
