@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -55,18 +57,31 @@ class ChunkCache:
                 self._chunks.move_to_end((owner, key))
             return found
 
+    def get_many(self, owner: int, keys: Iterable[ChunkKey]) -> dict[ChunkKey, AnyArray]:
+        """Those of many chunks of an owner that are here."""
+        with self._lock:
+            here = list(filter(self._chunks.__contains__, zip(itertools.repeat(owner), keys)))
+            for name in here:
+                self._chunks.move_to_end(name)
+            return {name[1]: self._chunks[name] for name in here}
+
     def put(self, owner: int, key: ChunkKey, chunk: AnyArray) -> None:
         """Keep a chunk, dropping others to stay within the limit."""
-        if not self.takes(chunk.nbytes):
-            return
-        if _owner_nbytes(chunk) > chunk.nbytes:
-            chunk = chunk.copy(order="K")
-        with self._lock:
-            old = self._chunks.pop((owner, key), None)
-            self._nbytes += _cost(chunk) - (0 if old is None else _cost(old))
-            self._chunks[owner, key] = chunk
-            while self._nbytes > self.limit:
-                self._nbytes -= _cost(self._chunks.popitem(last=False)[1])
+        self.put_many(owner, [(key, chunk)])
+
+    def put_many(self, owner: int, chunks: Iterable[tuple[ChunkKey, AnyArray]]) -> None:
+        """Keep chunks, dropping others to stay within the limit."""
+        for key, given in chunks:
+            if not self.takes(given.nbytes):
+                continue
+            chunk = given.copy(order="K") if _owner_nbytes(given) > given.nbytes else given
+            name = (owner, key)
+            with self._lock:
+                old = self._chunks.pop(name, None)
+                self._nbytes += _cost(chunk) - (0 if old is None else _cost(old))
+                self._chunks[name] = chunk
+                while self._nbytes > self.limit:
+                    self._nbytes -= _cost(self._chunks.popitem(last=False)[1])
 
     def takes(self, nbytes: int, count: int = 1) -> bool:
         """Return whether `count` chunks of `nbytes` bytes together can all be kept at once."""

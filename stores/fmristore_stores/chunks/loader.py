@@ -75,6 +75,8 @@ _SHORT = 16 * 1024
 _SCRATCH_BYTES = 1024 * 1024
 """Bytes of parts of chunks that are fetched at once, and then copied to their places."""
 _LENGTH = operator.attrgetter("length")
+_ENCODED_LENGTH = operator.attrgetter("range.length")
+_REF = operator.itemgetter(1)
 _MISSING = "is missing: the data are damaged"
 
 
@@ -88,6 +90,8 @@ class Loaded(NamedTuple):
     """True if `values` are the block that was asked for, steps and all, and nothing else."""
     fresh: bool = False
     """True if the memory of `values` is nobody else's."""
+    decoded: int = 0
+    """Bytes that were decoded for them."""
 
 
 Kept: TypeAlias = list[tuple[ChunkKey, AnyArray]]
@@ -290,14 +294,14 @@ class ChunkLoader:
             self._check_size(key, ref)
             (data,) = array.fetch([ref.range])
             loaded = self._decode(key, block, ref, data, memory)
+            self._stats.add(chunks=1, bytes_decoded=loaded.decoded)
         if keep and loaded.origin is None:
             self._cache.put(self._owner, key, loaded.values)
         return loaded._replace(fresh=memory is aligned and loaded.values.flags.writeable)
 
     def _keep(self, kept: Kept) -> None:
         """Cache chunks, when it is known that they are of the store that was opened."""
-        for key, chunk in kept:
-            self._cache.put(self._owner, key, chunk)
+        self._cache.put_many(self._owner, kept)
 
     def require_first(self, key: ChunkKey) -> None:
         """Refuse early to read many chunks where not even the first one was written.
@@ -313,13 +317,7 @@ class ChunkLoader:
 
     def run(self, reads: list[ChunkRead], returned: int) -> None:
         """Place all reads: cached chunks first, the others as they are fetched and decoded."""
-        wanted = []
-        for read in reads:
-            chunk = None if self._plain else self._cache.get(self._owner, read.key)
-            if chunk is None:
-                wanted.append(read)
-            else:
-                read.place(Loaded(chunk))
+        wanted = reads if self._plain else self._place_cached(reads)
         if not wanted:
             return
         worth = self._worth_keeping(len(wanted), returned)
@@ -332,11 +330,25 @@ class ChunkLoader:
         if kept:
             self._keep(kept)
 
+    def _place_cached(self, reads: list[ChunkRead]) -> list[ChunkRead]:
+        """Place chunks that were decoded before; the reads of all others."""
+        cached = self._cache.get_many(self._owner, [read.key for read in reads])
+        if not cached:
+            return reads
+        for read in reads:
+            if read.key in cached:
+                read.place(Loaded(cached[read.key]))
+        return [read for read in reads if read.key not in cached]
+
     def _found(
         self, wanted: Sequence[ChunkRead], refs: Sequence[ChunkRef | None]
     ) -> list[tuple[ChunkRead, ChunkRef]]:
         """Reads of chunks that are there, with their places; those of others are placed."""
-        found = []
+        found: list[tuple[ChunkRead, ChunkRef]] = []
+        if None not in refs and max(map(_ENCODED_LENGTH, refs)) <= self._most_encoded:
+            found = list(zip(wanted, cast("Sequence[ChunkRef]", refs), strict=True))
+            self._check_size(found[0][0].key, found[0][1])
+            return found
         for read, ref in zip(wanted, refs, strict=True):
             if ref is not None:
                 self._check_size(read.key, ref)
@@ -367,11 +379,9 @@ class ChunkLoader:
         found = self._found(wanted, self.refs([read.key for read in wanted]))
 
         def work(group: list[tuple[ChunkRead, ChunkRef]]) -> None:
-            fetched = array.fetch([ref.range for _, ref in group])
-            for (read, ref), data in zip(group, fetched, strict=True):
-                self._place(read, ref, data, kept)
+            self._place(group, array.fetch([ref.range for _, ref in group]), kept)
 
-        found.sort(key=_place_of)  # each file is opened for as few groups as it can be
+        found.sort(key=_REF)  # each file is opened for as few groups as it can be
         self._in_groups(work, found, len(found) * self._chunk_nbytes)
 
     def _in_groups(
@@ -397,7 +407,7 @@ class ChunkLoader:
         def place(item: tuple[ChunkKey, ChunkRef, Buffer]) -> None:
             key, ref, data = item
             self._check_size(key, ref)
-            self._place(reads[key], ref, data, kept)
+            self._place([(reads[key], ref)], [data], kept)
 
         with as_they_come(place) as add:
 
@@ -615,21 +625,33 @@ class ChunkLoader:
 
     # Encoded chunks -------------------------------------------------------------------------------
 
-    def _place(self, read: ChunkRead, ref: ChunkRef, data: Buffer, kept: Kept | None) -> None:
-        room = read.room
-        if kept is not None and room is not None:
-            if not self._remote and self._cache.touch(self._owner, read.key):
-                kept = None  # the caller has all of it now: it is kept when it is wanted once more
-            else:
-                room = None
-        memory: Memory = _own if kept is not None else _scratch
-        if room is not None:
-            memory = lambda _: room  # noqa: E731
-        loaded = self._decode(read.key, read.block, ref, data, memory)
-        if kept is not None and loaded.origin is None:
-            kept.append((read.key, loaded.values))
-        if room is None or not np.may_share_memory(loaded.values, room):
-            read.place(loaded)
+    def _place(
+        self,
+        group: Sequence[tuple[ChunkRead, ChunkRef]],
+        fetched: Sequence[Buffer],
+        kept: Kept | None,
+    ) -> None:
+        """Decode chunks, and copy what is wanted of each to its place."""
+        count = size = 0
+        try:
+            for (read, ref), data in zip(group, fetched, strict=True):
+                key, block, place, room = read
+                keep = kept is not None
+                if keep and room is not None:
+                    if not self._remote and self._cache.touch(self._owner, key):
+                        keep = False  # the caller has all of it now: kept when it is wanted again
+                    else:
+                        room = None
+                memory = _own if keep else _scratch if room is None else _only(room)
+                loaded = self._decode(key, block, ref, data, memory)
+                count += 1
+                size += loaded.decoded
+                if kept is not None and keep and loaded.origin is None:
+                    kept.append((key, loaded.values))
+                if room is None or not np.may_share_memory(loaded.values, room):
+                    place(loaded)
+        finally:
+            self._stats.add(chunks=count, bytes_decoded=size)
 
     def _decode(
         self, key: ChunkKey, block: Region, ref: ChunkRef, data: Buffer, memory: Memory
@@ -653,27 +675,28 @@ class ChunkLoader:
         """Decode a chunk, or just the part that is needed when it is needed for the first time."""
         spec = self.spec
         if self._by_parts and not ref.skip:
-            part = self._decode_part(key, block, data)
-            if part is not None:
-                return part
-        shape: Sequence[int] = self._memory_chunks
+            run = self._run_of(block)
+            if run is not None and self._cache.touch(self._owner, key):
+                part = self._decode_part(run, data)
+                if part is not None:
+                    return part
         nbytes = self._chunk_nbytes
-        if self._chunks != self._whole and ref.range.length < nbytes:  # the last part of a chunk
-            nbytes = ref.range.length
-            shape = last_subchunk_shape(shape, self._memory_whole)
+        if self._chunks != self._whole and ref.range.length < nbytes:
+            return self._decode_last(ref, data, memory)
         decoded = codecs.decode(spec.codecs, data, nbytes, skip=ref.skip, out=memory(nbytes))
-        self._stats.add(chunks=1, bytes_decoded=nbytes)
+        values: AnyArray = np.ndarray(self._chunks, spec.dtype, decoded, 0, self._strides)
+        return Loaded(values, decoded=nbytes)
+
+    def _decode_last(self, ref: ChunkRef, data: Buffer, memory: Memory) -> Loaded:
+        """Decode the last part of a chunk, which is shorter than the others."""
+        spec, nbytes = self.spec, ref.range.length
+        shape = last_subchunk_shape(self._memory_chunks, self._memory_whole)
+        decoded = codecs.decode(spec.codecs, data, nbytes, skip=ref.skip, out=memory(nbytes))
         values = np.frombuffer(decoded, spec.dtype).reshape(shape)
-        return Loaded(values.transpose(self._inverse))
+        return Loaded(values.transpose(self._inverse), decoded=nbytes)
 
-    def _decode_part(self, key: ChunkKey, block: Region, data: Buffer) -> Loaded | None:
-        """Decode one run of elements that is contiguous in the chunk and holds a block.
-
-        None where that would be most of the chunk, or a part of it was wanted before.
-        """
-        run = self._run_of(block)
-        if run is None or not self._cache.touch(self._owner, key):
-            return None
+    def _decode_part(self, run: Run, data: Buffer) -> Loaded | None:
+        """Decode one run of elements of a chunk; None where all of it has to be decoded."""
         start, shape, origin = run
         count = math.prod(shape)
         width = self.spec.dtype.itemsize
@@ -682,10 +705,9 @@ class ChunkLoader:
         if found is None:
             return None
         part, offset = found
-        self._stats.add(chunks=1, bytes_decoded=len(part))
         values = np.frombuffer(part, self.spec.dtype, count, begin - offset).reshape(shape)
         first = tuple(map(origin.__getitem__, self._inverse))
-        return Loaded(values.transpose(self._inverse), first)
+        return Loaded(values.transpose(self._inverse), first, decoded=len(part))
 
     def _wrong_length(self, key: ChunkKey, nbytes: int) -> FmristoreError:
         return self.error(
@@ -710,10 +732,6 @@ def _parts(lengths: Sequence[int]) -> Iterator[slice]:
         yield slice(begin, len(lengths))
 
 
-def _place_of(found: tuple[ChunkRead, ChunkRef]) -> ByteRange:
-    return found[1].range
-
-
 def _is_in(data: Buffer, room: AnyArray) -> bool:
     """Return whether bytes were fetched into memory that was given for them."""
     owner: object = data.obj if isinstance(data, memoryview) else None
@@ -722,6 +740,11 @@ def _is_in(data: Buffer, room: AnyArray) -> bool:
 
 def _own(_: int) -> None:
     """No memory of others for a chunk that will be kept: it gets its own."""
+
+
+def _only(room: AnyArray) -> Memory:
+    """The place of a chunk in the result."""
+    return lambda _: room
 
 
 _threads = threading.local()

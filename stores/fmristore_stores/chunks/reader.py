@@ -139,7 +139,7 @@ class ChunkReader:
             self._loader.require_first(
                 tuple(s.start // c for s, c in zip(region, self._chunks, strict=True))
             )
-        whole = all(map(operator.ge, shape, self._chunks))
+        whole = self._in_runs(shape)
         touched = overlaps(region, self._chunks)
         reads = [self._region_read(overlap, result, whole=whole) for overlap in touched]
         self._loader.run(reads, result.nbytes)
@@ -198,7 +198,7 @@ class ChunkReader:
         """Read of one chunk that lies in several regions."""
         if len(wanted) == 1:
             number, overlap = wanted[0]
-            whole = all(map(operator.ge, outs[number].shape, self._chunks))
+            whole = self._in_runs(outs[number].shape)
             return self._region_read(overlap, outs[number], whole=whole)
 
         def place(loaded: Loaded | None) -> None:
@@ -245,26 +245,33 @@ class ChunkReader:
         return self._loader.cost(wanted, returned)
 
     def _region_read(self, overlap: Overlap, result: AnyArray, *, whole: bool) -> ChunkRead:
-        """Read of one chunk that a region needs; `whole` where it may need all of one."""
+        """Read of one chunk that a region needs; `whole` if it may fill a run of the result."""
+        key, source, target = overlap
 
         def place(loaded: Loaded | None) -> None:
             if loaded is None:
-                result[overlap.target] = self.spec.fill
-                return
-            values = loaded.values
-            result[overlap.target] = (
-                values if loaded.exact else values[_within(overlap.source, loaded)]
-            )
+                result[target] = self.spec.fill
+            elif loaded.exact:
+                result[target] = loaded.values
+            else:
+                result[target] = loaded.values[_within(source, loaded)]
 
-        room = self._room(overlap, result) if whole else None
-        return ChunkRead(overlap.key, overlap.source, place, room)
+        return ChunkRead(key, source, place, self._room(target, result) if whole else None)
 
-    def _room(self, overlap: Overlap, result: AnyArray) -> AnyArray | None:
+    def _in_runs(self, shape: tuple[int, ...]) -> bool:
+        """Return whether the bytes of a whole chunk may lie in one run of a result."""
+        lengths = map(shape.__getitem__, self._axes)
+        pairs = list(zip(lengths, self._memory_chunks, strict=True))
+        first = next((n for n, (_, chunk) in enumerate(pairs) if chunk > 1), len(pairs))
+        across, inner = pairs[: first + 1], pairs[first + 1 :]
+        return all(n >= chunk for n, chunk in across) and all(n == chunk for n, chunk in inner)
+
+    def _room(self, target: Region, result: AnyArray) -> AnyArray | None:
         """Bytes of the result that are those of a whole chunk, None if they are scattered."""
-        target = result[overlap.target].transpose(self._axes)
-        if target.shape != self._memory_chunks or not target.flags.c_contiguous:
+        place = result[target].transpose(self._axes)
+        if place.shape != self._memory_chunks or not place.flags.c_contiguous:
             return None
-        return target.reshape(-1).view(np.uint8)
+        return place.reshape(-1).view(np.uint8)
 
     # Scattered points -----------------------------------------------------------------------
 
