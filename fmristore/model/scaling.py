@@ -16,6 +16,7 @@ __all__ = ["Scaling", "make_scaling"]
 
 Factor = float | NDArray[np.float64]
 _SMALLEST, _LARGEST = (float(limit) for limit in (np.finfo("f4").tiny, np.finfo("f4").max))
+_SHORT = np.dtype("f4")
 
 _MOST_STEPS = 2.0**18
 """Steps of the slope that an intercept may have for float32: its rounding is 1/32 of a step."""
@@ -55,7 +56,7 @@ class Scaling:
         intercepts so large that float32 could not tell neighbouring values apart.
         """
         short = stored.kind in "iu" and stored.itemsize <= 2
-        usual = np.dtype("f4") if short else np.result_type(stored, np.float32)
+        usual = _SHORT if short else np.result_type(stored, np.float32)
         return np.result_type(usual, np.float64) if self._wide else usual
 
     def apply(
@@ -79,14 +80,15 @@ class Scaling:
         dtype : dtype, optional
             Type to compute and return instead of `Scaling.dtype`.
         """
-        usual = self.dtype(values.dtype)
-        wanted = usual if dtype is None else np.dtype(dtype)
-        working = np.result_type(usual, wanted) if wanted.kind in "fc" else usual
+        working = wanted = self.dtype(values.dtype)
+        if dtype is not None:
+            wanted = np.dtype(dtype)
+            working = np.result_type(working, wanted) if wanted.kind in "fc" else working
         scaled = values.astype(working)
         scaled *= self._factor(self.slope, working, times, axis, scaled.ndim)
         if self._shifts:
             scaled += self._factor(self.inter, working, times, axis, scaled.ndim)
-        return scaled.astype(wanted, copy=False)
+        return scaled if wanted is working else scaled.astype(wanted, copy=False)
 
     @staticmethod
     def _factor(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,30 +42,23 @@ def bounds(part: AxisPart) -> slice:
 
 
 _EVERY = slice(None)
-_PLAIN = frozenset({int, slice, EllipsisType, type(None)})
+_OF_AXES = frozenset({int, slice})
+_BASIC = _OF_AXES | {EllipsisType, type(None)}
 """Types of the entries of basic indices; others are looked at more closely."""
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """A part of every axis of an array.
-
-    Parameters
-    ----------
-    region : tuple of slice or ndarray
-        One part per axis: a slice with ``0 <= start <= stop`` and a positive step, or, along at
-        most one axis, an array of positions.
-    finish : tuple
-        Index that turns what was read into numpy's answer: it reverses axes that were asked for
-        backwards, drops axes given as integers and adds new ones.
-    front : int
-        Axis of the answer that comes first: numpy puts the axis of a list in front of all others
-        where a slice stands between the list and an integer.
-    """
+class Selection(NamedTuple):
+    """A part of every axis of an array."""
 
     region: tuple[Any, ...]
+    """One part per axis: a slice with ``0 <= start <= stop`` and a positive step, or, along at most
+    one axis, an array of positions."""
     finish: tuple[Any, ...]
+    """Index that turns what was read into numpy's answer: it reverses axes that were asked for
+    backwards, drops axes given as integers and adds new ones."""
     front: int = 0
+    """Axis of the answer that comes first: numpy puts the axis of a list in front of all others
+    where a slice stands between the list and an integer."""
 
     def apply(self, values: AnyArray) -> Any:
         """Turn the values of the region into numpy's answer.
@@ -124,8 +117,8 @@ def parse_index(index: Any, shape: tuple[int, ...]) -> Selection | PointSelectio
         If it does not fit, or combines lists in another way.
     """
     given = index if isinstance(index, tuple) else (index,)
-    if _PLAIN.issuperset(map(type, given)):
-        return _parse_entries(list(given), shape, listed=False)
+    if _BASIC.issuperset(map(type, given)):
+        return _parse_entries(given, shape, lists=False)
     entries = [_array_entry(entry) for entry in given]
     if (
         entries
@@ -183,58 +176,60 @@ def parse_selection(index: Any, shape: tuple[int, ...]) -> Selection:
     return _parse_entries([_array_entry(entry) for entry in given], shape)
 
 
-def _parse_entries(given: list[Any], shape: tuple[int, ...], *, listed: bool = True) -> Selection:
-    """Parse entries of which none is a list, unless `listed`."""
+def _parse_entries(
+    given: Sequence[Any], shape: tuple[int, ...], *, lists: bool = True
+) -> Selection:
+    """Parse the entries of an index, of which none is a list unless `lists`."""
     region: list[AxisPart] = []
     finish: list[Any] = []
-    for entry in _expand(given, len(shape)):
-        if entry is None:
-            finish.append(None)
-            continue
-        axis = len(region)
-        if isinstance(entry, np.ndarray):
-            region.append(_parse_list(entry, shape[axis], axis))
-            finish.append(slice(None))
-        elif isinstance(entry, slice):
-            if entry == _EVERY:
-                region.append(slice(0, shape[axis], 1))
-                finish.append(entry)
-                continue
-            read, then = _parse_slice(entry, shape[axis], axis)
-            region.append(read)
-            finish.append(then)
-        else:
-            length = shape[axis]
-            plain = type(entry) is int and -length <= entry < length
-            number = entry % length if plain else _parse_integer(entry, length, axis)
+    left = len(shape) - len(given)
+    plain = left >= 0 and _OF_AXES.issuperset(map(type, given))
+    pairs: Iterable[tuple[Any, int]] = zip((*given, *(_EVERY,) * left), shape, strict=True)
+    for entry, length in pairs if plain else _expanded(given, shape):
+        kind = type(entry)
+        if kind is int and -length <= entry < length:
+            number = entry if entry >= 0 else entry + length
             region.append(slice(number, number + 1, 1))
             finish.append(0)
-    if listed and sum(isinstance(part, np.ndarray) for part in region) > 1:
+        elif kind is slice:
+            read, then = _parse_slice(entry, length, len(region))
+            region.append(read)
+            finish.append(then)
+        elif entry is None:
+            finish.append(None)
+        elif isinstance(entry, np.ndarray):
+            region.append(_parse_list(entry, length, len(region)))
+            finish.append(_EVERY)
+        else:
+            number = _parse_integer(entry, length, len(region))
+            region.append(slice(number, number + 1, 1))
+            finish.append(0)
+    front = _front(given, region, shape) if lists else 0
+    if not plain and EllipsisType in map(type, given):
+        finish.append(Ellipsis)  # which makes numpy answer with an array, even of no axes
+    return Selection(tuple(region), tuple(finish), front)
+
+
+def _front(given: Sequence[Any], region: Sequence[AxisPart], shape: tuple[int, ...]) -> int:
+    """Position of the list's axis, if numpy moves it to the front; else 0."""
+    lists = sum(isinstance(part, np.ndarray) for part in region)
+    if lists > 1:
         raise SelectionError(
             "lists along several axes: only three lists, of the voxels' x, y and z, go together; "
             "index one axis after the other, and the rest of it as an array: image[[0, 2]][:, "
             "[1, 3]] gives what image[numpy.ix_([0, 2], [1, 3])] would"
         )
-    front = _front(given, finish) if listed else 0
-    if EllipsisType in map(type, given):
-        finish.append(Ellipsis)  # which makes numpy answer with an array, even of no axes
-    return Selection(tuple(region), tuple(finish), front)
-
-
-def _front(given: list[Any], finish: list[Any]) -> int:
-    """Position of the list's axis, if numpy moves it to the front; else 0."""
-    if not any(isinstance(entry, np.ndarray) for entry in given):
+    if not lists:
         return 0
     chosen = [
         place
         for place, entry in enumerate(given)
         if isinstance(entry, np.ndarray) or not isinstance(entry, slice | EllipsisType | None)
     ]
-    listed = [place for place, entry in enumerate(given) if isinstance(entry, np.ndarray)]
-    if not listed or chosen[-1] - chosen[0] == len(chosen) - 1:
+    if chosen[-1] - chosen[0] == len(chosen) - 1:
         return 0
     before = 0
-    for entry in _expand(given, sum(part is not None and part is not Ellipsis for part in finish)):
+    for entry, _ in _expanded(given, shape):
         if isinstance(entry, np.ndarray):
             return before
         before += entry is None or isinstance(entry, slice)
@@ -279,34 +274,44 @@ def _array_entry(entry: Any) -> Any:
     return entry
 
 
-def _expand(entries: list[Any], rank: int) -> list[Any]:
-    """Replace the Ellipsis, or the missing end, by full slices."""
-    kinds = [*map(type, entries)]
-    ellipses = kinds.count(EllipsisType)
+def _expanded(given: Sequence[Any], shape: tuple[int, ...]) -> list[tuple[Any, int]]:
+    """Entries with the lengths of their axes, full slices for the Ellipsis or the missing end.
+
+    A None, which stands for a new axis, comes with a length of 0.
+    """
+    kinds = [*map(type, given)]
+    ellipses, rank = kinds.count(EllipsisType), len(shape)
     if ellipses > 1:
         raise SelectionError("an index can only have a single ellipsis ('...')")
-    used = len(entries) - ellipses - kinds.count(type(None))
+    used = len(given) - ellipses - kinds.count(type(None))
     if used > rank:
         raise SelectionError(f"too many indices: the image has {rank} axes, {used} were indexed")
-    full = [slice(None)] * (rank - used)
-    if not ellipses:
-        return [*entries, *full]
-    expanded: list[Any] = []
-    for entry in entries:
-        expanded.extend(full if isinstance(entry, EllipsisType) else [entry])
-    return expanded
+    full = [_EVERY] * (rank - used)
+    lengths = iter(shape)
+    found: list[tuple[Any, int]] = []
+    for entry in given if ellipses else (*given, Ellipsis):
+        if entry is Ellipsis:
+            found += zip(full, lengths, strict=False)
+        else:
+            found.append((entry, 0 if entry is None else next(lengths)))
+    return found
 
 
 def _parse_slice(entry: slice, length: int, axis: int) -> tuple[slice, slice]:
+    if entry == _EVERY:
+        return slice(0, length, 1), entry
     try:
-        picked = range(*entry.indices(length))
+        start, stop, step = entry.indices(length)
     except (TypeError, ValueError) as error:
         raise SelectionError(f"axis {axis}: {entry} is not a slice of integers: {error}") from None
+    if step == 1 and start < stop:
+        return slice(start, stop, 1), _EVERY
+    picked = range(start, stop, step)
     if not picked:
-        return slice(0, 0, 1), slice(None)
-    if picked.step > 0:
-        return slice(picked[0], picked[-1] + 1, picked.step), slice(None)
-    return slice(picked[-1], picked[0] + 1, -picked.step), slice(None, None, -1)
+        return slice(0, 0, 1), _EVERY
+    if step > 0:
+        return slice(picked[0], picked[-1] + 1, step), _EVERY
+    return slice(picked[-1], picked[0] + 1, -step), slice(None, None, -1)
 
 
 def _parse_integer(entry: Any, length: int, axis: int) -> int:

@@ -16,6 +16,8 @@ from fmristore_stores.grid import (
     Region,
     chunk_region,
     grid_shape,
+    only_overlap,
+    overlap_count,
     overlaps,
     parse_region,
     region_shape,
@@ -57,6 +59,13 @@ def test_overlaps_partition_a_region(
     assert (times == 1).all()
     np.testing.assert_array_equal(result, values[index(region)])
     assert seen == sorted(set(seen))
+    assert overlap_count(region, chunks) == len(seen)
+    only = only_overlap(region, chunks)
+    if only is not None:
+        ((key, source, _),) = overlaps(region, chunks)
+        assert (key, source) == only
+    else:
+        assert len(seen) != 1 or any(part.step > 1 for part in region)
 
 
 @given(grid=grids())

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -26,7 +26,7 @@ from fmristore.formats.base import (
 from fmristore.formats.grid import GridView
 from fmristore.formats.image.layout import COLORS, ImageContent, ImageLayout, image_options
 from fmristore.formats.image.r import RImageLayout
-from fmristore.formats.image.replicas import Replicas
+from fmristore.formats.image.replicas import Replica, Replicas
 from fmristore.formats.image.volumes import needs_scratch, volumes_by_scratch
 from fmristore.formats.matrix import chunk_count
 from fmristore.formats.nodes import read_bytes
@@ -119,18 +119,15 @@ class DenseSource(ImageSource):
                 )
 
 
-def _stored_region(spec: ArraySpec, parts: Mapping[str, AxisPart]) -> tuple[Any, ...]:
-    """Parts of the stored axes, by the names of the axes."""
-    axes = zip(spec.dims, spec.shape, strict=True)
-    return tuple([parts[d] if d in parts else slice(0, n, 1) for d, n in axes])
-
-
-def _listed(region: Sequence[AxisPart]) -> int | None:
-    """Axis along which there are positions instead of a slice, if any."""
+def _positions(region: Sequence[Any]) -> int:
+    """Axis along which there are positions instead of a slice; -1 if there is none."""
     for axis, part in enumerate(region):
         if not isinstance(part, slice):
             return axis
-    return None
+    return -1
+
+
+_SLICE = frozenset({slice})
 
 
 def _dtype_text(shown: np.dtype[Any], stored: np.dtype[Any]) -> str:
@@ -169,7 +166,7 @@ class DenseImage(GridView):
         kind = RArray if content.of_r else StoredArray
         self._data = content.array or kind(handle, content.data, dims=content.dims)
         copies = [StoredArray(handle, path, is_copy=True) for path in content.copies]
-        self._replicas = Replicas([self._data, *copies])
+        self._replicas = Replicas([self._data, *copies], self.axes)
         self._spec = self._data.reader.spec
         known = content.attributes
         self._attributes = self._data.attributes if known is None else known
@@ -202,7 +199,7 @@ class DenseImage(GridView):
 
         For going through it once: it keeps no decoded chunks.
         """
-        return self._replicas.for_volumes.streaming_reader()
+        return self._replicas.for_volumes.array.streaming_reader()
 
     @property
     def stored_dtype(self) -> np.dtype[Any]:
@@ -269,19 +266,21 @@ class DenseImage(GridView):
         self, region: Sequence[AxisPart], *, dtype: DTypeLike | None, raw: bool
     ) -> AnyArray:
         """Docstring inherited."""
-        parts = dict(zip(self.axes, region, strict=True))
-        array = self._replica_for(parts)
-        reader = array.stored.reader if raw else array.reader
-        spec = reader.spec
-        stored = _stored_region(spec, parts)
-        listed = _listed(stored)
-        if listed is None:
-            values, dims = reader.read(stored), spec.dims
+        slices = _SLICE.issuperset(map(type, region))
+        within: Any = region if slices else [bounds(part) for part in region]
+        replica = self._replicas.for_region(within)
+        reader = (replica.array.stored if raw else replica.array).reader
+        stored: Any = replica.stored(region)
+        if slices:
+            values = reader.read(stored)
         else:
-            others = (*stored[:listed], *stored[listed + 1 :])
-            values = reader.read_points((listed,), stored[listed][:, None], others)
-            dims = (spec.dims[listed], *spec.dims[:listed], *spec.dims[listed + 1 :])
-        values = self._as_indexed(values, dims, self.axes)
+            place = _positions(stored)
+            others = (*stored[:place], *stored[place + 1 :])
+            values = reader.read_points((place,), stored[place][:, None], others)
+            values = np.moveaxis(values, 0, place)
+        values = values.transpose(replica.order)
+        if len(replica.order) > len(region):
+            values = self._colored(values)
         return self._converted(values, region[-1], axis=-1, dtype=dtype, raw=raw)
 
     def read_points(
@@ -291,7 +290,7 @@ class DenseImage(GridView):
         inside = self._inside(points)
         timed = "t" in self.axes
         wanted_times = bounds(times)
-        array = self._replicas.for_voxels(inside, wanted_times) if timed else self._data
+        array = self._replicas.for_voxels(inside, wanted_times).array if timed else self._data
         reader = array.stored.reader if raw else array.reader
         spec = reader.spec
         others = [d for d in spec.dims if d not in "xyz"]
@@ -320,30 +319,27 @@ class DenseImage(GridView):
 
     def cost(self, region: Sequence[AxisPart]) -> tuple[ReadCost, int, str | None]:
         """Docstring inherited."""
-        parts = dict(zip(self.axes, region, strict=True))
-        array = self._replica_for(parts)
-        reader = array.reader
-        stored = _stored_region(reader.spec, parts)
-        listed = _listed(stored)
-        if listed is None:
+        replica = self._replica_for(region)
+        reader = replica.array.reader
+        stored: Any = replica.stored(region)
+        place = _positions(stored)
+        if place < 0:
             cost = reader.cost(stored)
         else:
-            others = (*stored[:listed], *stored[listed + 1 :])
-            cost = reader.cost_points((listed,), stored[listed][:, None], others)
-        return cost, chunk_count(array), array.path if self._content.copies else None
+            others = (*stored[:place], *stored[place + 1 :])
+            cost = reader.cost_points((place,), stored[place][:, None], others)
+        path = replica.array.path if self._content.copies else None
+        return cost, chunk_count(replica.array), path
 
     def _touched(self, region: Sequence[AxisPart]) -> tuple[AxisChunks, ...]:
         """Docstring inherited."""
-        reader = self._replica_for(dict(zip(self.axes, region, strict=True))).reader
-        size = dict(zip(reader.spec.dims, reader.spec.layout.chunks, strict=True))
-        return axis_chunks(self.axes, self.shape, [size[d] for d in self.axes], region)
+        replica = self._replica_for(region)
+        chunks = replica.array.reader.spec.layout.chunks
+        sizes = [chunks[axis] for axis in replica.order[: len(self.axes)]]
+        return axis_chunks(self.axes, self.shape, sizes, region)
 
-    def _replica_for(self, parts: Mapping[str, AxisPart]) -> StoredArray:
-        if len(self._replicas.arrays) == 1:
-            return self._data
-        listed = _listed(list(parts.values())) is not None
-        slices = {d: bounds(part) for d, part in parts.items()} if listed else parts
-        return self._replicas.for_region(cast("Mapping[str, slice]", slices))
+    def _replica_for(self, region: Sequence[AxisPart]) -> Replica:
+        return self._replicas.for_region([bounds(part) for part in region])
 
     @property
     def plain(self) -> bool:
@@ -361,11 +357,10 @@ class DenseImage(GridView):
             One for each, of its shape, axes as users index them, and of `stored_dtype`; best if
             elements lie as in the chunks.
         """
-        reader = self._replica_for(dict(zip(self.axes, regions[0], strict=True))).reader
-        order = [self.axes.index(d) for d in reader.spec.dims]
-        reader.read_regions(
-            [tuple(region[a] for a in order) for region in regions],
-            [out.transpose(order) for out in outs],
+        replica = self._replicas.for_region(regions[0])
+        replica.array.reader.read_regions(
+            [replica.stored(region) for region in regions],
+            [out.transpose(replica.places) for out in outs],
         )
 
     @property
@@ -397,8 +392,7 @@ class DenseImage(GridView):
         """
         if cached and not self._content.copies:
             return self
-        wanted = {d: slice(0, n, 1) for d, n in zip(self.axes, lengths, strict=True)}
-        chosen = self._replicas.for_region(wanted)
+        chosen = self._replicas.for_region([slice(0, n, 1) for n in lengths]).array
         array = chosen if cached else chosen.uncached()
         return type(self)(
             self._handle, replace(self._content, data=chosen.path, copies=(), array=array)
@@ -408,7 +402,7 @@ class DenseImage(GridView):
         self, step: int, dtype: DTypeLike | None, max_memory: int, start: int = 0
     ) -> Iterator[AnyArray]:
         """Docstring inherited."""
-        reader = self._replicas.for_volumes.reader
+        reader = self._replicas.for_volumes.array.reader
         plain = not self._content.of_r and "c" not in reader.spec.dims
         if plain and needs_scratch(reader, step):
             image = self.for_blocks((*self.shape[:3], 1), cached=False)
@@ -446,9 +440,11 @@ class DenseImage(GridView):
         """Bring stored axes into the order of `axes`; a colour axis becomes a structured type."""
         colored = [*axes, "c"] if "c" in dims else list(axes)
         values = values.transpose([dims.index(d) for d in colored])
-        if "c" in dims:
-            values = np.ascontiguousarray(values).view(self.stored_dtype)[..., 0]
-        return values
+        return self._colored(values) if "c" in dims else values
+
+    def _colored(self, values: AnyArray) -> AnyArray:
+        """Values whose last axis is that of the colours, as those of a structured type."""
+        return np.ascontiguousarray(values).view(self.stored_dtype)[..., 0]
 
     def _converted(
         self, values: AnyArray, times: AxisPart, *, axis: int, dtype: DTypeLike | None, raw: bool
@@ -597,7 +593,7 @@ class DenseImage(GridView):
                 node="nifti",
             )
         export_nifti(
-            self._replicas.for_volumes.streaming_reader(),
+            self._replicas.for_volumes.array.streaming_reader(),
             header=header.raw,
             trailer=self.trailer_bytes,
             url=url,

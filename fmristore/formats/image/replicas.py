@@ -7,7 +7,7 @@ read takes the one that has the fewest bytes to decode for it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from fmristore_stores.spec import ArraySpec, Attributes, check_name
 __all__ = [
     "COPIES",
     "COPY_GROUP",
+    "Replica",
     "Replicas",
     "access_attributes",
     "find_replicas",
@@ -134,15 +135,26 @@ def read_replicas(handle: Handle, data: StoredArray, attributes: Attributes) -> 
     return paths
 
 
-class _Grid(NamedTuple):
-    """Chunks of one of the arrays."""
+class Replica(NamedTuple):
+    """One of the arrays: its chunks, and how its axes lie beside those that users index."""
 
     array: StoredArray
-    dims: tuple[str, ...]
-    shape: tuple[int, ...]
     chunks: tuple[int, ...]
     nbytes: int
     """Bytes of a decoded chunk."""
+    places: tuple[int, ...]
+    """Place of each stored axis among those that users index; the colours lie behind the last."""
+    order: tuple[int, ...]
+    """Stored axes in the order in which users index them, the colours last."""
+    whole: tuple[slice, ...]
+    """All of every stored axis."""
+
+    def stored(self, region: Sequence[Any]) -> tuple[Any, ...]:
+        """A region in the order of the stored axes, all colours with it."""
+        if len(self.places) == len(region):
+            return tuple(map(region.__getitem__, self.places))
+        parts = *region, self.whole[self.order[-1]]
+        return tuple(map(parts.__getitem__, self.places))
 
 
 class Replicas:
@@ -152,10 +164,13 @@ class Replicas:
     ----------
     arrays : sequence of StoredArray
         The array ``0`` first, axes named as in `fmristore.planning.layout.AXES`.
+    axes : sequence of str
+        Names of the axes in the order in which users index them.
     """
 
-    def __init__(self, arrays: Sequence[StoredArray]) -> None:
+    def __init__(self, arrays: Sequence[StoredArray], axes: Sequence[str]) -> None:
         self._arrays = tuple(arrays)
+        self._axes = tuple(axes)
 
     @property
     def arrays(self) -> tuple[StoredArray, ...]:
@@ -163,40 +178,47 @@ class Replicas:
         return self._arrays
 
     @cached_property
-    def _grids(self) -> list[_Grid]:
+    def _found(self) -> list[Replica]:
+        """All of them, the smallest chunks first."""
         found = []
         for array in self._arrays:
             reader = array.reader
             spec, chunks = reader.spec, reader.chunks
             nbytes = math.prod(chunks) * spec.dtype.itemsize
-            found.append(_Grid(array, spec.dims, spec.shape, chunks, nbytes))
-        return sorted(found, key=lambda grid: grid.nbytes)
+            axes = (*self._axes, "c")[: len(spec.dims)]
+            places = tuple(map(axes.index, spec.dims))
+            order = tuple(map(spec.dims.index, axes))
+            whole = tuple([slice(0, n, 1) for n in spec.shape])
+            found.append(Replica(array, chunks, nbytes, places, order, whole))
+        return sorted(found, key=lambda replica: replica.nbytes)
 
-    def for_region(self, parts: Mapping[str, slice]) -> StoredArray:
-        """The array that has the fewest bytes to decode for a region.
+    def for_region(self, region: Sequence[slice]) -> Replica:
+        """The replica that has the fewest bytes to decode for a region.
 
         Parameters
         ----------
-        parts : mapping of str to slice
-            What is wanted along each axis by its name; all of an axis that is left out.
+        region : sequence of slice
+            One for each axis, in the order in which users index them.
         """
-        if len(self._arrays) == 1:
-            return self._arrays[0]
-
-        best, least = self._arrays[0], (math.inf, math.inf)
-        for grid in self._grids:  # the smallest chunks first
-            axes = zip(grid.dims, grid.shape, strict=True)
-            region = tuple([parts[d] if d in parts else slice(0, n, 1) for d, n in axes])
-            chunks = overlap_count(region, grid.chunks)
-            cost = chunks * grid.nbytes, chunks  # where bytes are equal, fewer chunks are cheaper
+        found = self._found
+        best = found[0]
+        if len(found) == 1:
+            return best
+        least = (math.inf, math.inf)
+        for replica in found:
+            chunks = overlap_count(replica.stored(region), replica.chunks)
+            cost = (
+                chunks * replica.nbytes,
+                chunks,
+            )  # where bytes are equal, fewer chunks are cheaper
             if cost < least:
-                best, least = grid.array, cost
+                best, least = replica, cost
             if chunks <= 1:
                 break  # none of the others has fewer bytes
         return best
 
-    def for_voxels(self, voxels: AnyArray, times: slice) -> StoredArray:
-        """The array that has the fewest bytes to decode for series of scattered voxels.
+    def for_voxels(self, voxels: AnyArray, times: slice) -> Replica:
+        """The replica that has the fewest bytes to decode for series of scattered voxels.
 
         Parameters
         ----------
@@ -205,27 +227,30 @@ class Replicas:
         times : slice
             Part of the run.
         """
-        if len(self._arrays) == 1:
-            return self._arrays[0]
+        if len(self._found) == 1:
+            return self._found[0]
 
-        def spans(grid: _Grid) -> int:
-            return overlap_count((times,), (grid.chunks[grid.dims.index("t")],))
+        def spans(replica: Replica) -> int:
+            return overlap_count((times,), (replica.chunks[replica.order[3]],))
 
-        def cost(grid: _Grid) -> tuple[int, int]:
+        def cost(replica: Replica) -> tuple[int, int]:
             number = np.zeros(len(voxels), np.int64)
-            for axis, d in enumerate("xyz"):
-                place = grid.dims.index(d)
-                size = grid.chunks[place]
-                number = number * -(-grid.shape[place] // size) + voxels[:, axis] // size
-            chunks = len(np.unique(number)) * spans(grid)
-            return chunks * grid.nbytes, chunks
+            for axis, place in enumerate(replica.order[:3]):
+                size = replica.chunks[place]
+                number = number * -(-replica.whole[place].stop // size) + voxels[:, axis] // size
+            chunks = len(np.unique(number)) * spans(replica)
+            return chunks * replica.nbytes, chunks
 
         # Of one chunk for all voxels, and of one for each: mostly that is enough to know.
-        most = min(len(voxels) * spans(grid) * grid.nbytes for grid in self._grids)
-        left = [grid for grid in self._grids if spans(grid) * grid.nbytes <= most]
-        return (left[0] if len(left) == 1 else min(left, key=cost)).array
+        most = min(len(voxels) * spans(replica) * replica.nbytes for replica in self._found)
+        left = [replica for replica in self._found if spans(replica) * replica.nbytes <= most]
+        return left[0] if len(left) == 1 else min(left, key=cost)
 
     @property
-    def for_volumes(self) -> StoredArray:
-        """The array to read volume after volume from."""
-        return self.for_region({"t": slice(0, 1, 1)})
+    def for_volumes(self) -> Replica:
+        """The replica to read volume after volume from."""
+        first = self._found[0]
+        region = [first.whole[place] for place in first.order[: len(self._axes)]]
+        if "t" in self._axes:
+            region[self._axes.index("t")] = slice(0, 1, 1)
+        return self.for_region(region)

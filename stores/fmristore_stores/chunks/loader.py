@@ -12,11 +12,13 @@ import math
 import operator
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
 
 from fmristore_stores.chunks.cache import CHUNK_CACHE, ChunkCache
+from fmristore_stores.chunks.elements import Elements, Part
 from fmristore_stores.chunks.points import PointRead, Points
 from fmristore_stores.chunks.subchunks import (
     Run,
@@ -77,6 +79,7 @@ _SCRATCH_BYTES = 1024 * 1024
 _LENGTH = operator.attrgetter("length")
 _ENCODED_LENGTH = operator.attrgetter("range.length")
 _REF = operator.itemgetter(1)
+_START = operator.attrgetter("start")
 _MISSING = "is missing: the data are damaged"
 
 
@@ -233,7 +236,11 @@ class ChunkLoader:
         found = [(key, block, ref) for (key, block), ref in refs if ref is not None]
         ranges = [ref.range for _, _, ref in found]
         if self._plain:
-            ranges = [self._span(key, block, ref) for key, block, ref in found]
+            parts = [self._elements.part(block) for _, block, _ in found]
+            ranges = [
+                self._bytes_of(key, ref, part.first, part.length)
+                for (key, _, ref), part in zip(found, parts, strict=True)
+            ]
         return self._cost(ranges, len(found), len(keys) - len(found), returned)
 
     def cost_points(self, points: Points, reads: Sequence[PointRead], returned: int) -> ReadCost:
@@ -424,56 +431,50 @@ class ChunkLoader:
 
     # Chunks that are not encoded, in local files --------------------------------------------------
 
-    def _span(self, key: ChunkKey, block: Region, ref: ChunkRef) -> ByteRange:
-        """The bytes of a chunk from the first to the last element of a block."""
-        first, last = 0, self._width
-        for part, stride in zip(block, self._strides, strict=True):
-            first += part.start * stride
-            last += (part.stop - 1) * stride
-        return self._bytes_of(key, ref, first, last)
+    @cached_property
+    def _elements(self) -> Elements:
+        """Elements of a chunk, which is not longer than one may be."""
+        return Elements(self._chunks, self._strides, self.spec.dtype)
 
-    def _bytes_of(self, key: ChunkKey, ref: ChunkRef, first: int, last: int) -> ByteRange:
+    def _bytes_of(self, key: ChunkKey, ref: ChunkRef, first: int, length: int) -> ByteRange:
         """Some bytes of a chunk, which must be as long as a chunk is."""
         source, offset, nbytes = ref.range
-        cut = self._chunks != self._whole and nbytes < self._chunk_nbytes  # the last one of a chunk
-        if last > nbytes or (nbytes != self._chunk_nbytes and not cut):
+        if nbytes != self._chunk_nbytes and (
+            self._chunks == self._whole or not first + length <= nbytes < self._chunk_nbytes
+        ):  # the last one of a chunk that is cut is shorter
             raise self._wrong_length(key, nbytes)
-        return ByteRange(source, offset + first, last - first)
-
-    def _values(self, block: Region, data: Buffer, *, fresh: bool = False) -> Loaded:
-        """Elements of a block of a chunk, from the bytes of its span."""
-        shape, strides, origin = [], [], []
-        for part, stride in zip(block, self._strides, strict=True):
-            shape.append((part.stop - part.start - 1) // part.step + 1)
-            strides.append(stride * part.step)
-            origin.append(part.start)
-        values: AnyArray = np.ndarray(shape, self.spec.dtype, data, 0, strides)
-        return Loaded(values, tuple(origin), exact=True, fresh=fresh and values.nbytes == len(data))
+        return ByteRange(source, offset + first, length)
 
     def _one_plain(self, key: ChunkKey, block: Region, ref: ChunkRef) -> Loaded:
         self._check_size(key, ref)
-        span = self._span(key, block, ref)
-        if span.length < _SHORT:
+        first, length, shape, strides = self._elements.part(block)
+        span = self._bytes_of(key, ref, first, length)
+        if length < _SHORT:
             (data,) = self._chunked.fetch([span])
-            room = None
+            fresh = False
         else:
-            room = aligned(span.length)
+            room = aligned(length)
             (data,) = self._chunked.fetch([span], [room])
-        self._stats.add(chunks=1, bytes_decoded=span.length)
-        return self._values(block, data, fresh=room is not None and _is_in(data, room))
+            fresh = _is_in(data, room)
+        self._stats.add(chunks=1, bytes_decoded=length)
+        values: AnyArray = np.ndarray(shape, self.spec.dtype, data, 0, strides)
+        fresh = fresh and values.nbytes == length
+        return Loaded(values, tuple(map(_START, block)), exact=True, fresh=fresh)
 
     def _run_plain(self, found: list[tuple[ChunkRead, ChunkRef]]) -> None:
         """Read parts of chunks, on threads where they are long."""
-        groups: list[list[tuple[ChunkRead, ByteRange]]] = []
+        groups: list[list[tuple[ChunkRead, Part, ByteRange]]] = []
         size = room = 0
         for read, ref in found:
-            span = self._span(read.key, read.block, ref)
-            size += span.length
-            if span.length > room or len(groups[-1]) > _LARGEST_GROUP:
+            part = self._elements.part(read.block)
+            length = part.length
+            size += length
+            if length > room or len(groups[-1]) > _LARGEST_GROUP:
                 groups.append([])
                 room = _SCRATCH_BYTES
-            groups[-1].append((read, span))
-            room -= span.length
+            span = self._bytes_of(read.key, ref, part.first, length)
+            groups[-1].append((read, part, span))
+            room -= length
         for_each(self._place_plain, groups, workers=1 if size <= _INLINE_COPY else None)
 
     def run_points(self, points: Points, reads: Sequence[PointRead], result: AnyArray) -> None:
@@ -537,7 +538,7 @@ class ChunkLoader:
         where = zip(spans.chunks.tolist(), begins.tolist(), spans.lengths.tolist(), strict=True)
         for number, first, length in where:
             key, ref = read.keys[number], refs[number]
-            span = None if ref is None else self._bytes_of(key, ref, first, first + length)
+            span = None if ref is None else self._bytes_of(key, ref, first, length)
             found.append(span)
         return found
 
@@ -589,12 +590,12 @@ class ChunkLoader:
                 room[:] = np.frombuffer(data, np.uint8)
         self._stats.add(chunks=len(group), bytes_decoded=len(group) * self._chunk_nbytes)
 
-    def _place_plain(self, group: list[tuple[ChunkRead, ByteRange]]) -> None:
+    def _place_plain(self, group: list[tuple[ChunkRead, Part, ByteRange]]) -> None:
         """Read parts of chunks to where they belong, or to memory that is used again."""
-        spans = [span for _, span in group]
+        spans = [span for _, _, span in group]
         rooms = [
-            read.room if read.room is not None and read.room.nbytes == span.length else None
-            for read, span in group
+            read.room if read.room is not None and read.room.nbytes == part.length else None
+            for read, part, _ in group
         ]
         lengths = [
             0 if room is not None else span.length for room, span in zip(rooms, spans, strict=True)
@@ -611,9 +612,11 @@ class ChunkLoader:
             into = ()
         fetched = self._chunked.fetch(spans, into)
         self._stats.add(chunks=len(group), bytes_decoded=sum([span.length for span in spans]))
-        for (read, _), room, data in zip(group, rooms, fetched, strict=True):
+        dtype = self.spec.dtype
+        for (read, part, _), room, data in zip(group, rooms, fetched, strict=True):
             if room is None or not _is_in(data, room):
-                read.place(self._values(read.block, data))
+                values: AnyArray = np.ndarray(part.shape, dtype, data, 0, part.strides)
+                read.place(Loaded(values, tuple(map(_START, read.block)), exact=True))
 
     def _run_of(self, block: Region) -> Run | None:
         """Run of elements that holds a block; most chunks of a read have the same block."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fmristore_stores.chunks.elements import Part
 from fmristore_stores.grid import ChunkKey, Region
 from fmristore_stores.protocol import AnyArray, Buffer
 
-__all__ = ["PointRead", "Points", "Rest", "Spans"]
+__all__ = ["PointRead", "Points", "Spans"]
 
 Numbers = NDArray[np.int64]
 
@@ -19,34 +20,13 @@ _GAP = 8 * 1024
 """Bytes between two points that are read along: asking for the second one takes as long."""
 
 
-class Rest(NamedTuple):
-    """Elements of a chunk that are wanted at each point, along the other axes of the array."""
-
-    first: int
-    """Bytes from the begin of the chunk to the first element."""
-    length: int
-    """Bytes from the first element to the end of the last one."""
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    """Bytes from one element to the next along each axis."""
-
-    @classmethod
-    def of(cls, region: Region, strides: Sequence[int], width: int) -> Self:
-        """Make it of a region of the chunk along these axes."""
-        pairs = list(zip(region, strides, strict=True))
-        first = sum([part.start * stride for part, stride in pairs])
-        shape = tuple([(part.stop - part.start - 1) // part.step + 1 for part, _ in pairs])
-        steps = tuple([part.step * stride for part, stride in pairs])
-        length = sum([(n - 1) * step for n, step in zip(shape, steps, strict=True)]) + width
-        return cls(first, length, shape, steps)
-
-
 class PointRead(NamedTuple):
     """One place along the other axes, and the chunks there that hold points."""
 
     keys: list[ChunkKey]
     """Chunks, as `Points.keys` gives them."""
-    rest: Rest
+    rest: Part
+    """Elements that are wanted at each point, along the other axes."""
     target: Region
     """Place in the result, along the axes behind that of the points."""
 
@@ -118,7 +98,7 @@ class Points:
         return found
 
     def taken(
-        self, data: Buffer, some: slice, rest: Rest, dtype: np.dtype[Any]
+        self, data: Buffer, some: slice, rest: Part, dtype: np.dtype[Any]
     ) -> tuple[Numbers, AnyArray]:
         """Values at the points of some spans.
 
@@ -128,7 +108,7 @@ class Points:
             Bytes of the spans, one behind the other.
         some : slice
             Which of the spans for `rest.length`.
-        rest : Rest
+        rest : Part
             What is wanted at each point.
         dtype : dtype
             Of the values.

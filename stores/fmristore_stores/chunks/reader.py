@@ -15,8 +15,9 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from fmristore_stores.chunks.cache import ChunkCache
+from fmristore_stores.chunks.elements import Elements
 from fmristore_stores.chunks.loader import ChunkLoader, ChunkRead, Loaded
-from fmristore_stores.chunks.points import PointRead, Points, Rest
+from fmristore_stores.chunks.points import PointRead, Points
 from fmristore_stores.errors import MemoryLimitError, SelectionError
 from fmristore_stores.grid import (
     ChunkKey,
@@ -78,6 +79,7 @@ class ChunkReader:
         self._url = url
         self._loader = ChunkLoader(array, cache=cache, missing=missing, url=url)
         self._direct = self._loader.direct
+        self._shape = self.spec.shape
         self._axes = self.spec.layout.axes
         self._chunks = self._loader.chunks
         self._memory_chunks = tuple(map(self._chunks.__getitem__, self._axes))
@@ -119,7 +121,7 @@ class ChunkReader:
         MemoryLimitError
             If there is not enough memory for the result, or it touches absurdly many chunks.
         """
-        region = parse_region(region, self.spec.shape)
+        region = parse_region(region, self._shape)
         if out is None and self._direct:
             only = only_overlap(region, self._chunks)
             if only is not None:
@@ -268,7 +270,8 @@ class ChunkReader:
 
     def _room(self, target: Region, result: AnyArray) -> AnyArray | None:
         """Bytes of the result that are those of a whole chunk, None if they are scattered."""
-        place = result[target].transpose(self._axes)
+        part: Any = (*target, ...)  # which gives an array also of no axes
+        place: AnyArray = result[part].transpose(self._axes)
         if place.shape != self._memory_chunks or not place.flags.c_contiguous:
             return None
         return place.reshape(-1).view(np.uint8)
@@ -368,11 +371,11 @@ class ChunkReader:
         rest: Sequence[Overlap],
     ) -> tuple[Points, list[PointRead]]:
         """Points of chunks that are not encoded, and what is wanted at each of them."""
-        strides, width = self._loader.strides, self.spec.dtype.itemsize
+        strides, dtype = self._loader.strides, self.spec.dtype
         found = Points(axes, points, self._chunks, strides)
-        along = [strides[a] for a in others]
+        rest_of = Elements([self._chunks[a] for a in others], [strides[a] for a in others], dtype)
         reads = [
-            PointRead(found.keys(others, key), Rest.of(source, along, width), target)
+            PointRead(found.keys(others, key), rest_of.part(source), target)
             for key, source, target in rest
         ]
         return found, reads

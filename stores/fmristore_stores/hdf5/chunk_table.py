@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -74,7 +75,9 @@ class ChunkFinder:
         self._path = path
         self._grid = grid_shape(spec.shape, spec.layout.chunks)
         self._chunked = chunked
-        self._lookups = _LOOKUPS if local and self._chunked else 0
+        self._remembers = chunked and not session.writable
+        """True if the table is remembered: that of a file that is changed would be an old one."""
+        self._lookups = _LOOKUPS if local and chunked else 0
         self._looked_up = 0
         known = None if session.writable else session.tables.get(path)
         self._index: ChunkIndex | None = known
@@ -89,10 +92,11 @@ class ChunkFinder:
         CorruptDataError
             If the table of chunks is damaged, or points beyond the end of the file.
         """
+        if self._index is not None and self._remembers:
+            return self._index.refs(keys)
         self._looked_up += len(keys)
         few = self._looked_up <= self._lookups
-        changing = self._session.writable and self._chunked  # what is changed is not remembered
-        if changing or (self._index is None and few):
+        if self._chunked and (few or not self._remembers):
             size, path = self._session.size, self._session.path
             node, grid, chunks = self._opener(), self._grid, self._spec.layout.chunks
             return [_look_up(node, grid, chunks, path, size, key) for key in keys]
@@ -108,6 +112,11 @@ class ChunkFinder:
             self._piece = int(node.get_offset() or 0), int(node.get_storage_size())
         _check_piece(self._piece, self._spec, self._session.size)
         return self._piece
+
+    @property
+    def known(self) -> bool:
+        """True if the HDF5 library is not asked for any chunk any more."""
+        return self._index is not None and self._remembers
 
     @property
     def index(self) -> ChunkIndex:
@@ -153,6 +162,7 @@ class ChunkIndex:
         self._source = source
         self._grid = grid
         self._most = math.prod(grid)
+        self._steps = tuple([math.prod(grid[axis + 1 :]) for axis in range(len(grid))])
         if len(rows) > 1:
             rows = rows[np.argsort(rows[:, 0], kind="stable")]
             if (np.diff(rows[:, 0]) == 0).any():
@@ -199,13 +209,8 @@ class ChunkIndex:
         )
 
     def _ref(self, key: ChunkKey) -> ChunkRef | None:
-        number = 0
-        if len(key) != len(self._grid):
-            raise SelectionError(f"chunk {key} is not in a grid of {self._grid}")
-        for position, length in zip(key, self._grid, strict=True):
-            if not 0 <= position < length:
-                raise SelectionError(f"chunk {key} is not in a grid of {self._grid}")
-            number = number * length + position
+        _check_key(key, self._grid)
+        number = sum(map(operator.mul, key, self._steps))
         numbers = self._numbers
         complete = len(numbers) > number and numbers[number] == number
         row = number if complete else bisect_left(numbers, number)
@@ -214,6 +219,11 @@ class ChunkIndex:
         return ChunkRef(
             ByteRange(self._source, self._offsets[row], self._sizes[row]), self._masks[row]
         )
+
+
+def _check_key(key: ChunkKey, grid: tuple[int, ...]) -> None:
+    if len(key) != len(grid) or min(key, default=0) < 0 or not all(map(operator.lt, key, grid)):
+        raise SelectionError(f"chunk {key} is not in a grid of {grid}")
 
 
 def _look_up(
@@ -233,9 +243,8 @@ def _look_up(
     CorruptDataError
         If the entry lies outside the file.
     """
-    if len(key) != len(grid) or False in [0 <= k < n for k, n in zip(key, grid, strict=True)]:
-        raise SelectionError(f"chunk {key} is not in a grid of {grid}")
-    info = node.get_chunk_info_by_coord(tuple([k * c for k, c in zip(key, chunks, strict=True)]))
+    _check_key(key, grid)
+    info = node.get_chunk_info_by_coord(tuple(map(operator.mul, key, chunks)))
     if not info.byte_offset:
         return None
     offset, size = int(info.byte_offset), int(info.size)

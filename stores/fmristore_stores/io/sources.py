@@ -244,6 +244,8 @@ class LocalSource:
         """
         if into and hasattr(os, "preadv"):
             return self._fetch_into(ranges, into)
+        if len(ranges) == 1:
+            return [self._fetch_one(ranges[0])]
         found: list[Buffer] = []
         for path, group in itertools.groupby(ranges, _SOURCE_OF):
             if path != self._path:
@@ -277,6 +279,20 @@ class LocalSource:
         if self._stats is not None:
             self._stats.add(requests=len(found), bytes_fetched=sum(map(len, found)))
         return found
+
+    def _fetch_one(self, item: ByteRange) -> Buffer:
+        """Bytes of a single range."""
+        path = item.source
+        if path != self._path:
+            (data,) = self._read_other(path, iter((item,)))
+        else:
+            file = self._kept
+            if file is None:
+                raise ClosedError("the file is closed", url=path)
+            data = _read(file.read, item)
+        if self._stats is not None:
+            self._stats.add(requests=1, bytes_fetched=len(data))
+        return data
 
     def _read_other(self, path: str, ranges: Iterator[ByteRange]) -> list[Buffer]:
         """Read ranges of a file that is opened for them alone."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,10 @@ from fmristore_stores.io.alive import AliveValues
 from fmristore_stores.io.forks import in_forked_child
 
 __all__ = ["Counts", "Stats", "Watch", "stats_of"]
+
+
+_MOST_NEW = 1024
+"""Counts of one store that wait to be added up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,23 +97,30 @@ class Stats(_Readable):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._values = [0, 0, 0, 0]
+        self._new: deque[tuple[int, int, int, int]] = deque()
+        """Counts that are not added to the values yet: nobody who counts takes a lock."""
 
     def add(
         self, *, requests: int = 0, bytes_fetched: int = 0, chunks: int = 0, bytes_decoded: int = 0
     ) -> None:
         """Count something."""
+        new = self._new
+        new.append((requests, bytes_fetched, chunks, bytes_decoded))
+        if len(new) > _MOST_NEW:
+            self._added()
+
+    def _added(self) -> list[int]:
+        """All counts; takes what is new among them."""
         with self._lock:
-            values = self._values
-            values[0] += requests
-            values[1] += bytes_fetched
-            values[2] += chunks
-            values[3] += bytes_decoded
+            columns = zip(*[self._new.popleft() for _ in range(len(self._new))], strict=True)
+            found = [value + sum(new) for value, new in zip(self._values, columns, strict=False)]
+            self._values = found or self._values
+            return self._values
 
     @property
     def counts(self) -> Counts:
         """Counts since the start or the last `reset`."""
-        with self._lock:
-            requests, fetched, chunks, decoded = self._values
+        requests, fetched, chunks, decoded = self._added()
         return Counts(
             requests=requests, bytes_fetched=fetched, chunks=chunks, bytes_decoded=decoded
         )
@@ -116,6 +128,7 @@ class Stats(_Readable):
     def reset(self) -> None:
         """Start again from zero."""
         with self._lock:
+            self._new.clear()
             self._values = [0, 0, 0, 0]
 
     @contextlib.contextmanager

@@ -78,7 +78,7 @@ def test_one_voxel(place: Path) -> None:
             CHUNK_CACHE.clear()
             run[3, 4, 1]
 
-        assert calls(work) < 112
+        assert calls(work) < 104
 
 
 @pytest.mark.parametrize(("codec", "most"), [("dual", 34), ("none", 12)])

@@ -228,7 +228,7 @@ def test_what_does_not_fit_is_refused(stores: dict[str, Store], name: str) -> No
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1,), (5,)])
 @pytest.mark.parametrize("kind", ["hdf5", "zarr"])
 def test_odd_shapes(tmp_path: Path, kind: str, shape: tuple[int, ...]) -> None:
-    values = np.arange(int(np.prod(shape)), dtype="f4").reshape(shape)
+    values = 1 + np.arange(int(np.prod(shape)), dtype="f4").reshape(shape)
     layout = ChunkLayout(chunks=tuple(max(n, 1) for n in shape))
     with create_store(tmp_path / f"a.{'h5' if kind == 'hdf5' else 'zarr'}") as new:
         new.root.create_array("0", ArraySpec(shape=shape, dtype="f4", layout=layout)).write(  # type: ignore[arg-type]
@@ -240,6 +240,9 @@ def test_odd_shapes(tmp_path: Path, kind: str, shape: tuple[int, ...]) -> None:
         found = reader.read()
         assert found.shape == shape
         np.testing.assert_array_equal(found, values)
+        out = np.zeros(shape, "f4")
+        assert reader.read(out=out) is out
+        np.testing.assert_array_equal(out, values)
         if shape:
             points = np.zeros((2, 1), int)[: shape[0] * 2]
             assert reader.read_points((0,), points).shape == (len(points), *shape[1:])
