@@ -6,6 +6,7 @@ Everything here is a pure function of shapes; nothing reads or writes.
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterator, Sequence
 from operator import attrgetter, floordiv, le, lt, mul, sub
 from typing import Any, NamedTuple
@@ -203,8 +204,10 @@ def whole_run(
     return list(itertools.product(*spans))
 
 
-def overlaps(region: Region, chunks: tuple[int, ...]) -> Iterator[Overlap]:
-    """Walk the chunks that `region` touches, last axis fastest.
+def overlaps(
+    region: Region, chunks: tuple[int, ...], order: Sequence[int] = ()
+) -> Iterator[Overlap]:
+    """Walk the chunks that `region` touches.
 
     Parameters
     ----------
@@ -212,6 +215,8 @@ def overlaps(region: Region, chunks: tuple[int, ...]) -> Iterator[Overlap]:
         Already checked by `parse_region`.
     chunks : tuple of int
         Shape of a chunk.
+    order : sequence of int
+        Axes, the one along which the walk goes first last; as they are by default.
 
     Yields
     ------
@@ -222,7 +227,12 @@ def overlaps(region: Region, chunks: tuple[int, ...]) -> Iterator[Overlap]:
     if not all(axes):
         return
     columns = ([[part[i] for part in axis] for axis in axes] for i in range(3))
-    yield from map(Overlap, *(itertools.product(*column) for column in columns))
+    walk = map(Overlap, *(itertools.product(*column) for column in columns))
+    if any(map(operator.gt, order, order[1:])):
+        place = operator.itemgetter(*order)
+        yield from sorted(walk, key=lambda overlap: place(overlap.key))
+    else:
+        yield from walk
 
 
 def grouped_overlaps(

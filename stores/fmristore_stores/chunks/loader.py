@@ -322,8 +322,18 @@ class ChunkLoader:
             if self._missing == "error" and self.refs([key])[0] is None:
                 raise self.error(key, _MISSING)
 
-    def run(self, reads: list[ChunkRead], returned: int) -> None:
-        """Place all reads: cached chunks first, the others as they are fetched and decoded."""
+    def run(self, reads: list[ChunkRead], returned: int, *, in_order: bool = False) -> None:
+        """Place all reads: cached chunks first, the others as they are fetched and decoded.
+
+        Parameters
+        ----------
+        reads : list of ChunkRead
+        returned : int
+            Bytes of the result.
+        in_order : bool
+            Whether `reads` that follow each other are neighbours in the result, which are best
+            placed together. Otherwise those are that follow each other in a file.
+        """
         wanted = reads if self._plain else self._place_cached(reads)
         if not wanted:
             return
@@ -332,8 +342,10 @@ class ChunkLoader:
         with self._chunked.reading():
             if self._plain:
                 self._run_plain(self._found(wanted, self.refs([read.key for read in wanted])))
+            elif self._remote:
+                self._run_remote(wanted, kept)
             else:
-                (self._run_remote if self._remote else self._run_local)(wanted, kept)
+                self._run_local(wanted, kept, in_order=in_order)
         if kept:
             self._keep(kept)
 
@@ -381,14 +393,16 @@ class ChunkLoader:
                 key, f"has {ref.range.length} bytes for {self._whole_nbytes} decoded: damaged"
             )
 
-    def _run_local(self, wanted: Sequence[ChunkRead], kept: Kept | None) -> None:
+    def _run_local(self, wanted: Sequence[ChunkRead], kept: Kept | None, *, in_order: bool) -> None:
         array = self._chunked
         found = self._found(wanted, self.refs([read.key for read in wanted]))
 
         def work(group: list[tuple[ChunkRead, ChunkRef]]) -> None:
+            group.sort(key=_REF)  # each file is opened once
             self._place(group, array.fetch([ref.range for _, ref in group]), kept)
 
-        found.sort(key=_REF)  # each file is opened for as few groups as it can be
+        if not in_order:
+            found.sort(key=_REF)  # each file is opened for as few groups as it can be
         self._in_groups(work, found, len(found) * self._chunk_nbytes)
 
     def _in_groups(

@@ -142,9 +142,9 @@ class ChunkReader:
                 tuple(s.start // c for s, c in zip(region, self._chunks, strict=True))
             )
         whole = self._in_runs(shape)
-        touched = overlaps(region, self._chunks)
+        touched = overlaps(region, self._chunks, self._axes)
         reads = [self._region_read(overlap, result, whole=whole) for overlap in touched]
-        self._loader.run(reads, result.nbytes)
+        self._loader.run(reads, result.nbytes, in_order=True)
         return result
 
     def _read_whole(self, region: Region, out: AnyArray) -> bool:

@@ -37,6 +37,8 @@ Index = npt.NDArray[np.uint64]
 """Index of a shard, shape (chunks of the shard, 2): offset and length of each chunk in bytes."""
 
 _MISSING = 2**64 - 1
+_NOWHERE = [_MISSING, _MISSING]
+"""Entry of a chunk that is not there."""
 _ENTRY = 16
 _CHECKSUM = 4
 _BATCH = 1 << 14
@@ -258,8 +260,7 @@ class ChunkLocator:
             return []
         if len(keys) == 1:
             return [self._in_shard(keys[0], ratio)]
-        columns = list(zip(zip(*keys, strict=True), ratio, strict=True))
-        units = list(zip(*([k // r for k in column] for column, r in columns), strict=True))
+        units, numbers = _divided(keys, ratio)
         distinct = list(dict.fromkeys(units))
         step = max(1, _LOADED // (math.prod(ratio) * _ENTRY))
         if len(distinct) > step:
@@ -269,9 +270,6 @@ class ChunkLocator:
                 part = [key for key, unit in zip(keys, units, strict=True) if unit in some]
                 refs |= zip(part, self._in_shards(part, ratio, along, answered), strict=True)
             return [refs[key] for key in keys]
-        numbers = [0] * len(keys)
-        for column, r in columns:
-            numbers = [n * r + k % r for n, k in zip(numbers, column, strict=True)]
         members: dict[ChunkKey, list[int]] = {}
         for place, unit in enumerate(units):
             members.setdefault(unit, []).append(place)
@@ -474,10 +472,10 @@ class _Search:
         if index is None:
             return
         places = self.members[unit]
-        entries = index[[self._numbers[place] for place in places]].tolist()
-        for place, (offset, length) in zip(places, entries, strict=True):
-            if not offset == length == _MISSING:
-                self.found[place] = ChunkRef(ByteRange(path, offset, length))
+        entries = index[list(map(self._numbers.__getitem__, places))].tolist()
+        for place, entry in zip(places, entries, strict=True):
+            if entry != _NOWHERE:
+                self.found[place] = ChunkRef(ByteRange(path, *entry))
 
     def within(self, unit: ChunkKey, shard: Buffer) -> list[tuple[ChunkKey, ChunkRef, Buffer]]:
         """Chunks of a located shard that lie within its first bytes."""
@@ -488,6 +486,17 @@ class _Search:
             if ref is not None and (end := ref.range.offset + ref.range.length) <= len(view):
                 chunks.append((self._keys[place], ref, view[ref.range.offset : end]))
         return chunks
+
+
+def _divided(keys: Sequence[ChunkKey], ratio: tuple[int, ...]) -> tuple[list[ChunkKey], list[int]]:
+    """Shard of each chunk, and its number in there; each place along an axis is divided once."""
+    units, inner, step = [], [], math.prod(ratio)
+    for column, r in zip(zip(*keys, strict=True), ratio, strict=True):
+        step //= r
+        places = set(column)
+        units.append(map({k: k // r for k in places}.__getitem__, column))
+        inner.append(map({k: k % r * step for k in places}.__getitem__, column))
+    return list(zip(*units, strict=True)), list(map(sum, zip(*inner, strict=True)))
 
 
 def _lie_in(keys: Sequence[ChunkKey], grid: tuple[int, ...]) -> bool:
