@@ -32,7 +32,7 @@ from fmristore_stores.grid import (
     shifted,
     whole_run,
 )
-from fmristore_stores.io.memory import aligned
+from fmristore_stores.io.memory import aligned, copy_values
 from fmristore_stores.io.ranges import ReadCost
 from fmristore_stores.limits import check_result
 from fmristore_stores.protocol import AnyArray, Array
@@ -209,7 +209,7 @@ class ChunkReader:
                     outs[number][overlap.target] = self.spec.fill
                 else:
                     values = loaded.values[_within(overlap.source, loaded)]
-                    outs[number][overlap.target] = values
+                    copy_values(outs[number], overlap.target, values, self._axes)
 
         along = zip(*(overlap.source for _, overlap in wanted), strict=True)
         block = tuple(
@@ -253,10 +253,9 @@ class ChunkReader:
         def place(loaded: Loaded | None) -> None:
             if loaded is None:
                 result[target] = self.spec.fill
-            elif loaded.exact:
-                result[target] = loaded.values
             else:
-                result[target] = loaded.values[_within(source, loaded)]
+                values = loaded.values if loaded.exact else loaded.values[_within(source, loaded)]
+                copy_values(result, target, values, self._axes)
 
         return ChunkRead(key, source, place, self._room(target, result) if whole else None)
 
