@@ -12,6 +12,7 @@ import numpy as np
 
 from fmristore_stores.errors import StorageError
 from fmristore_stores.grid import Region, chunk_region, overlaps, region_shape
+from fmristore_stores.io.flushing import MOST_WRITTEN
 from fmristore_stores.io.memory import aligned
 from fmristore_stores.protocol import AnyArray
 
@@ -139,11 +140,12 @@ class Scratch:
 
     def _put(self, data: memoryview, offset: int) -> None:
         while data:
+            some = data[:MOST_WRITTEN]
             if _POSITIONED:
-                written = os.pwrite(self._descriptor, data, offset)
+                written = os.pwrite(self._descriptor, some, offset)
             else:
                 self._file.seek(offset)
-                written = self._file.write(data)
+                written = self._file.write(some)
             data, offset = data[written:], offset + written
 
     def _take(self, into: memoryview, offset: int) -> int:
