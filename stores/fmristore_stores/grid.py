@@ -115,26 +115,40 @@ def _fits(region: Region, shape: tuple[int, ...]) -> bool:
         return False
 
 
-def _axis_overlaps(item: slice, chunk: int) -> list[tuple[int, slice, slice]]:
-    """Overlaps along one axis: (chunk number, slice within chunk, slice within result)."""
+_Columns = tuple[Sequence[int], Sequence[slice], Sequence[slice]]
+"""Chunks along one axis: their numbers, and slices within each and within the result."""
+
+
+def _axis_overlaps(item: slice, chunk: int) -> _Columns:
+    """Overlaps along one axis, without chunks that a step jumps over."""
     start, stop, step = item.start, item.stop, item.step or 1
-    found = []
+    if start >= stop:
+        return (), (), ()
+    if step > 1:
+        return _stepped_overlaps(start, stop, step, chunk)
+    first, last = start // chunk, (stop - 1) // chunk
+    origin, end = first * chunk, stop - last * chunk
+    bounds = [0, *range(origin + chunk - start, stop - start, chunk), stop - start]
+    sources = [slice(0, chunk, 1)] * (last - first + 1)
+    sources[-1] = slice(0, end, 1)
+    sources[0] = slice(start - origin, end if first == last else chunk, 1)
+    return range(first, last + 1), sources, list(map(slice, bounds, bounds[1:]))
+
+
+def _stepped_overlaps(start: int, stop: int, step: int, chunk: int) -> _Columns:
+    numbers, sources, targets = [], [], []
     done = 0
     position = start
     while position < stop:
         number = position // chunk
         end = min((number + 1) * chunk, stop)
         count = len(range(position, end, step))
-        found.append(
-            (
-                number,
-                slice(position - number * chunk, end - number * chunk, step),
-                slice(done, done + count),
-            )
-        )
+        numbers.append(number)
+        sources.append(slice(position - number * chunk, end - number * chunk, step))
+        targets.append(slice(done, done + count))
         done += count
         position += count * step
-    return found
+    return numbers, sources, targets
 
 
 def overlap_count(region: Region, chunks: tuple[int, ...]) -> int:
@@ -224,10 +238,10 @@ def overlaps(
         A chunk that holds none of the selected elements (a step may jump over it) is left out.
     """
     axes = [_axis_overlaps(item, chunk) for item, chunk in zip(region, chunks, strict=True)]
-    if not all(axes):
+    if not axes:  # an array of a single value
+        yield Overlap((), (), ())
         return
-    columns = ([[part[i] for part in axis] for axis in axes] for i in range(3))
-    walk = map(Overlap, *(itertools.product(*column) for column in columns))
+    walk = map(Overlap, *(itertools.product(*column) for column in zip(*axes, strict=True)))
     if any(map(operator.gt, order, order[1:])):
         place = operator.itemgetter(*order)
         yield from sorted(walk, key=lambda overlap: place(overlap.key))
@@ -254,16 +268,15 @@ def grouped_overlaps(
         Positions in `regions`, and the overlaps, by chunk.
     """
     found: dict[ChunkKey, list[tuple[int, Overlap]]] = {}
-    known: list[dict[Any, list[tuple[Any, ...]]]] = [{} for _ in chunks]
+    known: list[dict[Any, _Columns]] = [{} for _ in chunks]
     for number, region in enumerate(regions):
         axes = []
         for item, chunk, seen in zip(region, chunks, known, strict=True):
             name = (item.start, item.stop, item.step)
             if name not in seen:
-                seen[name] = list(zip(*_axis_overlaps(item, chunk), strict=True))
+                seen[name] = _axis_overlaps(item, chunk)
             axes.append(seen[name])
-        if all(axes):
-            columns = [itertools.product(*column) for column in zip(*axes, strict=True)]
-            for overlap in map(Overlap, *columns):
-                found.setdefault(overlap.key, []).append((number, overlap))
+        columns = [itertools.product(*column) for column in zip(*axes, strict=True)]
+        for overlap in map(Overlap, *columns):
+            found.setdefault(overlap.key, []).append((number, overlap))
     return found

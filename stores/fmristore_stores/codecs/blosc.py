@@ -7,14 +7,13 @@ Blosc chunk format: https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORM
 
 from __future__ import annotations
 
-import struct
 from bisect import bisect_right
 from itertools import accumulate
 
 import numcodecs.blosc
 
 from fmristore_stores.codecs import blosc2
-from fmristore_stores.codecs.blosc2 import HEADER
+from fmristore_stores.codecs.blosc2 import HEADER, integers
 from fmristore_stores.codecs.room import room_for
 from fmristore_stores.errors import CorruptDataError
 from fmristore_stores.protocol import AnyArray, Buffer
@@ -155,7 +154,7 @@ def decode_part(
     if first < 0 or last - first >= count or HEADER.size + 4 * count > total:
         return None
     view = memoryview(data).cast("B")
-    table = struct.unpack_from(f"<{count}i", view, HEADER.size)
+    table = integers(count).unpack_from(view, HEADER.size)
     bounds = [*sorted(table), total]  # blocks lie in any order, each up to where the next begins
     if bounds[0] < HEADER.size + 4 * count or bounds[-2] >= total:
         raise CorruptDataError("the table of blocks of a blosc chunk is damaged")
@@ -164,7 +163,6 @@ def decode_part(
     starts = list(accumulate(map(len, blocks), initial=end))
     wanted = min(last * blocksize, size) - first * blocksize
     header = HEADER.pack(version, compressor, flags, width, wanted, blocksize, starts[-1])
-    places = struct.pack(f"<{len(blocks)}i", *starts[:-1])
-    frame = b"".join((header, places, *blocks))
+    frame = b"".join((header, integers(len(blocks)).pack(*starts[:-1]), *blocks))
     part = blosc_decode(frame, wanted)
     return part, first * blocksize

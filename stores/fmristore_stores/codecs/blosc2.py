@@ -16,7 +16,6 @@ import functools
 import struct
 import threading
 import weakref
-from collections.abc import Callable
 from importlib import metadata
 from itertools import chain, repeat
 from operator import add
@@ -26,7 +25,7 @@ import numpy as np
 from fmristore_stores.errors import CorruptDataError, MemoryLimitError
 from fmristore_stores.protocol import AnyArray, Buffer
 
-__all__ = ["HEADER", "available", "decodes", "decompress"]
+__all__ = ["HEADER", "available", "decodes", "decompress", "integers"]
 
 _NAMES = ("libblosc2.so", "libblosc2.dylib", "blosc2.dll", "libblosc2.dll")
 _VERSION = 2
@@ -83,7 +82,7 @@ def decodes(data: Buffer, header: tuple[int, ...]) -> bool:
     count = -(-size // blocksize)
     if not available() or HEADER.size + 4 * count > total:
         return False
-    starts = _integers(count)(data, HEADER.size)
+    starts = integers(count).unpack_from(data, HEADER.size)
     if min(starts) < HEADER.size or max(starts) > total - 4:
         return False
     lengths = [*chain.from_iterable(map(_INTEGER, repeat(data), starts))]
@@ -92,9 +91,9 @@ def decodes(data: Buffer, header: tuple[int, ...]) -> bool:
 
 
 @functools.lru_cache
-def _integers(count: int) -> Callable[[Buffer, int], tuple[int, ...]]:
-    """Read so many integers from memory, from an offset on."""
-    return struct.Struct(f"<{count}i").unpack_from
+def integers(count: int) -> struct.Struct:
+    """Layout of so many integers of a frame."""
+    return struct.Struct(f"<{count}i")
 
 
 def decompress(data: Buffer, room: AnyArray) -> None:
