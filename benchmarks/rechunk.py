@@ -52,13 +52,17 @@ def dask(source: str, target: str, access: Pattern, max_memory: int) -> Callable
     import dask.array as da
     import zarr
     from dask import config
-    from zarr.codecs import TransposeCodec
+    from zarr.codecs import BloscCodec, TransposeCodec
 
     from benchmarks.write_cells import sync
-    from fmristore.planning.layout import plan_layout
+    from fmristore.planning.layout import choose_codecs, plan_layout
+    from fmristore_stores.spec import ArraySpec
 
     old: Any = zarr.open_array(Path(source) / "0", mode="r")
+    names = old.metadata.dimension_names
     layout = plan_layout(old.shape, old.dtype, access=access)
+    spec = ArraySpec(shape=old.shape, dtype=old.dtype, dims=names, layout=layout)
+    (blosc,) = choose_codecs("dual", spec)  # depends on what varies fastest inside the chunks
     arrays: Any = da
     order = layout.order or tuple(range(old.ndim))
 
@@ -71,8 +75,8 @@ def dask(source: str, target: str, access: Pattern, max_memory: int) -> Callable
             chunks=layout.chunks,
             shards=layout.shards,
             filters=[TransposeCodec(order=order)],
-            compressors=old.compressors,
-            dimension_names=old.metadata.dimension_names,
+            compressors=[BloscCodec(**dict(blosc.options))],
+            dimension_names=names,
         )
         loaded: Any = arrays.from_array(old, chunks=old.shards or old.chunks)
         with config.set({"array.chunk-size": max_memory // 4}):
