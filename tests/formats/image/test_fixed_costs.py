@@ -81,7 +81,7 @@ def test_one_voxel(place: Path) -> None:
         assert calls(work) < 104
 
 
-@pytest.mark.parametrize(("codec", "most"), [("dual", 34), ("none", 12)])
+@pytest.mark.parametrize(("codec", "most"), [("dual", 28), ("portable", 22), ("none", 12)])
 def test_each_further_chunk(
     place: Path, codec: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
