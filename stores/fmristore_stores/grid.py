@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Iterator, Sequence
-from operator import attrgetter, floordiv, le, lt, mul, sub
 from typing import Any, NamedTuple
 
 from fmristore_stores.errors import SelectionError
@@ -29,8 +28,6 @@ __all__ = [
     "whole_run",
 ]
 
-_START, _STOP, _STEP = map(attrgetter, ("start", "stop", "step"))
-_ONES = itertools.repeat(1)
 
 Region = tuple[slice, ...]
 """One slice per axis with ``0 <= start <= stop <= length`` and ``step >= 1``."""
@@ -82,8 +79,6 @@ def parse_region(region: Region | None, shape: tuple[int, ...]) -> Region:
     """
     if region is None:
         return tuple(slice(0, n, 1) for n in shape)
-    if _fits(region, shape):
-        return region
     if len(region) != len(shape):
         msg = f"a region of {len(region)} slices does not fit an array of shape {shape}"
         raise SelectionError(msg)
@@ -97,22 +92,6 @@ def parse_region(region: Region | None, shape: tuple[int, ...]) -> Region:
             raise SelectionError(msg)
         parsed.append(slice(start, stop, step))
     return tuple(parsed)
-
-
-def _fits(region: Region, shape: tuple[int, ...]) -> bool:
-    """True if no bound of a region is open or wrong; asked of every read."""
-    starts, stops = tuple(map(_START, region)), tuple(map(_STOP, region))
-    try:
-        return (
-            type(region) is tuple
-            and len(region) == len(shape)
-            and all(map(le, starts, stops))
-            and all(map(le, stops, shape))
-            and min(starts, default=0) >= 0
-            and min(map(_STEP, region), default=1) >= 1
-        )
-    except TypeError:  # None
-        return False
 
 
 _Columns = tuple[Sequence[int], Sequence[slice], Sequence[slice]]
@@ -153,35 +132,32 @@ def _stepped_overlaps(start: int, stop: int, step: int, chunk: int) -> _Columns:
 
 def overlap_count(region: Region, chunks: tuple[int, ...]) -> int:
     """Number of the chunks that `overlaps` walks, without walking them."""
-    starts, stops = tuple(map(_START, region)), tuple(map(_STOP, region))
-    if not all(map(lt, starts, stops)):
-        return 0
-    first = tuple(map(floordiv, starts, chunks))
-    last = tuple(map(floordiv, map(sub, stops, _ONES), chunks))
-    if first == last:
-        return 1
     count = 1
-    for item, chunk, begin, end in zip(region, chunks, first, last, strict=True):
-        step = item.step or 1
-        if step == 1:
-            count *= end - begin + 1
+    for item, chunk in zip(region, chunks, strict=True):
+        start, stop, step = item.start, item.stop, item.step
+        if start >= stop:
+            return 0
+        if step is None or step == 1:
+            count *= (stop - 1) // chunk - start // chunk + 1
         elif step < chunk:
-            count *= range(item.start, item.stop, step)[-1] // chunk - begin + 1
+            count *= range(start, stop, step)[-1] // chunk - start // chunk + 1
         else:
-            count *= len(range(item.start, item.stop, step))
+            count *= len(range(start, stop, step))
     return count
 
 
 def only_overlap(region: Region, chunks: tuple[int, ...]) -> tuple[ChunkKey, Region] | None:
     """The chunk that `region` touches, and the part of it, if it is a single one; else None."""
-    starts, stops = tuple(map(_START, region)), tuple(map(_STOP, region))
-    key = tuple(map(floordiv, starts, chunks))
-    last = tuple(map(floordiv, map(sub, stops, _ONES), chunks))
-    if key != last or not all(map(lt, starts, stops)):
-        return None
-    origin = tuple(map(mul, key, chunks))
-    steps = map(_STEP, region)
-    return key, tuple(map(slice, map(sub, starts, origin), map(sub, stops, origin), steps))
+    key, source = [], []
+    for item, chunk in zip(region, chunks, strict=True):
+        start, stop, step = item.start, item.stop, item.step
+        number = start // chunk
+        origin = number * chunk
+        if not start < stop <= origin + chunk:
+            return None
+        key.append(number)
+        source.append(slice(start - origin, stop - origin, step) if origin else item)
+    return tuple(key), tuple(source)
 
 
 def whole_run(

@@ -1,16 +1,13 @@
-"""Bytes that hold some of the elements of a chunk that is not encoded: numpy finds them."""
+"""Bytes that hold some of the elements of a chunk that is not encoded."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple, Self
 
 from fmristore_stores.grid import Region
 
-__all__ = ["Elements", "Part"]
+__all__ = ["Part"]
 
 
 class Part(NamedTuple):
@@ -24,29 +21,27 @@ class Part(NamedTuple):
     strides: tuple[int, ...]
     """Bytes from one element to the next along each axis."""
 
+    @classmethod
+    def of(cls, region: Region, strides: Sequence[int], width: int) -> Self:
+        """Make it of a region that is not empty, of all axes of the chunk or of some of them.
 
-class Elements:
-    """The elements of a chunk, or those along some of its axes.
-
-    Parameters
-    ----------
-    shape, strides : sequence of int
-        Lengths, and bytes from one element to the next, along each axis.
-    dtype : dtype
-        Of the elements.
-    """
-
-    def __init__(self, shape: Sequence[int], strides: Sequence[int], dtype: np.dtype[Any]) -> None:
-        # An array of that shape on the memory of one element: it is cut, but never looked at.
-        self._all = np.lib.stride_tricks.as_strided(np.empty((), dtype), shape, strides)
-        self._begin = self._all.__array_interface__["data"][0]
-        self._width = dtype.itemsize
-
-    def part(self, region: Region) -> Part:
-        """Elements of a region that is not empty."""
-        index: Any = (*region, ...)  # which gives an array also of no axes
-        cut = self._all[index]
-        shape, strides = cut.shape, cut.strides
-        first = cut.__array_interface__["data"][0] - self._begin
-        length = sum(map(operator.mul, shape, strides)) - sum(strides) + self._width
-        return Part(first, length, shape, strides)
+        Parameters
+        ----------
+        region : Region
+            Within the chunk.
+        strides : sequence of int
+            Bytes from one element of the chunk to the next along these axes.
+        width : int
+            Bytes of an element.
+        """
+        first, length = 0, width
+        shape, steps = [], []
+        for part, stride in zip(region, strides, strict=True):
+            start, step = part.start, part.step
+            count = (part.stop - start - 1) // step
+            first += start * stride
+            step *= stride
+            length += count * step
+            shape.append(count + 1)
+            steps.append(step)
+        return cls(first, length, tuple(shape), tuple(steps))

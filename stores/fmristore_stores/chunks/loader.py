@@ -12,13 +12,12 @@ import math
 import operator
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
 
 from fmristore_stores.chunks.cache import CHUNK_CACHE, ChunkCache
-from fmristore_stores.chunks.elements import Elements, Part
+from fmristore_stores.chunks.elements import Part
 from fmristore_stores.chunks.points import PointRead, Points
 from fmristore_stores.chunks.subchunks import (
     Run,
@@ -236,7 +235,7 @@ class ChunkLoader:
         found = [(key, block, ref) for (key, block), ref in refs if ref is not None]
         ranges = [ref.range for _, _, ref in found]
         if self._plain:
-            parts = [self._elements.part(block) for _, block, _ in found]
+            parts = [Part.of(block, self._strides, self._width) for _, block, _ in found]
             ranges = [
                 self._bytes_of(key, ref, part.first, part.length)
                 for (key, _, ref), part in zip(found, parts, strict=True)
@@ -445,11 +444,6 @@ class ChunkLoader:
 
     # Chunks that are not encoded, in local files --------------------------------------------------
 
-    @cached_property
-    def _elements(self) -> Elements:
-        """Elements of a chunk, which is not longer than one may be."""
-        return Elements(self._chunks, self._strides, self.spec.dtype)
-
     def _bytes_of(self, key: ChunkKey, ref: ChunkRef, first: int, length: int) -> ByteRange:
         """Some bytes of a chunk, which must be as long as a chunk is."""
         source, offset, nbytes = ref.range
@@ -461,7 +455,7 @@ class ChunkLoader:
 
     def _one_plain(self, key: ChunkKey, block: Region, ref: ChunkRef) -> Loaded:
         self._check_size(key, ref)
-        first, length, shape, strides = self._elements.part(block)
+        first, length, shape, strides = Part.of(block, self._strides, self._width)
         span = self._bytes_of(key, ref, first, length)
         if length < _SHORT:
             (data,) = self._chunked.fetch([span])
@@ -480,7 +474,7 @@ class ChunkLoader:
         groups: list[list[tuple[ChunkRead, Part, ByteRange]]] = []
         size = room = 0
         for read, ref in found:
-            part = self._elements.part(read.block)
+            part = Part.of(read.block, self._strides, self._width)
             length = part.length
             size += length
             if length > room or len(groups[-1]) > _LARGEST_GROUP:

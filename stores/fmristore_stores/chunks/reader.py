@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from fmristore_stores.chunks.cache import ChunkCache
-from fmristore_stores.chunks.elements import Elements
+from fmristore_stores.chunks.elements import Part
 from fmristore_stores.chunks.loader import ChunkLoader, ChunkRead, Loaded
 from fmristore_stores.chunks.points import PointRead, Points
 from fmristore_stores.errors import MemoryLimitError, SelectionError
@@ -370,11 +370,11 @@ class ChunkReader:
         rest: Sequence[Overlap],
     ) -> tuple[Points, list[PointRead]]:
         """Points of chunks that are not encoded, and what is wanted at each of them."""
-        strides, dtype = self._loader.strides, self.spec.dtype
+        strides, width = self._loader.strides, self.spec.dtype.itemsize
         found = Points(axes, points, self._chunks, strides)
-        rest_of = Elements([self._chunks[a] for a in others], [strides[a] for a in others], dtype)
+        along = [strides[a] for a in others]
         reads = [
-            PointRead(found.keys(others, key), rest_of.part(source), target)
+            PointRead(found.keys(others, key), Part.of(source, along, width), target)
             for key, source, target in rest
         ]
         return found, reads
