@@ -166,8 +166,10 @@ def find_format(
         raise UnknownFormatError(
             f"expected format {expected_format!r} and found {reprlib.repr(name)}", url=url
         )
-    with naming(url):
-        cls = format_class(name)
+    cls = _registered.get(name) if isinstance(name, str) else None
+    if cls is None:
+        with naming(url):
+            cls = format_class(name)
     version = str(attributes.get(VERSION, ""))
     major = version.partition(".")[0]
     if not (major.isdecimal() and len(major) < 10):
@@ -218,20 +220,21 @@ class StoreView:
     ----------
     handle : Handle
         The store.
+
+    Attributes
+    ----------
+    attributes : mapping
+        Attributes of the root group.
     """
 
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
+        self.attributes = handle.opened.attributes
 
     @cached_property
     def root(self) -> Group:
         """Root group."""
         return self.handle.store.root
-
-    @cached_property
-    def attributes(self) -> Mapping[str, Any]:
-        """Attributes of the root group."""
-        return self.handle.opened.attributes
 
     @cached_property
     def children(self) -> Mapping[str, Child]:

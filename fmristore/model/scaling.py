@@ -41,7 +41,9 @@ class Scaling:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_wide", _is_wide(abs(self.slope), abs(self.inter)))
-        object.__setattr__(self, "_shifts", bool(np.any(self.inter)))
+        inter = self.inter
+        shifts = inter != 0 if isinstance(inter, float) else bool(np.any(inter))
+        object.__setattr__(self, "_shifts", shifts)
 
     @property
     def per_volume(self) -> bool:

@@ -492,7 +492,7 @@ def _rebuild(cls: type[NeuroSpace], fields: tuple[Any, ...]) -> NeuroSpace:
 
 
 def _checked_shape(shape: Sequence[int]) -> tuple[int, int, int]:
-    lengths = tuple(int(length) for length in shape)
+    lengths = tuple(map(int, shape))
     if len(lengths) != 3 or min(lengths) < 1:
         raise InvalidInputError(f"spatial shape {lengths}: expected three lengths of 1 or more")
     x, y, z = lengths
@@ -517,7 +517,7 @@ def _affine_problem(affine: FloatArray) -> str | None:
         return f"has last row {last}: expected 0 0 0 1"
     (a, b, c, _), (d, e, f, _), (g, h, i, _) = rows
     lengths = [math.sqrt(x * x + y * y + z * z) for x, y, z in ((a, d, g), (b, e, h), (c, f, i))]
-    if not all(0 < length < math.inf for length in lengths):
+    if not (min(lengths) > 0 and max(lengths) < math.inf):
         return f"has columns of length {lengths}"
     j, k, m = lengths
     a, b, c, d, e, f, g, h, i = a / j, b / k, c / m, d / j, e / k, f / m, g / j, h / k, i / m

@@ -165,7 +165,9 @@ class DenseImage(GridView):
         self._content, handle = content, self._handle
         kind = RArray if content.of_r else StoredArray
         self._data = content.array or kind(handle, content.data, dims=content.dims)
-        copies = [StoredArray(handle, path, is_copy=True) for path in content.copies]
+        copies = content.copy_arrays or [
+            StoredArray(handle, path, is_copy=True) for path in content.copies
+        ]
         self._replicas = Replicas([self._data, *copies], self.axes)
         self._spec = self._data.reader.spec
         known = content.attributes
@@ -395,7 +397,8 @@ class DenseImage(GridView):
         chosen = self._replicas.for_region([slice(0, n, 1) for n in lengths]).array
         array = chosen if cached else chosen.uncached()
         return type(self)(
-            self._handle, replace(self._content, data=chosen.path, copies=(), array=array)
+            self._handle,
+            replace(self._content, data=chosen.path, copies=(), copy_arrays=(), array=array),
         )
 
     def _some_volumes(

@@ -577,6 +577,8 @@ class ImageContent:
         Paths of arrays that hold the same data, stored for other reads.
     array : StoredArray, optional
         The array, where it was opened already.
+    copy_arrays : tuple of StoredArray
+        Its copies, where they were opened already.
     attributes : mapping, optional
         Its attributes, where they were read already.
     of_r : bool
@@ -593,6 +595,7 @@ class ImageContent:
     dims: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
     array: StoredArray | None = field(default=None, compare=False, repr=False)
+    copy_arrays: tuple[StoredArray, ...] = field(default=(), compare=False, repr=False)
     attributes: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
     of_r: bool = False
     growing: bool = False
@@ -643,14 +646,17 @@ def read_content(handle: Handle, data: StoredArray, axes: Sequence[str]) -> Imag
     """
     attributes = data.attributes
     space = _read_space(handle, data.reader.spec, axes)
+    scaling = read_scaling(handle, attributes, space.time_points)
+    copies = read_replicas(handle, data, attributes)
     return ImageContent(
         data=data.path,
         space=space,
-        scaling=read_scaling(handle, attributes, space.time_points),
+        scaling=scaling,
         header="nifti",
         trailer="nifti_trailer",
-        copies=read_replicas(handle, data, attributes),
+        copies=tuple([copy.path for copy in copies]),
         array=data,
+        copy_arrays=copies,
         attributes=attributes,
         growing=handle.opened.attributes.get(GROWING) is True,
     )

@@ -101,7 +101,9 @@ def replica_fault(
     return ""
 
 
-def read_replicas(handle: Handle, data: StoredArray, attributes: Attributes) -> tuple[str, ...]:
+def read_replicas(
+    handle: Handle, data: StoredArray, attributes: Attributes
+) -> tuple[StoredArray, ...]:
     """Find the copies of the data of an image.
 
     Parameters
@@ -115,8 +117,8 @@ def read_replicas(handle: Handle, data: StoredArray, attributes: Attributes) -> 
 
     Returns
     -------
-    tuple of str
-        Their paths; empty if there are none.
+    tuple of StoredArray
+        Empty if there are none.
 
     Raises
     ------
@@ -127,12 +129,12 @@ def read_replicas(handle: Handle, data: StoredArray, attributes: Attributes) -> 
         paths = find_replicas(attributes, data.path)
     except InvalidInputError as error:
         raise MetadataError(error.message, url=handle.locator.url, node=data.path) from error
-    for path in paths:
-        copy = StoredArray(handle, path)
+    copies = tuple([StoredArray(handle, path, is_copy=True) for path in paths])
+    for copy in copies:
         fault = replica_fault(data.reader.spec, attributes, copy.reader.spec, copy.attributes)
         if fault:
-            raise MetadataError(fault, url=handle.locator.url, node=path)
-    return paths
+            raise MetadataError(fault, url=handle.locator.url, node=copy.path)
+    return copies
 
 
 class Replica(NamedTuple):

@@ -159,7 +159,7 @@ def _read_run(
         scaling=read_scaling(handle, data_attributes, length, group=group.path),
         header=f"{group.path}/nifti" if _has_header(handle, group) else "",
         trailer=f"{group.path}/nifti_trailer",
-        copies=read_replicas(handle, data, data_attributes),
+        copies=tuple([copy.path for copy in read_replicas(handle, data, data_attributes)]),
         attributes=data_attributes,
     )
 

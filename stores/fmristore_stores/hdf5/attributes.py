@@ -23,7 +23,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -166,7 +166,7 @@ def _user_names(
     """Stored names of attributes that are meant for users, decoded and not; which are JSON text."""
     hidden = _hidden(given, is_array=is_array)
     stored = messages.decode_names(given.names)
-    texts = _json_names(given, stored)
+    texts = _json_names(given, stored.values())
     if texts:
         del stored[_JSON]
     return {name: raw for name, raw in stored.items() if name not in hidden}, texts
@@ -190,31 +190,47 @@ class AttributesOnDemand(Mapping[str, Any]):
     ) -> None:
         self._given = StoredAttributes(node, header)
         self._reading = reading
-        stored, texts = _user_names(self._given, is_array=False)
-        self._stored = {name.removeprefix(_ESCAPE): raw for name, raw in stored.items()}
-        self._texts = {raw for name, raw in stored.items() if name in texts}
+        self._known = known = header.attributes
+        self._texts = _json_names(self._given, known)
+        self._has_escapes = _ESCAPE.encode() in b"\0".join(known)
         self._values: Attributes = {}
 
+    @functools.cached_property
+    def _stored(self) -> dict[str, bytes]:
+        """Stored names by the names that users see."""
+        stored, _ = _user_names(self._given, is_array=False)
+        return {name.removeprefix(_ESCAPE): raw for name, raw in stored.items()}
+
+    def _raw(self, name: str) -> bytes | None:
+        """Stored name of one; None if there is none."""
+        if self._has_escapes or name in _RESERVED or not name.isascii():
+            return self._stored.get(name)
+        raw = name.encode()
+        return raw if raw in self._known else None
+
     def __getitem__(self, name: str) -> Any:
+        return self.get(name) if name in self else self._values[name]  # which raises KeyError
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """One, or the default where there is none."""
         values = self._values
         if name in values:
             return values[name]
-        raw = self._stored[name]
+        raw = self._raw(name)
+        if raw is None:
+            return default
+        is_text = decode_text(raw) in self._texts
         value = self._given.plain(raw)
-        if value is NotImplemented or raw in self._texts:
+        if value is NotImplemented or is_text:
             with self._reading(), reading_attributes():
                 value = self._given.read(raw)
-                if raw in self._texts:
+                if is_text:
                     value = _parse_json(name, value)
         values[name] = value
         return value
 
-    def get(self, name: str, default: Any = None) -> Any:
-        """One, or the default where there is none."""
-        return self[name] if name in self._stored else default
-
     def __contains__(self, name: object) -> bool:
-        return name in self._stored
+        return isinstance(name, str) and self._raw(name) is not None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored)
@@ -304,9 +320,10 @@ def stored_form(value: Any) -> tuple[Any, tuple[int, ...]] | None:
     return None if encoded is None else (h5t.py_create(encoded.dtype, logical=True), encoded.shape)
 
 
-def _json_names(given: StoredAttributes, stored: Mapping[str, bytes]) -> list[Any]:
-    """Names of the attributes that are JSON text."""
-    listed = given.read(_JSON.encode()) if _JSON in stored else None
+def _json_names(given: StoredAttributes, names: Container[bytes]) -> list[Any]:
+    """Names of the attributes that are JSON text, of those that are there."""
+    raw = _JSON.encode()
+    listed = given.read(raw) if raw in names else None
     return listed if isinstance(listed, list) else []
 
 

@@ -451,24 +451,29 @@ class Translated:
         traceback: TracebackType | None,
     ) -> None:
         self._opened = None
-        if self._check is not None and (error is None or isinstance(error, _SIGNS_OF_CHANGE)):
-            self._look_again(error)
+        if error is None:
+            if self._check is not None:
+                self._check()
+        elif self._check is not None and isinstance(error, _SIGNS_OF_CHANGE):
+            self._look_again(self._check, error)
         if self._output is not None:
             self._output.raise_error()
+        if error is None:
+            return
         if isinstance(error, FmristoreError):
             if error.url is None:
                 error.url, error.node = self._url, self._node
         elif isinstance(error, _LIBRARY_ERRORS):
             raise self._translate(error) from error
 
-    def _look_again(self, error: BaseException | None) -> None:
+    def _look_again(self, check: Callable[[], None], error: BaseException) -> None:
         """Raise if the file is another one, which is also a reason for what went wrong."""
         try:
-            if self._check is not None:
-                self._check()
-        except FmristoreError as reason:
-            if error is None or isinstance(reason, ChangedError):
-                raise reason from error
+            check()
+        except ChangedError as reason:
+            raise reason from error
+        except FmristoreError:
+            return
 
     def _translate(self, error: BaseException) -> FmristoreError:
         if isinstance(error, MemoryError):

@@ -26,6 +26,7 @@ __all__ = ["Header", "check_lengths", "element_size", "read_header"]
 
 _FILL_OLD, _FILL, _LAYOUT, _ATTRIBUTE, _CONTINUATION = 0x04, 0x05, 0x08, 0x0C, 0x10
 _ATTRIBUTE_INFO = 0x15
+_RAW = frozenset({_FILL_OLD, _FILL, _LAYOUT, _ATTRIBUTE_INFO})
 _SHARED = 2
 """Flag of a message that lies elsewhere."""
 _WINDOW = 512
@@ -149,31 +150,40 @@ def read_header(read: Read, address: int, base: int, widths: tuple[int, int]) ->
     CorruptDataError
         If it is no object header.
     """
-    header, count, is_whole = Header(), 0, True
+    header, is_whole = Header(), True
+    attributes, others = header.attributes, header.others
     try:
         messages, is_old, header.size = _messages(read, address, base, widths)
         for kind, flags, data in messages:
-            if kind == _ATTRIBUTE:
-                count += 1
-                if not flags & _SHARED:
-                    name, is_whole_name = attribute_name(data)
-                    header.attributes.setdefault(name, []).append(data)
-                    is_whole = is_whole and is_whole_name
-                continue
-            header.others[kind] = b"" if flags & _SHARED or kind in header.others else data
-            if flags & _SHARED:
-                continue
-            if kind in (_FILL, _FILL_OLD):
-                header.fills.extend(filter(None, [_fill(kind, data)]))
-            elif kind == _LAYOUT:
-                header.compact.extend(filter(None, [_compact(data)]))
-            elif kind == _ATTRIBUTE_INFO:
-                header.heaps.extend(_heap(data, widths[0]))
+            shared = flags & _SHARED
+            if kind != _ATTRIBUTE:
+                others[kind] = b"" if shared or kind in others else data
+                if kind in _RAW and not shared:
+                    _take_raw(header, kind, data, widths[0])
+            elif shared:
+                is_whole = False
+            else:
+                name, is_name = attribute_name(data)
+                if name in attributes or not is_name:
+                    is_whole = False
+                    attributes.setdefault(name, []).append(data)
+                else:
+                    attributes[name] = [data]
     except (struct.error, IndexError) as error:
         raise CorruptDataError("the header of an object is damaged") from error
-    header.has_all = len(header.attributes) == count and is_whole and not header.heaps
+    header.has_all = is_whole and not header.heaps
     header.is_plain = is_old and widths == (8, 8) and not base
     return header
+
+
+def _take_raw(header: Header, kind: int, data: bytes, width: int) -> None:
+    """Take the value of a message that has one, or says where it lies."""
+    if kind == _LAYOUT:
+        header.compact.extend(filter(None, [_compact(data)]))
+    elif kind == _ATTRIBUTE_INFO:
+        header.heaps.extend(_heap(data, width))
+    else:
+        header.fills.extend(filter(None, [_fill(kind, data)]))
 
 
 def _messages(
@@ -194,7 +204,7 @@ def _messages(
         blocks = [(address + 16, *struct.unpack_from("<I", begin, 8))]
         head, trim = "<HHB3x", 0
     unpack, room = struct.Struct(head).unpack_from, struct.calcsize(head)
-    taken = 0
+    taken, take = 0, found.append
     for number, (where, size) in enumerate(blocks):  # which grow meanwhile
         taken += size
         if number > _MOST_BLOCKS or taken > _MOST_BYTES:
@@ -204,19 +214,19 @@ def _messages(
             block = begin[here : here + size]
         else:
             block = read(base + where, size)
-        position, end = room, len(block)
-        while position <= end:
-            kind, length, flags = unpack(block, position - room)
-            data = block[position : position + length]
-            position += length + room
+        position, last = 0, len(block) - room
+        while position <= last:
+            kind, length, flags = unpack(block, position)
+            start = position + room
+            position = start + length
             count += 1
             if kind == _CONTINUATION:
-                wide, narrow = widths
+                data, (wide, narrow) = block[start:position], widths
                 offset = int.from_bytes(data[:wide], "little")
                 extent = int.from_bytes(data[wide : wide + narrow], "little")
                 blocks.append((offset + trim, max(0, extent - 2 * trim)))
             elif kind:  # others are room that is free
-                found.append((kind, flags, data))
+                take((kind, flags, block[start:position]))
     return found, count == expected and taken <= _MOST_KEPT, taken
 
 

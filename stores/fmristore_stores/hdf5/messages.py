@@ -86,7 +86,7 @@ _TYPES, _FILLS = range(1, 6), range(1, 4)
 """Versions of the messages that say a type and a fill value."""
 _MOST_FILTERS = 32
 _SHORT = 512
-"""Bytes before the value of an attribute whose form is remembered."""
+"""Bytes of an attribute that is remembered, and before the value of one whose form is."""
 
 
 class Form(NamedTuple):
@@ -117,8 +117,19 @@ def decode_plain(message: bytes) -> Any:
     message : bytes
         As it lies in the header of its object.
     """
+    if len(message) > _SHORT:
+        return _decode(message)
+    value = _decode_again(message)
+    return value.copy() if isinstance(value, list) else value
+
+
+def _decode(message: bytes) -> Any:
     found = decode_form(message)
     return NotImplemented if found is None else found[0]
+
+
+_decode_again = functools.lru_cache(maxsize=256)(_decode)
+"""Most attributes of a file are those of the files before: names, versions, units."""
 
 
 def decode_form(message: bytes) -> tuple[Any, Form] | None:

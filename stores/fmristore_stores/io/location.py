@@ -354,8 +354,8 @@ def identify(
     """
     if is_local(url):
         check_local_options(options, url)
-        kind = kind or detect_kind(url)
-        return kind, content_token(url, kind)
+        kind = kind or _known(_detect_local(url), url)
+        return kind, _local_token(url, kind)
     remote = _Remote(url, options)
     kind = kind or _known(remote.kind(), url)
     return kind, remote.token(kind)
@@ -399,7 +399,9 @@ def _known(kind: Kind | None, url: str) -> Kind:
 def _detect_local(url: str) -> Kind | None:
     try:
         if os.path.isdir(url):  # noqa: PTH112 - hot path, as below
-            return "zarr" if any(Path(url, m).exists() for m in _ZARR_MARKERS) else None
+            marked = os.path.exists(f"{url}/zarr.json")  # noqa: PTH110
+            marked = marked or any(Path(url, m).exists() for m in _ZARR_MARKERS)
+            return "zarr" if marked else None
         descriptor = open_ordinary(url)
         try:
             offset = 0
@@ -494,11 +496,12 @@ def content_token(url: str, kind: Kind, options: Options | None = None) -> str:
     remotely what the filesystem offers as a version of that object (etag, size, time). Of Zarr
     stores on S3 whose roots have the same metadata, only the time tells which is which.
     """
-    if is_local(url):
-        path = os.path.join(url, "zarr.json") if kind == "zarr" else url  # noqa: PTH118 - hot path
-        try:
-            status = os.stat(path)  # noqa: PTH116 - hot path
-        except OSError:
-            return ""
-        return local_token(status)
-    return _Remote(url, options).token(kind)
+    return _local_token(url, kind) if is_local(url) else _Remote(url, options).token(kind)
+
+
+def _local_token(url: str, kind: Kind) -> str:
+    try:
+        status = os.stat(f"{url}/zarr.json" if kind == "zarr" else url)  # noqa: PTH116 - hot path
+    except OSError:
+        return ""
+    return local_token(status)

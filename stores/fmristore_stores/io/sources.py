@@ -135,7 +135,7 @@ class Folder:
     Parameters
     ----------
     path : str
-        Absolute, with symbolic links resolved.
+        Absolute. Symbolic links on the way to it are resolved once, and not looked at again.
 
     Raises
     ------
@@ -144,8 +144,6 @@ class Folder:
     """
 
     def __init__(self, path: str) -> None:
-        self.path = path
-        self._inside = os.path.join(path, "")  # noqa: PTH118 - hot path, as below
         self._file: OpenFile | None = None
         try:
             if _relative():
@@ -156,6 +154,17 @@ class Folder:
         except OSError as error:
             raise storage_error(error, path) from error
         self._identity = _identity(status)
+        self.path = path = path if self._is_real(path) else os.path.realpath(path)
+        self._inside = os.path.join(path, "")  # noqa: PTH118 - hot path, as below
+
+    def _is_real(self, path: str) -> bool:
+        """True if no part of its path is a link, where the system says that in one call."""
+        if self._file is None:
+            return False
+        try:
+            return os.readlink(f"/proc/self/fd/{self._file.descriptor}") == path  # noqa: PTH115
+        except OSError:
+            return False
 
     def place(self, path: str) -> tuple[str, int | None]:
         """Name of a file or folder below, and the descriptor that it is relative to."""

@@ -20,7 +20,7 @@ import numpy as np
 
 from fmristore_stores.codecs.names import zarr_codecs
 from fmristore_stores.errors import FmristoreError
-from fmristore_stores.spec import ArraySpec, Attributes, check_nesting, is_string
+from fmristore_stores.spec import ArraySpec, Attributes, is_string
 from fmristore_stores.zarr.metadata import Described, describe
 from fmristore_stores.zarr.refused import is_ignorable, is_name, parsed
 
@@ -91,7 +91,7 @@ class ParsedNode(NamedTuple):
     Parameters
     ----------
     attributes : dict
-        Attributes of the node.
+        Attributes of the node, nested as deep as they may be.
     described : Described or None
         The array; None for a group.
     """
@@ -125,7 +125,6 @@ def _node_of(document: Any) -> ParsedNode | None:
         attributes = document.get("attributes", {})
         if document["zarr_format"] != 3 or not isinstance(attributes, dict):
             return None
-        check_nesting(attributes)
         if document["node_type"] == "group":
             more = document.keys() - _GROUP_KEYS
             known = all(is_ignorable(document[name]) for name in more)

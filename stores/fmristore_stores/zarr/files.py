@@ -180,7 +180,7 @@ class LocalFiles:
         self._lock = threading.Lock()
         self._folder = folder
         self._root = os.path.realpath(root) if folder is None else folder.path
-        self._identity = _identity(self._root)
+        self._identity = _identity(self._root) if folder is None else None
         self._inside = os.path.join(self._root, "")  # noqa: PTH118 - hot path, as below
         self._folders = {self._root}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from fmristore_stores.protocol import (
     FetchPolicy,
 )
 from fmristore_stores.spec import STRING, ArraySpec, Attributes, is_string
+from fmristore_stores.zarr.attributes import AttributesView
 from fmristore_stores.zarr.bounded import check_format_2
 from fmristore_stores.zarr.errors import zarr_errors
 from fmristore_stores.zarr.shards import ChunkLocator
@@ -94,8 +94,9 @@ class ZarrGroup(_Handle):
     """A group of a `ZarrStore`."""
 
     def view_attributes(self) -> Mapping[str, Any]:
-        """All attributes, not to be changed; raises as `read_attributes`."""
-        return MappingProxyType(self._tree.live().group(self._path).attributes)
+        """All attributes, not to be changed; each is checked when it is asked for."""
+        tree = self._tree.live()
+        return AttributesView(tree.group(self._path).attributes, tree.url, self._path)
 
     def children(self, *, tolerant: bool = False) -> dict[str, Child]:
         """Names and kinds of the direct children, sorted by name.

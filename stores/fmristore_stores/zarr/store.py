@@ -151,7 +151,7 @@ class ZarrStore:
             else:
                 _check_directory(path, url)
             if not writable:
-                folder = Folder(os.path.realpath(path))
+                folder = Folder(os.path.abspath(path))  # noqa: PTH100
             files = local = LocalFiles(path, folder, durable=mode == "r+", new=mode == "w")
             objects = LocalSource(folder=folder, stats=stats_of(url))
         self._tree = Tree(

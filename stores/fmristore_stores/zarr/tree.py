@@ -42,8 +42,8 @@ from fmristore_stores.spec import (
     Attributes,
     check_attributes,
     check_name,
-    copy_attributes,
 )
+from fmristore_stores.zarr.attributes import checked_copy
 from fmristore_stores.zarr.bounded import bounded
 from fmristore_stores.zarr.consolidated import (
     RootCopy,
@@ -485,7 +485,7 @@ class Tree:
     def _parsed(self, path: str, node: _ZarrNode) -> Node:
         """A node as zarr-python understands it."""
         with zarr_errors(self.url, path):
-            attributes = copy_attributes(node.attrs.asdict())
+            attributes = checked_copy(node.attrs.asdict(), self.url, path)
         if isinstance(node, zarr.Group):
             return GroupNode(attributes, node)
         with zarr_errors(self.url, path), quiet():
@@ -623,7 +623,7 @@ class Tree:
 
     def read_attributes(self, path: str) -> Attributes:
         """Attributes of a node, a copy."""
-        return copy_attributes(self._node(path).attributes)
+        return checked_copy(self._node(path).attributes, self.url, path)
 
     def write_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:
         """Replace all attributes of a node."""

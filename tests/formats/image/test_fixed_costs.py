@@ -67,7 +67,7 @@ def test_opening_and_one_voxel(place: Path) -> None:
         with fs.open(place) as run:
             run[3, 4, 1]
 
-    assert calls(work) < (560 if place.suffix == ".h5" else 435)
+    assert calls(work) < (490 if place.suffix == ".h5" else 410)
 
 
 def test_one_voxel(place: Path) -> None:

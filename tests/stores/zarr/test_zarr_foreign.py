@@ -12,6 +12,7 @@ import zarr
 
 from fmristore_stores.codecs import pipeline as codecs
 from fmristore_stores.errors import (
+    MetadataError,
     NotFoundError,
     ReadOnlyError,
     UnknownFormatError,
@@ -221,3 +222,23 @@ def test_chunks_longer_than_the_axis_are_read(folder: Path) -> None:
     root.create_array("b", shape=(3,), chunks=(8,), dtype="int16")[:] = [1, 2, 3]
     assert reopened(folder, "a").read().shape == (3, 0)
     np.testing.assert_array_equal(decoded(reopened(folder, "b")), [1, 2, 3])
+
+
+@pytest.mark.parametrize("node", ["", "a"])
+def test_an_attribute_that_is_nested_too_deep(folder: Path, node: str) -> None:
+    """It is refused where it is asked for, as in what zarr-python parses; the others are there."""
+    with ZarrStore(str(folder), mode="w") as store:
+        store.root.create_group("a")
+    path = folder / node / "zarr.json"
+    deep = "[" * 200 + "]" * 200
+    path.write_text(
+        f'{{"zarr_format": 3, "node_type": "group", "attributes": {{"x": 1, "y": {deep}}}}}'
+    )
+    with ZarrStore(str(folder)) as store:
+        group = store.root.group("a") if node else store.root
+        view = group.view_attributes()
+        assert (view["x"], view.get("z")) == (1, None)
+        for ask in (lambda: view["y"], lambda: view.get("y"), group.read_attributes):
+            with pytest.raises(MetadataError, match="'y'") as caught:
+                ask()
+            assert str(folder) in str(caught.value)
