@@ -62,6 +62,9 @@ __all__ = ["Written", "execute", "make_plan", "transcode"]
 _BATCH_BYTES = 8 * 1024 * 1024
 """Decoded size of the write units that a thread takes at once."""
 
+_PIECE_BYTES = 1024 * 1024
+"""Bytes of values that a thread copies at once to hash them."""
+
 Missing = Literal["fill", "error"]
 Whole = Callable[[], Collection[str] | None]
 Digests = dict[tuple[int, ...], bytes]
@@ -468,13 +471,22 @@ def _copy_values(
     with streaming(read_in_blocks(reader, step.axes, units, means.max_memory)) as blocks:
         for block, values in blocks:
             write(target, block, values)
-            for region in cut_into_blocks(values.shape, units):
-                place = tuple(
-                    (b.start + r.start) // u for b, r, u in zip(block, region, units, strict=True)
-                )
-                digests[place] = _hash_values(values[region])
+            digests |= _hash_units(block, values, units)
             means.done.add(values.nbytes)
             del values  # before the next block takes its memory
+    return digests
+
+
+def _hash_units(block: Region, values: AnyArray, units: tuple[int, ...]) -> Digests:
+    """Digests of the write units that a block of values consists of."""
+    digests: Digests = {}
+
+    def work(region: Region) -> None:
+        places = zip(block, region, units, strict=True)
+        unit = tuple((b.start + r.start) // u for b, r, u in places)
+        digests[unit] = _hash_values(values[region])
+
+    for_each(work, list(cut_into_blocks(values.shape, units)))
     return digests
 
 
@@ -534,8 +546,21 @@ def _hash_chunks(chunks: list[Buffer | None]) -> bytes:
 
 
 def _hash_values(values: AnyArray) -> bytes:
-    flat = np.ascontiguousarray(values).reshape(-1)
-    return hashlib.sha256(flat.view(np.uint8).data).digest()
+    digest = hashlib.sha256()
+    for part in _pieces(values):
+        digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+    return digest.digest()
+
+
+def _pieces(values: AnyArray) -> Iterator[AnyArray]:
+    """Cut values, in their order, into pieces of which a copy takes little memory."""
+    if values.flags.c_contiguous or values.nbytes <= _PIECE_BYTES:
+        yield values
+        return
+    count = max(1, _PIECE_BYTES * len(values) // values.nbytes)
+    for first in range(0, len(values), count):
+        part = values[first : first + count]
+        yield from _pieces(part if count > 1 else part[0])
 
 
 def _hash_text(values: AnyArray) -> bytes:
