@@ -70,10 +70,20 @@ def encode_chunk(spec: ArraySpec, values: AnyArray) -> Buffer:
     inside = values.transpose(axes)
     shape = tuple(spec.layout.chunks[a] for a in axes)
     if inside.shape == shape:
-        return codecs.encode(spec.codecs, np.ascontiguousarray(inside, spec.dtype))
+        return codecs.encode(spec.codecs, _gathered(inside, spec.dtype))
     padded = np.full(shape, spec.fill, spec.dtype)
     padded[tuple(slice(0, n) for n in inside.shape)] = inside
     return codecs.encode(spec.codecs, padded)
+
+
+def _gathered(values: AnyArray, dtype: np.dtype[Any]) -> AnyArray:
+    """Values in one piece; rows that lie in a line of the cache are moved as one element each."""
+    if values.dtype == dtype and values.ndim > 1 and not values.flags.c_contiguous:
+        row, width = values.shape[-1], dtype.itemsize
+        if row > 1 and values.strides[-1] == width and row * width <= CACHE_LINE:
+            rows = values.view(f"V{row * width}")  # for which numpy has no loop of its own
+            return np.ascontiguousarray(rows).view(dtype)
+    return np.ascontiguousarray(values, dtype)
 
 
 def write(

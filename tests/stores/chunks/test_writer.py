@@ -222,6 +222,17 @@ def test_text_and_single_numbers(tmp_path: Path) -> None:
             assert number.read()[()] == 2.5
 
 
+@pytest.mark.parametrize("dtype", ["u1", "<i2", "<f4", "<c16"])
+@pytest.mark.parametrize("row", [1, 3, 4, 8, 40])
+def test_rows_of_any_width_are_gathered(dtype: str, row: int) -> None:
+    layout = ChunkLayout(chunks=(3, 2, row))
+    spec = ArraySpec(shape=(6, 8, 2 * row), dtype=np.dtype(dtype), layout=layout)
+    values = np.arange(96 * row).reshape(spec.shape).astype(dtype)
+    for array in (values, np.asfortranarray(values), values.astype(values.dtype.newbyteorder(">"))):
+        for part in (array[3:, 2:4, row:], array[:, ::-1, ::2][:3, :2]):
+            assert bytes(encode_chunk(spec, part)) == part.astype(dtype).tobytes()
+
+
 def test_the_padding_of_chunks_at_the_edge_is_the_fill_value() -> None:
     spec = make_spec(codec="none", fill=-3, order=(2, 0, 1))
     inside = numbers("i2")[6:, 8:, 5:]
