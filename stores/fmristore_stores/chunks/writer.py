@@ -25,7 +25,7 @@ from fmristore_stores.grid import (
     region_shape,
     shifted,
 )
-from fmristore_stores.io.memory import CACHE_LINE, aligned
+from fmristore_stores.io.memory import CACHE_LINE, aligned, copy_values
 from fmristore_stores.protocol import AnyArray, Array, Buffer, Capability, RawWrite
 from fmristore_stores.spec import ArraySpec
 
@@ -77,13 +77,12 @@ def encode_chunk(spec: ArraySpec, values: AnyArray) -> Buffer:
 
 
 def _gathered(values: AnyArray, dtype: np.dtype[Any]) -> AnyArray:
-    """Values in one piece; rows that lie in a line of the cache are moved as one element each."""
-    if values.dtype == dtype and values.ndim > 1 and not values.flags.c_contiguous:
-        row, width = values.shape[-1], dtype.itemsize
-        if row > 1 and values.strides[-1] == width and row * width <= CACHE_LINE:
-            rows = values.view(f"V{row * width}")  # for which numpy has no loop of its own
-            return np.ascontiguousarray(rows).view(dtype)
-    return np.ascontiguousarray(values, dtype)
+    """Values in one piece, copied where they do not lie so."""
+    if values.dtype != dtype or values.flags.c_contiguous:
+        return np.ascontiguousarray(values, dtype)
+    gathered = np.empty(values.shape, dtype)
+    copy_values(gathered, (slice(None),) * values.ndim, values, range(values.ndim))
+    return gathered
 
 
 def write(
