@@ -45,6 +45,21 @@ def test_regions_are_read_as_they_were_written(
             np.testing.assert_array_equal(array.read(part), VALUES[part])
 
 
+@pytest.mark.parametrize("few", [2, 24, 4096])
+@pytest.mark.parametrize("order", [(3, 2, 1, 0), (1, 2, 3, 0), (0, 1, 2, 3)])
+def test_values_may_lie_in_any_order(
+    order: tuple[int, ...], few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scratch, "_NEAR_BYTES", few)
+    monkeypatch.setattr(scratch, "_FEW_BYTES", few)
+    values = np.ascontiguousarray(VALUES.transpose(order)).transpose(np.argsort(order))
+    whole = region((0, 5), (0, 4), (0, 6), (0, 7))
+    with Scratch(SHAPE, VALUES.dtype, max_memory=0) as array:
+        for turned in (values, values[:, ::-1], np.broadcast_to(values[:1, :, :1], SHAPE)):
+            array.write(whole, turned)
+            np.testing.assert_array_equal(array.read(whole), turned)
+
+
 @given(data=st.data())
 def test_blocks_of_any_shape_tile_the_file(data: st.DataObject) -> None:
     shape = data.draw(st.tuples(*[st.integers(1, 7)] * 3))
