@@ -174,6 +174,9 @@ class Replicas:
         self._arrays = tuple(arrays)
         self._axes = tuple(axes)
 
+    def __reduce__(self) -> tuple[type[Replicas], tuple[Any, ...]]:
+        return Replicas, (self._arrays, self._axes)  # whatever was found out meanwhile
+
     @property
     def arrays(self) -> tuple[StoredArray, ...]:
         """All of them."""
