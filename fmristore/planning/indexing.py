@@ -298,9 +298,9 @@ def _expanded(given: Sequence[Any], shape: tuple[int, ...]) -> list[tuple[Any, i
 
 
 def _parse_slice(entry: slice, length: int, axis: int) -> tuple[slice, slice]:
-    if entry == _EVERY:
-        return slice(0, length, 1), entry
     try:
+        if entry == _EVERY:
+            return slice(0, length, 1), entry
         start, stop, step = entry.indices(length)
     except (TypeError, ValueError) as error:
         raise SelectionError(f"axis {axis}: {entry} is not a slice of integers: {error}") from None

@@ -212,10 +212,7 @@ class Replicas:
         least = (math.inf, math.inf)
         for replica in found:
             chunks = overlap_count(replica.stored(region), replica.chunks)
-            cost = (
-                chunks * replica.nbytes,
-                chunks,
-            )  # where bytes are equal, fewer chunks are cheaper
+            cost = chunks * replica.nbytes, chunks  # of equal bytes, fewer chunks are cheaper
             if cost < least:
                 best, least = replica, cost
             if chunks <= 1:

@@ -46,6 +46,7 @@ REFUSED: dict[str, Any] = {
     "text": "x",
     "float in a slice": slice(0.0, 2.0),
     "text in a slice": slice("a", None),
+    "list in a slice": slice(np.array([0, 1]), None),
     "step 0": slice(None, None, 0),
     "two ellipses": (Ellipsis, 0, Ellipsis),
     "too many": (0, 0, 0, 0, 0),
