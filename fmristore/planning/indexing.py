@@ -20,6 +20,7 @@ __all__ = [
     "Selection",
     "axis_length",
     "bounds",
+    "has_positions",
     "parse_axis",
     "parse_index",
     "parse_selection",
@@ -41,7 +42,13 @@ def bounds(part: AxisPart) -> slice:
     return slice(int(np.min(part)), int(np.max(part)) + 1, 1) if len(part) else slice(0, 0, 1)
 
 
+def has_positions(region: Sequence[AxisPart]) -> bool:
+    """True if there are positions instead of a slice along any axis of a region."""
+    return not _SLICE.issuperset(map(type, region))
+
+
 _EVERY = slice(None)
+_SLICE = frozenset({slice})
 _OF_AXES = frozenset({int, slice})
 _BASIC = _OF_AXES | {EllipsisType, type(None)}
 """Types of the entries of basic indices; others are looked at more closely."""

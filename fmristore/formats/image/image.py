@@ -26,7 +26,7 @@ from fmristore.formats.base import (
 from fmristore.formats.grid import GridView
 from fmristore.formats.image.layout import COLORS, ImageContent, ImageLayout, image_options
 from fmristore.formats.image.r import RImageLayout
-from fmristore.formats.image.replicas import Replica, Replicas
+from fmristore.formats.image.replicas import Replicas
 from fmristore.formats.image.volumes import needs_scratch, volumes_by_scratch
 from fmristore.formats.matrix import chunk_count
 from fmristore.formats.nodes import read_bytes
@@ -37,7 +37,7 @@ from fmristore.formats.registry import Layout, register
 from fmristore.model.digest import digest_image
 from fmristore.model.scaling import Scaling, make_scaling
 from fmristore.model.space import NeuroSpace
-from fmristore.planning.indexing import AxisPart, bounds
+from fmristore.planning.indexing import AxisPart, bounds, has_positions
 from fmristore.planning.layout import canonical_axes
 from fmristore.planning.memory import within
 from fmristore.planning.options import LayoutOptions, WriteOptions, takes
@@ -119,15 +119,10 @@ class DenseSource(ImageSource):
                 )
 
 
-def _positions(region: Sequence[Any]) -> int:
-    """Axis along which there are positions instead of a slice; -1 if there is none."""
-    for axis, part in enumerate(region):
-        if not isinstance(part, slice):
-            return axis
-    return -1
-
-
-_SLICE = frozenset({slice})
+def _as_points(region: Sequence[Any]) -> tuple[tuple[int], AnyArray, tuple[slice, ...]]:
+    """A region with positions along an axis: that axis, the positions, and the other axes."""
+    place = next(axis for axis, part in enumerate(region) if not isinstance(part, slice))
+    return (place,), region[place][:, None], (*region[:place], *region[place + 1 :])
 
 
 def _dtype_text(shown: np.dtype[Any], stored: np.dtype[Any]) -> str:
@@ -268,18 +263,14 @@ class DenseImage(GridView):
         self, region: Sequence[AxisPart], *, dtype: DTypeLike | None, raw: bool
     ) -> AnyArray:
         """Docstring inherited."""
-        slices = _SLICE.issuperset(map(type, region))
-        within: Any = region if slices else [bounds(part) for part in region]
-        replica = self._replicas.for_region(within)
+        replica = self._replicas.for_region(region)
         reader = (replica.array.stored if raw else replica.array).reader
-        stored: Any = replica.stored(region)
-        if slices:
-            values = reader.read(stored)
+        stored = replica.stored(region)
+        if has_positions(region):
+            (place,), points, others = _as_points(stored)
+            values = np.moveaxis(reader.read_points((place,), points, others), 0, place)
         else:
-            place = _positions(stored)
-            others = (*stored[:place], *stored[place + 1 :])
-            values = reader.read_points((place,), stored[place][:, None], others)
-            values = np.moveaxis(values, 0, place)
+            values = reader.read(stored)
         values = values.transpose(replica.order)
         if len(replica.order) > len(region):
             values = self._colored(values)
@@ -321,27 +312,22 @@ class DenseImage(GridView):
 
     def cost(self, region: Sequence[AxisPart]) -> tuple[ReadCost, int, str | None]:
         """Docstring inherited."""
-        replica = self._replica_for(region)
+        replica = self._replicas.for_region(region)
         reader = replica.array.reader
-        stored: Any = replica.stored(region)
-        place = _positions(stored)
-        if place < 0:
-            cost = reader.cost(stored)
+        stored = replica.stored(region)
+        if has_positions(region):
+            cost = reader.cost_points(*_as_points(stored))
         else:
-            others = (*stored[:place], *stored[place + 1 :])
-            cost = reader.cost_points((place,), stored[place][:, None], others)
+            cost = reader.cost(stored)
         path = replica.array.path if self._content.copies else None
         return cost, chunk_count(replica.array), path
 
     def _touched(self, region: Sequence[AxisPart]) -> tuple[AxisChunks, ...]:
         """Docstring inherited."""
-        replica = self._replica_for(region)
+        replica = self._replicas.for_region(region)
         chunks = replica.array.reader.spec.layout.chunks
         sizes = [chunks[axis] for axis in replica.order[: len(self.axes)]]
         return axis_chunks(self.axes, self.shape, sizes, region)
-
-    def _replica_for(self, region: Sequence[AxisPart]) -> Replica:
-        return self._replicas.for_region([bounds(part) for part in region])
 
     @property
     def plain(self) -> bool:

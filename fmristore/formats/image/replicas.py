@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmristore.formats.base import StoredArray
+from fmristore.planning.indexing import AxisPart, bounds, has_positions
 from fmristore.planning.layout import Pattern
 from fmristore_stores.errors import InvalidInputError, MetadataError
 from fmristore_stores.grid import overlap_count
@@ -197,18 +198,20 @@ class Replicas:
             found.append(Replica(array, chunks, nbytes, places, order, whole))
         return sorted(found, key=lambda replica: replica.nbytes)
 
-    def for_region(self, region: Sequence[slice]) -> Replica:
+    def for_region(self, region: Sequence[AxisPart]) -> Replica:
         """The replica that has the fewest bytes to decode for a region.
 
         Parameters
         ----------
-        region : sequence of slice
-            One for each axis, in the order in which users index them.
+        region : sequence of slice or ndarray
+            One part for each axis, in the order in which users index them.
         """
         found = self._found
         best = found[0]
         if len(found) == 1:
             return best
+        if has_positions(region):
+            region = [bounds(part) for part in region]
         least = (math.inf, math.inf)
         for replica in found:
             chunks = overlap_count(replica.stored(region), replica.chunks)
@@ -252,7 +255,7 @@ class Replicas:
     def for_volumes(self) -> Replica:
         """The replica to read volume after volume from."""
         first = self._found[0]
-        region = [first.whole[place] for place in first.order[: len(self._axes)]]
+        region: list[AxisPart] = [first.whole[place] for place in first.order[: len(self._axes)]]
         if "t" in self._axes:
             region[self._axes.index("t")] = slice(0, 1, 1)
         return self.for_region(region)

@@ -235,11 +235,7 @@ class ChunkLoader:
         found = [(key, block, ref) for (key, block), ref in refs if ref is not None]
         ranges = [ref.range for _, _, ref in found]
         if self._plain:
-            parts = [Part.of(block, self._strides, self._width) for _, block, _ in found]
-            ranges = [
-                self._bytes_of(key, ref, part.first, part.length)
-                for (key, _, ref), part in zip(found, parts, strict=True)
-            ]
+            ranges = [self._span(key, block, ref)[1] for key, block, ref in found]
         return self._cost(ranges, len(found), len(keys) - len(found), returned)
 
     def cost_points(self, points: Points, reads: Sequence[PointRead], returned: int) -> ReadCost:
@@ -444,6 +440,11 @@ class ChunkLoader:
 
     # Chunks that are not encoded, in local files --------------------------------------------------
 
+    def _span(self, key: ChunkKey, block: Region, ref: ChunkRef) -> tuple[Part, ByteRange]:
+        """Elements of a block of a chunk, and the bytes from the first to the last of them."""
+        part = Part.of(block, self._strides, self._width)
+        return part, self._bytes_of(key, ref, part.first, part.length)
+
     def _bytes_of(self, key: ChunkKey, ref: ChunkRef, first: int, length: int) -> ByteRange:
         """Some bytes of a chunk, which must be as long as a chunk is."""
         source, offset, nbytes = ref.range
@@ -455,8 +456,7 @@ class ChunkLoader:
 
     def _one_plain(self, key: ChunkKey, block: Region, ref: ChunkRef) -> Loaded:
         self._check_size(key, ref)
-        first, length, shape, strides = Part.of(block, self._strides, self._width)
-        span = self._bytes_of(key, ref, first, length)
+        (_, length, shape, strides), span = self._span(key, block, ref)
         if length < _SHORT:
             (data,) = self._chunked.fetch([span])
             fresh = False
@@ -474,13 +474,12 @@ class ChunkLoader:
         groups: list[list[tuple[ChunkRead, Part, ByteRange]]] = []
         size = room = 0
         for read, ref in found:
-            part = Part.of(read.block, self._strides, self._width)
+            part, span = self._span(read.key, read.block, ref)
             length = part.length
             size += length
             if length > room or len(groups[-1]) > _LARGEST_GROUP:
                 groups.append([])
                 room = _SCRATCH_BYTES
-            span = self._bytes_of(read.key, ref, part.first, length)
             groups[-1].append((read, part, span))
             room -= length
         for_each(self._place_plain, groups, workers=1 if size <= _INLINE_COPY else None)

@@ -92,8 +92,8 @@ class ChunkFinder:
         CorruptDataError
             If the table of chunks is damaged, or points beyond the end of the file.
         """
-        if self._index is not None and self._remembers:
-            return self._index.refs(keys)
+        if self.known:
+            return self.index.refs(keys)
         self._looked_up += len(keys)
         few = self._looked_up <= self._lookups
         if self._chunked and (few or not self._remembers):

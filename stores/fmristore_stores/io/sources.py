@@ -260,9 +260,7 @@ class LocalSource:
             if path != self._path:
                 found += self._read_other(path, group)
                 continue
-            file = self._kept
-            if file is None:
-                raise ClosedError("the file is closed", url=path)
+            file = self._open_file()
             found += _read_each(file.reader(), group)
         if self._stats is not None:
             self._stats.add(requests=len(found), bytes_fetched=sum(map(len, found)))
@@ -281,13 +279,18 @@ class LocalSource:
                 finally:
                     os.close(descriptor)
                 continue
-            file = self._kept
-            if file is None:
-                raise ClosedError("the file is closed", url=path)
+            file = self._open_file()
             found += _read_all_into(file.descriptor, list(group))
         if self._stats is not None:
             self._stats.add(requests=len(found), bytes_fetched=sum(map(len, found)))
         return found
+
+    def _open_file(self) -> OpenFile:
+        """The file that was kept, to be held while it is read."""
+        file = self._kept
+        if file is None:
+            raise ClosedError("the file is closed", url=self._path)
+        return file
 
     def _fetch_one(self, item: ByteRange) -> Buffer:
         """Bytes of a single range."""
@@ -295,9 +298,7 @@ class LocalSource:
         if path != self._path:
             (data,) = self._read_other(path, iter((item,)))
         else:
-            file = self._kept
-            if file is None:
-                raise ClosedError("the file is closed", url=path)
+            file = self._open_file()
             data = _read(file.read, item)
         if self._stats is not None:
             self._stats.add(requests=1, bytes_fetched=len(data))
