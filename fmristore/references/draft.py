@@ -177,7 +177,7 @@ class Draft:
             self.losses.append(Loss("attributes", path, error.message))
             attributes = {}
         found = portable_attributes(attributes, path, self.losses)
-        return found | {DIMENSIONS: self._names(path, array.spec.memory)}
+        return found | {DIMENSIONS: self._names(path, _in_order(array))}
 
     def _names(self, path: str, spec: ArraySpec) -> list[str]:
         """Names of all axes: xarray wants one for each, and one length for each in a group."""
@@ -205,7 +205,8 @@ class Draft:
         if not is_string(spec.dtype) and not spec.nbytes and codecs.supported(spec.codecs):
             self.small[_key(path, ".zarray")] = array_document(spec)
             return
-        located = self._find(array) if codecs.supported(spec.codecs) else None
+        in_place = codecs.supported(spec.codecs) and _axes(array.spec) == array.spec.layout.axes
+        located = self._find(array) if in_place else None
         if located is None:
             yield from self._whole(path, array)
             return
@@ -234,8 +235,10 @@ class Draft:
         """All data as one chunk, not encoded."""
         spec = _in_order(array)
         if max(spec.nbytes, math.prod(spec.shape)) > _INLINE_DECODED:
-            codec = " + ".join(step.name for step in spec.codecs)
-            msg = f"it is large, and its chunks cannot be referred to ({codec or spec.dtype})"
+            why = " + ".join(step.name for step in spec.codecs) or str(spec.dtype)
+            if _axes(array.spec) != array.spec.layout.axes:
+                why = "axes without names whose bytes lie in another order"
+            msg = f"it is large, and its chunks cannot be referred to ({why})"
             raise CodecError(msg)
         text = is_string(spec.dtype)
         grid = grid_shape(spec.shape, spec.layout.chunks)
@@ -245,7 +248,7 @@ class Draft:
             grid = grid_shape(spec.shape, whole)
         spec = replace(spec, codecs=())
         self.small[_key(path, ".zarray")] = array_document(spec)
-        values = array.read().transpose(array.spec.layout.axes)
+        values = array.read().transpose(_axes(array.spec))
         size = 0
         for key in itertools.product(*map(range, grid)):
             chunk = np.full(spec.layout.chunks, spec.fill, spec.dtype)
@@ -271,9 +274,14 @@ class Drafted(NamedTuple):
     """End of the URL of the object of a store whose facts they are."""
 
 
+def _axes(spec: ArraySpec) -> tuple[int, ...]:
+    """Axes in the order of the bytes; as they are where names do not tell which is which."""
+    return spec.layout.axes if all(spec.dims) else tuple(range(len(spec.shape)))
+
+
 def _in_order(array: Array) -> ArraySpec:
-    """Spec of an array with its axes in the order of the bytes, and without shards."""
-    spec = array.spec.memory
+    """Spec of an array with its axes as `_axes` puts them, and without shards."""
+    spec = array.spec.permuted(_axes(array.spec))
     return replace(spec, layout=replace(spec.layout, shards=None))
 
 

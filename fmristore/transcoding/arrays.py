@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -146,7 +147,7 @@ def plan_array(
     if access is not None and "t" in source.dims:
         axes, target, rechunked = _lay_out(source, kind, access, codec)
         reason = f"{reason}; {rechunked}" if reason else rechunked
-    method, why = _method(array, target, reason)
+    method, why = _method(array, target, axes, reason)
     return ArrayStep(
         path=path,
         origin=array.path,
@@ -245,14 +246,20 @@ def _sharded(spec: ArraySpec, kind: TargetKind) -> ArraySpec:
     return replace(spec, layout=replace(spec.layout, shards=shards))
 
 
-def _method(array: Array, target: ArraySpec, reason: str) -> tuple[Method, str]:
-    """Return whether encoded chunks can be copied, and if not why."""
+def _method(
+    array: Array, target: ArraySpec, axes: Sequence[int], reason: str
+) -> tuple[Method, str]:
+    """Return whether encoded chunks can be copied, and if not why.
+
+    The order of the bytes is compared by axes of the source: names may be missing.
+    """
     here, there = array.spec.memory, target.memory
+    same_order = array.spec.layout.axes == tuple(axes[a] for a in target.layout.axes)
     if reason:
         return "recode", reason
     if Capability.CHUNK_REFS not in array.capabilities:
         return "recode", "the source's chunks cannot be located"
-    if here.layout.chunks != there.layout.chunks or here.dims != there.dims:
+    if here.layout.chunks != there.layout.chunks or not same_order:
         return "recode", "chunks differ in shape or order"
     if here.shape != there.shape or not here.shape or 0 in here.shape:
         return "recode", ""

@@ -59,6 +59,26 @@ def test_arrays(tmp_path: Path, layout: ChunkLayout, codecs: tuple[CodecSpec, ..
         np.testing.assert_array_equal(ours.read(), big.transpose(axes))
 
 
+def test_axes_without_names_stay_where_they_are(tmp_path: Path) -> None:
+    cube = np.random.default_rng(2).integers(-900, 900, (64, 64, 64)).astype(np.int16)
+    layout = ChunkLayout(chunks=(16, 16, 16), order=(2, 0, 1))
+    with ZarrStore(str(tmp_path / "a.zarr"), mode="w") as store:
+        for name, values in {
+            "small": cube[:20, :20, :20],
+            "large": np.tile(cube, (4, 4, 4)),
+        }.items():
+            spec = ArraySpec(shape=values.shape, dtype=values.dtype, layout=layout, codecs=(BLOSC,))
+            store.root.create_array(name, spec).write(None, values)
+        store.consolidate()
+    report = virtualize(tmp_path / "a.zarr", allow=["array"])
+    assert report.inlined == ("small",)
+    (loss,) = report.losses
+    assert (loss.kind, loss.path) == ("array", "large")
+    assert "axes without names" in loss.reason
+    found: Any = as_zarr(str(tmp_path / "a.zarr.refs.json"))
+    np.testing.assert_array_equal(found["small"][...], cube[:20, :20, :20])
+
+
 @pytest.mark.parametrize("name", sorted(WRITERS))
 def test_every_format(tmp_path: Path, name: str) -> None:
     WRITERS[name](tmp_path / "a.zarr").close()

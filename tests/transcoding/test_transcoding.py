@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -877,6 +878,39 @@ def test_any_tree_is_equal_in_the_other_store(
     assert by_dimension(contents(folder / f"b.{OTHER[kind]}")) == before
     transcode(folder / f"b.{OTHER[kind]}", folder / f"c.{kind}")
     assert by_dimension(contents(folder / f"c.{kind}")) == before
+
+
+@pytest.mark.parametrize("codec", [None, "dual", "keep"])
+@pytest.mark.parametrize("names", [None, ["a", None, None], ["z", "y", "x"]], ids=str)
+def test_cubes_whose_bytes_lie_in_another_order(
+    tmp_path: Path, names: list[str | None] | None, codec: str | None
+) -> None:
+    values = np.random.default_rng(3).integers(-9, 9, (6, 6, 6)).astype("<i2")
+    orders = list(itertools.permutations(range(3)))
+    group = zarr.create_group(tmp_path / "a.zarr")
+    for number, order in enumerate(orders):
+        array = group.create_array(
+            f"a{number}",
+            shape=values.shape,
+            chunks=(3, 3, 3),
+            dtype=values.dtype,
+            filters=[zarr.codecs.TransposeCodec(order=order)],
+            dimension_names=names,
+        )
+        array[...] = values
+    transcode(tmp_path / "a.zarr", tmp_path / "b.h5", codec=codec)
+    transcode(tmp_path / "b.h5", tmp_path / "c.zarr", codec=codec)
+    again = zarr.open_group(tmp_path / "c.zarr", mode="r")
+    with h5py.File(tmp_path / "b.h5") as file:
+        for number, order in enumerate(orders):
+            data: Any = file[f"a{number}"]
+            back: Any = again[f"a{number}"]
+            axes = names == ["z", "y", "x"]  # those of images are found by their names
+            labels = [dim.label for dim in data.dims] if axes else []
+            assert labels == (["zyx"[a] for a in order] if axes else [])
+            wanted = values.transpose(order) if axes else values
+            np.testing.assert_array_equal(data[...], wanted)
+            np.testing.assert_array_equal(back[...], values)
 
 
 def by_dimension(found: dict[str, Any]) -> dict[str, Any]:

@@ -592,7 +592,7 @@ class _Maps:
     def _old_key(self, key: ChunkKey, maps: slice, spec: ArraySpec) -> ChunkKey | None:
         """Chunk of the old array that holds the same maps at the same places, None if none does."""
         old, height = self._reader.spec, spec.layout.chunks[0]
-        same = old.memory.layout.chunks == spec.memory.layout.chunks
+        same = (old.layout.chunks, old.layout.axes) == (spec.layout.chunks, spec.layout.axes)
         direct = Capability.CHUNK_REFS in self._reader.array.capabilities
         if (
             not (same and direct)
