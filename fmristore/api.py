@@ -21,7 +21,6 @@ from fmristore.planning.options import LayoutOptions, ManyOptions, StoreOptions,
 from fmristore.planning.text import parse_size
 from fmristore.sources.door import check_url, in_order, open_if_path, source_of
 from fmristore.sources.others import explained
-from fmristore.sources.parcellation import Parcellation
 from fmristore_stores.errors import AlreadyExistsError, InvalidInputError
 from fmristore_stores.io.location import Kind, exists, normalise
 from fmristore_stores.opening import Handle, check_untrusted, locate
@@ -506,6 +505,7 @@ def _add(
     from fmristore.formats.parcellated.layout import OwnTree
     from fmristore.formats.parcellated.multiscan import ParcellatedMultiScan
     from fmristore.formats.parcellated.summary import ParcellatedScanSummary
+    from fmristore.sources.parcellation import Parcellation
 
     with open(out, storage_options=storage_options) as multi:
         if not isinstance(multi, ParcellatedMultiScan):

@@ -26,7 +26,6 @@ from fmristore.model.space import NeuroSpace
 from fmristore.planning.options import LayoutOptions, takes
 from fmristore.planning.pictures import axis_chunks, chunk_svg, facts_html
 from fmristore.planning.text import size_text
-from fmristore.sources.labels import LabelTable
 from fmristore.sources.others import explained
 from fmristore_stores.chunks.cache import ChunkCache
 from fmristore_stores.chunks.reader import ChunkReader
@@ -49,6 +48,8 @@ from fmristore_stores.spec import ArraySpec, Attributes
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from fmristore.sources.labels import LabelTable
 
 __all__ = [
     "BorrowedHandle",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from fmristore.formats.registry import select_layout
 from fmristore.planning.options import StoreOptions
@@ -14,8 +14,9 @@ from fmristore.planning.text import parse_size
 from fmristore_stores.io.location import Kind, kind_of_name, normalise
 from fmristore_stores.opening import Handle, locate
 from fmristore_stores.protocol import Store
-from fmristore_stores.publishing.publish import create_store
-from fmristore_stores.publishing.turns import Turn
+
+if TYPE_CHECKING:
+    from fmristore_stores.publishing.turns import Turn
 
 __all__ = ["MatrixOptions", "Target", "store_as"]
 
@@ -139,6 +140,8 @@ def store_as(
     object of `cls`
         The new store; a local HDF5 file is not held open until it is used.
     """
+    from fmristore_stores.publishing.publish import create_store  # not needed by readers
+
     layout = select_layout(cls, target.profile, target.url)
     with create_store(
         target.url,

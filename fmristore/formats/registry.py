@@ -8,7 +8,6 @@ import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -199,6 +198,8 @@ def _load(name: Any) -> Any:
 
 def _load_plugin(name: str) -> None:
     """Import the installed package that says it registers a format, if there is one."""
+    from importlib.metadata import entry_points
+
     for entry in entry_points(group=PLUGINS, name=name):
         try:
             entry.load()
@@ -346,6 +347,8 @@ def load_layout_plugins() -> None:
     DependencyError
         If one cannot be imported.
     """
+    from importlib.metadata import entry_points
+
     for entry in entry_points(group=LAYOUT_PLUGINS):
         try:
             entry.load()

@@ -7,10 +7,10 @@ Blosc chunk format: https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORM
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_right
 from itertools import accumulate
-
-import numcodecs.blosc
+from typing import Any
 
 from fmristore_stores.codecs import blosc2
 from fmristore_stores.codecs.blosc2 import HEADER, integers
@@ -20,6 +20,7 @@ from fmristore_stores.protocol import AnyArray, Buffer
 from fmristore_stores.spec import CodecSpec
 
 __all__ = [
+    "blosc1",
     "blosc_decode",
     "blosc_header",
     "decode_part",
@@ -32,6 +33,15 @@ _BLOSC_MEMCPYED = 0x02
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ZSTD_BLOCK = 128 * 1024
 """Most bytes that one block of a zstd frame decodes to (RFC 8878, 3.1.1.2.4)."""
+
+
+@functools.cache
+def blosc1() -> Any:
+    """Blosc in numcodecs, which takes long to import; on one thread, since ours decode chunks."""
+    import numcodecs.blosc
+
+    numcodecs.blosc.use_threads = False  # as zarr-python does
+    return numcodecs.blosc
 
 
 def zstd_size(data: Buffer) -> int | None:
@@ -117,7 +127,7 @@ def blosc_decode(data: Buffer, limit: int, out: AnyArray | None = None) -> Buffe
         blosc2.decompress(data, room)
         return room.data
     try:
-        numcodecs.blosc.decompress(data, room)
+        blosc1().decompress(data, room)
     except (RuntimeError, ValueError) as error:
         msg = f"blosc cannot decode a chunk: its bytes are damaged ({error})"
         raise CorruptDataError(msg) from error

@@ -16,9 +16,10 @@ import functools
 import struct
 import threading
 import weakref
-from importlib import metadata
+from importlib.util import find_spec
 from itertools import chain, repeat
 from operator import add
+from pathlib import Path
 
 import numpy as np
 
@@ -28,6 +29,8 @@ from fmristore_stores.protocol import AnyArray, Buffer
 __all__ = ["HEADER", "available", "decodes", "decompress", "integers"]
 
 _NAMES = ("libblosc2.so", "libblosc2.dylib", "blosc2.dll", "libblosc2.dll")
+_FOLDERS = ("lib", "bin", "")
+"""Folders of the package that may have it."""
 _VERSION = 2
 """Of the format of Blosc 1."""
 _COMPRESSORS = (1, 4)
@@ -154,8 +157,12 @@ _threads = threading.local()
 def _library() -> ctypes.CDLL | None:
     """The C library; None if it is not installed, or lacks what is needed."""
     try:
-        files = metadata.files("blosc2") or ()
-        path = next((file.locate() for file in files if file.name in _NAMES), None)
+        package = find_spec("blosc2")
+        if package is None or package.origin is None:
+            return None
+        folder = Path(package.origin).parent
+        places = (folder / part / name for part in _FOLDERS for name in _NAMES)
+        path = next(filter(Path.exists, places), None)
         if path is None:
             return None
         library = ctypes.CDLL(str(path))
@@ -167,6 +174,6 @@ def _library() -> ctypes.CDLL | None:
         pointer, length = ctypes.c_void_p, ctypes.c_int32
         library.blosc2_decompress_ctx.argtypes = [pointer, pointer, length, pointer, length]
         library.blosc2_init()
-    except (metadata.PackageNotFoundError, OSError, AttributeError):
+    except (OSError, AttributeError, ValueError):
         return None
     return library

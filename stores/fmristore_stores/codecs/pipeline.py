@@ -17,13 +17,11 @@ from typing import Any, Protocol
 
 import deflate
 import google_crc32c
-import numcodecs
 import numpy as np
 from isal import isal_zlib
-from numcodecs.blosc import compress as _blosc_compress
 
 from fmristore_stores.codecs import pcodec
-from fmristore_stores.codecs.blosc import blosc_decode, blosc_header, zstd_size
+from fmristore_stores.codecs.blosc import blosc1, blosc_decode, blosc_header, zstd_size
 from fmristore_stores.codecs.room import room_for
 from fmristore_stores.errors import CodecError, CorruptDataError, InvalidInputError
 from fmristore_stores.protocol import AnyArray, Buffer
@@ -54,8 +52,6 @@ _DAMAGE: tuple[Any, ...] = (
     deflate.DeflateError,
 )
 """Errors of the codecs on damaged bytes, and on options that make no sense."""
-
-numcodecs.blosc.use_threads = False  # as zarr-python does: our threads decode whole chunks
 
 BLOSC_SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
 """Names of blosc's shuffles; their position is their number."""
@@ -195,6 +191,12 @@ def _unshuffle(data: Buffer, width: int, out: AnyArray | None = None) -> Buffer:
     return room.data
 
 
+def _numcodecs() -> Any:
+    import numcodecs
+
+    return numcodecs
+
+
 def _deflate(data: Buffer, level: int) -> bytes:
     """Compress to a zlib stream."""
     return bytes(deflate.zlib_compress(data, level))
@@ -221,7 +223,7 @@ def _zstd_decode(data: Buffer, limit: int, out: AnyArray | None = None) -> Buffe
         raise CorruptDataError(msg)
     # Without a size in the frame, numcodecs asks for a buffer of exactly the right one.
     room = room_for(limit if size is None else size, out)
-    numcodecs.Zstd().decode(data, room)
+    _numcodecs().Zstd().decode(data, room)
     return room.data
 
 
@@ -238,7 +240,7 @@ def _crc32c(data: Buffer) -> bytes:
 
 
 def _fletcher32(data: Buffer) -> bytes:
-    return bytes(numcodecs.Fletcher32().encode(bytes(data)))[-4:]
+    return bytes(_numcodecs().Fletcher32().encode(bytes(data)))[-4:]
 
 
 def _encode_step(step: CodecSpec, data: Buffer) -> Buffer:
@@ -247,7 +249,7 @@ def _encode_step(step: CodecSpec, data: Buffer) -> Buffer:
             shuffle = BLOSC_SHUFFLES.index(step.get("shuffle", "shuffle"))
             width = step.get("typesize", 1)
             elements = np.dtype(f"V{width}" if memoryview(data).nbytes % width == 0 else "u1")
-            return _blosc_compress(  # type: ignore[no-any-return]
+            return blosc1().compress(  # type: ignore[no-any-return]
                 np.frombuffer(data, elements),
                 step.get("cname", "zstd").encode(),
                 step.get("clevel", 5),
@@ -257,7 +259,7 @@ def _encode_step(step: CodecSpec, data: Buffer) -> Buffer:
         case "pcodec":
             return pcodec.pcodec_encode(data, _dtype(step), step.get("level", pcodec.LEVEL))
         case "zstd":
-            return numcodecs.Zstd(step.get("level", 3), step.get("checksum", False)).encode(data)  # type: ignore[no-any-return]
+            return _numcodecs().Zstd(step.get("level", 3), step.get("checksum", False)).encode(data)  # type: ignore[no-any-return]
         case "deflate":
             return _deflate(data, step.get("level", 4))
         case "gzip":

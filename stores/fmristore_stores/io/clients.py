@@ -8,7 +8,6 @@ each base class belongs to an optional package.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import re
@@ -111,6 +110,8 @@ async def _repeated(
     action: Callable[[], Awaitable[_T]], passes: Callable[[BaseException], bool] = _passes
 ) -> _T:
     """Do something again, after a pause that grows, while it fails in a way that may pass."""
+    import asyncio
+
     pause = _FIRST_PAUSE
     for _ in range(_ATTEMPTS - 1):
         try:

@@ -26,6 +26,7 @@ from fmristore_stores.zarr.refused import is_ignorable, is_name, parsed
 
 __all__ = [
     "COPIES_KEY",
+    "ROOT",
     "Document",
     "ParsedNode",
     "array_document",
@@ -39,6 +40,8 @@ __all__ = [
 Document: TypeAlias = dict[str, Any]
 """Metadata of a node, as plain JSON values."""
 
+ROOT = "zarr.json"
+"""Key of the root's metadata."""
 COPIES_KEY = "consolidated_metadata"
 """Key of the root's metadata under which those of all other nodes stand once more."""
 _GROUP_KEYS = frozenset({"zarr_format", "node_type", "attributes", COPIES_KEY})

@@ -1,4 +1,4 @@
-"""Errors and warnings of zarr-python, as our own errors."""
+"""Zarr-python, imported on use, with its errors and warnings as our own errors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-
-import zarr.errors
+from typing import Any
 
 from fmristore_stores.errors import (
     AlreadyExistsError,
@@ -22,7 +21,7 @@ from fmristore_stores.errors import (
 from fmristore_stores.io.forks import in_forked_child
 from fmristore_stores.io.sources import storage_error
 
-__all__ = ["quiet", "zarr_errors"]
+__all__ = ["quiet", "zarr_errors", "zarr_python"]
 
 _DAMAGE = (
     ValueError,
@@ -39,6 +38,30 @@ _DAMAGE = (
 """Errors of zarr-python and its codecs when they meet something that they did not expect."""
 
 _warnings_lock = threading.RLock()
+
+
+@contextlib.contextmanager
+def zarr_python(url: str, path: str, damage: type[FmristoreError] = MetadataError) -> Iterator[Any]:
+    """Zarr-python, asked for a node of a store: quietly, and with codecs that are bounded.
+
+    It takes a quarter of a second to import, and plain stores are read without it.
+
+    Parameters
+    ----------
+    url, path, damage
+        As of `zarr_errors`.
+
+    Yields
+    ------
+    module
+        The package.
+    """
+    import zarr
+
+    from fmristore_stores.zarr.bounded import bounded
+
+    with zarr_errors(url, path, damage), quiet(), bounded():
+        yield zarr
 
 
 @contextlib.contextmanager
@@ -66,6 +89,8 @@ def _translate(
     if isinstance(error, FmristoreError):
         error.url, error.node = error.url or url, error.node or path or None
         return error
+    import zarr.errors
+
     node = path or None
     text = str(error) or type(error).__name__
     if isinstance(error, zarr.errors.ContainsArrayError | zarr.errors.ContainsGroupError):

@@ -8,7 +8,6 @@ Local and remote objects share names, errors and checks, which makes the module 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import math
@@ -20,13 +19,8 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
-
-from fsspec.asyn import AsyncFileSystem
-from zarr.abc.store import Store as ZarrByteStore
-from zarr.core.buffer import Buffer as ZarrBuffer
-from zarr.storage import LocalStore
 
 from fmristore_stores.chunks.threads import for_each
 from fmristore_stores.errors import (
@@ -55,16 +49,13 @@ from fmristore_stores.io.sources import (
 from fmristore_stores.io.stats import Stats
 from fmristore_stores.limits import check_metadata, check_values, is_metadata
 from fmristore_stores.protocol import Buffer
-from fmristore_stores.zarr.documents import plain_copies
-from fmristore_stores.zarr.remote import (
-    ROOT,
-    CountedStore,
-    NewStore,
-    WebStore,
-    check_document,
-)
+from fmristore_stores.zarr.documents import ROOT, plain_copies
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store as ZarrByteStore
 
 __all__ = ["Files", "LocalFiles", "RemoteFiles"]
+
 
 _READING = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _PAGE = 1000
@@ -186,7 +177,9 @@ class LocalFiles:
 
     def zarr_store(self, *, read_only: bool) -> ZarrByteStore:
         """The same objects as zarr-python sees them."""
-        return _ConfinedStore(self._root, read_only=read_only, files=self)
+        from fmristore_stores.zarr.byte_stores import ConfinedStore
+
+        return ConfinedStore(self._root, read_only=read_only, files=self)
 
     def path(self, key: str) -> str:
         """Absolute path of a file."""
@@ -483,39 +476,6 @@ def _remove_but_metadata(path: Path) -> None:
             os.unlink(entry.path)  # noqa: PTH108
 
 
-class _ConfinedStore(LocalStore):
-    """A zarr-python store that follows no symbolic link out of its directory."""
-
-    def __init__(
-        self, root: Path | str, *, read_only: bool = False, files: LocalFiles | None = None
-    ) -> None:
-        super().__init__(root, read_only=read_only)
-        self._files = LocalFiles(str(root)) if files is None else files
-
-    def with_read_only(self, read_only: bool = False) -> Self:  # noqa: FBT001, FBT002
-        return type(self)(self.root, read_only=read_only, files=self._files)
-
-    async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
-        self._files.check_readable(key)
-        return check_document(await super().get(key, *args, **kwargs), key, str(self.root))
-
-    async def set(self, key: str, value: ZarrBuffer) -> None:
-        self._check_writable()
-        await asyncio.to_thread(self._files.put, key, [memoryview(value.as_buffer_like())])
-
-    async def set_if_not_exists(self, key: str, value: ZarrBuffer) -> None:
-        if self._files.status(key) is None:
-            await self.set(key, value)
-
-    def get_sync(self, key: str, **kwargs: Any) -> Any:
-        self._files.check_readable(key)
-        return check_document(super().get_sync(key, **kwargs), key, str(self.root))
-
-    def set_sync(self, key: str, value: ZarrBuffer) -> None:
-        self._check_writable()
-        self._files.put(key, [memoryview(value.as_buffer_like())])
-
-
 class RemoteFiles:
     """A prefix on a filesystem of fsspec.
 
@@ -568,6 +528,10 @@ class RemoteFiles:
 
     def zarr_store(self, *, read_only: bool) -> ZarrByteStore:
         """The same objects as zarr-python sees them, on its own event loop."""
+        from fsspec.asyn import AsyncFileSystem
+
+        from fmristore_stores.zarr.byte_stores import CountedStore, NewStore, WebStore
+
         fs = self._fs
         if isinstance(fs, AsyncFileSystem):  # a cache in front of one only says that it is
             options = dict(fs.storage_options) | {"asynchronous": True}

@@ -34,8 +34,8 @@ from fmristore_stores.protocol import (
 )
 from fmristore_stores.spec import STRING, ArraySpec, Attributes, is_string
 from fmristore_stores.zarr.attributes import AttributesView
-from fmristore_stores.zarr.bounded import check_format_2
 from fmristore_stores.zarr.errors import zarr_errors
+from fmristore_stores.zarr.frames import check_format_2
 from fmristore_stores.zarr.shards import ChunkLocator
 from fmristore_stores.zarr.tree import ArrayNode, Tree
 

@@ -10,11 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, Self, TypeAlias, cast
-
-import zarr
-import zarr.errors
-from zarr.abc.store import Store as ZarrByteStore
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeGuard, cast
 
 from fmristore_stores.errors import (
     AccessDeniedError,
@@ -44,7 +40,6 @@ from fmristore_stores.spec import (
     check_name,
 )
 from fmristore_stores.zarr.attributes import checked_copy
-from fmristore_stores.zarr.bounded import bounded
 from fmristore_stores.zarr.consolidated import (
     RootCopy,
     bare,
@@ -59,11 +54,15 @@ from fmristore_stores.zarr.documents import (
     group_document,
     parse_node,
 )
-from fmristore_stores.zarr.errors import quiet, zarr_errors
+from fmristore_stores.zarr.errors import quiet, zarr_errors, zarr_python
 from fmristore_stores.zarr.files import Files
 from fmristore_stores.zarr.metadata import Placement, creation, describe
 from fmristore_stores.zarr.refused import is_name, kind_of, kinds, parsed, reason
 from fmristore_stores.zarr.shards import ChunkLocator
+
+if TYPE_CHECKING:
+    import zarr
+    from zarr.abc.store import Store as ZarrByteStore
 
 __all__ = ["ArrayNode", "GroupNode", "Tree"]
 
@@ -348,24 +347,25 @@ class Tree:
     def _open_group(
         self, path: str, *, consolidated: bool, zarr_format: Literal[2, 3] = 3
     ) -> zarr.Group:
-        with zarr_errors(self.url, path), quiet(), bounded():
+        with zarr_python(self.url, path) as library:
             try:
-                return zarr.open_group(
+                found: zarr.Group = library.open_group(
                     self._store,
                     path=path or None,
                     mode="r+" if self._writable else "r",
                     zarr_format=zarr_format,
                     use_consolidated=None if consolidated else False,
                 )
-            except zarr.errors.ContainsArrayError as error:
+            except library.errors.ContainsArrayError as error:
                 msg = "this is a Zarr array; a store has a group at its root"
                 raise UnknownFormatError(msg, url=self.url) from error
+            return found
 
     def _open_array(self, path: str) -> zarr.Array[Any]:
         """An array of a store that has no root yet."""
         every_chunk = {"array.write_empty_chunks": True}
-        with zarr_errors(self.url, path), quiet(), bounded(), zarr.config.set(every_chunk):
-            found: zarr.Array[Any] = zarr.open_array(
+        with zarr_python(self.url, path) as library, library.config.set(every_chunk):
+            found: zarr.Array[Any] = library.open_array(
                 self._store, path=path, mode="r+", zarr_format=3
             )
             return found
@@ -423,7 +423,7 @@ class Tree:
         node = self.group(path)
         if node.zarr is None:
             found = self._load(path)
-            if not isinstance(found, zarr.Group):
+            if not _is_group(found):
                 raise self._changed(path)
             node.zarr = found
         return node.zarr
@@ -486,12 +486,13 @@ class Tree:
         """A node as zarr-python understands it."""
         with zarr_errors(self.url, path):
             attributes = checked_copy(node.attrs.asdict(), self.url, path)
-        if isinstance(node, zarr.Group):
+        if _is_group(node):
             return GroupNode(attributes, node)
+        array = cast("zarr.Array[Any]", node)
         with zarr_errors(self.url, path), quiet():
-            document = node.metadata.to_dict()
-            spec, placement = describe(document, node.dtype, node.fill_value)
-        return ArrayNode(attributes, spec, self._locator(path, spec, placement), node)
+            document = array.metadata.to_dict()
+            spec, placement = describe(document, array.dtype, array.fill_value)
+        return ArrayNode(attributes, spec, self._locator(path, spec, placement), array)
 
     def _locator(
         self, path: str, spec: ArraySpec, placement: Placement | None
@@ -522,18 +523,14 @@ class Tree:
                 msg = "the metadata of this node are incomplete"
                 raise MetadataError(msg, url=self.url, node=path)
             raise self._missing(path)
-        if (
-            isinstance(node, zarr.Group)
-            and not consolidated
-            and node.metadata.consolidated_metadata is not None
-        ):
+        if _is_group(node) and not consolidated and node.metadata.consolidated_metadata is not None:
             return self._open_group(path, consolidated=False)
         return node
 
     def _get(self, root: zarr.Group, path: str) -> _ZarrNode | None:
         # An array takes the setting over when it is opened; it takes effect when written to.
         every_chunk = {"array.write_empty_chunks": True}
-        with zarr_errors(self.url, path), quiet(), bounded(), zarr.config.set(every_chunk):
+        with zarr_python(self.url, path) as library, library.config.set(every_chunk):
             try:
                 return root[path]
             except KeyError:
@@ -599,7 +596,7 @@ class Tree:
                     raise
                 found[name] = Child("unreadable")
             else:
-                found[name] = Child("group" if isinstance(node, zarr.Group) else "array")
+                found[name] = Child("group" if _is_group(node) else "array")
         return found
 
     def _copied(self) -> bool:
@@ -617,7 +614,7 @@ class Tree:
             msg = "this server lists nothing: consolidate the store's metadata, or name its nodes"
             raise StorageError(msg, url=self.url, node=path)
         return {
-            name: Child("group" if isinstance(members[name], zarr.Group) else "array")
+            name: Child("group" if _is_group(members[name]) else "array")
             for name in sorted(members)
         }
 
@@ -665,8 +662,8 @@ class Tree:
             self._place(path, ArrayNode(checked, described.spec, locator, document=document))
         else:
             self._encoded(path, {"attributes": checked})
-            with zarr_errors(self.url, path, LayoutNotSupportedError), quiet(), bounded():
-                node = zarr.create_array(self._store, name=path, attributes=checked, **arguments)
+            with zarr_python(self.url, path, LayoutNotSupportedError) as library:
+                node = library.create_array(self._store, name=path, attributes=checked, **arguments)
                 found = self._parsed(path, node)
                 found.document = node.metadata.to_dict()
             self._nodes[path] = found
@@ -735,6 +732,13 @@ class Tree:
             return self._has_metadata(path)
         except MetadataError:
             return True  # a link that leads out of the store: the link itself can go
+
+
+def _is_group(node: object) -> TypeGuard[zarr.Group]:
+    """Return whether what zarr-python opened is a group."""
+    import zarr
+
+    return isinstance(node, zarr.Group)
 
 
 def _key(path: str, name: str = "zarr.json") -> str:

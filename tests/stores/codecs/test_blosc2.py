@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Iterator
-from importlib import metadata
-from typing import Any
+from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 import numcodecs.blosc
 import numpy as np
@@ -132,20 +132,23 @@ def test_threads_decode_side_by_side() -> None:
 
 
 @pytest.fixture(params=["absent", "without a library", "no library", "another library"])
-def without(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def without(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[None]:
     """The package is not there, or what it has is of no use."""
+    library = tmp_path / "lib" / "libblosc2.so"
+    library.parent.mkdir()
+    if request.param == "no library":
+        library.write_text("no library")
+    elif request.param == "another library":
+        library.write_bytes(Path(numcodecs.blosc.__file__).read_bytes())
 
-    def files(name: str) -> Any:
-        if request.param == "absent":
-            raise metadata.PackageNotFoundError(name)
-        if request.param == "without a library":
-            return [metadata.PackagePath("blosc2/core.py")]
-        own = metadata.PackagePath("libblosc2.so")
-        other = __file__ if request.param == "no library" else "libc.so.6"
-        monkeypatch.setattr(metadata.PackagePath, "locate", lambda _: other, raising=False)
-        return [own]
+    def find_spec(name: str) -> ModuleSpec | None:
+        assert name == "blosc2"
+        origin = str(tmp_path / "__init__.py")
+        return None if request.param == "absent" else ModuleSpec(name, None, origin=origin)
 
-    monkeypatch.setattr(metadata, "files", files)
+    monkeypatch.setattr(blosc2, "find_spec", find_spec)
     for cached in (blosc2._library, blosc2.available):
         cached.cache_clear()
     yield

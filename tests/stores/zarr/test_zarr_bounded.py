@@ -20,7 +20,7 @@ import zarr
 from fmristore_stores.codecs.blosc import zstd_bound
 from fmristore_stores.errors import CorruptDataError
 from fmristore_stores.opening import open_store
-from fmristore_stores.zarr.bounded import check_count, check_frame
+from fmristore_stores.zarr.frames import check_count, check_frame
 
 TEXTS = np.array(["left", "right", "", "über", "x" * 40], np.dtypes.StringDType())
 MANY = 2**22

@@ -1,38 +1,54 @@
-"""Remote stores as zarr-python sees them: counted, on the web, and in the making."""
+"""Our stores as zarr-python sees them: a directory, counted, on the web, and in the making.
+
+Imported on use, as zarr-python is.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, Self
 from urllib.parse import quote
 
 from zarr.abc.store import RangeByteRequest
-from zarr.storage import FsspecStore
+from zarr.core.buffer import Buffer as ZarrBuffer
+from zarr.storage import FsspecStore, LocalStore
 
 from fmristore_stores.io.lifetime import Version
 from fmristore_stores.io.stats import Stats
 from fmristore_stores.limits import LIMITS, check_metadata, check_values, is_metadata
 from fmristore_stores.protocol import Buffer
+from fmristore_stores.zarr.documents import ROOT
 
 __all__ = [
-    "ROOT",
+    "ConfinedStore",
     "CountedStore",
     "LiteralStore",
+    "LocalObjects",
     "NewObjects",
     "NewStore",
     "Objects",
     "WebStore",
-    "check_document",
 ]
 
-ROOT = "zarr.json"
-"""Key of the root's metadata."""
+
+class LocalObjects(Protocol):
+    """The files of the store, as `files.LocalFiles` reaches them."""
+
+    def check_readable(self, key: str) -> None:
+        """Refuse links that lead out of the store, devices, and metadata that are too long."""
+
+    def status(self, key: str) -> Any:
+        """Status of a file or folder, None where there is none."""
+
+    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Write one file."""
 
 
 class Objects(Protocol):
-    """The objects of the store, as `zarr_files.RemoteFiles` reaches them."""
+    """The objects of the store, as `files.RemoteFiles` reaches them."""
 
     def exists(self, key: str) -> bool:
         """Return whether there is an object or a prefix of that name."""
@@ -60,6 +76,66 @@ class NewObjects(Objects, Protocol):
     """The root's metadata."""
     holding: bool
     """True if they are held back."""
+
+
+def _check_document(found: Any, key: str, url: str) -> Any:
+    """Refuse a metadata document that is too long, or has too many values.
+
+    Parameters
+    ----------
+    found : zarr.abc.buffer.Buffer or None
+        What lies there; returned.
+    key : str
+        Its name in the store.
+    url : str
+        The store.
+
+    Raises
+    ------
+    MemoryLimitError
+        If it is.
+    """
+    if found is not None and is_metadata(key):
+        check_metadata(len(found), key, url)
+        check_values(found.to_bytes(), url)
+    return found
+
+
+class ConfinedStore(LocalStore):
+    """A zarr-python store that follows no symbolic link out of its directory."""
+
+    def __init__(self, root: Path | str, *, read_only: bool = False, files: LocalObjects) -> None:
+        super().__init__(root, read_only=read_only)
+        self._files = files
+
+    def with_read_only(self, read_only: bool = False) -> Self:  # noqa: FBT001, FBT002
+        """The same store, to be written or not."""
+        return type(self)(self.root, read_only=read_only, files=self._files)
+
+    async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
+        """Content of a file, None if there is none."""
+        self._files.check_readable(key)
+        return _check_document(await super().get(key, *args, **kwargs), key, str(self.root))
+
+    async def set(self, key: str, value: ZarrBuffer) -> None:
+        """Write a file."""
+        self._check_writable()
+        await asyncio.to_thread(self._files.put, key, [memoryview(value.as_buffer_like())])
+
+    async def set_if_not_exists(self, key: str, value: ZarrBuffer) -> None:
+        """Write a file unless there is one."""
+        if self._files.status(key) is None:
+            await self.set(key, value)
+
+    def get_sync(self, key: str, **kwargs: Any) -> Any:
+        """As `get`, without an event loop."""
+        self._files.check_readable(key)
+        return _check_document(super().get_sync(key, **kwargs), key, str(self.root))
+
+    def set_sync(self, key: str, value: ZarrBuffer) -> None:
+        """As `set`, without an event loop."""
+        self._check_writable()
+        self._files.put(key, [memoryview(value.as_buffer_like())])
 
 
 class LiteralStore(FsspecStore):
@@ -106,29 +182,6 @@ class LiteralStore(FsspecStore):
             yield name
 
 
-def check_document(found: Any, key: str, url: str) -> Any:
-    """Refuse a metadata document that is too long, or has too many values.
-
-    Parameters
-    ----------
-    found : zarr.abc.buffer.Buffer or None
-        What lies there; returned.
-    key : str
-        Its name in the store.
-    url : str
-        The store.
-
-    Raises
-    ------
-    MemoryLimitError
-        If it is.
-    """
-    if found is not None and is_metadata(key):
-        check_metadata(len(found), key, url)
-        check_values(found.to_bytes(), url)
-    return found
-
-
 class CountedStore(LiteralStore):
     """A zarr-python store that counts what it reads, and knows the root's metadata for once."""
 
@@ -151,7 +204,7 @@ class CountedStore(LiteralStore):
             byte_range = RangeByteRequest(0, limit + 1)
         found = await super().get(key, prototype, byte_range)
         if metadata:
-            check_document(found, key, self.path)
+            _check_document(found, key, self.path)
         self.stats.add(requests=1, bytes_fetched=0 if found is None else len(found))
         if self.version is not None:
             self.version.arrived()
