@@ -1,7 +1,8 @@
 """Opening and reading on S3 with latency: time, requests and bytes, side by side.
 
-The server is moto behind `remote_proxy`, which adds the latency and counts. Every read is of a
-store that was opened for it; connections are warm.
+The server is moto behind `remote_proxy`, which adds the latency, counts, and gives an answer again
+from memory: a distant server takes no time of this machine. Every read is of a store that was
+opened for it; connections are warm.
 """
 
 from __future__ import annotations
@@ -194,9 +195,9 @@ def _markdown(document: dict[str, Any], broken: list[str]) -> str:
         "# Reading on S3, with latency",
         "",
         f"A generated run of {shape}, int16, for access in time; moto behind a proxy that adds "
-        f"{document['latency_s'] * 1000:.0f} ms to each request. Medians of "
-        f"{document['repetitions']}; each read is of a store opened for it. Made by "
-        "`python -m benchmarks.remote`.",
+        f"{document['latency_s'] * 1000:.0f} ms to each request, and answers from memory what was "
+        f"asked before. Medians of {document['repetitions']}; each read is of a store opened for "
+        "it. Made by `python -m benchmarks.remote`.",
         "",
     ]
     for store in STORES:

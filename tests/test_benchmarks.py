@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import http.client
+import http.server
 import io
 import json
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ import numpy as np
 import pytest
 
 import fmristore as fs
-from benchmarks import apart, measure_sampling, rechunk
+from benchmarks import apart, measure_sampling, measure_start, rechunk
 from benchmarks.__main__ import main
 from benchmarks.cells import OURS, Cell, Group, Result, run_group
 from benchmarks.data import find_runs
@@ -23,6 +27,7 @@ from benchmarks.document import documented
 from benchmarks.engines import DEFLATE, HDF5, NIFTI, ZARR, available
 from benchmarks.measure_codecs import Run
 from benchmarks.measure_presets import PRESETS, preset_rows
+from benchmarks.remote_proxy import remote_proxy
 from benchmarks.report import Report, read_json, short_table, write_json
 from benchmarks.timing import Budget, Contender, Measured, Timing, ratio
 
@@ -152,6 +157,72 @@ def test_many_runs_are_done_by_threads_and_processes(
     main([*TINY, *cells, "--out", str(tmp_path), "--workdir", str(tmp_path / "work")])
     found = json.loads((tmp_path / "results.json").read_text())["results"]
     assert [set(result["engines"]) for result in found] == [{OURS, "one by one"}] * 2
+
+
+def test_new_processes_print_the_values_of_one_voxel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = [p for p in measure_start.PROGRAMS if p[1] and p[0] != "tensorstore"]
+    monkeypatch.setattr(measure_start, "PROGRAMS", programs)
+    monkeypatch.setattr(measure_start, "SHAPE", (33, 34, 24, 6))
+    (tmp_path / "again").mkdir()
+    rows = measure_start.start_rows(tmp_path, 1)
+    assert {engine for engine, *_ in rows} == {OURS, "h5py", "zarr-python", "nibabel"}
+    assert all(0 < least <= median for _, _, median, least in rows)
+    monkeypatch.setattr(measure_start, "PROGRAMS", [("wrong", "run.nii", "print(1, 2, 3)")])
+    with pytest.raises(AssertionError, match="wrong values"):
+        measure_start.start_rows(tmp_path / "again", 1)
+
+
+def test_the_proxy_answers_again_from_memory_until_something_is_written(
+    served: tuple[int, list[str]],
+) -> None:
+    upstream, asked = served
+
+    def ask(method: str, path: str, part: str = "") -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=60)
+        with contextlib.closing(connection):
+            connection.request(method, path, headers={"Range": part} if part else {})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+    with remote_proxy(upstream, 0.0) as proxy:
+        first = ask("GET", "/a", "bytes=0-3")
+        assert first == (200, b"1 /a bytes=0-3")
+        assert ask("GET", "/a", "bytes=0-3") == first
+        assert ask("GET", "/a") == (200, b"2 /a None")
+        assert ask("GET", "/b", "bytes=0-3") == (200, b"3 /b bytes=0-3")
+        ask("PUT", "/a")
+        assert ask("GET", "/a", "bytes=0-3") == (200, b"5 /a bytes=0-3")
+        counted = proxy.take()
+    assert counted.requests == 6
+    assert asked == ["GET /a", "GET /a", "GET /b", "PUT /a", "GET /a"]
+
+
+@pytest.fixture(name="served")
+def _served() -> Iterator[tuple[int, list[str]]]:
+    """Port of a server that says how often it was asked, and what it was asked."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            asked.append(f"{self.command} {self.path}")
+            body = f"{len(asked)} {self.path} {self.headers['Range']}".encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_PUT = answer  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port, asked
+        server.shutdown()
 
 
 def test_windows_a_second_of_every_way_to_read_them(
