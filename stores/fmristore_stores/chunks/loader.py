@@ -63,8 +63,10 @@ _PLAIN_GROUPS = 2
 """The same for what is only copied, which takes each thread as long."""
 _LARGEST_GROUP = 15
 """Further chunks that a thread fetches at once and then decodes one after the other."""
-_INLINE_BYTES = 512 * 1024
+_INLINE_BYTES = 2 * 1024 * 1024
 """Decoded bytes below which handing work to another thread costs more than it saves."""
+_SLOW = frozenset({"deflate", "gzip"})
+"""Steps that take four times as long as others to decode."""
 _INLINE_COPY = 8 * 1024 * 1024
 """The same for bytes that are only copied."""
 _LONG_BYTES = 16 * 1024 * 1024
@@ -164,6 +166,8 @@ class ChunkLoader:
         self._strides = self._bytes_between()
         self._most_encoded = 2 * self._whole_nbytes + _CODEC_OVERHEAD
         self._last_run: tuple[Region, Run | None] | None = None
+        slow = any(step.name in _SLOW for step in spec.codecs)
+        self._inline = _INLINE_BYTES // 4 if slow else _INLINE_BYTES
         self._by_parts = not self._remote and decodes_parts(spec.codecs)
         self._plain = self._direct and not self._remote and not spec.codecs
 
@@ -398,15 +402,15 @@ class ChunkLoader:
 
         if not in_order:
             found.sort(key=_REF)  # each file is opened for as few groups as it can be
-        self._in_groups(work, found, len(found) * self._chunk_nbytes)
+        self._in_groups(work, found, len(found) * self._chunk_nbytes, _GROUPS, self._inline)
 
     def _in_groups(
         self,
         work: Callable[[list[Item]], None],
         items: list[Item],
         size: int,
-        share: int = _GROUPS,
-        inline: int = _INLINE_BYTES,
+        share: int,
+        inline: int,
     ) -> None:
         """Let threads work on several items at a time, of `size` bytes in all."""
         workers = 1 if size <= inline else worker_count()

@@ -6,6 +6,7 @@ import functools
 import multiprocessing
 import pickle
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -47,6 +48,8 @@ CHUNKS = (3, 4, 5)
 DTYPE = np.dtype("<i2")
 BIG = np.random.default_rng(0).integers(0, 3000, (41, 67, 300)).astype("i2")
 """More than 1 MiB, along axes of lengths that have few divisors."""
+INLINE_BYTES = loading._INLINE_BYTES
+"""As it is but for most tests here."""
 
 
 def make_spec(codec: str = "dual", **layout: Any) -> ArraySpec:
@@ -558,6 +561,38 @@ def test_a_part_of_a_large_blosc_chunk_is_decoded_alone(
         assert decoded[1:] == [BIG.nbytes]
         np.testing.assert_array_equal(reader.read(region), BIG[region])
         assert len(decoded) == 2
+
+
+@pytest.mark.parametrize(("codec", "alone"), [("dual", 4), ("portable", 1)])
+def test_few_chunks_are_decoded_by_the_thread_that_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str, alone: int
+) -> None:
+    monkeypatch.setattr(loading, "_INLINE_BYTES", INLINE_BYTES)
+    threads: set[int] = set()
+    decode = codecs.decode
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        threads.add(threading.get_ident())
+        time.sleep(0.01)  # for others to get their part
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(codecs, "decode", noted)
+    values = np.resize(BIG, (16, 256, 512))  # 4 MiB, in chunks of half a MiB
+    spec = ArraySpec(
+        shape=values.shape,
+        dtype=DTYPE,
+        layout=ChunkLayout(chunks=(2, 256, 512)),
+        codecs=codecs.preset(codec, DTYPE),
+    )
+    with create_store(tmp_path / "a.h5") as new:
+        new.root.create_array("0", spec).write(None, values)
+    with open_store(tmp_path / "a.h5") as store:
+        for count in range(1, 9):
+            threads.clear()
+            region = (slice(0, 2 * count), slice(None), slice(None))
+            reader = ChunkReader(store.root.array("0"), cache=ChunkCache(0))
+            np.testing.assert_array_equal(reader.read(region), values[region])
+            assert (threads == {threading.get_ident()}) == (count <= alone)
 
 
 @pytest.mark.parametrize("kind", ["hdf5", "zarr", "shards"])
