@@ -166,8 +166,6 @@ class ChunkLoader:
         self._strides = self._bytes_between()
         self._most_encoded = 2 * self._whole_nbytes + _CODEC_OVERHEAD
         self._last_run: tuple[Region, Run | None] | None = None
-        slow = any(step.name in _SLOW for step in spec.codecs)
-        self._inline = _INLINE_BYTES // 4 if slow else _INLINE_BYTES
         self._by_parts = not self._remote and decodes_parts(spec.codecs)
         self._plain = self._direct and not self._remote and not spec.codecs
 
@@ -402,7 +400,9 @@ class ChunkLoader:
 
         if not in_order:
             found.sort(key=_REF)  # each file is opened for as few groups as it can be
-        self._in_groups(work, found, len(found) * self._chunk_nbytes, _GROUPS, self._inline)
+        slow = any(step.name in _SLOW for step in self.spec.codecs)
+        inline = _INLINE_BYTES // 4 if slow else _INLINE_BYTES
+        self._in_groups(work, found, len(found) * self._chunk_nbytes, _GROUPS, inline)
 
     def _in_groups(
         self,
