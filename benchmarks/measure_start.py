@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
-import numpy as np
 
 import fmristore as fs
 from fmristore.demo import make_run
@@ -76,15 +75,10 @@ def start_rows(folder: Path, repetitions: int) -> list[tuple[str, str, float, fl
     image = folder / "run.nii"
     make_run(image, shape=SHAPE)
     loaded: Any = nib.load(image)
-    values = np.asarray(loaded.dataobj.get_unscaled())
-    space = fs.NeuroSpace(
-        spatial_shape=SHAPE[:3], affine=loaded.affine, time_points=SHAPE[3], tr=2.0
-    )
     for name in ("portable.h5", "dual.h5", "dual.ome.zarr"):
-        codec = name.partition(".")[0]
-        fs.NeuroVec.create(values, folder / name, space=space, codec=codec).close()
+        fs.convert(image, folder / name, codec=name.partition(".")[0]).close()
     scaled = " ".join(map(str, loaded.dataobj[30, 31, 20]))
-    raw = " ".join(map(str, values[30, 31, 20]))
+    raw = " ".join(map(str, loaded.dataobj.get_unscaled()[30, 31, 20]))
     times: list[list[float]] = [[] for _ in PROGRAMS]
     environment = os.environ | {"PYTHONPYCACHEPREFIX": str(folder / "modules")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled as where a package is installed

@@ -198,15 +198,21 @@ def _load(name: Any) -> Any:
 
 def _load_plugin(name: str) -> None:
     """Import the installed package that says it registers a format, if there is one."""
+    _load_entries(
+        lambda package: f"format {name!r} is that of {package}, which", PLUGINS, name=name
+    )
+
+
+def _load_entries(what: Callable[[str], str], group: str, name: str | None = None) -> None:
+    """Import what installed packages name in their entry points; `what` says what is missing."""
     from importlib.metadata import entry_points
 
-    for entry in entry_points(group=PLUGINS, name=name):
+    entries = entry_points(group=group)
+    for entry in entries if name is None else entries.select(name=name):
         try:
             entry.load()
         except ImportError as error:
-            raise DependencyError(
-                f"format {name!r} is that of {entry.value}, which cannot be imported: {error}"
-            ) from error
+            raise DependencyError(f"{what(entry.value)} cannot be imported: {error}") from error
 
 
 LAYOUT_PLUGINS = "fmristore.layouts"
@@ -347,15 +353,7 @@ def load_layout_plugins() -> None:
     DependencyError
         If one cannot be imported.
     """
-    from importlib.metadata import entry_points
-
-    for entry in entry_points(group=LAYOUT_PLUGINS):
-        try:
-            entry.load()
-        except ImportError as error:
-            raise DependencyError(
-                f"the layouts of {entry.value} cannot be imported: {error}"
-            ) from error
+    _load_entries(lambda package: f"the layouts of {package}", LAYOUT_PLUGINS)
 
 
 def layouts_of(cls: Any) -> tuple[Layout, ...]:

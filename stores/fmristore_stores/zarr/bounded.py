@@ -17,8 +17,7 @@ import zarr.codecs
 import zarr.codecs.numcodecs
 from zarr.registry import register_codec
 
-from fmristore_stores.limits import LIMITS
-from fmristore_stores.zarr.frames import SLACK, check_count, check_frame
+from fmristore_stores.zarr.frames import check_count, check_frame, most_decoded
 
 __all__ = ["bounded"]
 
@@ -56,10 +55,7 @@ class _Bounded(_Codec):
 
 def _limit(spec: Any) -> int:
     dtype = spec.dtype.to_native_dtype()
-    if dtype.kind in "OT":
-        return LIMITS.text
-    size: int = 2 * math.prod(spec.shape) * dtype.itemsize + SLACK
-    return size
+    return most_decoded(math.prod(spec.shape), None if dtype.kind in "OT" else dtype.itemsize)
 
 
 def _register() -> dict[str, str]:

@@ -79,22 +79,7 @@ class NewObjects(Objects, Protocol):
 
 
 def _check_document(found: Any, key: str, url: str) -> Any:
-    """Refuse a metadata document that is too long, or has too many values.
-
-    Parameters
-    ----------
-    found : zarr.abc.buffer.Buffer or None
-        What lies there; returned.
-    key : str
-        Its name in the store.
-    url : str
-        The store.
-
-    Raises
-    ------
-    MemoryLimitError
-        If it is.
-    """
+    """Refuse a metadata document, in a buffer of zarr-python, that is too much; returns it."""
     if found is not None and is_metadata(key):
         check_metadata(len(found), key, url)
         check_values(found.to_bytes(), url)

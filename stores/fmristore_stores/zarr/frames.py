@@ -12,12 +12,25 @@ from fmristore_stores.errors import CorruptDataError
 from fmristore_stores.limits import LIMITS
 from fmristore_stores.protocol import Buffer
 
-__all__ = ["SLACK", "check_count", "check_format_2", "check_frame"]
+__all__ = ["check_count", "check_format_2", "check_frame", "most_decoded"]
 
 _COUNT = 4
 _PIECE = 1024 * 1024
-SLACK = 64 * 1024
+_SLACK = 64 * 1024
 """Bytes that an encoding may have besides twice those of a chunk, where several follow it."""
+
+
+def most_decoded(count: int, itemsize: int | None) -> int:
+    """Most bytes that a step of a chunk may decode to.
+
+    Parameters
+    ----------
+    count : int
+        Elements of a chunk.
+    itemsize : int or None
+        Bytes of an element; None for text.
+    """
+    return LIMITS.text if itemsize is None else 2 * count * itemsize + _SLACK
 
 
 def check_count(data: Buffer, most: int) -> None:
@@ -97,8 +110,7 @@ def check_format_2(metadata: Any, data: Buffer, *, count: int, itemsize: int | N
     """
     compressor, texts = metadata.compressor, ("vlen-utf8", "vlen-bytes")
     if compressor is not None:
-        limit = LIMITS.text if itemsize is None else 2 * count * itemsize + SLACK
-        check_frame(compressor.codec_id, data, limit)
+        check_frame(compressor.codec_id, data, most_decoded(count, itemsize))
     for step in metadata.filters or ():
         if step.codec_id in texts:
             check_count(data if compressor is None else compressor.decode(data), count)
