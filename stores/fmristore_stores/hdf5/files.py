@@ -451,6 +451,7 @@ class Translated:
         traceback: TracebackType | None,
     ) -> None:
         self._opened = None
+        raised, error = error, error and _unwrapped(error)
         if error is None:
             if self._check is not None:
                 self._check()
@@ -465,6 +466,8 @@ class Translated:
                 error.url, error.node = self._url, self._node
         elif isinstance(error, _LIBRARY_ERRORS):
             raise self._translate(error) from error
+        if error is not raised:
+            raise error from None
 
     def _look_again(self, check: Callable[[], None], error: BaseException) -> None:
         """Raise if the file is another one, which is also a reason for what went wrong."""
@@ -484,6 +487,17 @@ class Translated:
         if self._writing:
             return StorageError(f"HDF5 cannot write: {text}", url=self._url, node=self._node)
         return CorruptDataError(f"HDF5 cannot read: {text}", url=self._url, node=self._node)
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    """The error of a Python function that HDF5 called: a failing read, or Ctrl-C in any of them.
+
+    HDF5 goes on for a moment, and may call Python again with the error still set. Python then
+    raises `SystemError` instead, whose cause is the error.
+    """
+    while isinstance(error, SystemError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 class _FileObject:
@@ -591,8 +605,11 @@ def open_file(path: str, mode: Mode, url: str, file: Any = None) -> tuple[Any, A
             raise
     except FmristoreError:
         raise
-    except _LIBRARY_ERRORS as error:
-        raise _opening_error(error, mode, url) from error
+    except (SystemError, *_LIBRARY_ERRORS) as raised:
+        error = _unwrapped(raised)
+        if isinstance(error, _LIBRARY_ERRORS) and not isinstance(error, FmristoreError):
+            raise _opening_error(error, mode, url) from error
+        raise error from None
 
 
 def _open_for_reading(path: str, status: os.stat_result) -> Any:
