@@ -36,8 +36,13 @@ _UNTIL_UNWOUND = 20.0
 _HANDLED = b"\xff"
 """Message of the handler to the watching process; no signal has this number."""
 
-_LOSING = frozenset({"weakref", "_weakrefset", "fmristore_stores.hdf5.output"})
+_LOSING = frozenset(
+    {"weakref", "_weakrefset", "multiprocessing.util", "fmristore_stores.hdf5.output"}
+)
 """Modules with functions that are called where exceptions get lost."""
+_LOSING_FUNCTIONS = frozenset({"__del__", "cb", "weakref_cb", "_removeHandlerRef"})
+"""Names of such functions: finalisers, and what imports, executors and logging have called when
+something is gone."""
 
 _to_watcher = -1
 _postponed: threading.Timer | None = None
@@ -172,12 +177,12 @@ def _signal_again(number: int) -> None:
 def _is_lost(frame: FrameType | None) -> bool:
     """Return whether nobody would learn of what is raised in a frame.
 
-    Python ignores exceptions in finalisers. Those in the methods that HDF5 calls to write a file
-    are lost in the library, which goes on, or crashes.
+    Python ignores exceptions in finalisers and in what it calls when something is gone. Those in
+    the methods that HDF5 calls to write a file are lost in the library, which goes on, or crashes.
     """
     while frame is not None:
         module = frame.f_globals.get("__name__")
-        if frame.f_code.co_name == "__del__" or module in _LOSING:
+        if frame.f_code.co_name in _LOSING_FUNCTIONS or module in _LOSING:
             return True
         frame = frame.f_back
     return False

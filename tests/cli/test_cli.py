@@ -465,6 +465,56 @@ def test_interruption_is_not_lost_in_a_finaliser(number: signal.Signals, code: i
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    "let_go",
+    [
+        "import json.tool",
+        "executor = concurrent.futures.ThreadPoolExecutor(1)\n"
+        "    executor.submit(int)\n"
+        "    del executor",
+        "logging.StreamHandler()",
+        "multiprocessing.Queue()",
+    ],
+    ids=["import", "executor", "logging", "multiprocessing"],
+)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interruption_is_not_lost_in_what_python_calls(
+    let_go: str, number: signal.Signals, code: int
+) -> None:
+    """When something is gone: what is raised there is ignored, too."""
+    program = (
+        "import concurrent.futures, logging, multiprocessing.queues, signal, sys, time\n"
+        "import concurrent.futures.thread\n"
+        "from fmristore import cli\n"
+        "from fmristore.cli import ending\n"
+        "ending._UNTIL_HANDLED = 300\n"
+        "called = ('cb', 'weakref_cb', '_removeHandlerRef', '__call__')\n"
+        "def profile(frame, event, _):\n"
+        "    module = frame.f_globals['__name__']\n"
+        "    if frame.f_code.co_name in called and not module.startswith('fmristore'):\n"
+        "        sys.setprofile(None)\n"
+        f"        signal.raise_signal({number:d})\n"
+        "def work():\n"
+        "    sys.setprofile(profile)\n"
+        f"    {let_go}\n"
+        "    time.sleep(600)\n"
+        "    sys.exit(1)\n"
+        "cli.app.registered_callback.callback = work\n"
+        "sys.argv = ['fmristore']\n"
+        "cli.main()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        check=False,
+        timeout=60,
+        preexec_fn=_with_usual_signals,
+        **CAPTURE,
+    )
+    assert result.returncode == code, result
+    assert "Exception ignored" not in result.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interruption_is_not_lost_in_what_hdf5_calls(
     tmp_path: Path, number: signal.Signals, code: int
