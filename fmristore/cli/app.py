@@ -66,7 +66,6 @@ class _Commands(TyperGroup):
         except typer.Abort:
             code = _INTERRUPTED
         if code == _INTERRUPTED:
-            hush()
             report("error", "interrupted", as_json=self._as_json, kind="interrupted")
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -84,6 +83,9 @@ class _Commands(TyperGroup):
         try:
             with one_line_warnings(debug=debug, as_json=self._as_json):
                 return super().invoke(ctx)
+        except (KeyboardInterrupt, SystemExit):
+            hush()  # once more: what was done to warnings meanwhile is undone
+            raise
         except (typer.Exit, typer.Abort, _UsageError, BrokenPipeError):
             raise
         except Exception as error:  # noqa: BLE001 - the last place where it can be said nicely

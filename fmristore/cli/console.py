@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -130,6 +131,7 @@ def hush() -> None:
     """Keep libraries from reporting, on exit, the work that an interruption left unfinished."""
     logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     warnings.simplefilter("ignore")
+    sys.unraisablehook = lambda _: None  # of finalisers
 
 
 @contextlib.contextmanager

@@ -37,12 +37,20 @@ _HANDLED = b"\xff"
 """Message of the handler to the watching process; no signal has this number."""
 
 _LOSING = frozenset(
-    {"weakref", "_weakrefset", "multiprocessing.util", "fmristore_stores.hdf5.output"}
+    {
+        "weakref",
+        "_weakrefset",
+        "multiprocessing.util",
+        "importlib._bootstrap",
+        "fmristore_stores.hdf5.output",
+    }
 )
 """Modules with functions that are called where exceptions get lost."""
-_LOSING_FUNCTIONS = frozenset({"__del__", "cb", "weakref_cb", "_removeHandlerRef"})
-"""Names of such functions: finalisers, and what imports, executors and logging have called when
-something is gone."""
+_LOSING_FUNCTIONS = frozenset({"__del__", "weakref_cb", "_removeHandlerRef"})
+"""Names of such functions: finalisers, and what executors and logging have called when something
+is gone."""
+_COMMAND = "fmristore.cli.app"
+"""Module that calls the command; where that was called from does not matter."""
 
 _to_watcher = -1
 _postponed: threading.Timer | None = None
@@ -160,9 +168,9 @@ def _unwind(number: int, frame: FrameType | None) -> None:
         _postponed = threading.Timer(0.01, _signal_again, (number,))
         _postponed.start()
         return
+    hush()
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    hush()
     sys.exit(128 + number)
 
 
@@ -179,9 +187,9 @@ def _is_lost(frame: FrameType | None) -> bool:
 
     Python ignores exceptions in finalisers and in what it calls when something is gone. Those in
     the methods that HDF5 calls to write a file are lost in the library, which goes on, or crashes.
+    Imports compile, which drops `SystemExit`, and load libraries that are broken if that is ended.
     """
-    while frame is not None:
-        module = frame.f_globals.get("__name__")
+    while frame is not None and (module := frame.f_globals.get("__name__")) != _COMMAND:
         if frame.f_code.co_name in _LOSING_FUNCTIONS or module in _LOSING:
             return True
         frame = frame.f_back
