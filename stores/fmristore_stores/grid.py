@@ -82,6 +82,14 @@ def parse_region(region: Region | None, shape: tuple[int, ...]) -> Region:
     if len(region) != len(shape):
         msg = f"a region of {len(region)} slices does not fit an array of shape {shape}"
         raise SelectionError(msg)
+    try:
+        for item, length in zip(region, shape, strict=True):
+            if not 0 <= item.start <= item.stop <= length or item.step < 1:
+                break
+        else:
+            return tuple(region)
+    except TypeError:  # a bound is None
+        pass
     parsed = []
     for item, length in zip(region, shape, strict=True):
         start = 0 if item.start is None else item.start

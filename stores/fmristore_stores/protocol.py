@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -226,6 +226,47 @@ class ChunkRefs(Array, Protocol):
             If a range lies beyond the end of its file, or the server returned another length.
         StorageError
             If the disk or the service failed.
+        """
+
+
+@runtime_checkable
+class InPlace(Protocol):
+    """An array whose chunks may lie unencoded in one local file, read there in a few steps."""
+
+    def peek(self, number: int, first: int, length: int, room: AnyArray | None) -> Buffer | None:
+        """Some bytes of a chunk.
+
+        Parameters
+        ----------
+        number : int
+            Of the chunk in the grid of chunks, last axis fastest.
+        first, length : int
+            Which bytes of the chunk.
+        room : ndarray of uint8, optional
+            Memory of that length to put them in, which is the result then.
+
+        Returns
+        -------
+        bytes-like or None
+            None where they have to be read through `ChunkRefs`, which also says what is wrong.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        ChangedError
+            If it is not what was opened any more.
+        """
+
+    def peek_many(self, numbers: AnyArray, firsts: AnyArray, length: int) -> list[bytes] | None:
+        """Some bytes of many chunks, as `peek`.
+
+        Parameters
+        ----------
+        numbers, firsts : ndarray of int64, (n,)
+            As of `peek`.
+        length : int
+            The same for all.
         """
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from fmristore_stores.chunks.cache import CHUNK_CACHE, ChunkCache
 from fmristore_stores.chunks.elements import Part
+from fmristore_stores.chunks.in_place import INLINE_COPY, SHORT, InPlaceReads
 from fmristore_stores.chunks.points import PointRead, Points
 from fmristore_stores.chunks.subchunks import (
     Run,
@@ -36,7 +36,7 @@ from fmristore_stores.errors import (
     MemoryLimitError,
 )
 from fmristore_stores.grid import ChunkKey, Region, grid_shape
-from fmristore_stores.io.memory import aligned
+from fmristore_stores.io.memory import aligned, scratch
 from fmristore_stores.io.ranges import ReadCost, batches, cut, merge_ranges, span_of
 from fmristore_stores.io.stats import Stats, stats_of
 from fmristore_stores.limits import LIMITS, check_chunk
@@ -49,6 +49,7 @@ from fmristore_stores.protocol import (
     Capability,
     ChunkRef,
     ChunkRefs,
+    InPlace,
 )
 
 __all__ = ["ChunkLoader", "ChunkRead", "Loaded"]
@@ -67,14 +68,10 @@ _INLINE_BYTES = 2 * 1024 * 1024
 """Decoded bytes below which handing work to another thread costs more than it saves."""
 _SLOW = frozenset({"deflate", "gzip"})
 """Steps that take four times as long as others to decode."""
-_INLINE_COPY = 8 * 1024 * 1024
-"""The same for bytes that are only copied."""
 _LONG_BYTES = 16 * 1024 * 1024
 """Decoded bytes from which a read must leave something worth keeping in the cache."""
 _CODEC_OVERHEAD = 64 * 1024
 """Bytes that encoding may add to a chunk, besides doubling it."""
-_SHORT = 16 * 1024
-"""Bytes of a part of a chunk up to which fresh memory costs nothing to speak of."""
 _SCRATCH_BYTES = 1024 * 1024
 """Bytes of parts of chunks that are fetched at once, and then copied to their places."""
 _LENGTH = operator.attrgetter("length")
@@ -168,6 +165,10 @@ class ChunkLoader:
         self._last_run: tuple[Region, Run | None] | None = None
         self._by_parts = not self._remote and decodes_parts(spec.codecs)
         self._plain = self._direct and not self._remote and not spec.codecs
+        self.in_place: InPlaceReads | None = None
+        """Quick way to read what is not encoded; None where there is none."""
+        if self._plain and self._chunks == self._whole and isinstance(array, InPlace):
+            self.in_place = InPlaceReads(array, spec, self._strides, self._stats)
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -288,7 +289,7 @@ class ChunkLoader:
         whole = block == self._all and not self._remote
         if keep and whole and self._cache.touch(self._owner, key):
             keep = False  # as in `_place`
-        memory = _own if keep else aligned if whole else _scratch
+        memory = _own if keep else aligned if whole else scratch
         with array.reading():
             (ref,) = self.refs([key])
             if ref is None:
@@ -461,7 +462,7 @@ class ChunkLoader:
     def _one_plain(self, key: ChunkKey, block: Region, ref: ChunkRef) -> Loaded:
         self._check_size(key, ref)
         (_, length, shape, strides), span = self._span(key, block, ref)
-        if length < _SHORT:
+        if length < SHORT:
             (data,) = self._chunked.fetch([span])
             fresh = False
         else:
@@ -486,7 +487,7 @@ class ChunkLoader:
                 room = _SCRATCH_BYTES
             groups[-1].append((read, part, span))
             room -= length
-        for_each(self._place_plain, groups, workers=1 if size <= _INLINE_COPY else None)
+        for_each(self._place_plain, groups, workers=1 if size <= INLINE_COPY else None)
 
     def run_points(self, points: Points, reads: Sequence[PointRead], result: AnyArray) -> None:
         """Read points of chunks that are not encoded.
@@ -524,7 +525,7 @@ class ChunkLoader:
                 if sum(lengths) > _SCRATCH_BYTES or None in refs:
                     parts = _parts(lengths)
                 works += [(read, some, cast("list[ByteRange]", spans[some])) for some in parts]
-            for_each(place, works, workers=1 if size <= _INLINE_COPY else None)
+            for_each(place, works, workers=1 if size <= INLINE_COPY else None)
             count = sum([len(refs) - refs.count(None) for refs in located])
             self._stats.add(chunks=count, bytes_decoded=size)
 
@@ -556,15 +557,15 @@ class ChunkLoader:
     def _fetch_joined(self, spans: Sequence[ByteRange]) -> Buffer:
         """Bytes of spans one behind the other, perhaps in memory that is used again."""
         lengths = list(map(_LENGTH, spans))
-        if max(lengths) < _SHORT:
+        if max(lengths) < SHORT:
             return b"".join(self._chunked.fetch(spans))
         ends = list(itertools.accumulate(lengths))
-        scratch = _scratch(ends[-1])
-        rooms = [scratch[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+        memory = scratch(ends[-1])
+        rooms = [memory[end - length : end] for end, length in zip(ends, lengths, strict=True)]
         for data, room in zip(self._chunked.fetch(spans, rooms), rooms, strict=True):
             if not _is_in(data, room):
                 room[:] = np.frombuffer(data, np.uint8)
-        return scratch.data
+        return memory.data
 
     def run_whole(self, keys: Sequence[ChunkKey], memory: AnyArray) -> None:
         """Read whole chunks that are not encoded into memory, one after the other.
@@ -591,7 +592,7 @@ class ChunkLoader:
                     raise self.error(key, _MISSING)
                 else:
                     room.view(self.spec.dtype)[...] = self.spec.fill
-            self._in_groups(self._fill_whole, items, len(items) * size, _PLAIN_GROUPS, _INLINE_COPY)
+            self._in_groups(self._fill_whole, items, len(items) * size, _PLAIN_GROUPS, INLINE_COPY)
 
     def _fill_whole(self, group: list[tuple[ByteRange, AnyArray]]) -> None:
         array = self._chunked
@@ -612,11 +613,11 @@ class ChunkLoader:
             0 if room is not None else span.length for room, span in zip(rooms, spans, strict=True)
         ]
         into: Sequence[AnyArray | None] = rooms
-        if sum(lengths) >= _SHORT:
+        if sum(lengths) >= SHORT:
             ends = list(itertools.accumulate(lengths))
-            scratch = _scratch(ends[-1])
+            memory = scratch(ends[-1])
             into = [
-                scratch[end - length : end] if room is None else room
+                memory[end - length : end] if room is None else room
                 for room, end, length in zip(rooms, ends, lengths, strict=True)
             ]
         elif all(lengths):
@@ -656,7 +657,7 @@ class ChunkLoader:
                         keep = False  # the caller has all of it now: kept when it is wanted again
                     else:
                         room = None
-                memory = _own if keep else _scratch if room is None else _only(room)
+                memory = _own if keep else scratch if room is None else _only(room)
                 loaded = self._decode(key, block, ref, data, memory)
                 count += 1
                 size += loaded.decoded
@@ -759,16 +760,3 @@ def _own(_: int) -> None:
 def _only(room: AnyArray) -> Memory:
     """The place of a chunk in the result."""
     return lambda _: room
-
-
-_threads = threading.local()
-
-
-def _scratch(nbytes: int) -> AnyArray:
-    """Memory of this thread to decode a chunk into that is copied from at once."""
-    found: AnyArray | None = getattr(_threads, "scratch", None)
-    if found is None or found.nbytes < nbytes:
-        found = aligned(nbytes)
-        if nbytes <= _LONG_BYTES:
-            _threads.scratch = found
-    return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -122,6 +123,11 @@ class ChunkReader:
             If there is not enough memory for the result, or it touches absurdly many chunks.
         """
         region = parse_region(region, self._shape)
+        in_place = self._loader.in_place
+        if out is None and in_place is not None:
+            found = in_place.region(region)
+            if found is not None:
+                return found
         if out is None and self._direct:
             only = only_overlap(region, self._chunks)
             if only is not None:
@@ -319,6 +325,9 @@ class ChunkReader:
         if not self._direct:
             return self._read_points_plainly(axes, points, region, result)
         rest = list(self._overlaps(region, tuple(self._chunks[a] for a in others)))
+        in_place = self._loader.in_place
+        if in_place is not None and in_place.points(axes, points, others, rest, result):
+            return result
         if self._at_once(points, rest):
             self._loader.run_points(*self._plain_points(axes, others, points, rest), result)
             return result
@@ -341,12 +350,17 @@ class ChunkReader:
         points = np.asarray(points, np.int64).reshape(-1, len(axes))
         if len(points) == 1:
             return self.cost(_around(axes, points[0], others, region))
+        in_place = self._loader.in_place
         rest = list(self._overlaps(region, tuple(self._chunks[a] for a in others)))
         returned = len(points) * math.prod(region_shape(region)) * self.spec.dtype.itemsize
         if len(points) and self._at_once(points, rest):
-            return self._loader.cost_points(
+            cost = self._loader.cost_points(
                 *self._plain_points(axes, others, points, rest), returned
             )
+            each = in_place and in_place.cost_points(len(points), others, rest)
+            if not each or cost.missing:
+                return cost
+            return replace(cost, requests=each[0], encoded_bytes=each[1], fetched_bytes=each[1])
         back = np.argsort(axes + others).tolist()
         wanted = [
             (

@@ -532,6 +532,24 @@ class HDF5Array:
         with self._session.reading(self._path):
             return self._finder.refs(keys)
 
+    def peek(self, number: int, first: int, length: int, room: AnyArray | None) -> Buffer | None:
+        """Some bytes of a chunk, as `fmristore_stores.protocol.InPlace` has it.
+
+        None also until it is known where all chunks lie.
+        """
+        offsets = self._finder.plain_offsets
+        if offsets is None:
+            return None
+        return self._session.peek(offsets[number] + first, length, room)
+
+    def peek_many(self, numbers: AnyArray, firsts: AnyArray, length: int) -> list[bytes] | None:
+        """Bytes of many places, as `peek`."""
+        offsets = self._finder.plain_offsets
+        if offsets is None:
+            return None
+        begins = np.asarray(offsets)[numbers] + firsts
+        return self._session.peek_many(begins.tolist(), length)
+
     def stored(self) -> AnyArray | None:
         """Numbers of the chunks that are there; raises as `refs`."""
         self._session.check_open()

@@ -81,6 +81,7 @@ class ChunkFinder:
         self._looked_up = 0
         known = None if session.writable else session.tables.get(path)
         self._index: ChunkIndex | None = known
+        self._plain_offsets: memoryview | None = None
 
     def refs(self, keys: Sequence[ChunkKey]) -> list[ChunkRef | None]:
         """Locate chunks; None for one that was never written.
@@ -117,6 +118,24 @@ class ChunkFinder:
     def known(self) -> bool:
         """True if the HDF5 library is not asked for any chunk any more."""
         return self._index is not None and self._remembers
+
+    @property
+    def plain_offsets(self) -> memoryview | None:
+        """Place of each chunk by number, if it is known that all lie in the file unencoded."""
+        if self._plain_offsets is None and (self.known or self._piece is not None):
+            self._plain_offsets = self._find_plain_offsets()
+        return self._plain_offsets or None
+
+    def _find_plain_offsets(self) -> memoryview:
+        """The same, once it is known; empty if they do not."""
+        if not self._spec.codecs and not self._session.writable:
+            try:
+                index = self.index
+            except CorruptDataError:  # whoever reads chunk by chunk says what is wrong
+                return memoryview(b"")
+            if index.has_all(self._spec.chunk_nbytes):
+                return index.offsets
+        return memoryview(b"")
 
     @property
     def index(self) -> ChunkIndex:
@@ -176,6 +195,16 @@ class ChunkIndex:
 
     def __len__(self) -> int:
         return len(self._numbers)
+
+    @property
+    def offsets(self) -> memoryview:
+        """Place in the file of each chunk, by number."""
+        return self._offsets
+
+    def has_all(self, nbytes: int) -> bool:
+        """Return whether all chunks are there, each of so many bytes and with all filters."""
+        lengths, masks = np.asarray(self._sizes), np.asarray(self._masks)
+        return len(self) == self._most and bool((lengths == nbytes).all() and not masks.any())
 
     @property
     def numbers(self) -> np.ndarray[Any, Any]:

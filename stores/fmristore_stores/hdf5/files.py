@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import itertools
 import os
 import weakref
 from collections.abc import Callable, Sequence
@@ -47,7 +48,7 @@ from fmristore_stores.io.sources import (
 )
 from fmristore_stores.io.stats import stats_of
 from fmristore_stores.ledger import Ledger
-from fmristore_stores.protocol import ByteRange
+from fmristore_stores.protocol import AnyArray, Buffer, ByteRange
 
 __all__ = [
     "Mode",
@@ -183,9 +184,11 @@ class Session:
         self._local = not writable and file is None
         descriptor = int(h5.id.get_vfd_handle()) if self._local else -1
         self._opened: OpenHDF5 | None = OpenHDF5(h5, descriptor, file)
+        self._peeks = self._local and source is None and hasattr(os, "preadv")
+        self._stats = stats_of(url)
         if self._local and source is None:
             # The same open file, also when another one takes over its name.
-            source = LocalSource(path, file=self._opened, stats=stats_of(url))
+            source = LocalSource(path, file=self._opened, stats=self._stats)
         self.source = source
         self._status = os.fstat(descriptor) if self._local else None
         # Bytes of a file that is written to through HDF5 in this process may be old.
@@ -320,6 +323,53 @@ class Session:
                 raise ChangedError(msg, url=self.url)
         elif self._version is not None:
             self._version.check()
+
+    def peek(self, offset: int, length: int, room: AnyArray | None) -> Buffer | None:
+        """Bytes of a local file that is read, in as few steps as can be.
+
+        In `room` if that is given. None where that fails: other ways of reading say why.
+
+        Raises
+        ------
+        ClosedError
+            If the store is closed.
+        ChangedError
+            As `check`.
+        """
+        opened = self._opened  # open as long as it is held
+        if not self._peeks or opened is None or self.lifetime.closed:
+            return None
+        found: Buffer
+        try:
+            if room is None:
+                found = os.pread(opened.descriptor, length, offset)
+                count = len(found)
+            else:
+                found = room.data
+                count = os.preadv(opened.descriptor, (found,), offset)
+        except OSError:
+            return None
+        if count != length:
+            return None
+        self.check()
+        self._stats.add(requests=1, bytes_fetched=length)
+        return found
+
+    def peek_many(self, offsets: Sequence[int], length: int) -> list[bytes] | None:
+        """Bytes from many places, as `peek`."""
+        opened = self._opened
+        if not self._peeks or opened is None or self.lifetime.closed:
+            return None
+        try:
+            found = list(map(opened.reader(), itertools.repeat(length), offsets))
+        except OSError:
+            return None
+        fetched = sum(map(len, found))
+        if fetched != length * len(found):
+            return None
+        self.check()
+        self._stats.add(requests=len(found), bytes_fetched=fetched)
+        return found
 
     def is_outdated(self, now: os.stat_result) -> bool:
         """True if this is the local file of that status, open since before it was written to."""

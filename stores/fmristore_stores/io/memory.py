@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +13,12 @@ from numpy.typing import DTypeLike
 
 from fmristore_stores.protocol import AnyArray
 
-__all__ = ["CACHE_LINE", "aligned", "copy_values"]
+__all__ = ["CACHE_LINE", "aligned", "copy_values", "scratch"]
 
 CACHE_LINE = 64
 """Bytes of a line of the processor's cache."""
+_MOST_SCRATCH = 16 * 1024 * 1024
+"""Bytes that a thread keeps to use them again."""
 _LARGE = 32 * 1024
 """Bytes below which a copy takes no longer than finding out where memory begins."""
 _MANY_RUNS = 1024
@@ -91,3 +94,19 @@ def copy_values(
 @functools.lru_cache
 def _run(nbytes: int) -> np.dtype[Any]:
     return np.dtype((np.void, nbytes))
+
+
+_threads = threading.local()
+
+
+def scratch(nbytes: int) -> AnyArray:
+    """Memory of this thread that is copied from at once: at least `nbytes`, as uint8.
+
+    It is used again, so that the system need not give and clear it again; not if it is long.
+    """
+    found: AnyArray | None = getattr(_threads, "scratch", None)
+    if found is None or found.nbytes < nbytes:
+        found = aligned(nbytes)
+        if nbytes <= _MOST_SCRATCH:
+            _threads.scratch = found
+    return found

@@ -81,6 +81,14 @@ def test_one_voxel(place: Path) -> None:
         assert calls(work) < 104
 
 
+def test_one_voxel_that_is_not_compressed(tmp_path: Path) -> None:
+    store(tmp_path / "run.h5", codec="none")
+    with fs.open(tmp_path / "run.h5") as run:
+        for voxel in np.ndindex(8, 10):  # from then on it is known where all chunks lie
+            run[(*voxel, 1)]
+        assert calls(lambda: run[3, 4, 1]) < 36
+
+
 @pytest.mark.parametrize(("codec", "most"), [("dual", 28), ("portable", 22), ("none", 12)])
 def test_each_further_chunk(
     place: Path, codec: str, most: int, monkeypatch: pytest.MonkeyPatch
