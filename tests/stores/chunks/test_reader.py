@@ -669,8 +669,8 @@ def test_points_of_chunks_that_are_not_encoded(
     ):
         patch.setattr("fmristore_stores.chunks.points._GAP", gap)
         patch.setattr(loading, "_SCRATCH_BYTES", most)
-        patch.setattr(loading, "_INLINE_COPY", most)
-        patch.setattr(loading, "_SHORT", most)
+        patch.setattr(loading, "INLINE_COPY", most)
+        patch.setattr(loading, "SHORT", most)
         reader = ChunkReader(store.root.array("0"))
         cost = reader.cost_points(axes, points, region)
         store.reset()
