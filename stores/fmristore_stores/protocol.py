@@ -233,17 +233,21 @@ class ChunkRefs(Array, Protocol):
 class InPlace(Protocol):
     """An array whose chunks may lie unencoded in one local file, read there in a few steps."""
 
-    def peek(self, number: int, first: int, length: int, room: AnyArray | None) -> Buffer | None:
-        """Some bytes of a chunk.
+    def peek(
+        self, number: int, first: int, length: int, room: AnyArray | None, chunks: int = 1
+    ) -> Buffer | None:
+        """Some bytes of a chunk, or of chunks that follow each other in the file.
 
         Parameters
         ----------
         number : int
             Of the chunk in the grid of chunks, last axis fastest.
         first, length : int
-            Which bytes of the chunk.
+            Which bytes of the chunk, or of all of them.
         room : ndarray of uint8, optional
             Memory of that length to put them in, which is the result then.
+        chunks : int
+            How many chunks, by number.
 
         Returns
         -------
@@ -252,10 +256,8 @@ class InPlace(Protocol):
 
         Raises
         ------
-        ClosedError
-            If the store is closed.
         ChangedError
-            If it is not what was opened any more.
+            If the store is not what was opened any more.
         """
 
     def peek_many(self, numbers: AnyArray, firsts: AnyArray, length: int) -> list[bytes] | None:

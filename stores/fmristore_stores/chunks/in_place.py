@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmristore_stores.chunks.elements import Part
-from fmristore_stores.grid import Overlap, Region, grid_shape
+from fmristore_stores.grid import ChunkKey, Overlap, Region, grid_shape, whole_run
 from fmristore_stores.io.memory import aligned, copy_values, scratch
 from fmristore_stores.io.stats import Stats
 from fmristore_stores.limits import LIMITS
@@ -74,36 +74,40 @@ class InPlaceReads:
         self._axes = spec.layout.axes
         self._inverse = np.argsort(self._axes).tolist()
         self._strides = strides
-        chunks = spec.layout.chunks
+        self._chunks = chunks = spec.layout.chunks
         grid = grid_shape(spec.shape, chunks)
         steps = [math.prod(grid[axis + 1 :]) for axis in range(len(grid))]
-        self._along = tuple(zip(chunks, steps, strides, strict=True))
-        """Of each axis: length of a chunk, chunks and bytes from one to the next."""
+        self._along = tuple(zip(chunks, steps, strides, spec.shape, strict=True))
+        """Of each axis: length of a chunk, chunks and bytes from one to the next, length."""
 
     def region(self, region: Region) -> AnyArray | None:
-        """Read a region, checked by `parse_region`.
+        """Read a region, as `ChunkReader.read`.
 
         Returns
         -------
         ndarray or None
             A new array whose elements lie in memory as in the chunks; None if it is not simple.
         """
+        if len(region) != len(self._along):
+            return None
         number = first = 0
         length = self._width
         shape = []
-        for part, (chunk, step, stride) in zip(region, self._along, strict=True):
-            start = part.start
-            extent = part.stop - start
+        several = False
+        for part, (chunk, step, stride, most) in zip(region, self._along, strict=True):
+            start, stop = part.start, part.stop
+            if part.step != 1 or start is None or stop is None or not 0 <= start < stop <= most:
+                return None
+            extent = stop - start
             at = start // chunk
             start -= at * chunk
-            if start + extent > chunk:
-                return self._several(region)
-            if extent < 1 or part.step != 1:
-                return None
+            several |= start + extent > chunk
             number += at * step
             first += start * stride
             length += (extent - 1) * stride
             shape.append(extent)
+        if several:
+            return self._several(region)
         if self._chunk_nbytes > LIMITS.chunk:
             return None
         room = None if length < SHORT else aligned(length)
@@ -121,6 +125,9 @@ class InPlaceReads:
         along = list(itertools.starmap(_pieces, zip(region, self._along, strict=True)))
         if not 1 < math.prod(map(len, along)) <= _MOST_CHUNKS or self._chunk_nbytes > LIMITS.chunk:
             return None
+        keys = whole_run(region, self._chunks, self._axes)
+        if keys:
+            return self._run(keys)
         boxes = list(itertools.product(*along))
         lengths = [self._width + sum([piece.length for piece in box]) for box in boxes]
         if sum(lengths) > INLINE_COPY:
@@ -137,6 +144,21 @@ class InPlaceReads:
             copy_values(result, target, values, self._axes)
         self._stats.add(chunks=len(boxes), bytes_decoded=sum(lengths))
         return result
+
+    def _run(self, keys: Sequence[ChunkKey]) -> AnyArray | None:
+        """Read whole chunks that follow each other in the result, if they do in the file."""
+        first = self._axes[0]
+        size = len(keys) * self._chunk_nbytes
+        if self._along[first][1] != 1 or size > INLINE_COPY:
+            return None
+        number = sum([k * along[1] for k, along in zip(keys[0], self._along, strict=True)])
+        room = aligned(size)
+        if self._array.peek(number, 0, size, room, len(keys)) is None:
+            return None
+        self._stats.add(chunks=len(keys), bytes_decoded=size)
+        shape = [self._chunks[axis] for axis in self._axes]
+        shape[0] *= len(keys)
+        return room.view(self._dtype).reshape(shape).transpose(self._inverse)
 
     def points(
         self,
@@ -167,7 +189,7 @@ class InPlaceReads:
         parts = self._parts(len(points), others, rest)
         if not parts:
             return False
-        chunks, steps, strides = np.array([self._along[axis] for axis in axes], np.int64).T
+        chunks, steps, strides, _ = np.array([self._along[axis] for axis in axes], np.int64).T
         places, inside = np.divmod(points, chunks)
         numbers, firsts = places @ steps, inside @ strides
         for overlap, (first, length, shape, between) in zip(rest, parts, strict=True):
@@ -199,11 +221,11 @@ class InPlaceReads:
         return parts if all(part.length < SHORT for part in parts) else ()
 
 
-def _pieces(part: slice, along: tuple[int, int, int]) -> list[_Piece]:
-    """Parts of a slice that lie in one chunk each; none if there is a step, or there are many."""
-    chunk, step, stride = along
+def _pieces(part: slice, along: tuple[int, int, int, int]) -> list[_Piece]:
+    """Parts of a slice that lie in one chunk each; none if there are many."""
+    chunk, step, stride, _ = along
     start, stop = part.start, part.stop
-    if part.step != 1 or not start < stop <= start + chunk * _MOST_CHUNKS:
+    if stop - start > chunk * _MOST_CHUNKS:
         return []
     pieces = []
     for number in range(start // chunk, -(-stop // chunk)):

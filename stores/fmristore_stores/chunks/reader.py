@@ -122,12 +122,12 @@ class ChunkReader:
         MemoryLimitError
             If there is not enough memory for the result, or it touches absurdly many chunks.
         """
-        region = parse_region(region, self._shape)
         in_place = self._loader.in_place
-        if out is None and in_place is not None:
+        if in_place is not None and out is None and region is not None:
             found = in_place.region(region)
             if found is not None:
                 return found
+        region = parse_region(region, self._shape)
         if out is None and self._direct:
             only = only_overlap(region, self._chunks)
             if only is not None:

@@ -532,15 +532,21 @@ class HDF5Array:
         with self._session.reading(self._path):
             return self._finder.refs(keys)
 
-    def peek(self, number: int, first: int, length: int, room: AnyArray | None) -> Buffer | None:
-        """Some bytes of a chunk, as `fmristore_stores.protocol.InPlace` has it.
+    def peek(
+        self, number: int, first: int, length: int, room: AnyArray | None, chunks: int = 1
+    ) -> Buffer | None:
+        """Some bytes of a chunk or several, as `fmristore_stores.protocol.InPlace` has it.
 
         None also until it is known where all chunks lie.
         """
         offsets = self._finder.plain_offsets
         if offsets is None:
             return None
-        return self._session.peek(offsets[number] + first, length, room)
+        if chunks > 1:
+            between = np.diff(np.asarray(offsets[number : number + chunks]))
+            if (between != self._spec.chunk_nbytes).any():
+                return None
+        return self._session.peek(offsets[number] + first, length, room, chunks)
 
     def peek_many(self, numbers: AnyArray, firsts: AnyArray, length: int) -> list[bytes] | None:
         """Bytes of many places, as `peek`."""

@@ -324,15 +324,16 @@ class Session:
         elif self._version is not None:
             self._version.check()
 
-    def peek(self, offset: int, length: int, room: AnyArray | None) -> Buffer | None:
+    def peek(
+        self, offset: int, length: int, room: AnyArray | None, chunks: int = 1
+    ) -> Buffer | None:
         """Bytes of a local file that is read, in as few steps as can be.
 
-        In `room` if that is given. None where that fails: other ways of reading say why.
+        In `room` if that is given. They count as a read for each chunk. None where that fails:
+        other ways of reading say why.
 
         Raises
         ------
-        ClosedError
-            If the store is closed.
         ChangedError
             As `check`.
         """
@@ -352,7 +353,7 @@ class Session:
         if count != length:
             return None
         self.check()
-        self._stats.add(requests=1, bytes_fetched=length)
+        self._stats.add(requests=chunks, bytes_fetched=length)
         return found
 
     def peek_many(self, offsets: Sequence[int], length: int) -> list[bytes] | None:
