@@ -33,6 +33,7 @@ __all__ = [
     "FetchPolicy",
     "Group",
     "Growing",
+    "InPlace",
     "RawWrite",
     "Store",
     "TypedAttribute",

@@ -128,21 +128,21 @@ class InPlaceReads:
         keys = whole_run(region, self._chunks, self._axes)
         if keys:
             return self._run(keys)
-        boxes = list(itertools.product(*along))
-        lengths = [self._width + sum([piece.length for piece in box]) for box in boxes]
+        combined = list(itertools.product(*along))
+        lengths = [self._width + sum([piece.length for piece in pieces]) for pieces in combined]
         if sum(lengths) > INLINE_COPY:
             return None
         shape = [region[axis].stop - region[axis].start for axis in self._axes]
         result = aligned(shape, self._dtype).transpose(self._inverse)
-        for box, length in zip(boxes, lengths, strict=True):
-            numbers, firsts, _, extents, target = zip(*box, strict=True)
+        for pieces, length in zip(combined, lengths, strict=True):
+            numbers, firsts, _, extents, target = zip(*pieces, strict=True)
             room = scratch(length)[:length]
             data = self._array.peek(sum(numbers), sum(firsts), length, room)
             if data is None:
                 return None
             values: AnyArray = np.ndarray(extents, self._dtype, data, 0, self._strides)
             copy_values(result, target, values, self._axes)
-        self._stats.add(chunks=len(boxes), bytes_decoded=sum(lengths))
+        self._stats.add(chunks=len(combined), bytes_decoded=sum(lengths))
         return result
 
     def _run(self, keys: Sequence[ChunkKey]) -> AnyArray | None:
