@@ -30,7 +30,7 @@ INLINE_COPY = 8 * 1024 * 1024
 SHORT = 16 * 1024
 """Bytes of a part of a chunk up to which fresh memory costs nothing to speak of."""
 _MOST_CHUNKS = 32
-"""Chunks of a region from which on their bookkeeping is better done by columns."""
+"""Chunks of a region that is read so; one of more is left to other reads."""
 _MOST_POINTS = 128
 """Points from which it pays to find those that lie together."""
 
