@@ -434,6 +434,17 @@ def _with_usual_signals() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def _run_interrupted(program: str, *arguments: str, timeout: float = 300) -> Any:
+    """Run a program that sends itself a signal."""
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        check=False,
+        timeout=timeout,
+        preexec_fn=_with_usual_signals,
+        **CAPTURE,
+    )
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interruption_is_not_lost_in_a_finaliser(number: signal.Signals, code: int) -> None:
@@ -453,13 +464,7 @@ def test_interruption_is_not_lost_in_a_finaliser(number: signal.Signals, code: i
         "sys.argv = ['fmristore']\n"
         "cli.main()\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", program],
-        check=False,
-        timeout=300,
-        preexec_fn=_with_usual_signals,
-        **CAPTURE,
-    )
+    result = _run_interrupted(program)
     assert result.returncode == code, result
     assert "Exception ignored" not in result.stderr
 
@@ -512,13 +517,7 @@ def test_interruption_is_not_lost_in_what_python_calls(
         "sys.argv = ['fmristore']\n"
         "cli.main()\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", program],
-        check=False,
-        timeout=60,
-        preexec_fn=_with_usual_signals,
-        **CAPTURE,
-    )
+    result = _run_interrupted(program, timeout=60)
     assert result.returncode == code, result
     assert result.stderr == ("error: interrupted\n" if code == 130 else "")
 
@@ -543,13 +542,8 @@ def test_interruption_is_not_lost_in_what_hdf5_calls(
         "cli.main()\n"
     )
     nibabel.Nifti1Image(np.zeros((8, 8, 4, 6), "i2"), np.eye(4)).to_filename(tmp_path / "a.nii")
-    result = subprocess.run(
-        [sys.executable, "-c", program, "convert", str(tmp_path / "a.nii"), str(tmp_path / "a.h5")],
-        check=False,
-        timeout=300,
-        preexec_fn=_with_usual_signals,
-        **CAPTURE,
-    )
+    arguments = "convert", str(tmp_path / "a.nii"), str(tmp_path / "a.h5")
+    result = _run_interrupted(program, *arguments)
     assert result.returncode == code, result
     # The file was finished if there was little left to write, and is whole then.
     assert {path.name for path in tmp_path.iterdir()} <= {"a.nii", "a.h5"}
