@@ -6,6 +6,7 @@ Everything here is a pure function of shapes; nothing reads or writes.
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ __all__ = [
     "chunk_region",
     "grid_shape",
     "grouped_overlaps",
+    "number_steps",
     "only_overlap",
     "overlap_count",
     "overlaps",
@@ -49,6 +51,11 @@ class Overlap(NamedTuple):
 def grid_shape(shape: tuple[int, ...], chunks: tuple[int, ...]) -> tuple[int, ...]:
     """Number of chunks along each axis, partial edge chunks included."""
     return tuple([-(-n // c) for n, c in zip(shape, chunks, strict=True)])
+
+
+def number_steps(grid: tuple[int, ...]) -> tuple[int, ...]:
+    """Steps along each axis from the number of one chunk to the next, last axis fastest."""
+    return tuple([math.prod(grid[axis + 1 :]) for axis in range(len(grid))])
 
 
 def chunk_region(key: ChunkKey, shape: tuple[int, ...], chunks: tuple[int, ...]) -> Region:
@@ -82,14 +89,6 @@ def parse_region(region: Region | None, shape: tuple[int, ...]) -> Region:
     if len(region) != len(shape):
         msg = f"a region of {len(region)} slices does not fit an array of shape {shape}"
         raise SelectionError(msg)
-    try:
-        for item, length in zip(region, shape, strict=True):
-            if not 0 <= item.start <= item.stop <= length or item.step < 1:
-                break
-        else:
-            return tuple(region)
-    except TypeError:  # a bound is None
-        pass
     parsed = []
     for item, length in zip(region, shape, strict=True):
         start = 0 if item.start is None else item.start

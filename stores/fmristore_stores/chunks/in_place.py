@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmristore_stores.chunks.elements import Part
-from fmristore_stores.grid import ChunkKey, Overlap, Region, grid_shape, whole_run
+from fmristore_stores.grid import Overlap, Region, grid_shape, number_steps, whole_run
 from fmristore_stores.io.memory import aligned, copy_values, scratch
 from fmristore_stores.io.stats import Stats
 from fmristore_stores.limits import LIMITS
@@ -76,8 +76,7 @@ class InPlaceReads:
         self._inverse = np.argsort(self._axes).tolist()
         self._strides = strides
         self._chunks = chunks = spec.layout.chunks
-        grid = grid_shape(spec.shape, chunks)
-        steps = [math.prod(grid[axis + 1 :]) for axis in range(len(grid))]
+        steps = number_steps(grid_shape(spec.shape, chunks))
         self._along = tuple(zip(chunks, steps, strides, spec.shape, strict=True))
         """Of each axis: length of a chunk, chunks and bytes from one to the next, length."""
 
@@ -89,7 +88,7 @@ class InPlaceReads:
         ndarray or None
             A new array whose elements lie in memory as in the chunks; None if it is not simple.
         """
-        if len(region) != len(self._along):
+        if len(region) != len(self._along) or self._chunk_nbytes > LIMITS.chunk:
             return None
         number = first = 0
         length = self._width
@@ -108,9 +107,7 @@ class InPlaceReads:
             length += (extent - 1) * stride
             shape.append(extent)
         if several:
-            return self._several(region)
-        if self._chunk_nbytes > LIMITS.chunk:
-            return None
+            return self._several(region, number)
         room = None if length < SHORT else aligned(length)
         data = self._array.peek(number, first, length, room)
         if data is None:
@@ -121,14 +118,14 @@ class InPlaceReads:
             return values
         return values.copy(order="K")
 
-    def _several(self, region: Region) -> AnyArray | None:
-        """Read a region of a few chunks."""
+    def _several(self, region: Region, number: int) -> AnyArray | None:
+        """Read a region of a few chunks, of which the first one has that number."""
         along = list(itertools.starmap(_pieces, zip(region, self._along, strict=True)))
-        if not 1 < math.prod(map(len, along)) <= _MOST_CHUNKS or self._chunk_nbytes > LIMITS.chunk:
+        if not 1 < math.prod(map(len, along)) <= _MOST_CHUNKS:
             return None
         keys = whole_run(region, self._chunks, self._axes)
         if keys:
-            return self._run(keys)
+            return self._run(number, len(keys))
         combined = list(itertools.product(*along))
         lengths = [self._width + sum([piece.length for piece in pieces]) for pieces in combined]
         if sum(lengths) > INLINE_COPY:
@@ -146,19 +143,18 @@ class InPlaceReads:
         self._stats.add(chunks=len(combined), bytes_decoded=sum(lengths))
         return result
 
-    def _run(self, keys: Sequence[ChunkKey]) -> AnyArray | None:
+    def _run(self, number: int, count: int) -> AnyArray | None:
         """Read whole chunks that follow each other in the result, if they do in the file."""
         first = self._axes[0]
-        size = len(keys) * self._chunk_nbytes
+        size = count * self._chunk_nbytes
         if self._along[first][1] != 1 or size > INLINE_COPY:
             return None
-        number = sum([k * along[1] for k, along in zip(keys[0], self._along, strict=True)])
         room = aligned(size)
-        if self._array.peek(number, 0, size, room, len(keys)) is None:
+        if self._array.peek(number, 0, size, room, count) is None:
             return None
-        self._stats.add(chunks=len(keys), bytes_decoded=size)
+        self._stats.add(chunks=count, bytes_decoded=size)
         shape = [self._chunks[axis] for axis in self._axes]
-        shape[0] *= len(keys)
+        shape[0] *= count
         return room.view(self._dtype).reshape(shape).transpose(self._inverse)
 
     def points(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import operator
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fmristore_stores.errors import CorruptDataError, SelectionError
-from fmristore_stores.grid import ChunkKey, grid_shape
+from fmristore_stores.grid import ChunkKey, grid_shape, number_steps
 from fmristore_stores.hdf5.files import Session
 from fmristore_stores.protocol import ByteRange, ChunkRef
 from fmristore_stores.spec import ArraySpec
@@ -129,12 +130,8 @@ class ChunkFinder:
     def _find_plain_offsets(self) -> memoryview:
         """The same, once it is known; empty if they do not."""
         if not self._spec.codecs and not self._session.writable:
-            try:
-                index = self.index
-            except CorruptDataError:  # whoever reads chunk by chunk says what is wrong
-                return memoryview(b"")
-            if index.has_all(self._spec.chunk_nbytes):
-                return index.offsets
+            with contextlib.suppress(CorruptDataError):  # chunk by chunk it is said what is wrong
+                return self.index.plain_offsets(self._spec.chunk_nbytes)
         return memoryview(b"")
 
     @property
@@ -181,7 +178,7 @@ class ChunkIndex:
         self._source = source
         self._grid = grid
         self._most = math.prod(grid)
-        self._steps = tuple([math.prod(grid[axis + 1 :]) for axis in range(len(grid))])
+        self._steps = number_steps(grid)
         if len(rows) > 1:
             rows = rows[np.argsort(rows[:, 0], kind="stable")]
             if (np.diff(rows[:, 0]) == 0).any():
@@ -196,15 +193,11 @@ class ChunkIndex:
     def __len__(self) -> int:
         return len(self._numbers)
 
-    @property
-    def offsets(self) -> memoryview:
-        """Place in the file of each chunk, by number."""
-        return self._offsets
-
-    def has_all(self, nbytes: int) -> bool:
-        """Return whether all chunks are there, each of so many bytes and with all filters."""
+    def plain_offsets(self, nbytes: int) -> memoryview:
+        """Place of each chunk by number; empty unless all are there, each of so many bytes."""
         lengths, masks = np.asarray(self._sizes), np.asarray(self._masks)
-        return len(self) == self._most and bool((lengths == nbytes).all() and not masks.any())
+        whole = len(self) == self._most and (lengths == nbytes).all() and not masks.any()
+        return self._offsets if whole else memoryview(b"")
 
     @property
     def numbers(self) -> np.ndarray[Any, Any]:
