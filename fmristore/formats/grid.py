@@ -198,6 +198,18 @@ class GridView(Statistics, MetadataHolder):
         del region
         raise InvalidInputError(f"{type(self).__name__} cannot say what a read costs", url=self.url)
 
+    def _read_in_place(self, index: Any, *, dtype: DTypeLike | None, raw: bool) -> AnyArray | None:
+        """Values of a small read that takes few steps; None if it is another."""
+        del index, dtype, raw
+        return None
+
+    def _series_in_place(
+        self, voxels: Any, *, dtype: DTypeLike | None, raw: bool
+    ) -> AnyArray | None:
+        """Whole series of a few voxels, (T, n), by a read that takes few steps; else None."""
+        del voxels, dtype, raw
+        return None
+
     def _axis_entry(self, index: Any) -> Any:
         """The index with names along the last axis, where it has some, as values."""
         return index
@@ -239,6 +251,9 @@ class GridView(Statistics, MetadataHolder):
         -----
         Every chunk that the selection touches is fetched and decoded once.
         """
+        found = self._read_in_place(index, dtype=dtype, raw=raw)
+        if found is not None:
+            return found
         selection = parse_index(self._axis_entry(index), self.shape)
         if isinstance(selection, PointSelection):
             return self._read_selected_points(selection, dtype=dtype, raw=raw)
@@ -302,6 +317,10 @@ class GridView(Statistics, MetadataHolder):
         """
         if len(self.axes) != 4:
             raise InvalidInputError("a single volume has no series; index it", url=self.url)
+        if mask is None and times is None:
+            found = self._series_in_place(voxels, dtype=dtype, raw=raw)
+            if found is not None:
+                return found
         request = parse_series(
             voxels,
             mask,

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
 from fmristore_stores.causes import causes
+from fmristore_stores.chunks.in_place import InPlaceReads
 from fmristore_stores.chunks.reader import ChunkReader
 from fmristore_stores.errors import (
     ChangedError,
@@ -458,13 +459,16 @@ class Opened:
     readers : AliveKeys
         Readers of its arrays, by whom they belong to: they keep the store open, and so they end
         with this.
+    in_place : AliveKeys
+        Their reads in place, where there are any, by whom they belong to.
     """
 
-    __slots__ = ("__weakref__", "_attributes", "readers", "store")
+    __slots__ = ("__weakref__", "_attributes", "in_place", "readers", "store")
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.readers: AliveKeys[ChunkReader] = AliveKeys()
+        self.in_place: AliveKeys[InPlaceReads] = AliveKeys()
         self._attributes: Mapping[str, Any] | None = None
 
     @property

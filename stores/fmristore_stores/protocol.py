@@ -34,7 +34,9 @@ __all__ = [
     "Group",
     "Growing",
     "InPlace",
+    "LocalBytes",
     "RawWrite",
+    "Room",
     "Store",
     "TypedAttribute",
     "TypedAttributes",
@@ -46,6 +48,8 @@ AnyArray = np.ndarray[Any, np.dtype[Any]]
 
 Buffer = bytes | memoryview
 """Bytes that need not be copied to be used."""
+Room = bytearray | memoryview
+"""Memory that bytes are read into."""
 
 
 class Capability(enum.Flag):
@@ -230,46 +234,40 @@ class ChunkRefs(Array, Protocol):
         """
 
 
-@runtime_checkable
-class InPlace(Protocol):
-    """An array whose chunks may lie unencoded in one local file, read there in a few steps."""
+class LocalBytes(Protocol):
+    """An open local file, of which bytes are read in as few steps as can be."""
 
-    def peek(
-        self, number: int, first: int, length: int, room: AnyArray | None, chunks: int = 1
-    ) -> Buffer | None:
-        """Some bytes of a chunk, or of chunks that follow each other in the file.
+    def peek(self, offset: int, room: Room, chunks: int = 1) -> bool:
+        """Read some bytes, which count as a read of each chunk that they are of.
 
         Parameters
         ----------
-        number : int
-            Of the chunk in the grid of chunks, last axis fastest.
-        first, length : int
-            Which bytes of the chunk, or of all of them.
-        room : ndarray of uint8, optional
-            Memory of that length to put them in, which is the result then.
+        offset : int
+            Where they begin in the file.
+        room : bytearray or memoryview
+            Memory for all that is wanted.
         chunks : int
-            How many chunks, by number.
+            How many chunks they are of.
 
         Returns
         -------
-        bytes-like or None
-            None where they have to be read through `ChunkRefs`, which also says what is wrong.
-
-        Raises
-        ------
-        ChangedError
-            If the store is not what was opened any more.
+        bool
+            False where that fails, or the file is not what was opened any more: reading through
+            `ChunkRefs` says why.
         """
 
-    def peek_many(self, numbers: AnyArray, firsts: AnyArray, length: int) -> list[bytes] | None:
-        """Some bytes of many chunks, as `peek`.
+    def peek_many(self, offsets: Sequence[int], length: int, chunks: int) -> list[bytes] | None:
+        """Read bytes of one length from many places in some chunks, as `peek`; None for False."""
 
-        Parameters
-        ----------
-        numbers, firsts : ndarray of int64, (n,)
-            As of `peek`.
-        length : int
-            The same for all.
+
+@runtime_checkable
+class InPlace(Protocol):
+    """An array whose chunks may lie unencoded in one local file."""
+
+    def places(self) -> tuple[LocalBytes, memoryview] | None:
+        """The file, and where each chunk begins in it by its number, last axis of the grid fastest.
+
+        None unless it is known that all chunks lie there unencoded.
         """
 
 

@@ -125,6 +125,16 @@ def _as_points(region: Sequence[Any]) -> tuple[tuple[int], AnyArray, tuple[slice
     return (place,), region[place][:, None], (*region[:place], *region[place + 1 :])
 
 
+def _completed(entries: tuple[Any, ...], missing: int) -> tuple[Any, ...]:
+    """Entries of an index with a full slice for each axis that is missing, or stands for '...'."""
+    if entries and entries[0] is Ellipsis:
+        return (*(_EVERY,) * (missing + 1), *entries[1:])
+    return (*entries, *(_EVERY,) * missing)
+
+
+_EVERY = slice(None)
+
+
 def _dtype_text(shown: np.dtype[Any], stored: np.dtype[Any]) -> str:
     if stored.names:
         return "".join(stored.names)
@@ -258,6 +268,42 @@ class DenseImage(GridView):
         )
 
     # Reading --------------------------------------------------------------------------------
+
+    def _read_in_place(self, index: Any, *, dtype: DTypeLike | None, raw: bool) -> AnyArray | None:
+        """Docstring inherited."""
+        handle = self._handle
+        if not self._replicas.lie_plainly or handle.closed:
+            return None
+        reads = self._replicas.in_place(handle)
+        if reads is None:
+            return None
+        entries = index if type(index) is tuple else (index,)
+        missing = len(self.axes) - len(entries)
+        if missing or entries[0] is Ellipsis:
+            entries = _completed(entries, missing)
+        scaling = self._content.scaling
+        stored = raw or scaling is None
+        if not stored and scaling is not None and scaling.per_volume:
+            return None
+        found = reads.read(entries)
+        if found is None or (stored and dtype is None):
+            return found
+        return self._converted(found, _EVERY, axis=-1, dtype=dtype, raw=raw)
+
+    def _series_in_place(
+        self, voxels: Any, *, dtype: DTypeLike | None, raw: bool
+    ) -> AnyArray | None:
+        """Docstring inherited."""
+        handle = self._handle
+        if not self._replicas.lie_plainly or handle.closed or type(voxels) is not np.ndarray:
+            return None
+        reads = self._replicas.in_place(handle)
+        if reads is None or voxels.dtype.kind != "i" or voxels.ndim != 2 or voxels.shape[1] != 3:
+            return None
+        found = reads.series(voxels)
+        if found is None:
+            return None
+        return self._converted(found.T, _EVERY, axis=0, dtype=dtype, raw=raw)
 
     def read_region(
         self, region: Sequence[AxisPart], *, dtype: DTypeLike | None, raw: bool

@@ -7,7 +7,8 @@ read takes the one that has the fewest bytes to decode for it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -16,9 +17,10 @@ import numpy as np
 from fmristore.formats.base import StoredArray
 from fmristore.planning.indexing import AxisPart, bounds, has_positions
 from fmristore.planning.layout import Pattern
+from fmristore_stores.chunks.in_place import InPlaceReads
 from fmristore_stores.errors import InvalidInputError, MetadataError
 from fmristore_stores.grid import overlap_count
-from fmristore_stores.opening import Handle
+from fmristore_stores.opening import Handle, Opened
 from fmristore_stores.protocol import AnyArray
 from fmristore_stores.spec import ArraySpec, Attributes, check_name
 
@@ -160,6 +162,10 @@ class Replica(NamedTuple):
         return tuple(map(parts.__getitem__, self.places))
 
 
+def _none() -> None:
+    """Reads in place before there are any."""
+
+
 class Replicas:
     """Arrays that hold the same data, each stored for other reads; mostly a single one.
 
@@ -174,6 +180,9 @@ class Replicas:
     def __init__(self, arrays: Sequence[StoredArray], axes: Sequence[str]) -> None:
         self._arrays = tuple(arrays)
         self._axes = tuple(axes)
+        self.lie_plainly = False
+        """True if it is known that they are not encoded, and lie in local files."""
+        self._reads: Callable[[], InPlaceReads | None] = _none
 
     def __reduce__(self) -> tuple[type[Replicas], tuple[Any, ...]]:
         return Replicas, (self._arrays, self._axes)  # whatever was found out meanwhile
@@ -187,8 +196,10 @@ class Replicas:
     def _found(self) -> list[Replica]:
         """All of them, the smallest chunks first."""
         found = []
+        plain = True
         for array in self._arrays:
             reader = array.reader
+            plain &= not reader.decodes
             spec, chunks = reader.spec, reader.chunks
             nbytes = math.prod(chunks) * spec.dtype.itemsize
             axes = (*self._axes, "c")[: len(spec.dims)]
@@ -196,7 +207,27 @@ class Replicas:
             order = tuple(map(spec.dims.index, axes))
             whole = tuple([slice(0, n, 1) for n in spec.shape])
             found.append(Replica(array, chunks, nbytes, places, order, whole))
+        self.lie_plainly = plain
         return sorted(found, key=lambda replica: replica.nbytes)
+
+    def in_place(self, handle: Handle) -> InPlaceReads | None:
+        """Reads in place of the store that is open now; None if there are none.
+
+        There are some if `lie_plainly`, which the first read of an image finds out.
+        """
+        return self._reads() or self._find_in_place(handle.opened)
+
+    def _find_in_place(self, opened: Opened) -> InPlaceReads | None:
+        reads = opened.in_place.get(self)
+        if reads is None:
+            found = [replica.array.reader.in_place(replica.order) for replica in self._found]
+            arrays = [array for array in found if array is not None]
+            self.lie_plainly = len(arrays) == len(found)
+            if not self.lie_plainly:
+                return None
+            reads = opened.in_place.put(self, InPlaceReads(arrays))
+        self._reads = weakref.ref(reads)
+        return reads
 
     def for_region(self, region: Sequence[AxisPart]) -> Replica:
         """The replica that has the fewest bytes to decode for a region.
@@ -232,7 +263,7 @@ class Replicas:
         times : slice
             Part of the run.
         """
-        if len(self._found) == 1:
+        if len(self._found) == 1 or not len(voxels):
             return self._found[0]
 
         def spans(replica: Replica) -> int:

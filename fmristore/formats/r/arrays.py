@@ -80,6 +80,7 @@ class _MissingReader(ChunkReader):
         self._as_float = as_float
         self.array = reader.array
         self.spec = reader.spec
+        self.decodes = True  # all values are looked at
         if as_float:
             self.spec = replace(reader.spec, dtype=np.dtype(np.float64), fill_value=None)
 
@@ -87,6 +88,9 @@ class _MissingReader(ChunkReader):
     def chunks(self) -> tuple[int, ...]:
         """Docstring inherited."""
         return self._inner.chunks
+
+    def in_place(self, order: Sequence[int]) -> None:
+        """Docstring inherited."""
 
     def read(self, region: Region | None = None, out: AnyArray | None = None) -> AnyArray:
         """Docstring inherited."""

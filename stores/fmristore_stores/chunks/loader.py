@@ -17,7 +17,7 @@ import numpy as np
 
 from fmristore_stores.chunks.cache import CHUNK_CACHE, ChunkCache
 from fmristore_stores.chunks.elements import Part
-from fmristore_stores.chunks.in_place import INLINE_COPY, SHORT, InPlaceReads
+from fmristore_stores.chunks.in_place import INLINE_COPY, SHORT, InPlaceArray
 from fmristore_stores.chunks.points import PointRead, Points
 from fmristore_stores.chunks.subchunks import (
     Run,
@@ -165,15 +165,18 @@ class ChunkLoader:
         self._last_run: tuple[Region, Run | None] | None = None
         self._by_parts = not self._remote and decodes_parts(spec.codecs)
         self._plain = self._direct and not self._remote and not spec.codecs
-        self.in_place: InPlaceReads | None = None
-        """Quick way to read what is not encoded; None where there is none."""
-        if self._plain and self._chunks == self._whole and isinstance(array, InPlace):
-            self.in_place = InPlaceReads(array, spec, self._strides, self._stats)
 
     @property
     def strides(self) -> tuple[int, ...]:
         """Bytes from one element of a chunk to the next along each axis."""
         return self._strides
+
+    def in_place(self, order: Sequence[int] | None = None) -> InPlaceArray | None:
+        """The array for reads in place, its axes in an order; None if its chunks are encoded."""
+        array = self.array
+        if self._plain and self._chunks == self._whole and isinstance(array, InPlace):
+            return InPlaceArray(array, self.spec, self._strides, order)
+        return None
 
     def _bytes_between(self) -> tuple[int, ...]:
         """Bytes from one element of a chunk to the next along each axis."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from fmristore_stores.chunks.cache import ChunkCache
 from fmristore_stores.chunks.elements import Part
+from fmristore_stores.chunks.in_place import InPlaceArray, InPlaceReads
 from fmristore_stores.chunks.loader import ChunkLoader, ChunkRead, Loaded
 from fmristore_stores.chunks.points import PointRead, Points
 from fmristore_stores.errors import MemoryLimitError, SelectionError
@@ -62,6 +63,15 @@ class ChunkReader:
     url : str, optional
         Where the array is, for messages.
 
+    Attributes
+    ----------
+    array : Array
+        What is read.
+    spec : ArraySpec
+        Its spec.
+    decodes : bool
+        False if chunks lie in local files as their values lie in memory.
+
     Notes
     -----
     Chunks of an array that is open for writing are not kept, for they may change.
@@ -79,6 +89,9 @@ class ChunkReader:
         self.spec = array.spec
         self._url = url
         self._loader = ChunkLoader(array, cache=cache, missing=missing, url=url)
+        self.decodes = not self._loader.plain
+        self._in_place = None if self.decodes else self._loader.in_place()
+        self._reads = None if self._in_place is None else InPlaceReads([self._in_place])
         self._direct = self._loader.direct
         self._shape = self.spec.shape
         self._axes = self.spec.layout.axes
@@ -90,10 +103,9 @@ class ChunkReader:
         """Shape of what is read at once: a chunk, or a part of a large one without codecs."""
         return self._chunks
 
-    @property
-    def decodes(self) -> bool:
-        """False if chunks lie in local files as their values lie in memory."""
-        return not self._loader.plain
+    def in_place(self, order: Sequence[int]) -> InPlaceArray | None:
+        """The array for reads in place, its axes in an order; None if its chunks are encoded."""
+        return self._loader.in_place(order)
 
     # Whole regions --------------------------------------------------------------------------
 
@@ -122,9 +134,8 @@ class ChunkReader:
         MemoryLimitError
             If there is not enough memory for the result, or it touches absurdly many chunks.
         """
-        in_place = self._loader.in_place
-        if in_place is not None and out is None and region is not None:
-            found = in_place.region(region)
+        if self._reads is not None and out is None and region is not None:
+            found = self._reads.read(region)
             if found is not None:
                 return found
         region = parse_region(region, self._shape)
@@ -255,13 +266,16 @@ class ChunkReader:
     def _region_read(self, overlap: Overlap, result: AnyArray, *, whole: bool) -> ChunkRead:
         """Read of one chunk that a region needs; `whole` if it may fill a run of the result."""
         key, source, target = overlap
+        axes = self._axes
 
         def place(loaded: Loaded | None) -> None:
             if loaded is None:
                 result[target] = self.spec.fill
-            else:
-                values = loaded.values if loaded.exact else loaded.values[_within(source, loaded)]
-                copy_values(result, target, values, self._axes)
+                return
+            values, origin = loaded.values, loaded.origin
+            if not loaded.exact:
+                values = values[source if origin is None else shifted(source, origin)]
+            copy_values(result, target, values, axes)
 
         return ChunkRead(key, source, place, self._room(target, result) if whole else None)
 
@@ -325,7 +339,7 @@ class ChunkReader:
         if not self._direct:
             return self._read_points_plainly(axes, points, region, result)
         rest = list(self._overlaps(region, tuple(self._chunks[a] for a in others)))
-        in_place = self._loader.in_place
+        in_place = self._in_place
         if in_place is not None and in_place.points(axes, points, others, rest, result):
             return result
         if self._at_once(points, rest):
@@ -350,7 +364,7 @@ class ChunkReader:
         points = np.asarray(points, np.int64).reshape(-1, len(axes))
         if len(points) == 1:
             return self.cost(_around(axes, points[0], others, region))
-        in_place = self._loader.in_place
+        in_place = self._in_place
         rest = list(self._overlaps(region, tuple(self._chunks[a] for a in others)))
         returned = len(points) * math.prod(region_shape(region)) * self.spec.dtype.itemsize
         if len(points) and self._at_once(points, rest):

@@ -59,6 +59,7 @@ from fmristore_stores.protocol import (
     Capability,
     ChunkRef,
     FetchPolicy,
+    LocalBytes,
     TypedAttribute,
 )
 from fmristore_stores.spec import STRING, ArraySpec, Attributes, CodecSpec, is_string
@@ -532,29 +533,10 @@ class HDF5Array:
         with self._session.reading(self._path):
             return self._finder.refs(keys)
 
-    def peek(
-        self, number: int, first: int, length: int, room: AnyArray | None, chunks: int = 1
-    ) -> Buffer | None:
-        """Some bytes of a chunk or several, as `fmristore_stores.protocol.InPlace` has it.
-
-        None also until it is known where all chunks lie.
-        """
+    def places(self) -> tuple[LocalBytes, memoryview] | None:
+        """The file and the places of all chunks, as `fmristore_stores.protocol.InPlace` has it."""
         offsets = self._finder.plain_offsets
-        if offsets is None:
-            return None
-        if chunks > 1:
-            between = np.diff(np.asarray(offsets[number : number + chunks]))
-            if (between != self._spec.chunk_nbytes).any():
-                return None
-        return self._session.peek(offsets[number] + first, length, room, chunks)
-
-    def peek_many(self, numbers: AnyArray, firsts: AnyArray, length: int) -> list[bytes] | None:
-        """Bytes of many places, as `peek`."""
-        offsets = self._finder.plain_offsets
-        if offsets is None:
-            return None
-        begins = np.asarray(offsets)[numbers] + firsts
-        return self._session.peek_many(begins.tolist(), length)
+        return None if offsets is None else (self._session, offsets)
 
     def stored(self) -> AnyArray | None:
         """Numbers of the chunks that are there; raises as `refs`."""

@@ -48,7 +48,7 @@ from fmristore_stores.io.sources import (
 )
 from fmristore_stores.io.stats import stats_of
 from fmristore_stores.ledger import Ledger
-from fmristore_stores.protocol import AnyArray, Buffer, ByteRange
+from fmristore_stores.protocol import ByteRange, Room
 
 __all__ = [
     "Mode",
@@ -324,52 +324,36 @@ class Session:
         elif self._version is not None:
             self._version.check()
 
-    def peek(
-        self, offset: int, length: int, room: AnyArray | None, chunks: int = 1
-    ) -> Buffer | None:
-        """Bytes of a local file that is read, in as few steps as can be.
-
-        In `room` if that is given. They count as a read for each chunk. None where that fails:
-        other ways of reading say why.
-
-        Raises
-        ------
-        ChangedError
-            As `check`.
-        """
-        opened = self._opened  # open as long as it is held
-        if not self._peeks or opened is None or self.lifetime.closed:
-            return None
-        found: Buffer
+    def peek(self, offset: int, room: Room, chunks: int = 1) -> bool:
+        """Read bytes of a local file, as `fmristore_stores.protocol.LocalBytes` has it."""
+        opened, then = self._opened, self._status  # open as long as it is held
+        if not self._peeks or opened is None or then is None or self.lifetime.closed:
+            return False
+        length = len(room)
         try:
-            if room is None:
-                found = os.pread(opened.descriptor, length, offset)
-                count = len(found)
-            else:
-                found = room.data
-                count = os.preadv(opened.descriptor, (found,), offset)
+            count = os.preadv(opened.descriptor, (room,), offset)
+            now = os.fstat(opened.descriptor)
         except OSError:
-            return None
-        if count != length:
-            return None
-        self.check()
-        self._stats.add(requests=chunks, bytes_fetched=length)
-        return found
+            return False
+        if count != length or now.st_mtime_ns != then.st_mtime_ns or now.st_size != then.st_size:
+            return False
+        self._stats.add(chunks, length, chunks, length)
+        return True
 
-    def peek_many(self, offsets: Sequence[int], length: int) -> list[bytes] | None:
-        """Bytes from many places, as `peek`."""
-        opened = self._opened
-        if not self._peeks or opened is None or self.lifetime.closed:
+    def peek_many(self, offsets: Sequence[int], length: int, chunks: int) -> list[bytes] | None:
+        """Read bytes from many places, as `peek`."""
+        opened, then = self._opened, self._status
+        if not self._peeks or opened is None or then is None or self.lifetime.closed:
             return None
         try:
             found = list(map(opened.reader(), itertools.repeat(length), offsets))
+            same = is_same_file(os.fstat(opened.descriptor), then)
         except OSError:
             return None
         fetched = sum(map(len, found))
-        if fetched != length * len(found):
+        if fetched != length * len(found) or not same:
             return None
-        self.check()
-        self._stats.add(requests=len(found), bytes_fetched=fetched)
+        self._stats.add(len(found), fetched, chunks, fetched)
         return found
 
     def is_outdated(self, now: os.stat_result) -> bool:

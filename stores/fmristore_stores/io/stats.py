@@ -101,7 +101,7 @@ class Stats(_Readable):
         """Counts that are not added to the values yet: nobody who counts takes a lock."""
 
     def add(
-        self, *, requests: int = 0, bytes_fetched: int = 0, chunks: int = 0, bytes_decoded: int = 0
+        self, requests: int = 0, bytes_fetched: int = 0, chunks: int = 0, bytes_decoded: int = 0
     ) -> None:
         """Count something."""
         new = self._new
