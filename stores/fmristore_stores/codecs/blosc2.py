@@ -17,8 +17,6 @@ import struct
 import threading
 import weakref
 from importlib.util import find_spec
-from itertools import chain, repeat
-from operator import add
 from pathlib import Path
 
 import numpy as np
@@ -85,12 +83,14 @@ def decodes(data: Buffer, header: tuple[int, ...]) -> bool:
     count = -(-size // blocksize)
     if not available() or HEADER.size + 4 * count > total:
         return False
-    starts = integers(count).unpack_from(data, HEADER.size)
-    if min(starts) < HEADER.size or max(starts) > total - 4:
-        return False
-    lengths = [*chain.from_iterable(map(_INTEGER, repeat(data), starts))]
-    inside: bool = min(lengths) > 0 and max(map(add, starts, lengths)) <= total - 4
-    return inside
+    last = total - 4
+    for start in integers(count).unpack_from(data, HEADER.size):
+        if not HEADER.size <= start <= last:
+            return False
+        (length,) = _INTEGER(data, start)
+        if not 0 < length <= last - start:
+            return False
+    return True
 
 
 @functools.lru_cache

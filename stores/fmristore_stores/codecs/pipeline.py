@@ -380,7 +380,7 @@ def decode(
         steps = tuple(step for number, step in enumerate(codecs) if not skip >> number & 1)
     if nbytes > _LARGE:
         _check_ratio(steps, memoryview(data).nbytes, nbytes)
-    limits = _limits(tuple(map(_NAME, steps)), nbytes)
+    limits = (nbytes,) if len(steps) == 1 else _limits(tuple(map(_NAME, steps)), nbytes)
     for step, limit in zip(reversed(steps), limits, strict=True):
         try:
             data = _decode_step(step, data, limit, out if step is steps[0] else None)
