@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from fmristore_stores.protocol import AnyArray
 
 __all__ = ["CHUNK_CACHE", "ENTRY_NBYTES", "ChunkCache"]
 
+_KEY = operator.itemgetter(1)
 _MOST_TOUCHED = 1 << 16
 ENTRY_NBYTES = 512
 """Bytes that keeping a chunk takes besides the chunk itself: its key, the array, the table's."""
@@ -87,19 +89,18 @@ class ChunkCache:
         """Return whether `count` chunks of `nbytes` bytes together can all be kept at once."""
         return nbytes + count * ENTRY_NBYTES <= self.limit
 
-    def touch(self, owner: int, key: ChunkKey) -> bool:
-        """Note that a part of a chunk is wanted; True if none was before.
+    def touch(self, owner: int, keys: Iterable[ChunkKey]) -> set[ChunkKey]:
+        """Note that chunks are wanted; those that were not before.
 
-        Decoding parts of a chunk again and again would cost more than decoding it once.
+        Decoding parts of a chunk again and again would cost more than decoding it once, and
+        keeping a chunk that is wanted once would cost what it never saves.
         """
-        name = (owner, key)
         with self._lock:
-            if name in self._touched:
-                return False
-            if len(self._touched) >= _MOST_TOUCHED:
+            new = set(zip(itertools.repeat(owner), keys)) - self._touched
+            if len(self._touched) + len(new) > _MOST_TOUCHED:
                 self._touched.clear()
-            self._touched.add(name)
-            return True
+            self._touched |= new
+        return set(map(_KEY, new))
 
     def clear(self, owner: int | None = None) -> None:
         """Forget the chunks of one owner, or all."""

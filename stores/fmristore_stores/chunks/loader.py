@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
@@ -290,8 +290,9 @@ class ChunkLoader:
             return Loaded(chunk)
         keep = self._worth_keeping(1, 0)
         whole = block == self._all and not self._remote
-        if keep and whole and self._cache.touch(self._owner, key):
-            keep = False  # as in `_place`
+        first = self._by_parts or (keep and whole)
+        first = first and key in self._cache.touch(self._owner, (key,))
+        keep = keep and not (first and whole)  # as in `_place`
         memory = _own if keep else aligned if whole else scratch
         with array.reading():
             (ref,) = self.refs([key])
@@ -301,7 +302,8 @@ class ChunkLoader:
                 return None
             self._check_size(key, ref)
             (data,) = array.fetch([ref.range])
-            loaded = self._decode(key, block, ref, data, memory)
+            run = self._run_of(block) if first and self._by_parts and not ref.skip else None
+            loaded = self._decode(key, ref, data, memory, run)
             self._stats.add(chunks=1, bytes_decoded=loaded.decoded)
         if keep and loaded.origin is None:
             self._cache.put(self._owner, key, loaded.values)
@@ -398,13 +400,15 @@ class ChunkLoader:
         array = self._chunked
         found = self._found(wanted, self.refs([read.key for read in wanted]))
 
+        slow = any(step.name in _SLOW for step in self.spec.codecs)
+        once = not slow and len(found) * self._chunk_nbytes >= _LONG_BYTES
+
         def work(group: list[tuple[ChunkRead, ChunkRef]]) -> None:
             group.sort(key=_REF)  # each file is opened once
-            self._place(group, array.fetch([ref.range for _, ref in group]), kept)
+            self._place(group, array.fetch([ref.range for _, ref in group]), kept, once=once)
 
         if not in_order:
             found.sort(key=_REF)  # each file is opened for as few groups as it can be
-        slow = any(step.name in _SLOW for step in self.spec.codecs)
         inline = _INLINE_BYTES // 4 if slow else _INLINE_BYTES
         self._in_groups(work, found, len(found) * self._chunk_nbytes, _GROUPS, inline)
 
@@ -648,20 +652,28 @@ class ChunkLoader:
         group: Sequence[tuple[ChunkRead, ChunkRef]],
         fetched: Sequence[Buffer],
         kept: Kept | None,
+        *,
+        once: bool = False,
     ) -> None:
-        """Decode chunks, and copy what is wanted of each to its place."""
+        """Decode chunks, and copy what is wanted of each to its place.
+
+        Those that are to be kept are kept at once, or when they are wanted again.
+        """
         count = size = 0
+        new: Collection[ChunkKey] = ()
+        if not self._remote and (self._by_parts or kept is not None):
+            new = self._cache.touch(self._owner, [read.key for read, _ in group])
         try:
             for (read, ref), data in zip(group, fetched, strict=True):
                 key, block, place, room = read
-                keep = kept is not None
-                if keep and room is not None:
-                    if not self._remote and self._cache.touch(self._owner, key):
-                        keep = False  # the caller has all of it now: kept when it is wanted again
-                    else:
-                        room = None
+                first = key in new
+                run = self._run_of(block) if first and self._by_parts and not ref.skip else None
+                # What the caller may not want again is kept when it is wanted for the second time.
+                keep = kept is not None and not (first and (once or room is not None))
+                if keep:
+                    room = None
                 memory = _own if keep else scratch if room is None else _only(room)
-                loaded = self._decode(key, block, ref, data, memory)
+                loaded = self._decode(key, ref, data, memory, run)
                 count += 1
                 size += loaded.decoded
                 if kept is not None and keep and loaded.origin is None:
@@ -672,11 +684,11 @@ class ChunkLoader:
             self._stats.add(chunks=count, bytes_decoded=size)
 
     def _decode(
-        self, key: ChunkKey, block: Region, ref: ChunkRef, data: Buffer, memory: Memory
+        self, key: ChunkKey, ref: ChunkRef, data: Buffer, memory: Memory, run: Run | None
     ) -> Loaded:
-        """Decode a chunk or a part of it; errors name the chunk or the node."""
+        """Decode a chunk, or a run of its elements; errors name the chunk or the node."""
         try:
-            return self._decode_needed(key, block, ref, data, memory)
+            return self._decode_needed(ref, data, memory, run)
         except CorruptDataError as error:
             raise self.error(key, f"cannot be read: {error.message}") from error
         except (MemoryError, MemoryLimitError) as error:
@@ -688,17 +700,13 @@ class ChunkLoader:
             raise
 
     def _decode_needed(
-        self, key: ChunkKey, block: Region, ref: ChunkRef, data: Buffer, memory: Memory
+        self, ref: ChunkRef, data: Buffer, memory: Memory, run: Run | None
     ) -> Loaded:
-        """Decode a chunk, or just the part that is needed when it is needed for the first time."""
-        spec = self.spec
-        if self._by_parts and not ref.skip:
-            run = self._run_of(block)
-            if run is not None and self._cache.touch(self._owner, key):
-                part = self._decode_part(run, data)
-                if part is not None:
-                    return part
-        nbytes = self._chunk_nbytes
+        if run is not None:
+            part = self._decode_part(run, data)
+            if part is not None:
+                return part
+        spec, nbytes = self.spec, self._chunk_nbytes
         if self._chunks != self._whole and ref.range.length < nbytes:
             return self._decode_last(ref, data, memory)
         decoded = codecs.decode(spec.codecs, data, nbytes, skip=ref.skip, out=memory(nbytes))

@@ -35,6 +35,7 @@ from fmristore_stores.errors import (
     SelectionError,
 )
 from fmristore_stores.hdf5.store import HDF5Store
+from fmristore_stores.io.stats import stats_of
 from fmristore_stores.opening import Handle, locate, open_store
 from fmristore_stores.protocol import Array, Capability, Store
 from fmristore_stores.publishing.publish import create_store
@@ -418,6 +419,25 @@ def test_a_decoded_chunk_is_not_decoded_again(stores: dict[str, Store], decoded:
         other.read((slice(0, 1),) * 3)
         assert len(decoded) == first + 1
         decoded.clear()
+
+
+@pytest.mark.parametrize(("codec", "times"), [("dual", [6, 6, 0]), ("portable", [6, 0, 0])])
+@pytest.mark.parametrize("kind", ["hdf5", "zarr"])
+def test_what_a_long_read_decodes_is_kept_when_it_is_wanted_again(
+    tmp_path: Path, kind: str, codec: str, times: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_LONG_BYTES", 100)
+    make = hdf5 if kind == "hdf5" else local_zarr
+    with make(tmp_path, make_spec(codec)) as store:
+        cache = ChunkCache(1 << 20)
+        reader = ChunkReader(store.root.array("0"), cache=cache, url=store.url)
+        region = np.s_[0:7:1, 0:8:1, 3:4:1]
+        chunks = []
+        for _ in times:
+            with stats_of(store.url).watch() as counted:
+                np.testing.assert_array_equal(reader.read(region), VALUES[region])
+            chunks.append(counted.chunks)
+        assert chunks == times
 
 
 @pytest.mark.parametrize("codec", ["dual", "fast", "portable", "none"])
