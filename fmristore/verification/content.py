@@ -146,6 +146,7 @@ def _check_parts(stored: StoredObject, tree: Tree, findings: Findings) -> None:
     for name in names:
         part = _attempt(partial(stored.part, name), findings)
         if isinstance(part, StoredObject):
+            _attempt(part.check, findings)
             _check_part(part, tree.arrays, findings)
     if not names:
         _check_part(stored, tree.arrays, findings)

@@ -170,9 +170,7 @@ class DenseImage(GridView):
         self._content, handle = content, self._handle
         kind = RArray if content.of_r else StoredArray
         self._data = content.array or kind(handle, content.data, dims=content.dims)
-        copies = content.copy_arrays or [
-            StoredArray(handle, path, is_copy=True) for path in content.copies
-        ]
+        copies = [StoredArray(handle, path, is_copy=True) for path in content.copies]
         self._replicas = Replicas([self._data, *copies], self.axes)
         self._spec = self._data.reader.spec
         known = content.attributes
@@ -430,7 +428,7 @@ class DenseImage(GridView):
         array = chosen if cached else chosen.uncached()
         return type(self)(
             self._handle,
-            replace(self._content, data=chosen.path, copies=(), copy_arrays=(), array=array),
+            replace(self._content, data=chosen.path, copies=(), array=array),
         )
 
     def _some_volumes(
@@ -465,6 +463,11 @@ class DenseImage(GridView):
     def _read_once(self) -> Self:
         """Docstring inherited."""
         return self.for_blocks(self._block_chunks(), cached=False)
+
+    def check(self) -> None:
+        """Docstring inherited."""
+        super().check()
+        self._replicas.check()
 
     def stored_scaling(self, voxels: AnyArray) -> Scaling | None:
         """Docstring inherited."""

@@ -20,7 +20,7 @@ from fmristore.formats.image.replicas import (
     COPY_GROUP,
     access_attributes,
     find_replicas,
-    read_replicas,
+    replica_paths,
 )
 from fmristore.formats.new_arrays import write_bytes
 from fmristore.formats.nodes import (
@@ -577,8 +577,6 @@ class ImageContent:
         Paths of arrays that hold the same data, stored for other reads.
     array : StoredArray, optional
         The array, where it was opened already.
-    copy_arrays : tuple of StoredArray
-        Its copies, where they were opened already.
     attributes : mapping, optional
         Its attributes, where they were read already.
     of_r : bool
@@ -595,7 +593,6 @@ class ImageContent:
     dims: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
     array: StoredArray | None = field(default=None, compare=False, repr=False)
-    copy_arrays: tuple[StoredArray, ...] = field(default=(), compare=False, repr=False)
     attributes: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
     of_r: bool = False
     growing: bool = False
@@ -644,19 +641,18 @@ def read_content(handle: Handle, data: StoredArray, axes: Sequence[str]) -> Imag
     MetadataError
         If a node or attribute that the format asks for is missing or wrong.
     """
-    attributes = data.attributes
-    space = _read_space(handle, data.reader.spec, axes)
+    reader = data.reader
+    attributes = reader.array.read_attributes()
+    space = _read_space(handle, reader.spec, axes)
     scaling = read_scaling(handle, attributes, space.time_points)
-    copies = read_replicas(handle, data, attributes)
     return ImageContent(
         data=data.path,
         space=space,
         scaling=scaling,
         header="nifti",
         trailer="nifti_trailer",
-        copies=tuple([copy.path for copy in copies]),
+        copies=replica_paths(handle, data, attributes),
         array=data,
-        copy_arrays=copies,
         attributes=attributes,
         growing=handle.opened.attributes.get(GROWING) is True,
     )

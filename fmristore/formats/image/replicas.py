@@ -31,8 +31,8 @@ __all__ = [
     "Replicas",
     "access_attributes",
     "find_replicas",
-    "read_replicas",
     "replica_fault",
+    "replica_paths",
 ]
 
 COPIES = "copies"
@@ -104,10 +104,8 @@ def replica_fault(
     return ""
 
 
-def read_replicas(
-    handle: Handle, data: StoredArray, attributes: Attributes
-) -> tuple[StoredArray, ...]:
-    """Find the copies of the data of an image.
+def replica_paths(handle: Handle, data: StoredArray, attributes: Attributes) -> tuple[str, ...]:
+    """Paths in the store of the copies of the data of an image; empty if there are none.
 
     Parameters
     ----------
@@ -118,26 +116,15 @@ def read_replicas(
     attributes : mapping
         Its attributes.
 
-    Returns
-    -------
-    tuple of StoredArray
-        Empty if there are none.
-
     Raises
     ------
     MetadataError
-        If one is missing, or cannot be a copy.
+        If the attribute that names them is damaged. `Replicas` looks at the copies themselves.
     """
     try:
-        paths = find_replicas(attributes, data.path)
+        return find_replicas(attributes, data.path)
     except InvalidInputError as error:
         raise MetadataError(error.message, url=handle.locator.url, node=data.path) from error
-    copies = tuple([StoredArray(handle, path, is_copy=True) for path in paths])
-    for copy in copies:
-        fault = replica_fault(data.reader.spec, attributes, copy.reader.spec, copy.attributes)
-        if fault:
-            raise MetadataError(fault, url=handle.locator.url, node=copy.path)
-    return copies
 
 
 class Replica(NamedTuple):
@@ -193,22 +180,44 @@ class Replicas:
         return self._arrays
 
     @cached_property
+    def _main(self) -> Replica:
+        """The array ``0``."""
+        found = self._replica(self._arrays[0])
+        self.lie_plainly = not found.array.reader.decodes
+        return found
+
+    @cached_property
     def _found(self) -> list[Replica]:
-        """All of them, the smallest chunks first."""
-        found = []
-        plain = True
-        for array in self._arrays:
-            reader = array.reader
-            plain &= not reader.decodes
-            spec, chunks = reader.spec, reader.chunks
-            nbytes = math.prod(chunks) * spec.dtype.itemsize
-            axes = (*self._axes, "c")[: len(spec.dims)]
-            places = tuple(map(axes.index, spec.dims))
-            order = tuple(map(spec.dims.index, axes))
-            whole = tuple([slice(0, n, 1) for n in spec.shape])
-            found.append(Replica(array, chunks, nbytes, places, order, whole))
-        self.lie_plainly = plain
+        """All of them, the smallest chunks first.
+
+        Raises
+        ------
+        MetadataError
+            If one is missing, or cannot be a copy.
+        """
+        main, *copies = self._arrays
+        found = [self._main]
+        attributes = main.attributes if copies else {}
+        for copy in copies:
+            fault = replica_fault(main.reader.spec, attributes, copy.reader.spec, copy.attributes)
+            if fault:
+                raise MetadataError(fault, url=copy.url, node=copy.path)
+            found.append(self._replica(copy))
         return sorted(found, key=lambda replica: replica.nbytes)
+
+    def _replica(self, array: StoredArray) -> Replica:
+        reader = array.reader
+        spec, chunks = reader.spec, reader.chunks
+        nbytes = math.prod(chunks) * spec.dtype.itemsize
+        axes = (*self._axes, "c")[: len(spec.dims)]
+        places = tuple(map(axes.index, spec.dims))
+        order = tuple(map(spec.dims.index, axes))
+        whole = tuple([slice(0, n, 1) for n in spec.shape])
+        return Replica(array, chunks, nbytes, places, order, whole)
+
+    def check(self) -> None:
+        """Look at all copies; raises `MetadataError` if one is missing, or cannot be a copy."""
+        _ = self._found
 
     def in_place(self, handle: Handle) -> InPlaceReads | None:
         """Reads in place of the store that is open now; None if there are none.
@@ -230,21 +239,32 @@ class Replicas:
         return reads
 
     def for_region(self, region: Sequence[AxisPart]) -> Replica:
-        """The replica that has the fewest bytes to decode for a region.
+        """The replica to read a region from: the one that has the fewest bytes to decode for it.
+
+        The array ``0`` where whole series are wanted that lie in one chunk of it: then its copies
+        need not be opened.
 
         Parameters
         ----------
         region : sequence of slice or ndarray
             One part for each axis, in the order in which users index them.
+
+        Raises
+        ------
+        MetadataError
+            If a copy is missing, or is none.
         """
-        found = self._found
-        best = found[0]
-        if len(found) == 1:
-            return best
+        main = self._main
+        if len(self._arrays) == 1:
+            return main
         if has_positions(region):
             region = [bounds(part) for part in region]
-        least = (math.inf, math.inf)
-        for replica in found:
+        last = len(self._axes) - 1
+        series = region[last] == main.whole[main.order[last]]
+        if series and overlap_count(main.stored(region), main.chunks) == 1:
+            return main
+        best, least = main, (math.inf, math.inf)
+        for replica in self._found:
             chunks = overlap_count(replica.stored(region), replica.chunks)
             cost = chunks * replica.nbytes, chunks  # of equal bytes, fewer chunks are cheaper
             if cost < least:
@@ -263,8 +283,8 @@ class Replicas:
         times : slice
             Part of the run.
         """
-        if len(self._found) == 1 or not len(voxels):
-            return self._found[0]
+        if len(self._arrays) == 1 or not len(voxels):
+            return self._main
 
         def spans(replica: Replica) -> int:
             return overlap_count((times,), (replica.chunks[replica.order[3]],))
@@ -285,8 +305,8 @@ class Replicas:
     @property
     def for_volumes(self) -> Replica:
         """The replica to read volume after volume from."""
-        first = self._found[0]
-        region: list[AxisPart] = [first.whole[place] for place in first.order[: len(self._axes)]]
+        main = self._main
+        region: list[AxisPart] = [main.whole[place] for place in main.order[: len(self._axes)]]
         if "t" in self._axes:
             region[self._axes.index("t")] = slice(0, 1, 1)
         return self.for_region(region)

@@ -9,7 +9,7 @@ from typing import Any
 
 from fmristore.formats.base import StoredArray
 from fmristore.formats.image.layout import ImageContent, ImageOptions, image_spec, write_run
-from fmristore.formats.image.replicas import read_replicas
+from fmristore.formats.image.replicas import replica_paths
 from fmristore.formats.names import encode_name
 from fmristore.formats.nodes import (
     format_attributes,
@@ -159,7 +159,7 @@ def _read_run(
         scaling=read_scaling(handle, data_attributes, length, group=group.path),
         header=f"{group.path}/nifti" if _has_header(handle, group) else "",
         trailer=f"{group.path}/nifti_trailer",
-        copies=tuple([copy.path for copy in read_replicas(handle, data, data_attributes)]),
+        copies=replica_paths(handle, data, data_attributes),
         attributes=data_attributes,
     )
 

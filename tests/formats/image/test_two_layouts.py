@@ -294,7 +294,10 @@ def test_every_region_comes_from_the_cheaper_copy(
         counts = {path: counting.counts[path].chunks_fetched for path in PATHS}
         other = next(path for path in PATHS if path != plan.copy)
         assert counts == {plan.copy: chunks[plan.copy], other: 0}
-        assert nbytes[plan.copy] <= nbytes[other]
+        series = region[3] == slice(0, SHAPE[3], 1)
+        assert nbytes[plan.copy] <= nbytes[other] or (
+            series and (plan.copy, plan.chunks) == ("0", 1)
+        )
         assert (plan.chunks, plan.decoded_bytes) == (chunks[plan.copy], nbytes[plan.copy])
         assert plan.chunks <= plan.chunks_in_all
 
@@ -552,8 +555,8 @@ def test_what_cannot_be_a_copy_is_damage(
     url = copied(made, tmp_path / f"a.{kind}", codec="none", order="canonical")
     work, told = DAMAGED[name]
     work(url)
-    with pytest.raises(MetadataError, match=told):
-        fs.open(url)
+    with pytest.raises(MetadataError, match=told), fs.open(url) as image:
+        image[..., 3]
     report = fs.verify(url, deep=True)
     assert any(problem.kind == "metadata" for problem in report.problems)
     assert not any(problem.node == "0" and problem.kind == "digest" for problem in report.problems)
