@@ -638,11 +638,15 @@ class ChunkLoader:
                 read.place(Loaded(values, tuple(map(_START, read.block)), exact=True))
 
     def _run_of(self, block: Region) -> Run | None:
-        """Run of elements that holds a block; most chunks of a read have the same block."""
+        """Run of elements that holds a block, if it is not all of them.
+
+        Most chunks of a read have the same block.
+        """
         known = self._last_run
         if known is None or known[0] != block:
             inner = [block[a] for a in self._axes]
-            known = self._last_run = block, contiguous_run(inner, self._memory_chunks)
+            run = None if block == self._all else contiguous_run(inner, self._memory_chunks)
+            known = self._last_run = block, run
         return known[1]
 
     # Encoded chunks -------------------------------------------------------------------------------
