@@ -6,6 +6,7 @@ read takes the one that has the fewest bytes to decode for it.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import weakref
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 from fmristore.formats.base import StoredArray
 from fmristore.planning.indexing import AxisPart, bounds, has_positions
 from fmristore.planning.layout import Pattern
-from fmristore_stores.chunks.in_place import InPlaceReads
+from fmristore_stores.chunks.in_place import InPlaceArray, InPlaceReads
 from fmristore_stores.errors import InvalidInputError, MetadataError
 from fmristore_stores.grid import overlap_count
 from fmristore_stores.opening import Handle, Opened
@@ -168,7 +169,7 @@ class Replicas:
         self._arrays = tuple(arrays)
         self._axes = tuple(axes)
         self.lie_plainly = False
-        """True if it is known that they are not encoded, and lie in local files."""
+        """True if it is known that they may be read in place: neither encoded nor in colours."""
         self._reads: Callable[[], InPlaceReads | None] = _none
 
     def __reduce__(self) -> tuple[type[Replicas], tuple[Any, ...]]:
@@ -183,7 +184,7 @@ class Replicas:
     def _main(self) -> Replica:
         """The array ``0``."""
         found = self._replica(self._arrays[0])
-        self.lie_plainly = not found.array.reader.decodes
+        self.lie_plainly = not found.array.reader.decodes and len(found.order) == len(self._axes)
         return found
 
     @cached_property
@@ -229,7 +230,9 @@ class Replicas:
     def _find_in_place(self, opened: Opened) -> InPlaceReads | None:
         reads = opened.in_place.get(self)
         if reads is None:
-            found = [replica.array.reader.in_place(replica.order) for replica in self._found]
+            found: list[InPlaceArray | None] = [None]
+            with contextlib.suppress(MetadataError):  # raised by the reads that need a copy
+                found = [replica.array.reader.in_place(replica.order) for replica in self._found]
             arrays = [array for array in found if array is not None]
             self.lie_plainly = len(arrays) == len(found)
             if not self.lie_plainly:

@@ -259,3 +259,19 @@ def test_large_results_go_other_ways(run: fs.NeuroVec, monkeypatch: pytest.Monke
     monkeypatch.setattr(in_place, "INLINE_COPY", 1000)
     np.testing.assert_array_equal(run[..., 4:9], RUN[..., 4:9])
     np.testing.assert_array_equal(run[3:20, 2:11], RUN[3:20, 2:11])
+
+
+@pytest.mark.parametrize("colours", ["RGB", "RGBA"])
+@pytest.mark.parametrize("access", ["time", "volume", "both"])
+def test_colours_go_other_ways(tmp_path: Path, colours: str, access: Any) -> None:
+    dtype = np.dtype([(name, "u1") for name in colours])
+    size = dtype.itemsize * 24 * 20 * 16 * 5
+    values = np.arange(size).astype("u1").view(dtype).reshape(24, 20, 16, 5)
+    path = tmp_path / "a.h5"
+    fs.NeuroVec.create(values, path, space=np.eye(4), access=access, codec="none").close()
+    with fs.open(path, format="neurovec") as image:
+        for _ in range(2):
+            know_places(image)
+            np.testing.assert_array_equal(image[1, 2, 3], values[1, 2, 3])
+            np.testing.assert_array_equal(image[..., 3], values[..., 3])
+            np.testing.assert_array_equal(image.series(VOXELS), values[tuple(VOXELS.T)].T)
