@@ -637,3 +637,17 @@ def test_data_that_cannot_be_read_are_not_ok(tmp_path: Path, how: str, *, deep: 
                     file["0"].dims[axis].label = name
     report = fs.verify(path, deep=deep)
     assert not report.ok, str(report)
+
+
+@pytest.mark.parametrize("kind", ["h5", "ome.zarr"])
+def test_a_copy_of_a_run_that_is_none(tmp_path: Path, kind: str) -> None:
+    values = np.arange(6 * 5 * 4 * 7, dtype="i2").reshape(6, 5, 4, 7)
+    url = tmp_path / f"runs.{kind}"
+    run = fs.NeuroVec.create(values, tmp_path / "run.h5", space=np.eye(4), access="both")
+    with run:
+        fs.NeuroVecSeq.create({"a": run, "b": run}, url, access="both").close()
+    assert fs.verify(url).ok
+    with open_store(url, "r+") as store:
+        store.root.array("runs/b/volume/0").write_attributes({"digest": "sha256-planes:00"})
+    (problem,) = fs.verify(url).problems
+    assert (problem.kind, problem.node) == ("metadata", "runs/b/volume/0")
