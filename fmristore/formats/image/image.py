@@ -269,10 +269,9 @@ class DenseImage(GridView):
 
     def _read_in_place(self, index: Any, *, dtype: DTypeLike | None, raw: bool) -> AnyArray | None:
         """Docstring inherited."""
-        handle = self._handle
-        if not self._replicas.lie_plainly or handle.closed:
+        if not self._replicas.lie_plainly:
             return None
-        reads = self._replicas.in_place(handle)
+        reads = self._replicas.in_place(self._handle)
         if reads is None:
             return None
         entries = index if type(index) is tuple else (index,)
@@ -292,10 +291,9 @@ class DenseImage(GridView):
         self, voxels: Any, *, dtype: DTypeLike | None, raw: bool
     ) -> AnyArray | None:
         """Docstring inherited."""
-        handle = self._handle
-        if not self._replicas.lie_plainly or handle.closed or type(voxels) is not np.ndarray:
+        if not self._replicas.lie_plainly or type(voxels) is not np.ndarray:
             return None
-        reads = self._replicas.in_place(handle)
+        reads = self._replicas.in_place(self._handle)
         if reads is None or voxels.dtype.kind != "i" or voxels.ndim != 2 or voxels.shape[1] != 3:
             return None
         found = reads.series(voxels)

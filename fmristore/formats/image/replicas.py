@@ -225,6 +225,8 @@ class Replicas:
 
         There are some if `lie_plainly`, which the first read of an image finds out.
         """
+        if handle.closed:
+            return None  # other reads say so
         return self._reads() or self._find_in_place(handle.opened)
 
     def _find_in_place(self, opened: Opened) -> InPlaceReads | None:

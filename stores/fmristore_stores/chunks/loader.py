@@ -399,9 +399,9 @@ class ChunkLoader:
     def _run_local(self, wanted: Sequence[ChunkRead], kept: Kept | None, *, in_order: bool) -> None:
         array = self._chunked
         found = self._found(wanted, self.refs([read.key for read in wanted]))
-
+        size = len(found) * self._chunk_nbytes
         slow = any(step.name in _SLOW for step in self.spec.codecs)
-        once = not slow and len(found) * self._chunk_nbytes >= _LONG_BYTES
+        once = not slow and size >= _LONG_BYTES
 
         def work(group: list[tuple[ChunkRead, ChunkRef]]) -> None:
             group.sort(key=_REF)  # each file is opened once
@@ -410,7 +410,7 @@ class ChunkLoader:
         if not in_order:
             found.sort(key=_REF)  # each file is opened for as few groups as it can be
         inline = _INLINE_BYTES // 4 if slow else _INLINE_BYTES
-        self._in_groups(work, found, len(found) * self._chunk_nbytes, _GROUPS, inline)
+        self._in_groups(work, found, size, _GROUPS, inline)
 
     def _in_groups(
         self,

@@ -266,16 +266,13 @@ class ChunkReader:
     def _region_read(self, overlap: Overlap, result: AnyArray, *, whole: bool) -> ChunkRead:
         """Read of one chunk that a region needs; `whole` if it may fill a run of the result."""
         key, source, target = overlap
-        axes = self._axes
 
         def place(loaded: Loaded | None) -> None:
             if loaded is None:
                 result[target] = self.spec.fill
-                return
-            values, origin = loaded.values, loaded.origin
-            if not loaded.exact:
-                values = values[source if origin is None else shifted(source, origin)]
-            copy_values(result, target, values, axes)
+            else:
+                values = loaded.values if loaded.exact else loaded.values[_within(source, loaded)]
+                copy_values(result, target, values, self._axes)
 
         return ChunkRead(key, source, place, self._room(target, result) if whole else None)
 
